@@ -1,0 +1,130 @@
+"""The project's own parts on synthetic text: what is timed is the code that `dwt-train` runs."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+
+from dwt_cli import config
+from dwt_cli.alpha import Schedule
+from dwt_cli.cli import settings_folder
+from dwt_cli.config import MadeTeacher, Run
+from dwt_cli.corpus.batches import Masking, TrainBatches
+from dwt_cli.corpus.blocks import Blocks, write_blocks
+from dwt_cli.corpus.tokenizer import SPECIAL_TOKENS
+from dwt_cli.machine import Machine
+from dwt_cli.models.making import make_model
+from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.tasks.mlm import MaskedLanguageModelling
+from dwt_cli.teacher.signal import ModelSignal, Signal
+from dwt_cli.training.loop import Length, Training
+from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.state import Checkpoints, Counters
+
+_MIDWAY = 0.5  # of the run: the learning rate is high, and every schedule still listens
+_STEPS_OF_TEXT = 16
+
+
+def compose_run(overrides: Sequence[str]) -> Run:
+    """What `dwt-train` would make of these overrides."""
+    config.register()
+    with initialize_config_dir(str(settings_folder()), version_base="1.3"):
+        run = config.typed(compose("config", [*overrides, "tracker=none"]))
+    config.check(run)
+    return run
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A run's parts, except that its text is random tokens."""
+
+    run: Run
+    machine: Machine
+    batches: TrainBatches
+
+    @classmethod
+    def of(cls, run: Run) -> "Parts":
+        return cls(run, Machine.of(run.launch, run.train.precision), _synthetic_batches(run))
+
+    def signal(self) -> ModelSignal:
+        """The teacher, untrained: what its forward pass costs does not depend on its weights."""
+        options = self.run.teacher
+        assert isinstance(options, MadeTeacher), "give a teacher that is made here"
+        return ModelSignal(self._wrapped(make_model(options, options.seed, "teacher")))
+
+    def training(self, schedule: Schedule, signal: Signal | None) -> Training:
+        """The loop with a student of its own."""
+        model = self._wrapped(make_model(self.run.student, self.run.seed, "student"))
+        return Training(
+            model=model,
+            loss=MaskedLanguageModelling(schedule, self.run.objective, signal),
+            batches=self.batches,
+            optimizer=Optimizer(model, self.run.optim),
+            clip_norm=self.run.optim.clip_norm,
+            options=self.run.train,
+            length=Length(max_steps=None, max_minutes=None),
+            evaluate=dict,
+            eval_every=1,
+            checkpoints=Checkpoints(Path(), "", 0, print),
+            observer=_Nobody(),
+            device=self.machine.device,
+            seed=self.run.seed,
+        )
+
+    def _wrapped(self, model: object) -> MaskedLM:
+        return MaskedLM(model, self.machine.dtype).to(self.machine.device)
+
+
+class Steps:
+    """One optimizer step of the loop per call, batch and clipping included."""
+
+    def __init__(self, training: Training) -> None:
+        self._training, self._counters = training, Counters()
+
+    def __call__(self) -> None:
+        self._training._step(self._counters, _MIDWAY)
+
+
+class TeacherForwards:
+    """One teacher forward pass per call, on a step's batch in the step's parts."""
+
+    def __init__(self, parts: Parts, signal: Signal) -> None:
+        batches = parts.batches
+        num_parts = batches.batch_size // (parts.run.train.micro_batch_size or batches.batch_size)
+        self._signal = signal
+        self._batches = [
+            batches.batch(0, part, num_parts).to(parts.machine.device) for part in range(num_parts)
+        ]
+
+    def __call__(self) -> None:
+        for batch in self._batches:
+            self._signal(batch)
+
+
+def _synthetic_batches(run: Run) -> TrainBatches:
+    """Random ordinary tokens, in the project's own shards and under its own masking."""
+    size, length = run.data.vocab_size, run.data.block_length
+    ids = np.random.default_rng(0).integers(
+        len(SPECIAL_TOKENS), size, (_STEPS_OF_TEXT * run.train.batch_size, length)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        shards = Path(folder) / "shards"
+        write_blocks(ids.tolist(), shards, length, size, max_bytes=1e9)
+        blocks = Blocks(shards)  # stays mapped when the folder is gone
+    masking = Masking(
+        run.task, size, SPECIAL_TOKENS.index("[MASK]"), tuple(range(len(SPECIAL_TOKENS)))
+    )
+    return TrainBatches(blocks, masking, run.train.batch_size, run.seed, "student")
+
+
+class _Nobody:
+    """An observer that looks away."""
+
+    def resumed(self, step: int) -> None: ...
+
+    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None: ...
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None: ...

@@ -1,0 +1,109 @@
+"""What does listening to a teacher cost? At most its forward pass and 3% more, is the claim.
+
+Timed in turn, on random tokens, each with a student of its own: a DWT step, a stand-alone step,
+a teacher forward pass by itself, and a step with alpha=off. A step is the loop's own: batch,
+forward, backward, clipping, optimiser. The students start alike; the teacher is frozen.
+
+How to read it: "DWT / (stand-alone + teacher forward)" is what the soft loss adds beyond the two
+things that nobody can save; 1.00 is nothing. "alpha=off / stand-alone" is 1.00 when a teacher that
+is never listened to costs nothing. Ratios are taken round by round, which cancels what slows the
+whole machine down; their median is the figure.
+
+Sizes are those of a composed config: `--scale`, and any override of `dwt-train` after it.
+"""
+
+import argparse
+import statistics
+
+from parts import Parts, Steps, TeacherForwards, compose_run
+from provenance import provenance
+from timing import in_turn, ratios, spread, table, timed
+
+from dwt_cli.alpha import Constant
+from dwt_cli.config import Run
+
+CLAIM = 1.03
+_DWT, _ALONE, _FORWARD, _OFF = "DWT step", "stand-alone step", "teacher forward", "alpha=off step"
+_QUICK = ("scale.width=32", "scale.mlp_width=64", "scale.vocab_size=512", "train.batch_size=8")
+
+
+def measure(run: Run, rounds: int, warm_up: int) -> dict[str, list[float]]:
+    """Seconds of each of the four, per round."""
+    parts = Parts.of(run)
+    alone = Constant(hard=1.0, soft=0.0)
+    things = {
+        _DWT: Steps(parts.training(run.alpha, parts.signal())),
+        _ALONE: Steps(parts.training(alone, None)),
+        _FORWARD: TeacherForwards(parts, parts.signal()),
+        _OFF: Steps(parts.training(alone, parts.signal())),
+    }
+    return in_turn(
+        {name: timed(work, parts.machine.device) for name, work in things.items()}, rounds, warm_up
+    )
+
+
+def report(seconds: dict[str, list[float]]) -> list[str]:
+    """The Markdown tables and a verdict."""
+    both = [a + b for a, b in zip(seconds[_ALONE], seconds[_FORWARD], strict=True)]
+    dwt = ratios(seconds[_DWT], both)
+    off = ratios(seconds[_OFF], seconds[_ALONE])
+    verdict = "holds" if statistics.median(dwt) <= CLAIM else "does not hold"
+    return [
+        *table(
+            ["timed in turn", "ms: median (min .. max)"],
+            [[name, spread([1000 * s for s in spent], 1)] for name, spent in seconds.items()],
+        ),
+        "",
+        *table(
+            ["ratio per round", "median (min .. max)"],
+            [
+                [f"{_DWT} / ({_ALONE} + {_FORWARD})", spread(dwt, 3)],
+                [f"{_OFF} / {_ALONE}", spread(off, 3)],
+            ],
+        ),
+        "",
+        f"The claim, a median of at most {CLAIM}, {verdict}.",
+    ]
+
+
+def _sizes(run: Run) -> str:
+    student, teacher, train = run.student, run.teacher, run.train
+    return (
+        f"- sizes: {student.family.name} {student.num_layers}x{student.width}, teacher "
+        f"{teacher.num_layers}x{teacher.width}, vocabulary {student.vocab_size}, "
+        f"{train.batch_size} blocks of {run.data.block_length}, parts of "
+        f"{train.micro_batch_size or train.batch_size}, {type(run.optim).__name__}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", default="nano", help="a choice of conf/scale (default: nano)")
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--warm-up", type=int, default=5, help="rounds that are thrown away")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: tiny sizes, 3 rounds")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="OVERRIDE",
+        help="as for dwt-train, e.g. teacher=very_weak train.batch_size=16",
+    )
+    options = parser.parse_args()
+    overrides = [f"scale={options.scale}", *(_QUICK if options.quick else ()), *options.overrides]
+    rounds, warm_up = (3, 1) if options.quick else (options.rounds, options.warm_up)
+    run = compose_run(overrides)
+    where = provenance()
+    lines = [
+        "# What a DWT step costs",
+        "",
+        *where,
+        _sizes(run),
+        f"- rounds: {rounds} in turn after {warm_up} of warm-up",
+        "",
+        *report(measure(run, rounds, warm_up)),
+    ]
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What is expensive is made once: a folder per artifact, found by its fingerprint.
+
+An artifact is a sealed folder ``<root>/<kind>/<fingerprint>``. It is made under a lock in
+``<fingerprint>.partial``, which outlives an interruption, so that who makes it next may go on.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from dwt_cli import sealed
+
+ABOUT = "about.json"
+
+
+class Cache:
+    """The artifacts below one folder; None: the user's cache folder."""
+
+    def __init__(self, root: str | None, say: Callable[[str], None]) -> None:
+        self.root = Path(root).expanduser() if root else platformdirs.user_cache_path("dwt")
+        self._say = say
+
+    def place(self, kind: str, fingerprint: str) -> Path:
+        """Where the artifact is, or would be."""
+        return self.root / kind / fingerprint
+
+    def holds(self, kind: str, fingerprint: str) -> bool:
+        return sealed.is_sealed(self.place(kind, fingerprint))
+
+    def get(
+        self, kind: str, fingerprint: str, make: Callable[[Path], None], about: dict[str, Any]
+    ) -> Path:
+        """The artifact's folder, made by ``make(folder)`` unless it is there and whole.
+
+        ``about``: what made it, kept beside its files as ``about.json``.
+        """
+        place = self.place(kind, fingerprint)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked(place):
+            if sealed.is_sealed(place):
+                try:
+                    sealed.verify(place)
+                except sealed.Damaged as damage:
+                    self._say(f"{kind} is made again: {damage}")
+                else:
+                    os.utime(place)  # when it was last used
+                    return place
+            partial = place.with_name(f"{fingerprint}.partial")
+            partial.mkdir(exist_ok=True)
+            make(partial)
+            sealed.write_json(
+                partial / ABOUT,
+                {"kind": kind, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **about},
+            )
+            sealed.publish(partial, place)
+        return place
+
+    def _locked(self, place: Path) -> FileLock:
+        lock = FileLock(f"{place}.lock")
+        try:
+            lock.acquire(timeout=0)
+            lock.release()
+        except Timeout:
+            self._say(f"waiting for another process that prepares {place.parent.name}/{place.name}")
+        return lock

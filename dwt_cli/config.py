@@ -1,0 +1,525 @@
+"""The typed options of a run: one dataclass tree, and every check across its fields.
+
+Hydra composes against these classes (each group file extends one of them), and `typed` turns the
+composed config into plain objects, once. Nothing below the front door sees a DictConfig. This
+module imports no torch: TAB completion and ``--help`` load it.
+
+A field marked `bookkeeping` cannot change a run's result and is left out of its identity.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import II, MISSING, DictConfig, OmegaConf
+
+from dwt_cli.alpha import SCHEDULES, Schedule
+from dwt_cli.errors import UserError
+
+
+def bookkeeping(default: Any) -> Any:
+    """A field that says where, how fast or under what label; never what comes out."""
+    return field(default=default, metadata={"identity": False})
+
+
+# ---------------------------------------------------------------------------------------- data
+
+
+@dataclass
+class Data:
+    """Text, and how it becomes packed blocks of tokens."""
+
+    block_length: int = II("scale.block_length")
+    vocab_size: int = II("scale.vocab_size")
+    # a folder with a tokenizer, or a name on the hub; null trains one, or takes the checkpoint's
+    tokenizer: str | None = None
+    heldout_fraction: float = 0.02
+    max_heldout_blocks: int = 512
+    max_gb: float = 50.0
+
+
+@dataclass
+class Docs(Data):
+    """Docstrings of the standard library and of installed packages; empty: the default ones."""
+
+    packages: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Files(Data):
+    """Files of one's own: a glob or a folder of .txt, .jsonl, .parquet, .gz, .zst."""
+
+    path: str = bookkeeping(MISSING)  # the files' sums count, not where they lie
+    text_column: str = "text"
+
+
+@dataclass
+class HubPart:
+    """One data set of the Hugging Face hub (or a local folder that ``datasets`` can open)."""
+
+    dataset: str = MISSING
+    config: str | None = None
+    split: str = "train"
+    text_column: str = "text"
+
+
+@dataclass
+class Hub(Data):
+    """Data sets of the hub, one after the other, every n-th sentence of them."""
+
+    parts: list[HubPart] = field(default_factory=list)
+    every_nth_sentence: int = 1
+
+
+# --------------------------------------------------------------------- task, models and losses
+
+
+@dataclass
+class Task:
+    """Masked language modelling: BERT's 80/10/10 on a fixed number of positions per block."""
+
+    mask_ratio: float = 0.15
+    keep_ratio: float = 0.1
+    random_ratio: float = 0.1
+
+
+class Family(Enum):
+    """The shape of a model that is made here."""
+
+    bert = "bert"
+    modernbert = "modernbert"
+
+
+@dataclass
+class Architecture:
+    """The size of a masked language model that is made here."""
+
+    num_layers: int = MISSING
+    family: Family = II("scale.family")
+    width: int = II("scale.width")
+    num_heads: int = II("scale.num_heads")
+    mlp_width: int = II("scale.mlp_width")
+    vocab_size: int = II("scale.vocab_size")
+    max_length: int = II("scale.block_length")
+    dropout: float = 0.0
+
+
+@dataclass
+class Student(Architecture):
+    """The model that is wanted."""
+
+
+@dataclass
+class Teacher:
+    """Where the soft targets come from. By itself: nowhere, the student stands alone."""
+
+
+@dataclass
+class MadeTeacher(Architecture, Teacher):
+    """A teacher that is pre-trained here, once, by the same loop, and kept in the cache."""
+
+    seed: int = 0
+    max_steps: int = II("scale.teacher_steps")
+
+
+@dataclass
+class CheckpointTeacher(Teacher):
+    """A masked language model in the hub's format, from a folder or by name."""
+
+    path: str = bookkeeping(MISSING)  # a folder's sums count, not where it lies
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass
+class Remap:
+    """How the student starts: ``rule`` names a function of `dwt_cli.remap.rules`."""
+
+    rule: str = MISSING
+
+
+@dataclass
+class Objective:
+    """What is compared with the teacher: logits at a temperature (eq. 2)."""
+
+    temperature: float = 1.0
+    tau_squared: bool = False
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+@dataclass
+class Optim:
+    """AdamW: linear warm-up, a plateau, and a linear decay to zero, as shares of the run."""
+
+    lr: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    decay: float = 0.95
+    clip_norm: float = 1.0
+
+
+@dataclass
+class Muon(Optim):
+    """Muon on the hidden matrices, AdamW with the fields above on everything else."""
+
+    hidden_lr: float = 0.02
+    momentum: float = 0.95
+    hidden_weight_decay: float = 0.0
+
+
+class Precision(Enum):
+    """auto: bf16 where the hardware multiplies it natively, else fp32."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class NonFinite(Enum):
+    """What a loss or gradient that is no number leads to."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+@dataclass
+class Train:
+    """How long, in what portions, at what precision. The first limit that is met ends the run."""
+
+    max_steps: int | None = II("scale.max_steps")
+    epochs: float | None = II("scale.epochs")
+    max_minutes: float | None = None
+    batch_size: int = II("scale.batch_size")
+    micro_batch_size: int | None = bookkeeping(None)
+    precision: Precision = Precision.auto
+    non_finite: NonFinite = NonFinite.stop
+    checkpoint_every: int = bookkeeping(100)
+    keep_checkpoints: int = bookkeeping(2)
+    log_every: int = bookkeeping(1)
+
+
+@dataclass
+class Eval:
+    """The fixed masked held-out set, and how often it is looked at."""
+
+    every: int = II("scale.eval_every")
+    num_blocks: int = 256
+
+
+# ---------------------------------------------------------------------------------- around a run
+
+
+@dataclass
+class Tracker:
+    """No dashboard; metrics.jsonl and the figures are always written."""
+
+
+@dataclass
+class Wandb(Tracker):
+    """Weights & Biases: online when a key is set, offline otherwise."""
+
+    project: str = "dwt"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    log_model: bool = False
+
+
+class Device(Enum):
+    """auto: the first CUDA device, else the CPU."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass
+class Launch:
+    """One process on this machine. num_threads: null leaves it to torch."""
+
+    device: Device = Device.auto
+    num_threads: int | None = None
+
+
+@dataclass
+class Scale:
+    """Absolute sizes and lengths; the other groups refer to them."""
+
+    family: Family = MISSING
+    width: int = MISSING
+    num_heads: int = MISSING
+    mlp_width: int = MISSING
+    vocab_size: int = MISSING
+    block_length: int = MISSING
+    batch_size: int = MISSING
+    max_steps: int | None = MISSING
+    epochs: float | None = None
+    teacher_steps: int = MISSING
+    eval_every: int = MISSING
+
+
+@dataclass
+class RunOptions:
+    """Where things are kept, and what to do about a record that exists."""
+
+    root: str = "runs"
+    cache: str | None = None
+    fresh: bool = False
+
+
+@dataclass
+class Run:
+    """Everything that one run is made of. ``choices``: the name picked in each config group."""
+
+    data: Data = MISSING
+    task: Task = MISSING
+    teacher: Teacher = MISSING
+    student: Student = MISSING
+    alpha: Schedule = MISSING
+    remap: Remap = MISSING
+    objective: Objective = MISSING
+    optim: Optim = MISSING
+    train: Train = MISSING
+    eval: Eval = MISSING
+    tracker: Tracker = bookkeeping(MISSING)
+    launch: Launch = bookkeeping(MISSING)
+    scale: Scale = bookkeeping(MISSING)
+    run: RunOptions = field(default_factory=RunOptions, metadata={"identity": False})
+    seed: int = 0
+    choices: dict[str, str] = field(default_factory=dict, metadata={"identity": False})
+    overrides: list[str] = field(default_factory=list, metadata={"identity": False})
+
+
+SCHEMAS: dict[str, dict[str, type]] = {
+    "data": {"docs": Docs, "files": Files, "hub": Hub},
+    "task": {"mlm": Task},
+    "teacher": {"none": Teacher, "made": MadeTeacher, "checkpoint": CheckpointTeacher},
+    "student": {"made": Student},
+    "alpha": dict(SCHEDULES),
+    "remap": {"rule": Remap},
+    "objective": {"logits": Objective},
+    "optim": {"adamw": Optim, "muon": Muon},
+    "train": {"default": Train},
+    "eval": {"lm": Eval},
+    "tracker": {"none": Tracker, "wandb": Wandb},
+    "launch": {"local": Launch},
+    "scale": {"scale": Scale},
+}
+
+
+def register() -> None:
+    """Make the classes known to Hydra: ``/schema/<group>: <name>`` in a group file's defaults."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="run", node=Run)
+    for group, schemas in SCHEMAS.items():
+        for name, node in schemas.items():
+            store.store(group=f"schema/{group}", name=name, node=node)
+
+
+def typed(composed: DictConfig) -> Run:
+    """The composed config as plain objects; interpolations are resolved here.
+
+    Raises omegaconf's exceptions for a value that is missing or of the wrong type.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise UserError(f"{missing[0]} has no value: give one, as in {missing[0]}=...")
+    run = OmegaConf.to_object(composed)
+    assert isinstance(run, Run)
+    return run
+
+
+def plain(options: Any) -> Any:
+    """Dataclasses, enums and containers as JSON values."""
+    if dataclasses.is_dataclass(options):
+        return {f.name: plain(getattr(options, f.name)) for f in dataclasses.fields(options)}
+    if isinstance(options, Mapping):
+        return {str(key): plain(value) for key, value in options.items()}
+    if isinstance(options, list | tuple):
+        return [plain(value) for value in options]
+    return options.name if isinstance(options, Enum) else options
+
+
+def identity(options: Any) -> Any:
+    """`plain`, with the class of each dataclass and without what cannot change a result."""
+    if dataclasses.is_dataclass(options):
+        kept = [f for f in dataclasses.fields(options) if f.metadata.get("identity", True)]
+        return {
+            "class": type(options).__name__,
+            **{f.name: identity(getattr(options, f.name)) for f in kept},
+        }
+    if isinstance(options, list | tuple):
+        return [identity(value) for value in options]
+    return plain(options)
+
+
+def fingerprint(*parts: Any) -> str:
+    """16 hexadecimal digits that change whenever something that determines a result does."""
+    text = json.dumps([identity(part) for part in parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check(run: Run) -> None:
+    """Every rule that concerns more than one field, or more than a field's type.
+
+    Raises `UserError` with the first problem, before any work.
+    """
+    for problem in problems(run):
+        raise UserError(problem)
+
+
+def problems(run: Run) -> Iterator[str]:
+    """What is wrong with a run's settings, one line each: setting, value, remedy."""
+    yield from _problems_of_data(run)
+    yield from _problems_of_model("student", run.student, run)
+    if isinstance(run.teacher, MadeTeacher):
+        yield from _problems_of_model("teacher", run.teacher, run)
+        yield from _at_least("teacher.max_steps", run.teacher.max_steps, 1)
+        if run.teacher.vocab_size != run.student.vocab_size:
+            yield (
+                f"teacher.vocab_size={run.teacher.vocab_size} and student.vocab_size="
+                f"{run.student.vocab_size}: teacher and student share a vocabulary; "
+                "set scale.vocab_size"
+            )
+    yield from run.alpha.problems()
+    if type(run.teacher) is Teacher and run.remap.rule != "random":
+        yield (
+            f"remap.rule={run.remap.rule} with teacher=none: there are no weights to start "
+            "from; choose a teacher (alpha=off remaps without listening) or remap=random"
+        )
+    if run.objective.temperature <= 0:
+        yield (
+            f"objective.temperature={run.objective.temperature}: a temperature is above 0; "
+            "the paper uses 1"
+        )
+    yield from _problems_of_training(run)
+
+
+def warnings(run: Run) -> Iterator[str]:
+    """Settings that have no effect, one line each."""
+    said = {re.split(r"[.=]", override.lstrip("+~"))[0] for override in run.overrides}
+    if type(run.teacher) is Teacher:
+        for group in sorted(said & {"alpha", "objective"}):
+            yield f"{group} has no effect with teacher=none: the student stands alone"
+    if run.objective.tau_squared and run.objective.temperature == 1:
+        yield "objective.tau_squared has no effect at objective.temperature=1"
+    if run.train.max_minutes is not None:
+        yield (
+            "train.max_minutes makes the learning rate follow the clock: "
+            "such a run is not reproducible step for step"
+        )
+
+
+def _at_least(setting: str, value: float, least: float) -> Iterator[str]:
+    if value < least:
+        yield f"{setting}={value}: it is at least {least}"
+
+
+def _between(setting: str, value: float, low: float, high: float) -> Iterator[str]:
+    if not low <= value <= high:
+        yield f"{setting}={value}: it lies between {low} and {high}"
+
+
+def _problems_of_data(run: Run) -> Iterator[str]:
+    yield from _at_least("data.block_length", run.data.block_length, 8)
+    yield from _at_least("data.vocab_size", run.data.vocab_size, 100)
+    yield from _between("data.heldout_fraction", run.data.heldout_fraction, 0.0001, 0.5)
+    yield from _at_least("data.max_heldout_blocks", run.data.max_heldout_blocks, 1)
+    if run.data.max_gb <= 0:
+        yield f"data.max_gb={run.data.max_gb}: the packed corpus needs room; give gigabytes above 0"
+    if isinstance(run.data, Hub):
+        yield from _at_least("data.every_nth_sentence", run.data.every_nth_sentence, 1)
+        if not run.data.parts:
+            yield "data.parts=[]: name at least one data set"
+    yield from _between("task.mask_ratio", run.task.mask_ratio, 0.01, 0.9)
+    yield from _between("task.keep_ratio", run.task.keep_ratio, 0.0, 1.0)
+    yield from _between("task.random_ratio", run.task.random_ratio, 0.0, 1.0)
+    if run.task.keep_ratio + run.task.random_ratio > 1:
+        yield (
+            f"task.keep_ratio={run.task.keep_ratio} and task.random_ratio="
+            f"{run.task.random_ratio}: together they are at most 1"
+        )
+
+
+def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str]:
+    for name in ("num_layers", "width", "num_heads", "mlp_width"):
+        yield from _at_least(f"{role}.{name}", getattr(model, name), 1)
+    yield from _between(f"{role}.dropout", model.dropout, 0.0, 0.9)
+    if model.num_heads >= 1 and model.width % model.num_heads:
+        yield (
+            f"{role}.width={model.width} does not divide into {role}.num_heads="
+            f"{model.num_heads}: choose a multiple"
+        )
+    elif (
+        model.family is Family.modernbert
+        and model.num_heads >= 1
+        and model.width // model.num_heads % 2
+    ):
+        yield (
+            f"{role}.width={model.width} over {role}.num_heads={model.num_heads}: rotary "
+            "positions need an even width per head"
+        )
+    if model.vocab_size != run.data.vocab_size:
+        yield (
+            f"{role}.vocab_size={model.vocab_size} and data.vocab_size={run.data.vocab_size}: "
+            "they are one vocabulary; set scale.vocab_size"
+        )
+    if model.max_length < run.data.block_length:
+        yield (
+            f"{role}.max_length={model.max_length} is shorter than data.block_length="
+            f"{run.data.block_length}: raise the one or lower the other"
+        )
+
+
+def _problems_of_training(run: Run) -> Iterator[str]:
+    train, optim = run.train, run.optim
+    limits = {
+        "max_steps": train.max_steps,
+        "epochs": train.epochs,
+        "max_minutes": train.max_minutes,
+    }
+    if all(value is None for value in limits.values()):
+        yield "train.max_steps, train.epochs and train.max_minutes are all null: set one of them"
+    for name, value in limits.items():
+        if value is not None and value <= 0:
+            yield f"train.{name}={value}: it is above 0, or null for no such limit"
+    yield from _at_least("train.batch_size", train.batch_size, 1)
+    micro = train.micro_batch_size
+    if micro is not None and (micro < 1 or train.batch_size % micro):
+        yield (
+            f"train.micro_batch_size={micro} does not divide train.batch_size="
+            f"{train.batch_size}: choose a divisor, or null for the whole batch"
+        )
+    yield from _at_least("train.checkpoint_every", train.checkpoint_every, 1)
+    yield from _at_least("train.keep_checkpoints", train.keep_checkpoints, 1)
+    yield from _at_least("eval.every", run.eval.every, 1)
+    yield from _at_least("eval.num_blocks", run.eval.num_blocks, 1)
+    for name in ("lr", "eps", "clip_norm"):
+        if getattr(optim, name) <= 0:
+            yield f"optim.{name}={getattr(optim, name)}: it is above 0"
+    yield from _at_least("optim.weight_decay", optim.weight_decay, 0)
+    yield from _between("optim.warmup", optim.warmup, 0.0, 1.0)
+    yield from _between("optim.decay", optim.decay, 0.0, 1.0)
+    if optim.warmup + optim.decay > 1:
+        yield (
+            f"optim.warmup={optim.warmup} and optim.decay={optim.decay}: "
+            "they are shares of one run, together at most 1"
+        )
+    for beta in optim.betas:
+        yield from _between("optim.betas", beta, 0.0, 0.9999)
+    if isinstance(optim, Muon):
+        if optim.hidden_lr <= 0:
+            yield f"optim.hidden_lr={optim.hidden_lr}: it is above 0"
+        yield from _between("optim.momentum", optim.momentum, 0.0, 0.9999)
+    if run.launch.num_threads is not None:
+        yield from _at_least("launch.num_threads", run.launch.num_threads, 1)

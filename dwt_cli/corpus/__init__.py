@@ -1,0 +1,1 @@
+"""Text sources, and the text that is held out of training."""

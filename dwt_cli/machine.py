@@ -1,0 +1,73 @@
+"""What this process runs on: device, number type, threads, versions, memory."""
+
+import platform
+import resource
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from dwt_cli.config import Device, Launch, Precision
+from dwt_cli.errors import UserError
+
+_RECORDED = (
+    "dwt-cli",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device, and the type in which matrix products are computed."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, launch: Launch, precision: Precision) -> "Machine":
+        """Look at the hardware; sets torch's number of threads."""
+        if launch.num_threads is not None:
+            torch.set_num_threads(launch.num_threads)
+        has_cuda = torch.cuda.is_available()
+        if launch.device is Device.cuda and not has_cuda:
+            raise UserError("launch.device=cuda: torch sees no CUDA device; use launch.device=auto")
+        use_cuda = has_cuda and launch.device is not Device.cpu
+        device = torch.device("cuda" if use_cuda else "cpu")
+        bf16 = precision is Precision.bf16 or (
+            precision is Precision.auto and _multiplies_bf16(device)
+        )
+        return cls(device, torch.bfloat16 if bf16 else torch.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """What may make one record differ from another; no host name, no paths."""
+        on_cuda = self.device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self.device) if on_cuda else platform.machine(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "num_threads": torch.get_num_threads(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in _RECORDED},
+        }
+
+    def peak_memory_gb(self) -> float:
+        """The most memory that was in use: of the CUDA device, or of this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 1e9
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1e9 if sys.platform == "darwin" else 1e6)  # bytes there, KiB elsewhere
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,0 +1,1 @@
+"""Models: how they are made, where their parts are, how they are called, what they cost."""

@@ -1,0 +1,79 @@
+"""Where a family of masked language models keeps its parts.
+
+Legend: N target rows, V vocabulary, D width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from dwt_cli.errors import UserError
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a ``*ForMaskedLM`` by their names in its state dict.
+
+    backbone: the attribute that returns the hidden states.
+    layers: the prefix of the numbered layers.
+    head: hidden states of the target rows (N, D) -> logits (N, V).
+    output: the last matrix of the head, from width to vocabulary.
+    optional: what a layer may lack in one place and have in another, per tensor suffix.
+    """
+
+    backbone: str
+    layers: str
+    head: Callable[[Any, Tensor], Tensor]
+    output: str
+    optional: tuple[str, ...] = ()
+
+
+def _modernbert_head(model: Any, hidden_ND: Tensor) -> Tensor:
+    logits_NV: Tensor = model.decoder(model.head(hidden_ND))
+    return logits_NV
+
+
+def _distilbert_head(model: Any, hidden_ND: Tensor) -> Tensor:
+    hidden_ND = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden_ND)))
+    logits_NV: Tensor = model.vocab_projector(hidden_ND)
+    return logits_NV
+
+
+ANATOMIES = {
+    "bert": Anatomy(
+        "bert",
+        "bert.encoder.layer",
+        lambda model, hidden_ND: model.cls(hidden_ND),
+        output="cls.predictions.decoder",
+    ),
+    "roberta": Anatomy(
+        "roberta",
+        "roberta.encoder.layer",
+        lambda model, hidden_ND: model.lm_head(hidden_ND),
+        output="lm_head.decoder",
+    ),
+    "distilbert": Anatomy(
+        "distilbert", "distilbert.transformer.layer", _distilbert_head, output="vocab_projector"
+    ),
+    "modernbert": Anatomy(
+        "model",
+        "model.layers",
+        _modernbert_head,
+        output="decoder",
+        # its first layer reads the normalised embeddings as they are
+        optional=("attn_norm.weight",),
+    ),
+}
+
+
+def anatomy_of(model: nn.Module) -> Anatomy:
+    """The anatomy of a transformers model; `UserError` for a family that is not known here."""
+    model_type = str(getattr(model.config, "model_type", "?"))
+    if model_type not in ANATOMIES:
+        raise UserError(
+            f"model type {model_type!r} is not known here: use one of "
+            f"{', '.join(sorted(ANATOMIES))}"
+        )
+    return ANATOMIES[model_type]

@@ -1,0 +1,82 @@
+"""Models that exist: folders and names in the hub's format.
+
+Weights are read from safetensors, or with torch's weights-only loading; code that comes with a
+model runs only when ``trust_remote_code`` was set by hand.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
+
+from dwt_cli.config import CheckpointTeacher
+from dwt_cli.errors import UserError
+from dwt_cli.models.anatomy import ANATOMIES
+
+
+def open_config(teacher: CheckpointTeacher) -> PreTrainedConfig:
+    """The configuration of a checkpoint; `UserError` when it cannot serve as a teacher."""
+    try:
+        config = AutoConfig.from_pretrained(
+            teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
+        )
+    except Exception as error:
+        raise _unreadable(teacher, error) from error
+    if config.model_type not in ANATOMIES:
+        raise UserError(
+            f"teacher.path={teacher.path} is a {config.model_type}: masked language "
+            f"models of these types are known: {', '.join(sorted(ANATOMIES))}"
+        )
+    return config
+
+
+def open_model(teacher: CheckpointTeacher) -> PreTrainedModel:
+    """A checkpoint's masked language model, in fp32."""
+    try:
+        model, report = AutoModelForMaskedLM.from_pretrained(
+            teacher.path,
+            revision=teacher.revision,
+            trust_remote_code=teacher.trust_remote_code,
+            dtype=torch.float32,
+            weights_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise _unreadable(teacher, error) from error
+    if report["missing_keys"]:
+        raise UserError(
+            f"teacher.path={teacher.path} lacks the weights "
+            f"{', '.join(sorted(report['missing_keys'])[:3])}: it was not saved with a "
+            "masked-LM head; choose a checkpoint of a *ForMaskedLM model"
+        )
+    opened: PreTrainedModel = model
+    return opened
+
+
+def provenance(path: str, revision: str | None = None) -> dict[str, Any]:
+    """What determines a checkpoint or a tokenizer: a folder's contents, or a name on the hub."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return {"name": path, "revision": revision}
+    sums = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".txt", ".model", ".safetensors", ".bin"):
+            with file.open("rb") as opened:
+                sums[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return {"files": sums}
+
+
+def open_folder(folder: Path) -> PreTrainedModel:
+    """A model that this project saved, in fp32."""
+    model: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32)
+    return model
+
+
+def _unreadable(teacher: CheckpointTeacher, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return UserError(
+        f"teacher.path={teacher.path} cannot be opened ({reason}); give a folder with "
+        "config.json and model.safetensors, or a name on the hub"
+    )

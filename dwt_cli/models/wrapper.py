@@ -1,0 +1,40 @@
+"""The one way in which a model is called.
+
+Legend: B blocks, L positions, N target rows, V vocabulary, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dwt_cli.models.anatomy import anatomy_of
+
+
+class MaskedLM(nn.Module):
+    """A transformers ``*ForMaskedLM`` whose head sees the target rows only.
+
+    This module is what is sharded, compiled and counted: calling backbone and head apart would
+    bypass DDP's reduction. It keeps no weights of its own. ``dtype``: bfloat16 computes matrix
+    products in it (autocast), float32 leaves everything as it is.
+    """
+
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self.anatomy = anatomy_of(model)
+        self._dtype = dtype
+
+    def forward(self, ids_BL: Tensor, rows_N: Tensor) -> Tensor:
+        """Logits (N, V) of the rows ``rows_N`` of the flattened (B * L) positions."""
+        backbone = getattr(self.model, self.anatomy.backbone)
+        with torch.autocast(ids_BL.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            hidden_BLD = backbone(ids_BL, attention_mask=self._mask(ids_BL)).last_hidden_state
+            hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, rows_N)
+            return self.anatomy.head(self.model, hidden_ND)
+
+    def _mask(self, ids_BL: Tensor) -> dict[str, None] | None:
+        """Blocks have no padding; a window that covers the block needs no mask either."""
+        config = self.model.config
+        if config.model_type == "modernbert" and config.sliding_window >= ids_BL.shape[1]:
+            return {"full_attention": None, "sliding_attention": None}
+        return None

@@ -1,0 +1,151 @@
+"""The run directory: named by what the run is, found again by the same command.
+
+``<root>/<readable>-<identity>/`` holds config.yaml, environment.json, status.json, metrics.jsonl,
+checkpoints/, model/, summary.json and figures. Everything a report says is recomputed from it.
+"""
+
+import json
+import os
+import re
+import socket
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from dwt_cli import sealed
+from dwt_cli.config import Run, plain
+from dwt_cli.errors import UserError
+
+_NAMED_GROUPS = ("teacher", "student", "alpha", "remap", "scale", "data")
+_UNNAMED = ("run", "tracker", "launch", "seed")
+
+
+def readable(run: Run) -> str:
+    """The choices of the study's factors, the seed, and any single setting that was changed.
+
+    No character in it needs quoting, neither in a shell nor in Hydra's ``teacher.path=...``.
+    """
+    parts = [run.choices[group] for group in _NAMED_GROUPS if group in run.choices]
+    for override in sorted(run.overrides):
+        key, _, value = override.lstrip("+~").partition("=")
+        group = re.split("[./@]", key)[0]
+        if key not in run.choices and group not in _UNNAMED:
+            parts.append(f"{key}_{value}")
+    parts.append(f"seed{run.seed}")
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(parts))[:150]
+
+
+def find(root: Path, identity: str) -> Path | None:
+    """The directory of the run with this identity, under whatever readable name."""
+    return next(iter(sorted(root.glob(f"*-{identity}"))), None)
+
+
+def summary_of(root: Path, identity: str) -> dict[str, Any] | None:
+    """The summary of a finished run."""
+    folder = find(root, identity)
+    if folder is None or not (folder / "summary.json").is_file():
+        return None
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
+class Record(AbstractContextManager["Record"]):
+    """One run directory, held by one process at a time.
+
+    Raises `UserError` when another process holds it or it cannot be written.
+    """
+
+    def __init__(self, run: Run, identity: str) -> None:
+        root = Path(run.run.root).expanduser()
+        self.identity = identity
+        self.name = readable(run)
+        self.folder = find(root, identity) or root / f"{self.name}-{identity}"
+        self._run = run
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.folder / ".lock")
+            self._lock.acquire(timeout=0)
+        except Timeout as busy:
+            owner = self._read("status.json") or {}
+            raise UserError(
+                f"process {owner.get('pid', '?')} on {owner.get('host', '?')} is at work in "
+                f"{self.folder}: wait for it, or stop it"
+            ) from busy
+        except OSError as error:
+            raise UserError(
+                f"run.root={run.run.root} cannot be written ({error.strerror}); "
+                "set run.root to another folder"
+            ) from error
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What a finished run says of itself; None while it is not finished."""
+        return self._read("summary.json")
+
+    def start(self, environment: dict[str, Any]) -> list[str]:
+        """Write down what is about to run. Returns how this machine differs from the record's."""
+        before = self._read("environment.json")
+        differences = (
+            []
+            if before is None
+            else [
+                f"{key} was {before.get(key)} and is {value}: what follows may differ in rounding"
+                for key, value in environment.items()
+                if before.get(key) != value
+            ]
+        )
+        sealed.write_text(
+            self.folder / "config.yaml", yaml.safe_dump(plain(self._run), sort_keys=False)
+        )
+        sealed.write_json(self.folder / "environment.json", environment)
+        self.status("running")
+        return differences
+
+    def status(self, state: str, **more: Any) -> None:
+        """running | interrupted | failed | finished, with whatever else is to be known."""
+        sealed.write_json(
+            self.folder / "status.json",
+            {
+                "state": state,
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                **more,
+            },
+        )
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The last write of a run: from here on it is finished."""
+        sealed.write_json(self.folder / "summary.json", summary)
+        self.status("finished")
+
+    def set_aside(self) -> Path:
+        """Keep what is there under a number, and begin with an empty directory."""
+        number = 1
+        while (kept := self.folder.with_name(f"{self.folder.name}.{number}")).exists():
+            number += 1
+        kept.mkdir()
+        for path in self.folder.iterdir():
+            if path.name != ".lock":
+                path.rename(kept / path.name)
+        return kept
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            content: dict[str, Any] = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            return None
+        return content
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()

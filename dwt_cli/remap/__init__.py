@@ -1,0 +1,1 @@
+"""The teacher's weights as the beginning of the student's."""

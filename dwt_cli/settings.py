@@ -1,0 +1,54 @@
+"""What can be chosen: the folder of config groups, and what its files say of themselves."""
+
+from pathlib import Path
+
+import yaml
+
+
+def settings_folder() -> Path:
+    """``conf/``: inside an installed package, or at the top of a clone."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def groups() -> dict[str, list[str]]:
+    """The choices of every config group, both in alphabetical order."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(settings_folder().glob("*/*.yaml")):
+        found.setdefault(path.parent.name, []).append(path.stem)
+    return found
+
+
+def about(group: str, choice: str) -> str:
+    """The comment at the head of a choice's file."""
+    lines = []
+    for line in (settings_folder() / group / f"{choice}.yaml").read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return " ".join(lines)
+
+
+def defaults() -> dict[str, str]:
+    """The choice of every group that a bare command makes, in the order of config.yaml."""
+    entries = yaml.safe_load((settings_folder() / "config.yaml").read_text("utf-8"))["defaults"]
+    return {
+        group: choice
+        for entry in entries
+        if isinstance(entry, dict)
+        for group, choice in entry.items()
+        if " " not in group
+    }
+
+
+def schema(group: str, choice: str) -> str | None:
+    """The schema that a choice extends, directly or through another choice of its group."""
+    content = yaml.safe_load((settings_folder() / group / f"{choice}.yaml").read_text("utf-8"))
+    for entry in content["defaults"]:
+        if isinstance(entry, dict):
+            for key, name in entry.items():
+                if key == f"/schema/{group}@_here_":
+                    return str(name)
+        elif entry != "_self_" and (found := schema(group, entry)):
+            return found
+    return None

@@ -1,0 +1,1 @@
+"""The teacher's signal for a batch."""

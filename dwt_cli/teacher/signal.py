@@ -1,0 +1,39 @@
+"""The teacher's seam: who asks for a signal does not know where it comes from.
+
+Legend: N target rows, V vocabulary.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dwt_cli.corpus.batches import Batch
+from dwt_cli.models.wrapper import MaskedLM
+
+
+class Signal(Protocol):
+    """The teacher's logits (N, V) on the target rows of a batch.
+
+    release: the signal will not be asked for again; give its memory back.
+    """
+
+    def __call__(self, batch: Batch) -> Tensor: ...
+
+    def release(self) -> None: ...
+
+
+class ModelSignal:
+    """A frozen model beside the student: in eval mode, without gradients."""
+
+    def __init__(self, model: MaskedLM) -> None:
+        self._model: MaskedLM | None = model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        assert self._model is not None, "a released teacher is not asked again"
+        logits_NV: Tensor = self._model(batch.ids_BL, batch.rows_N)
+        return logits_NV
+
+    def release(self) -> None:
+        self._model = None

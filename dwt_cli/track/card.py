@@ -1,0 +1,53 @@
+"""The model card: what the saved student is, from the summary alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+
+def model_card(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """README.md of the model folder, with the hub's metadata on top."""
+    head = {
+        "library_name": "transformers",
+        "pipeline_tag": "fill-mask",
+        "language": "en",
+        "tags": ["masked-lm", "distillation-from-weak-teacher"],
+    }
+    student, teacher = summary["student"], summary["teacher"]
+    heldout = student["heldout"]
+    with_whom = (
+        "trained alone"
+        if teacher is None
+        else f"trained with a teacher of {teacher['parameters'] / 1e6:.2f} M parameters "
+        f"(held-out loss {teacher['heldout']['loss']:.3f})"
+    )
+    choices = "\n".join(f"| {group} | {choice} |" for group, choice in summary["choices"].items())
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False).strip()}
+---
+
+# {summary["name"]}
+
+A masked language model of {student["parameters"] / 1e6:.2f} M parameters, {with_whom} by
+`dwt-train` (Distillation from Weak Teacher, arXiv 2305.18239).
+
+| held-out | |
+|---|---|
+| cross-entropy per masked token | {heldout["loss"]:.4f} nats |
+| perplexity | {heldout["perplexity"]:.2f} |
+| accuracy | {heldout["accuracy"]:.2%} |
+
+It has seen {student["tokens"]:,} tokens in {student["steps"]:,} steps. The run's identity is
+`{summary["identity"]}`, its seed {summary["seed"]}.
+
+| group | choice |
+|---|---|
+{choices}
+
+## Settings
+
+```yaml
+{yaml.safe_dump(dict(config), sort_keys=False).strip()}
+```
+"""

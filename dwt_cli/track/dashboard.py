@@ -1,0 +1,68 @@
+"""A run on a dashboard, as the tracker's options say: an observer, or none."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dwt_cli.config import Run, Wandb, plain
+from dwt_cli.track.wandb import WandbTracker
+
+
+class Dashboard:
+    """Weights & Biases as an observer of the student's training; see `dwt_cli.track.wandb`."""
+
+    def __init__(self, options: Wandb, tracker: WandbTracker) -> None:
+        self._options, self._tracker = options, tracker
+
+    @classmethod
+    def open(
+        cls, run: Run, identity: str, name: str, folder: Path, say: Callable[[str], None]
+    ) -> "Dashboard | None":
+        """None with tracker=none."""
+        options = run.tracker
+        if not isinstance(options, Wandb):
+            return None
+        return cls(
+            options,
+            WandbTracker.start(
+                directory=folder,
+                project=options.project,
+                entity=options.entity,
+                group=options.group,
+                tags=[*options.tags, *_tags(run)],
+                run_name=name,
+                run_id=identity,
+                config=plain(run),
+                say=say,
+            ),
+        )
+
+    def resumed(self, step: int) -> None:
+        pass
+
+    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
+        self._tracker.log(step, {f"train/{key}": value for key, value in metrics.items()})
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._tracker.log(step, {f"heldout/{key}": value for key, value in metrics.items()})
+
+    def finish(self, summary: Mapping[str, Any], folder: Path) -> str | None:
+        """Send figures, summary and, if asked for, the model; how to send what is left."""
+        self._tracker.figure("curves", folder / "curves.png")
+        if self._options.log_model:
+            self._tracker.model(folder / "model", folder.name)
+        self._tracker.finish(summary)
+        return self._tracker.sync_command()
+
+    def abort(self) -> str | None:
+        """The run stops before its end."""
+        self._tracker.finish({}, exit_code=1)
+        return self._tracker.sync_command()
+
+
+def _tags(run: Run) -> list[str]:
+    return [
+        f"{group}={run.choices[group]}"
+        for group in ("teacher", "alpha", "remap", "scale")
+        if group in run.choices
+    ]

@@ -1,0 +1,118 @@
+"""What one sees while a run is at work: a bar per stage and one ETA over all of them.
+
+On a terminal the bars are live; in a log file there is a plain line now and then instead.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+_QUIET_SECONDS = 15.0  # between two lines in a log file
+
+
+def plain_line(console: Console) -> Callable[[str], None]:
+    """A function that prints one line as it is, whatever the terminal's width."""
+
+    def say(message: str) -> None:
+        console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    return say
+
+
+class Display(AbstractContextManager["Display"]):
+    """The stages of a recipe and their work in FLOPs (0: not known, takes no part in the ETA)."""
+
+    def __init__(self, console: Console, stages: Mapping[str, float]) -> None:
+        self.say = plain_line(console)
+        self._work = dict(stages)
+        self._done = dict.fromkeys(stages, 0.0)
+        self._live = console.is_terminal
+        self._said = 0.0
+        self._spent = (0.0, 0.0)  # seconds and FLOPs of training in this process
+        self._bars = Progress(
+            TextColumn("[bold]{task.description:<11}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            disable=not self._live,
+        )
+        self._tasks = {
+            stage: self._bars.add_task(stage, total=1.0, start=False, text="") for stage in stages
+        }
+
+    def __enter__(self) -> "Display":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def update(
+        self, stage: str, share: float, text: str = "", seconds: float | None = None
+    ) -> None:
+        """A stage has come to a share of itself, in ``seconds`` since the last update."""
+        work = (share - self._done[stage]) * self._work[stage]
+        if seconds is not None and work > 0:
+            self._spent = (self._spent[0] + seconds, self._spent[1] + work)
+        self._done[stage] = share
+        self._bars.start_task(self._tasks[stage])
+        eta = self._eta()
+        self._bars.update(
+            self._tasks[stage], completed=share, text=f"{text}  {eta}" if share < 1 else text
+        )
+        if share >= 1:
+            self._bars.stop_task(self._tasks[stage])
+        if not self._live and (share >= 1 or time.monotonic() - self._said > _QUIET_SECONDS):
+            self._said = time.monotonic()
+            self.say(f"{stage:<11} {share:4.0%}  {text}  {eta if share < 1 else 'done'}")
+
+    def _eta(self) -> str:
+        seconds, flops = self._spent
+        if flops == 0:
+            return ""
+        left = sum((1 - self._done[stage]) * work for stage, work in self._work.items())
+        rest = round(left * seconds / flops)
+        return f"all done in {rest // 3600:d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
+
+
+class TrainingDisplay:
+    """An observer that shows one training stage on a display."""
+
+    def __init__(self, display: Display, stage: str) -> None:
+        self._display, self._stage = display, stage
+        self._heldout = ""
+
+    def resumed(self, step: int) -> None:
+        if step:
+            self._display.say(f"{self._stage}: going on after step {step}")
+
+    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
+        parts = [f"step {step}", f"hard {metrics['hard_loss']:.3f}"]
+        if "soft_loss" in metrics:
+            parts.append(f"soft {metrics['soft_loss']:.3f}")
+        if "alpha_soft" in metrics:
+            parts.append(f"alpha {metrics['alpha_hard']:.3g}:{metrics['alpha_soft']:.3g}")
+        parts.append(f"{metrics['tokens_per_s']:,.0f} tokens/s")
+        if self._heldout:
+            parts.append(self._heldout)
+        tokens_per_step = metrics["tokens"] / step
+        self._display.update(
+            self._stage,
+            progress,
+            "  ".join(parts),
+            seconds=tokens_per_step / metrics["tokens_per_s"],
+        )
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._heldout = f"held-out {metrics['loss']:.3f}"

@@ -1,0 +1,119 @@
+"""What a finished run says: the comparison, the cost, and where everything lies."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def summarise(
+    run_facts: Mapping[str, Any],
+    student: Mapping[str, Any],
+    teacher: Mapping[str, Any] | None,
+    stand_alone: Mapping[str, Any] | None,
+    is_stand_alone: bool,
+) -> dict[str, Any]:
+    """The content of summary.json.
+
+    run_facts: identity, choices and the like. student, teacher: the facts of each training.
+    stand_alone: the summary of the run without a teacher, same seed and length, if there is one.
+    """
+    alone = student if is_stand_alone else (stand_alone or {}).get("student")
+    comparison: dict[str, Any] = {}
+    if teacher is not None and alone is not None:
+        gap = teacher["heldout"]["loss"] - alone["heldout"]["loss"]
+        comparison["teacher_minus_stand_alone"] = gap
+        comparison["teacher_ahead"] = gap <= 0
+    if not is_stand_alone and alone is not None:
+        comparison["student_minus_stand_alone"] = (
+            student["heldout"]["loss"] - alone["heldout"]["loss"]
+        )
+    teacher_forward = student["teacher_forward_flops"]
+    return {
+        **run_facts,
+        "student": dict(student),
+        "teacher": None if teacher is None else dict(teacher),
+        "stand_alone": None if is_stand_alone or alone is None else dict(alone),
+        "comparison": comparison,
+        "cost": {
+            "tokens": student["tokens"],
+            "student_flops": student["flops"],
+            "teacher_forward_flops": teacher_forward,
+            "teacher_pretraining_flops": 0 if teacher is None else teacher["flops"],
+            "student_seconds": student["seconds"],
+            "teacher_pretraining_seconds": 0 if teacher is None else teacher.get("seconds"),
+        },
+    }
+
+
+def print_summary(
+    console: Console, summary: Mapping[str, Any], folder: Path, alone_command: str
+) -> None:
+    """The table, the cost line and the places."""
+    table = Table(title=str(summary["name"]), title_justify="left")
+    for heading in (
+        "model",
+        "size",
+        "tokens",
+        "held-out loss",
+        "perplexity",
+        "accuracy",
+        "vs alone",
+    ):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    comparison = summary["comparison"]
+    rows = (
+        ("teacher", summary["teacher"], comparison.get("teacher_minus_stand_alone")),
+        ("student", summary["student"], comparison.get("student_minus_stand_alone")),
+        ("stand-alone", summary["stand_alone"], None),
+    )
+    for name, facts, difference in rows:
+        if facts is not None:
+            table.add_row(
+                name,
+                f"{facts['parameters'] / 1e6:.2f} M",
+                f"{facts['tokens'] / 1e6:.2f} M" if facts.get("tokens") else "?",
+                f"{facts['heldout']['loss']:.3f}",
+                f"{facts['heldout']['perplexity']:.1f}",
+                f"{facts['heldout']['accuracy']:.1%}",
+                "" if difference is None else f"{difference:+.3f}",
+            )
+    console.print(table)
+    for line in _lines(summary, folder, alone_command):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _lines(summary: Mapping[str, Any], folder: Path, alone_command: str) -> list[str]:
+    cost, comparison = summary["cost"], summary["comparison"]
+    lines = []
+    if comparison.get("teacher_ahead"):
+        lines.append(
+            "teacher ahead: it is better than the stand-alone student; this is no longer "
+            "distillation from a weak teacher"
+        )
+    if summary["teacher"] is not None and "teacher_ahead" not in comparison:
+        lines.append(f"no stand-alone student of this seed and length yet: {alone_command}")
+    pretraining = cost["teacher_pretraining_flops"]
+    lines += [
+        f"cost: {cost['tokens'] / 1e6:.2f} M tokens; student {_flops(cost['student_flops'])}, "
+        f"teacher forward {_flops(cost['teacher_forward_flops'])}, teacher pre-training "
+        f"{'unknown' if pretraining is None else _flops(pretraining)}; "
+        f"{summary['seconds']:.0f} s in all, peak memory {summary['peak_memory_gb']:.2f} GB",
+        f"text: {summary['corpus']['fingerprint']}, "
+        f"{summary['corpus']['heldout_8gram_residue']:.1%} of held-out 8-grams occur in training",
+        f"model: {folder / 'model'}",
+        f"curves: {folder / 'curves.png'}",
+        f"record: {folder}",
+    ]
+    if summary.get("sync"):
+        lines.append(f"W&B has not been sent everything: {summary['sync']}")
+    return lines
+
+
+def _flops(count: float) -> str:
+    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count / 1e9:.2f} GFLOP"

@@ -1,0 +1,1 @@
+"""The one loop of the project, its state, and its optimisers."""

@@ -1,0 +1,154 @@
+"""The train loop. A teacher, a stand-alone student, a student with a teacher: all run here.
+
+A step's loss is a sum over target tokens, divided once by the step's number of targets, so that
+splitting a batch into parts changes nothing but rounding.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dwt_cli.alpha import Moment
+from dwt_cli.config import NonFinite, Train
+from dwt_cli.errors import UserError
+from dwt_cli.randomness import seed_for
+from dwt_cli.training.contract import Batches, Loss, Observer
+from dwt_cli.training.interrupt import Interrupt, Interrupted
+from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.state import Checkpoints, Counters
+
+
+@dataclass(frozen=True)
+class Length:
+    """When a training ends; the first limit that is met counts."""
+
+    max_steps: int | None
+    max_minutes: float | None
+
+    @classmethod
+    def of(cls, train: Train, batches: Batches) -> "Length":
+        limits = [train.max_steps]
+        if train.epochs is not None:
+            limits.append(max(1, round(train.epochs * batches.steps_per_epoch)))
+        steps = [limit for limit in limits if limit is not None]
+        return cls(min(steps) if steps else None, train.max_minutes)
+
+    def progress(self, counters: Counters) -> float:
+        """The share of the run that is done, in [0, 1]."""
+        shares = [0.0]
+        if self.max_steps is not None:
+            shares.append(counters.step / self.max_steps)
+        if self.max_minutes is not None:
+            shares.append(counters.elapsed_s / (60 * self.max_minutes))
+        return min(1.0, max(shares))
+
+
+@dataclass(frozen=True)
+class Training:
+    """The parts of one training; see `dwt_cli.training.contract` for what they promise."""
+
+    model: nn.Module
+    loss: Loss
+    batches: Batches
+    optimizer: Optimizer
+    clip_norm: float
+    options: Train
+    length: Length
+    evaluate: Callable[[], dict[str, float]]
+    eval_every: int
+    checkpoints: Checkpoints
+    observer: Observer
+    device: torch.device
+    seed: int
+
+    def run(self) -> Counters:
+        """Train from the newest checkpoint, or from the beginning, to the end.
+
+        Raises `Interrupted` after a checkpoint when a signal asks to stop, and `UserError` when
+        a loss or gradient is not finite and the settings say to stop.
+        """
+        counters = self.checkpoints.restore(self.model, self.optimizer)
+        self.observer.resumed(counters.step)
+        with Interrupt() as interrupt:
+            while (progress := self.length.progress(counters)) < 1:
+                self._step(counters, progress)
+                last = self.length.progress(counters) == 1
+                best = self._evaluate(counters, last)
+                due = counters.step % self.options.checkpoint_every == 0
+                if due or best or last or interrupt.requested:
+                    self.checkpoints.save(self.model, self.optimizer, counters)
+                if interrupt.requested and not last:
+                    raise Interrupted(counters.step)
+        return counters
+
+    def _step(self, counters: Counters, progress: float) -> None:
+        started = time.perf_counter()
+        lr = self.optimizer.set_lr(progress)
+        metrics = self._gradient(counters.step, Moment(progress))
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm).item()
+        if math.isfinite(norm) and math.isfinite(metrics["loss"]):
+            self.optimizer.step()
+        elif self.options.non_finite is NonFinite.stop:
+            raise UserError(
+                f"step {counters.step + 1}: loss {metrics['loss']}, gradient norm {norm}; lower "
+                "optim.lr or raise optim.warmup, or go on with train.non_finite=skip"
+            )
+        else:
+            counters.num_skipped += 1
+        self.optimizer.zero_grad()
+        counters.step += 1
+        seconds = time.perf_counter() - started
+        counters.elapsed_s += seconds
+        self.observer.stepped(
+            counters.step,
+            self.length.progress(counters),
+            metrics
+            | {
+                "lr": lr,
+                "grad_norm": norm,
+                "num_skipped": counters.num_skipped,
+                "tokens": counters.step * self.batches.tokens_per_step,
+                "tokens_per_s": self.batches.tokens_per_step / seconds,
+                "elapsed_s": counters.elapsed_s,
+            },
+        )
+
+    def _gradient(self, step: int, moment: Moment) -> dict[str, float]:
+        """Accumulate the step's gradient over its parts; the step's mean metrics."""
+        num_targets = self.batches.num_targets
+        num_parts = self.batches.batch_size // (
+            self.options.micro_batch_size or self.batches.batch_size
+        )
+        sums: dict[str, Tensor] = {}
+        facts: dict[str, float] = {}
+        self.model.train()
+        for part in range(num_parts):
+            batch: Any = self.batches.batch(step, part, num_parts).to(self.device)
+            # dropout, if there is any, draws from here
+            torch.manual_seed(seed_for(self.seed, "dropout", step, part))
+            loss = self.loss(self.model, batch, moment)
+            (loss.total / num_targets).backward()
+            facts = loss.facts
+            for name, value in {"loss": loss.total.detach(), **loss.sums}.items():
+                sums[name] = sums[name] + value if name in sums else value
+        names, values = zip(*sums.items(), strict=True)
+        means = (torch.stack(values) / num_targets).tolist()
+        return dict(zip(names, means, strict=True)) | facts
+
+    def _evaluate(self, counters: Counters, last: bool) -> bool:
+        """Look at the held-out text if it is time; whether the model is the best so far."""
+        if not (last or counters.step % self.eval_every == 0):
+            return False
+        started = time.perf_counter()
+        metrics = self.evaluate()
+        counters.elapsed_s += time.perf_counter() - started
+        self.observer.evaluated(counters.step, metrics)
+        if counters.best_loss is not None and metrics["loss"] >= counters.best_loss:
+            return False
+        counters.best_loss, counters.best_step = metrics["loss"], counters.step
+        return True

@@ -1,0 +1,77 @@
+"""AdamW, and Muon with AdamW beside it, under one learning-rate schedule."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from dwt_cli.config import Muon, Optim
+from dwt_cli.models.wrapper import MaskedLM
+
+
+def lr_factor(progress: float, warmup: float, decay: float) -> float:
+    """The learning rate at a share of the run, relative to its peak: up, level, down to zero.
+
+    With ``decay = 1 - warmup`` this is the usual linear warm-up and linear decay.
+    """
+    rising = progress / warmup if warmup > 0 else 1.0
+    falling = (1 - progress) / decay if decay > 0 else 1.0
+    return max(0.0, min(1.0, rising, falling))
+
+
+class Optimizer:
+    """One or two torch optimisers that move together, each group at its own peak rate."""
+
+    def __init__(self, model: MaskedLM, options: Optim) -> None:
+        self._options = options
+        hidden = set(_hidden_matrices(model)) if isinstance(options, Muon) else set()
+        named = dict(model.named_parameters())
+        rest = {name: parameter for name, parameter in named.items() if name not in hidden}
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [
+                    {
+                        "params": [p for p in rest.values() if p.ndim >= 2],
+                        "weight_decay": options.weight_decay,
+                    },
+                    {"params": [p for p in rest.values() if p.ndim < 2], "weight_decay": 0.0},
+                ],
+                lr=options.lr,
+                betas=(options.betas[0], options.betas[1]),
+                eps=options.eps,
+                fused=True,
+            )
+        ]
+        if isinstance(options, Muon):
+            self.parts.append(
+                torch.optim.Muon(
+                    [named[name] for name in named if name in hidden],
+                    lr=options.hidden_lr,
+                    momentum=options.momentum,
+                    weight_decay=options.hidden_weight_decay,
+                )
+            )
+        self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
+
+    def set_lr(self, progress: float) -> float:
+        """Set every group's rate for a share of the run; returns the factor on the peaks."""
+        factor = lr_factor(progress, self._options.warmup, self._options.decay)
+        for part, peaks in zip(self.parts, self._peaks, strict=True):
+            for group, peak in zip(part.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+        return factor
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+
+def _hidden_matrices(model: MaskedLM) -> Iterator[str]:
+    """Names of the linear layers' weights, without the one that leads to the vocabulary."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name != f"model.{model.anatomy.output}":
+            yield f"{name}.weight"

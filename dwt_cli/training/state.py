@@ -1,0 +1,123 @@
+"""The whole resume contract: what a checkpoint holds, and which one is opened.
+
+A checkpoint is a sealed folder ``step-00000400`` with model.safetensors, optimizer.safetensors
+and state.json. It is never a pickle.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor, nn
+
+from dwt_cli import sealed
+from dwt_cli.training.optim import Optimizer
+
+
+@dataclass
+class Counters:
+    """Where a training stands.
+
+    step: optimizer steps done. elapsed_s: seconds spent in the loop, earlier starts included.
+    num_skipped: steps that were left out because of a non-finite gradient.
+    best_loss, best_step: the lowest held-out loss so far, in nats, and where.
+    """
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    num_skipped: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+
+
+class Checkpoints:
+    """The checkpoints of one training: the last few and the best.
+
+    identity: what the training is; a checkpoint of another one is refused.
+    """
+
+    def __init__(self, folder: Path, identity: str, keep: int, say: Callable[[str], None]) -> None:
+        self._folder, self._identity, self._keep, self._say = folder, identity, keep, say
+
+    def steps(self) -> list[int]:
+        """Steps with a sealed checkpoint, ascending."""
+        found = self._folder.glob("step-*")
+        return sorted(
+            int(path.name.removeprefix("step-")) for path in found if sealed.is_sealed(path)
+        )
+
+    def save(self, model: nn.Module, optimizer: Optimizer, counters: Counters) -> None:
+        """Write a checkpoint in one piece, then drop those that are no longer kept."""
+        aside = self._folder / ".writing"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        save_model(model, str(aside / "model.safetensors"))
+        tensors, scalars = _split_state(optimizer)
+        save_file(tensors, aside / "optimizer.safetensors")
+        sealed.write_json(
+            aside / "state.json",
+            {
+                "identity": self._identity,
+                "counters": dataclasses.asdict(counters),
+                "optimizer": scalars,
+            },
+        )
+        sealed.publish(aside, self._place(counters.step))
+        for step in self.steps()[: -self._keep]:
+            if step != counters.best_step:
+                shutil.rmtree(self._place(step))
+
+    def restore(self, model: nn.Module, optimizer: Optimizer) -> Counters:
+        """Load the newest whole checkpoint; fresh counters when there is none.
+
+        A damaged one is named, and the one before it is taken.
+        """
+        for step in reversed(self.steps()):
+            place = self._place(step)
+            try:
+                sealed.verify(place)
+            except sealed.Damaged as damage:
+                self._say(f"checkpoint set aside: {damage}")
+                shutil.rmtree(place)
+                continue
+            state = json.loads((place / "state.json").read_text(encoding="utf-8"))
+            assert state["identity"] == self._identity, f"{place} belongs to another run"
+            load_model(model, str(place / "model.safetensors"))
+            _join_state(optimizer, load_file(place / "optimizer.safetensors"), state["optimizer"])
+            return Counters(**state["counters"])
+        return Counters()
+
+    def drop(self) -> None:
+        """Delete all: the training is finished and its model is exported."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _place(self, step: int) -> Path:
+        return self._folder / f"step-{step:08d}"
+
+
+def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Optimiser state as named tensors and, per torch optimiser, everything else as JSON."""
+    tensors, scalars = {}, []
+    for number, part in enumerate(optimizer.parts):
+        state = part.state_dict()
+        for index, entries in state["state"].items():
+            for key, value in entries.items():
+                tensors[f"{number}.{index}.{key}"] = value.contiguous()
+        scalars.append({"param_groups": state["param_groups"]})
+    return tensors, scalars
+
+
+def _join_state(
+    optimizer: Optimizer, tensors: dict[str, Tensor], scalars: list[dict[str, Any]]
+) -> None:
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizer.parts]
+    for name, value in tensors.items():
+        number, index, key = name.split(".", 2)
+        states[int(number)].setdefault(int(index), {})[key] = value
+    for part, state, rest in zip(optimizer.parts, states, scalars, strict=True):
+        part.load_state_dict({"state": state, **rest})

@@ -1,0 +1,121 @@
+"""One rank of one run, in plain prose. Read this file first."""
+
+import time
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from dwt_cli import config, recipe, sealed
+from dwt_cli.cache import Cache
+from dwt_cli.config import Run
+from dwt_cli.errors import UserError
+from dwt_cli.machine import Machine
+from dwt_cli.recipe import Recipe
+from dwt_cli.record import Record, summary_of
+from dwt_cli.track.card import model_card
+from dwt_cli.track.curves import draw_curves
+from dwt_cli.track.dashboard import Dashboard
+from dwt_cli.track.display import Display, plain_line
+from dwt_cli.track.summary import print_summary, summarise
+
+
+def work(run: Run, console: Console) -> None:
+    """Do what a run asks for, from wherever an earlier start of it has come to.
+
+    Raises `UserError` for a mistake, KeyboardInterrupt when it was asked to stop.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    say = plain_line(console)
+    machine = Machine.of(run.launch, run.train.precision)
+    cache = Cache(run.run.cache, say)
+    plan = Recipe(run, machine, cache)
+    plan.check()
+    with Record(run, plan.student_id) as record:
+        if run.run.fresh and any(record.folder.glob("[!.]*")):
+            say(f"what was there is kept as {record.set_aside()}")
+        if record.summary is not None:
+            say("this run is finished; run.fresh=true starts it anew")
+        else:
+            try:
+                _carry_out(run, plan, machine, record, console)
+            except KeyboardInterrupt:
+                record.status("interrupted")
+                raise
+            except Exception as error:
+                record.status("failed", error=str(error).split("\n")[0])
+                raise _in_plain_words(error) from error
+        assert record.summary is not None
+        print_summary(console, record.summary, record.folder, _alone_command(run))
+
+
+def _carry_out(run: Run, plan: Recipe, machine: Machine, record: Record, console: Console) -> None:
+    started = time.perf_counter()
+    say = plain_line(console)
+    for difference in record.start(machine.describe()):
+        say(f"warning: {difference}")
+    dashboard = Dashboard.open(run, record.identity, record.name, record.folder, say)
+    try:
+        with Display(console, plan.work()) as display:
+            corpus = plan.corpus(display)
+            teacher = plan.teacher(corpus, display)
+            student = plan.student(
+                corpus, teacher, display, record.folder, [dashboard] if dashboard else []
+            )
+    except BaseException:
+        if dashboard is not None:
+            dashboard.abort()
+        raise
+
+    alone = recipe.is_stand_alone(run)
+    stand_alone = None if alone else summary_of(record.folder.parent, plan.stand_alone_id)
+    summary: dict[str, Any] = summarise(
+        {
+            "name": record.name,
+            "identity": record.identity,
+            "choices": run.choices,
+            "seed": run.seed,
+            "seconds": time.perf_counter() - started,
+            "peak_memory_gb": machine.peak_memory_gb(),
+            "corpus": {"fingerprint": plan.corpus_id, **corpus.report},
+        },
+        student.facts,
+        teacher.facts if teacher else None,
+        stand_alone,
+        alone,
+    )
+    references = {"stand-alone": summary["stand_alone"], "teacher": summary["teacher"]}
+    draw_curves(
+        record.folder / "metrics.jsonl",
+        record.folder / "curves.png",
+        record.name,
+        {name: facts["heldout"]["loss"] for name, facts in references.items() if facts},
+    )
+    recipe.save_model(student.model, corpus, record.folder / "model")
+    sealed.write_text(record.folder / "model" / "README.md", model_card(summary, config.plain(run)))
+    if dashboard is not None:
+        summary["sync"] = dashboard.finish(
+            {**student.facts["heldout"], **summary["cost"]}, record.folder
+        )
+    record.finish(summary)
+
+
+def _alone_command(run: Run) -> str:
+    kept = [
+        override
+        for override in run.overrides
+        if override.partition("=")[0] not in ("teacher", "alpha", "remap", "objective")
+    ]
+    return " ".join(["dwt-train", "teacher=none", *kept])
+
+
+def _in_plain_words(error: Exception) -> Exception:
+    """Running out of memory is a setting's fault; everything else stays what it is."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
+        return UserError(
+            "out of memory: lower train.micro_batch_size (the result stays the same) "
+            "or choose a smaller scale"
+        )
+    return error
