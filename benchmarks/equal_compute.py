@@ -3,16 +3,16 @@
 For each seed `dwt-train` runs, as a user would run it, one after the other:
 
 - stand-alone: teacher=none;
-- DWT, normal: alpha=normal, and DWT, decay: alpha=decay, both with teacher=small;
-- stand-alone, + teacher forward: longer, by the FLOPs of the teacher's forward passes (DWT, decay);
-- stand-alone, + teacher in full: longer, by those and the teacher's own pre-training.
+- DWT normal: alpha=normal, and DWT decay: alpha=decay, both with teacher=small;
+- stand-alone + teacher forward: longer, by the FLOPs of DWT decay's teacher forward passes;
+- stand-alone + whole teacher: longer, by those and the teacher's own pre-training.
 
-The longer ones train for total FLOPs / student FLOPs per step, both from the cost section of the
-DWT (decay) run's summary.json; their learning-rate schedule spans their own length.
+The longer ones train for total FLOPs / student FLOPs per step, both from the cost section of DWT
+decay's summary.json; their learning-rate schedule spans their own length.
 
 How to read it: losses are held-out, in nats per masked token; the arms of a seed share text, masks
 and initial student, so differences are taken seed by seed, and the interval is Student's t over
-seeds at 95%. Below 0 the first one named is better; an interval across 0 says nothing. All seeds
+seeds at 95%. Below 0 the first one named is better; an interval across 0 decides nothing. All seeds
 learn from one teacher: the interval does not tell how teachers differ. The teacher is trained once
 and charged here to a single student, which is the hardest account.
 
@@ -35,8 +35,8 @@ from typing import Any
 from provenance import provenance
 from timing import table
 
-ALONE, NORMAL, DECAY = "stand-alone", "DWT, normal", "DWT, decay"
-LONGER, LONGEST = "stand-alone, + teacher forward", "stand-alone, + teacher in full"
+ALONE, NORMAL, DECAY = "stand-alone", "DWT normal", "DWT decay"
+LONGER, LONGEST = "stand-alone + teacher forward", "stand-alone + whole teacher"
 _ARMS = (ALONE, NORMAL, DECAY, LONGER, LONGEST)
 _PAIRS = (
     (NORMAL, ALONE),
@@ -76,8 +76,7 @@ class Command:
         print(f"seed {seed}: {' '.join(arm)}", file=sys.stderr, flush=True)
         done = subprocess.run(
             [str(program), *words, f"seed={seed}", f"run.root={self.root}", "tracker=none"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
         )
         if done.returncode != 0:
@@ -109,7 +108,10 @@ def run_arms(command: Command, seed: int) -> dict[str, Summary]:
     in_full = charged + cost["teacher_pretraining_flops"]
     for arm, flops in ((LONGER, charged), (LONGEST, in_full)):
         arms[arm] = command(
-            seed, "teacher=none", f"train.max_steps={steps_for(arms[DECAY], flops)}"
+            seed,
+            "teacher=none",
+            "train.epochs=null",
+            f"train.max_steps={steps_for(arms[DECAY], flops)}",
         )
     return arms
 
@@ -157,7 +159,7 @@ def _differences(by_seed: Mapping[int, Mapping[str, Summary]]) -> list[str]:
         differences = [_loss(arms[one]) - _loss(arms[other]) for arms in by_seed.values()]
         rows.append(
             [
-                f"{one} - {other}",
+                f"{one} minus {other}",
                 *[f"{difference:+.4f}" for difference in differences],
                 f"{statistics.mean(differences):+.4f}",
                 interval(differences),

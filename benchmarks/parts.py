@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from hydra import compose, initialize_config_dir
+from transformers import PreTrainedModel
 
 from dwt_cli import config
 from dwt_cli.alpha import Schedule
-from dwt_cli.cli import settings_folder
 from dwt_cli.config import MadeTeacher, Run
 from dwt_cli.corpus.batches import Masking, TrainBatches
 from dwt_cli.corpus.blocks import Blocks, write_blocks
@@ -18,6 +18,7 @@ from dwt_cli.corpus.tokenizer import SPECIAL_TOKENS
 from dwt_cli.machine import Machine
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.settings import settings_folder
 from dwt_cli.tasks.mlm import MaskedLanguageModelling
 from dwt_cli.teacher.signal import ModelSignal, Signal
 from dwt_cli.training.loop import Length, Training
@@ -74,7 +75,7 @@ class Parts:
             seed=self.run.seed,
         )
 
-    def _wrapped(self, model: object) -> MaskedLM:
+    def _wrapped(self, model: PreTrainedModel) -> MaskedLM:
         return MaskedLM(model, self.machine.dtype).to(self.machine.device)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+SMOKE = "A smoke test: these figures mean nothing."
+
 Timed = Callable[[], float]
 
 

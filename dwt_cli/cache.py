@@ -4,25 +4,31 @@ An artifact is a sealed folder ``<root>/<kind>/<fingerprint>``. It is made under
 ``<fingerprint>.partial``, which outlives an interruption, so that who makes it next may go on.
 """
 
+import contextlib
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import platformdirs
-from filelock import FileLock, Timeout
 
-from dwt_cli import sealed
+from dwt_cli import locks, sealed
 
-ABOUT = "about.json"
+ABOUT, PARTIAL, DAMAGED, LOCK = "about.json", ".partial", ".damaged", ".lock"
+
+
+def default_root() -> Path:
+    """The user's cache folder."""
+    return platformdirs.user_cache_path("dwt")
 
 
 class Cache:
     """The artifacts below one folder; None: the user's cache folder."""
 
     def __init__(self, root: str | None, say: Callable[[str], None]) -> None:
-        self.root = Path(root).expanduser() if root else platformdirs.user_cache_path("dwt")
+        self.root = Path(root).expanduser() if root else default_root()
         self._say = say
 
     def place(self, kind: str, fingerprint: str) -> Path:
@@ -41,16 +47,19 @@ class Cache:
         """
         place = self.place(kind, fingerprint)
         place.parent.mkdir(parents=True, exist_ok=True)
-        with self._locked(place):
+        with self._locked(place), sealed.needing_room(place.parent):
             if sealed.is_sealed(place):
                 try:
                     sealed.verify(place)
                 except sealed.Damaged as damage:
-                    self._say(f"{kind} is made again: {damage}")
+                    aside = place.with_name(f"{fingerprint}{DAMAGED}")
+                    shutil.rmtree(aside, ignore_errors=True)
+                    place.rename(aside)
+                    self._say(f"{kind} is made again: {damage}; set aside as {aside.name}")
                 else:
                     os.utime(place)  # when it was last used
                     return place
-            partial = place.with_name(f"{fingerprint}.partial")
+            partial = place.with_name(f"{fingerprint}{PARTIAL}")
             partial.mkdir(exist_ok=True)
             make(partial)
             sealed.write_json(
@@ -60,11 +69,15 @@ class Cache:
             sealed.publish(partial, place)
         return place
 
-    def _locked(self, place: Path) -> FileLock:
-        lock = FileLock(f"{place}.lock")
+    @contextlib.contextmanager
+    def _locked(self, place: Path) -> Iterator[None]:
+        path = place.with_name(place.name + LOCK)
         try:
-            lock.acquire(timeout=0)
+            lock = locks.take(path)
+        except locks.Held as holder:
+            self._say(f"waiting for {holder}, which prepares {place.parent.name}/{place.name}")
+            lock = locks.wait_for(path)
+        try:
+            yield
+        finally:
             lock.release()
-        except Timeout:
-            self._say(f"waiting for another process that prepares {place.parent.name}/{place.name}")
-        return lock

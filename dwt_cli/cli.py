@@ -2,17 +2,19 @@
 
 import os
 import sys
+from importlib.metadata import version
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dwt_cli import config, guide, mistakes
+from dwt_cli import command, config, guide, mistakes, places
 from dwt_cli.errors import UserError
 from dwt_cli.launch import launch
 from dwt_cli.settings import settings_folder
+from dwt_cli.training import interrupt
 
-_MISTAKE, _INTERRUPTED = 2, 130
+_MISTAKE = 2
 
 _failed_jobs: list[str] = []  # Hydra gives a job no way to fail without a traceback
 
@@ -21,7 +23,7 @@ _failed_jobs: list[str] = []  # Hydra gives a job no way to fail without a trace
 def _job(composed: DictConfig) -> None:
     try:
         launch(_checked(composed))
-    except (*mistakes.ANSWERED, OSError, UserError) as error:
+    except Exception as error:
         _say_failed(error)
 
 
@@ -36,34 +38,48 @@ def _checked(composed: DictConfig) -> config.Run:
         if choice and "/" not in group and "@" not in group
     }
     run.overrides = list(job.overrides.task)
-    config.check(run)
+    _check(run)
     for warning in config.warnings(run):
         print(f"warning: {warning}", file=sys.stderr)
     return run
 
 
-def _say_failed(error: BaseException) -> None:
-    line = mistakes.in_one_line(error)
+def _check(run: config.Run) -> None:
+    config.check(run)
+    places.check(run.run)
+
+
+def _say_failed(error: Exception) -> None:
+    line = mistakes.answer(error)
+    if line is None:
+        raise error
     print(f"dwt-train: {line}", file=sys.stderr, flush=True)
     _failed_jobs.append(line)
 
 
 def main() -> None:
     """``dwt-train``. A user's mistake is one line on stderr and exit code 2."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments) or arguments == ["help"]:
         print(guide.guide())
+        return
+    if "--version" in arguments or arguments == ["version"]:
+        print(f"dwt-train {version('dwt-cli')}")
         return
     config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors arrive here, not as Hydra's traceback
+    _failed_jobs.clear()
     try:
-        _job()
-    except (*mistakes.ANSWERED, OSError, UserError) as error:
+        typed = command.read(arguments)
+        sys.argv[1:] = typed.arguments
+        for composed in typed.arms():  # all of them before the first one begins
+            _check(config.typed(composed))
+        with interrupt.stoppable():
+            _job()
+    except KeyboardInterrupt as stop:
+        sys.exit(interrupt.leave(stop, "dwt-train", arguments))
+    except Exception as error:
         _say_failed(error)
-    except KeyboardInterrupt:
-        print(
-            "dwt-train: stopped; the same command goes on from the last checkpoint", file=sys.stderr
-        )
-        sys.exit(_INTERRUPTED)
     if _failed_jobs:
         sys.exit(_MISTAKE)
 

@@ -10,6 +10,7 @@ A field marked `bookkeeping` cannot change a run's result and is left out of its
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class Data:
     # a folder with a tokenizer, or a name on the hub; null trains one, or takes the checkpoint's
     tokenizer: str | None = None
     heldout_fraction: float = 0.02
-    max_heldout_blocks: int = 512
+    max_heldout_blocks: int = 4096
     max_gb: float = 50.0
 
 
@@ -203,9 +204,9 @@ class Train:
     micro_batch_size: int | None = bookkeeping(None)
     precision: Precision = Precision.auto
     non_finite: NonFinite = NonFinite.stop
-    checkpoint_every: int = bookkeeping(100)
+    checkpoint_every: int = bookkeeping(II("scale.checkpoint_every"))
     keep_checkpoints: int = bookkeeping(2)
-    log_every: int = bookkeeping(1)
+    log_every: int = bookkeeping(II("scale.log_every"))
 
 
 @dataclass
@@ -213,7 +214,7 @@ class Eval:
     """The fixed masked held-out set, and how often it is looked at."""
 
     every: int = II("scale.eval_every")
-    num_blocks: int = 256
+    num_blocks: int = 1024
 
 
 # ---------------------------------------------------------------------------------- around a run
@@ -266,15 +267,21 @@ class Scale:
     epochs: float | None = None
     teacher_steps: int = MISSING
     eval_every: int = MISSING
+    checkpoint_every: int = MISSING
+    log_every: int = 1
 
 
 @dataclass
 class RunOptions:
-    """Where things are kept, and what to do about a record that exists."""
+    """Where things are kept, and what to do about a record that exists.
+
+    fresh: set it aside and start anew. export: save the model of its newest checkpoint, and leave.
+    """
 
     root: str = "runs"
     cache: str | None = None
     fresh: bool = False
+    export: bool = False
 
 
 @dataclass
@@ -316,6 +323,24 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "scale": {"scale": Scale},
 }
 
+GROUPS_AND_SETTINGS = [f.name for f in dataclasses.fields(Run) if f.default is MISSING] + [
+    "run",
+    "seed",
+]
+"""The first words of every setting."""
+
+
+def is_list(key: str) -> bool:
+    """Whether a setting of this name is a list, under some choice of its group."""
+    group, _, name = key.partition(".")
+    kinds = [
+        str(f.type)
+        for node in SCHEMAS.get(group, {}).values()
+        for f in dataclasses.fields(node)
+        if f.name == name
+    ]
+    return any(kind.startswith(("list", "tuple")) for kind in kinds)
+
 
 def register() -> None:
     """Make the classes known to Hydra: ``/schema/<group>: <name>`` in a group file's defaults."""
@@ -333,9 +358,13 @@ def typed(composed: DictConfig) -> Run:
     """
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
-        raise UserError(f"{missing[0]} has no value: give one, as in {missing[0]}=...")
+        setting = re.sub(r"\[(\d+)\]", r".\1", missing[0])
+        raise UserError(f"{setting} has no value: give one, as in {setting}=...")
     run = OmegaConf.to_object(composed)
-    assert isinstance(run, Run)
+    if not isinstance(run, Run):
+        raise UserError(
+            "--config-name: this is no whole run; begin it with `defaults: [config, _self_]`"
+        )
     return run
 
 
@@ -369,6 +398,9 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+_LARGEST_SIZE, _MOST_LAYERS, _MOST_THREADS = 1 << 16, 1000, 1024
+
+
 def check(run: Run) -> None:
     """Every rule that concerns more than one field, or more than a field's type.
 
@@ -380,11 +412,16 @@ def check(run: Run) -> None:
 
 def problems(run: Run) -> Iterator[str]:
     """What is wrong with a run's settings, one line each: setting, value, remedy."""
+    for setting, value in leaves(run):
+        yield from _problems_of_value(setting, value)
+    yield from _problems_of_scale(run.scale)
+    yield from _at_least("seed", run.seed, 0)
     yield from _problems_of_data(run)
     yield from _problems_of_model("student", run.student, run)
     if isinstance(run.teacher, MadeTeacher):
         yield from _problems_of_model("teacher", run.teacher, run)
         yield from _at_least("teacher.max_steps", run.teacher.max_steps, 1)
+        yield from _at_least("teacher.seed", run.teacher.seed, 0)
         if run.teacher.vocab_size != run.student.vocab_size:
             yield (
                 f"teacher.vocab_size={run.teacher.vocab_size} and student.vocab_size="
@@ -407,17 +444,72 @@ def problems(run: Run) -> Iterator[str]:
 
 def warnings(run: Run) -> Iterator[str]:
     """Settings that have no effect, one line each."""
-    said = {re.split(r"[.=]", override.lstrip("+~"))[0] for override in run.overrides}
+    keys = {override.lstrip("+~").partition("=")[0] for override in run.overrides}
+    said = {re.split(r"[.@]", key)[0] for key in keys}
     if type(run.teacher) is Teacher:
         for group in sorted(said & {"alpha", "objective"}):
             yield f"{group} has no effect with teacher=none: the student stands alone"
+    elif "objective" in said and not any(
+        value for name, value in vars(run.alpha).items() if name.startswith("soft")
+    ):
+        yield "objective has no effect with a soft weight of 0: the teacher is not listened to"
+    if "scale.teacher_steps" in keys and not isinstance(run.teacher, MadeTeacher):
+        yield "scale.teacher_steps has no effect: no teacher is trained here"
     if run.objective.tau_squared and run.objective.temperature == 1:
         yield "objective.tau_squared has no effect at objective.temperature=1"
+    if run.train.micro_batch_size == run.train.batch_size:
+        yield (
+            f"train.micro_batch_size={run.train.micro_batch_size} has no effect: it is all of "
+            "train.batch_size"
+        )
+    if run.eval.num_blocks > run.data.max_heldout_blocks:
+        yield (
+            f"eval.num_blocks={run.eval.num_blocks} has no effect above "
+            f"data.max_heldout_blocks={run.data.max_heldout_blocks}"
+        )
     if run.train.max_minutes is not None:
         yield (
             "train.max_minutes makes the learning rate follow the clock: "
             "such a run is not reproducible step for step"
         )
+
+
+def leaves(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting below dataclasses and lists with its dotted name: what a user may have set."""
+    if dataclasses.is_dataclass(options):
+        for f in dataclasses.fields(options):
+            if f.name not in ("choices", "overrides"):
+                yield from leaves(getattr(options, f.name), f"{prefix}.{f.name}".lstrip("."))
+    elif isinstance(options, list | tuple):
+        for value in options:
+            yield from leaves(value, prefix)
+    else:
+        yield prefix, options
+
+
+def _problems_of_value(setting: str, value: Any) -> Iterator[str]:
+    if isinstance(value, str) and not value.strip():
+        yield f"{setting}={value!r}: it is empty; give a value, or leave the setting out"
+    if isinstance(value, float) and (
+        math.isnan(value) or (math.isinf(value) and setting != "optim.clip_norm")
+    ):
+        yield f"{setting}={value}: a finite number is needed"
+
+
+def _problems_of_scale(scale: Scale) -> Iterator[str]:
+    for name in ("width", "num_heads", "mlp_width"):
+        yield from _between(f"scale.{name}", getattr(scale, name), 1, _LARGEST_SIZE)
+    yield from _at_least("scale.vocab_size", scale.vocab_size, 100)
+    yield from _at_least("scale.block_length", scale.block_length, 8)
+    for name in ("batch_size", "teacher_steps", "eval_every", "checkpoint_every", "log_every"):
+        yield from _at_least(f"scale.{name}", getattr(scale, name), 1)
+    for name in ("max_steps", "epochs"):
+        yield from _above_0_or_null(f"scale.{name}", getattr(scale, name))
+
+
+def _above_0_or_null(setting: str, value: float | None) -> Iterator[str]:
+    if value is not None and value <= 0:
+        yield f"{setting}={value}: it is above 0, or null for no such limit"
 
 
 def _at_least(setting: str, value: float, least: float) -> Iterator[str]:
@@ -452,13 +544,15 @@ def _problems_of_data(run: Run) -> Iterator[str]:
 
 
 def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str]:
-    for name in ("num_layers", "width", "num_heads", "mlp_width"):
-        yield from _at_least(f"{role}.{name}", getattr(model, name), 1)
+    yield from _between(f"{role}.num_layers", model.num_layers, 1, _MOST_LAYERS)
+    for name in ("width", "num_heads", "mlp_width"):
+        yield from _between(f"{role}.{name}", getattr(model, name), 1, _LARGEST_SIZE)
     yield from _between(f"{role}.dropout", model.dropout, 0.0, 0.9)
     if model.num_heads >= 1 and model.width % model.num_heads:
         yield (
             f"{role}.width={model.width} does not divide into {role}.num_heads="
-            f"{model.num_heads}: choose a multiple"
+            f"{model.num_heads}: choose a multiple, as in {role}.width="
+            f"{_next_multiple(model.width, model.num_heads)} (scale.width for all models)"
         )
     elif (
         model.family is Family.modernbert
@@ -467,7 +561,7 @@ def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str
     ):
         yield (
             f"{role}.width={model.width} over {role}.num_heads={model.num_heads}: rotary "
-            "positions need an even width per head"
+            "positions need an even width per head; choose another scale.num_heads"
         )
     if model.vocab_size != run.data.vocab_size:
         yield (
@@ -481,6 +575,10 @@ def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str
         )
 
 
+def _next_multiple(value: int, of: int) -> int:
+    return -(-value // of) * of
+
+
 def _problems_of_training(run: Run) -> Iterator[str]:
     train, optim = run.train, run.optim
     limits = {
@@ -491,8 +589,7 @@ def _problems_of_training(run: Run) -> Iterator[str]:
     if all(value is None for value in limits.values()):
         yield "train.max_steps, train.epochs and train.max_minutes are all null: set one of them"
     for name, value in limits.items():
-        if value is not None and value <= 0:
-            yield f"train.{name}={value}: it is above 0, or null for no such limit"
+        yield from _above_0_or_null(f"train.{name}", value)
     yield from _at_least("train.batch_size", train.batch_size, 1)
     micro = train.micro_batch_size
     if micro is not None and (micro < 1 or train.batch_size % micro):
@@ -502,6 +599,7 @@ def _problems_of_training(run: Run) -> Iterator[str]:
         )
     yield from _at_least("train.checkpoint_every", train.checkpoint_every, 1)
     yield from _at_least("train.keep_checkpoints", train.keep_checkpoints, 1)
+    yield from _at_least("train.log_every", train.log_every, 1)
     yield from _at_least("eval.every", run.eval.every, 1)
     yield from _at_least("eval.num_blocks", run.eval.num_blocks, 1)
     for name in ("lr", "eps", "clip_norm"):
@@ -515,11 +613,14 @@ def _problems_of_training(run: Run) -> Iterator[str]:
             f"optim.warmup={optim.warmup} and optim.decay={optim.decay}: "
             "they are shares of one run, together at most 1"
         )
+    if len(optim.betas) != 2:
+        yield f"optim.betas={list(optim.betas)}: they are two, as in optim.betas=[0.9,0.98]"
     for beta in optim.betas:
         yield from _between("optim.betas", beta, 0.0, 0.9999)
     if isinstance(optim, Muon):
         if optim.hidden_lr <= 0:
             yield f"optim.hidden_lr={optim.hidden_lr}: it is above 0"
         yield from _between("optim.momentum", optim.momentum, 0.0, 0.9999)
+        yield from _at_least("optim.hidden_weight_decay", optim.hidden_weight_decay, 0)
     if run.launch.num_threads is not None:
-        yield from _at_least("launch.num_threads", run.launch.num_threads, 1)
+        yield from _between("launch.num_threads", run.launch.num_threads, 1, _MOST_THREADS)

@@ -1,5 +1,7 @@
 """What this process runs on: device, number type, threads, versions, memory."""
 
+import ctypes
+import os
 import platform
 import resource
 import sys
@@ -42,6 +44,8 @@ class Machine:
             raise UserError("launch.device=cuda: torch sees no CUDA device; use launch.device=auto")
         use_cuda = has_cuda and launch.device is not Device.cpu
         device = torch.device("cuda" if use_cuda else "cpu")
+        if not use_cuda:
+            _keep_freed_memory()
         bf16 = precision is Precision.bf16 or (
             precision is Precision.auto and _multiplies_bf16(device)
         )
@@ -59,12 +63,29 @@ class Machine:
             "versions": {name: version(name) for name in _RECORDED},
         }
 
+    def memory_bytes(self) -> int:
+        """What there is in all: of the CUDA device, or of this machine."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_properties(self.device).total_memory
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
     def peak_memory_gb(self) -> float:
         """The most memory that was in use: of the CUDA device, or of this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 1e9
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (1e9 if sys.platform == "darwin" else 1e6)  # bytes there, KiB elsewhere
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep a step's memory for the next one, instead of having the kernel zero pages.
+
+    Returning and faulting in 50 MB per step costs about a tenth of a step at scale=nano.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for parameter, value in ((-3, 1 << 30), (-1, (1 << 31) - 1)):  # mmap and trim thresholds
+            libc.mallopt(parameter, value)
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

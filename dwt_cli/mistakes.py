@@ -2,96 +2,168 @@
 
 import dataclasses
 import difflib
+import errno
 import re
 
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from dwt_cli import settings
-from dwt_cli.config import SCHEMAS, Run, RunOptions
+from dwt_cli.config import GROUPS_AND_SETTINGS, SCHEMAS, HubPart, RunOptions
+from dwt_cli.errors import UserError
 
-ANSWERED = (HydraException, OmegaConfBaseException)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
-def in_one_line(error: BaseException) -> str:
-    """The line for a mistake that Hydra or OmegaConf found; other errors as they are."""
-    text = str(error)
-    if found := re.search(r"Could not find '([^/']+)/([^']+)'", text):
-        return _no_choice(*found.groups())
-    if found := re.search(r"Could not override '((?!hydra)[^']+)'", text):
-        return _no_setting(found.group(1))
-    if found := re.search(r"Error merging override (\S+)", text):
-        return _wrong_type(found.group(1), error)
+def answer(error: BaseException) -> str | None:
+    """The line for what a person can put right; None for what is the program's own fault."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _of_composition(error)
+    if isinstance(error, yaml.YAMLError):
+        return f"a settings file is not YAML: {text}; put it right"
+    if isinstance(error, MemoryError):
+        return "out of memory: choose a smaller scale"
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        return f"{text}: set run.root and run.cache to folders that can be written, with room"
+    return text if isinstance(error, OSError) else None
+
+
+def _of_composition(error: BaseException) -> str:
+    text, both = str(error), f"{error} {error.__cause__}"
+    if found := re.search(r"Could not find '((?!hydra)[^/']+)/([^']*)'", text):
+        return no_choice(*found.groups())
+    if found := re.search(
+        r"Could not override '([^']+)'.*Key '([^']+)' not in 'HubPart'", both, re.S
+    ):
+        parts = ", ".join(f.name for f in dataclasses.fields(HubPart))
+        return f"{found.group(1)}: a part has no {found.group(2)} (it has: {parts})"
+    if found := re.search(r"Could not (?:override|delete from config\.) '((?!hydra)[^']+)'", text):
+        return no_setting(found.group(1))
+    if found := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"+{found.group(1)}: it is there already; leave out the +"
+    if found := re.search(r"Error merging override (~\S+)", text):
+        return f"{found.group(1)}: a setting cannot be left out; give it another value"
+    if found := re.search(r"Error merging override (.+)", text):
+        return _wrong_type(found.group(1).strip(), error.__cause__ or error)
     if found := re.search(r"Cannot find primary config '([^']+)'", text):
-        return f"--config-name {found.group(1)}: there is no such file in conf/ or sweeps/"
-    if "missing EQUAL" in text or "no viable alternative" in text or "mismatched input" in text:
-        return f"{_first_line(error)}; write GROUP=CHOICE or GROUP.SETTING=VALUE"
-    return " ".join(text.split())
+        return _no_config(found.group(1))
+    if found := re.search(r"Interpolation key '([^']+)' not found", text):
+        return f"${{{found.group(1)}}}: there is no such setting; refer to another"
+    composing = r"(In '.+?'): \w+ raised while composing config:\n(.+)\n\s*full_key: (\S+)"
+    if found := re.search(composing, text):
+        place, reason, key = found.groups()
+        return f"{key}: {reason.strip()} ({place[0].lower()}{place[1:]}); put the file right"
+    reason = _first_line(error)
+    return f"{reason}; see dwt-train --hydra-help" if "hydra" in reason else reason
 
 
 def surplus(overrides: list[str]) -> str | None:
     """The line for a setting that was added although nothing reads it."""
     for override in overrides:
         key = override.partition("=")[0]
-        if key.startswith("+") and not key.lstrip("+").startswith("hydra"):
-            return _no_setting(key.lstrip("+"))
+        name = key.lstrip("+")
+        if key.startswith("+") and not name.startswith("hydra") and not _is_setting(name):
+            return no_setting(name)
     return None
 
 
-def _no_choice(group: str, choice: str) -> str:
+def _is_setting(key: str) -> bool:
+    group, _, name = key.partition(".")
+    return group in GROUPS_AND_SETTINGS if not name else name in _settings_of(group)
+
+
+def _no_config(name: str) -> str:
+    folder = settings.settings_folder()
+    there = sorted(
+        path.stem for place in (folder, folder.parent / "sweeps") for path in place.glob("*.yaml")
+    )
+    hint = nearest(name, there) or f" (there are: {', '.join(there)})"
+    return f"--config-name {name}: there is no such file in conf/ or sweeps/{hint}"
+
+
+def no_choice(group: str, choice: str) -> str:
+    """The line for a choice that a group does not have."""
     choices = settings.groups().get(group)
     if choices is None:
-        return _no_setting(group)
+        return no_setting(group)
     return (
-        f"{group}={choice}: no such choice{_nearest(choice, choices)} (choices: "
+        f"{group}={choice}: no such choice{nearest(choice, choices)} (choices: "
         f"{', '.join(choices)})"
     )
 
 
-def _no_setting(key: str) -> str:
+def no_setting(key: str) -> str:
+    """The line for a group or a setting that there is not."""
     group = re.split("[./@]", key)[0]
-    top = [f.name for f in dataclasses.fields(Run) if f.name not in ("choices", "overrides")]
-    if group not in top or "." not in key:
+    if group == key and group in SCHEMAS:
+        return f"{key}: the config has no such group; begin it with `defaults: [config, _self_]`"
+    if group not in GROUPS_AND_SETTINGS or "." not in key:
         return (
-            f"{key}: no such group or setting{_nearest(group, top)} (there are: {', '.join(top)})"
+            f"{key}: no such group or setting{nearest(group, GROUPS_AND_SETTINGS)} "
+            f"(there are: {', '.join(GROUPS_AND_SETTINGS)})"
         )
     every = _settings_of(group)
+    if not every:
+        return f"{key}: {group} is one value; write {group}=VALUE"
     name = key.split(".", 1)[1]
     if name in every:
-        kinds = [
-            schema
-            for schema, node in SCHEMAS[group].items()
-            if name in {f.name for f in dataclasses.fields(node)}
-        ]
-        with_it = [
-            choice
-            for choice in settings.groups().get(group, [])
-            if settings.schema(group, choice) in kinds
-        ]
-        return (
-            f"{key}: not a setting of the chosen {group}; {' or '.join(with_it)} "
-            f"{'has' if len(with_it) == 1 else 'have'} it"
-        )
+        return f"{key}: not a setting of the chosen {group}; {_who_has(group, name)}"
     return (
-        f"{key}: no such setting{_nearest(name, every, prefix=group + '.')} "
+        f"{key}: no such setting{nearest(name, every, prefix=group + '.')} "
         f"({group} has: {', '.join(every)})"
     )
 
 
+def _who_has(group: str, name: str) -> str:
+    kinds = [
+        schema
+        for schema, node in SCHEMAS[group].items()
+        if name in {f.name for f in dataclasses.fields(node)}
+    ]
+    with_it = [
+        f"{group}={choice}"
+        for choice in settings.groups().get(group, [])
+        if settings.schema(group, choice) in kinds
+    ]
+    return f"{' or '.join(with_it)} {'has' if len(with_it) == 1 else 'have'} it"
+
+
 def _settings_of(group: str) -> list[str]:
-    nodes = [*SCHEMAS.get(group, {"": RunOptions}).values()]
-    return sorted({f.name for node in nodes for f in dataclasses.fields(node)})
+    nodes = {"": RunOptions} if group == "run" else SCHEMAS.get(group, {})
+    return sorted({f.name for node in nodes.values() for f in dataclasses.fields(node)})
+
+
+_WANTED = (
+    (r"could not be converted to Integer", "a whole number is needed"),
+    (r"could not be converted to Float", "a number is needed"),
+    (r"is not a valid bool", "true or false is needed"),
+    (r"expected one of \[(.+)\]", "choose one of {0}"),
+    (r"is not a ListConfig", "a list is needed, as in {key}=[a,b]"),
+    (r"is not Optional", "null is not possible; give a value"),
+    (r"str is not a subclass of \w+|not a subclass of", "it has settings of its own: {inside}"),
+)
 
 
 def _wrong_type(override: str, error: BaseException) -> str:
-    reason = _first_line(error.__cause__ or error)
+    key = override.partition("=")[0].lstrip("+")
+    reason = " ".join(str(error).split())
+    for pattern, wanted in _WANTED:
+        if found := re.search(pattern, reason):
+            inside = ", ".join(f"{key}.{name}" for name in _settings_of(key))
+            return f"{override}: {wanted.format(*found.groups(), key=key, inside=inside)}"
+    reason = _first_line(error)
     return f"{override}: {reason[0].lower()}{reason[1:]}"
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _nearest(word: str, words: list[str], prefix: str = "") -> str:
+def nearest(word: str, words: list[str], prefix: str = "") -> str:
+    """A question for the nearest of the words, or nothing."""
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f", did you mean {prefix}{near[0]}?" if near else ""

@@ -5,8 +5,9 @@ the stages before it, so an artifact that exists is found, and one that would di
 """
 
 import json
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,10 +35,12 @@ from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.errors import UserError
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.machine import Machine
+from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
 from dwt_cli.models.making import make_model, outline
-from dwt_cli.models.opening import open_config, open_folder, open_model, provenance
+from dwt_cli.models.opening import located, open_config, open_folder, open_model, provenance
 from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.places import nearest_existing
 from dwt_cli.remap.remapping import remap
 from dwt_cli.tasks.mlm import MaskedLanguageModelling
 from dwt_cli.teacher.signal import ModelSignal, Signal
@@ -49,15 +52,26 @@ from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.state import Checkpoints
 
+_TRAINING_BYTES = 12  # per parameter, at least: fp32 weight, gradient and one moment
+_CHECKPOINT_BYTES = 8  # per parameter, at least: fp32 weight and one moment
 _ALONE = Constant(hard=1.0, soft=0.0)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trained:
-    """A model and what is known about it; ``facts`` is what a summary says of it."""
+    """A model and what is known about it; ``facts`` is what a summary says of it.
 
-    model: PreTrainedModel
+    `take` hands the model on to who will release it.
+    """
+
+    model: PreTrainedModel | None
     facts: dict[str, Any]
+
+    def take(self) -> PreTrainedModel:
+        """The model, which is not kept here any longer."""
+        model, self.model = self.model, None
+        assert model is not None, "it was taken before"
+        return model
 
 
 class Recipe:
@@ -73,7 +87,13 @@ class Recipe:
     def corpus_id(self) -> str:
         path = self._tokenizer_path
         data = replace(self.run.data, tokenizer=None)
-        return fingerprint("corpus", self.source.provenance(), data, path and provenance(path))
+        return fingerprint(
+            "corpus",
+            corpora.BUILDER_VERSION,
+            self.source.provenance(),
+            data,
+            path and provenance(path),
+        )
 
     @cached_property
     def teacher_id(self) -> str | None:
@@ -83,7 +103,13 @@ class Recipe:
                 self.run.train, max_steps=teacher.max_steps, epochs=None, max_minutes=None
             )
             return fingerprint(
-                "teacher", self.corpus_id, teacher, self.run.task, self.run.optim, train
+                "teacher",
+                self.corpus_id,
+                teacher,
+                self.run.task,
+                self.run.optim,
+                train,
+                self.run.eval,  # its facts have a held-out loss
             )
         if isinstance(teacher, CheckpointTeacher):
             return fingerprint("checkpoint", provenance(teacher.path, teacher.revision))
@@ -115,30 +141,72 @@ class Recipe:
 
     @property
     def _tokenizer_path(self) -> str | None:
-        if self.run.data.tokenizer is None and isinstance(self.run.teacher, CheckpointTeacher):
-            return self.run.teacher.path
-        return self.run.data.tokenizer
+        if self.run.data.tokenizer is not None:
+            return located("data.tokenizer", self.run.data.tokenizer)
+        if isinstance(self.run.teacher, CheckpointTeacher):
+            return located("teacher.path", self.run.teacher.path)
+        return None
 
     # ------------------------------------------------------- what can be checked beforehand
 
     def check(self) -> None:
         """Open what is small and compare sizes, before any expensive work."""
-        vocab_size = self.run.data.vocab_size
+        student = outline(self.run.student)
+        self._check_memory(num_parameters(student))
+        self._check_room(num_parameters(student))
+        teacher = None
         if isinstance(self.run.teacher, CheckpointTeacher):
-            theirs = open_config(self.run.teacher).vocab_size
-            if theirs != self.run.student.vocab_size:
-                raise UserError(
-                    f"teacher.path={self.run.teacher.path} has a vocabulary of {theirs}, the "
-                    f"student one of {self.run.student.vocab_size}: they must share one; set "
-                    f"scale.vocab_size={theirs}"
-                )
+            teacher = self._check_checkpoint(self.run.teacher)
+        elif isinstance(self.run.teacher, MadeTeacher):
+            teacher = outline(self.run.teacher)
         if self._tokenizer_path is not None:
             size = len(corpora.open_tokenizer(self._tokenizer_path))
-            if size > vocab_size:
+            if size > self.run.data.vocab_size:
                 raise UserError(
                     f"tokenizer {self._tokenizer_path} has {size} entries, the models "
-                    f"{vocab_size}: set scale.vocab_size={size} or more"
+                    f"scale.vocab_size={self.run.data.vocab_size}: set scale.vocab_size={size} "
+                    "or more"
                 )
+        if self.run.remap.rule != "random":
+            assert teacher is not None, "config.check asks for a teacher"
+            remap(student, teacher, self.run.remap.rule)  # shapes alone
+
+    def _check_checkpoint(self, teacher: CheckpointTeacher) -> PreTrainedModel:
+        theirs = open_config(teacher)
+        if theirs.vocab_size != self.run.student.vocab_size:
+            raise UserError(
+                f"teacher.path={teacher.path} has a vocabulary of {theirs.vocab_size}, the "
+                f"student one of {self.run.student.vocab_size}: they must share one; set "
+                f"scale.vocab_size={theirs.vocab_size}"
+            )
+        positions = num_positions(theirs)
+        if positions < self.run.data.block_length:
+            raise UserError(
+                f"teacher.path={teacher.path} reads {positions} positions, "
+                f"data.block_length={self.run.data.block_length}: set scale.block_length="
+                f"{positions} or less"
+            )
+        return open_model(teacher)
+
+    def _check_memory(self, parameters: int) -> None:
+        needed, there = parameters * _TRAINING_BYTES, self.machine.memory_bytes()
+        if needed > there:
+            raise UserError(
+                f"out of memory: scale={self.run.choices.get('scale', '')} with student.num_layers="
+                f"{self.run.student.num_layers} takes {_gb(needed)} for weights, gradients and "
+                f"optimiser alone, the {self.machine.device.type} has {_gb(there)}; lower "
+                "scale.width, scale.vocab_size or student.num_layers"
+            )
+
+    def _check_room(self, parameters: int) -> None:
+        root = self.run.run.root
+        needed = parameters * _CHECKPOINT_BYTES
+        there = shutil.disk_usage(nearest_existing(Path(root).expanduser())).free
+        if needed > there:
+            raise UserError(
+                f"run.root={root} has {_gb(there)} left, one checkpoint takes {_gb(needed)}; "
+                "free some room, or set run.root to a folder on another disk"
+            )
 
     def work(self) -> dict[str, float]:
         """The stages by name, with the FLOPs of those that train (an estimate, for the ETA)."""
@@ -176,6 +244,7 @@ class Recipe:
         corpus = Corpus.open(
             self.cache.get("corpus", self.corpus_id, make, {"options": plain(self.run.data)})
         )
+        self._warn_of_few_heldout(len(corpus.heldout), display)
         report = corpus.report
         display.update(
             "corpus",
@@ -186,6 +255,15 @@ class Recipe:
             ),
         )
         return corpus
+
+    def _warn_of_few_heldout(self, there: int, display: Display) -> None:
+        wanted = self.run.eval.num_blocks
+        said = any(override.startswith("eval.num_blocks=") for override in self.run.overrides)
+        if said and wanted > there:
+            display.say(
+                f"warning: eval.num_blocks={wanted} has no effect above the {there} held-out "
+                "blocks there are; raise data.heldout_fraction"
+            )
 
     def teacher(self, corpus: Corpus, display: Display) -> Trained | None:
         """A model that exists, or one that is pre-trained once by the same loop."""
@@ -202,6 +280,9 @@ class Recipe:
             return None
 
         def make(folder: Path) -> None:
+            if (folder / "facts.json").is_file():  # a start before this one came to the end
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                return
             model = make_model(options, options.seed, "teacher")
             train = replace(
                 self.run.train, max_steps=options.max_steps, epochs=None, max_minutes=None
@@ -221,6 +302,7 @@ class Recipe:
             draw_curves(folder / "metrics.jsonl", folder / "curves.png", "teacher", {})
             save_model(model, corpus, folder / "model")
             sealed.write_json(folder / "facts.json", trained)
+            shutil.rmtree(folder / "checkpoints")  # finished: nobody resumes it
 
         folder = self.cache.get(
             "teacher",
@@ -242,9 +324,8 @@ class Recipe:
     ) -> Trained:
         """The run itself: its metrics, checkpoints and facts go to ``folder``."""
         model = make_model(self.run.student, self.run.seed, "student")
-        account = None
         if self.run.remap.rule != "random":
-            assert teacher is not None, "config.check asks for a teacher"
+            assert teacher is not None and teacher.model is not None
             account = remap(model, teacher.model, self.run.remap.rule)
             sealed.write_json(folder / "remap.json", plain(vars(account)))
         signal: Signal | None = None
@@ -252,8 +333,7 @@ class Recipe:
         taught_flops = 0.0
         if teacher is not None:
             schedule = self.run.alpha
-            signal = ModelSignal(self._wrapped(teacher.model))
-            taught_flops = self._step_flops(teacher.model)
+            signal, taught_flops = self._signal(teacher)
         loss = MaskedLanguageModelling(schedule, self.run.objective, signal)
         facts = self._train(
             "student",
@@ -269,6 +349,41 @@ class Recipe:
         )
         facts["teacher_forward_flops"] = taught_flops * _num_taught(schedule, facts["steps"])
         return Trained(model, facts)
+
+    def _signal(self, teacher: Trained) -> tuple[Signal, float]:
+        """The teacher's signal, its only holder from here on, and the FLOPs of asking it once."""
+        model = teacher.take()
+        return ModelSignal(self._wrapped(model)), self._step_flops(model)
+
+    def student_so_far(self, corpus: Corpus, folder: Path, say: Callable[[str], None]) -> Trained:
+        """The student of the newest checkpoint below ``folder``, trained no further."""
+        model = make_model(self.run.student, self.run.seed, "student")
+        wrapped = self._wrapped(model)
+        train = self.run.train
+        checkpoints = Checkpoints(
+            folder / "checkpoints", self.student_id, train.keep_checkpoints, say
+        )
+        counters = checkpoints.restore_model(wrapped)
+        if counters is None:
+            raise UserError(f"{folder} has no whole checkpoint: train first")
+        tokens_per_step = train.batch_size * self.run.data.block_length
+        return Trained(
+            model,
+            {
+                "parameters": num_parameters(model),
+                "steps": counters.step,
+                "tokens": counters.step * tokens_per_step,
+                "heldout": heldout_metrics(wrapped, self._heldout(corpus), self.machine.device),
+            },
+        )
+
+    def teacher_facts(self) -> dict[str, Any] | None:
+        """What is known about a teacher that was made here; None for others, or if it is gone."""
+        place = self.cache.place("teacher", self.teacher_id or "")
+        if not isinstance(self.run.teacher, MadeTeacher) or not sealed.is_sealed(place):
+            return None
+        facts: dict[str, Any] = json.loads((place / "facts.json").read_text(encoding="utf-8"))
+        return facts
 
     def _train(
         self,
@@ -287,7 +402,13 @@ class Recipe:
         wrapped = self._wrapped(model)
         heldout = self._heldout(corpus)
         batches = TrainBatches(corpus.train, self._masking(corpus), train.batch_size, seed, stage)
-        before = heldout_metrics(wrapped, heldout, self.machine.device)
+        latest: dict[str, float] = {}
+
+        def evaluate() -> dict[str, float]:
+            latest.update(heldout_metrics(wrapped, heldout, self.machine.device))
+            return latest
+
+        before = dict(evaluate())
         training = Training(
             model=wrapped,
             loss=loss,
@@ -296,7 +417,7 @@ class Recipe:
             clip_norm=self.run.optim.clip_norm,
             options=train,
             length=Length.of(train, batches),
-            evaluate=lambda: heldout_metrics(wrapped, heldout, self.machine.device),
+            evaluate=evaluate,
             eval_every=self.run.eval.every,
             checkpoints=Checkpoints(
                 folder / "checkpoints", identity, train.keep_checkpoints, display.say
@@ -311,6 +432,7 @@ class Recipe:
             device=self.machine.device,
             seed=seed,
         )
+        latest.clear()
         counters = training.run()
         return {
             "parameters": num_parameters(model),
@@ -319,7 +441,7 @@ class Recipe:
             "epochs": counters.step / batches.steps_per_epoch,
             "num_skipped": counters.num_skipped,
             "heldout_at_start": before,
-            "heldout": heldout_metrics(wrapped, heldout, self.machine.device),
+            "heldout": latest or evaluate(),  # nothing was left to train after a restart
             "best_heldout": {"loss": counters.best_loss, "step": counters.best_step},
             "flops": self._step_flops(model) * FORWARD_AND_BACKWARD * counters.step,
             "seconds": counters.elapsed_s,
@@ -365,6 +487,10 @@ class _All:
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         for observer in self._observers:
             observer.evaluated(step, metrics)
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2g} GB" if num_bytes < 1e10 else f"{num_bytes / 1e9:,.0f} GB"
 
 
 def save_model(model: PreTrainedModel, corpus: Corpus, folder: Path) -> None:

@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
-from dwt_cli import sealed
+from dwt_cli import locks, sealed
 from dwt_cli.config import Run, plain
 from dwt_cli.errors import UserError
 
+LOCK = ".lock"
 _NAMED_GROUPS = ("teacher", "student", "alpha", "remap", "scale", "data")
 _UNNAMED = ("run", "tracker", "launch", "seed")
 
@@ -68,14 +68,11 @@ class Record(AbstractContextManager["Record"]):
         self._run = run
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / ".lock")
-            self._lock.acquire(timeout=0)
-        except Timeout as busy:
-            owner = self._read("status.json") or {}
+            self._lock = locks.take(self.folder / LOCK)
+        except locks.Held as holder:
             raise UserError(
-                f"process {owner.get('pid', '?')} on {owner.get('host', '?')} is at work in "
-                f"{self.folder}: wait for it, or stop it"
-            ) from busy
+                f"{holder} is at work in {self.folder}: wait for it, or stop it"
+            ) from holder
         except OSError as error:
             raise UserError(
                 f"run.root={run.run.root} cannot be written ({error.strerror}); "
@@ -85,11 +82,11 @@ class Record(AbstractContextManager["Record"]):
     @property
     def summary(self) -> dict[str, Any] | None:
         """What a finished run says of itself; None while it is not finished."""
-        return self._read("summary.json")
+        return read_json(self.folder / "summary.json")
 
     def start(self, environment: dict[str, Any]) -> list[str]:
         """Write down what is about to run. Returns how this machine differs from the record's."""
-        before = self._read("environment.json")
+        before = read_json(self.folder / "environment.json")
         differences = (
             []
             if before is None
@@ -112,6 +109,7 @@ class Record(AbstractContextManager["Record"]):
             self.folder / "status.json",
             {
                 "state": state,
+                "teacher": self._run.choices.get("teacher"),
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -125,22 +123,15 @@ class Record(AbstractContextManager["Record"]):
         self.status("finished")
 
     def set_aside(self) -> Path:
-        """Keep what is there under a number, and begin with an empty directory."""
+        """Keep what is there under a number, in one move, and begin with an empty directory."""
         number = 1
         while (kept := self.folder.with_name(f"{self.folder.name}.{number}")).exists():
             number += 1
-        kept.mkdir()
-        for path in self.folder.iterdir():
-            if path.name != ".lock":
-                path.rename(kept / path.name)
+        self.folder.rename(kept)
+        self._lock.release()
+        self.folder.mkdir()
+        self._lock = locks.take(self.folder / LOCK)
         return kept
-
-    def _read(self, name: str) -> dict[str, Any] | None:
-        try:
-            content: dict[str, Any] = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            return None
-        return content
 
     def __exit__(
         self,
@@ -149,3 +140,12 @@ class Record(AbstractContextManager["Record"]):
         trace: TracebackType | None,
     ) -> None:
         self._lock.release()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's content; None when it is missing or unreadable."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content

@@ -1,6 +1,10 @@
 """One rank of one run, in plain prose. Read this file first."""
 
+import contextlib
+import os
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +17,7 @@ from dwt_cli.config import Run
 from dwt_cli.errors import UserError
 from dwt_cli.machine import Machine
 from dwt_cli.recipe import Recipe
-from dwt_cli.record import Record, summary_of
+from dwt_cli.record import Record, find, readable, summary_of
 from dwt_cli.track.card import model_card
 from dwt_cli.track.curves import draw_curves
 from dwt_cli.track.dashboard import Dashboard
@@ -33,6 +37,9 @@ def work(run: Run, console: Console) -> None:
     cache = Cache(run.run.cache, say)
     plan = Recipe(run, machine, cache)
     plan.check()
+    if run.run.export:
+        _export(run, plan, console)
+        return
     with Record(run, plan.student_id) as record:
         if run.run.fresh and any(record.folder.glob("[!.]*")):
             say(f"what was there is kept as {record.set_aside()}")
@@ -40,12 +47,15 @@ def work(run: Run, console: Console) -> None:
             say("this run is finished; run.fresh=true starts it anew")
         else:
             try:
-                _carry_out(run, plan, machine, record, console)
+                with sealed.needing_room(record.folder):
+                    _carry_out(run, plan, machine, record, console)
             except KeyboardInterrupt:
-                record.status("interrupted")
+                with contextlib.suppress(OSError):
+                    record.status("interrupted")
                 raise
             except Exception as error:
-                record.status("failed", error=str(error).split("\n")[0])
+                with contextlib.suppress(OSError):  # the disk may be what is full
+                    record.status("failed", error=str(error).split("\n")[0])
                 raise _in_plain_words(error) from error
         assert record.summary is not None
         print_summary(console, record.summary, record.folder, _alone_command(run))
@@ -93,13 +103,44 @@ def _carry_out(run: Run, plan: Recipe, machine: Machine, record: Record, console
         record.name,
         {name: facts["heldout"]["loss"] for name, facts in references.items() if facts},
     )
-    recipe.save_model(student.model, corpus, record.folder / "model")
+    recipe.save_model(student.take(), corpus, record.folder / "model")
     sealed.write_text(record.folder / "model" / "README.md", model_card(summary, config.plain(run)))
     if dashboard is not None:
         summary["sync"] = dashboard.finish(
             {**student.facts["heldout"], **summary["cost"]}, record.folder
         )
     record.finish(summary)
+
+
+def _export(run: Run, plan: Recipe, console: Console) -> None:
+    """The model of the newest checkpoint, in the hub's format; nothing is trained."""
+    say = plain_line(console)
+    folder = find(Path(run.run.root).expanduser(), plan.student_id)
+    if folder is None or not any(folder.glob("checkpoints/step-*")):
+        raise UserError(
+            f"run.export=true: {folder or 'this run'} has no checkpoint yet; "
+            "train first, with the same command without run.export=true"
+        )
+    with Record(run, plan.student_id), sealed.needing_room(folder):
+        with Display(console, {"corpus": 0.0}) as display:
+            corpus = plan.corpus(display)
+        student, teacher = plan.student_so_far(corpus, folder, say), plan.teacher_facts()
+        place = folder / f"export-step-{student.facts['steps']}"
+        aside = folder / ".export"
+        shutil.rmtree(aside, ignore_errors=True)
+        recipe.save_model(student.take(), corpus, aside)
+        about = {
+            "name": readable(run),
+            "identity": plan.student_id,
+            "choices": run.choices,
+            "seed": run.seed,
+            "student": student.facts,
+            "teacher": teacher,
+        }
+        sealed.write_text(aside / "README.md", model_card(about, config.plain(run)))
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(aside, place)
+        say(f"model after step {student.facts['steps']}: {place}")
 
 
 def _alone_command(run: Run) -> str:

@@ -44,7 +44,7 @@ class Masking:
     """BERT's masking (80% [MASK], 10% random, 10% kept) on a fixed number of positions a block.
 
     The number is fixed so that shapes are static and a step's target count is known beforehand.
-    special_ids are never masked and never drawn.
+    special_ids are never drawn, and masked only in a block that has too few ordinary tokens.
     """
 
     task: Task

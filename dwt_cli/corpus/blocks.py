@@ -32,6 +32,15 @@ def pack(
         del stream[: whole * content]
 
 
+def block_bytes(block_length: int, vocab_size: int) -> int:
+    """What one block takes on disk."""
+    return block_length * _dtype(vocab_size).itemsize
+
+
+def _dtype(vocab_size: int) -> "np.dtype[np.unsignedinteger]":
+    return np.dtype("uint16" if vocab_size <= 1 << 16 else "uint32")
+
+
 def write_blocks(
     blocks: Iterable[list[int]], folder: Path, block_length: int, vocab_size: int, max_bytes: float
 ) -> tuple[int, bool]:
@@ -40,8 +49,8 @@ def write_blocks(
     Returns the number of blocks and whether ``max_bytes`` cut the stream short.
     """
     folder.mkdir(parents=True)
-    dtype: np.dtype[np.unsignedinteger] = np.dtype("uint16" if vocab_size <= 1 << 16 else "uint32")
-    max_blocks = int(max_bytes // (block_length * dtype.itemsize))
+    dtype = _dtype(vocab_size)
+    max_blocks = int(max_bytes // block_bytes(block_length, vocab_size))
     num_blocks, waiting, cut = 0, [], False
     for block in blocks:
         if num_blocks == max_blocks:

@@ -16,11 +16,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from dwt_cli import sealed
 from dwt_cli.config import Data, Docs, Files, Hub
 from dwt_cli.corpus import docs, files, hub
-from dwt_cli.corpus.blocks import Blocks, pack, write_blocks
+from dwt_cli.corpus.blocks import Blocks, block_bytes, pack, write_blocks
 from dwt_cli.corpus.documents import CorpusError, Document, Progress, Source
 from dwt_cli.corpus.heldout import LeakCheck
 from dwt_cli.corpus.tokenizer import train_tokenizer
 
+BUILDER_VERSION = 2  # raise it when the same text would give other blocks
 _SAMPLE_CHARACTERS = 64_000_000  # what a tokenizer is trained on: the beginning of the text
 
 
@@ -103,8 +104,11 @@ def build(
     if cut:
         say(f"data.max_gb={options.max_gb} is reached: the rest of the text is left out")
     heldout = check.finish()
-    block_bytes = options.block_length * 4
-    num_heldout, _ = write(heldout.documents, "heldout", options.max_heldout_blocks * block_bytes)
+    num_heldout, _ = write(
+        heldout.documents,
+        "heldout",
+        options.max_heldout_blocks * block_bytes(options.block_length, options.vocab_size),
+    )
     for name, count in (("training", num_train), ("held-out", num_heldout)):
         if count == 0:
             raise CorpusError(
@@ -130,11 +134,14 @@ def build(
 def open_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """A tokenizer with the special tokens that masked blocks need; `CorpusError` without them."""
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False
+        )
+    except Exception as error:  # whatever the tokenizers library and the hub's client raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise CorpusError(
-            f"tokenizer {path} cannot be opened ({str(error).splitlines()[0]}); "
-            "give a folder with tokenizer.json, or a name on the hub"
+            f"tokenizer {path} cannot be opened ({reason}); set data.tokenizer to a folder with "
+            "tokenizer.json, or a name on the hub"
         ) from error
     for role in ("cls_token", "sep_token", "mask_token"):
         if getattr(tokenizer, role) is None:
@@ -149,6 +156,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, document: Document) -> list[list
     ids: list[list[int]] = tokenizer(
         list(document.paragraphs),
         add_special_tokens=False,
+        split_special_tokens=True,  # a "[MASK]" in the text is text
         return_attention_mask=False,
         return_token_type_ids=False,
         verbose=False,

@@ -8,6 +8,7 @@ only docstrings count: torch and numpy hand many of theirs to `add_docstr(...)` 
 """
 
 import ast
+import contextlib
 import html
 import importlib.metadata
 import importlib.util
@@ -159,6 +160,8 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 
 # --- processes -----------------------------------------------------------------------------------
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # which reach a whole process group
+
 Cleaned = list[list[tuple[bytes, str]]]
 """Per file: its paragraphs with the key by which duplicates are recognised."""
 
@@ -179,13 +182,17 @@ def _chunks(files: Sequence[_File]) -> Iterator[list[_File]]:
 def _in_processes(chunks: list[list[_File]]) -> Iterator[tuple[list[_File], Cleaned]]:
     """Clean the chunks on all cores; results in the order of the chunks."""
     # spawn, since the parent may have loaded torch, whose threads do not survive a fork
-    pool = ProcessPoolExecutor(
-        min(8, _cores(), len(chunks) or 1), mp_context=get_context("spawn"), initializer=_start
-    )
+    with _signals_held_back():  # for good, in the process that multiprocessing cleans up with
+        pool = ProcessPoolExecutor(
+            min(8, _cores(), len(chunks) or 1), mp_context=get_context("spawn"), initializer=_start
+        )
     try:
-        yield from zip(chunks, pool.map(_clean_files, chunks), strict=True)
+        with _signals_held_back():  # in a worker, until it has come as far as `_start`
+            results = pool.map(_clean_files, chunks)
+        yield from zip(chunks, results, strict=True)
     finally:
-        pool.shutdown(cancel_futures=True)
+        with _signals_held_back():  # interrupted here, it would wait for ever
+            pool.shutdown(cancel_futures=True)
 
 
 def _cores() -> int:
@@ -195,9 +202,19 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start() -> None:
     """Leave Ctrl-C to the parent, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     warnings.simplefilter("ignore")  # invalid escapes in other people's docstrings
     parent = parent_process()
     if parent is not None:

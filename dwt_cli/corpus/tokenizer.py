@@ -64,7 +64,8 @@ def _vocabulary(texts: Sequence[str], vocab_size: int) -> dict[str, int]:
         for part in wordpiece.normalizer.normalize_str(character).split():
             normalised.update(dict.fromkeys(part, count))
     commonest = sorted(normalised, key=lambda character: (-normalised[character], character))
-    alphabet = sorted(commonest[:_MAX_CHARACTERS])
+    room = (vocab_size - len(SPECIAL_TOKENS)) // 2  # each character alone, and as a ##-piece
+    alphabet = sorted(commonest[: min(_MAX_CHARACTERS, room)])
     inside = [f"##{character}" for character in alphabet if _joins(wordpiece, character)]
     wordpiece.train_from_iterator(
         texts,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from dwt_cli.errors import UserError
 
@@ -77,3 +78,10 @@ def anatomy_of(model: nn.Module) -> Anatomy:
             f"{', '.join(sorted(ANATOMIES))}"
         )
     return ANATOMIES[model_type]
+
+
+def num_positions(config: PreTrainedConfig) -> int:
+    """The longest block that a model of this configuration reads."""
+    positions: int = config.max_position_embeddings
+    # roberta counts its positions from the one after that of padding
+    return positions - config.pad_token_id - 1 if config.model_type == "roberta" else positions

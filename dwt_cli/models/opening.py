@@ -16,19 +16,49 @@ from dwt_cli.errors import UserError
 from dwt_cli.models.anatomy import ANATOMIES
 
 
+def located(setting: str, path: str) -> str:
+    """What to open for a path: the folder, or the name on the hub.
+
+    Raises `UserError` for a file, and for a path that no hub name looks like and nothing is at.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return str(place)
+    if place.exists():
+        raise UserError(f"{setting}={path} cannot be opened: it is a file; give its folder")
+    if path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
+        raise UserError(
+            f"{setting}={path} cannot be opened: there is no such folder (looked in "
+            f"{Path.cwd()}); give another, or a name on the hub"
+        )
+    return path
+
+
 def open_config(teacher: CheckpointTeacher) -> PreTrainedConfig:
     """The configuration of a checkpoint; `UserError` when it cannot serve as a teacher."""
+    path = located("teacher.path", teacher.path)
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(path, revision=teacher.revision)
+    except Exception as error:
+        raise _unreadable(teacher, error) from error
+    if not raw:
+        raise _unreadable(teacher, "there is no config.json")
+    if "auto_map" in raw and not teacher.trust_remote_code:
+        raise UserError(
+            f"teacher.path={teacher.path} comes with code of its own (auto_map in config.json), "
+            "which is not run: read it, then set teacher.trust_remote_code=true, or choose "
+            "another model"
+        )
+    if raw.get("model_type") not in ANATOMIES and not teacher.trust_remote_code:
+        raise _of_another_type(teacher, raw.get("model_type"))
     try:
         config = AutoConfig.from_pretrained(
-            teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
+            path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
         )
     except Exception as error:
         raise _unreadable(teacher, error) from error
     if config.model_type not in ANATOMIES:
-        raise UserError(
-            f"teacher.path={teacher.path} is a {config.model_type}: masked language "
-            f"models of these types are known: {', '.join(sorted(ANATOMIES))}"
-        )
+        raise _of_another_type(teacher, config.model_type)
     return config
 
 
@@ -36,7 +66,7 @@ def open_model(teacher: CheckpointTeacher) -> PreTrainedModel:
     """A checkpoint's masked language model, in fp32."""
     try:
         model, report = AutoModelForMaskedLM.from_pretrained(
-            teacher.path,
+            located("teacher.path", teacher.path),
             revision=teacher.revision,
             trust_remote_code=teacher.trust_remote_code,
             dtype=torch.float32,
@@ -74,8 +104,15 @@ def open_folder(folder: Path) -> PreTrainedModel:
     return model
 
 
-def _unreadable(teacher: CheckpointTeacher, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def _of_another_type(teacher: CheckpointTeacher, model_type: object) -> UserError:
+    return UserError(
+        f"teacher.path={teacher.path} is a {model_type}: masked language "
+        f"models of these types are known: {', '.join(sorted(ANATOMIES))}; choose one of them"
+    )
+
+
+def _unreadable(teacher: CheckpointTeacher, error: Exception | str) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
     return UserError(
         f"teacher.path={teacher.path} cannot be opened ({reason}); give a folder with "
         "config.json and model.safetensors, or a name on the hub"

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from dwt_cli.config import Family
 from dwt_cli.errors import UserError
 from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.remap.rules import RULES
@@ -31,7 +32,7 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, rule: str) -> Acco
     Embeddings and head are copied as they are, layers as the rule says. Raises `UserError` when
     a tensor fits neither: another family or another width.
     """
-    _check(student, teacher, rule)
+    check_fit(student.config, teacher.config, rule)
     account = Account()
     source, target = teacher.state_dict(), student.state_dict()
     num_student, num_teacher = (model.config.num_hidden_layers for model in (student, teacher))
@@ -42,16 +43,22 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, rule: str) -> Acco
     for name, tensor in target.items():
         _place(name, tensor, source, student, account)
     assert account.copied.keys() | account.reset.keys() == target.keys()
+    _check_nothing_is_lost(source, teacher, account)
     return account
 
 
-def _check(student: PreTrainedModel, teacher: PreTrainedModel, rule: str) -> None:
-    ours, theirs = student.config, teacher.config
+def check_fit(ours: PreTrainedConfig, theirs: PreTrainedConfig, rule: str) -> None:
+    """Raise `UserError` unless the rule can copy the teacher's layers into the student's."""
+    if rule not in RULES:
+        raise UserError(
+            f"remap.rule={rule} is not known: use {', '.join(sorted([*RULES, 'random']))}"
+        )
     if ours.model_type != theirs.model_type:
+        makeable = theirs.model_type in Family.__members__
+        remedy = f"student.family={theirs.model_type} or " if makeable else ""
         raise UserError(
             f"remap.rule={rule}: the student is a {ours.model_type}, the teacher a "
-            f"{theirs.model_type}; choose student.family={theirs.model_type} or "
-            "remap=random"
+            f"{theirs.model_type}; choose {remedy}remap=random"
         )
     for setting, key in (
         ("width", "hidden_size"),
@@ -61,8 +68,8 @@ def _check(student: PreTrainedModel, teacher: PreTrainedModel, rule: str) -> Non
         if getattr(ours, key) != getattr(theirs, key):
             raise UserError(
                 f"remap.rule={rule}: student.{setting}={getattr(ours, key)} and the "
-                f"teacher's {getattr(theirs, key)} differ; this rule changes depth "
-                "alone"
+                f"teacher's {getattr(theirs, key)} differ, and this rule changes depth alone; "
+                f"set student.{setting}={getattr(theirs, key)}, or remap=random"
             )
     kinds = {
         kind for config in (ours, theirs) for kind in getattr(config, "layer_types", None) or []
@@ -71,6 +78,20 @@ def _check(student: PreTrainedModel, teacher: PreTrainedModel, rule: str) -> Non
         raise UserError(
             f"remap.rule={rule}: layers of kinds {', '.join(sorted(kinds))} are not "
             "interchangeable; use a teacher whose layers are alike, or remap=random"
+        )
+
+
+def _check_nothing_is_lost(
+    source: dict[str, Tensor], teacher: PreTrainedModel, account: Account
+) -> None:
+    anatomy = anatomy_of(teacher)
+    for name in source.keys() - set(account.copied.values()):
+        number, _, suffix = name.removeprefix(f"{anatomy.layers}.").partition(".")
+        in_layer = name.startswith(f"{anatomy.layers}.")
+        if in_layer and (int(number) not in account.layers.values() or suffix in anatomy.optional):
+            continue
+        raise UserError(
+            f"remap: the student has no place for the teacher's {name}; choose remap=random"
         )
 
 

@@ -16,12 +16,13 @@ def model_card(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     }
     student, teacher = summary["student"], summary["teacher"]
     heldout = student["heldout"]
-    with_whom = (
-        "trained alone"
-        if teacher is None
-        else f"trained with a teacher of {teacher['parameters'] / 1e6:.2f} M parameters "
-        f"(held-out loss {teacher['heldout']['loss']:.3f})"
-    )
+    chosen = summary["choices"].get("teacher", "none")
+    with_whom = "trained alone" if chosen == "none" else f"trained with teacher={chosen}"
+    if teacher is not None:
+        with_whom = (
+            f"trained with a teacher of {teacher['parameters'] / 1e6:.2f} M parameters "
+            f"(held-out loss {teacher['heldout']['loss']:.3f})"
+        )
     choices = "\n".join(f"| {group} | {choice} |" for group, choice in summary["choices"].items())
     return f"""---
 {yaml.safe_dump(head, sort_keys=False).strip()}

@@ -92,8 +92,10 @@ class TrainingDisplay:
     def __init__(self, display: Display, stage: str) -> None:
         self._display, self._stage = display, stage
         self._heldout = ""
+        self._goes_on = False
 
     def resumed(self, step: int) -> None:
+        self._goes_on = step > 0
         if step:
             self._display.say(f"{self._stage}: going on after step {step}")
 
@@ -111,8 +113,10 @@ class TrainingDisplay:
             self._stage,
             progress,
             "  ".join(parts),
-            seconds=tokens_per_step / metrics["tokens_per_s"],
+            # the first step after a resumption brings the work of earlier processes with it
+            seconds=None if self._goes_on else tokens_per_step / metrics["tokens_per_s"],
         )
+        self._goes_on = False
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         self._heldout = f"held-out {metrics['loss']:.3f}"

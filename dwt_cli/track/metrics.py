@@ -1,41 +1,63 @@
 """metrics.jsonl: one JSON object per line and per step or evaluation, in the order of the steps."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
-from typing import IO
+
+from dwt_cli import sealed
 
 
 class MetricsLog:
     """An observer that appends to a file, and cuts it back when a training resumes.
 
-    Train lines have keys ``train/...``, evaluation lines ``heldout/...``, both have ``step``.
+    Train lines have keys ``train/...``, evaluation lines ``heldout/...``, both have ``step``;
+    ``train/progress`` is the share of the training that is done. What is no number is null.
     every: write every so many steps' train line.
     """
 
     def __init__(self, path: Path, every: int) -> None:
         self._path, self._every = path, every
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
 
     def resumed(self, step: int) -> None:
         kept = [line for line in read_lines(self._path) if line["step"] <= step]
-        aside = self._path.with_suffix(".cut")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(aside, self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        sealed.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = self._path.open("ab", buffering=0)
 
     def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
         if step % self._every == 0:
-            self._write({"step": step, **{f"train/{key}": v for key, v in metrics.items()}})
+            named = {f"train/{key}": value for key, value in metrics.items()}
+            self._write({"step": step, "train/progress": progress, **named})
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         self._write({"step": step, **{f"heldout/{key}": v for key, v in metrics.items()}})
+        assert self._file is not None
+        os.fsync(self._file.fileno())
 
     def _write(self, line: dict[str, float]) -> None:
         assert self._file is not None, "resumed() opens the file"
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        finite = {key: value if math.isfinite(value) else None for key, value in line.items()}
+        left = (json.dumps(finite, allow_nan=False) + "\n").encode()
+        while left:
+            left = left[self._file.write(left) :]
+
+
+def newest(path: Path) -> tuple[int | None, float | None, float | None]:
+    """The last step, the share of the training that it ends, and the last held-out loss."""
+    step = progress = loss = None
+    if path.exists():
+        with path.open("rb") as file:
+            last = [b"", b""]  # a train line and a held-out line
+            for text in file:
+                if text.endswith(b"\n"):
+                    last[b'"heldout/loss"' in text] = text
+        train, heldout = (json.loads(text or "{}") for text in last)
+        step, progress = train.get("step"), train.get("train/progress")
+        loss = heldout.get("heldout/loss")
+    return step, progress, loss
 
 
 def read_lines(path: Path) -> list[dict[str, float]]:

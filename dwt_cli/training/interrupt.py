@@ -1,17 +1,37 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 as a wish that the loop fulfils at the next step's end."""
+"""Ctrl-C, SIGTERM and SIGUSR1: a wish that the loop fulfils at the next step's end.
 
+Outside the loop, where nothing is lost, they stop at once. Either way a process that was asked to
+stop leaves with 128 plus the signal's number, as shells count it: 130, 143 and 138.
+"""
+
+import contextlib
+import os
+import shlex
 import signal
+import sys
+from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training stopped on request, after a checkpoint. ``step``: the steps that are done."""
+    """Asked to stop. ``step``: steps done, in a checkpoint; None: stopped outside a training."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.step = step
+    def __init__(self, step: int | None = None, number: int = signal.SIGINT) -> None:
+        super().__init__("stopped" if step is None else f"stopped after step {step}")
+        self.step, self.number = step, number
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """While this context is open every signal to stop raises `Interrupted`, as Ctrl-C does."""
+    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Interrupt:
@@ -19,6 +39,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.requested = False
+        self.number = int(signal.SIGINT)
 
     def __enter__(self) -> "Interrupt":
         self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
@@ -34,6 +55,22 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
+        if not self.requested:
+            self.requested, self.number = True, number
+            # print() may be what the signal has interrupted
+            os.write(2, b"\nfinishing this step and writing a checkpoint; Ctrl-C stops at once\n")
+        elif number == signal.SIGINT:
+            raise Interrupted(number=number)
+
+
+def leave(stop: KeyboardInterrupt, program: str, arguments: Sequence[str]) -> int:
+    """Say that a run was stopped and which command goes on; the process's exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # from here on Ctrl-C leaves no trace
+    again = [argument for argument in arguments if not argument.startswith("run.fresh=")]
+    command = shlex.join([program, *again])
+    print(f"{program}: {stop or 'stopped'}; to go on: {command}", file=sys.stderr, flush=True)
+    return 128 + getattr(stop, "number", int(signal.SIGINT))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number=number)

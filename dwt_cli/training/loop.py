@@ -77,13 +77,13 @@ class Training:
         with Interrupt() as interrupt:
             while (progress := self.length.progress(counters)) < 1:
                 self._step(counters, progress)
-                last = self.length.progress(counters) == 1
-                best = self._evaluate(counters, last)
+                best = self._evaluate(counters)
+                last = self.length.progress(counters) == 1  # looking takes time too
                 due = counters.step % self.options.checkpoint_every == 0
                 if due or best or last or interrupt.requested:
                     self.checkpoints.save(self.model, self.optimizer, counters)
-                if interrupt.requested and not last:
-                    raise Interrupted(counters.step)
+                if interrupt.requested:
+                    raise Interrupted(counters.step, interrupt.number)
         return counters
 
     def _step(self, counters: Counters, progress: float) -> None:
@@ -140,15 +140,16 @@ class Training:
         means = (torch.stack(values) / num_targets).tolist()
         return dict(zip(names, means, strict=True)) | facts
 
-    def _evaluate(self, counters: Counters, last: bool) -> bool:
+    def _evaluate(self, counters: Counters) -> bool:
         """Look at the held-out text if it is time; whether the model is the best so far."""
+        last = self.length.progress(counters) == 1
         if not (last or counters.step % self.eval_every == 0):
             return False
         started = time.perf_counter()
         metrics = self.evaluate()
         counters.elapsed_s += time.perf_counter() - started
         self.observer.evaluated(counters.step, metrics)
-        if counters.best_loss is not None and metrics["loss"] >= counters.best_loss:
+        if counters.best_loss is not None and not metrics["loss"] < counters.best_loss:
             return False
         counters.best_loss, counters.best_step = metrics["loss"], counters.step
         return True

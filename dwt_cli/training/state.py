@@ -16,6 +16,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from dwt_cli import sealed
+from dwt_cli.errors import UserError
 from dwt_cli.training.optim import Optimizer
 
 
@@ -52,9 +53,49 @@ class Checkpoints:
         )
 
     def save(self, model: nn.Module, optimizer: Optimizer, counters: Counters) -> None:
-        """Write a checkpoint in one piece, then drop those that are no longer kept."""
+        """Write a checkpoint in one piece, then drop those that are no longer kept.
+
+        Raises `UserError` when the disk is full; the checkpoints before it stay.
+        """
         aside = self._folder / ".writing"
         shutil.rmtree(aside, ignore_errors=True)
+        try:
+            with sealed.needing_room(self._folder):
+                self._write(aside, model, optimizer, counters)
+                sealed.publish(aside, self._place(counters.step))
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        for step in self.steps()[: -self._keep]:
+            if step != counters.best_step:
+                shutil.rmtree(self._place(step))
+
+    def restore(self, model: nn.Module, optimizer: Optimizer) -> Counters:
+        """Load the newest whole checkpoint; fresh counters when there is none.
+
+        A damaged one is named and set aside, and the one before it is taken.
+        """
+        if (place := self._newest_whole()) is None:
+            return Counters()
+        state = self._state(place)
+        load_model(model, str(place / "model.safetensors"))
+        _join_state(optimizer, load_file(place / "optimizer.safetensors"), state["optimizer"])
+        return Counters(**state["counters"])
+
+    def restore_model(self, model: nn.Module) -> Counters | None:
+        """Load the model of the newest whole checkpoint alone; None when there is none."""
+        if (place := self._newest_whole()) is None:
+            return None
+        load_model(model, str(place / "model.safetensors"))
+        return Counters(**self._state(place)["counters"])
+
+    def drop(self) -> None:
+        """Delete all: the training is finished and its model is exported."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _write(
+        self, aside: Path, model: nn.Module, optimizer: Optimizer, counters: Counters
+    ) -> None:
         aside.mkdir(parents=True)
         save_model(model, str(aside / "model.safetensors"))
         tensors, scalars = _split_state(optimizer)
@@ -67,34 +108,32 @@ class Checkpoints:
                 "optimizer": scalars,
             },
         )
-        sealed.publish(aside, self._place(counters.step))
-        for step in self.steps()[: -self._keep]:
-            if step != counters.best_step:
-                shutil.rmtree(self._place(step))
 
-    def restore(self, model: nn.Module, optimizer: Optimizer) -> Counters:
-        """Load the newest whole checkpoint; fresh counters when there is none.
-
-        A damaged one is named, and the one before it is taken.
-        """
-        for step in reversed(self.steps()):
+    def _newest_whole(self) -> Path | None:
+        steps = self.steps()
+        for step in reversed(steps):
             place = self._place(step)
             try:
                 sealed.verify(place)
             except sealed.Damaged as damage:
                 self._say(f"checkpoint set aside: {damage}")
-                shutil.rmtree(place)
-                continue
-            state = json.loads((place / "state.json").read_text(encoding="utf-8"))
-            assert state["identity"] == self._identity, f"{place} belongs to another run"
-            load_model(model, str(place / "model.safetensors"))
-            _join_state(optimizer, load_file(place / "optimizer.safetensors"), state["optimizer"])
-            return Counters(**state["counters"])
-        return Counters()
+                aside = self._folder / f"damaged-{place.name}"
+                shutil.rmtree(aside, ignore_errors=True)
+                place.rename(aside)
+            else:
+                return place
+        if steps:
+            self._say(f"no whole checkpoint is left in {self._folder}: it starts from step 0")
+        return None
 
-    def drop(self) -> None:
-        """Delete all: the training is finished and its model is exported."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def _state(self, place: Path) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        if state["identity"] != self._identity:
+            raise UserError(
+                f"{place} is a checkpoint of another run: move it back, or set run.fresh=true or "
+                "another run.root"
+            )
+        return state
 
     def _place(self, step: int) -> Path:
         return self._folder / f"step-{step:08d}"

@@ -1,0 +1,249 @@
+"""The words of a command line, looked at before Hydra sees them.
+
+Hydra answers a misspelt word in the terms of its grammar, or not at all. Here each gets one line
+that shows how to write it.
+"""
+
+import difflib
+import itertools
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from dwt_cli import mistakes, settings
+from dwt_cli.config import GROUPS_AND_SETTINGS, is_list
+from dwt_cli.errors import UserError
+
+_HOW = "write GROUP=CHOICE or GROUP.SETTING=VALUE"
+
+
+@dataclass(frozen=True)
+class Command:
+    """What was typed: Hydra's own options, and the overrides.
+
+    arguments: the same words in an order that Hydra understands, its options last.
+    """
+
+    arguments: list[str]
+    options: Namespace
+    overrides: list[Override]
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is surely one run: a primary config of one's own may ask for several."""
+        options = self.options
+        asked = options.multirun or options.config_name or self._says("hydra.mode")
+        return not asked or options.shell_completion
+
+    def arms(self) -> Iterator[DictConfig]:
+        """The composed config of every run of a multirun; nothing when it is none."""
+        if self.is_single or self.options.cfg or self.options.info:
+            return
+        name = self.options.config_name or "config"
+        places = self._places(name)
+        search = [f"hydra.searchpath=[file://{place}]" for place in places[1:]]
+        fixed = [str(o.input_line) for o in self.overrides if not o.is_sweep_override()]
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(places[0]), version_base="1.3"):
+            hydra = compose(name, [*search, *fixed], return_hydra_config=True).hydra
+            if not self.options.multirun and hydra.mode is not RunMode.MULTIRUN:
+                return
+            params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+            loader = GlobalHydra.instance().config_loader()
+            words = [*params, *(str(o.input_line) for o in self.overrides)]
+            every = OverridesParser.create(loader).parse_overrides(words)
+            axes = {o.key_or_group: _values(o) for o in every}
+            for arm in itertools.product(*axes.values()):
+                yield compose(name, [*search, *arm])
+
+    def _places(self, name: str) -> list[Path]:
+        """Where settings are looked for, first the folder with the primary config."""
+        ours = settings.settings_folder()
+        if self.options.config_dir is None:
+            return [ours]
+        theirs = Path(self.options.config_dir).resolve()
+        return [theirs, ours] if (theirs / f"{name}.yaml").is_file() else [ours, theirs]
+
+    def _says(self, key: str) -> bool:
+        return any(override.key_or_group == key for override in self.overrides)
+
+
+def read(arguments: list[str]) -> Command:
+    """Raises `UserError` for the first word that cannot be what was meant."""
+    parser = get_args_parser()
+    _check_options(arguments, parser)
+    options = parser.parse_intermixed_args(arguments)
+    ordered = [*options.overrides, *_without(arguments, options.overrides)]
+    if options.shell_completion:
+        return Command(arguments, options, [])
+    _check_places(options)
+    for number, word in enumerate(options.overrides):
+        _check_form(word, options.overrides[number + 1 :])
+    overrides = _parsed(options.overrides)
+    extended = options.config_dir or any("searchpath" in o.key_or_group for o in overrides)
+    for override in overrides:
+        if not extended:
+            _check_choice(override)
+        if options.config_name is None and not options.multirun:
+            _check_single(override, overrides)
+    return Command(ordered, options, overrides)
+
+
+def _without(words: list[str], taken: list[str]) -> list[str]:
+    left = list(words)
+    for word in reversed(taken):
+        del left[len(left) - 1 - left[::-1].index(word)]
+    return left
+
+
+def _parsed(words: list[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(words)
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    return [f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()]
+
+
+# ------------------------------------------------------------------------------------- options
+
+
+def _check_options(arguments: list[str], parser: ArgumentParser) -> None:
+    known = [name for action in parser._actions for name in action.option_strings]
+    for number, word in enumerate(arguments):
+        dashed, equals, value = word.partition("=")
+        if not word.startswith("-") or any(name.startswith(dashed) for name in known):
+            continue
+        name = dashed.lstrip("-")
+        if name.split(".")[0] in GROUPS_AND_SETTINGS:
+            following = arguments[number + 1 : number + 2]
+            given = value if equals else "".join(following) or "..."
+            raise UserError(f"{word}: settings have no dashes; write {name}={given}")
+        near = difflib.get_close_matches(dashed, known, n=1, cutoff=0.7)
+        hint = f", did you mean {near[0]}?" if near else ";"
+        raise UserError(f"{word}: no such option{hint} settings have no dashes, as in seed=3")
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')}; see dwt-train --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+
+
+def _check_places(options: Namespace) -> None:
+    if options.config_dir is not None and not Path(options.config_dir).is_dir():
+        raise UserError(f"--config-dir {options.config_dir}: there is no such folder; name one")
+    if options.config_name is not None and "/" in options.config_name:
+        raise UserError(
+            f"--config-name {options.config_name}: this is one choice, not a whole run; write "
+            f"{options.config_name.removesuffix('.yaml').replace('/', '=')}"
+        )
+    if options.experimental_rerun is not None:  # it would unpickle the file: that runs code
+        raise UserError(
+            f"--experimental-rerun {options.experimental_rerun}: not here; a run is found again by "
+            "the same command"
+        )
+
+
+# ----------------------------------------------------------------------------------- overrides
+
+
+def _check_form(word: str, following: list[str]) -> None:
+    if "=" not in word and not word.startswith("~"):
+        raise UserError(_bare(word, following))
+    if not word.partition("=")[0].lstrip("+~").strip():
+        raise UserError(f"{word}: no setting stands before the '='; {_HOW}")
+    try:
+        _parsed([word])
+    except HydraException as error:
+        raise UserError(_unreadable(word)) from error
+
+
+def _bare(word: str, following: list[str]) -> str:
+    rest = [part for part in following[:2] if part != "="]
+    groups = settings.groups()
+    if word in groups and rest and rest[0] in groups[word]:
+        return (
+            f"{word} {' '.join(following[: following.index(rest[0]) + 1])}: write {word}={rest[0]}"
+        )
+    if word in groups:
+        return f"{word}: give a choice, as in {word}={groups[word][0]} ({', '.join(groups[word])})"
+    if word.split(".")[0] in GROUPS_AND_SETTINGS:
+        value = rest[0] if rest and "=" not in rest[0] else "VALUE"
+        return f"{word}: give a value, without spaces, as in {word}={value}"
+    if homes := [group for group, choices in groups.items() if word in choices]:
+        return f"{word}: write {' or '.join(f'{group}={word}' for group in homes)}"
+    return f"{word!r}: {_HOW}; dwt-train --help shows them all"
+
+
+def _unreadable(word: str) -> str:
+    key, _, value = word.partition("=")
+    if value.startswith("="):
+        return f"{word}: one '=' too many; write {key}{value}"
+    if key != key.strip() or value != value.strip():
+        return f"{word}: no spaces around '='; write {key.strip()}={value.strip()}"
+    for quote in "'\"":
+        if value.count(quote) % 2:
+            return f"{word}: a quote ({quote}) is opened and not closed; close it"
+    for opening, closing in ("[]", "{}", "()"):
+        if value.count(opening) != value.count(closing):
+            return (
+                f"{word}: {opening} and {closing} do not match; write {key}={opening}...{closing}"
+            )
+    try:
+        _parsed([f"{key}={_quoted(value)}"])
+    except HydraException:
+        return f"{word}: cannot be read as a setting; {_HOW}"
+    return (
+        f"{word}: such a value is quoted twice, for the shell and for dwt-train; "
+        f"write '{key}={_quoted(value)}'"
+    )
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace('"', '\\"') + '"'
+
+
+def _check_choice(override: Override) -> None:
+    group = override.key_or_group
+    choices = settings.groups().get(group)
+    if choices is None or override.package is not None:
+        return
+    word = str(override.input_line)
+    if override.type is OverrideType.DEL:
+        raise UserError(
+            f"{word}: every run has one; write {group}=CHOICE (choices: {', '.join(choices)})"
+        )
+    if override.type is not OverrideType.CHANGE:
+        raise UserError(f"{word}: {group} is always chosen; write {word.lstrip('+')}")
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        return
+    for value in _values(override):
+        choice = value.partition("=")[2].strip("'\"")
+        if choice not in choices:
+            raise UserError(mistakes.no_choice(group, choice))
+
+
+def _check_single(override: Override, overrides: list[Override]) -> None:
+    if any(o.key_or_group == "hydra.mode" for o in overrides):
+        return
+    if override.is_sweep_override():
+        key, word = override.get_key_element(), str(override.input_line)
+        value = override.get_value_string()
+        if is_list(key):
+            raise UserError(f"{word}: this is a list; write {key}=[{value}]")
+        raise UserError(
+            f"{word}: several values are several runs; write dwt-train -m {word}, "
+            "or choose one of them"
+        )

@@ -1,0 +1,103 @@
+"""Shared by all tests: a tiny corpus built by the project's own code, tiny architectures."""
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dwt_cli.config import Architecture, Data, Family, Run, register, typed
+from dwt_cli.corpus.documents import Document, Progress
+from dwt_cli.settings import settings_folder
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors; threads would wait for each other
+
+VOCAB_SIZE = 160
+BLOCK_LENGTH = 24
+
+
+class Sentences:
+    """Documents of sentences in which each word has few successors: there is something to learn."""
+
+    def __init__(self, num_documents: int = 60, seed: int = 0) -> None:
+        self.num_documents, self.seed = num_documents, seed
+
+    def documents(self, progress: Progress) -> Iterator[Document]:
+        draw = random.Random(self.seed)
+        words = [a + b for a in "bdglmnrst" for b in ("ark", "elin", "ossa", "um", "ive")]
+        follow = {word: draw.sample(words, 3) for word in words}
+        for number in range(self.num_documents):
+            paragraphs = []
+            for _ in range(8):
+                sentence = [draw.choice(words)]
+                while len(sentence) < 12:
+                    sentence.append(draw.choice(follow[sentence[-1]]))
+                paragraphs.append(" ".join(sentence) + ".")
+            yield Document(f"document {number}", tuple(paragraphs))
+
+    def provenance(self) -> dict[str, Any]:
+        return {"sentences": self.num_documents, "seed": self.seed}
+
+
+@pytest.fixture(scope="session")
+def sentences() -> type[Sentences]:
+    return Sentences
+
+
+@pytest.fixture(scope="session")
+def data_options() -> Data:
+    return Data(block_length=BLOCK_LENGTH, vocab_size=VOCAB_SIZE, heldout_fraction=0.25)
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory: pytest.TempPathFactory, data_options: Data) -> Path:
+    from dwt_cli.corpus.corpus import build
+    from dwt_cli.corpus.documents import no_progress
+
+    folder = tmp_path_factory.mktemp("corpus")
+    build(Sentences(), data_options, None, folder, no_progress, print)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(corpus_folder: Path) -> Any:
+    from dwt_cli.corpus.corpus import Corpus
+
+    return Corpus.open(corpus_folder)
+
+
+@pytest.fixture(scope="session")
+def masking(corpus: Any) -> Any:
+    from dwt_cli.config import Task
+    from dwt_cli.corpus.batches import Masking
+
+    return Masking(Task(), len(corpus.tokenizer), corpus.tokenizer.mask_token_id,
+                   tuple(sorted(corpus.tokenizer.all_special_ids)))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Architecture]:
+    """Options of a model of some ten thousand parameters; give what shall be otherwise."""
+
+    def make(family: str = "bert", num_layers: int = 2, **changes: Any) -> Architecture:
+        options: dict[str, Any] = {
+            "width": 16, "num_heads": 2, "mlp_width": 24, "vocab_size": VOCAB_SIZE,
+            "max_length": BLOCK_LENGTH, "dropout": 0.0}
+        return Architecture(num_layers=num_layers, family=Family[family], **options | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def composed() -> Callable[..., Run]:
+    """``conf/`` composed as the command line does it, with overrides."""
+    from hydra import compose, initialize_config_dir
+
+    def make(*overrides: str) -> Run:
+        register()
+        with initialize_config_dir(str(settings_folder()), version_base="1.3"):
+            return typed(compose("config", list(overrides)))
+
+    return make

@@ -1,0 +1,62 @@
+"""A tiny model of each family, as transformers makes them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 160, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "intermediate_size": 24, "max_position_embeddings": 64, "pad_token_id": 0}
+TOKENS = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+SLIDING = ["full_attention", "sliding_attention", "sliding_attention"]
+
+
+def _make(name: str) -> PreTrainedModel:
+    match name:
+        case "bert":
+            return BertForMaskedLM(BertConfig(**SIZES))
+        case "roberta":
+            return RobertaForMaskedLM(RobertaConfig(**SIZES))
+        case "distilbert":
+            return DistilBertForMaskedLM(DistilBertConfig(
+                vocab_size=160, dim=16, n_layers=3, n_heads=2, hidden_dim=24,
+                max_position_embeddings=64))
+        case "modernbert":
+            return ModernBertForMaskedLM(ModernBertConfig(
+                **SIZES, **TOKENS, layer_types=["full_attention"] * 3))
+        case "modernbert-sliding":
+            return ModernBertForMaskedLM(ModernBertConfig(
+                **SIZES, **TOKENS, layer_types=SLIDING, local_attention=8))
+        case "modernbert-wide-window":
+            return ModernBertForMaskedLM(ModernBertConfig(
+                **SIZES, **TOKENS, layer_types=SLIDING, local_attention=64))
+    raise AssertionError(name)
+
+
+@pytest.fixture(scope="session")
+def of_family() -> Callable[[str], PreTrainedModel]:
+    """A model with weights large enough that attention is sharp, in eval mode."""
+
+    def make(name: str) -> PreTrainedModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = _make(name)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.normal_(0, 0.3)
+        return model.eval()
+
+    return make

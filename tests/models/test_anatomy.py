@@ -1,0 +1,40 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from transformers import ElectraConfig, ElectraForMaskedLM, PreTrainedModel
+
+from dwt_cli.errors import UserError
+from dwt_cli.models.anatomy import ANATOMIES, anatomy_of
+
+
+@pytest.mark.parametrize("family", ANATOMIES)
+def test_the_parts_are_where_the_anatomy_says(
+    of_family: Callable[[str], PreTrainedModel], family: str
+) -> None:
+    model, anatomy = of_family(family), ANATOMIES[family]
+    assert anatomy_of(model) is anatomy
+    layers = model.get_submodule(anatomy.layers)
+    assert isinstance(layers, nn.ModuleList)
+    assert len(layers) == 3
+    output = model.get_submodule(anatomy.output)
+    assert isinstance(output, nn.Linear)
+    assert (output.in_features, output.out_features) == (16, 160)
+    assert output is model.get_output_embeddings()
+    hidden_ND = torch.randn(5, 16)
+    assert anatomy.head(model, hidden_ND).shape == (5, 160)
+    of_backbone = getattr(model, anatomy.backbone)(torch.ones(1, 8, dtype=torch.long))
+    assert of_backbone.last_hidden_state.shape == (1, 8, 16)
+    for suffix in anatomy.optional:
+        have = [suffix in layer.state_dict() for layer in layers]
+        assert any(have)
+        assert not all(have)
+
+
+def test_another_family_is_refused_with_what_is_known() -> None:
+    model = ElectraForMaskedLM(ElectraConfig(
+        vocab_size=20, embedding_size=8, hidden_size=8, num_hidden_layers=1,
+        num_attention_heads=1, intermediate_size=8))
+    with pytest.raises(UserError, match="'electra' is not known here: use one of bert, distil"):
+        anatomy_of(model)

@@ -1,0 +1,44 @@
+"""The closed form against torch's own counter."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dwt_cli.config import Architecture
+from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops
+from dwt_cli.models.making import make_model, outline
+from dwt_cli.models.wrapper import MaskedLM
+
+B, L, TARGETS = 3, 48, 7
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+@pytest.mark.parametrize("num_layers", [1, 4])
+def test_forward_and_backward(tiny: Callable[..., Architecture], family: str, num_layers: int
+                              ) -> None:
+    model = make_model(tiny(family, num_layers=num_layers, width=64, num_heads=4, mlp_width=96,
+                            vocab_size=500), 0, "student")
+    ids_BL = torch.zeros(B, L, dtype=torch.long)
+    rows_N = torch.zeros(B * TARGETS, dtype=torch.long)
+    wrapped = MaskedLM(model, torch.float32)
+    with sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as forward:
+            logits_NV = wrapped(ids_BL, rows_N)
+        with FlopCounterMode(display=False) as backward:
+            logits_NV.sum().backward()
+    expected = forward_flops(model, B, L, TARGETS)
+    assert forward.get_total_flops() == pytest.approx(expected, rel=0.02)
+    assert backward.get_total_flops() == pytest.approx(
+        (FORWARD_AND_BACKWARD - 1) * expected, rel=0.02)
+
+
+def test_written_out_for_bert(tiny: Callable[..., Architecture]) -> None:
+    D, F, V, layers = 16, 24, 160, 2
+    per_position = layers * (4 * D * D + 2 * D * F)
+    attention = layers * 2 * L * D  # per position: q k and the weighted sum of v
+    head = D * D + D * V
+    products = B * (L * (per_position + attention) + TARGETS * head)
+    assert forward_flops(outline(tiny()), B, L, TARGETS) == 2 * products

@@ -1,0 +1,71 @@
+"""The wrapper against transformers' own full forward pass."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from dwt_cli.models.wrapper import MaskedLM
+
+FAMILIES = ["bert", "roberta", "distilbert", "modernbert", "modernbert-sliding",
+            "modernbert-wide-window"]
+B, L = 3, 32
+OfFamily = Callable[[str], PreTrainedModel]
+
+
+def draw() -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    return (torch.randint(5, 160, (B, L), generator=rng),
+            torch.tensor([0, 1, 95, 31, 32, 50, 7]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_target_rows_have_the_logits_of_the_full_forward(of_family: OfFamily, family: str) -> None:
+    model = of_family(family)
+    ids_BL, rows_N = draw()
+    full_NV = model(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL)).logits.flatten(0, 1)
+    found_NV = MaskedLM(model, torch.float32).eval()(ids_BL, rows_N)
+    torch.testing.assert_close(found_NV, full_NV[rows_N], rtol=1e-5, atol=1e-5)
+    assert full_NV.std() > 0.1, "differences would show"
+
+
+@torch.no_grad()
+def test_a_window_shorter_than_the_block_matters(of_family: OfFamily) -> None:
+    ids_BL, rows_N = draw()
+    narrow, wide = (MaskedLM(of_family(f"modernbert-{kind}"), torch.float32)(ids_BL, rows_N)
+                    for kind in ("sliding", "wide-window"))
+    assert (narrow - wide).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_the_gradient_is_that_of_the_full_forward(of_family: OfFamily, family: str) -> None:
+    ids_BL, rows_N = draw()
+    gradients = []
+    for through_wrapper in (True, False):
+        model = of_family(family)
+        logits_NV = (MaskedLM(model, torch.float32).eval()(ids_BL, rows_N) if through_wrapper
+                     else model(input_ids=ids_BL).logits.flatten(0, 1)[rows_N])
+        logits_NV.logsumexp(-1).sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_bf16_computes_products_in_bf16_and_keeps_fp32_weights(of_family: OfFamily) -> None:
+    model = of_family("bert")
+    ids_BL, rows_N = draw()
+    exact_NV = MaskedLM(model, torch.float32)(ids_BL, rows_N)
+    rough_NV = MaskedLM(model, torch.bfloat16)(ids_BL, rows_N)
+    assert rough_NV.dtype == torch.bfloat16
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    difference = (rough_NV - exact_NV).abs().max()
+    assert 0 < difference < 0.1 * exact_NV.abs().max()
+
+
+def test_it_has_no_weights_of_its_own(of_family: OfFamily) -> None:
+    model = of_family("modernbert")
+    ours = MaskedLM(model, torch.float32).state_dict()
+    assert ours.keys() == {f"model.{name}" for name in model.state_dict()}

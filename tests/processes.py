@@ -1,0 +1,85 @@
+"""The front door in processes that a test may stop, kill and start again.
+
+Most of them are forked from one that has torch loaded already, which saves each of them five
+seconds: they are real processes with an id, a life and a death of their own.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
+
+_FORKSERVER = multiprocessing.get_context("forkserver")
+_FORKSERVER.set_forkserver_preload(["dwt_cli.worker", "dwt_cli.cli", "tests.processes"])
+
+
+class Started:
+    """``dwt-train`` with these arguments, at work from now on; output goes to a file."""
+
+    _count = 0
+
+    def __init__(self, arguments: list[str], cwd: Path, **environment: str) -> None:
+        Started._count += 1
+        self._log = cwd / f"output-{Started._count}.txt"
+        self._process = _FORKSERVER.Process(
+            target=_front_door, args=(arguments, cwd, self._log, environment)
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text() if self._log.exists() else ""
+
+    def wait_until(self, happened: Callable[[], object], seconds: float = 150) -> None:
+        """Look all the time whether it has happened; fails when the process ends before."""
+        deadline = time.monotonic() + seconds
+        while not happened():
+            assert self._process.is_alive(), f"it ended before: {self.output}"
+            assert time.monotonic() < deadline, f"it never happened: {self.output}"
+            time.sleep(0.002)
+
+    def freeze_when(self, state: Callable[[], object]) -> None:
+        """Stop it in this very state: it is looked at again while the process stands still."""
+        while True:
+            self.wait_until(state)
+            self.send(signal.SIGSTOP)
+            if state():
+                return
+            self.send(signal.SIGCONT)
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL, and it is gone."""
+        self.send(signal.SIGKILL)
+        assert self.ended() == -signal.SIGKILL
+
+    def ended(self, seconds: float = 200) -> int:
+        """The exit code, when it has one."""
+        self._process.join(seconds)
+        code = self._process.exitcode
+        assert code is not None, f"still at work: {self.output}"
+        return code
+
+
+def _front_door(arguments: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> None:
+    os.chdir(cwd)
+    os.environ.update(environment)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    sys.argv = ["dwt-train", *arguments]
+
+    from dwt_cli import cli
+
+    cli.main()

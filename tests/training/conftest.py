@@ -1,0 +1,88 @@
+"""A training of a tiny student on the tiny corpus, with any of its parts exchanged."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dwt_cli.alpha import Constant, Schedule
+from dwt_cli.config import Architecture, Muon, Objective, Optim, Train
+from dwt_cli.corpus.batches import HeldoutBatches, Masking, TrainBatches
+from dwt_cli.corpus.corpus import Corpus
+from dwt_cli.evaluate.lm import heldout_metrics
+from dwt_cli.models.making import make_model
+from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.tasks.mlm import MaskedLanguageModelling
+from dwt_cli.teacher.signal import ModelSignal
+from dwt_cli.training.loop import Length, Training
+from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.state import Checkpoints
+
+OPTIMISERS: dict[str, Optim] = {
+    "adamw": Optim(lr=5e-3, warmup=0.2, decay=0.8),
+    "muon": Muon(lr=5e-3, warmup=0.2, decay=0.5, hidden_weight_decay=0.01),
+}
+
+
+@dataclass
+class Watcher:
+    """An observer that keeps what it is told; ``then`` is called after each step."""
+
+    starts: list[int] = field(default_factory=list)
+    steps: list[tuple[int, float, dict[str, float]]] = field(default_factory=list)
+    evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    then: Callable[[int], None] = lambda step: None
+
+    def resumed(self, step: int) -> None:
+        self.starts.append(step)
+
+    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
+        self.steps.append((step, progress, dict(metrics)))
+        self.then(step)
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.evaluations.append((step, dict(metrics)))
+
+    def losses(self) -> list[float]:
+        return [metrics["loss"] for _, _, metrics in self.steps]
+
+
+@pytest.fixture(scope="session")
+def watcher() -> type[Watcher]:
+    return Watcher
+
+
+@pytest.fixture
+def training(tmp_path: Path, corpus: Corpus, masking: Masking, tiny: Callable[..., Architecture]
+             ) -> Callable[..., Training]:
+    """``training(**changes)``: fresh parts each time, checkpoints below ``folder``."""
+
+    def make(optim: str | Optim = "adamw", family: str = "bert", num_parts: int = 1,
+             dropout: float = 0.0, schedule: Schedule | None = None, folder: str = "checkpoints",
+             eval_every: int = 100, observer: Any = None, **train: Any) -> Training:
+        options = Train(**{"max_steps": 6, "epochs": None, "batch_size": 8,
+                           "micro_batch_size": 8 // num_parts, "checkpoint_every": 100,
+                           "log_every": 1, **train})
+        rules = OPTIMISERS[optim] if isinstance(optim, str) else optim
+        model = MaskedLM(make_model(tiny(family, dropout=dropout), 0, "student"), torch.float32)
+        teacher = MaskedLM(make_model(tiny(family, num_layers=1), 0, "teacher"), torch.float32)
+        with torch.no_grad():
+            for parameter in teacher.parameters():
+                parameter.mul_(4)  # a teacher with an opinion
+        batches = TrainBatches(corpus.train, masking, options.batch_size, 0, "student")
+        heldout = HeldoutBatches(corpus.heldout, masking, 8, 8)
+        cpu = torch.device("cpu")
+        return Training(
+            model=model,
+            loss=MaskedLanguageModelling(schedule or Constant(soft=1.0), Objective(2.0),
+                                         ModelSignal(teacher)),
+            batches=batches, optimizer=Optimizer(model, rules), clip_norm=rules.clip_norm,
+            options=options, length=Length.of(options, batches),
+            evaluate=lambda: heldout_metrics(model, heldout, cpu), eval_every=eval_every,
+            checkpoints=Checkpoints(tmp_path / folder, "identity", options.keep_checkpoints, print),
+            observer=observer or Watcher(), device=cpu, seed=0)
+
+    return make
