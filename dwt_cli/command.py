@@ -6,6 +6,7 @@ that shows how to write it.
 
 import difflib
 import itertools
+import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -244,6 +245,6 @@ def _check_single(override: Override, overrides: list[Override]) -> None:
         if is_list(key):
             raise UserError(f"{word}: this is a list; write {key}=[{value}]")
         raise UserError(
-            f"{word}: several values are several runs; write dwt-train -m {word}, "
+            f"{word}: several values are several runs; write dwt-train -m {shlex.quote(word)}, "
             "or choose one of them"
         )

@@ -101,6 +101,8 @@ def no_setting(key: str) -> str:
     group = re.split("[./@]", key)[0]
     if group == key and group in SCHEMAS:
         return f"{key}: the config has no such group; begin it with `defaults: [config, _self_]`"
+    if homes := [name for name in SCHEMAS if "." not in key and key in _settings_of(name)]:
+        return f"{key}: write {' or '.join(f'{name}.{key}' for name in homes)}, with its group"
     if group not in GROUPS_AND_SETTINGS or "." not in key:
         return (
             f"{key}: no such group or setting{nearest(group, GROUPS_AND_SETTINGS)} "

@@ -427,7 +427,8 @@ class Recipe:
                     MetricsLog(folder / "metrics.jsonl", train.log_every),
                     TrainingDisplay(display, stage),
                     *observers,
-                ]
+                ],
+                at_start=before,
             ),
             device=self.machine.device,
             seed=seed,
@@ -471,14 +472,16 @@ class Recipe:
 
 
 class _All:
-    """Several observers as one."""
+    """Several observers as one; a training that begins is told of with its first metrics."""
 
-    def __init__(self, observers: list[Observer]) -> None:
-        self._observers = observers
+    def __init__(self, observers: list[Observer], at_start: Mapping[str, float]) -> None:
+        self._observers, self._at_start = observers, at_start
 
     def resumed(self, step: int) -> None:
         for observer in self._observers:
             observer.resumed(step)
+        if step == 0:
+            self.evaluated(0, self._at_start)
 
     def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
         for observer in self._observers:

@@ -17,11 +17,12 @@ from typing import Any
 import yaml
 
 from dwt_cli import locks, sealed
-from dwt_cli.config import Run, plain
+from dwt_cli.config import Run, Teacher, plain
 from dwt_cli.errors import UserError
 
 LOCK = ".lock"
 _NAMED_GROUPS = ("teacher", "student", "alpha", "remap", "scale", "data")
+_IDLE_ALONE = ("alpha", "remap")  # without a teacher they have no effect
 _UNNAMED = ("run", "tracker", "launch", "seed")
 
 
@@ -30,14 +31,15 @@ def readable(run: Run) -> str:
 
     No character in it needs quoting, neither in a shell nor in Hydra's ``teacher.path=...``.
     """
-    parts = [run.choices[group] for group in _NAMED_GROUPS if group in run.choices]
+    idle = _IDLE_ALONE if type(run.teacher) is Teacher else ()
+    parts = [run.choices[g] for g in _NAMED_GROUPS if g in run.choices and g not in idle]
     for override in sorted(run.overrides):
         key, _, value = override.lstrip("+~").partition("=")
         group = re.split("[./@]", key)[0]
         if key not in run.choices and group not in _UNNAMED:
             parts.append(f"{key}_{value}")
-    parts.append(f"seed{run.seed}")
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(parts))[:150]
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(parts))
+    return f"{name[:140]}-seed{run.seed}"
 
 
 def find(root: Path, identity: str) -> Path | None:

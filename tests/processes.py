@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
 
@@ -21,11 +22,11 @@ _FORKSERVER.set_forkserver_preload(["dwt_cli.worker", "dwt_cli.cli", "tests.proc
 class Started:
     """``dwt-train`` with these arguments, at work from now on; output goes to a file."""
 
-    _count = 0
+    every: ClassVar[list["Started"]] = []
 
     def __init__(self, arguments: list[str], cwd: Path, **environment: str) -> None:
-        Started._count += 1
-        self._log = cwd / f"output-{Started._count}.txt"
+        Started.every.append(self)
+        self._log = cwd / f"output-{len(Started.every)}.txt"
         self._process = _FORKSERVER.Process(
             target=_front_door, args=(arguments, cwd, self._log, environment)
         )
@@ -61,6 +62,13 @@ class Started:
         """SIGKILL, and it is gone."""
         self.send(signal.SIGKILL)
         assert self.ended() == -signal.SIGKILL
+
+    @classmethod
+    def end_all(cls) -> None:
+        """Kill what a failed test has left, frozen or not."""
+        for started in cls.every:
+            if started._process.is_alive():
+                started.kill()
 
     def ended(self, seconds: float = 200) -> int:
         """The exit code, when it has one."""

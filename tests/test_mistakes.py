@@ -220,7 +220,7 @@ WORDS: list[Row] = [
     ("a setting that is not", "train.max_step=3", ["train.max_step", "mean train.max_steps?"]),
     ("a setting of another choice", ["data=docs", "data.path=foo"], ["data.path", "data=files"]),
     ("a setting of a number", "seed.x=3", ["seed.x", "a whole number"]),
-    ("a setting of no group", "momentum=0.9", ["momentum", "optim"]),
+    ("a setting of no group", "momentum=0.9", ["momentum", "write optim.momentum"]),
     ("a number for a choice", "alpha=2", ["alpha=2", "normal"]),
     ("no choice", "teacher=", ["teacher=:", "small"]),
     ("null for a choice", "teacher=null", ["teacher=null", "none"]),
@@ -372,7 +372,7 @@ CHECKPOINTS: list[Row] = [
     ("another type", _teacher("electra"), ["teacher.path=electra", "a electra", "modernbert"]),
     ("another vocabulary", _teacher("vocabulary"), ["160", "200", "set scale.vocab_size=160"]),
     ("too short", _teacher("short_sighted"), ["reads 8", "=16", "set scale.block_length=8"]),
-    ("a pickle", _teacher("evil"), ["teacher.path=evil", "cannot be opened"]),
+    ("a pickle", _teacher("evil"), ["teacher.path=evil", "pickle", "model.safetensors"]),
     ("code", _teacher("own_code"), ["own_code", "auto_map", "teacher.trust_remote_code=true"]),
     ("a tokenizer's code", _teacher("own_tokenizer"), ["own_tokenizer", "set data.tokenizer"]),
     ("no tokenizer", _teacher("no_tokenizer"), ["no_tokenizer", "set data.tokenizer"]),
@@ -380,7 +380,7 @@ CHECKPOINTS: list[Row] = [
     ("another width", _teacher("wide", "remap=paper"), ["student.width=16", "=32", "random"]),
     ("another family", _teacher("bert", "remap=paper"), ["student.family=bert", "random"]),
     ("mixed layers", _teacher("mixed", "remap=paper"), ["sliding_attention", "remap=random"]),
-    ("no bias", _teacher("biased", "remap=paper"), ["remap"]),
+    ("no bias", _teacher("biased", "remap=paper"), ["remap.rule=paper", "bias", "remap=random"]),
 ]  # fmt: skip
 
 EARLY = [*WORDS, *TYPES, *TOGETHER, *PLACES, *CHECKPOINTS]

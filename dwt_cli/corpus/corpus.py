@@ -139,6 +139,8 @@ def open_tokenizer(path: str) -> PreTrainedTokenizerBase:
         )
     except Exception as error:  # whatever the tokenizers library and the hub's client raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        if reason.startswith("Couldn't instantiate the backend"):  # lists what it has tried
+            reason = "there is no tokenizer.json"
         raise CorpusError(
             f"tokenizer {path} cannot be opened ({reason}); set data.tokenizer to a folder with "
             "tokenizer.json, or a name on the hub"

@@ -113,7 +113,9 @@ class Files:
         try:
             table = pyarrow.parquet.ParquetFile(file)
         except pa.ArrowInvalid as error:
-            raise _problem(self.path, name, f"is no parquet file ({error})") from error
+            raise _problem(
+                self.path, name, f"is no parquet file ({error}); fetch it again"
+            ) from error
         with table:
             if self.text_column not in table.schema_arrow.names:
                 raise self._no_column(name, table.schema_arrow.names)

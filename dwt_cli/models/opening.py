@@ -112,6 +112,11 @@ def _of_another_type(teacher: CheckpointTeacher, model_type: object) -> UserErro
 
 
 def _unreadable(teacher: CheckpointTeacher, error: Exception | str) -> UserError:
+    if "Weights only load failed" in str(error):
+        return UserError(
+            f"teacher.path={teacher.path} cannot be opened: its weights are a pickle that may run "
+            "code, or a torn one; choose a checkpoint with model.safetensors"
+        )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
     return UserError(
         f"teacher.path={teacher.path} cannot be opened ({reason}); give a folder with "

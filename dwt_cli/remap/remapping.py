@@ -43,7 +43,7 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, rule: str) -> Acco
     for name, tensor in target.items():
         _place(name, tensor, source, student, account)
     assert account.copied.keys() | account.reset.keys() == target.keys()
-    _check_nothing_is_lost(source, teacher, account)
+    _check_nothing_is_lost(source, teacher, account, rule)
     return account
 
 
@@ -82,16 +82,17 @@ def check_fit(ours: PreTrainedConfig, theirs: PreTrainedConfig, rule: str) -> No
 
 
 def _check_nothing_is_lost(
-    source: dict[str, Tensor], teacher: PreTrainedModel, account: Account
+    source: dict[str, Tensor], teacher: PreTrainedModel, account: Account, rule: str
 ) -> None:
     anatomy = anatomy_of(teacher)
-    for name in source.keys() - set(account.copied.values()):
+    for name in sorted(source.keys() - set(account.copied.values())):
         number, _, suffix = name.removeprefix(f"{anatomy.layers}.").partition(".")
         in_layer = name.startswith(f"{anatomy.layers}.")
         if in_layer and (int(number) not in account.layers.values() or suffix in anatomy.optional):
             continue
         raise UserError(
-            f"remap: the student has no place for the teacher's {name}; choose remap=random"
+            f"remap.rule={rule}: the student has no place for the teacher's {name}; choose "
+            "remap=random"
         )
 
 

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 _QUIET_SECONDS = 15.0  # between two lines in a log file
 
@@ -23,6 +24,10 @@ def plain_line(console: Console) -> Callable[[str], None]:
     return say
 
 
+def _fixed(width: int) -> Column:
+    return Column(width=width, no_wrap=True)
+
+
 class Display(AbstractContextManager["Display"]):
     """The stages of a recipe and their work in FLOPs (0: not known, takes no part in the ETA)."""
 
@@ -34,16 +39,18 @@ class Display(AbstractContextManager["Display"]):
         self._said = 0.0
         self._spent = (0.0, 0.0)  # seconds and FLOPs of training in this process
         self._bars = Progress(
-            TextColumn("[bold]{task.description:<11}"),
-            BarColumn(bar_width=28),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("[bold]{task.description}", table_column=_fixed(9)),
+            BarColumn(bar_width=14, table_column=_fixed(14)),
+            TextColumn("{task.percentage:>3.0f}%", table_column=_fixed(4)),
+            TextColumn("{task.fields[eta]}", table_column=_fixed(11)),
+            TextColumn("{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True)),
+            expand=True,
             console=console,
             disable=not self._live,
         )
         self._tasks = {
-            stage: self._bars.add_task(stage, total=1.0, start=False, text="") for stage in stages
+            stage: self._bars.add_task(stage, total=1.0, start=False, text="", eta="")
+            for stage in stages
         }
 
     def __enter__(self) -> "Display":
@@ -67,23 +74,22 @@ class Display(AbstractContextManager["Display"]):
             self._spent = (self._spent[0] + seconds, self._spent[1] + work)
         self._done[stage] = share
         self._bars.start_task(self._tasks[stage])
-        eta = self._eta()
-        self._bars.update(
-            self._tasks[stage], completed=share, text=f"{text}  {eta}" if share < 1 else text
-        )
+        eta = self._eta() if share < 1 else ""
+        self._bars.update(self._tasks[stage], completed=share, text=text, eta=eta)
         if share >= 1:
             self._bars.stop_task(self._tasks[stage])
         if not self._live and (share >= 1 or time.monotonic() - self._said > _QUIET_SECONDS):
             self._said = time.monotonic()
-            self.say(f"{stage:<11} {share:4.0%}  {text}  {eta if share < 1 else 'done'}")
+            self.say(f"{stage:<8} {share:4.0%}  {eta or 'done':<11}  {text}")
 
     def _eta(self) -> str:
+        """Until everything is done, all stages; dots until a training has shown its speed."""
         seconds, flops = self._spent
         if flops == 0:
-            return ""
+            return "ETA ..."
         left = sum((1 - self._done[stage]) * work for stage, work in self._work.items())
         rest = round(left * seconds / flops)
-        return f"all done in {rest // 3600:d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
+        return f"ETA {rest // 3600:d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
 
 
 class TrainingDisplay:

@@ -6,9 +6,15 @@ import yaml
 from dwt_cli.track.card import model_card
 
 SUMMARY: dict[str, Any] = {
-    "name": "small-large-decay", "identity": "0123456789abcdef", "seed": 3,
-    "student": {"parameters": 1_234_567, "tokens": 987_654, "steps": 4321,
-                "heldout": {"loss": 3.14159, "perplexity": 23.1415, "accuracy": 0.4242}},
+    "name": "small-large-decay",
+    "identity": "0123456789abcdef",
+    "seed": 3,
+    "student": {
+        "parameters": 1_234_567,
+        "tokens": 987_654,
+        "steps": 4321,
+        "heldout": {"loss": 3.14159, "perplexity": 23.1415, "accuracy": 0.4242},
+    },
     "teacher": {"parameters": 7_654_321, "heldout": {"loss": 2.71828}},
 }
 CONFIG = {"student": {"num_layers": 6}, "seed": 3}
@@ -23,8 +29,18 @@ def test_the_card_says_what_the_summary_knows(alone: bool) -> None:
     _, head, text = card.split("---\n", 2)
     assert yaml.safe_load(head)["pipeline_tag"] == "fill-mask"
     assert yaml.safe_load(head)["library_name"] == "transformers"
-    for figure in ("1.23 M", "3.1416 nats", "23.14", "42.42%", "987,654", "4,321",
-                   "0123456789abcdef", "seed 3", f"| teacher | {name} |", "2305.18239"):
+    for figure in (
+        "1.23 M",
+        "3.1416 nats",
+        "23.14",
+        "42.42%",
+        "987,654",
+        "4,321",
+        "0123456789abcdef",
+        "seed 3",
+        f"| teacher | {name} |",
+        "2305.18239",
+    ):
         assert figure in text, figure
     with_teacher = "a teacher of 7.65 M parameters (held-out loss 2.718)"
     assert (with_teacher in " ".join(text.split())) == (not alone)

@@ -7,8 +7,13 @@ from rich.console import Console
 from dwt_cli.track import display as module
 from dwt_cli.track.display import Display, TrainingDisplay
 
-METRICS = {"hard_loss": 4.5, "soft_loss": 1.25, "alpha_hard": 1.0, "alpha_soft": 4.0,
-           "tokens_per_s": 1000.0}
+METRICS = {
+    "hard_loss": 4.5,
+    "soft_loss": 1.25,
+    "alpha_hard": 1.0,
+    "alpha_soft": 4.0,
+    "tokens_per_s": 1000.0,
+}
 
 
 class Clock:
@@ -37,15 +42,17 @@ def log(file: io.StringIO) -> Console:
     return Console(file=file, force_terminal=False, width=80)
 
 
-def run(display: Display, clock: Clock, first: int, last: int, of: int, seconds: float = 1.0
-        ) -> TrainingDisplay:
+def run(
+    display: Display, clock: Clock, first: int, last: int, of: int, seconds: float = 1.0
+) -> TrainingDisplay:
     """Steps of ``seconds`` each, as the loop tells them."""
     watching = TrainingDisplay(display, "student")
     watching.resumed(first - 1)
     for step in range(first, last + 1):
         clock.now += seconds
-        watching.stepped(step, step / of, METRICS | {
-            "tokens": step * 500.0, "tokens_per_s": 500 / seconds})
+        watching.stepped(
+            step, step / of, METRICS | {"tokens": step * 500.0, "tokens_per_s": 500 / seconds}
+        )
     return watching
 
 
@@ -60,13 +67,13 @@ def test_in_a_log_file_there_are_plain_lines_now_and_then(
     lines = text.splitlines()
     assert "\x1b" not in text
     assert "\r" not in text
-    assert lines[0] == "corpus      100%  1,000 tokens [of text]  done"
+    assert lines[0] == "corpus   100%  done         1,000 tokens [of text]"
     assert lines[-1] == "a line [that] stays"
     steps = lines[1:-1]
     assert len(steps) == 4, "every 15 seconds, and the end"
     assert "step 16  hard 4.500  soft 1.250  alpha 1:4  500 tokens/s" in steps[0]
-    assert "all done in 0:00:34" in steps[0]
-    assert steps[-1].endswith("done")
+    assert "ETA 0:00:34" in steps[0]
+    assert "100%  done" in steps[-1]
 
 
 def test_the_rest_is_foreseen_from_the_work_of_all_stages(
@@ -77,7 +84,7 @@ def test_the_rest_is_foreseen_from_the_work_of_all_stages(
         for step in range(1, 21):
             clock.now += 1
             display.update("teacher", step / 50, "", seconds=1.0)
-        assert display._eta() == "all done in 0:02:10"
+        assert display._eta() == "ETA 0:02:10"
 
 
 def test_a_resumed_training_is_not_credited_with_the_steps_of_before(
@@ -85,7 +92,7 @@ def test_a_resumed_training_is_not_credited_with_the_steps_of_before(
 ) -> None:
     with Display(log, {"student": 1e12}) as display:
         run(display, clock, 51, 60, 100)
-        assert display._eta() == "all done in 0:00:40"
+        assert display._eta() == "ETA 0:00:40"
     assert file.getvalue().startswith("student: going on after step 50\n")
 
 
@@ -105,8 +112,12 @@ def test_a_terminal_shows_every_stage_and_the_heldout_loss(clock: Clock) -> None
 def test_a_student_alone_has_no_soft_loss_to_show(
     clock: Clock, log: Console, file: io.StringIO
 ) -> None:
-    alone: dict[str, Any] = {"hard_loss": 4.5, "alpha_hard": 1.0, "tokens_per_s": 10.0,
-                             "tokens": 10.0}
+    alone: dict[str, Any] = {
+        "hard_loss": 4.5,
+        "alpha_hard": 1.0,
+        "tokens_per_s": 10.0,
+        "tokens": 10.0,
+    }
     with Display(log, {"student": 1e12}) as display:
         TrainingDisplay(display, "student").stepped(1, 1.0, alone)
-    assert "hard 4.500  10 tokens/s  done" in file.getvalue()
+    assert "done         step 1  hard 4.500  10 tokens/s" in file.getvalue()

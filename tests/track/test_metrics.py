@@ -22,7 +22,8 @@ def test_lines_come_in_the_order_of_the_steps(tmp_path: Path) -> None:
         {"step": 3, "heldout/loss": 17.0},
         {"step": 4, "train/progress": 0.5, "train/loss": 6.0},
         {"step": 6, "train/progress": 0.75, "train/loss": 4.0},
-        {"step": 6, "heldout/loss": 14.0}]
+        {"step": 6, "heldout/loss": 14.0},
+    ]
 
 
 @pytest.mark.parametrize("torn", ["", '{"step": 6, "tra'])
@@ -41,7 +42,8 @@ def test_what_is_written_can_be_read_at_once(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "m.jsonl") == []
     log.stepped(1, 0.5, {"loss": 1.0})
     assert read_lines(tmp_path / "m.jsonl") == [
-        {"step": 1, "train/progress": 0.5, "train/loss": 1.0}]
+        {"step": 1, "train/progress": 0.5, "train/loss": 1.0}
+    ]
 
 
 def test_no_file_is_no_lines(tmp_path: Path) -> None:
