@@ -77,12 +77,9 @@ def _is_setting(key: str) -> bool:
 
 
 def _no_config(name: str) -> str:
-    folder = settings.settings_folder()
-    there = sorted(
-        path.stem for place in (folder, folder.parent / "sweeps") for path in place.glob("*.yaml")
-    )
+    there = sorted(path.stem for path in settings.settings_folder().glob("*.yaml"))
     hint = nearest(name, there) or f" (there are: {', '.join(there)})"
-    return f"--config-name {name}: there is no such file in conf/ or sweeps/{hint}"
+    return f"--config-name {name}: there is no such file in conf/{hint}"
 
 
 def no_choice(group: str, choice: str) -> str:

@@ -73,8 +73,12 @@ def masking(corpus: Any) -> Any:
     from dwt_cli.config import Task
     from dwt_cli.corpus.batches import Masking
 
-    return Masking(Task(), len(corpus.tokenizer), corpus.tokenizer.mask_token_id,
-                   tuple(sorted(corpus.tokenizer.all_special_ids)))
+    return Masking(
+        Task(),
+        len(corpus.tokenizer),
+        corpus.tokenizer.mask_token_id,
+        tuple(sorted(corpus.tokenizer.all_special_ids)),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +87,13 @@ def tiny() -> Callable[..., Architecture]:
 
     def make(family: str = "bert", num_layers: int = 2, **changes: Any) -> Architecture:
         options: dict[str, Any] = {
-            "width": 16, "num_heads": 2, "mlp_width": 24, "vocab_size": VOCAB_SIZE,
-            "max_length": BLOCK_LENGTH, "dropout": 0.0}
+            "width": 16,
+            "num_heads": 2,
+            "mlp_width": 24,
+            "vocab_size": VOCAB_SIZE,
+            "max_length": BLOCK_LENGTH,
+            "dropout": 0.0,
+        }
         return Architecture(num_layers=num_layers, family=Family[family], **options | changes)
 
     return make

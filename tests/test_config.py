@@ -26,12 +26,18 @@ from dwt_cli.config import (
 from dwt_cli.errors import UserError
 
 BOOKKEEPING = {
-    ("Train", "micro_batch_size"), ("Train", "checkpoint_every"), ("Train", "keep_checkpoints"),
-    ("Train", "log_every"), ("Files", "path"), ("CheckpointTeacher", "path"),
+    ("Train", "micro_batch_size"),
+    ("Train", "checkpoint_every"),
+    ("Train", "keep_checkpoints"),
+    ("Train", "log_every"),
+    ("Files", "path"),
+    ("CheckpointTeacher", "path"),
 }
 OUTSIDE = ["tracker", "launch", "scale", "run", "choices", "overrides"]
-CLASSES = sorted({node for nodes in SCHEMAS.values() for node in nodes.values()}
-                 | {HubPart, RunOptions}, key=lambda node: node.__name__)
+CLASSES = sorted(
+    {node for nodes in SCHEMAS.values() for node in nodes.values()} | {HubPart, RunOptions},
+    key=lambda node: node.__name__,
+)
 FIELDS = [(node, f.name) for node in CLASSES for f in dataclasses.fields(node)]
 
 
@@ -114,11 +120,21 @@ def changed(run: Run, **settings: Any) -> Run:
     return run
 
 
-@pytest.mark.parametrize("overrides", [
-    [], ["scale=paper"], ["teacher=none"], ["optim=adamw", "scale.family=bert"],
-    ["teacher=extremely_weak", "alpha=strong", "remap=paper"], ["teacher=checkpoint",
-    "teacher.path=x"], ["data=wikibooks"], ["data=files", "data.path=x"], ["alpha=off"],
-], ids=str)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["scale=paper"],
+        ["teacher=none"],
+        ["optim=adamw", "scale.family=bert"],
+        ["teacher=extremely_weak", "alpha=strong", "remap=paper"],
+        ["teacher=checkpoint", "teacher.path=x"],
+        ["data=wikibooks"],
+        ["data=files", "data.path=x"],
+        ["alpha=off"],
+    ],
+    ids=str,
+)
 def test_what_is_offered_has_no_problems(
     composed: Callable[..., Run], overrides: list[str]
 ) -> None:
@@ -126,24 +142,54 @@ def test_what_is_offered_has_no_problems(
 
 
 REFUSED: list[dict[str, Any]] = [
-    {"data__block_length": 7}, {"data__vocab_size": 99}, {"data__heldout_fraction": 0.0},
-    {"data__heldout_fraction": 0.6}, {"data__max_heldout_blocks": 0}, {"data__max_gb": 0.0},
-    {"task__mask_ratio": 0.0}, {"task__mask_ratio": 0.95}, {"task__keep_ratio": -0.1},
-    {"task__random_ratio": 1.1}, {"task__keep_ratio": 0.6, "task__random_ratio": 0.6},
-    {"student__num_layers": 0}, {"student__mlp_width": 0}, {"student__num_heads": 0},
-    {"student__width": 130, "student__num_heads": 4}, {"student__width": 6,
-                                                       "student__num_heads": 2},
-    {"student__dropout": 1.0}, {"student__vocab_size": 300}, {"student__max_length": 32},
-    {"teacher__num_layers": 0}, {"teacher__vocab_size": 300}, {"teacher__max_steps": 0},
-    {"alpha__soft": -1.0}, {"alpha__hard": -1.0}, {"objective__temperature": 0.0},
-    {"train__max_steps": 0}, {"train__max_steps": None}, {"train__epochs": -1.0},
-    {"train__max_minutes": 0.0}, {"train__batch_size": 0}, {"train__micro_batch_size": 7},
-    {"train__micro_batch_size": 0}, {"train__micro_batch_size": -64},
-    {"train__checkpoint_every": 0}, {"train__keep_checkpoints": 0}, {"eval__every": 0},
-    {"eval__num_blocks": 0}, {"optim__lr": 0.0}, {"optim__eps": -1e-6}, {"optim__clip_norm": 0.0},
-    {"optim__weight_decay": -0.1}, {"optim__warmup": -0.1}, {"optim__decay": 1.1},
-    {"optim__warmup": 0.6, "optim__decay": 0.6}, {"optim__betas": (0.9, 1.0)},
-    {"optim__hidden_lr": 0.0}, {"optim__momentum": 1.0}, {"launch__num_threads": 0},
+    {"data__block_length": 7},
+    {"data__vocab_size": 99},
+    {"data__heldout_fraction": 0.0},
+    {"data__heldout_fraction": 0.6},
+    {"data__max_heldout_blocks": 0},
+    {"data__max_gb": 0.0},
+    {"task__mask_ratio": 0.0},
+    {"task__mask_ratio": 0.95},
+    {"task__keep_ratio": -0.1},
+    {"task__random_ratio": 1.1},
+    {"task__keep_ratio": 0.6, "task__random_ratio": 0.6},
+    {"student__num_layers": 0},
+    {"student__mlp_width": 0},
+    {"student__num_heads": 0},
+    {"student__width": 130, "student__num_heads": 4},
+    {"student__width": 6, "student__num_heads": 2},
+    {"student__dropout": 1.0},
+    {"student__vocab_size": 300},
+    {"student__max_length": 32},
+    {"teacher__num_layers": 0},
+    {"teacher__vocab_size": 300},
+    {"teacher__max_steps": 0},
+    {"alpha__soft": -1.0},
+    {"alpha__hard": -1.0},
+    {"objective__temperature": 0.0},
+    {"train__max_steps": 0},
+    {"train__max_steps": None},
+    {"train__epochs": -1.0},
+    {"train__max_minutes": 0.0},
+    {"train__batch_size": 0},
+    {"train__micro_batch_size": 7},
+    {"train__micro_batch_size": 0},
+    {"train__micro_batch_size": -64},
+    {"train__checkpoint_every": 0},
+    {"train__keep_checkpoints": 0},
+    {"eval__every": 0},
+    {"eval__num_blocks": 0},
+    {"optim__lr": 0.0},
+    {"optim__eps": -1e-6},
+    {"optim__clip_norm": 0.0},
+    {"optim__weight_decay": -0.1},
+    {"optim__warmup": -0.1},
+    {"optim__decay": 1.1},
+    {"optim__warmup": 0.6, "optim__decay": 0.6},
+    {"optim__betas": (0.9, 1.0)},
+    {"optim__hidden_lr": 0.0},
+    {"optim__momentum": 1.0},
+    {"launch__num_threads": 0},
 ]
 
 
@@ -166,9 +212,18 @@ def test_a_stand_alone_student_cannot_be_remapped(composed: Callable[..., Run]) 
 
 
 def test_numbers_at_the_limits_are_taken(nano: Run) -> None:
-    run = changed(nano, train__micro_batch_size=1, optim__warmup=0.0, optim__decay=0.0,
-                  optim__weight_decay=0.0, task__keep_ratio=0.5, task__random_ratio=0.5,
-                  alpha__soft=0.0, train__max_steps=1, launch__num_threads=1)
+    run = changed(
+        nano,
+        train__micro_batch_size=1,
+        optim__warmup=0.0,
+        optim__decay=0.0,
+        optim__weight_decay=0.0,
+        task__keep_ratio=0.5,
+        task__random_ratio=0.5,
+        alpha__soft=0.0,
+        train__max_steps=1,
+        launch__num_threads=1,
+    )
     assert list(problems(run)) == []
 
 
@@ -177,6 +232,7 @@ def test_settings_without_effect_are_said(nano: Run, composed: Callable[..., Run
     alone = composed("teacher=none")
     alone.overrides = ["teacher=none", "+alpha.soft=3", "objective.temperature=2", "train.epochs=1"]
     assert [line.split()[0] for line in warnings(alone)] == ["alpha", "objective"]
-    assert any("tau_squared" in line for line in warnings(
-        changed(nano, objective__tau_squared=True)))
+    assert any(
+        "tau_squared" in line for line in warnings(changed(nano, objective__tau_squared=True))
+    )
     assert any("max_minutes" in line for line in warnings(changed(nano, train__max_minutes=1.0)))

@@ -352,6 +352,7 @@ def test_ctrl_c_in_a_terminal_while_processes_read_the_text(tmp_path: Path, text
     while len(list(processes_with(mark))) < 3:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
+    time.sleep(0.2)  # the first worker has begun with its imports
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all processes of the group
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

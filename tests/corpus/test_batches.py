@@ -35,8 +35,9 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> Blocks:
     return write(tmp_path_factory.mktemp("batches") / "blocks")
 
 
-def source(blocks: Blocks, seed: int = 0, purpose: str = "student", batch_size: int = 8
-           ) -> TrainBatches:
+def source(
+    blocks: Blocks, seed: int = 0, purpose: str = "student", batch_size: int = 8
+) -> TrainBatches:
     return TrainBatches(blocks, MASKING, batch_size, seed, purpose)
 
 
@@ -73,11 +74,17 @@ def test_pure_whatever_was_asked_before_and_by_whom(blocks: Blocks, tmp_path: Pa
         np.random.random(5)
         torch.rand(5)
     assert digest(first.batch(7)) == digest(source(blocks).batch(7)) == expected
-    program = ("import sys; from pathlib import Path; from tests.corpus.test_batches import *; "
-               "print(digest(source(write(Path(sys.argv[1]))).batch(7)))")
+    program = (
+        "import sys; from pathlib import Path; from tests.corpus.test_batches import *; "
+        "print(digest(source(write(Path(sys.argv[1]))).batch(7)))"
+    )
     there = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "blocks")], capture_output=True, text=True,
-        check=True, cwd=Path(__file__).parent.parent.parent).stdout.strip()
+        [sys.executable, "-c", program, str(tmp_path / "blocks")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent.parent,
+    ).stdout.strip()
     assert there == expected
 
 
@@ -85,7 +92,7 @@ def test_an_epoch_visits_every_block_once_in_an_order_of_its_own(blocks: Blocks)
     batches = source(blocks, batch_size=8)
     num_steps = 3 * NUM_BLOCKS // 8 + 1
     numbers = torch.cat([restored(batches.batch(step))[:, 2] for step in range(num_steps)]) - 5
-    epochs = [numbers[i * NUM_BLOCKS:(i + 1) * NUM_BLOCKS].tolist() for i in range(3)]
+    epochs = [numbers[i * NUM_BLOCKS : (i + 1) * NUM_BLOCKS].tolist() for i in range(3)]
     assert all(sorted(epoch) == list(range(NUM_BLOCKS)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert epochs[0] != sorted(epochs[0])
@@ -104,10 +111,16 @@ def test_another_seed_or_purpose_has_other_blocks_and_masks(
     blocks: Blocks, seed: int, purpose: str
 ) -> None:
     ours, theirs = source(blocks), source(blocks, seed, purpose)
-    assert any(not torch.equal(restored(ours.batch(s)), restored(theirs.batch(s)))
-               for s in range(2))
-    shared = np.mean([len(np.intersect1d(ours.batch(s).rows_N, theirs.batch(s).rows_N))
-                      / len(ours.batch(s).rows_N) for s in range(30)])
+    assert any(
+        not torch.equal(restored(ours.batch(s)), restored(theirs.batch(s))) for s in range(2)
+    )
+    shared = np.mean(
+        [
+            len(np.intersect1d(ours.batch(s).rows_N, theirs.batch(s).rows_N))
+            / len(ours.batch(s).rows_N)
+            for s in range(30)
+        ]
+    )
     assert shared < 0.25, "masks in the same places by chance alone"
 
 
@@ -132,9 +145,7 @@ def many() -> tuple[np.ndarray, Batch]:
     return blocks_BL, MASKING.batch(blocks_BL, 5, [(0, sample) for sample in range(num_blocks)])
 
 
-def test_the_number_of_targets_is_exact_and_none_is_special(
-    many: tuple[np.ndarray, Batch]
-) -> None:
+def test_the_number_of_targets_is_exact_and_none_is_special(many: tuple[np.ndarray, Batch]) -> None:
     blocks_BL, batch = many
     blocks, positions = np.divmod(batch.rows_N.numpy(), L)
     assert (np.bincount(blocks) == NUM_TARGETS).all()
@@ -163,7 +174,8 @@ def test_shares_of_masked_random_and_kept(keep: float, random: float) -> None:
         (random * (1 - 1 / ordinary), (shown != MASK) & (shown != labels)),
     ):
         assert abs(found.sum().item() - share * count) <= 4.5 * np.sqrt(
-            count * share * (1 - share)), share
+            count * share * (1 - share)
+        ), share
 
 
 def test_substitutes_are_uniform_over_ordinary_ids() -> None:
@@ -183,13 +195,15 @@ def _is_uniform(counts: np.ndarray) -> None:
 
 def test_specials_serve_only_when_there_is_nothing_else() -> None:
     blocks_BL = np.full((50, L), SEP)
-    blocks_BL[:, 5:5 + NUM_TARGETS - 1] = 77
+    blocks_BL[:, 5 : 5 + NUM_TARGETS - 1] = 77
     batch = MASKING.batch(blocks_BL, 0, [(sample,) for sample in range(50)])
     assert ((batch.labels_N == 77).view(50, -1).sum(1) == NUM_TARGETS - 1).all()
 
 
-@pytest.mark.parametrize(("ratio", "length", "expected"), [
-    (0.15, 128, 19), (0.15, 64, 9), (0.01, 8, 1), (0.9, 8, 6), (0.9, 512, 460)])
+@pytest.mark.parametrize(
+    ("ratio", "length", "expected"),
+    [(0.15, 128, 19), (0.15, 64, 9), (0.01, 8, 1), (0.9, 8, 6), (0.9, 512, 460)],
+)
 def test_number_of_targets(ratio: float, length: int, expected: int) -> None:
     masking = Masking(Task(mask_ratio=ratio), V, MASK, SPECIAL)
     assert masking.num_targets(length) == expected

@@ -14,14 +14,20 @@ CLS, SEP = 2, 3
 @pytest.mark.parametrize("length", [2, 5, 8, 100])
 def test_packing_loses_nothing_but_the_unfilled_end(length: int) -> None:
     draw = random.Random(length)
-    documents = [[[draw.randrange(4, 99) for _ in range(draw.randrange(12))]
-                  for _ in range(draw.randrange(4))] for _ in range(30)]
-    stream = [token for document in documents for paragraph in document
-              for token in [*paragraph, SEP]]
+    documents = [
+        [
+            [draw.randrange(4, 99) for _ in range(draw.randrange(12))]
+            for _ in range(draw.randrange(4))
+        ]
+        for _ in range(30)
+    ]
+    stream = [
+        token for document in documents for paragraph in document for token in [*paragraph, SEP]
+    ]
     packed = list(pack(documents, length, CLS, SEP))
     assert all(len(block) == length and block[0] == CLS for block in packed)
     content = [token for block in packed for token in block[1:]]
-    assert content == stream[:len(content)]
+    assert content == stream[: len(content)]
     assert 0 <= len(stream) - len(content) < length - 1
 
 
@@ -53,10 +59,12 @@ def test_shards_read_back_in_any_order(
 
 
 @pytest.mark.parametrize("vocab_size", [100, 100_000])
-@pytest.mark.parametrize(("max_blocks", "expected"), [(4, (4, True)), (5, (5, False)),
-                                                      (6, (5, False)), (0, (0, True))])
-def test_max_bytes_cuts(tmp_path: Path, vocab_size: int, max_blocks: int,
-                        expected: tuple[int, bool]) -> None:
+@pytest.mark.parametrize(
+    ("max_blocks", "expected"), [(4, (4, True)), (5, (5, False)), (6, (5, False)), (0, (0, True))]
+)
+def test_max_bytes_cuts(
+    tmp_path: Path, vocab_size: int, max_blocks: int, expected: tuple[int, bool]
+) -> None:
     max_bytes = max_blocks * block_bytes(6, vocab_size)
     assert write_blocks([[1] * 6] * 5, tmp_path / "b", 6, vocab_size, max_bytes) == expected
     files = list((tmp_path / "b").glob("*.npy"))

@@ -29,8 +29,9 @@ def test_train_and_heldout_hold_the_text_each_in_its_order(
     assert len(heldout) > 20
     for expected, part in ((train, corpus.train), (heldout, corpus.heldout)):
         found = words_of(corpus, part)[:-1]  # the last sentence may be cut
-        dropped = corpus.report["heldout_paragraphs_dropped_as_leaked"] if part is corpus.heldout \
-            else 0
+        dropped = (
+            corpus.report["heldout_paragraphs_dropped_as_leaked"] if part is corpus.heldout else 0
+        )
         rest = iter(expected)
         assert all(sentence in rest for sentence in found)
         assert len(expected) - len(found) - dropped <= 1 + data_options.block_length // 12
@@ -58,12 +59,14 @@ def test_built_again_it_is_the_same_to_the_byte(
         assert (tmp_path / name).read_bytes() == (corpus_folder / name).read_bytes(), name
 
 
-def test_limits_are_kept_and_said(data_options: Data, sentences: Any, corpus_folder: Path,
-                                  tmp_path: Path) -> None:
+def test_limits_are_kept_and_said(
+    data_options: Data, sentences: Any, corpus_folder: Path, tmp_path: Path
+) -> None:
     said: list[str] = []
     options = replace(data_options, max_heldout_blocks=5, max_gb=100.5 * 24 * 2 / 1e9)
-    build(sentences(), options, str(corpus_folder / "tokenizer"), tmp_path, no_progress,
-          said.append)
+    build(
+        sentences(), options, str(corpus_folder / "tokenizer"), tmp_path, no_progress, said.append
+    )
     corpus = Corpus.open(tmp_path)
     assert (len(corpus.train), len(corpus.heldout)) == (100, 5)
     assert corpus.report["cut_at_max_gb"]
@@ -71,10 +74,13 @@ def test_limits_are_kept_and_said(data_options: Data, sentences: Any, corpus_fol
     assert "data.max_gb=" in said[0]
 
 
-@pytest.mark.parametrize(("documents", "expected"), [
-    ([], "has no text"),
-    ([Document("a", ("ab cd ef",))], "shorter than one block"),
-])
+@pytest.mark.parametrize(
+    ("documents", "expected"),
+    [
+        ([], "has no text"),
+        ([Document("a", ("ab cd ef",))], "shorter than one block"),
+    ],
+)
 def test_too_little_text_is_said_in_one_line(
     data_options: Data, tmp_path: Path, documents: list[Document], expected: str
 ) -> None:
@@ -107,6 +113,9 @@ def test_a_tokenizer_without_a_mask_is_refused(corpus_folder: Path, tmp_path: Pa
 def test_each_data_schema_opens_its_source(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     parts = [HubPart("x/y", "c", "s", "t")]
-    sources = [open_source(Docs(packages=["json"])), open_source(Files(path=str(tmp_path))),
-               open_source(Hub(parts=parts, every_nth_sentence=4))]
+    sources = [
+        open_source(Docs(packages=["json"])),
+        open_source(Files(path=str(tmp_path))),
+        open_source(Hub(parts=parts, every_nth_sentence=4)),
+    ]
     assert [type(source).__name__ for source in sources] == ["Docs", "Files", "Hub"]

@@ -14,8 +14,10 @@ from dwt_cli.corpus.tokenizer import SPECIAL_TOKENS, train_tokenizer
 def texts() -> list[str]:
     """Many pieces of equal frequency, signs, accents, ideographs, more characters than are kept."""
     draw = random.Random(0)
-    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyzéüß", k=draw.randint(2, 9)))
-             for _ in range(400)]
+    words = [
+        "".join(draw.choices("abcdefghijklmnopqrstuvwxyzéüß", k=draw.randint(2, 9)))
+        for _ in range(400)
+    ]
     lines = [" ".join(draw.choices(words, k=12)) + ", (漢字)!" for _ in range(150)]
     return [*lines, " ".join(map(chr, range(0x1200, 0x1700)))]
 
@@ -27,12 +29,20 @@ def trained() -> Any:
 
 def test_the_same_vocabulary_in_every_process(trained: Any) -> None:
     """The trainer by itself numbers pieces in the order of a hash map (tokenizers#1794)."""
-    program = ("import json; from dwt_cli.corpus.tokenizer import train_tokenizer; "
-               "from tests.corpus.test_tokenizer import texts; "
-               "print(json.dumps(train_tokenizer(texts(), 2500, 64).get_vocab(), sort_keys=True))")
-    there = json.loads(subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
-        cwd=Path(__file__).parent.parent.parent).stdout)
+    program = (
+        "import json; from dwt_cli.corpus.tokenizer import train_tokenizer; "
+        "from tests.corpus.test_tokenizer import texts; "
+        "print(json.dumps(train_tokenizer(texts(), 2500, 64).get_vocab(), sort_keys=True))"
+    )
+    there = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent.parent.parent,
+        ).stdout
+    )
     assert there == trained.get_vocab()
 
 
@@ -55,13 +65,13 @@ def test_characters_never_take_more_than_their_room(vocab_size: int, num_charact
 
 def test_words_come_back(trained: Any) -> None:
     ids = trained("Abcé, (漢字)! \u0001")["input_ids"]
-    assert trained.decode(ids, skip_special_tokens=True).replace(
-        " ", "") == "abce,(漢字)!"
+    assert trained.decode(ids, skip_special_tokens=True).replace(" ", "") == "abce,(漢字)!"
 
 
 def test_a_small_text_gives_a_small_vocabulary() -> None:
-    assert len(train_tokenizer(["ab ab", "ab c"], 1000, 16)) == 5 + len({"a", "b", "c", "##a",
-                                                                        "##b", "##c", "ab"})
+    assert len(train_tokenizer(["ab ab", "ab c"], 1000, 16)) == 5 + len(
+        {"a", "b", "c", "##a", "##b", "##c", "ab"}
+    )
 
 
 def test_saved_and_opened_it_is_the_same(trained: Any, tmp_path: Path) -> None:

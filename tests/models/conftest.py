@@ -18,8 +18,14 @@ from transformers import (
 )
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 160, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "intermediate_size": 24, "max_position_embeddings": 64, "pad_token_id": 0}
+    "vocab_size": 160,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
 TOKENS = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
 SLIDING = ["full_attention", "sliding_attention", "sliding_attention"]
 
@@ -31,18 +37,28 @@ def _make(name: str) -> PreTrainedModel:
         case "roberta":
             return RobertaForMaskedLM(RobertaConfig(**SIZES))
         case "distilbert":
-            return DistilBertForMaskedLM(DistilBertConfig(
-                vocab_size=160, dim=16, n_layers=3, n_heads=2, hidden_dim=24,
-                max_position_embeddings=64))
+            return DistilBertForMaskedLM(
+                DistilBertConfig(
+                    vocab_size=160,
+                    dim=16,
+                    n_layers=3,
+                    n_heads=2,
+                    hidden_dim=24,
+                    max_position_embeddings=64,
+                )
+            )
         case "modernbert":
-            return ModernBertForMaskedLM(ModernBertConfig(
-                **SIZES, **TOKENS, layer_types=["full_attention"] * 3))
+            return ModernBertForMaskedLM(
+                ModernBertConfig(**SIZES, **TOKENS, layer_types=["full_attention"] * 3)
+            )
         case "modernbert-sliding":
-            return ModernBertForMaskedLM(ModernBertConfig(
-                **SIZES, **TOKENS, layer_types=SLIDING, local_attention=8))
+            return ModernBertForMaskedLM(
+                ModernBertConfig(**SIZES, **TOKENS, layer_types=SLIDING, local_attention=8)
+            )
         case "modernbert-wide-window":
-            return ModernBertForMaskedLM(ModernBertConfig(
-                **SIZES, **TOKENS, layer_types=SLIDING, local_attention=64))
+            return ModernBertForMaskedLM(
+                ModernBertConfig(**SIZES, **TOKENS, layer_types=SLIDING, local_attention=64)
+            )
     raise AssertionError(name)
 
 

@@ -33,8 +33,15 @@ def test_the_parts_are_where_the_anatomy_says(
 
 
 def test_another_family_is_refused_with_what_is_known() -> None:
-    model = ElectraForMaskedLM(ElectraConfig(
-        vocab_size=20, embedding_size=8, hidden_size=8, num_hidden_layers=1,
-        num_attention_heads=1, intermediate_size=8))
+    model = ElectraForMaskedLM(
+        ElectraConfig(
+            vocab_size=20,
+            embedding_size=8,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=8,
+        )
+    )
     with pytest.raises(UserError, match="'electra' is not known here: use one of bert, distil"):
         anatomy_of(model)

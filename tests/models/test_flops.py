@@ -17,10 +17,14 @@ B, L, TARGETS = 3, 48, 7
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 @pytest.mark.parametrize("num_layers", [1, 4])
-def test_forward_and_backward(tiny: Callable[..., Architecture], family: str, num_layers: int
-                              ) -> None:
-    model = make_model(tiny(family, num_layers=num_layers, width=64, num_heads=4, mlp_width=96,
-                            vocab_size=500), 0, "student")
+def test_forward_and_backward(
+    tiny: Callable[..., Architecture], family: str, num_layers: int
+) -> None:
+    model = make_model(
+        tiny(family, num_layers=num_layers, width=64, num_heads=4, mlp_width=96, vocab_size=500),
+        0,
+        "student",
+    )
     ids_BL = torch.zeros(B, L, dtype=torch.long)
     rows_N = torch.zeros(B * TARGETS, dtype=torch.long)
     wrapped = MaskedLM(model, torch.float32)
@@ -32,7 +36,8 @@ def test_forward_and_backward(tiny: Callable[..., Architecture], family: str, nu
     expected = forward_flops(model, B, L, TARGETS)
     assert forward.get_total_flops() == pytest.approx(expected, rel=0.02)
     assert backward.get_total_flops() == pytest.approx(
-        (FORWARD_AND_BACKWARD - 1) * expected, rel=0.02)
+        (FORWARD_AND_BACKWARD - 1) * expected, rel=0.02
+    )
 
 
 def test_written_out_for_bert(tiny: Callable[..., Architecture]) -> None:

@@ -24,18 +24,26 @@ def test_the_paper_s_student_is_of_distilbert_s_shape(paper: dict[str, Any]) -> 
     ours = outline(paper["none"].student)
     with torch.device("meta"):
         theirs = DistilBertForMaskedLM(DistilBertConfig())
-    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size",
-                 "max_position_embeddings"):
+    for name in (
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "vocab_size",
+        "max_position_embeddings",
+    ):
         assert getattr(ours.config, name) == getattr(theirs.config, name), name
     assert ours.config.intermediate_size == theirs.config.hidden_dim
     assert num_parameters(ours) == pytest.approx(67e6, rel=0.01)
     assert num_parameters(ours) - num_parameters(theirs) == 2 * 768, "BERT's token types alone"
 
 
-@pytest.mark.parametrize(("teacher", "layers", "ratio"), [
-    ("small", 4, 0.78), ("weak", 4, 0.78), ("very_weak", 2, 0.57), ("extremely_weak", 1, 0.46)])
-def test_the_paper_s_teachers(paper: dict[str, Any], teacher: str, layers: int, ratio: float
-                              ) -> None:
+@pytest.mark.parametrize(
+    ("teacher", "layers", "ratio"),
+    [("small", 4, 0.78), ("weak", 4, 0.78), ("very_weak", 2, 0.57), ("extremely_weak", 1, 0.46)],
+)
+def test_the_paper_s_teachers(
+    paper: dict[str, Any], teacher: str, layers: int, ratio: float
+) -> None:
     """Its ratios are those of the models without their heads, with two digits kept."""
     run = paper[teacher]
     made, student = outline(run.teacher), outline(run.student)
@@ -46,12 +54,25 @@ def test_the_paper_s_teachers(paper: dict[str, Any], teacher: str, layers: int, 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_the_sizes_asked_for(tiny: Tiny, family: str) -> None:
-    options = tiny(family, num_layers=3, width=12, num_heads=3, mlp_width=20, vocab_size=77,
-                   max_length=600, dropout=0.25)
+    options = tiny(
+        family,
+        num_layers=3,
+        width=12,
+        num_heads=3,
+        mlp_width=20,
+        vocab_size=77,
+        max_length=600,
+        dropout=0.25,
+    )
     model = make_model(options, 0, "student")
     config = model.config
-    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads,
-            config.intermediate_size, config.vocab_size) == (3, 12, 3, 20, 77)
+    assert (
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.intermediate_size,
+        config.vocab_size,
+    ) == (3, 12, 3, 20, 77)
     ids_BL = torch.randint(77, (1, 600))
     assert MaskedLM(model, torch.float32)(ids_BL, torch.tensor([599])).shape == (1, 77)
     dropouts = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
@@ -67,7 +88,8 @@ def test_the_sizes_asked_for(tiny: Tiny, family: str) -> None:
 def test_weights_depend_on_seed_and_purpose_alone(tiny: Tiny, family: str) -> None:
     def weights(seed: int, purpose: str) -> torch.Tensor:
         return torch.nn.utils.parameters_to_vector(
-            make_model(tiny(family), seed, purpose).parameters())
+            make_model(tiny(family), seed, purpose).parameters()
+        )
 
     first = weights(0, "student")
     torch.manual_seed(99)

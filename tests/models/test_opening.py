@@ -20,9 +20,12 @@ OfFamily = Callable[[str], PreTrainedModel]
 def save_in_the_old_format(model: PreTrainedModel, folder: Path) -> None:
     """As checkpoints were before safetensors, with the first BERTs' names of the norms."""
     model.config.save_pretrained(folder)
-    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma")
-               .replace("LayerNorm.bias", "LayerNorm.beta"): tensor
-           for name, tensor in model.state_dict().items()}
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor
+        for name, tensor in model.state_dict().items()
+    }
     torch.save(old, folder / "pytorch_model.bin")
 
 
@@ -117,14 +120,23 @@ def _open(teacher: CheckpointTeacher) -> PreTrainedModel:
     return open_model(teacher)
 
 
-@pytest.mark.parametrize(("spoil", "expected"), [
-    (_without_head, "lacks the weights cls"), (_unknown_family, "is a electra"),
-    (_no_folder, "cannot be opened"), (_empty, "cannot be opened"),
-    (_broken_config, "cannot be opened"), (_no_weights, "cannot be opened"),
-    (_cut_short, "cannot be opened"), (_of_another_size, "cannot be opened"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (_without_head, "lacks the weights cls"),
+        (_unknown_family, "is a electra"),
+        (_no_folder, "cannot be opened"),
+        (_empty, "cannot be opened"),
+        (_broken_config, "cannot be opened"),
+        (_no_weights, "cannot be opened"),
+        (_cut_short, "cannot be opened"),
+        (_of_another_size, "cannot be opened"),
+    ],
+)
 def test_what_is_no_teacher_is_refused_in_one_line(
-    of_family: OfFamily, tmp_path: Path, expected: str,
+    of_family: OfFamily,
+    tmp_path: Path,
+    expected: str,
     spoil: Callable[[PreTrainedModel, Path], None],
 ) -> None:
     folder = tmp_path / "model"

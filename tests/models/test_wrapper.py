@@ -8,16 +8,21 @@ from transformers import PreTrainedModel
 
 from dwt_cli.models.wrapper import MaskedLM
 
-FAMILIES = ["bert", "roberta", "distilbert", "modernbert", "modernbert-sliding",
-            "modernbert-wide-window"]
+FAMILIES = [
+    "bert",
+    "roberta",
+    "distilbert",
+    "modernbert",
+    "modernbert-sliding",
+    "modernbert-wide-window",
+]
 B, L = 3, 32
 OfFamily = Callable[[str], PreTrainedModel]
 
 
 def draw() -> tuple[torch.Tensor, torch.Tensor]:
     rng = torch.Generator().manual_seed(0)
-    return (torch.randint(5, 160, (B, L), generator=rng),
-            torch.tensor([0, 1, 95, 31, 32, 50, 7]))
+    return (torch.randint(5, 160, (B, L), generator=rng), torch.tensor([0, 1, 95, 31, 32, 50, 7]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -34,8 +39,10 @@ def test_target_rows_have_the_logits_of_the_full_forward(of_family: OfFamily, fa
 @torch.no_grad()
 def test_a_window_shorter_than_the_block_matters(of_family: OfFamily) -> None:
     ids_BL, rows_N = draw()
-    narrow, wide = (MaskedLM(of_family(f"modernbert-{kind}"), torch.float32)(ids_BL, rows_N)
-                    for kind in ("sliding", "wide-window"))
+    narrow, wide = (
+        MaskedLM(of_family(f"modernbert-{kind}"), torch.float32)(ids_BL, rows_N)
+        for kind in ("sliding", "wide-window")
+    )
     assert (narrow - wide).abs().max() > 0.05
 
 
@@ -45,8 +52,11 @@ def test_the_gradient_is_that_of_the_full_forward(of_family: OfFamily, family: s
     gradients = []
     for through_wrapper in (True, False):
         model = of_family(family)
-        logits_NV = (MaskedLM(model, torch.float32).eval()(ids_BL, rows_N) if through_wrapper
-                     else model(input_ids=ids_BL).logits.flatten(0, 1)[rows_N])
+        logits_NV = (
+            MaskedLM(model, torch.float32).eval()(ids_BL, rows_N)
+            if through_wrapper
+            else model(input_ids=ids_BL).logits.flatten(0, 1)[rows_N]
+        )
         logits_NV.logsumexp(-1).sum().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[1].items():

@@ -15,8 +15,13 @@ N, V = 11, 37
 ROWS_PER_CHUNK = [1, 4, 5, 100]
 
 
-def by_the_book(student_NV: Tensor, teacher_NV: Tensor | None, labels_N: Tensor,
-                weights: Weights, objective: Objective) -> tuple[Sums, Tensor]:
+def by_the_book(
+    student_NV: Tensor,
+    teacher_NV: Tensor | None,
+    labels_N: Tensor,
+    weights: Weights,
+    objective: Objective,
+) -> tuple[Sums, Tensor]:
     """Sums and the gradient of total, from probabilities, without any trick."""
     student_NV = student_NV.detach().double().requires_grad_()
     tau = objective.temperature
@@ -39,32 +44,42 @@ def by_the_book(student_NV: Tensor, teacher_NV: Tensor | None, labels_N: Tensor,
     return Sums(total, hard, soft, theirs, correct), gradient_NV
 
 
-def draw(dtype: torch.dtype = torch.float32, device: str = "cpu"
-         ) -> tuple[Tensor, Tensor, Tensor]:
+def draw(dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     rng = torch.Generator().manual_seed(3)
     student_NV = torch.randn(N, V, generator=rng) * 3
     teacher_NV = torch.randn(N, V, generator=rng) * 3
     labels_N = torch.randint(V, (N,), generator=rng)
     student_NV[2, labels_N[2]] = student_NV[2].max() + 1  # a correct row, whatever the draw
-    return (student_NV.to(device, dtype).requires_grad_(), teacher_NV.to(device, dtype),
-            labels_N.to(device))
+    return (
+        student_NV.to(device, dtype).requires_grad_(),
+        teacher_NV.to(device, dtype),
+        labels_N.to(device),
+    )
 
 
-def compare(student_NV: Tensor, teacher_NV: Tensor | None, labels_N: Tensor, weights: Weights,
-            objective: Objective) -> None:
+def compare(
+    student_NV: Tensor,
+    teacher_NV: Tensor | None,
+    labels_N: Tensor,
+    weights: Weights,
+    objective: Objective,
+) -> None:
     sums = distillation_sums(student_NV, teacher_NV, labels_N, weights, objective)
     (sums.total / 7).backward()
     cpu_teacher = None if teacher_NV is None else teacher_NV.cpu()
-    expected, gradient_NV = by_the_book(student_NV.cpu(), cpu_teacher, labels_N.cpu(), weights,
-                                        objective)
+    expected, gradient_NV = by_the_book(
+        student_NV.cpu(), cpu_teacher, labels_N.cpu(), weights, objective
+    )
     for name, value in sums._asdict().items():
-        assert value.item() == pytest.approx(getattr(expected, name).item(), rel=2e-6, abs=1e-5), \
+        assert value.item() == pytest.approx(getattr(expected, name).item(), rel=2e-6, abs=1e-5), (
             name
+        )
     assert student_NV.grad is not None
     assert student_NV.grad.dtype == student_NV.dtype
     rounding = 2**-7 if student_NV.dtype == torch.bfloat16 else 1e-5
-    torch.testing.assert_close(student_NV.grad.cpu().double(), gradient_NV / 7, rtol=rounding,
-                               atol=1e-6)
+    torch.testing.assert_close(
+        student_NV.grad.cpu().double(), gradient_NV / 7, rtol=rounding, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("rows", ROWS_PER_CHUNK)
@@ -72,7 +87,11 @@ def compare(student_NV: Tensor, teacher_NV: Tensor | None, labels_N: Tensor, wei
 @pytest.mark.parametrize(("tau", "squared"), [(1.0, False), (2.5, False), (2.5, True), (0.5, True)])
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (0.7, 4.0), (0.0, 2.0), (1.0, 0.0)])
 def test_values_and_gradient(
-    monkeypatch: pytest.MonkeyPatch, rows: int, dtype: torch.dtype, tau: float, squared: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+    dtype: torch.dtype,
+    tau: float,
+    squared: bool,
     weights: tuple[float, float],
 ) -> None:
     monkeypatch.setitem(logits._CHUNK_BYTES, "cpu", 4 * V * rows)
@@ -107,16 +126,22 @@ def test_kl_is_zero_exactly_where_both_agree(tau: float) -> None:
     assert student_NV.grad is not None
     assert student_NV.grad.abs().max() < 1e-6
     for row in range(N):
-        apart = distillation_sums(student_NV[row:row + 1], teacher_NV[row:row + 1],
-                                  labels_N[row:row + 1], weights, objective)
+        apart = distillation_sums(
+            student_NV[row : row + 1],
+            teacher_NV[row : row + 1],
+            labels_N[row : row + 1],
+            weights,
+            objective,
+        )
         assert apart.soft > 1e-2
 
 
 def test_the_soft_loss_at_a_high_temperature_and_its_square() -> None:
     """Hinton's limit: tau^2 KL -> the mean squared difference of centred logits, halved."""
     student_NV, teacher_NV, labels_N = draw()
-    sums = distillation_sums(student_NV, teacher_NV, labels_N, Weights(0.0, 1.0),
-                             Objective(200.0, tau_squared=True))
+    sums = distillation_sums(
+        student_NV, teacher_NV, labels_N, Weights(0.0, 1.0), Objective(200.0, tau_squared=True)
+    )
     difference_NV = (student_NV - teacher_NV).detach()
     centred_NV = difference_NV - difference_NV.mean(1, keepdim=True)
     assert sums.total.item() == pytest.approx(centred_NV.square().sum().item() / (2 * V), rel=0.05)
@@ -128,11 +153,14 @@ def test_sums_over_any_split_of_the_rows_add_up(cut: int) -> None:
     weights, objective = Weights(1.0, 4.0), Objective(2.0)
     whole = distillation_sums(student_NV, teacher_NV, labels_N, weights, objective)
     (whole_NV,) = torch.autograd.grad(whole.total, student_NV)
-    parts = [distillation_sums(student_NV[rows], teacher_NV[rows], labels_N[rows], weights,
-                               objective) for rows in (slice(0, cut), slice(cut, N))]
+    parts = [
+        distillation_sums(student_NV[rows], teacher_NV[rows], labels_N[rows], weights, objective)
+        for rows in (slice(0, cut), slice(cut, N))
+    ]
     for name in Sums._fields:
         assert sum(getattr(part, name).item() for part in parts) == pytest.approx(
-            getattr(whole, name).item(), rel=1e-6)
+            getattr(whole, name).item(), rel=1e-6
+        )
     (parts_NV,) = torch.autograd.grad(parts[0].total + parts[1].total, student_NV)
     torch.testing.assert_close(parts_NV, whole_NV, rtol=1e-6, atol=1e-7)
 
@@ -147,8 +175,9 @@ def test_only_total_has_a_gradient() -> None:
 def test_logits_far_apart_stay_finite() -> None:
     student_NV = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
     teacher_NV = torch.tensor([[-1e4, 1e4, 0.0]])
-    sums = distillation_sums(student_NV, teacher_NV, torch.tensor([1]), Weights(1.0, 1.0),
-                             Objective())
+    sums = distillation_sums(
+        student_NV, teacher_NV, torch.tensor([1]), Weights(1.0, 1.0), Objective()
+    )
     sums.total.backward()
     assert sums.hard.item() == pytest.approx(2e4)
     assert sums.soft.item() == pytest.approx(2e4)

@@ -39,8 +39,9 @@ def pair(tiny: Tiny, family: str, num_teacher: int) -> tuple[PreTrainedModel, Pr
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 @pytest.mark.parametrize("num_teacher", [4, 1])
-def test_copies_are_exact_and_every_tensor_is_accounted_for(tiny: Tiny, family: str,
-                                                            num_teacher: int) -> None:
+def test_copies_are_exact_and_every_tensor_is_accounted_for(
+    tiny: Tiny, family: str, num_teacher: int
+) -> None:
     student, teacher = pair(tiny, family, num_teacher)
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     account = remap(student, teacher, "paper")
@@ -57,8 +58,9 @@ def test_copies_are_exact_and_every_tensor_is_accounted_for(tiny: Tiny, family: 
     for layer, origin in chosen.items():
         ours, theirs = layer_of(student, layer), layer_of(teacher, origin)
         fresh = ours.keys() - theirs.keys()
-        assert fresh == ({"attn_norm.weight"} if family == "modernbert" and layer > 0 == origin
-                         else set())
+        assert fresh == (
+            {"attn_norm.weight"} if family == "modernbert" and layer > 0 == origin else set()
+        )
         for name in ours.keys() & theirs.keys():
             assert torch.equal(ours[name], theirs[name])
     layers = anatomy_of(student).layers
@@ -82,8 +84,9 @@ def test_a_rule_may_leave_layers_as_they_were_made(
 ) -> None:
     monkeypatch.setitem(RULES, "odd", lambda layer, ours, theirs: 0 if layer % 2 else None)
     student, teacher = pair(tiny, "modernbert", 1)
-    before = {number: {k: v.clone() for k, v in layer_of(student, number).items()}
-              for number in range(6)}
+    before = {
+        number: {k: v.clone() for k, v in layer_of(student, number).items()} for number in range(6)
+    }
     account = remap(student, teacher, "odd")
     assert account.layers == {1: 0, 3: 0, 5: 0}
     for number, tensors in before.items():
@@ -99,13 +102,16 @@ def test_a_model_remapped_to_its_own_depth_computes_the_same(tiny: Tiny) -> None
         assert torch.equal(student.eval()(ids_BL).logits, teacher.eval()(ids_BL).logits)
 
 
-@pytest.mark.parametrize(("changes", "expected"), [
-    ({"family": "modernbert"}, "family=modernbert or remap=random"),
-    ({"width": 32}, "student.width=16"),
-    ({"num_heads": 4}, "student.num_heads=2"),
-    ({"mlp_width": 48}, "student.mlp_width=24"),
-    ({"vocab_size": 161}, r"word_embeddings.weight is \(160, 16\)"),
-])
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"family": "modernbert"}, "family=modernbert or remap=random"),
+        ({"width": 32}, "student.width=16"),
+        ({"num_heads": 4}, "student.num_heads=2"),
+        ({"mlp_width": 48}, "student.mlp_width=24"),
+        ({"vocab_size": 161}, r"word_embeddings.weight is \(160, 16\)"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(
     tiny: Tiny, changes: dict[str, object], expected: str
 ) -> None:
@@ -118,9 +124,16 @@ def test_what_does_not_fit_is_refused_in_one_line(
 
 def test_layers_of_different_kinds_are_refused(tiny: Tiny) -> None:
     student = make_model(tiny("modernbert", num_layers=6), 0, "student")
-    teacher = ModernBertForMaskedLM(ModernBertConfig(
-        vocab_size=160, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
-        intermediate_size=24, pad_token_id=0))
+    teacher = ModernBertForMaskedLM(
+        ModernBertConfig(
+            vocab_size=160,
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=24,
+            pad_token_id=0,
+        )
+    )
     with pytest.raises(UserError, match="kinds full_attention, sliding_attention"):
         remap(student, teacher, "paper")
 

@@ -67,30 +67,36 @@ def batch(corpus: Corpus, masking: Masking) -> Batch:
 
 @pytest.mark.parametrize("progress", [0.0, 0.5])
 @pytest.mark.parametrize("tau", [1.0, 2.0])
-def test_equation_3_at_a_moment(student: MaskedLM, teacher: Counting, batch: Batch,
-                                progress: float, tau: float) -> None:
+def test_equation_3_at_a_moment(
+    student: MaskedLM, teacher: Counting, batch: Batch, progress: float, tau: float
+) -> None:
     loss = MaskedLanguageModelling(Linear(hard=1, soft=4, soft_end=1), Objective(tau), teacher)
     found = loss(student, batch, Moment(progress))
     student_NV = student(batch.ids_BL, batch.rows_N)
     teacher_NV = teacher.signal(batch)
     hard = torch.nn.functional.cross_entropy(student_NV, batch.labels_N, reduction="sum")
     soft = torch.nn.functional.kl_div(
-        (student_NV / tau).log_softmax(-1), (teacher_NV / tau).log_softmax(-1),
-        log_target=True, reduction="sum")
+        (student_NV / tau).log_softmax(-1),
+        (teacher_NV / tau).log_softmax(-1),
+        log_target=True,
+        reduction="sum",
+    )
     alpha_soft = 4 - 3 * progress
     torch.testing.assert_close(found.total, hard + alpha_soft * soft, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.sums["hard_loss"], hard)
     torch.testing.assert_close(found.sums["soft_loss"], soft, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         found.sums["teacher_loss"],
-        torch.nn.functional.cross_entropy(teacher_NV, batch.labels_N, reduction="sum"))
+        torch.nn.functional.cross_entropy(teacher_NV, batch.labels_N, reduction="sum"),
+    )
     assert found.sums["accuracy"] == (student_NV.argmax(-1) == batch.labels_N).sum()
     assert found.facts == {"alpha_hard": 1, "alpha_soft": alpha_soft}
 
 
 def test_alone(student: MaskedLM, batch: Batch) -> None:
     found = MaskedLanguageModelling(Constant(hard=2, soft=1), Objective(), None)(
-        student, batch, Moment(0))
+        student, batch, Moment(0)
+    )
     assert found.total.item() == pytest.approx(2 * found.sums["hard_loss"].item())
     assert found.sums.keys() == {"hard_loss", "accuracy"}
     assert found.facts == {"alpha_hard": 2}
@@ -104,8 +110,16 @@ def test_the_teacher_runs_only_while_it_is_heard_and_is_released_once(
     for step in range(8):
         found = loss(student, batch, Moment(step / 8))
         seen.append((teacher.calls, teacher.releases, "soft_loss" in found.sums))
-    assert seen == [(0, 0, False), (0, 0, False), (1, 0, True), (2, 0, True),
-                    (2, 1, False), (2, 1, False), (2, 1, False), (2, 1, False)]
+    assert seen == [
+        (0, 0, False),
+        (0, 0, False),
+        (1, 0, True),
+        (2, 0, True),
+        (2, 1, False),
+        (2, 1, False),
+        (2, 1, False),
+        (2, 1, False),
+    ]
 
 
 def test_a_teacher_that_is_never_heard_never_runs(

@@ -56,16 +56,33 @@ def watcher() -> type[Watcher]:
 
 
 @pytest.fixture
-def training(tmp_path: Path, corpus: Corpus, masking: Masking, tiny: Callable[..., Architecture]
-             ) -> Callable[..., Training]:
+def training(
+    tmp_path: Path, corpus: Corpus, masking: Masking, tiny: Callable[..., Architecture]
+) -> Callable[..., Training]:
     """``training(**changes)``: fresh parts each time, checkpoints below ``folder``."""
 
-    def make(optim: str | Optim = "adamw", family: str = "bert", num_parts: int = 1,
-             dropout: float = 0.0, schedule: Schedule | None = None, folder: str = "checkpoints",
-             eval_every: int = 100, observer: Any = None, **train: Any) -> Training:
-        options = Train(**{"max_steps": 6, "epochs": None, "batch_size": 8,
-                           "micro_batch_size": 8 // num_parts, "checkpoint_every": 100,
-                           "log_every": 1, **train})
+    def make(
+        optim: str | Optim = "adamw",
+        family: str = "bert",
+        num_parts: int = 1,
+        dropout: float = 0.0,
+        schedule: Schedule | None = None,
+        folder: str = "checkpoints",
+        eval_every: int = 100,
+        observer: Any = None,
+        **train: Any,
+    ) -> Training:
+        options = Train(
+            **{
+                "max_steps": 6,
+                "epochs": None,
+                "batch_size": 8,
+                "micro_batch_size": 8 // num_parts,
+                "checkpoint_every": 100,
+                "log_every": 1,
+                **train,
+            }
+        )
         rules = OPTIMISERS[optim] if isinstance(optim, str) else optim
         model = MaskedLM(make_model(tiny(family, dropout=dropout), 0, "student"), torch.float32)
         teacher = MaskedLM(make_model(tiny(family, num_layers=1), 0, "teacher"), torch.float32)
@@ -77,12 +94,20 @@ def training(tmp_path: Path, corpus: Corpus, masking: Masking, tiny: Callable[..
         cpu = torch.device("cpu")
         return Training(
             model=model,
-            loss=MaskedLanguageModelling(schedule or Constant(soft=1.0), Objective(2.0),
-                                         ModelSignal(teacher)),
-            batches=batches, optimizer=Optimizer(model, rules), clip_norm=rules.clip_norm,
-            options=options, length=Length.of(options, batches),
-            evaluate=lambda: heldout_metrics(model, heldout, cpu), eval_every=eval_every,
+            loss=MaskedLanguageModelling(
+                schedule or Constant(soft=1.0), Objective(2.0), ModelSignal(teacher)
+            ),
+            batches=batches,
+            optimizer=Optimizer(model, rules),
+            clip_norm=rules.clip_norm,
+            options=options,
+            length=Length.of(options, batches),
+            evaluate=lambda: heldout_metrics(model, heldout, cpu),
+            eval_every=eval_every,
             checkpoints=Checkpoints(tmp_path / folder, "identity", options.keep_checkpoints, print),
-            observer=observer or Watcher(), device=cpu, seed=0)
+            observer=observer or Watcher(),
+            device=cpu,
+            seed=0,
+        )
 
     return make

@@ -30,10 +30,13 @@ def weights(training: Training) -> torch.Tensor:
 # ------------------------------------------------------------------------- sums over any split
 
 
-@pytest.mark.parametrize(("optim", "of_losses", "of_weights"), [
-    ("adamw", 1e-6, 1e-5),
-    ("muon", 1e-5, 0.03),  # its orthogonalisation computes in bf16
-])
+@pytest.mark.parametrize(
+    ("optim", "of_losses", "of_weights"),
+    [
+        ("adamw", 1e-6, 1e-5),
+        ("muon", 1e-5, 0.03),  # its orthogonalisation computes in bf16
+    ],
+)
 def test_micro_batches_change_nothing_but_rounding(
     training: Make, watcher: Any, optim: str, of_losses: float, of_weights: float
 ) -> None:
@@ -55,8 +58,7 @@ def test_micro_batches_change_nothing_but_rounding(
                 assert found[num_parts][2].steps[-1][2][key] == pytest.approx(value, rel=1e-3), key
 
 
-def test_a_steps_loss_and_gradient_are_means_over_its_targets(training: Make, watcher: Any
-                                                              ) -> None:
+def test_a_steps_loss_and_gradient_are_means_over_its_targets(training: Make, watcher: Any) -> None:
     seen = watcher()
     made = training(Optim(lr=1e-9, warmup=0.0, decay=0.0), observer=seen, max_steps=1)
     batch = made.batches.batch(0)
@@ -68,7 +70,8 @@ def test_a_steps_loss_and_gradient_are_means_over_its_targets(training: Make, wa
     assert metrics["loss"] == pytest.approx(mean.item(), rel=1e-6)
     assert metrics["hard_loss"] + metrics["soft_loss"] == pytest.approx(metrics["loss"], rel=1e-5)
     assert metrics["grad_norm"] == pytest.approx(
-        torch.cat([g.flatten() for g in gradient]).norm().item(), rel=1e-4)
+        torch.cat([g.flatten() for g in gradient]).norm().item(), rel=1e-4
+    )
     assert metrics["tokens"] == 8 * 24
     assert progress == 1.0
 
@@ -86,8 +89,14 @@ def test_dropout_follows_from_the_step_not_from_the_process(training: Make, watc
 
 def test_it_learns(training: Make, watcher: Any) -> None:
     seen = watcher()
-    training(Optim(lr=1e-2, warmup=0.1, decay=0.5), observer=seen, max_steps=60, eval_every=60,
-             batch_size=16, micro_batch_size=None).run()
+    training(
+        Optim(lr=1e-2, warmup=0.1, decay=0.5),
+        observer=seen,
+        max_steps=60,
+        eval_every=60,
+        batch_size=16,
+        micro_batch_size=None,
+    ).run()
     assert seen.steps[-1][2]["hard_loss"] < seen.steps[0][2]["hard_loss"] - 0.7
 
 
@@ -110,23 +119,36 @@ class Toy:
         return LossSum(self.total(model.weight, step), {}, {"progress": moment.progress})
 
 
-def toy_training(training: Make, toy: Toy, watcher: Any, evaluate: Any = None, eval_every: int = 2,
-                 **train: Any) -> Training:
+def toy_training(
+    training: Make, toy: Toy, watcher: Any, evaluate: Any = None, eval_every: int = 2, **train: Any
+) -> Training:
     from dwt_cli.training.optim import Optimizer
 
     made = training(**train, observer=watcher)
     return replace(
-        made, model=toy.model, loss=toy.loss, batches=toy, clip_norm=1.0, eval_every=eval_every,
+        made,
+        model=toy.model,
+        loss=toy.loss,
+        batches=toy,
+        clip_norm=1.0,
+        eval_every=eval_every,
         optimizer=Optimizer(toy.model, Optim(lr=0.1, warmup=0.0, decay=0.0)),
-        evaluate=evaluate or (lambda: {"loss": 1.0}), length=Length.of(made.options, toy),
-        options=replace(made.options, micro_batch_size=None))
+        evaluate=evaluate or (lambda: {"loss": 1.0}),
+        length=Length.of(made.options, toy),
+        options=replace(made.options, micro_batch_size=None),
+    )
 
 
-@pytest.mark.parametrize(("limits", "expected"), [
-    ({"max_steps": 5}, 5), ({"max_steps": None, "epochs": 2.0}, 5),
-    ({"max_steps": None, "epochs": 0.01}, 1), ({"max_steps": 3, "epochs": 2.0}, 3),
-    ({"max_steps": 7, "epochs": 2.0}, 5),
-])
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"max_steps": 5}, 5),
+        ({"max_steps": None, "epochs": 2.0}, 5),
+        ({"max_steps": None, "epochs": 0.01}, 1),
+        ({"max_steps": 3, "epochs": 2.0}, 3),
+        ({"max_steps": 7, "epochs": 2.0}, 5),
+    ],
+)
 def test_the_first_limit_ends_it_and_every_step_is_told_once(
     training: Make, watcher: Any, limits: dict[str, Any], expected: int
 ) -> None:
@@ -136,11 +158,12 @@ def test_the_first_limit_ends_it_and_every_step_is_told_once(
     assert seen.starts == [0]
     assert [step for step, _, _ in seen.steps] == list(range(1, expected + 1))
     assert [progress for _, progress, _ in seen.steps] == pytest.approx(
-        [step / expected for step in range(1, expected + 1)])
+        [step / expected for step in range(1, expected + 1)]
+    )
     assert [metrics["progress"] for _, _, metrics in seen.steps] == pytest.approx(
-        [step / expected for step in range(expected)])
-    assert [step for step, _ in seen.evaluations] == sorted(
-        {*range(2, expected + 1, 2), expected})
+        [step / expected for step in range(expected)]
+    )
+    assert [step for step, _ in seen.evaluations] == sorted({*range(2, expected + 1, 2), expected})
 
 
 def test_minutes_end_it_and_looking_counts(
@@ -150,14 +173,22 @@ def test_minutes_end_it_and_looking_counts(
     now = iter(range(1000))
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
     seen = watcher()
-    made = toy_training(training, Toy(), seen, max_steps=None, max_minutes=9 / 60,
-                        checkpoint_every=100, evaluate=lambda: {"loss": 1.0})
+    made = toy_training(
+        training,
+        Toy(),
+        seen,
+        max_steps=None,
+        max_minutes=9 / 60,
+        checkpoint_every=100,
+        evaluate=lambda: {"loss": 1.0},
+    )
     counters = made.run()
     assert (counters.step, counters.elapsed_s) == (6, 9.0)
     assert [step for step, _ in seen.evaluations] == [2, 4, 6]
     assert made.checkpoints.steps()[-1] == 6, "the end is kept, whatever ended it"
     assert [progress for _, progress, _ in seen.steps] == pytest.approx(
-        [1 / 9, 2 / 9, 4 / 9, 5 / 9, 7 / 9, 8 / 9])
+        [1 / 9, 2 / 9, 4 / 9, 5 / 9, 7 / 9, 8 / 9]
+    )
 
 
 def test_length_is_the_nearest_limit() -> None:
@@ -169,8 +200,15 @@ def test_length_is_the_nearest_limit() -> None:
 
 def test_the_best_is_remembered(training: Make, watcher: Any) -> None:
     losses = iter([3.0, 2.0, 2.5, 2.0])
-    made = toy_training(training, Toy(), watcher(), max_steps=8, checkpoint_every=100,
-                        keep_checkpoints=1, evaluate=lambda: {"loss": next(losses)})
+    made = toy_training(
+        training,
+        Toy(),
+        watcher(),
+        max_steps=8,
+        checkpoint_every=100,
+        keep_checkpoints=1,
+        evaluate=lambda: {"loss": next(losses)},
+    )
     counters = made.run()
     assert (counters.best_loss, counters.best_step) == (2.0, 4)
     assert made.checkpoints.steps() == [4, 8]
@@ -205,8 +243,9 @@ def test_stop_says_the_step(training: Make, watcher: Any, total: Any) -> None:
 
 
 @NON_FINITE
-def test_skip_counts_and_leaves_the_weights_untouched(training: Make, watcher: Any, total: Any
-                                                      ) -> None:
+def test_skip_counts_and_leaves_the_weights_untouched(
+    training: Make, watcher: Any, total: Any
+) -> None:
     toy, after = Toy(total), []
     seen = watcher(then=lambda step: after.append(toy.model.weight.item()))
     counters = toy_training(training, toy, seen, non_finite=NonFinite.skip, max_steps=4).run()
@@ -265,5 +304,6 @@ def test_a_finished_training_has_nothing_to_do(training: Make, watcher: Any) -> 
 
 def test_train_options_are_the_length(training: Make) -> None:
     assert training(max_steps=9).length == Length(9, None)
-    assert Length.of(Train(max_steps=None, epochs=None, max_minutes=2.0, batch_size=2), Toy()) == \
-        Length(None, 2.0)
+    assert Length.of(
+        Train(max_steps=None, epochs=None, max_minutes=2.0, batch_size=2), Toy()
+    ) == Length(None, 2.0)

@@ -23,7 +23,8 @@ def test_linear_warmup_and_decay_as_in_transformers(num_steps: int, num_warmup: 
     warmup = num_warmup / num_steps
     for step in range(num_steps):
         assert lr_factor(step / num_steps, warmup, 1 - warmup) == pytest.approx(
-            schedule.get_last_lr()[0], abs=1e-12), step
+            schedule.get_last_lr()[0], abs=1e-12
+        ), step
         theirs.step()
         schedule.step()
 
@@ -36,14 +37,26 @@ def test_a_plateau_between_warmup_and_decay() -> None:
 
 MUONS = {
     "bert": {
-        *(f"model.bert.encoder.layer.0.{name}.weight" for name in (
-            "attention.self.query", "attention.self.key", "attention.self.value",
-            "attention.output.dense", "intermediate.dense", "output.dense")),
-        "model.cls.predictions.transform.dense.weight"},
+        *(
+            f"model.bert.encoder.layer.0.{name}.weight"
+            for name in (
+                "attention.self.query",
+                "attention.self.key",
+                "attention.self.value",
+                "attention.output.dense",
+                "intermediate.dense",
+                "output.dense",
+            )
+        ),
+        "model.cls.predictions.transform.dense.weight",
+    },
     "modernbert": {
-        *(f"model.model.layers.0.{name}.weight" for name in (
-            "attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo")),
-        "model.head.dense.weight"},
+        *(
+            f"model.model.layers.0.{name}.weight"
+            for name in ("attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo")
+        ),
+        "model.head.dense.weight",
+    },
 }
 
 
@@ -54,8 +67,9 @@ def test_muon_has_exactly_the_hidden_matrices(tiny: Tiny, family: str) -> None:
     assert isinstance(muon, torch.optim.Muon)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert {names[id(p)] for group in muon.param_groups for p in group["params"]} == MUONS[family]
-    every = [id(p) for part in (adamw, muon) for group in part.param_groups
-             for p in group["params"]]
+    every = [
+        id(p) for part in (adamw, muon) for group in part.param_groups for p in group["params"]
+    ]
     assert sorted(every) == sorted(names)
 
 
@@ -73,7 +87,8 @@ def test_adamw_decays_matrices_alone(tiny: Tiny, family: str) -> None:
     model = wrapped(tiny, family)
     (adamw,) = Optimizer(model, Optim(weight_decay=0.3)).parts
     assert sorted(id(p) for group in adamw.param_groups for p in group["params"]) == sorted(
-        map(id, model.parameters()))
+        map(id, model.parameters())
+    )
     for group in adamw.param_groups:
         for parameter in group["params"]:
             assert group["weight_decay"] == (0.3 if parameter.ndim >= 2 else 0.0)
@@ -81,8 +96,7 @@ def test_adamw_decays_matrices_alone(tiny: Tiny, family: str) -> None:
 
 
 def test_all_rates_move_together_each_from_its_own_peak(tiny: Tiny) -> None:
-    optimizer = Optimizer(wrapped(tiny, "bert"),
-                          Muon(lr=0.1, hidden_lr=0.4, warmup=0.5, decay=0.5))
+    optimizer = Optimizer(wrapped(tiny, "bert"), Muon(lr=0.1, hidden_lr=0.4, warmup=0.5, decay=0.5))
     for progress, factor in ((0.25, 0.5), (0.5, 1.0), (0.75, 0.5), (0.0, 0.0), (0.5, 1.0)):
         assert optimizer.set_lr(progress) == pytest.approx(factor)
         rates = [[g["lr"] for g in part.param_groups] for part in optimizer.parts]

@@ -53,8 +53,9 @@ def test_straight_or_crashed_and_continued_is_bit_identical(
     straight = training(optim, family, dropout=0.1, observer=seen, folder="straight")
     straight.run()
 
-    crashing = training(optim, family, dropout=0.1, checkpoint_every=3,
-                        observer=watcher(then=crash_after(5)))
+    crashing = training(
+        optim, family, dropout=0.1, checkpoint_every=3, observer=watcher(then=crash_after(5))
+    )
     with pytest.raises(Crashed):
         crashing.run()
     after = watcher()
@@ -87,11 +88,13 @@ def saved(training: Make) -> Training:
     return made
 
 
-def restore(training: Make, tmp_path: Path, said: list[str], identity: str = "identity"
-            ) -> Counters:
+def restore(
+    training: Make, tmp_path: Path, said: list[str], identity: str = "identity"
+) -> Counters:
     fresh = training()
     return Checkpoints(tmp_path / "checkpoints", identity, 2, said.append).restore(
-        fresh.model, fresh.optimizer)
+        fresh.model, fresh.optimizer
+    )
 
 
 def _flip(path: Path) -> None:
@@ -123,8 +126,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     assert len(said) == 1, "it is said once"
 
 
-def test_when_all_are_damaged_it_begins_anew(saved: Training, training: Make, tmp_path: Path
-                                             ) -> None:
+def test_when_all_are_damaged_it_begins_anew(
+    saved: Training, training: Make, tmp_path: Path
+) -> None:
     for place in (tmp_path / "checkpoints").glob("step-*"):
         _flip(place / "model.safetensors")
     said: list[str] = []
@@ -132,8 +136,9 @@ def test_when_all_are_damaged_it_begins_anew(saved: Training, training: Make, tm
     assert [line for step in (6, 3) for line in said if f"step-0000000{step}" in line] == said[:2]
 
 
-def test_what_is_half_written_does_not_count(saved: Training, training: Make, tmp_path: Path
-                                             ) -> None:
+def test_what_is_half_written_does_not_count(
+    saved: Training, training: Make, tmp_path: Path
+) -> None:
     folder = tmp_path / "checkpoints"
     shutil.copytree(folder / "step-00000006", folder / "step-00000009")
     (folder / "step-00000009" / "manifest.json").unlink()
@@ -146,8 +151,9 @@ def test_what_is_half_written_does_not_count(saved: Training, training: Make, tm
     assert not (folder / ".writing").exists()
 
 
-def test_a_checkpoint_of_another_training_is_refused(saved: Training, training: Make,
-                                                     tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_training_is_refused(
+    saved: Training, training: Make, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match="of another run"):
         restore(training, tmp_path, [], identity="another")
 
@@ -157,8 +163,9 @@ def test_the_last_few_and_the_best_are_kept(training: Make, tmp_path: Path) -> N
     checkpoints = Checkpoints(tmp_path / "kept", "identity", 2, print)
     kept = []
     for step in range(1, 7):
-        checkpoints.save(made.model, made.optimizer,
-                         Counters(step=step, best_loss=1.0, best_step=min(step, 2)))
+        checkpoints.save(
+            made.model, made.optimizer, Counters(step=step, best_loss=1.0, best_step=min(step, 2))
+        )
         kept.append(checkpoints.steps())
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [2, 5, 6]]
 
@@ -166,7 +173,11 @@ def test_the_last_few_and_the_best_are_kept(training: Make, tmp_path: Path) -> N
 def test_nothing_in_a_checkpoint_is_a_pickle(saved: Training, tmp_path: Path) -> None:
     place = tmp_path / "checkpoints" / "step-00000006"
     assert sorted(path.name for path in place.iterdir()) == [
-        "manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"]
+        "manifest.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
     state = json.loads((place / "state.json").read_text())
     assert state["identity"] == "identity"
     assert state["counters"]["step"] == 6
