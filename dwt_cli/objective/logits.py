@@ -12,7 +12,7 @@ from torch import Tensor
 from dwt_cli.alpha import Weights
 from dwt_cli.config import Objective
 
-_CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
+_CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
 
 
 class Sums(NamedTuple):
@@ -73,43 +73,49 @@ class _Distillation(torch.autograd.Function):
         num_rows, vocab_size = student_NV.shape
         step = max(1, _CHUNK_BYTES[student_NV.device.type] // (4 * vocab_size))
         gradient_NV = torch.empty_like(student_NV)
-        terms = student_NV.new_zeros(4, dtype=torch.float32)
+        hard, soft, teacher, correct = student_NV.new_zeros(4, dtype=torch.float32).unbind()
         for start in range(0, num_rows, step):
             rows = slice(start, start + step)
             labels_C1 = labels_N[rows, None]
             scores_CV = student_NV[rows].float()
-            logp_CV = scores_CV.log_softmax(-1)
-            label_logp_C1 = logp_CV.gather(1, labels_C1)
-            terms[0] -= label_logp_C1.sum()
-            terms[3] += (label_logp_C1 >= logp_CV.amax(-1, keepdim=True)).sum()
+            chunk_CV, top_C1, log_z_C1 = _softmax(scores_CV)
+            label_C1 = scores_CV.gather(1, labels_C1)
+            hard += (log_z_C1 - label_C1).sum()
+            correct += (label_C1 >= top_C1).sum()
             if teacher_NV is None:
-                chunk_CV = logp_CV.exp_().mul_(hard_weight)
+                chunk_CV.mul_(hard_weight)
             else:
                 theirs_CV = teacher_NV[rows].float()
-                target_logp_CV = theirs_CV.log_softmax(-1)
-                terms[2] -= target_logp_CV.gather(1, labels_C1).sum()
+                target_CV, _, their_log_z_C1 = _softmax(theirs_CV)
+                teacher += (their_log_z_C1 - theirs_CV.gather(1, labels_C1)).sum()
                 if tau == 1:
-                    soft_logp_CV = logp_CV
+                    chunk_CV.mul_(hard_weight + soft_weight)
                 else:
-                    soft_logp_CV = (scores_CV / tau).log_softmax(-1)
-                    target_logp_CV = (theirs_CV / tau).log_softmax(-1)
-                target_CV = target_logp_CV.exp()
-                terms[1] += torch.dot(
-                    target_CV.flatten(), target_logp_CV.sub_(soft_logp_CV).flatten()
-                )
-                if tau == 1:
-                    chunk_CV = logp_CV.exp_().mul_(hard_weight + soft_weight)
-                else:
-                    chunk_CV = logp_CV.exp_().mul_(hard_weight)
-                    chunk_CV.add_(soft_logp_CV.exp_(), alpha=soft_weight / tau)
+                    scores_CV, theirs_CV = scores_CV / tau, theirs_CV / tau
+                    soft_CV, _, log_z_C1 = _softmax(scores_CV)
+                    target_CV, _, their_log_z_C1 = _softmax(theirs_CV)
+                    chunk_CV.mul_(hard_weight).add_(soft_CV, alpha=soft_weight / tau)
                 chunk_CV.sub_(target_CV, alpha=soft_weight / tau)
+                excess_C = target_CV.mul_(theirs_CV - scores_CV).sum(-1)
+                soft += (excess_C - (their_log_z_C1 - log_z_C1).squeeze(1)).sum()
             chunk_CV.scatter_add_(1, labels_C1, chunk_CV.new_full(labels_C1.shape, -hard_weight))
             gradient_NV[rows] = chunk_CV
+        terms = torch.stack([hard, soft, teacher, correct])
         ctx.save_for_backward(gradient_NV)
         ctx.mark_non_differentiable(terms)
-        return hard_weight * terms[0] + soft_weight * terms[1], terms
+        return hard_weight * hard + soft_weight * soft, terms
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, grad_terms: Tensor) -> Any:
         (gradient_NV,) = ctx.saved_tensors
         return gradient_NV * grad_total, None, None, None, None, None
+
+
+def _softmax(scores_CV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities (C, V), the largest score (C, 1) and the log of the normaliser (C, 1).
+
+    The largest probability is exp(top - log Z), so log Z costs no second pass of exponentials.
+    """
+    probabilities_CV = scores_CV.softmax(-1)
+    top_C1 = scores_CV.amax(-1, keepdim=True)
+    return probabilities_CV, top_C1, top_C1 - probabilities_CV.amax(-1, keepdim=True).log()
