@@ -80,7 +80,7 @@ class Machine:
 def _keep_freed_memory() -> None:
     """Let glibc keep a step's memory for the next one, instead of having the kernel zero pages.
 
-    Returning and faulting in 50 MB per step costs about a tenth of a step at scale=nano.
+    At scale=nano a step would otherwise fault in its activations page by page, thousands of times.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -14,10 +14,11 @@ PROJECT = Path(__file__).parent.parent
     "command",
     [
         ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
         ["mypy", "dwt_cli", "benchmarks"],
         ["lint-imports"],
     ],
-    ids=["ruff", "mypy", "import-linter"],
+    ids=["ruff", "format", "mypy", "import-linter"],
 )
 def test_contract(command: list[str]) -> None:
     tool = shutil.which(command[0], path=str(Path(sys.executable).parent))
@@ -26,3 +27,10 @@ def test_contract(command: list[str]) -> None:
         [tool, *command[1:]], cwd=PROJECT, text=True, capture_output=True, check=False
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_ci_runs_the_readme_command() -> None:
+    """What a reader copies and what the project is checked by are one command."""
+    command = "pip install -c constraints.txt -e '.[test]' && pytest"
+    assert f"\n{command}\n" in (PROJECT / "README.md").read_text()
+    assert f"\n{command}\n" in (PROJECT / ".ci" / "run").read_text()

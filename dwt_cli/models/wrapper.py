@@ -28,8 +28,8 @@ class MaskedLM(nn.Module):
     def train(self, mode: bool = True) -> "MaskedLM":
         """As in torch; on a CPU in bf16 it also chooses the faster attention.
 
-        torch's tiled kernel has a slow backward pass there: with plain products a training step
-        at scale=nano takes 0.8 of the time. Without a backward pass the tiled kernel is faster.
+        torch's tiled kernel has a slow backward pass there, slower than plain products; without a
+        backward pass it is the faster one.
         """
         super().train(mode)
         if self._dtype == torch.bfloat16 and next(self.model.parameters()).device.type == "cpu":

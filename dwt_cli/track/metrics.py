@@ -23,7 +23,8 @@ class MetricsLog:
         self._file: FileIO | None = None
 
     def resumed(self, step: int) -> None:
-        kept = [line for line in read_lines(self._path) if line["step"] <= step]
+        """Cut to what a checkpoint of ``step`` has seen; a start from step 0 sees it all again."""
+        kept = [line for line in read_lines(self._path) if step and line["step"] <= step]
         sealed.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("ab", buffering=0)
 
