@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import pytest
 from dwt_cli.config import Architecture, Data, Family, Run, register, typed
 from dwt_cli.corpus.documents import Document, Progress
 from dwt_cli.settings import settings_folder
+
+# a background shell ignores Ctrl-C, and its children with it: the tests send signals to theirs
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors; threads would wait for each other
 
