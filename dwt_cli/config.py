@@ -414,6 +414,8 @@ def problems(run: Run) -> Iterator[str]:
     """What is wrong with a run's settings, one line each: setting, value, remedy."""
     for setting, value in leaves(run):
         yield from _problems_of_value(setting, value)
+    if run.run.fresh and run.run.export:
+        yield "run.fresh=true and run.export=true: one starts anew, one exports; leave one out"
     yield from _problems_of_scale(run.scale)
     yield from _at_least("seed", run.seed, 0)
     yield from _problems_of_data(run)

@@ -75,8 +75,8 @@ def _carry_out(run: Run, plan: Recipe, machine: Machine, record: Record, console
                 corpus, teacher, display, record.folder, [dashboard] if dashboard else []
             )
     except BaseException:
-        if dashboard is not None:
-            dashboard.abort()
+        if dashboard is not None and (command := dashboard.abort()):
+            say(f"W&B has not been sent everything: {command}")
         raise
 
     alone = recipe.is_stand_alone(run)
@@ -156,7 +156,7 @@ def _in_plain_words(error: Exception) -> Exception:
     """Running out of memory is a setting's fault; everything else stays what it is."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
         return UserError(
-            "out of memory: lower train.micro_batch_size (the result stays the same) "
-            "or choose a smaller scale"
+            "out of memory: lower train.micro_batch_size (the result stays the same, to "
+            "rounding) or choose a smaller scale"
         )
     return error

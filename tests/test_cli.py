@@ -90,9 +90,6 @@ def test_any_group_can_be_changed(place: Path, taught: Path) -> None:
     summary = json.loads((other / "summary.json").read_text())
     layers = json.loads((other / "remap.json").read_text())["layers"]
     assert list(layers.values()) == [0, 1, 1, 1, 1, 1]
-    assert summary["student"]["heldout_at_start"]["loss"] == pytest.approx(
-        summary["teacher"]["heldout"]["loss"], abs=1.0
-    )
     assert summary["stand_alone"] is None  # of seed 3 there is none
 
 

@@ -149,7 +149,8 @@ class Training:
         metrics = self.evaluate()
         counters.elapsed_s += time.perf_counter() - started
         self.observer.evaluated(counters.step, metrics)
-        if counters.best_loss is not None and not metrics["loss"] < counters.best_loss:
+        best = math.inf if counters.best_loss is None else counters.best_loss
+        if not metrics["loss"] < best:  # what is no number is not the best either
             return False
         counters.best_loss, counters.best_step = metrics["loss"], counters.step
         return True
