@@ -328,6 +328,8 @@ TOGETHER: list[Row] = [
     ("a bad choice of an arm", ["-m", "teacher=none,smal"], ["teacher=smal", "mean small?"]),
     ("a bad pair of arms", ["-m", "teacher=small,none", "remap=paper"], ["remap=random"]),
     ("a bad type of an arm", ["-m", "seed=1,x"], ["seed=x", "a whole number"]),
+    ("anew and exported", ["run.fresh=true", "run.export=true"],
+     ["run.fresh=true", "run.export=true", "leave one out"]),
     ("a giant", ["scale.width=16384", "scale.mlp_width=65536", "student.num_layers=100"],
      ["out of memory", "student.num_layers=100", "lower scale.width"]),
 ]  # fmt: skip
