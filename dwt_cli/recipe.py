@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from dwt_cli import sealed
 from dwt_cli.alpha import Constant, Moment, Schedule
 from dwt_cli.cache import Cache
+from dwt_cli.checks import tokenizer_path
 from dwt_cli.config import (
     CheckpointTeacher,
     MadeTeacher,
@@ -35,12 +36,10 @@ from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.errors import UserError
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.machine import Machine
-from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
 from dwt_cli.models.making import make_model, outline
-from dwt_cli.models.opening import located, open_config, open_folder, open_model, provenance
+from dwt_cli.models.opening import open_folder, open_model, provenance
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.places import nearest_existing
 from dwt_cli.remap.remapping import remap
 from dwt_cli.tasks.mlm import MaskedLanguageModelling
 from dwt_cli.teacher.signal import ModelSignal, Signal
@@ -52,8 +51,6 @@ from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.state import Checkpoints
 
-_TRAINING_BYTES = 12  # per parameter, at least: fp32 weight, gradient and one moment
-_CHECKPOINT_BYTES = 8  # per parameter, at least: fp32 weight and one moment
 _ALONE = Constant(hard=1.0, soft=0.0)
 
 
@@ -85,7 +82,7 @@ class Recipe:
 
     @cached_property
     def corpus_id(self) -> str:
-        path = self._tokenizer_path
+        path = tokenizer_path(self.run)
         data = replace(self.run.data, tokenizer=None)
         return fingerprint(
             "corpus",
@@ -139,74 +136,7 @@ class Recipe:
             *heard,
         )
 
-    @property
-    def _tokenizer_path(self) -> str | None:
-        if self.run.data.tokenizer is not None:
-            return located("data.tokenizer", self.run.data.tokenizer)
-        if isinstance(self.run.teacher, CheckpointTeacher):
-            return located("teacher.path", self.run.teacher.path)
-        return None
-
-    # ------------------------------------------------------- what can be checked beforehand
-
-    def check(self) -> None:
-        """Open what is small and compare sizes, before any expensive work."""
-        student = outline(self.run.student)
-        self._check_memory(num_parameters(student))
-        self._check_room(num_parameters(student))
-        teacher = None
-        if isinstance(self.run.teacher, CheckpointTeacher):
-            teacher = self._check_checkpoint(self.run.teacher)
-        elif isinstance(self.run.teacher, MadeTeacher):
-            teacher = outline(self.run.teacher)
-        if self._tokenizer_path is not None:
-            size = len(corpora.open_tokenizer(self._tokenizer_path))
-            if size > self.run.data.vocab_size:
-                raise UserError(
-                    f"tokenizer {self._tokenizer_path} has {size} entries, the models "
-                    f"scale.vocab_size={self.run.data.vocab_size}: set scale.vocab_size={size} "
-                    "or more"
-                )
-        if self.run.remap.rule != "random":
-            assert teacher is not None, "config.check asks for a teacher"
-            remap(student, teacher, self.run.remap.rule)  # shapes alone
-
-    def _check_checkpoint(self, teacher: CheckpointTeacher) -> PreTrainedModel:
-        theirs = open_config(teacher)
-        if theirs.vocab_size != self.run.student.vocab_size:
-            raise UserError(
-                f"teacher.path={teacher.path} has a vocabulary of {theirs.vocab_size}, the "
-                f"student one of {self.run.student.vocab_size}: they must share one; set "
-                f"scale.vocab_size={theirs.vocab_size}"
-            )
-        positions = num_positions(theirs)
-        if positions < self.run.data.block_length:
-            raise UserError(
-                f"teacher.path={teacher.path} reads {positions} positions, "
-                f"data.block_length={self.run.data.block_length}: set scale.block_length="
-                f"{positions} or less"
-            )
-        return open_model(teacher)
-
-    def _check_memory(self, parameters: int) -> None:
-        needed, there = parameters * _TRAINING_BYTES, self.machine.memory_bytes()
-        if needed > there:
-            raise UserError(
-                f"out of memory: scale={self.run.choices.get('scale', '')} with student.num_layers="
-                f"{self.run.student.num_layers} takes {_gb(needed)} for weights, gradients and "
-                f"optimiser alone, the {self.machine.device.type} has {_gb(there)}; lower "
-                "scale.width, scale.vocab_size or student.num_layers"
-            )
-
-    def _check_room(self, parameters: int) -> None:
-        root = self.run.run.root
-        needed = parameters * _CHECKPOINT_BYTES
-        there = shutil.disk_usage(nearest_existing(Path(root).expanduser())).free
-        if needed > there:
-            raise UserError(
-                f"run.root={root} has {_gb(there)} left, one checkpoint takes {_gb(needed)}; "
-                "free some room, or set run.root to a folder on another disk"
-            )
+    # ------------------------------------------------------------------- what it will take
 
     def work(self) -> dict[str, float]:
         """The stages by name, with the FLOPs of those that train (an estimate, for the ETA)."""
@@ -238,7 +168,7 @@ class Recipe:
 
         def make(folder: Path) -> None:
             corpora.build(
-                self.source, self.run.data, self._tokenizer_path, folder, advance, display.say
+                self.source, self.run.data, tokenizer_path(self.run), folder, advance, display.say
             )
 
         corpus = Corpus.open(
@@ -490,10 +420,6 @@ class _All:
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         for observer in self._observers:
             observer.evaluated(step, metrics)
-
-
-def _gb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.2g} GB" if num_bytes < 1e10 else f"{num_bytes / 1e9:,.0f} GB"
 
 
 def save_model(model: PreTrainedModel, corpus: Corpus, folder: Path) -> None:

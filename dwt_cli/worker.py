@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from dwt_cli import config, recipe, sealed
+from dwt_cli import checks, config, recipe, sealed
 from dwt_cli.cache import Cache
 from dwt_cli.config import Run
 from dwt_cli.errors import UserError
@@ -36,7 +36,7 @@ def work(run: Run, console: Console) -> None:
     machine = Machine.of(run.launch, run.train.precision)
     cache = Cache(run.run.cache, say)
     plan = Recipe(run, machine, cache)
-    plan.check()
+    checks.check(run, machine)
     if run.run.export:
         _export(run, plan, console)
         return
