@@ -21,14 +21,18 @@ class Anatomy:
     layers: the prefix of the numbered layers.
     head: hidden states of the target rows (N, D) -> logits (N, V).
     output: the last matrix of the head, from width to vocabulary.
+    projections: in a layer, the linear maps to queries, keys and values; one if they are fused.
     optional: what a layer may lack in one place and have in another, per tensor suffix.
+    rotary: in a layer, the attention that is handed rotary angles.
     """
 
     backbone: str
     layers: str
     head: Callable[[Any, Tensor], Tensor]
     output: str
+    projections: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    rotary: str | None = None
 
 
 def _modernbert_head(model: Any, hidden_ND: Tensor) -> Tensor:
@@ -42,29 +46,39 @@ def _distilbert_head(model: Any, hidden_ND: Tensor) -> Tensor:
     return logits_NV
 
 
+_BERT_PROJECTIONS = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
+
 ANATOMIES = {
     "bert": Anatomy(
         "bert",
         "bert.encoder.layer",
         lambda model, hidden_ND: model.cls(hidden_ND),
         output="cls.predictions.decoder",
+        projections=_BERT_PROJECTIONS,
     ),
     "roberta": Anatomy(
         "roberta",
         "roberta.encoder.layer",
         lambda model, hidden_ND: model.lm_head(hidden_ND),
         output="lm_head.decoder",
+        projections=_BERT_PROJECTIONS,
     ),
     "distilbert": Anatomy(
-        "distilbert", "distilbert.transformer.layer", _distilbert_head, output="vocab_projector"
+        "distilbert",
+        "distilbert.transformer.layer",
+        _distilbert_head,
+        output="vocab_projector",
+        projections=tuple(f"attention.{name}_lin" for name in "qkv"),
     ),
     "modernbert": Anatomy(
         "model",
         "model.layers",
         _modernbert_head,
         output="decoder",
+        projections=("attn.Wqkv",),
         # its first layer reads the normalised embeddings as they are
         optional=("attn_norm.weight",),
+        rotary="attn",
     ),
 }
 

@@ -3,11 +3,14 @@
 Legend: B blocks, L positions, N target rows, V vocabulary, D width.
 """
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.features import Features, watching
 
 
 class MaskedLM(nn.Module):
@@ -38,10 +41,14 @@ class MaskedLM(nn.Module):
                 self.model.set_attn_implementation(wanted)
         return self
 
-    def forward(self, ids_BL: Tensor, rows_N: Tensor) -> Tensor:
-        """Logits (N, V) of the rows ``rows_N`` of the flattened (B * L) positions."""
+    def forward(self, ids_BL: Tensor, rows_N: Tensor, features: Features | None = None) -> Tensor:
+        """Logits (N, V) of the rows ``rows_N`` of the flattened (B * L) positions.
+
+        ``features`` is filled with what it asks for.
+        """
         backbone = getattr(self.model, self.anatomy.backbone)
-        with self._autocast(ids_BL):
+        watched = contextlib.nullcontext() if features is None else watching(self.model, features)
+        with self._autocast(ids_BL), watched:
             hidden_BLD = backbone(ids_BL, attention_mask=self._mask(ids_BL)).last_hidden_state
             hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, rows_N)
             return self.anatomy.head(self.model, hidden_ND)

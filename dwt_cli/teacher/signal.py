@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from dwt_cli.corpus.batches import Batch
+from dwt_cli.models.features import Features
 from dwt_cli.models.wrapper import MaskedLM
 
 
 class Signal(Protocol):
-    """The teacher's logits (N, V) on the target rows of a batch.
+    """The teacher's logits (N, V) on the target rows of a batch, in any float type.
 
+    ``features`` is filled with what it asks for, by a signal that comes from one model.
     release: the signal will not be asked for again; give its memory back.
     """
 
-    def __call__(self, batch: Batch) -> Tensor: ...
+    def __call__(self, batch: Batch, features: Features | None = None) -> Tensor: ...
 
     def release(self) -> None: ...
 
@@ -30,9 +32,9 @@ class ModelSignal:
         self._model: MaskedLM | None = model.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch, features: Features | None = None) -> Tensor:
         assert self._model is not None, "a released teacher is not asked again"
-        logits_NV: Tensor = self._model(batch.ids_BL, batch.rows_N)
+        logits_NV: Tensor = self._model(batch.ids_BL, batch.rows_N, features)
         return logits_NV
 
     def release(self) -> None:

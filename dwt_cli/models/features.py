@@ -1,0 +1,116 @@
+"""What can be seen inside a model while it runs: hidden states, and the heads of a layer.
+
+Hooks are there for one forward pass and gone after it, so a model that nobody looks into costs
+nothing. Legend: B blocks, L positions, D width, H heads, E width of a head.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
+
+from dwt_cli.errors import UserError
+from dwt_cli.models.anatomy import anatomy_of
+
+
+class Heads(NamedTuple):
+    """Queries, keys and values of one layer, (B, H, L, E) each, as attention multiplies them."""
+
+    queries_BHLE: Tensor
+    keys_BHLE: Tensor
+    values_BHLE: Tensor
+
+
+@dataclass
+class Features:
+    """Which layers are asked for, and what a forward pass has found there.
+
+    Layers count from 0, or from the end with -1. hidden: the states (B, L, D) that leave a layer.
+    """
+
+    hidden_layers: frozenset[int] = frozenset()
+    heads_layers: frozenset[int] = frozenset()
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    heads: dict[int, Heads] = field(default_factory=dict)
+
+    def again(self) -> "Features":
+        """The same wishes, still to be fulfilled."""
+        return Features(self.hidden_layers, self.heads_layers)
+
+
+def check_layers(config: PreTrainedConfig, wanted: Features, setting: str) -> None:
+    """Raise `UserError` for a layer that a model does not have."""
+    there = config.num_hidden_layers
+    for layer in sorted(wanted.hidden_layers | wanted.heads_layers):
+        if not -there <= layer < there:
+            raise UserError(
+                f"{setting}: layer {layer} of a model with {there} layers; layers count from 0 to "
+                f"{there - 1}, or from -1 at the end"
+            )
+
+
+@contextlib.contextmanager
+def watching(model: PreTrainedModel, features: Features) -> Iterator[None]:
+    """Fill ``features`` in the forward pass that happens inside this context."""
+    layers = model.get_submodule(anatomy_of(model).layers)
+    assert isinstance(layers, nn.ModuleList)
+    hooks: list[Any] = []
+    captured: dict[int, _Captured] = {}
+    for layer in features.hidden_layers:
+        hooks.append(layers[layer].register_forward_hook(_keep_hidden(features, layer)))
+    for layer in features.heads_layers:
+        captured[layer] = _Captured(model, layers[layer], hooks)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer, parts in captured.items():
+        features.heads[layer] = parts.heads()
+
+
+def _keep_hidden(features: Features, layer: int) -> Any:
+    def hook(module: nn.Module, inputs: Any, output: Tensor | tuple[Tensor, ...]) -> None:
+        features.hidden[layer] = output if isinstance(output, Tensor) else output[0]
+
+    return hook
+
+
+class _Captured:
+    """The projections of one layer's attention, and its rotary angles where it has any."""
+
+    def __init__(self, model: PreTrainedModel, layer: nn.Module, hooks: list[Any]) -> None:
+        self._num_heads = model.config.num_attention_heads
+        self._outputs: dict[str, Tensor] = {}
+        self._angles: tuple[Tensor, Tensor] | None = None
+        anatomy = anatomy_of(model)
+        self._names = anatomy.projections
+        for name in self._names:
+            hooks.append(layer.get_submodule(name).register_forward_hook(self._keep(name)))
+        if anatomy.rotary is not None:
+            attention = layer.get_submodule(anatomy.rotary)
+            hooks.append(attention.register_forward_pre_hook(self._keep_angles, with_kwargs=True))
+
+    def _keep(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self._outputs[name] = output
+
+        return hook
+
+    def _keep_angles(self, module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+        self._angles = named["position_embeddings"]
+
+    def heads(self) -> Heads:
+        projected: Sequence[Tensor] = [self._outputs[name] for name in self._names]
+        if len(projected) == 1:
+            projected = projected[0].chunk(3, dim=-1)
+        queries, keys, values = (
+            part_BLD.unflatten(-1, (self._num_heads, -1)).transpose(1, 2) for part_BLD in projected
+        )
+        if self._angles is not None:
+            queries, keys = apply_rotary_pos_emb(queries, keys, *self._angles)
+        return Heads(queries, keys, values)

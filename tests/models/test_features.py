@@ -1,0 +1,92 @@
+"""What is seen inside a model, against transformers' own account of it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from dwt_cli.errors import UserError
+from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.features import Features, check_layers
+from dwt_cli.models.wrapper import MaskedLM
+
+FAMILIES = ["bert", "roberta", "distilbert", "modernbert", "modernbert-wide-window"]
+AFTER_ATTENTION = {
+    "bert": "attention.output.dense",
+    "roberta": "attention.output.dense",
+    "distilbert": "attention.out_lin",
+    "modernbert": "attn.Wo",
+}
+OfFamily = Callable[[str], PreTrainedModel]
+
+
+@pytest.fixture
+def ids_BL() -> torch.Tensor:
+    return torch.randint(4, 160, (3, 32), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_queries_and_keys_give_the_attention_that_the_model_uses(
+    family: str, of_family: OfFamily, ids_BL: torch.Tensor
+) -> None:
+    model = of_family(family)
+    model.set_attn_implementation("eager")
+    features = Features(heads_layers=frozenset({0, -1}))
+    MaskedLM(model, torch.float32)(ids_BL, torch.tensor([0]), features)
+    attentions = model(ids_BL, output_attentions=True).attentions
+    for layer in (0, -1):
+        q, k, v = features.heads[layer]
+        probabilities = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+        torch.testing.assert_close(probabilities, attentions[layer])
+        assert v.shape == (3, 2, 32, 8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_values_lead_to_what_attention_passes_on(
+    family: str, of_family: OfFamily, ids_BL: torch.Tensor
+) -> None:
+    model = of_family(family)
+    layer = model.get_submodule(anatomy_of(model).layers)[1]
+    seen = []
+    layer.get_submodule(AFTER_ATTENTION[model.config.model_type]).register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0])
+    )
+    features = Features(heads_layers=frozenset({1}))
+    MaskedLM(model, torch.float32)(ids_BL, torch.tensor([0]), features)
+    q, k, v = features.heads[1]
+    context = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
+    torch.testing.assert_close(context.transpose(1, 2).flatten(2), seen[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_are_those_of_the_layers(
+    family: str, of_family: OfFamily, ids_BL: torch.Tensor
+) -> None:
+    model = of_family(family)
+    features = Features(hidden_layers=frozenset({0, 1}))
+    MaskedLM(model, torch.float32)(ids_BL, torch.tensor([0]), features)
+    states = model(ids_BL, output_hidden_states=True).hidden_states  # the embeddings come first
+    torch.testing.assert_close(features.hidden[0], states[1])
+    torch.testing.assert_close(features.hidden[1], states[2])
+
+
+def test_nothing_stays_behind(of_family: OfFamily, ids_BL: torch.Tensor) -> None:
+    model = of_family("modernbert")
+    wrapped = MaskedLM(model, torch.float32)
+    wishes = Features(frozenset({0}), frozenset({1}))
+    filled = wishes.again()
+    wrapped(ids_BL, torch.tensor([0]), filled)
+    assert filled.hidden.keys() == {0}
+    assert filled.heads.keys() == {1}
+    assert not wishes.hidden
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+def test_a_layer_that_is_not_there(of_family: OfFamily) -> None:
+    config = of_family("bert").config
+    check_layers(config, Features(frozenset({-3, 2})), "objective.hidden.pairs")
+    with pytest.raises(UserError, match=r"objective\.hidden\.pairs: layer 3 of a model with 3"):
+        check_layers(config, Features(frozenset({3})), "objective.hidden.pairs")
