@@ -40,7 +40,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.utils import logging as transformers_logging
 
 from dwt_cli.alpha import Moment
-from dwt_cli.config import MadeTeacher, Precision, Run
+from dwt_cli.config import ForwardKL, MadeTeacher, Precision, Run
 from dwt_cli.models.making import make_model
 
 GOAL = 4.0
@@ -117,9 +117,7 @@ class ObviousSteps:
     def loss(self) -> Tensor:
         inputs = self._inputs[self._step % len(self._inputs)]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            return distilling_loss(
-                self._student, self._teacher, inputs, self._run.objective.temperature
-            )
+            return distilling_loss(self._student, self._teacher, inputs, _temperature(self._run))
 
 
 class TrainerSteps:
@@ -148,7 +146,7 @@ class TrainerSteps:
             )
             trainer.remove_callback(PrinterCallback)
             trainer.teacher = self._teacher
-            trainer.temperature = self._parts.run.objective.temperature
+            trainer.temperature = _temperature(self._parts.run)
             trainer.train()
         return statistics.median(clock.seconds())
 
@@ -216,6 +214,12 @@ def masked_beforehand(parts: Parts) -> list[Inputs]:
             }
         )
     return inputs
+
+
+def _temperature(run: Run) -> float:
+    objective = run.objective["logits"]
+    assert isinstance(objective, ForwardKL)
+    return objective.temperature
 
 
 def _models(run: Run, device: torch.device) -> tuple[nn.Module, nn.Module]:

@@ -19,7 +19,7 @@ from dwt_cli.machine import Machine
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.settings import settings_folder
-from dwt_cli.tasks.mlm import MaskedLanguageModelling
+from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
 from dwt_cli.teacher.signal import ModelSignal, Signal
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
@@ -59,11 +59,13 @@ class Parts:
     def training(self, schedule: Schedule, signal: Signal | None) -> Training:
         """The loop with a student of its own."""
         model = self._wrapped(make_model(self.run.student, self.run.seed, "student"))
+        lesson = Lesson(signal, schedule, self.run.objective) if signal is not None else None
+        loss = MaskedLanguageModelling(lesson)
         return Training(
             model=model,
-            loss=MaskedLanguageModelling(schedule, self.run.objective, signal),
+            loss=loss,
             batches=self.batches,
-            optimizer=Optimizer(model, self.run.optim),
+            optimizer=Optimizer(model, self.run.optim, loss.aux),
             clip_norm=self.run.optim.clip_norm,
             options=self.run.train,
             length=Length(max_steps=None, max_minutes=None),

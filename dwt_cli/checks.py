@@ -16,6 +16,7 @@ from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.making import outline
 from dwt_cli.models.opening import located, open_config, open_model
+from dwt_cli.objective.inside import inside_objectives
 from dwt_cli.places import nearest_existing
 from dwt_cli.remap.remapping import remap
 
@@ -34,6 +35,8 @@ def check(run: Run, machine: Machine) -> None:
     elif isinstance(run.teacher, MadeTeacher):
         teacher = outline(run.teacher)
     _check_tokenizer(run)
+    if teacher is not None:
+        inside_objectives(run.objective, student.config, teacher.config)
     if run.remap.rule != "random":
         assert teacher is not None, "config.check asks for a teacher"
         remap(student, teacher, run.remap.rule)  # shapes alone

@@ -37,6 +37,7 @@ def _checked(composed: DictConfig) -> config.Run:
         for group, choice in job.runtime.choices.items()
         if choice and "/" not in group and "@" not in group
     }
+    run.choices["objective"] = "+".join(run.objective)  # Hydra names none if there are several
     run.overrides = list(job.overrides.task)
     _check(run)
     for warning in config.warnings(run):

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dwt_cli import mistakes, settings
-from dwt_cli.config import GROUPS_AND_SETTINGS, is_list
+from dwt_cli.config import GROUPS_AND_SETTINGS, SEVERAL, is_list
 from dwt_cli.errors import UserError
 
 _HOW = "write GROUP=CHOICE or GROUP.SETTING=VALUE"
@@ -231,9 +231,11 @@ def _check_choice(override: Override) -> None:
     if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
         return
     for value in _values(override):
-        choice = value.partition("=")[2].strip("'\"")
-        if choice not in choices:
-            raise UserError(mistakes.no_choice(group, choice))
+        said = value.partition("=")[2].strip("'\"")
+        several = group in SEVERAL and said.startswith("[")
+        for choice in said.strip("[]").split(",") if several and said != "[]" else [said]:
+            if choice.strip() not in choices:
+                raise UserError(mistakes.no_choice(group, choice.strip()))
 
 
 def _check_single(override: Override, overrides: list[Override]) -> None:
@@ -244,7 +246,8 @@ def _check_single(override: Override, overrides: list[Override]) -> None:
         value = override.get_value_string()
         if is_list(key):
             raise UserError(f"{word}: this is a list; write {key}=[{value}]")
+        together = f", {key}=[{value}] for all in one run" if key in SEVERAL else ""
         raise UserError(
-            f"{word}: several values are several runs; write dwt-train -m {shlex.quote(word)}, "
-            "or choose one of them"
+            f"{word}: several values are several runs; write dwt-train -m {shlex.quote(word)}"
+            f"{together}, or choose one of them"
         )

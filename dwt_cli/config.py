@@ -147,10 +147,131 @@ class Remap:
 
 @dataclass
 class Objective:
-    """What is compared with the teacher: logits at a temperature (eq. 2)."""
+    """One thing that is compared with the teacher. alpha_soft scales the weighted sum of all."""
+
+    weight: float = 1.0
+
+
+@dataclass
+class Distributions(Objective):
+    """Teacher and student over the vocabulary, on the target rows, at a temperature on both sides.
+
+    temperature_end: where it is at the end of the run, in a straight line; null keeps it.
+    tau_squared: multiply by its square (arXiv 1503.02531); the paper does not.
+    """
 
     temperature: float = 1.0
+    temperature_end: float | None = None
     tau_squared: bool = False
+
+    def temperature_at(self, progress: float) -> float:
+        """The temperature after a share of the run, in [0, 1]."""
+        end = self.temperature if self.temperature_end is None else self.temperature_end
+        return self.temperature + (end - self.temperature) * progress
+
+
+@dataclass
+class ForwardKL(Distributions):
+    """KL(teacher || student), eq. 2."""
+
+
+@dataclass
+class ReverseKL(Distributions):
+    """KL(student || teacher)."""
+
+
+@dataclass
+class JensenShannon(Distributions):
+    """beta KL(teacher || mixture) + (1 - beta) KL(student || mixture).
+
+    beta: the teacher's share of the mixture.
+    """
+
+    beta: float = 0.5
+
+
+@dataclass
+class SquaredError(Distributions):
+    """Mean squared difference of the logits."""
+
+
+@dataclass
+class TopK(Distributions):
+    """Forward KL over k + 1 outcomes: the teacher's k likeliest tokens, and the rest as one."""
+
+    k: int = 10
+
+
+@dataclass
+class MiniLM(Objective):
+    """Attention and value relation of one layer on each side; layers count from 0, or from -1."""
+
+    teacher_layer: int = -1
+    student_layer: int = -1
+
+
+@dataclass
+class MiniLMv2(MiniLM):
+    """q-q, k-k and v-v relations of one layer; null: as many relation heads as the student has."""
+
+    num_relation_heads: int | None = None
+
+
+class Distance(Enum):
+    """cosine: one minus it. mse: mean squared difference."""
+
+    cosine = "cosine"
+    mse = "mse"
+
+
+@dataclass
+class Hidden(Objective):
+    """Hidden states at [student layer, teacher layer] pairs, through a learned projection."""
+
+    pairs: list[list[int]] = field(default_factory=lambda: [[-1, -1]])
+    distance: Distance = Distance.cosine
+
+
+@dataclass
+class Revise:
+    """What becomes of the teacher's distribution before it is compared: nothing."""
+
+
+@dataclass
+class LabelRevision(Revise):
+    """b * teacher + (1 - b) * label, b = eta / (p_max - p_label + 1)."""
+
+    eta: float = 0.9
+
+
+@dataclass
+class ConfidenceMix(Revise):
+    """(1 - a) * teacher + a * the student's likeliest token; a rises to ``most`` within a share."""
+
+    most: float = 0.5
+    warmup: float = 0.1
+
+
+@dataclass
+class Select:
+    """On which target rows the soft loss counts: all of them."""
+
+
+@dataclass
+class Gate(Select):
+    """Where the teacher gives the label more probability than the student does."""
+
+
+@dataclass
+class Correct(Select):
+    """Where the label is the teacher's likeliest token."""
+
+
+@dataclass
+class Confident(Select):
+    """Where the teacher's likeliest token has at least a probability of ``threshold``."""
+
+    threshold: float = 0.5
 
 
 # ------------------------------------------------------------------------------------- training
@@ -276,12 +397,14 @@ class RunOptions:
     """Where things are kept, and what to do about a record that exists.
 
     fresh: set it aside and start anew. export: save the model of its newest checkpoint, and leave.
+    schedule: draw the loss weights over time as they are set, and leave.
     """
 
     root: str = "runs"
     cache: str | None = None
     fresh: bool = False
     export: bool = False
+    schedule: bool = False
 
 
 @dataclass
@@ -294,7 +417,9 @@ class Run:
     student: Student = MISSING
     alpha: Schedule = MISSING
     remap: Remap = MISSING
-    objective: Objective = MISSING
+    objective: dict[str, Objective] = MISSING
+    revise: Revise = MISSING
+    select: Select = MISSING
     optim: Optim = MISSING
     train: Train = MISSING
     eval: Eval = MISSING
@@ -314,7 +439,18 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "student": {"made": Student},
     "alpha": dict(SCHEDULES),
     "remap": {"rule": Remap},
-    "objective": {"logits": Objective},
+    "objective": {
+        "forward_kl": ForwardKL,
+        "reverse_kl": ReverseKL,
+        "jensen_shannon": JensenShannon,
+        "mse": SquaredError,
+        "top_k": TopK,
+        "minilm": MiniLM,
+        "minilmv2": MiniLMv2,
+        "hidden": Hidden,
+    },
+    "revise": {"none": Revise, "label_revision": LabelRevision, "confidence_mix": ConfidenceMix},
+    "select": {"all": Select, "gate": Gate, "correct": Correct, "confident": Confident},
     "optim": {"adamw": Optim, "muon": Muon},
     "train": {"default": Train},
     "eval": {"lm": Eval},
@@ -322,6 +458,9 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "launch": {"local": Launch},
     "scale": {"scale": Scale},
 }
+
+SEVERAL = ("objective",)
+"""Groups in which several choices can be made at once, each with its settings under its name."""
 
 GROUPS_AND_SETTINGS = [f.name for f in dataclasses.fields(Run) if f.default is MISSING] + [
     "run",
@@ -332,7 +471,7 @@ GROUPS_AND_SETTINGS = [f.name for f in dataclasses.fields(Run) if f.default is M
 
 def is_list(key: str) -> bool:
     """Whether a setting of this name is a list, under some choice of its group."""
-    group, _, name = key.partition(".")
+    group, name = key.split(".")[0], key.rpartition(".")[2]
     kinds = [
         str(f.type)
         for node in SCHEMAS.get(group, {}).values()
@@ -387,6 +526,8 @@ def identity(options: Any) -> Any:
             "class": type(options).__name__,
             **{f.name: identity(getattr(options, f.name)) for f in kept},
         }
+    if isinstance(options, Mapping):
+        return {str(key): identity(value) for key, value in options.items()}
     if isinstance(options, list | tuple):
         return [identity(value) for value in options]
     return plain(options)
@@ -414,8 +555,9 @@ def problems(run: Run) -> Iterator[str]:
     """What is wrong with a run's settings, one line each: setting, value, remedy."""
     for setting, value in leaves(run):
         yield from _problems_of_value(setting, value)
-    if run.run.fresh and run.run.export:
-        yield "run.fresh=true and run.export=true: one starts anew, one exports; leave one out"
+    asked = [f"run.{n}=true" for n in ("fresh", "export", "schedule") if getattr(run.run, n)]
+    if len(asked) > 1:
+        yield f"{' and '.join(asked)}: these are different wishes; leave one out"
     yield from _problems_of_scale(run.scale)
     yield from _at_least("seed", run.seed, 0)
     yield from _problems_of_data(run)
@@ -436,11 +578,7 @@ def problems(run: Run) -> Iterator[str]:
             f"remap.rule={run.remap.rule} with teacher=none: there are no weights to start "
             "from; choose a teacher (alpha=off remaps without listening) or remap=random"
         )
-    if run.objective.temperature <= 0:
-        yield (
-            f"objective.temperature={run.objective.temperature}: a temperature is above 0; "
-            "the paper uses 1"
-        )
+    yield from _problems_of_objective(run)
     yield from _problems_of_training(run)
 
 
@@ -449,7 +587,7 @@ def warnings(run: Run) -> Iterator[str]:
     keys = {override.lstrip("+~").partition("=")[0] for override in run.overrides}
     said = {re.split(r"[.@]", key)[0] for key in keys}
     if type(run.teacher) is Teacher:
-        for group in sorted(said & {"alpha", "objective"}):
+        for group in sorted(said & {"alpha", "objective", "revise", "select"}):
             yield f"{group} has no effect with teacher=none: the student stands alone"
     elif "objective" in said and not any(
         value for name, value in vars(run.alpha).items() if name.startswith("soft")
@@ -457,8 +595,13 @@ def warnings(run: Run) -> Iterator[str]:
         yield "objective has no effect with a soft weight of 0: the teacher is not listened to"
     if "scale.teacher_steps" in keys and not isinstance(run.teacher, MadeTeacher):
         yield "scale.teacher_steps has no effect: no teacher is trained here"
-    if run.objective.tau_squared and run.objective.temperature == 1:
-        yield "objective.tau_squared has no effect at objective.temperature=1"
+    compared = {n: o for n, o in run.objective.items() if isinstance(o, Distributions)}
+    for name, objective in compared.items():
+        if objective.tau_squared and objective.temperature == objective.temperature_at(1) == 1:
+            yield (f"objective.{name}.tau_squared has no effect at objective.{name}.temperature=1")
+    for group, unlike in (("revise", Revise), ("select", Select)):
+        if not compared and type(getattr(run, group)) is not unlike:
+            yield f"{group} has no effect: no objective compares distributions"
     if run.train.micro_batch_size == run.train.batch_size:
         yield (
             f"train.micro_batch_size={run.train.micro_batch_size} has no effect: it is all of "
@@ -482,6 +625,9 @@ def leaves(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         for f in dataclasses.fields(options):
             if f.name not in ("choices", "overrides"):
                 yield from leaves(getattr(options, f.name), f"{prefix}.{f.name}".lstrip("."))
+    elif isinstance(options, Mapping):
+        for name, value in options.items():
+            yield from leaves(value, f"{prefix}.{name}")
     elif isinstance(options, list | tuple):
         for value in options:
             yield from leaves(value, prefix)
@@ -579,6 +725,39 @@ def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str
 
 def _next_multiple(value: int, of: int) -> int:
     return -(-value // of) * of
+
+
+def _problems_of_objective(run: Run) -> Iterator[str]:
+    if not run.objective:
+        yield "objective=[]: name at least one; teacher=none or alpha=off listens to nobody"
+    for name, objective in run.objective.items():
+        setting = f"objective.{name}"
+        if objective.weight <= 0:
+            yield f"{setting}.weight={objective.weight}: it is above 0; else leave {name} out"
+        if isinstance(objective, Distributions):
+            for key in ("temperature", "temperature_end"):
+                value = getattr(objective, key)
+                if value is not None and value <= 0:
+                    yield f"{setting}.{key}={value}: a temperature is above 0; the paper uses 1"
+        if isinstance(objective, JensenShannon):
+            yield from _between(f"{setting}.beta", objective.beta, 0.01, 0.99)
+        if isinstance(objective, TopK):
+            yield from _between(f"{setting}.k", objective.k, 1, run.student.vocab_size - 1)
+        if isinstance(objective, MiniLMv2) and objective.num_relation_heads is not None:
+            yield from _at_least(f"{setting}.num_relation_heads", objective.num_relation_heads, 1)
+        if isinstance(objective, Hidden):
+            if not objective.pairs:
+                yield f"{setting}.pairs=[]: name at least one pair, as in [[-1,-1]]"
+            for pair in objective.pairs:
+                if len(pair) != 2:
+                    yield f"{setting}.pairs: {pair} is no pair [student layer, teacher layer]"
+    if isinstance(run.revise, LabelRevision) and not 0 < run.revise.eta < 1:
+        yield f"revise.eta={run.revise.eta}: it lies between 0 and 1, without them"
+    if isinstance(run.revise, ConfidenceMix):
+        yield from _between("revise.most", run.revise.most, 0.0, 1.0)
+        yield from _between("revise.warmup", run.revise.warmup, 0.0, 1.0)
+    if isinstance(run.select, Confident):
+        yield from _between("select.threshold", run.select.threshold, 0.0, 1.0)
 
 
 def _problems_of_training(run: Run) -> Iterator[str]:

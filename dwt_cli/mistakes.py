@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from dwt_cli import settings
-from dwt_cli.config import GROUPS_AND_SETTINGS, SCHEMAS, HubPart, RunOptions
+from dwt_cli.config import GROUPS_AND_SETTINGS, SCHEMAS, SEVERAL, HubPart, RunOptions
 from dwt_cli.errors import UserError
 
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -109,15 +109,29 @@ def no_setting(key: str) -> str:
     if not every:
         return f"{key}: {group} is one value; write {group}=VALUE"
     name = key.split(".", 1)[1]
+    if group in SEVERAL and "." not in name:
+        named = [setting for setting in every if setting.endswith(f".{name}")]
+        if named and name not in settings.groups()[group]:
+            chosen = settings.defaults()[group]
+            first = f"{chosen}.{name}" if f"{chosen}.{name}" in named else named[0]
+            return f"{key}: say of which {group}, as in {group}.{first}"
     if name in every:
         return f"{key}: not a setting of the chosen {group}; {_who_has(group, name)}"
     return (
         f"{key}: no such setting{nearest(name, every, prefix=group + '.')} "
-        f"({group} has: {', '.join(every)})"
+        f"({group} has: {', '.join(_beside(name, every))})"
     )
 
 
+def _beside(name: str, every: list[str]) -> list[str]:
+    """The settings of the same choice, where a group has several at once."""
+    choice = name.rpartition(".")[0]
+    return [setting for setting in every if setting.startswith(f"{choice}.")] or every
+
+
 def _who_has(group: str, name: str) -> str:
+    if group in SEVERAL:
+        return f"{group}={name.split('.')[0]} has it"
     kinds = [
         schema
         for schema, node in SCHEMAS[group].items()
@@ -132,6 +146,12 @@ def _who_has(group: str, name: str) -> str:
 
 
 def _settings_of(group: str) -> list[str]:
+    if group in SEVERAL:
+        return sorted(
+            f"{choice}.{f.name}"
+            for choice in settings.groups()[group]
+            for f in dataclasses.fields(SCHEMAS[group][str(settings.schema(group, choice))])
+        )
     nodes = {"": RunOptions} if group == "run" else SCHEMAS.get(group, {})
     return sorted({f.name for node in nodes.values() for f in dataclasses.fields(node)})
 

@@ -13,16 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from dwt_cli import sealed
-from dwt_cli.alpha import Constant, Moment, Schedule
+from dwt_cli.alpha import Moment, Schedule
 from dwt_cli.cache import Cache
 from dwt_cli.checks import tokenizer_path
 from dwt_cli.config import (
     CheckpointTeacher,
     MadeTeacher,
-    Objective,
     Remap,
     Run,
     Teacher,
@@ -40,9 +39,10 @@ from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parame
 from dwt_cli.models.making import make_model, outline
 from dwt_cli.models.opening import open_folder, open_model, provenance
 from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.objective.inside import inside_objectives
 from dwt_cli.remap.remapping import remap
-from dwt_cli.tasks.mlm import MaskedLanguageModelling
-from dwt_cli.teacher.signal import ModelSignal, Signal
+from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
+from dwt_cli.teacher.signal import ModelSignal
 from dwt_cli.track.curves import draw_curves
 from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
@@ -50,8 +50,6 @@ from dwt_cli.training.contract import Observer
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.state import Checkpoints
-
-_ALONE = Constant(hard=1.0, soft=0.0)
 
 
 @dataclass
@@ -122,7 +120,7 @@ class Recipe:
         return self._student_id(replace(self.run, remap=Remap("random")), None)
 
     def _student_id(self, run: Run, teacher_id: str | None) -> str:
-        heard = (teacher_id, run.alpha, run.objective) if teacher_id else ()
+        heard = (teacher_id, run.alpha, run.objective, run.revise, run.select) if teacher_id else ()
         return fingerprint(
             "student",
             self.corpus_id,
@@ -226,7 +224,7 @@ class Recipe:
                 str(self.teacher_id),
                 train,
                 options.seed,
-                MaskedLanguageModelling(_ALONE, Objective(), None),
+                MaskedLanguageModelling(),
                 [],
             )
             draw_curves(folder / "metrics.jsonl", folder / "curves.png", "teacher", {})
@@ -258,13 +256,10 @@ class Recipe:
             assert teacher is not None and teacher.model is not None
             account = remap(model, teacher.model, self.run.remap.rule)
             sealed.write_json(folder / "remap.json", plain(vars(account)))
-        signal: Signal | None = None
-        schedule: Schedule = _ALONE
-        taught_flops = 0.0
+        lesson, taught_flops = None, 0.0
         if teacher is not None:
-            schedule = self.run.alpha
-            signal, taught_flops = self._signal(teacher)
-        loss = MaskedLanguageModelling(schedule, self.run.objective, signal)
+            lesson, taught_flops = self._lesson(teacher, model.config)
+        loss = MaskedLanguageModelling(lesson)
         facts = self._train(
             "student",
             model,
@@ -277,13 +272,16 @@ class Recipe:
             loss,
             observers,
         )
-        facts["teacher_forward_flops"] = taught_flops * _num_taught(schedule, facts["steps"])
+        facts["teacher_forward_flops"] = taught_flops * facts["num_taught"]
         return Trained(model, facts)
 
-    def _signal(self, teacher: Trained) -> tuple[Signal, float]:
-        """The teacher's signal, its only holder from here on, and the FLOPs of asking it once."""
-        model = teacher.take()
-        return ModelSignal(self._wrapped(model)), self._step_flops(model)
+    def _lesson(self, teacher: Trained, student: PreTrainedConfig) -> tuple[Lesson, float]:
+        """What is learned from the teacher, its only holder, and the FLOPs of asking it once."""
+        model, run = teacher.take(), self.run
+        inside = inside_objectives(run.objective, student, model.config).to(self.machine.device)
+        signal = ModelSignal(self._wrapped(model))
+        lesson = Lesson(signal, run.alpha, run.objective, inside, run.revise, run.select)
+        return lesson, self._step_flops(model)
 
     def student_so_far(self, corpus: Corpus, folder: Path, say: Callable[[str], None]) -> Trained:
         """The student of the newest checkpoint below ``folder``, trained no further."""
@@ -343,7 +341,7 @@ class Recipe:
             model=wrapped,
             loss=loss,
             batches=batches,
-            optimizer=Optimizer(wrapped, self.run.optim),
+            optimizer=Optimizer(wrapped, self.run.optim, loss.aux),
             clip_norm=self.run.optim.clip_norm,
             options=train,
             length=Length.of(train, batches),
@@ -371,6 +369,7 @@ class Recipe:
             "tokens": counters.step * batches.tokens_per_step,
             "epochs": counters.step / batches.steps_per_epoch,
             "num_skipped": counters.num_skipped,
+            "num_taught": counters.memory.get("num_taught", 0),
             "heldout_at_start": before,
             "heldout": latest or evaluate(),  # nothing was left to train after a restart
             "best_heldout": {"loss": counters.best_loss, "step": counters.best_step},

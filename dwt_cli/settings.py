@@ -25,7 +25,8 @@ def about(group: str, choice: str) -> str:
     for line in (settings_folder() / group / f"{choice}.yaml").read_text("utf-8").splitlines():
         if not line.startswith("#"):
             break
-        lines.append(line.lstrip("# "))
+        if not line.startswith("# @package"):
+            lines.append(line.lstrip("# "))
     return " ".join(lines)
 
 

@@ -22,6 +22,7 @@ from dwt_cli.track.card import model_card
 from dwt_cli.track.curves import draw_curves
 from dwt_cli.track.dashboard import Dashboard
 from dwt_cli.track.display import Display, plain_line
+from dwt_cli.track.schedule import draw_schedule
 from dwt_cli.track.summary import print_summary, summarise
 
 
@@ -33,6 +34,11 @@ def work(run: Run, console: Console) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     say = plain_line(console)
+    if run.run.schedule:
+        picture = Path(run.run.root).expanduser() / f"schedule-{run.choices['alpha']}.png"
+        draw_schedule(run, picture)
+        say(f"schedule: {picture}")
+        return
     machine = Machine.of(run.launch, run.train.precision)
     cache = Cache(run.run.cache, say)
     plan = Recipe(run, machine, cache)

@@ -114,7 +114,7 @@ def changed(run: Run, **settings: Any) -> Run:
         *groups, name = path.split("__")
         place: Any = run
         for group in groups:
-            place = getattr(place, group)
+            place = place[group] if isinstance(place, dict) else getattr(place, group)
         assert hasattr(place, name), path
         setattr(place, name, value)
     return run
@@ -166,7 +166,7 @@ REFUSED: list[dict[str, Any]] = [
     {"teacher__max_steps": 0},
     {"alpha__soft": -1.0},
     {"alpha__hard": -1.0},
-    {"objective__temperature": 0.0},
+    {"objective__logits__temperature": 0.0},
     {"train__max_steps": 0},
     {"train__max_steps": None},
     {"train__epochs": -1.0},
@@ -230,9 +230,10 @@ def test_numbers_at_the_limits_are_taken(nano: Run) -> None:
 def test_settings_without_effect_are_said(nano: Run, composed: Callable[..., Run]) -> None:
     assert list(warnings(nano)) == []
     alone = composed("teacher=none")
-    alone.overrides = ["teacher=none", "+alpha.soft=3", "objective.temperature=2", "train.epochs=1"]
+    alone.overrides = ["teacher=none", "+alpha.soft=3", "objective.logits.temperature=2"]
     assert [line.split()[0] for line in warnings(alone)] == ["alpha", "objective"]
     assert any(
-        "tau_squared" in line for line in warnings(changed(nano, objective__tau_squared=True))
+        "tau_squared" in line
+        for line in warnings(changed(nano, objective__logits__tau_squared=True))
     )
     assert any("max_minutes" in line for line in warnings(changed(nano, train__max_minutes=1.0)))

@@ -24,8 +24,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from dwt_cli import cli, recipe, sealed
-from dwt_cli.config import SCHEMAS, RunOptions
+from dwt_cli import cli, recipe, sealed, settings
+from dwt_cli.config import SCHEMAS, SEVERAL, RunOptions
 from tests.miniature import dwt_train, options, write_text
 
 Snapshot = Mapping[Path, tuple[int, bytes]]
@@ -328,6 +328,21 @@ TOGETHER: list[Row] = [
     ("a bad choice of an arm", ["-m", "teacher=none,smal"], ["teacher=smal", "mean small?"]),
     ("a bad pair of arms", ["-m", "teacher=small,none", "remap=paper"], ["remap=random"]),
     ("a bad type of an arm", ["-m", "seed=1,x"], ["seed=x", "a whole number"]),
+    ("a setting of which", "objective.temperature=2", ["objective.logits.temperature"]),
+    ("a typo in one of several", "objective.logits.temperatur=2",
+     ["objective.logits.temperatur", "did you mean objective.logits.temperature?"]),
+    ("several, one is a typo", "objective=[logits,minlm]", ["objective=minlm", "mean minilm?"]),
+    ("several without brackets", "objective=logits,mse", ["objective=[logits,mse]", "-m"]),
+    ("none of several", "objective=[]", ["objective=[]", "choices: hidden"]),
+    ("MiniLM, other heads", ["objective=minilm", "teacher.num_heads=1"],
+     ["objective.minilm", "2 heads", "the teacher 1", "minilmv2"]),
+    ("a layer too far", ["objective=let", "objective.let.pairs=[[9,-1]]"],
+     ["objective.let", "layer 9 of a model with"]),
+    ("half a pair", ["objective=let", "objective.let.pairs=[[1]]"], ["objective.let.pairs", "[1]"]),
+    ("relation heads", ["objective=minilmv2", "objective.minilmv2.num_relation_heads=3"],
+     ["num_relation_heads=3", "choose a divisor"]),
+    ("a step too long", ["alpha=step", "alpha.until=2"], ["alpha.until=2.0", "longer than"]),
+    ("never to zero", ["alpha=exponential", "alpha.soft_end=0"], ["alpha.soft_end=0", "linear"]),
     ("anew and exported", ["run.fresh=true", "run.export=true"],
      ["run.fresh=true", "run.export=true", "leave one out"]),
     ("a giant", ["scale.width=16384", "scale.mlp_width=65536", "student.num_layers=100"],
@@ -450,7 +465,10 @@ OUT_OF_RANGE = {
     "student.num_layers": "100000", "student.width": "0", "student.num_heads": "0",
     "student.mlp_width": "0", "student.vocab_size": "99", "student.max_length": "1",
     "student.dropout": "-0.1", "alpha.hard": "-1.0", "alpha.soft": "-1.0",
-    "alpha.soft_end": "-1.0", "objective.temperature": "0.0", "optim.lr": "0.0",
+    "alpha.soft_end": "-1.0", "alpha.hard_end": "-1.0", "alpha.until": "1.5", "alpha.full": "0.0",
+    "alpha.span": "1.0", "objective.jensen_shannon.beta": "1.0", "objective.top_k.k": "0",
+    "objective.minilmv2.num_relation_heads": "0", "revise.eta": "1.0", "revise.most": "1.1",
+    "revise.warmup": "-0.1", "select.threshold": "1.1", "optim.lr": "0.0",
     "optim.betas": "[0.9,1.0]", "optim.eps": "0.0", "optim.weight_decay": "-0.1",
     "optim.warmup": "1.5", "optim.decay": "-0.5", "optim.clip_norm": "0.0",
     "optim.hidden_lr": "-0.1", "optim.momentum": "1.0", "optim.hidden_weight_decay": "-0.1",
@@ -458,7 +476,21 @@ OUT_OF_RANGE = {
     "train.batch_size": "-8", "train.micro_batch_size": "0", "train.checkpoint_every": "0",
     "train.keep_checkpoints": "0", "train.log_every": "0", "eval.every": "0",
     "eval.num_blocks": "0", "launch.num_threads": "0", "seed": "-1",
+    **{f"objective.{name}.weight": "0.0" for name in settings.groups()["objective"]},
+    **{
+        f"objective.{name}.{setting}": "0.0"
+        for name in ("logits", "reverse_kl", "jensen_shannon", "mse", "top_k")
+        for setting in ("temperature", "temperature_end")
+    },
 }  # fmt: skip
+
+WITH_IT = {
+    "data.every_nth_sentence": "data=wikitext", "alpha.full": "alpha=overtake",
+    "alpha.span": "alpha=overtake", "revise.eta": "revise=label_revision",
+    "revise.most": "revise=confidence_mix", "revise.warmup": "revise=confidence_mix",
+    "select.threshold": "select=confident",
+}  # fmt: skip
+LAYERS = "teacher_layer", "student_layer"  # any whole number; the models' depths decide
 
 
 def _numeric_settings() -> set[str]:
@@ -467,12 +499,16 @@ def _numeric_settings() -> set[str]:
         inner = [*typing.get_args(kind)] if typing.get_origin(kind) is tuple else parts
         return bool({int, float} & set(inner))
 
-    nodes = [(group, node) for group, nodes in SCHEMAS.items() for node in nodes.values()]
+    nodes: list[tuple[str, type]] = [("run", RunOptions)]
+    for group, choices in settings.groups().items():
+        for choice in choices:
+            node = SCHEMAS[group][str(settings.schema(group, choice))]
+            nodes.append((f"{group}.{choice}" if group in SEVERAL else group, node))
     return {"seed"} | {
         f"{group}.{f.name}"
-        for group, node in [*nodes, ("run", RunOptions)]
+        for group, node in nodes
         for f in fields(node)
-        if is_number(typing.get_type_hints(node)[f.name])
+        if is_number(typing.get_type_hints(node)[f.name]) and f.name not in LAYERS
     }
 
 
@@ -484,7 +520,9 @@ def test_every_number_has_a_row() -> None:
 @pytest.mark.usefixtures("untouched")
 def test_a_number_out_of_range(ask: Ask, place: Path, setting: str) -> None:
     value = OUT_OF_RANGE[setting]
-    choice = ["data=wikitext"] if setting == "data.every_nth_sentence" else []
+    choice = [WITH_IT[setting]] if setting in WITH_IT else []
+    if setting.startswith("objective."):
+        choice = [f"objective={setting.split('.')[1]}"]
     shown = "1.0" if setting == "optim.betas" else value
     _is_one_line(ask(*_command(place, [*choice, f"{setting}={value}"])), f"{setting}={shown}")
 
@@ -564,8 +602,10 @@ def test_version_is_ours(ask: Ask, word: str) -> None:
 
 WITHOUT_EFFECT = {
     "alpha": ["teacher=none", "alpha.soft=2"],
-    "objective": ["alpha=off", "objective.temperature=2"],
-    "objective.tau_squared": ["objective.tau_squared=true"],
+    "objective": ["alpha=off", "objective.logits.temperature=2"],
+    "objective.logits.tau_squared": ["objective.logits.tau_squared=true"],
+    "revise": ["teacher=none", "revise=label_revision"],
+    "select": ["objective=minilm", "select=gate"],
     "scale.teacher_steps": ["teacher=none"],
     "train.micro_batch_size=8": ["train.micro_batch_size=8"],
     "eval.num_blocks=9999": ["eval.num_blocks=9999"],

@@ -4,11 +4,9 @@ import math
 
 import torch
 
-from dwt_cli.alpha import Weights
-from dwt_cli.config import Objective
 from dwt_cli.corpus.batches import HeldoutBatches
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.objective.logits import distillation_sums
+from dwt_cli.objective.logits import hard_sums
 
 
 @torch.no_grad()
@@ -22,7 +20,7 @@ def heldout_metrics(
     for held in heldout:
         batch = held.to(device)
         logits_NV = model(batch.ids_BL, batch.rows_N)
-        sums = distillation_sums(logits_NV, None, batch.labels_N, Weights(1.0, 0.0), Objective())
+        sums = hard_sums(logits_NV, batch.labels_N)
         hard += sums.hard
         correct += sums.correct
     loss = hard.item() / heldout.num_targets

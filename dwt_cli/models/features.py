@@ -41,6 +41,12 @@ class Features:
         """The same wishes, still to be fulfilled."""
         return Features(self.hidden_layers, self.heads_layers)
 
+    def joined(self, other: "Features") -> "Features":
+        """The wishes of both."""
+        return Features(
+            self.hidden_layers | other.hidden_layers, self.heads_layers | other.heads_layers
+        )
+
 
 def check_layers(config: PreTrainedConfig, wanted: Features, setting: str) -> None:
     """Raise `UserError` for a layer that a model does not have."""

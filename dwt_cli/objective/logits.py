@@ -1,16 +1,20 @@
-"""Equations 1 to 3 of the paper (arXiv 2305.18239, section 2) over target rows.
+"""Equations 1 to 3 of the paper (arXiv 2305.18239, section 2) over target rows, and relatives.
 
 Softmax and sums are in fp32 whatever the models compute in. Losses are sums over rows, in nats.
 Legend: N target rows, V vocabulary, C rows of one chunk.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dwt_cli.alpha import Weights
-from dwt_cli.config import Objective
+from dwt_cli.config import Distributions, Revise, Select
+from dwt_cli.objective.divergences import DIVERGENCES, Distribution
+from dwt_cli.objective.revise import revised
+from dwt_cli.objective.select import Rows, selected
 
 _CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
 
@@ -18,16 +22,32 @@ _CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows
 class Sums(NamedTuple):
     """Sums over the target rows, scalars in fp32; ``total`` alone carries a gradient.
 
-    hard: cross-entropy with the label (eq. 1). soft: KL(teacher || student) at the temperature
-    (eq. 2), the teacher's entropy included. teacher: the teacher's own cross-entropy with the
-    label. correct: rows in which no logit is above the label's.
+    hard: cross-entropy with the label (eq. 1). soft: each divergence from the teacher by the name
+    of its objective, without its weight. teacher: the teacher's own cross-entropy with the label.
+    correct: rows in which no logit is above the label's. selected: rows in which the soft loss
+    counts.
     """
 
     total: Tensor
     hard: Tensor
-    soft: Tensor
+    soft: dict[str, Tensor]
     teacher: Tensor
     correct: Tensor
+    selected: Tensor
+
+
+class Target(NamedTuple):
+    """How the student is compared with the teacher's distributions, at one moment of training."""
+
+    objectives: Mapping[str, Distributions]
+    revise: Revise = Revise()
+    select: Select = Select()
+    progress: float = 0.0
+
+
+def hard_sums(student_NV: Tensor, labels_N: Tensor, hard_weight: float = 1.0) -> Sums:
+    """The cross-entropy alone; the soft terms are zero."""
+    return distillation_sums(student_NV, None, labels_N, Weights(hard_weight, 0.0), Target({}))
 
 
 def distillation_sums(
@@ -35,21 +55,19 @@ def distillation_sums(
     teacher_NV: Tensor | None,
     labels_N: Tensor,
     weights: Weights,
-    objective: Objective,
+    target: Target,
 ) -> Sums:
-    """alpha_hard * hard + alpha_soft * soft (eq. 3), and its terms.
+    """alpha_hard * hard + alpha_soft * sum of weight * soft (eq. 3), and its terms.
 
     student_NV, teacher_NV: logits of any float type; no teacher: the soft terms are zero.
-    labels_N: int64. With ``tau_squared`` the soft term of ``total`` is multiplied by the squared
-    temperature (Hinton et al., 1503.02531); the paper has no such factor.
+    labels_N: int64.
     """
-    soft_weight = weights.soft
-    if objective.tau_squared:
-        soft_weight *= objective.temperature**2
     total, terms = _Distillation.apply(  # type: ignore[no-untyped-call]
-        student_NV, teacher_NV, labels_N, weights.hard, soft_weight, objective.temperature
+        student_NV, teacher_NV, labels_N, weights, target
     )
-    return Sums(total, *terms.unbind())
+    hard, teacher, correct, counted, *soft = terms.unbind()
+    named = dict(zip(target.objectives, soft, strict=True))
+    return Sums(total, hard, named, teacher, correct, counted)
 
 
 class _Distillation(torch.autograd.Function):
@@ -57,7 +75,7 @@ class _Distillation(torch.autograd.Function):
 
     The gradient with respect to the logits is known in closed form, so the forward pass writes
     it and no (N, V) table of log-probabilities is kept:
-    hard (p - onehot) + soft / tau (p_tau - teacher_tau).
+    hard (p - onehot) + the sum over divergences of soft / tau d(divergence)/d(logits / tau).
     """
 
     @staticmethod
@@ -66,56 +84,51 @@ class _Distillation(torch.autograd.Function):
         student_NV: Tensor,
         teacher_NV: Tensor | None,
         labels_N: Tensor,
-        hard_weight: float,
-        soft_weight: float,
-        tau: float,
+        weights: Weights,
+        target: Target,
     ) -> tuple[Tensor, Tensor]:
         num_rows, vocab_size = student_NV.shape
         step = max(1, _CHUNK_BYTES[student_NV.device.type] // (4 * vocab_size))
-        gradient_NV = torch.empty_like(student_NV)
-        hard, soft, teacher, correct = student_NV.new_zeros(4, dtype=torch.float32).unbind()
+        gradient_NV = torch.empty_like(student_NV) if ctx.needs_input_grad[0] else None
+        total = student_NV.new_zeros((), dtype=torch.float32)
+        terms = student_NV.new_zeros(4 + len(target.objectives), dtype=torch.float32)
+        hard, teacher, correct, counted, *soft = terms.unbind()
         for start in range(0, num_rows, step):
             rows = slice(start, start + step)
             labels_C1 = labels_N[rows, None]
-            scores_CV = student_NV[rows].float()
-            chunk_CV, top_C1, log_z_C1 = _softmax(scores_CV)
-            label_C1 = scores_CV.gather(1, labels_C1)
-            hard += (log_z_C1 - label_C1).sum()
-            correct += (label_C1 >= top_C1).sum()
-            if teacher_NV is None:
-                chunk_CV.mul_(hard_weight)
-            else:
-                theirs_CV = teacher_NV[rows].float()
-                target_CV, _, their_log_z_C1 = _softmax(theirs_CV)
-                teacher += (their_log_z_C1 - theirs_CV.gather(1, labels_C1)).sum()
-                if tau == 1:
-                    chunk_CV.mul_(hard_weight + soft_weight)
-                else:
-                    scores_CV, theirs_CV = scores_CV / tau, theirs_CV / tau
-                    soft_CV, _, log_z_C1 = _softmax(scores_CV)
-                    target_CV, _, their_log_z_C1 = _softmax(theirs_CV)
-                    chunk_CV.mul_(hard_weight).add_(soft_CV, alpha=soft_weight / tau)
-                chunk_CV.sub_(target_CV, alpha=soft_weight / tau)
-                excess_C = target_CV.mul_(theirs_CV - scores_CV).sum(-1)
-                soft += (excess_C - (their_log_z_C1 - log_z_C1).squeeze(1)).sum()
-            chunk_CV.scatter_add_(1, labels_C1, chunk_CV.new_full(labels_C1.shape, -hard_weight))
-            gradient_NV[rows] = chunk_CV
-        terms = torch.stack([hard, soft, teacher, correct])
+            ours = Distribution.of(student_NV[rows].float())
+            label_C1 = ours.scores_CV.gather(1, labels_C1)
+            hard += (ours.log_z_C1 - label_C1).sum()
+            correct += (label_C1 >= ours.top_C1).sum()
+            gradient_CV = ours.probabilities_CV * weights.hard
+            if teacher_NV is not None:
+                theirs = Distribution.of(teacher_NV[rows].float())
+                seen = Rows.of(ours, theirs, labels_C1)
+                teacher -= seen.teacher_C1.sum()
+                weight_C1 = selected(target.select, seen)
+                counted += weight_C1.sum()
+                for sum_of_losses, objective in zip(soft, target.objectives.values(), strict=True):
+                    tau = objective.temperature_at(target.progress)
+                    weight = weights.soft * objective.weight
+                    if objective.tau_squared:
+                        weight *= tau**2
+                    p, t = ours.at(tau), theirs.at(tau)
+                    t = revised(target.revise, t, p, labels_C1, target.progress)
+                    loss_C1 = weight_C1 * DIVERGENCES[type(objective)](
+                        objective, p, t, gradient_CV, weight_C1 * (weight / tau)
+                    )
+                    sum_of_losses += loss_C1.sum()
+                    total += weight * loss_C1.sum()
+            if gradient_NV is not None:
+                gradient_CV.scatter_add_(
+                    1, labels_C1, gradient_CV.new_full(labels_C1.shape, -weights.hard)
+                )
+                gradient_NV[rows] = gradient_CV
         ctx.save_for_backward(gradient_NV)
         ctx.mark_non_differentiable(terms)
-        return hard_weight * hard + soft_weight * soft, terms
+        return total + weights.hard * hard, terms
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, grad_terms: Tensor) -> Any:
         (gradient_NV,) = ctx.saved_tensors
-        return gradient_NV * grad_total, None, None, None, None, None
-
-
-def _softmax(scores_CV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities (C, V), the largest score (C, 1) and the log of the normaliser (C, 1).
-
-    The largest probability is exp(top - log Z), so log Z costs no second pass of exponentials.
-    """
-    probabilities_CV = scores_CV.softmax(-1)
-    top_C1 = scores_CV.amax(-1, keepdim=True)
-    return probabilities_CV, top_C1, top_C1 - probabilities_CV.amax(-1, keepdim=True).log()
+        return gradient_NV * grad_total, None, None, None, None

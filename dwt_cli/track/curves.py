@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from dwt_cli.track.metrics import read_lines
 
 # Okabe and Ito's colours: told apart by colour-blind readers
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 
 def draw_curves(metrics: Path, picture: Path, title: str, references: dict[str, float]) -> None:
@@ -19,19 +19,19 @@ def draw_curves(metrics: Path, picture: Path, title: str, references: dict[str, 
     with_teacher = any(line.get("train/alpha_soft") for line in lines)
     figure = Figure(figsize=(12.5 if with_teacher else 8.5, 3.8), layout="constrained")
     axes = figure.subplots(1, 3 if with_teacher else 2, squeeze=False)[0]
-    _curve(axes[0], lines, "heldout/loss", "this model", _BLUE, marker="o")
-    for (name, loss), colour in zip(references.items(), (_ORANGE, _GREEN), strict=False):
+    _curve(axes[0], lines, "heldout/loss", "this model", BLUE, marker="o")
+    for (name, loss), colour in zip(references.items(), (ORANGE, GREEN), strict=False):
         axes[0].axhline(loss, color=colour, linestyle="--", label=f"{name}, at its end")
-    _finish(axes[0], "held-out loss", "cross-entropy (nats per masked token)")
-    _curve(axes[1], lines, "train/hard_loss", "hard: with the label", _BLUE)
-    _curve(axes[1], lines, "train/soft_loss", "soft: KL(teacher || student)", _ORANGE)
-    _curve(axes[1], lines, "train/teacher_loss", "the teacher's own, with the label", _GREY)
-    _finish(axes[1], "losses on training batches", "nats per masked token")
+    finish(axes[0], "held-out loss", "cross-entropy (nats per masked token)")
+    _curve(axes[1], lines, "train/hard_loss", "hard: with the label", BLUE)
+    _curve(axes[1], lines, "train/soft_loss", "soft: against the teacher", ORANGE)
+    _curve(axes[1], lines, "train/teacher_loss", "the teacher's own, with the label", GREY)
+    finish(axes[1], "losses on training batches", "nats per masked token")
     if with_teacher:
-        _curve(axes[2], lines, "train/alpha_hard", "alpha_hard", _BLUE)
-        _curve(axes[2], lines, "train/alpha_soft", "alpha_soft", _ORANGE)
+        _curve(axes[2], lines, "train/alpha_hard", "alpha_hard", BLUE)
+        _curve(axes[2], lines, "train/alpha_soft", "alpha_soft", ORANGE)
         axes[2].set_ylim(bottom=0)
-        _finish(axes[2], "loss weights", "weight")
+        finish(axes[2], "loss weights", "weight")
     figure.suptitle(title, fontsize=10)
     figure.savefig(picture, dpi=110)
 
@@ -51,9 +51,10 @@ def _curve(
         )
 
 
-def _finish(axes: Axes, title: str, unit: str) -> None:
+def finish(axes: Axes, title: str, unit: str, along: str = "optimizer step") -> None:
+    """Title, units, grid and a legend if there is anything to tell apart."""
     axes.set_title(title, fontsize=10)
-    axes.set_xlabel("optimizer step")
+    axes.set_xlabel(along)
     axes.set_ylabel(unit)
     axes.grid(alpha=0.25)
     if axes.get_legend_handles_labels()[0]:

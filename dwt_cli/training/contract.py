@@ -1,6 +1,6 @@
 """What the loop is handed: it imports no task, teacher, evaluation or tracker."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -20,7 +20,20 @@ class LossSum(NamedTuple):
     facts: dict[str, float]
 
 
-Loss = Callable[[nn.Module, Any, Moment], LossSum]
+class Loss(Protocol):
+    """What is minimised: a sum over the targets of one part of a batch.
+
+    aux: trainable parts of the loss itself; trained and kept beside the model, never in it.
+    """
+
+    aux: nn.ModuleDict
+
+    def __call__(self, model: nn.Module, batch: Any, moment: Moment) -> LossSum: ...
+
+    def remember(
+        self, memory: Mapping[str, float], metrics: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """What later moments will know of this step; it travels in the checkpoint."""
 
 
 class Batches(Protocol):

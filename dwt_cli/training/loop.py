@@ -72,7 +72,7 @@ class Training:
         Raises `Interrupted` after a checkpoint when a signal asks to stop, and `UserError` when
         a loss or gradient is not finite and the settings say to stop.
         """
-        counters = self.checkpoints.restore(self.model, self.optimizer)
+        counters = self.checkpoints.restore(self.model, self.loss.aux, self.optimizer)
         self.observer.resumed(counters.step)
         with Interrupt() as interrupt:
             while (progress := self.length.progress(counters)) < 1:
@@ -81,7 +81,7 @@ class Training:
                 last = self.length.progress(counters) == 1  # looking takes time too
                 due = counters.step % self.options.checkpoint_every == 0
                 if due or best or last or interrupt.requested:
-                    self.checkpoints.save(self.model, self.optimizer, counters)
+                    self.checkpoints.save(self.model, self.loss.aux, self.optimizer, counters)
                 if interrupt.requested:
                     raise Interrupted(counters.step, interrupt.number)
         return counters
@@ -89,8 +89,8 @@ class Training:
     def _step(self, counters: Counters, progress: float) -> None:
         started = time.perf_counter()
         lr = self.optimizer.set_lr(progress)
-        metrics = self._gradient(counters.step, Moment(progress))
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm).item()
+        metrics = self._gradient(counters.step, Moment(progress, lr, counters.memory))
+        norm = nn.utils.clip_grad_norm_(self._trained(), self.clip_norm).item()
         if math.isfinite(norm) and math.isfinite(metrics["loss"]):
             self.optimizer.step()
         elif self.options.non_finite is NonFinite.stop:
@@ -101,6 +101,7 @@ class Training:
         else:
             counters.num_skipped += 1
         self.optimizer.zero_grad()
+        counters.memory = dict(self.loss.remember(counters.memory, metrics))
         counters.step += 1
         seconds = time.perf_counter() - started
         counters.elapsed_s += seconds
@@ -117,6 +118,9 @@ class Training:
                 "elapsed_s": counters.elapsed_s,
             },
         )
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [*self.model.parameters(), *self.loss.aux.parameters()]
 
     def _gradient(self, step: int, moment: Moment) -> dict[str, float]:
         """Accumulate the step's gradient over its parts; the step's mean metrics."""

@@ -20,21 +20,25 @@ def lr_factor(progress: float, warmup: float, decay: float) -> float:
 
 
 class Optimizer:
-    """One or two torch optimisers that move together, each group at its own peak rate."""
+    """One or two torch optimisers that move together, each group at its own peak rate.
 
-    def __init__(self, model: MaskedLM, options: Optim) -> None:
+    aux: what is trained beside the model, always by AdamW.
+    """
+
+    def __init__(self, model: MaskedLM, options: Optim, aux: nn.Module | None = None) -> None:
         self._options = options
         hidden = set(_hidden_matrices(model)) if isinstance(options, Muon) else set()
         named = dict(model.named_parameters())
-        rest = {name: parameter for name, parameter in named.items() if name not in hidden}
+        rest = [parameter for name, parameter in named.items() if name not in hidden]
+        rest += [] if aux is None else aux.parameters()
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
                 [
                     {
-                        "params": [p for p in rest.values() if p.ndim >= 2],
+                        "params": [p for p in rest if p.ndim >= 2],
                         "weight_decay": options.weight_decay,
                     },
-                    {"params": [p for p in rest.values() if p.ndim < 2], "weight_decay": 0.0},
+                    {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
                 ],
                 lr=options.lr,
                 betas=(options.betas[0], options.betas[1]),

@@ -1,14 +1,14 @@
 """The whole resume contract: what a checkpoint holds, and which one is opened.
 
 A checkpoint is a sealed folder ``step-00000400`` with model.safetensors, optimizer.safetensors
-and state.json. It is never a pickle.
+and state.json, and aux.safetensors if the loss has trainable parts. It is never a pickle.
 """
 
 import dataclasses
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Counters:
     step: optimizer steps done. elapsed_s: seconds spent in the loop, earlier starts included.
     num_skipped: steps that were left out because of a non-finite gradient.
     best_loss, best_step: the lowest held-out loss so far, in nats, and where.
+    memory: what the loss remembers from step to step.
     """
 
     step: int = 0
@@ -34,6 +35,7 @@ class Counters:
     num_skipped: int = 0
     best_loss: float | None = None
     best_step: int = 0
+    memory: dict[str, float] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -52,7 +54,9 @@ class Checkpoints:
             int(path.name.removeprefix("step-")) for path in found if sealed.is_sealed(path)
         )
 
-    def save(self, model: nn.Module, optimizer: Optimizer, counters: Counters) -> None:
+    def save(
+        self, model: nn.Module, aux: nn.Module, optimizer: Optimizer, counters: Counters
+    ) -> None:
         """Write a checkpoint in one piece, then drop those that are no longer kept.
 
         Raises `UserError` when the disk is full; the checkpoints before it stay.
@@ -61,7 +65,7 @@ class Checkpoints:
         shutil.rmtree(aside, ignore_errors=True)
         try:
             with sealed.needing_room(self._folder):
-                self._write(aside, model, optimizer, counters)
+                self._write(aside, model, aux, optimizer, counters)
                 sealed.publish(aside, self._place(counters.step))
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
@@ -70,7 +74,7 @@ class Checkpoints:
             if step != counters.best_step:
                 shutil.rmtree(self._place(step))
 
-    def restore(self, model: nn.Module, optimizer: Optimizer) -> Counters:
+    def restore(self, model: nn.Module, aux: nn.Module, optimizer: Optimizer) -> Counters:
         """Load the newest whole checkpoint; fresh counters when there is none.
 
         A damaged one is named and set aside, and the one before it is taken.
@@ -79,6 +83,8 @@ class Checkpoints:
             return Counters()
         state = self._state(place)
         load_model(model, str(place / "model.safetensors"))
+        if aux.state_dict():
+            load_model(aux, str(place / "aux.safetensors"))
         _join_state(optimizer, load_file(place / "optimizer.safetensors"), state["optimizer"])
         return Counters(**state["counters"])
 
@@ -94,10 +100,17 @@ class Checkpoints:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _write(
-        self, aside: Path, model: nn.Module, optimizer: Optimizer, counters: Counters
+        self,
+        aside: Path,
+        model: nn.Module,
+        aux: nn.Module,
+        optimizer: Optimizer,
+        counters: Counters,
     ) -> None:
         aside.mkdir(parents=True)
         save_model(model, str(aside / "model.safetensors"))
+        if aux.state_dict():
+            save_model(aux, str(aside / "aux.safetensors"))
         tensors, scalars = _split_state(optimizer)
         save_file(tensors, aside / "optimizer.safetensors")
         sealed.write_json(

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from dwt_cli.alpha import Constant, Linear, Moment, Schedule, Weights
-from dwt_cli.config import Architecture, Objective
+from dwt_cli.config import Architecture, ForwardKL
 from dwt_cli.corpus.batches import Batch, Masking
 from dwt_cli.corpus.corpus import Corpus
+from dwt_cli.models.features import Features
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.tasks.mlm import MaskedLanguageModelling
+from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
 from dwt_cli.teacher.signal import ModelSignal
 
 
@@ -23,10 +24,10 @@ class Counting:
     def __init__(self, signal: ModelSignal) -> None:
         self.signal, self.calls, self.releases = signal, 0, 0
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch, features: Features | None = None) -> Tensor:
         assert self.releases == 0
         self.calls += 1
-        return self.signal(batch)
+        return self.signal(batch, features)
 
     def release(self) -> None:
         self.releases += 1
@@ -42,6 +43,10 @@ class Window(Schedule):
 
     def soft_is_over(self, moment: Moment) -> bool:
         return moment.progress >= 0.5
+
+
+def listening(schedule: Schedule, signal: Counting, tau: float = 1.0) -> MaskedLanguageModelling:
+    return MaskedLanguageModelling(Lesson(signal, schedule, {"logits": ForwardKL(temperature=tau)}))
 
 
 @pytest.fixture
@@ -70,7 +75,7 @@ def batch(corpus: Corpus, masking: Masking) -> Batch:
 def test_equation_3_at_a_moment(
     student: MaskedLM, teacher: Counting, batch: Batch, progress: float, tau: float
 ) -> None:
-    loss = MaskedLanguageModelling(Linear(hard=1, soft=4, soft_end=1), Objective(tau), teacher)
+    loss = listening(Linear(hard=1, soft=4, soft_end=1), teacher, tau)
     found = loss(student, batch, Moment(progress))
     student_NV = student(batch.ids_BL, batch.rows_N)
     teacher_NV = teacher.signal(batch)
@@ -94,18 +99,16 @@ def test_equation_3_at_a_moment(
 
 
 def test_alone(student: MaskedLM, batch: Batch) -> None:
-    found = MaskedLanguageModelling(Constant(hard=2, soft=1), Objective(), None)(
-        student, batch, Moment(0)
-    )
-    assert found.total.item() == pytest.approx(2 * found.sums["hard_loss"].item())
+    found = MaskedLanguageModelling()(student, batch, Moment(0))
+    assert found.total.item() == pytest.approx(found.sums["hard_loss"].item())
     assert found.sums.keys() == {"hard_loss", "accuracy"}
-    assert found.facts == {"alpha_hard": 2}
+    assert found.facts == {"alpha_hard": 1}
 
 
 def test_the_teacher_runs_only_while_it_is_heard_and_is_released_once(
     student: MaskedLM, teacher: Counting, batch: Batch
 ) -> None:
-    loss = MaskedLanguageModelling(Window(), Objective(), teacher)
+    loss = listening(Window(), teacher)
     seen = []
     for step in range(8):
         found = loss(student, batch, Moment(step / 8))
@@ -125,7 +128,7 @@ def test_the_teacher_runs_only_while_it_is_heard_and_is_released_once(
 def test_a_teacher_that_is_never_heard_never_runs(
     student: MaskedLM, teacher: Counting, batch: Batch
 ) -> None:
-    loss = MaskedLanguageModelling(Constant(soft=0), Objective(), teacher)
+    loss = listening(Constant(soft=0), teacher)
     found = loss(student, batch, Moment(0))
     assert (teacher.calls, teacher.releases) == (0, 1)
     assert found.total.item() == pytest.approx(found.sums["hard_loss"].item())
@@ -136,7 +139,7 @@ def test_the_students_gradient_does_not_reach_the_teacher(
 ) -> None:
     model = teacher.signal._model
     assert model is not None
-    loss = MaskedLanguageModelling(Constant(soft=1), Objective(), teacher)
+    loss = listening(Constant(soft=1), teacher)
     loss(student, batch, Moment(0)).total.backward()
     assert all(p.grad is not None for p in student.parameters())
     assert all(p.grad is None for p in model.parameters())

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from dwt_cli.alpha import Constant, Schedule
-from dwt_cli.config import Architecture, Muon, Objective, Optim, Train
+from dwt_cli.config import Architecture, ForwardKL, Muon, Objective, Optim, Train
 from dwt_cli.corpus.batches import HeldoutBatches, Masking, TrainBatches
 from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.tasks.mlm import MaskedLanguageModelling
+from dwt_cli.objective.inside import inside_objectives
+from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
 from dwt_cli.teacher.signal import ModelSignal
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
@@ -70,6 +71,7 @@ def training(
         folder: str = "checkpoints",
         eval_every: int = 100,
         observer: Any = None,
+        objectives: dict[str, Objective] | None = None,
         **train: Any,
     ) -> Training:
         options = Train(
@@ -92,13 +94,16 @@ def training(
         batches = TrainBatches(corpus.train, masking, options.batch_size, 0, "student")
         heldout = HeldoutBatches(corpus.heldout, masking, 8, 8)
         cpu = torch.device("cpu")
+        compared = objectives or {"logits": ForwardKL(temperature=2.0)}
+        inside = inside_objectives(compared, model.model.config, teacher.model.config)
+        loss = MaskedLanguageModelling(
+            Lesson(ModelSignal(teacher), schedule or Constant(soft=1.0), compared, inside)
+        )
         return Training(
             model=model,
-            loss=MaskedLanguageModelling(
-                schedule or Constant(soft=1.0), Objective(2.0), ModelSignal(teacher)
-            ),
+            loss=loss,
             batches=batches,
-            optimizer=Optimizer(model, rules),
+            optimizer=Optimizer(model, rules, loss.aux),
             clip_norm=rules.clip_norm,
             options=options,
             length=Length.of(options, batches),

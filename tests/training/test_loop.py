@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -109,14 +109,19 @@ class Toy:
     batch_size, num_targets, tokens_per_step, steps_per_epoch = 2, 4, 10, 2.5
 
     def __init__(self, total: Callable[[torch.Tensor, int], torch.Tensor] | None = None) -> None:
-        self.model = nn.Linear(1, 1, bias=False)
+        self.model, self.aux = nn.Linear(1, 1, bias=False), nn.ModuleDict()
         self.total = total or (lambda weight, step: weight.square().sum())
 
     def batch(self, step: int, part: int = 0, num_parts: int = 1) -> Any:
         return SimpleNamespace(to=lambda device: step)
 
-    def loss(self, model: nn.Module, step: int, moment: Moment) -> LossSum:
+    def __call__(self, model: nn.Module, step: int, moment: Moment) -> LossSum:
         return LossSum(self.total(model.weight, step), {}, {"progress": moment.progress})
+
+    def remember(
+        self, memory: Mapping[str, float], metrics: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        return memory
 
 
 def toy_training(
@@ -128,7 +133,7 @@ def toy_training(
     return replace(
         made,
         model=toy.model,
-        loss=toy.loss,
+        loss=toy,
         batches=toy,
         clip_norm=1.0,
         eval_every=eval_every,

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from dwt_cli.alpha import Overtake
+from dwt_cli.config import ForwardKL, Hidden
 from dwt_cli.errors import UserError
 from dwt_cli.training.loop import Training
 from dwt_cli.training.state import Checkpoints, Counters
@@ -30,6 +32,7 @@ def crash_after(number: int) -> Callable[[int], None]:
 
 def everything(training: Training) -> dict[str, Any]:
     found = {f"model.{name}": t for name, t in training.model.state_dict().items()}
+    found |= {f"aux.{name}": t for name, t in training.loss.aux.state_dict().items()}
     for number, part in enumerate(training.optimizer.parts):
         for index, entries in part.state_dict()["state"].items():
             found |= {f"{number}.{index}.{key}": value for key, value in entries.items()}
@@ -44,22 +47,34 @@ def assert_identical(one: Training, two: Training) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
+REACTING = {
+    "schedule": Overtake(span=3.0),
+    "objectives": {"logits": ForwardKL(), "hidden": Hidden(pairs=[[0, 0], [-1, -1]])},
+}
+
+
 @pytest.mark.parametrize("optim", ["adamw", "muon"])
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
+@pytest.mark.parametrize("parts", [{}, REACTING], ids=["plain", "reacting"])
 def test_straight_or_crashed_and_continued_is_bit_identical(
-    training: Make, watcher: Any, optim: str, family: str
+    training: Make, watcher: Any, optim: str, family: str, parts: dict[str, Any]
 ) -> None:
     seen = watcher()
-    straight = training(optim, family, dropout=0.1, observer=seen, folder="straight")
+    straight = training(optim, family, dropout=0.1, observer=seen, folder="straight", **parts)
     straight.run()
 
     crashing = training(
-        optim, family, dropout=0.1, checkpoint_every=3, observer=watcher(then=crash_after(5))
+        optim,
+        family,
+        dropout=0.1,
+        checkpoint_every=3,
+        observer=watcher(then=crash_after(5)),
+        **parts,
     )
     with pytest.raises(Crashed):
         crashing.run()
     after = watcher()
-    continued = training(optim, family, dropout=0.1, observer=after)
+    continued = training(optim, family, dropout=0.1, observer=after, **parts)
     torch.manual_seed(123)
     continued.run()
     assert after.starts == [3]
@@ -74,7 +89,7 @@ def test_restored_into_fresh_objects_it_is_the_same(training: Make, optim: str) 
     counters = made.run()
     fresh = training(optim, max_steps=3)
     assert not torch.equal(*(next(t.model.parameters()) for t in (made, fresh)))
-    assert fresh.checkpoints.restore(fresh.model, fresh.optimizer) == counters
+    assert fresh.checkpoints.restore(fresh.model, fresh.loss.aux, fresh.optimizer) == counters
     assert_identical(made, fresh)
     rates = [[g["lr"] for p in t.optimizer.parts for g in p.param_groups] for t in (made, fresh)]
     assert rates[0] == rates[1]
@@ -93,7 +108,7 @@ def restore(
 ) -> Counters:
     fresh = training()
     return Checkpoints(tmp_path / "checkpoints", identity, 2, said.append).restore(
-        fresh.model, fresh.optimizer
+        fresh.model, fresh.loss.aux, fresh.optimizer
     )
 
 
@@ -146,7 +161,7 @@ def test_what_is_half_written_does_not_count(
     said: list[str] = []
     assert restore(training, tmp_path, said).step == 6
     assert said == []
-    saved.checkpoints.save(saved.model, saved.optimizer, Counters(step=9))
+    saved.checkpoints.save(saved.model, saved.loss.aux, saved.optimizer, Counters(step=9))
     assert restore(training, tmp_path, said).step == 9
     assert not (folder / ".writing").exists()
 
@@ -164,7 +179,10 @@ def test_the_last_few_and_the_best_are_kept(training: Make, tmp_path: Path) -> N
     kept = []
     for step in range(1, 7):
         checkpoints.save(
-            made.model, made.optimizer, Counters(step=step, best_loss=1.0, best_step=min(step, 2))
+            made.model,
+            made.loss.aux,
+            made.optimizer,
+            Counters(step=step, best_loss=1.0, best_step=min(step, 2)),
         )
         kept.append(checkpoints.steps())
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [2, 5, 6]]
