@@ -78,7 +78,8 @@ class Parts:
         )
 
     def _wrapped(self, model: PreTrainedModel) -> MaskedLM:
-        return MaskedLM(model, self.machine.dtype).to(self.machine.device)
+        wrapped = MaskedLM(model, self.machine.dtype, self.run.train.compile)
+        return wrapped.to(self.machine.device)
 
 
 class Steps:

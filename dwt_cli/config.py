@@ -316,7 +316,10 @@ class NonFinite(Enum):
 
 @dataclass
 class Train:
-    """How long, in what portions, at what precision. The first limit that is met ends the run."""
+    """How long, in what portions, at what precision. The first limit that is met ends the run.
+
+    compile: by torch.compile, which takes about a minute and pays off in longer runs.
+    """
 
     max_steps: int | None = II("scale.max_steps")
     epochs: float | None = II("scale.epochs")
@@ -324,6 +327,7 @@ class Train:
     batch_size: int = II("scale.batch_size")
     micro_batch_size: int | None = bookkeeping(None)
     precision: Precision = Precision.auto
+    compile: bool = bookkeeping(False)
     non_finite: NonFinite = NonFinite.stop
     checkpoint_every: int = bookkeeping(II("scale.checkpoint_every"))
     keep_checkpoints: int = bookkeeping(2)
@@ -762,6 +766,11 @@ def _problems_of_objective(run: Run) -> Iterator[str]:
 
 def _problems_of_training(run: Run) -> Iterator[str]:
     train, optim = run.train, run.optim
+    if train.compile and any(isinstance(o, MiniLM | Hidden) for o in run.objective.values()):
+        yield (
+            f"train.compile=true with objective={'+'.join(run.objective)}: what looks inside a "
+            "model is not compiled; set train.compile=false, or compare logits alone"
+        )
     limits = {
         "max_steps": train.max_steps,
         "epochs": train.epochs,

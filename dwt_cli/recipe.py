@@ -380,7 +380,8 @@ class Recipe:
     # ------------------------------------------------------------------------- small parts
 
     def _wrapped(self, model: PreTrainedModel) -> MaskedLM:
-        return MaskedLM(model, self.machine.dtype).to(self.machine.device)
+        wrapped = MaskedLM(model, self.machine.dtype, self.run.train.compile)
+        return wrapped.to(self.machine.device)
 
     def _masking(self, corpus: Corpus) -> Masking:
         tokenizer = corpus.tokenizer

@@ -22,6 +22,7 @@ from dwt_cli.corpus.heldout import LeakCheck
 from dwt_cli.corpus.tokenizer import train_tokenizer
 
 BUILDER_VERSION = 2  # raise it when the same text would give other blocks
+_PORTION_CHARACTERS = 1_000_000  # tokenised at once
 _SAMPLE_CHARACTERS = 64_000_000  # what a tokenizer is trained on: the beginning of the text
 
 
@@ -90,7 +91,9 @@ def build(
     tokenizer.save_pretrained(folder / "tokenizer")
 
     def packed(documents: Iterable[Document]) -> Iterator[list[int]]:
-        ids = (_encode(tokenizer, document) for document in documents)
+        ids = itertools.chain.from_iterable(
+            _encode(tokenizer, portion) for portion in _portions(documents)
+        )
         return pack(ids, options.block_length, tokenizer.cls_token_id, tokenizer.sep_token_id)
 
     def write(documents: Iterable[Document], name: str, max_bytes: float) -> tuple[int, bool]:
@@ -154,16 +157,27 @@ def open_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, document: Document) -> list[list[int]]:
+def _portions(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents in portions that keep all cores busy with tokenising."""
+    stream = iter(documents)
+    while portion := list(_take(stream, _PORTION_CHARACTERS)):
+        yield portion
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, documents: list[Document]
+) -> Iterator[list[list[int]]]:
+    """The ids of each document's paragraphs."""
     ids: list[list[int]] = tokenizer(
-        list(document.paragraphs),
+        [paragraph for document in documents for paragraph in document.paragraphs],
         add_special_tokens=False,
         split_special_tokens=True,  # a "[MASK]" in the text is text
         return_attention_mask=False,
         return_token_type_ids=False,
         verbose=False,
     )["input_ids"]
-    return ids
+    stream = iter(ids)
+    return (list(itertools.islice(stream, len(document.paragraphs))) for document in documents)
 
 
 def _take(documents: Iterator[Document], max_characters: int) -> Iterator[Document]:

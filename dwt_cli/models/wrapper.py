@@ -18,15 +18,18 @@ class MaskedLM(nn.Module):
 
     This module is what is sharded, compiled and counted: calling backbone and head apart would
     bypass DDP's reduction. It keeps no weights of its own. ``dtype``: bfloat16 computes matrix
-    products in it (autocast), float32 leaves everything as it is.
+    products in it (autocast), float32 leaves everything as it is. ``compiled``: by torch.compile,
+    once per shape; shapes are static but for the last batch of the held-out text.
     """
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
         self.anatomy = anatomy_of(model)
         self._dtype = dtype
         self.train(model.training)
+        if compiled:
+            self.compile(dynamic=False)
 
     def train(self, mode: bool = True) -> "MaskedLM":
         """As in torch; on a CPU in bf16 it also chooses the faster attention.

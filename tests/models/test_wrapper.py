@@ -79,3 +79,22 @@ def test_it_has_no_weights_of_its_own(of_family: OfFamily) -> None:
     model = of_family("modernbert")
     ours = MaskedLM(model, torch.float32).state_dict()
     assert ours.keys() == {f"model.{name}" for name in model.state_dict()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_compiled_it_is_the_same_model(family: str, of_family: OfFamily) -> None:
+    ids_BL = torch.randint(4, 160, (B, L), generator=torch.Generator().manual_seed(1))
+    rows_N = torch.tensor([0, 5, 40, 95])
+    seen = []
+    for compiled in (False, True):
+        model = of_family(family)
+        wrapped = MaskedLM(model, torch.float32, compiled)
+        logits_NV = wrapped(ids_BL, rows_N)
+        logits_NV.square().sum().backward()
+        seen.append((logits_NV, wrapped.state_dict().keys(), [p.grad for p in model.parameters()]))
+    (eager_NV, names, gradients), (compiled_NV, same_names, same) = seen
+    assert names == same_names
+    torch.testing.assert_close(compiled_NV, eager_NV, rtol=1e-4, atol=1e-4)
+    for one, other in zip(same, gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
