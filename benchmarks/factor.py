@@ -6,6 +6,7 @@ command goes on where it stopped. One seed: differences below a few hundredths o
 """
 
 import argparse
+import statistics
 from pathlib import Path
 
 import matplotlib
@@ -25,10 +26,20 @@ def _loss(summary: Summary) -> float:
     return loss
 
 
-def _rows(arms: dict[str, Summary]) -> list[str]:
-    first = _loss(next(iter(arms.values())))
+def _milliseconds(lines: list[dict[str, float]], taught: bool) -> str:
+    """Per step: the median over the steps in which the teacher ran, or did not."""
+    times = [
+        line["train/tokens"] / line["step"] / line["train/tokens_per_s"]
+        for line in lines
+        if "train/tokens_per_s" in line and ("train/teacher_loss" in line) == taught
+    ]
+    return f"{1e3 * statistics.median(times):.0f}" if times else ""
+
+
+def _rows(arms: dict[str, tuple[Summary, list[dict[str, float]]]]) -> list[str]:
+    first = _loss(next(iter(arms.values()))[0])
     rows = []
-    for arm, summary in sorted(arms.items(), key=lambda each: _loss(each[1])):
+    for arm, (summary, lines) in sorted(arms.items(), key=lambda each: _loss(each[1][0])):
         student, teacher = summary["student"], summary["teacher"]
         rows.append(
             [
@@ -38,26 +49,23 @@ def _rows(arms: dict[str, Summary]) -> list[str]:
                 f"{_loss(summary) - first:+.4f}",
                 f"{teacher['heldout']['loss']:.3f}" if teacher else "",
                 f"{student['num_taught']:.0f} of {student['steps']}",
-                f"{student['seconds']:.0f}",
+                _milliseconds(lines, taught=True),
+                _milliseconds(lines, taught=False),
             ]
         )
-    head = ["arm", "at step 0", "at the end", "minus the first arm", "teacher", "taught", "seconds"]
-    return table(head, rows)
+    head = ["arm", "at step 0", "at the end", "minus the first arm", "teacher's loss", "taught"]
+    return table([*head, "ms per step, taught", "untaught"], rows)
 
 
-def draw(arms: dict[str, tuple[Summary, Path]], picture: Path) -> None:
+def draw(arms: dict[str, tuple[Summary, list[dict[str, float]]]], picture: Path) -> None:
     """Left: held-out loss over steps; right: at the end, minus the first arm's."""
     matplotlib.use("Agg")
     figure = Figure(figsize=(12, 0.9 + 0.33 * max(len(arms), 10)), layout="constrained")
     left, right = figure.subplots(1, 2)
     first = _loss(next(iter(arms.values()))[0])
     order = sorted(arms, key=lambda arm: -_loss(arms[arm][0]))
-    for number, (arm, (_, metrics)) in enumerate(arms.items()):
-        points = [
-            (line["step"], line["heldout/loss"])
-            for line in read_lines(metrics)
-            if "heldout/loss" in line
-        ]
+    for number, (arm, (_, lines)) in enumerate(arms.items()):
+        points = [(line["step"], line["heldout/loss"]) for line in lines if "heldout/loss" in line]
         colour, style = _COLOURS[number % 7], _STYLES[number // 7]
         left.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.2, label=arm)
         gap = _loss(arms[arm][0]) - first
@@ -84,12 +92,12 @@ def main() -> None:
     root = options.root.absolute()
     command = Command(root, tuple(options.overrides))
     where = provenance()
-    arms = {arm: command(options.seed, *arm.split()) for arm in options.arm}
-    records = {arm: next(root.glob(f"*{summary['identity']}")) for arm, summary in arms.items()}
-    draw(
-        {arm: (summary, records[arm] / "metrics.jsonl") for arm, summary in arms.items()},
-        options.out.with_suffix(".png"),
-    )
+    arms = {}
+    for arm in options.arm:
+        summary = command(options.seed, *arm.split())
+        (record,) = root.glob(f"*{summary['identity']}")
+        arms[arm] = summary, read_lines(record / "metrics.jsonl")
+    draw(arms, options.out.with_suffix(".png"))
     text = "\n".join([*where, "", *_rows(arms), ""])
     options.out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
