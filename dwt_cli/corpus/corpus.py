@@ -19,7 +19,7 @@ from dwt_cli.corpus import docs, files, hub
 from dwt_cli.corpus.blocks import Blocks, block_bytes, pack, write_blocks
 from dwt_cli.corpus.documents import CorpusError, Document, Progress, Source
 from dwt_cli.corpus.heldout import LeakCheck
-from dwt_cli.corpus.tokenizer import train_tokenizer
+from dwt_cli.corpus.tokenizer import ids_of, train_tokenizer
 
 BUILDER_VERSION = 2  # raise it when the same text would give other blocks
 _SAMPLE_CHARACTERS = 64_000_000  # what a tokenizer is trained on: the beginning of the text
@@ -90,7 +90,7 @@ def build(
     tokenizer.save_pretrained(folder / "tokenizer")
 
     def packed(documents: Iterable[Document]) -> Iterator[list[int]]:
-        ids = (_encode(tokenizer, document) for document in documents)
+        ids = (ids_of(tokenizer, document.paragraphs) for document in documents)
         return pack(ids, options.block_length, tokenizer.cls_token_id, tokenizer.sep_token_id)
 
     def write(documents: Iterable[Document], name: str, max_bytes: float) -> tuple[int, bool]:
@@ -152,18 +152,6 @@ def open_tokenizer(path: str) -> PreTrainedTokenizerBase:
                 "set data.tokenizer to another"
             )
     return tokenizer
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, document: Document) -> list[list[int]]:
-    ids: list[list[int]] = tokenizer(
-        list(document.paragraphs),
-        add_special_tokens=False,
-        split_special_tokens=True,  # a "[MASK]" in the text is text
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
-    return ids
 
 
 def _take(documents: Iterator[Document], max_characters: int) -> Iterator[Document]:
