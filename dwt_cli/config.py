@@ -342,6 +342,28 @@ class Eval:
     num_blocks: int = 1024
 
 
+@dataclass
+class Blimp:
+    """Minimal pairs. path: the folder of BLiMP's .jsonl files. num_pairs: of each; null is all."""
+
+    path: str = MISSING
+    num_pairs: int | None = None
+
+
+@dataclass
+class Probing:
+    """What a linear classifier reads from the frozen encoder, on sentences of held-out text.
+
+    num_sentences: at most, for bigram shift. num_words: at most, for word content, with
+    num_per_word sentences each.
+    """
+
+    num_sentences: int = 4000
+    num_words: int = 40
+    num_per_word: int = 20
+    seed: int = 0
+
+
 # ---------------------------------------------------------------------------------- around a run
 
 

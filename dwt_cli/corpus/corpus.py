@@ -19,7 +19,7 @@ from dwt_cli.corpus import docs, files, hub
 from dwt_cli.corpus.blocks import Blocks, block_bytes, pack, write_blocks
 from dwt_cli.corpus.documents import CorpusError, Document, Progress, Source
 from dwt_cli.corpus.heldout import LeakCheck
-from dwt_cli.corpus.tokenizer import train_tokenizer
+from dwt_cli.corpus.tokenizer import ids_of, train_tokenizer
 
 BUILDER_VERSION = 2  # raise it when the same text would give other blocks
 _PORTION_CHARACTERS = 1_000_000  # tokenised at once
@@ -168,16 +168,9 @@ def _encode(
     tokenizer: PreTrainedTokenizerBase, documents: list[Document]
 ) -> Iterator[list[list[int]]]:
     """The ids of each document's paragraphs."""
-    ids: list[list[int]] = tokenizer(
-        [paragraph for document in documents for paragraph in document.paragraphs],
-        add_special_tokens=False,
-        split_special_tokens=True,  # a "[MASK]" in the text is text
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
-    stream = iter(ids)
-    return (list(itertools.islice(stream, len(document.paragraphs))) for document in documents)
+    paragraphs = [paragraph for document in documents for paragraph in document.paragraphs]
+    ids = iter(ids_of(tokenizer, paragraphs))
+    return (list(itertools.islice(ids, len(document.paragraphs))) for document in documents)
 
 
 def _take(documents: Iterator[Document], max_characters: int) -> Iterator[Document]:

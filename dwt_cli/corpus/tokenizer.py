@@ -12,7 +12,7 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _MAX_CHARACTERS = 1000  # rarer ones are [UNK]
@@ -38,6 +38,19 @@ def train_tokenizer(
         sep_token="[SEP]",
         mask_token="[MASK]",
     )
+
+
+def ids_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of each text's tokens, without special tokens around them."""
+    ids: list[list[int]] = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        split_special_tokens=True,  # a "[MASK]" in the text is text
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+    return ids
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:

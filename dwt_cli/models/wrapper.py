@@ -49,12 +49,19 @@ class MaskedLM(nn.Module):
 
         ``features`` is filled with what it asks for.
         """
-        backbone = getattr(self.model, self.anatomy.backbone)
         watched = contextlib.nullcontext() if features is None else watching(self.model, features)
         with self._autocast(ids_BL), watched:
-            hidden_BLD = backbone(ids_BL, attention_mask=self._mask(ids_BL)).last_hidden_state
-            hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, rows_N)
+            hidden_ND = self.hidden(ids_BL).flatten(0, 1).index_select(0, rows_N)
             return self.anatomy.head(self.model, hidden_ND)
+
+    def hidden(self, ids_BL: Tensor) -> Tensor:
+        """The backbone's last hidden states (B, L, D), for measures that train nothing."""
+        backbone = getattr(self.model, self.anatomy.backbone)
+        with self._autocast(ids_BL):
+            hidden_BLD: Tensor = backbone(
+                ids_BL, attention_mask=self._mask(ids_BL)
+            ).last_hidden_state
+            return hidden_BLD
 
     def _autocast(self, ids_BL: Tensor) -> torch.autocast:
         return torch.autocast(ids_BL.device.type, self._dtype, enabled=self._dtype != torch.float32)

@@ -1,0 +1,158 @@
+"""Minimal pairs: does a model find the good sentence likelier than the bad one? Zero-shot.
+
+BLiMP (Warstadt et al. 2020, 1912.00582): 67 paradigms of 1,000 pairs that differ in one point of
+grammar. A masked model has no likelihood of a sentence; it has the pseudo-log-likelihood of
+Salazar et al. 2020 (1910.14659, eq. 1): the sum over the tokens of log p(token | all the others).
+
+Legend: S sentences, L positions, T tokens of a sentence (L - 2), C masked copies (S * T),
+V vocabulary.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dwt_cli.config import Blimp
+from dwt_cli.errors import UserError
+from dwt_cli.evaluate.measure import Say, Score, Subject
+from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
+from dwt_cli.models.wrapper import MaskedLM
+
+NUM_PARADIGMS = 67
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One line of BLiMP's files: two sentences, and the three names under which they count."""
+
+    sentence_good: str
+    sentence_bad: str
+    UID: str
+    linguistics_term: str
+    field: str
+
+
+def scores(subject: Subject, options: Blimp, say: Say) -> list[Score]:
+    """Accuracy overall, by field, by linguistic term and by paradigm, each a mean over paradigms.
+
+    The standard error is that of the pairs; the paradigms are taken as given.
+    """
+    pairs = read(options, say)
+    texts = [pair.sentence_good for pair in pairs] + [pair.sentence_bad for pair in pairs]
+    encoded = encode(subject, texts)
+    model = MaskedLM(subject.model, subject.dtype).eval()
+    good, bad = np.split(
+        pseudo_log_likelihoods(
+            model, encoded.sentences, subject.tokenizer.mask_token_id, subject.device
+        ),
+        2,
+    )
+    hits: dict[str, list[bool]] = defaultdict(list)
+    groups: dict[str, set[str]] = defaultdict(set)
+    for pair, hit in zip(pairs, good > bad, strict=True):
+        hits[pair.UID].append(hit)
+        for name in ("", f"/{pair.field}", f"/{pair.linguistics_term}", f"/{pair.UID}"):
+            groups[f"blimp{name}"].add(pair.UID)
+    remarks = {"blimp": (*_of_all(len(hits), int((good == bad).sum())), *encoded.remarks())}
+    return [
+        _score(task, [hits[uid] for uid in sorted(uids)], remarks.get(task, ()))
+        for task, uids in groups.items()
+    ]
+
+
+def _of_all(num_paradigms: int, num_ties: int) -> tuple[str, ...]:
+    remarks = []
+    if num_paradigms != NUM_PARADIGMS:
+        remarks.append(f"{num_paradigms} of {NUM_PARADIGMS} paradigms")
+    if num_ties:
+        remarks.append(f"{num_ties:,} ties count as wrong")
+    return tuple(remarks)
+
+
+def _score(task: str, paradigms: list[list[bool]], remarks: tuple[str, ...]) -> Score:
+    accuracies = [float(np.mean(hits)) for hits in paradigms]
+    variances = [float(np.var(hits)) / len(hits) for hits in paradigms]
+    return Score(
+        task,
+        "accuracy",
+        float(np.mean(accuracies)),
+        sqrt(sum(variances)) / len(paradigms),
+        sum(map(len, paradigms)),
+        baselines={"chance": 0.5},
+        remarks=remarks,
+    )
+
+
+@torch.inference_mode()
+def pseudo_log_likelihoods(
+    model: MaskedLM, sentences: Sequence[Sentence], mask_id: int, device: torch.device
+) -> NDArray[np.float64]:
+    """Of each sentence, in nats: every token between [CLS] and [SEP] is masked in turn.
+
+    The same sentence has the same value wherever it stands.
+    """
+    distinct = list(dict.fromkeys(sentences))
+    values: dict[Sentence, float] = {}
+    for numbers, ids_SL in equally_long(distinct, device, copies=lambda length: length - 2):
+        sums_S = _sums(model, ids_SL, mask_id)
+        values.update(zip((distinct[number] for number in numbers), sums_S.tolist(), strict=True))
+    return np.array([values[sentence] for sentence in sentences])
+
+
+def _sums(model: MaskedLM, ids_SL: Tensor, mask_id: int) -> Tensor:
+    num_sentences, length = ids_SL.shape
+    num_tokens = length - 2
+    copies_STL = ids_SL[:, None].repeat(1, num_tokens, 1)
+    copies_STL[:, :, 1:-1].diagonal(dim1=1, dim2=2).fill_(mask_id)
+    positions_T = torch.arange(1, num_tokens + 1, device=ids_SL.device)
+    copies_C = torch.arange(num_sentences * num_tokens, device=ids_SL.device)
+    rows_C = copies_C * length + positions_T.repeat(num_sentences)
+    logits_CV = model(copies_STL.flatten(0, 1), rows_C).float()
+    log_p_C = -nn.functional.cross_entropy(logits_CV, ids_SL[:, 1:-1].flatten(), reduction="none")
+    return log_p_C.double().view(num_sentences, num_tokens).sum(1)
+
+
+def read(options: Blimp, say: Say) -> list[Pair]:
+    """The first ``num_pairs`` of every file; a file that cannot be read is told of and left out.
+
+    Raises `UserError` when no pair is left.
+    """
+    folder = Path(options.path).expanduser()
+    files = sorted(folder.glob("*.jsonl"))
+    pairs: list[Pair] = []
+    for file in files:
+        try:
+            with file.open(encoding="utf-8") as lines:
+                pairs += [
+                    _pair(line, number)
+                    for number, line in enumerate(islice(lines, options.num_pairs), start=1)
+                ]
+        except (OSError, ValueError) as error:
+            say(f"eval.blimp.path: {file} is left out: {error}")
+    if not pairs:
+        raise UserError(
+            f"eval.blimp.path={options.path}: no minimal pairs in {len(files)} .jsonl files "
+            f"(looked in {folder.absolute()}); give the folder with BLiMP's data"
+        )
+    return pairs
+
+
+def _pair(line: str, number: int) -> Pair:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is no JSON") from error
+    columns = Pair.__dataclass_fields__
+    for column in columns:
+        if not (isinstance(row, dict) and str(row.get(column) or "").strip()):
+            raise ValueError(f"line {number} has no {column}")
+    return Pair(**{column: str(row[column]) for column in columns})
