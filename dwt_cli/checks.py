@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from dwt_cli.config import CheckpointTeacher, MadeTeacher, Run
+from dwt_cli.config import CheckpointTeacher, FromTeacher, MadeTeacher, Run
 from dwt_cli.corpus import corpus as corpora
 from dwt_cli.errors import UserError
 from dwt_cli.machine import Machine
@@ -37,9 +37,9 @@ def check(run: Run, machine: Machine) -> None:
     _check_tokenizer(run)
     if teacher is not None:
         inside_objectives(run.objective, student.config, teacher.config)
-    if run.remap.rule != "random":
+    if isinstance(run.remap, FromTeacher):
         assert teacher is not None, "config.check asks for a teacher"
-        remap(student, teacher, run.remap.rule)  # shapes alone
+        remap(student, teacher, run.remap)  # shapes alone
 
 
 def tokenizer_path(run: Run) -> str | None:

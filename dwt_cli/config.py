@@ -140,9 +140,24 @@ class CheckpointTeacher(Teacher):
 
 @dataclass
 class Remap:
-    """How the student starts: ``rule`` names a function of `dwt_cli.remap.rules`."""
+    """How the student starts. By itself: from its random initialisation."""
 
-    rule: str = MISSING
+
+@dataclass
+class FromTeacher(Remap):
+    """From the teacher's weights, by a rule of `dwt_cli.remap.depth` and one of `.width`."""
+
+    depth: str = MISSING
+    width: str | None = None  # null: the teacher has the student's sizes
+    head: bool = True  # false: only the embeddings and the layers
+
+
+@dataclass
+class Ligo(FromTeacher):
+    """By maps that are learned on the corpus, and begin as the rules' (arXiv 2303.00980)."""
+
+    steps: int = 100
+    lr: float = 3e-3
 
 
 @dataclass
@@ -464,7 +479,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "teacher": {"none": Teacher, "made": MadeTeacher, "checkpoint": CheckpointTeacher},
     "student": {"made": Student},
     "alpha": dict(SCHEDULES),
-    "remap": {"rule": Remap},
+    "remap": {"random": Remap, "rules": FromTeacher, "ligo": Ligo},
     "objective": {
         "forward_kl": ForwardKL,
         "reverse_kl": ReverseKL,
@@ -599,11 +614,7 @@ def problems(run: Run) -> Iterator[str]:
                 "set scale.vocab_size"
             )
     yield from run.alpha.problems()
-    if type(run.teacher) is Teacher and run.remap.rule != "random":
-        yield (
-            f"remap.rule={run.remap.rule} with teacher=none: there are no weights to start "
-            "from; choose a teacher (alpha=off remaps without listening) or remap=random"
-        )
+    yield from _problems_of_remap(run)
     yield from _problems_of_objective(run)
     yield from _problems_of_training(run)
 
@@ -619,6 +630,10 @@ def warnings(run: Run) -> Iterator[str]:
         value for name, value in vars(run.alpha).items() if name.startswith("soft")
     ):
         yield "objective has no effect with a soft weight of 0: the teacher is not listened to"
+    if "remap.width" in keys and isinstance(run.teacher, MadeTeacher):
+        sizes = [(model.width, model.mlp_width) for model in (run.teacher, run.student)]
+        if sizes[0] == sizes[1]:
+            yield "remap.width has no effect: the teacher is as wide as the student"
     if "scale.teacher_steps" in keys and not isinstance(run.teacher, MadeTeacher):
         yield "scale.teacher_steps has no effect: no teacher is trained here"
     compared = {n: o for n, o in run.objective.items() if isinstance(o, Distributions)}
@@ -747,6 +762,20 @@ def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str
             f"{role}.max_length={model.max_length} is shorter than data.block_length="
             f"{run.data.block_length}: raise the one or lower the other"
         )
+
+
+def _problems_of_remap(run: Run) -> Iterator[str]:
+    if isinstance(run.remap, FromTeacher) and type(run.teacher) is Teacher:
+        yield (
+            f"remap.depth={run.remap.depth} with teacher=none: there are no weights to start "
+            "from; choose a teacher (alpha=off remaps without listening) or remap=random"
+        )
+    if isinstance(run.remap, Ligo):
+        yield from _at_least("remap.steps", run.remap.steps, 1)
+        if run.remap.lr <= 0:
+            yield f"remap.lr={run.remap.lr}: it is above 0"
+        if not run.remap.head:
+            yield "remap.head=false: maps are learned through the head; leave it out"
 
 
 def _next_multiple(value: int, of: int) -> int:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from dwt_cli import sealed
@@ -21,7 +22,10 @@ from dwt_cli.cache import Cache
 from dwt_cli.checks import tokenizer_path
 from dwt_cli.config import (
     CheckpointTeacher,
+    FromTeacher,
+    Ligo,
     MadeTeacher,
+    Optim,
     Remap,
     Run,
     Teacher,
@@ -40,7 +44,9 @@ from dwt_cli.models.making import make_model, outline
 from dwt_cli.models.opening import open_folder, open_model, provenance
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.objective.inside import inside_objectives
-from dwt_cli.remap.remapping import remap
+from dwt_cli.remap.ligo import Growing
+from dwt_cli.remap.picture import draw_origins
+from dwt_cli.remap.remapping import Account, remap
 from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
 from dwt_cli.teacher.signal import ModelSignal
 from dwt_cli.track.curves import draw_curves
@@ -94,16 +100,13 @@ class Recipe:
     def teacher_id(self) -> str | None:
         teacher = self.run.teacher
         if isinstance(teacher, MadeTeacher):
-            train = replace(
-                self.run.train, max_steps=teacher.max_steps, epochs=None, max_minutes=None
-            )
             return fingerprint(
                 "teacher",
                 self.corpus_id,
                 teacher,
                 self.run.task,
                 self.run.optim,
-                train,
+                _lasting(self.run.train, teacher.max_steps),
                 self.run.eval,  # its facts have a held-out loss
             )
         if isinstance(teacher, CheckpointTeacher):
@@ -117,7 +120,22 @@ class Recipe:
     @cached_property
     def stand_alone_id(self) -> str:
         """The student of the same seed, size, text and length without a teacher."""
-        return self._student_id(replace(self.run, remap=Remap("random")), None)
+        return self._student_id(replace(self.run, remap=Remap()), None)
+
+    @cached_property
+    def maps_id(self) -> str:
+        """The maps that `remap=ligo` learns."""
+        return fingerprint(
+            "ligo",
+            self.corpus_id,
+            self.teacher_id,
+            self.run.task,
+            self.run.student,
+            self.run.remap,
+            _lasting(self.run.train, getattr(self.run.remap, "steps", 0)),
+            self.run.eval,  # its facts have a held-out loss
+            self.run.seed,
+        )
 
     def _student_id(self, run: Run, teacher_id: str | None) -> str:
         heard = (teacher_id, run.alpha, run.objective, run.revise, run.select) if teacher_id else ()
@@ -148,6 +166,10 @@ class Recipe:
                 0.0 if have else (forward * FORWARD_AND_BACKWARD * self.run.teacher.max_steps)
             )
             student += forward * _num_taught(self.run.alpha, steps)
+        if isinstance(self.run.remap, Ligo):
+            step = self._step_flops(outline(self.run.student)) * FORWARD_AND_BACKWARD
+            have = self.cache.holds("maps", self.maps_id)
+            work["remap"] = 0.0 if have else step * self.run.remap.steps
         return work | {"student": student}
 
     def _step_flops(self, model: PreTrainedModel) -> float:
@@ -212,17 +234,15 @@ class Recipe:
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                 return
             model = make_model(options, options.seed, "teacher")
-            train = replace(
-                self.run.train, max_steps=options.max_steps, epochs=None, max_minutes=None
-            )
             trained = self._train(
                 "teacher",
-                model,
+                self._wrapped(model),
+                self.run.optim,
                 corpus,
                 display,
                 folder,
                 str(self.teacher_id),
-                train,
+                _lasting(self.run.train, options.max_steps),
                 options.seed,
                 MaskedLanguageModelling(),
                 [],
@@ -252,17 +272,18 @@ class Recipe:
     ) -> Trained:
         """The run itself: its metrics, checkpoints and facts go to ``folder``."""
         model = make_model(self.run.student, self.run.seed, "student")
-        if self.run.remap.rule != "random":
-            assert teacher is not None and teacher.model is not None
-            account = remap(model, teacher.model, self.run.remap.rule)
-            sealed.write_json(folder / "remap.json", plain(vars(account)))
+        start: dict[str, Any] | None = None
+        if isinstance(self.run.remap, FromTeacher):
+            assert teacher is not None
+            start = self._remapped(model, self.run.remap, teacher, corpus, display, folder)
         lesson, taught_flops = None, 0.0
         if teacher is not None:
             lesson, taught_flops = self._lesson(teacher, model.config)
         loss = MaskedLanguageModelling(lesson)
         facts = self._train(
             "student",
-            model,
+            self._wrapped(model),
+            self.run.optim,
             corpus,
             display,
             folder,
@@ -272,8 +293,78 @@ class Recipe:
             loss,
             observers,
         )
+        if start is not None:
+            facts["remap"] = start
         facts["teacher_forward_flops"] = taught_flops * facts["num_taught"]
         return Trained(model, facts)
+
+    def _remapped(
+        self,
+        model: PreTrainedModel,
+        options: FromTeacher,
+        teacher: Trained,
+        corpus: Corpus,
+        display: Display,
+        folder: Path,
+    ) -> dict[str, Any]:
+        """Start the student from the teacher, in place; what that cost and what it is worth.
+
+        losses: held-out, before the student's first step, in nats.
+        """
+        assert teacher.model is not None
+        heldout = self._heldout(corpus)
+        facts: dict[str, Any] = {"flops": 0, "seconds": 0.0}
+
+        def loss() -> float:
+            return heldout_metrics(self._wrapped(model), heldout, self.machine.device)["loss"]
+
+        losses = {"teacher": teacher.facts["heldout"]["loss"], "random": loss()}
+        if isinstance(options, Ligo):
+            account, learned = self._grown(model, teacher.model, options, corpus, display)
+            facts = {name: learned[name] for name in facts}
+        else:
+            account = remap(model, teacher.model, options)
+        losses["remapped"] = loss()
+        facts["losses"] = losses
+        sealed.write_json(folder / "remap.json", plain(vars(account)) | facts)
+        ours, theirs = (net.config.num_hidden_layers for net in (model, teacher.model))
+        draw_origins(account, ours, theirs, folder / "remap.png")
+        return facts
+
+    def _grown(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        options: Ligo,
+        corpus: Corpus,
+        display: Display,
+    ) -> tuple[Account, dict[str, Any]]:
+        """Learn the maps once, and apply them."""
+        growing = Growing(student, teacher, options, self.machine.dtype).to(self.machine.device)
+
+        def make(folder: Path) -> None:
+            facts = self._train(
+                "remap",
+                growing,
+                Optim(lr=options.lr, weight_decay=0.0),
+                corpus,
+                display,
+                folder,
+                self.maps_id,
+                _lasting(self.run.train, options.steps),
+                self.run.seed,
+                MaskedLanguageModelling(),
+                [],
+            )
+            save_file(growing.maps(), folder / "maps.safetensors")
+            sealed.write_json(folder / "facts.json", facts)
+            shutil.rmtree(folder / "checkpoints")  # finished: nobody resumes it
+
+        place = self.cache.get("maps", self.maps_id, make, {"options": plain(options)})
+        facts = json.loads((place / "facts.json").read_text(encoding="utf-8"))
+        display.update("remap", 1.0, f"held-out {facts['heldout']['loss']:.3f}")
+        device = str(self.machine.device)
+        return growing.fold(load_file(place / "maps.safetensors", device=device)), facts
 
     def _lesson(self, teacher: Trained, student: PreTrainedConfig) -> tuple[Lesson, float]:
         """What is learned from the teacher, its only holder, and the FLOPs of asking it once."""
@@ -316,7 +407,8 @@ class Recipe:
     def _train(
         self,
         stage: str,
-        model: PreTrainedModel,
+        wrapped: MaskedLM,
+        optim: Optim,
         corpus: Corpus,
         display: Display,
         folder: Path,
@@ -327,7 +419,6 @@ class Recipe:
         observers: list[Observer],
     ) -> dict[str, Any]:
         """Run the loop on a model; the stage's name is the purpose of its randomness."""
-        wrapped = self._wrapped(model)
         heldout = self._heldout(corpus)
         batches = TrainBatches(corpus.train, self._masking(corpus), train.batch_size, seed, stage)
         latest: dict[str, float] = {}
@@ -341,8 +432,8 @@ class Recipe:
             model=wrapped,
             loss=loss,
             batches=batches,
-            optimizer=Optimizer(wrapped, self.run.optim, loss.aux),
-            clip_norm=self.run.optim.clip_norm,
+            optimizer=Optimizer(wrapped, optim, loss.aux),
+            clip_norm=optim.clip_norm,
             options=train,
             length=Length.of(train, batches),
             evaluate=evaluate,
@@ -364,7 +455,7 @@ class Recipe:
         latest.clear()
         counters = training.run()
         return {
-            "parameters": num_parameters(model),
+            "parameters": num_parameters(wrapped.model),
             "steps": counters.step,
             "tokens": counters.step * batches.tokens_per_step,
             "epochs": counters.step / batches.steps_per_epoch,
@@ -373,7 +464,7 @@ class Recipe:
             "heldout_at_start": before,
             "heldout": latest or evaluate(),  # nothing was left to train after a restart
             "best_heldout": {"loss": counters.best_loss, "step": counters.best_step},
-            "flops": self._step_flops(model) * FORWARD_AND_BACKWARD * counters.step,
+            "flops": self._step_flops(wrapped.model) * FORWARD_AND_BACKWARD * counters.step,
             "seconds": counters.elapsed_s,
         }
 
@@ -426,6 +517,11 @@ def save_model(model: PreTrainedModel, corpus: Corpus, folder: Path) -> None:
     """Model and tokenizer in the hub's format."""
     model.save_pretrained(folder)
     corpus.tokenizer.save_pretrained(folder)
+
+
+def _lasting(train: Train, steps: int) -> Train:
+    """The same way of training, for a length of its own."""
+    return replace(train, max_steps=steps, epochs=None, max_minutes=None)
 
 
 def is_stand_alone(run: Run) -> bool:

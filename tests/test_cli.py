@@ -89,7 +89,12 @@ def test_any_group_can_be_changed(place: Path, taught: Path) -> None:
     other = _finished(place, "teacher=very_weak", "alpha=strong", "remap=paper", "seed=3")
     summary = json.loads((other / "summary.json").read_text())
     layers = json.loads((other / "remap.json").read_text())["layers"]
-    assert list(layers.values()) == [0, 1, 1, 1, 1, 1]
+    assert list(layers.values()) == [{"0": 1.0}] + [{"1": 1.0}] * 5
+    losses = summary["student"]["remap"]["losses"]
+    assert losses["teacher"] == summary["teacher"]["heldout"]["loss"]
+    assert losses["remapped"] == summary["student"]["heldout_at_start"]["loss"]
+    assert losses["random"] != losses["remapped"]
+    assert (other / "remap.png").is_file()
     assert summary["stand_alone"] is None  # of seed 3 there is none
 
 

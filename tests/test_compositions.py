@@ -106,12 +106,16 @@ def mixture(number: int, place: Path) -> list[str]:
     more = ["teacher.num_layers=2"] if chosen["teacher"] == "made" else []
     fit = [name for name in sorted(SETTINGS) if _fits(name, chosen["objective"])]
     some = draw.sample(fit, 6)
+    last = ["remap.steps=2"] if chosen["remap"] == "ligo" else []
+    if chosen["remap"] in ("zero_init", "lemon"):  # pre-LN, and no deeper teacher
+        last = ["scale.family=modernbert", "student.num_layers=4"]
     return [
         *options(place),
         *MINIATURE,
         *(f"{group}={choice}" for group, choice in chosen.items()),
         *more,
         *(f"{name}={SETTINGS[name](draw)}" for name in some),
+        *last,
     ]
 
 

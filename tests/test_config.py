@@ -208,7 +208,7 @@ def test_one_line_that_names_setting_and_value(nano: Run, settings: dict[str, An
 
 def test_a_stand_alone_student_cannot_be_remapped(composed: Callable[..., Run]) -> None:
     (problem,) = problems(composed("teacher=none", "remap=paper"))
-    assert problem.startswith("remap.rule=paper with teacher=none")
+    assert problem.startswith("remap.depth=paper with teacher=none")
 
 
 def test_numbers_at_the_limits_are_taken(nano: Run) -> None:

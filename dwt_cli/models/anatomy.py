@@ -3,8 +3,8 @@
 Legend: N target rows, V vocabulary, D width.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,8 +22,12 @@ class Anatomy:
     head: hidden states of the target rows (N, D) -> logits (N, V).
     output: the last matrix of the head, from width to vocabulary.
     projections: in a layer, the linear maps to queries, keys and values; one if they are fused.
-    optional: what a layer may lack in one place and have in another, per tensor suffix.
     rotary: in a layer, the attention that is handed rotary angles.
+    embeddings: the prefix of what comes before the layers.
+    pre_norm: a layer adds to a residual stream that no norm interrupts.
+    optional: what a layer may lack, and the tensor outside that did its work there.
+    same: settings without a tensor that give the weights their meaning.
+    axes: what the axes of each tensor are, for `dwt_cli.remap`; inside a layer by the name there.
     """
 
     backbone: str
@@ -31,8 +35,19 @@ class Anatomy:
     head: Callable[[Any, Tensor], Tensor]
     output: str
     projections: tuple[str, ...]
-    optional: tuple[str, ...] = ()
+    embeddings: str
+    pre_norm: bool = False
+    optional: Mapping[str, str] = field(default_factory=dict)
     rotary: str | None = None
+    same: tuple[str, ...] = ()
+    axes: Mapping[str, str] = field(default_factory=dict)
+
+    def place_of(self, name: str) -> tuple[int | None, str]:
+        """A tensor's layer and its name there; outside the layers None and the whole name."""
+        if not name.startswith(f"{self.layers}."):
+            return None, name
+        number, _, inside = name.removeprefix(f"{self.layers}.").partition(".")
+        return int(number), inside
 
 
 def _modernbert_head(model: Any, hidden_ND: Tensor) -> Tensor:
@@ -47,6 +62,54 @@ def _distilbert_head(model: Any, hidden_ND: Tensor) -> Tensor:
 
 
 _BERT_PROJECTIONS = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
+# The axes of tensors. Written: D width, H all heads, M inside the MLP; "3H": three of them, fused.
+# Read, that is summed over by who comes next: d, h, m. A dot: the same size in every model. The
+# head's last norm is read by the output matrix, which is tied to the embeddings.
+_BERT_AXES = {
+    "bert.embeddings.word_embeddings.weight": ". D",
+    "bert.embeddings.position_embeddings.weight": ". D",
+    "bert.embeddings.token_type_embeddings.weight": ". D",
+    "bert.embeddings.LayerNorm.weight": "D",
+    "bert.embeddings.LayerNorm.bias": "D",
+    "attention.self.query.weight": "H d",
+    "attention.self.query.bias": "H",
+    "attention.self.key.weight": "H d",
+    "attention.self.key.bias": "H",
+    "attention.self.value.weight": "H d",
+    "attention.self.value.bias": "H",
+    "attention.output.dense.weight": "D h",
+    "attention.output.dense.bias": "D",
+    "attention.output.LayerNorm.weight": "D",
+    "attention.output.LayerNorm.bias": "D",
+    "intermediate.dense.weight": "M d",
+    "intermediate.dense.bias": "M",
+    "output.dense.weight": "D m",
+    "output.dense.bias": "D",
+    "output.LayerNorm.weight": "D",
+    "output.LayerNorm.bias": "D",
+    "cls.predictions.transform.dense.weight": "D d",
+    "cls.predictions.transform.dense.bias": "D",
+    "cls.predictions.transform.LayerNorm.weight": "d",
+    "cls.predictions.transform.LayerNorm.bias": "d",
+    "cls.predictions.decoder.weight": ". D",
+    "cls.predictions.decoder.bias": ".",
+    "cls.predictions.bias": ".",
+}
+_MODERNBERT_AXES = {
+    "model.embeddings.tok_embeddings.weight": ". D",
+    "model.embeddings.norm.weight": "D",
+    "attn_norm.weight": "D",
+    "attn.Wqkv.weight": "3H d",
+    "attn.Wo.weight": "D h",
+    "mlp_norm.weight": "D",
+    "mlp.Wi.weight": "2M d",
+    "mlp.Wo.weight": "D m",
+    "model.final_norm.weight": "D",
+    "head.dense.weight": "D d",
+    "head.norm.weight": "d",
+    "decoder.weight": ". D",
+    "decoder.bias": ".",
+}
 
 ANATOMIES = {
     "bert": Anatomy(
@@ -55,6 +118,9 @@ ANATOMIES = {
         lambda model, hidden_ND: model.cls(hidden_ND),
         output="cls.predictions.decoder",
         projections=_BERT_PROJECTIONS,
+        embeddings="bert.embeddings",
+        same=("hidden_act", "tie_word_embeddings"),
+        axes=_BERT_AXES,
     ),
     "roberta": Anatomy(
         "roberta",
@@ -62,6 +128,8 @@ ANATOMIES = {
         lambda model, hidden_ND: model.lm_head(hidden_ND),
         output="lm_head.decoder",
         projections=_BERT_PROJECTIONS,
+        embeddings="roberta.embeddings",
+        same=("hidden_act", "tie_word_embeddings"),
     ),
     "distilbert": Anatomy(
         "distilbert",
@@ -69,6 +137,8 @@ ANATOMIES = {
         _distilbert_head,
         output="vocab_projector",
         projections=tuple(f"attention.{name}_lin" for name in "qkv"),
+        embeddings="distilbert.embeddings",
+        same=("activation", "tie_word_embeddings"),
     ),
     "modernbert": Anatomy(
         "model",
@@ -76,9 +146,13 @@ ANATOMIES = {
         _modernbert_head,
         output="decoder",
         projections=("attn.Wqkv",),
-        # its first layer reads the normalised embeddings as they are
-        optional=("attn_norm.weight",),
         rotary="attn",
+        embeddings="model.embeddings",
+        pre_norm=True,
+        # its first layer reads the normalised embeddings as they are
+        optional={"attn_norm.weight": "model.embeddings.norm.weight"},
+        same=("hidden_activation", "classifier_activation", "tie_word_embeddings"),
+        axes=_MODERNBERT_AXES,
     ),
 }
 

@@ -31,6 +31,7 @@ def summarise(
             student["heldout"]["loss"] - alone["heldout"]["loss"]
         )
     teacher_forward = student["teacher_forward_flops"]
+    remap = student.get("remap", {"flops": 0, "seconds": 0.0})
     return {
         **run_facts,
         "student": dict(student),
@@ -41,8 +42,10 @@ def summarise(
             "tokens": student["tokens"],
             "student_flops": student["flops"],
             "teacher_forward_flops": teacher_forward,
+            "remap_flops": remap["flops"],
             "teacher_pretraining_flops": 0 if teacher is None else teacher["flops"],
             "student_seconds": student["seconds"],
+            "remap_seconds": remap["seconds"],
             "teacher_pretraining_seconds": 0 if teacher is None else teacher.get("seconds"),
         },
     }
@@ -95,10 +98,14 @@ def _lines(summary: Mapping[str, Any], folder: Path, alone_command: str) -> list
         )
     if summary["teacher"] is not None and "teacher_ahead" not in comparison:
         lines.append(f"no stand-alone student of this seed and length yet: {alone_command}")
+    if start := summary["student"].get("remap"):
+        losses = ", ".join(f"{name} {loss:.3f}" for name, loss in start["losses"].items())
+        lines.append(f"held-out loss before the first step: {losses}")
     pretraining = cost["teacher_pretraining_flops"]
+    learning = f", remap {_flops(cost['remap_flops'])}" if cost.get("remap_flops") else ""
     lines += [
         f"cost: {cost['tokens'] / 1e6:.2f} M tokens; student {_flops(cost['student_flops'])}, "
-        f"teacher forward {_flops(cost['teacher_forward_flops'])}, teacher pre-training "
+        f"teacher forward {_flops(cost['teacher_forward_flops'])}{learning}, teacher pre-training "
         f"{'unknown' if pretraining is None else _flops(pretraining)}; "
         f"{summary['seconds']:.0f} s in all, peak memory {summary['peak_memory_gb']:.2f} GB",
         f"text: {summary['corpus']['fingerprint']}, "
