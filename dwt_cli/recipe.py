@@ -4,8 +4,6 @@ corpus -> teacher -> student. A stage's fingerprint covers its own options and t
 the stages before it, so an artifact that exists is found, and one that would differ is not.
 """
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,9 +16,10 @@ from transformers import PreTrainedModel
 from dwt_cli import sealed
 from dwt_cli.alpha import Constant, Moment, Schedule
 from dwt_cli.cache import Cache
-from dwt_cli.checks import tokenizer_path
+from dwt_cli.checks import student_outline, tokenizer_path
 from dwt_cli.config import (
-    CheckpointTeacher,
+    CheckpointStudent,
+    MadeStudent,
     MadeTeacher,
     Objective,
     Remap,
@@ -38,12 +37,12 @@ from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.machine import Machine
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
 from dwt_cli.models.making import make_model, outline
-from dwt_cli.models.opening import open_folder, open_model, provenance
+from dwt_cli.models.opening import open_model, provenance
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.remap.remapping import remap
 from dwt_cli.tasks.mlm import MaskedLanguageModelling
-from dwt_cli.teacher.signal import ModelSignal, Signal
-from dwt_cli.track.curves import draw_curves
+from dwt_cli.teacher.signal import Signal
+from dwt_cli.teachers import Prepared, Teachers
 from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
 from dwt_cli.training.contract import Observer
@@ -77,6 +76,7 @@ class Recipe:
     def __init__(self, run: Run, machine: Machine, cache: Cache) -> None:
         self.run, self.machine, self.cache = run, machine, cache
         self.source = corpora.open_source(run.data)
+        self.teachers = Teachers(self)
 
     # ------------------------------------------------------------------------ what it is
 
@@ -93,36 +93,17 @@ class Recipe:
         )
 
     @cached_property
-    def teacher_id(self) -> str | None:
-        teacher = self.run.teacher
-        if isinstance(teacher, MadeTeacher):
-            train = replace(
-                self.run.train, max_steps=teacher.max_steps, epochs=None, max_minutes=None
-            )
-            return fingerprint(
-                "teacher",
-                self.corpus_id,
-                teacher,
-                self.run.task,
-                self.run.optim,
-                train,
-                self.run.eval,  # its facts have a held-out loss
-            )
-        if isinstance(teacher, CheckpointTeacher):
-            return fingerprint("checkpoint", provenance(teacher.path, teacher.revision))
-        return None
-
-    @cached_property
     def student_id(self) -> str:
-        return self._student_id(self.run, self.teacher_id)
+        heard = (self.run.teacher, *self.teachers.identities(), self.run.alpha, self.run.objective)
+        return self._student_id(self.run, () if is_stand_alone(self.run) else heard)
 
     @cached_property
     def stand_alone_id(self) -> str:
         """The student of the same seed, size, text and length without a teacher."""
-        return self._student_id(replace(self.run, remap=Remap("random")), None)
+        return self._student_id(replace(self.run, remap=Remap("random")), ())
 
-    def _student_id(self, run: Run, teacher_id: str | None) -> str:
-        heard = (teacher_id, run.alpha, run.objective) if teacher_id else ()
+    def _student_id(self, run: Run, heard: tuple[Any, ...]) -> str:
+        opened = run.student if isinstance(run.student, CheckpointStudent) else None
         return fingerprint(
             "student",
             self.corpus_id,
@@ -133,6 +114,7 @@ class Recipe:
             run.train,
             run.eval,
             run.seed,
+            *([] if opened is None else [provenance(opened.path, opened.revision)]),
             *heard,
         )
 
@@ -142,17 +124,16 @@ class Recipe:
         """The stages by name, with the FLOPs of those that train (an estimate, for the ETA)."""
         work = {"corpus": 0.0}
         steps = self.run.train.max_steps or 0
-        student = self._step_flops(outline(self.run.student)) * FORWARD_AND_BACKWARD * steps
-        if isinstance(self.run.teacher, MadeTeacher):
-            forward = self._step_flops(outline(self.run.teacher))
-            have = self.cache.holds("teacher", self.teacher_id or "")
-            work["teacher"] = (
-                0.0 if have else (forward * FORWARD_AND_BACKWARD * self.run.teacher.max_steps)
-            )
+        student = self.step_flops(student_outline(self.run)) * FORWARD_AND_BACKWARD * steps
+        for stage, teacher in self.teachers.made.items():
+            forward = self.step_flops(outline(teacher))
+            have = self.cache.holds("teacher", self.teachers.identity(stage))
+            work[stage] = 0.0 if have else forward * FORWARD_AND_BACKWARD * teacher.max_steps
             student += forward * _num_taught(self.run.alpha, steps)
         return work | {"student": student}
 
-    def _step_flops(self, model: PreTrainedModel) -> float:
+    def step_flops(self, model: PreTrainedModel) -> float:
+        """Of one forward pass of a model over the batch of a step."""
         length = self.run.data.block_length
         masking = Masking(self.run.task, self.run.data.vocab_size, 0, ())
         return forward_flops(model, self.run.train.batch_size, length, masking.num_targets(length))
@@ -195,65 +176,47 @@ class Recipe:
                 "blocks there are; raise data.heldout_fraction"
             )
 
-    def teacher(self, corpus: Corpus, display: Display) -> Trained | None:
-        """A model that exists, or one that is pre-trained once by the same loop."""
-        options = self.run.teacher
-        if isinstance(options, CheckpointTeacher):
-            model = open_model(options)
-            heldout = heldout_metrics(
-                self._wrapped(model), self._heldout(corpus), self.machine.device
-            )
-            return Trained(
-                model, {"parameters": num_parameters(model), "heldout": heldout, "flops": None}
-            )
-        if not isinstance(options, MadeTeacher):
-            return None
+    def teacher(self, corpus: Corpus, display: Display) -> Prepared | None:
+        """Whatever teaches; None for a student that stands alone."""
+        return self.teachers.prepare(corpus, display)
 
-        def make(folder: Path) -> None:
-            if (folder / "facts.json").is_file():  # a start before this one came to the end
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-                return
-            model = make_model(options, options.seed, "teacher")
-            train = replace(
-                self.run.train, max_steps=options.max_steps, epochs=None, max_minutes=None
-            )
-            trained = self._train(
-                "teacher",
-                model,
-                corpus,
-                display,
-                folder,
-                str(self.teacher_id),
-                train,
-                options.seed,
-                MaskedLanguageModelling(_ALONE, Objective(), None),
-                [],
-            )
-            draw_curves(folder / "metrics.jsonl", folder / "curves.png", "teacher", {})
-            save_model(model, corpus, folder / "model")
-            sealed.write_json(folder / "facts.json", trained)
-            shutil.rmtree(folder / "checkpoints")  # finished: nobody resumes it
-
-        folder = self.cache.get(
+    def pretrain(
+        self,
+        model: PreTrainedModel,
+        options: MadeTeacher,
+        corpus: Corpus,
+        display: Display,
+        stage: str,
+        folder: Path,
+        identity: str,
+        observers: list[Observer],
+    ) -> dict[str, Any]:
+        """Train a teacher alone, by the same loop; its facts."""
+        train = replace(self.run.train, max_steps=options.max_steps, epochs=None, max_minutes=None)
+        return self._train(
             "teacher",
-            str(self.teacher_id),
-            make,
-            {"options": plain(options), "corpus": self.corpus_id},
+            model,
+            corpus,
+            display,
+            folder,
+            identity,
+            train,
+            options.seed,
+            MaskedLanguageModelling(_ALONE, Objective(), None),
+            observers,
+            shown_as=stage,
         )
-        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        display.update("teacher", 1.0, f"held-out {facts['heldout']['loss']:.3f}")
-        return Trained(open_folder(folder / "model"), facts)
 
     def student(
         self,
         corpus: Corpus,
-        teacher: Trained | None,
+        teacher: Prepared | None,
         display: Display,
         folder: Path,
         observers: list[Observer],
     ) -> Trained:
         """The run itself: its metrics, checkpoints and facts go to ``folder``."""
-        model = make_model(self.run.student, self.run.seed, "student")
+        model = self._new_student()
         if self.run.remap.rule != "random":
             assert teacher is not None and teacher.model is not None
             account = remap(model, teacher.model, self.run.remap.rule)
@@ -263,7 +226,7 @@ class Recipe:
         taught_flops = 0.0
         if teacher is not None:
             schedule = self.run.alpha
-            signal, taught_flops = self._signal(teacher)
+            signal, taught_flops = teacher.take(), teacher.step_flops
         loss = MaskedLanguageModelling(schedule, self.run.objective, signal)
         facts = self._train(
             "student",
@@ -280,15 +243,17 @@ class Recipe:
         facts["teacher_forward_flops"] = taught_flops * _num_taught(schedule, facts["steps"])
         return Trained(model, facts)
 
-    def _signal(self, teacher: Trained) -> tuple[Signal, float]:
-        """The teacher's signal, its only holder from here on, and the FLOPs of asking it once."""
-        model = teacher.take()
-        return ModelSignal(self._wrapped(model)), self._step_flops(model)
+    def _new_student(self) -> PreTrainedModel:
+        student = self.run.student
+        if isinstance(student, CheckpointStudent):
+            return open_model("student.path", student)
+        assert isinstance(student, MadeStudent)
+        return make_model(student, self.run.seed, "student")
 
     def student_so_far(self, corpus: Corpus, folder: Path, say: Callable[[str], None]) -> Trained:
         """The student of the newest checkpoint below ``folder``, trained no further."""
-        model = make_model(self.run.student, self.run.seed, "student")
-        wrapped = self._wrapped(model)
+        model = self._new_student()
+        wrapped = self.wrapped(model)
         train = self.run.train
         checkpoints = Checkpoints(
             folder / "checkpoints", self.student_id, train.keep_checkpoints, say
@@ -303,17 +268,9 @@ class Recipe:
                 "parameters": num_parameters(model),
                 "steps": counters.step,
                 "tokens": counters.step * tokens_per_step,
-                "heldout": heldout_metrics(wrapped, self._heldout(corpus), self.machine.device),
+                "heldout": heldout_metrics(wrapped, self.heldout(corpus), self.machine.device),
             },
         )
-
-    def teacher_facts(self) -> dict[str, Any] | None:
-        """What is known about a teacher that was made here; None for others, or if it is gone."""
-        place = self.cache.place("teacher", self.teacher_id or "")
-        if not isinstance(self.run.teacher, MadeTeacher) or not sealed.is_sealed(place):
-            return None
-        facts: dict[str, Any] = json.loads((place / "facts.json").read_text(encoding="utf-8"))
-        return facts
 
     def _train(
         self,
@@ -327,10 +284,11 @@ class Recipe:
         seed: int,
         loss: MaskedLanguageModelling,
         observers: list[Observer],
+        shown_as: str | None = None,
     ) -> dict[str, Any]:
         """Run the loop on a model; the stage's name is the purpose of its randomness."""
-        wrapped = self._wrapped(model)
-        heldout = self._heldout(corpus)
+        wrapped = self.wrapped(model)
+        heldout = self.heldout(corpus)
         batches = TrainBatches(corpus.train, self._masking(corpus), train.batch_size, seed, stage)
         latest: dict[str, float] = {}
 
@@ -355,7 +313,7 @@ class Recipe:
             observer=_All(
                 [
                     MetricsLog(folder / "metrics.jsonl", train.log_every),
-                    TrainingDisplay(display, stage),
+                    TrainingDisplay(display, shown_as or stage),
                     *observers,
                 ],
                 at_start=before,
@@ -374,13 +332,13 @@ class Recipe:
             "heldout_at_start": before,
             "heldout": latest or evaluate(),  # nothing was left to train after a restart
             "best_heldout": {"loss": counters.best_loss, "step": counters.best_step},
-            "flops": self._step_flops(model) * FORWARD_AND_BACKWARD * counters.step,
+            "flops": self.step_flops(model) * FORWARD_AND_BACKWARD * counters.step,
             "seconds": counters.elapsed_s,
         }
 
     # ------------------------------------------------------------------------- small parts
 
-    def _wrapped(self, model: PreTrainedModel) -> MaskedLM:
+    def wrapped(self, model: PreTrainedModel) -> MaskedLM:
         return MaskedLM(model, self.machine.dtype).to(self.machine.device)
 
     def _masking(self, corpus: Corpus) -> Masking:
@@ -392,7 +350,7 @@ class Recipe:
             tuple(sorted(tokenizer.all_special_ids)),
         )
 
-    def _heldout(self, corpus: Corpus) -> HeldoutBatches:
+    def heldout(self, corpus: Corpus) -> HeldoutBatches:
         return HeldoutBatches(
             corpus.heldout,
             self._masking(corpus),
@@ -420,12 +378,6 @@ class _All:
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         for observer in self._observers:
             observer.evaluated(step, metrics)
-
-
-def save_model(model: PreTrainedModel, corpus: Corpus, folder: Path) -> None:
-    """Model and tokenizer in the hub's format."""
-    model.save_pretrained(folder)
-    corpus.tokenizer.save_pretrained(folder)
 
 
 def is_stand_alone(run: Run) -> bool:
