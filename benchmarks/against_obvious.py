@@ -40,7 +40,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.utils import logging as transformers_logging
 
 from dwt_cli.alpha import Moment
-from dwt_cli.config import ForwardKL, MadeTeacher, Precision, Run
+from dwt_cli.config import ForwardKL, MadeStudent, MadeTeacher, Precision, Run
 from dwt_cli.models.making import make_model
 
 GOAL = 4.0
@@ -224,7 +224,7 @@ def _temperature(run: Run) -> float:
 
 def _models(run: Run, device: torch.device) -> tuple[nn.Module, nn.Module]:
     """Student and teacher with the weights that the project's own begin with."""
-    assert isinstance(run.teacher, MadeTeacher)
+    assert isinstance(run.teacher, MadeTeacher) and isinstance(run.student, MadeStudent)
     student: nn.Module = make_model(run.student, run.seed, "student")
     teacher: nn.Module = make_model(run.teacher, run.teacher.seed, "teacher")
     return student.to(device), teacher.to(device).eval()

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from dwt_cli import config
 from dwt_cli.alpha import Schedule
-from dwt_cli.config import MadeTeacher, Run
+from dwt_cli.config import MadeStudent, MadeTeacher, Run
 from dwt_cli.corpus.batches import Masking, TrainBatches
 from dwt_cli.corpus.blocks import Blocks, write_blocks
 from dwt_cli.corpus.tokenizer import SPECIAL_TOKENS
@@ -58,7 +58,9 @@ class Parts:
 
     def training(self, schedule: Schedule, signal: Signal | None) -> Training:
         """The loop with a student of its own."""
-        model = self._wrapped(make_model(self.run.student, self.run.seed, "student"))
+        options = self.run.student
+        assert isinstance(options, MadeStudent)
+        model = self._wrapped(make_model(options, self.run.seed, "student"))
         lesson = Lesson(signal, schedule, self.run.objective) if signal is not None else None
         loss = MaskedLanguageModelling(lesson)
         return Training(

@@ -21,7 +21,7 @@ from provenance import provenance
 from timing import SMOKE, in_turn, ratios, spread, table, timed
 
 from dwt_cli.alpha import Constant
-from dwt_cli.config import MadeTeacher, Run
+from dwt_cli.config import MadeStudent, MadeTeacher, Run
 
 CLAIM = 1.03
 _DWT, _ALONE, _FORWARD, _OFF = "DWT step", "stand-alone step", "teacher forward", "alpha=off step"
@@ -82,7 +82,7 @@ def _ratios_to_claim(seconds: dict[str, list[float]]) -> list[float]:
 
 def _sizes(run: Run) -> str:
     student, teacher, train = run.student, run.teacher, run.train
-    assert isinstance(teacher, MadeTeacher)
+    assert isinstance(teacher, MadeTeacher) and isinstance(student, MadeStudent)
     return (
         f"- sizes: {student.family.name} {student.num_layers}x{student.width}, teacher "
         f"{teacher.num_layers}x{teacher.width}, vocabulary {student.vocab_size}, "

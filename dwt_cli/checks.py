@@ -6,16 +6,26 @@
 import shutil
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
-from dwt_cli.config import CheckpointTeacher, FromTeacher, MadeTeacher, Run
+from dwt_cli.config import (
+    Checkpoint,
+    CheckpointStudent,
+    FromTeacher,
+    MadeStudent,
+    MadeTeacher,
+    Run,
+    checkpoints,
+)
 from dwt_cli.corpus import corpus as corpora
 from dwt_cli.errors import UserError
 from dwt_cli.machine import Machine
-from dwt_cli.models.anatomy import num_positions
+from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.making import outline
-from dwt_cli.models.opening import located, open_config, open_model
+from dwt_cli.models.opening import located, open_config, open_model, outline_of
+from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.objective.inside import inside_objectives
 from dwt_cli.places import nearest_existing
 from dwt_cli.remap.remapping import remap
@@ -26,69 +36,116 @@ _CHECKPOINT_BYTES = 8  # per parameter, at least: fp32 weight and one moment
 
 def check(run: Run, machine: Machine) -> None:
     """Open what is small and compare sizes; `UserError` with the first problem."""
-    student = outline(run.student)
+    student = student_outline(run)
     _check_memory(run, machine, num_parameters(student))
     _check_room(run, num_parameters(student))
-    teacher = None
-    if isinstance(run.teacher, CheckpointTeacher):
-        teacher = _opened(run.teacher, run)
-    elif isinstance(run.teacher, MadeTeacher):
+    opened = {setting: _opened(setting, each, run) for setting, each in checkpoints(run)}
+    _check_tokenizers(run)
+    teacher = opened.get("teacher.path")
+    if isinstance(run.teacher, MadeTeacher):
         teacher = outline(run.teacher)
-    _check_tokenizer(run)
     if teacher is not None:
         inside_objectives(run.objective, student.config, teacher.config)
     if isinstance(run.remap, FromTeacher):
-        assert teacher is not None, "config.check asks for a teacher"
+        assert teacher is not None, "config.check asks for one model"
         remap(student, teacher, run.remap)  # shapes alone
 
 
+def student_outline(run: Run) -> PreTrainedModel:
+    """The student on the meta device: shapes without memory."""
+    if isinstance(run.student, CheckpointStudent):
+        return outline_of(open_config("student.path", run.student))
+    assert isinstance(run.student, MadeStudent)
+    return outline(run.student)
+
+
 def tokenizer_path(run: Run) -> str | None:
-    """The tokenizer that is opened: the one that is set, or the checkpoint's; None trains one."""
+    """The tokenizer that is opened: the one that is set, or a checkpoint's; None trains one."""
     if run.data.tokenizer is not None:
         return located("data.tokenizer", run.data.tokenizer)
-    if isinstance(run.teacher, CheckpointTeacher):
-        return located("teacher.path", run.teacher.path)
+    for setting, checkpoint in checkpoints(run):
+        return located(setting, checkpoint.path)
     return None
 
 
-def _check_tokenizer(run: Run) -> None:
+def _check_tokenizers(run: Run) -> None:
+    """One fits the models' vocabulary; those of checkpoints number its entries as it does."""
     path = tokenizer_path(run)
     if path is None:
         return
-    size = len(corpora.open_tokenizer(path))
+    vocabulary = corpora.open_tokenizer(path).get_vocab()
+    size = len(vocabulary)
     if size > run.data.vocab_size:
         raise UserError(
             f"tokenizer {path} has {size} entries, the models scale.vocab_size="
             f"{run.data.vocab_size}: set scale.vocab_size={size} or more"
         )
+    for setting, checkpoint in checkpoints(run):
+        try:
+            theirs = corpora.open_tokenizer(located(setting, checkpoint.path)).get_vocab()
+        except UserError:  # it has none: that its ids mean the same cannot be seen
+            continue
+        differing = sum(theirs.get(entry) != number for entry, number in vocabulary.items())
+        if differing:
+            raise UserError(
+                f"{setting}={checkpoint.path} and tokenizer {path}: {differing} of {size} entries "
+                "are others or have another number, and teacher and student share one "
+                "vocabulary; choose models with the same tokenizer"
+            )
 
 
-def _opened(teacher: CheckpointTeacher, run: Run) -> PreTrainedModel:
-    theirs = open_config(teacher)
-    if theirs.vocab_size != run.student.vocab_size:
+def _opened(setting: str, checkpoint: Checkpoint, run: Run) -> PreTrainedModel:
+    said = f"{setting}={checkpoint.path}"
+    config = open_config(setting, checkpoint, any_family=setting != "student.path")
+    if config.vocab_size != run.data.vocab_size:
         raise UserError(
-            f"teacher.path={teacher.path} has a vocabulary of {theirs.vocab_size}, the "
-            f"student one of {run.student.vocab_size}: they must share one; set "
-            f"scale.vocab_size={theirs.vocab_size}"
+            f"{said} has a vocabulary of {config.vocab_size}, the text one of "
+            f"{run.data.vocab_size}: they must share one; set "
+            f"scale.vocab_size={config.vocab_size}"
         )
-    positions = num_positions(theirs)
-    if positions < run.data.block_length:
+    if is_known(config) and (positions := num_positions(config)) < run.data.block_length:
         raise UserError(
-            f"teacher.path={teacher.path} reads {positions} positions, "
+            f"{said} reads {positions} positions, "
             f"data.block_length={run.data.block_length}: set scale.block_length="
             f"{positions} or less"
         )
-    return open_model(teacher)
+    model = open_model(setting, checkpoint)
+    if not is_known(config):
+        _try_out(said, model, run)
+    return model
+
+
+def _try_out(said: str, model: PreTrainedModel, run: Run) -> None:
+    """A family whose parts are not known here is asked once."""
+    length, vocab_size = run.data.block_length, run.data.vocab_size
+    ids_BL = torch.zeros((1, length), dtype=torch.int64)
+    try:
+        with torch.no_grad():
+            logits_NV = MaskedLM(model, torch.float32).eval()(ids_BL, torch.tensor([length - 1]))
+        reason = None if logits_NV.shape == (1, vocab_size) else f"shape {tuple(logits_NV.shape)}"
+    except Exception as error:  # whatever the code of a family says to a batch it cannot read
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+    if reason is not None:
+        raise UserError(
+            f"{said}, a {model.config.model_type}, does not answer a block of {length} tokens "
+            f"with logits over {vocab_size} ({reason}); lower scale.block_length, or choose "
+            "another model"
+        )
 
 
 def _check_memory(run: Run, machine: Machine, parameters: int) -> None:
     needed, there = parameters * _TRAINING_BYTES, machine.memory_bytes()
     if needed > there:
+        said, remedy = f"student.path={getattr(run.student, 'path', '')}", "choose a smaller model"
+        if isinstance(run.student, MadeStudent):
+            said = (
+                f"scale={run.choices.get('scale', '')} with student.num_layers="
+                f"{run.student.num_layers}"
+            )
+            remedy = "lower scale.width, scale.vocab_size or student.num_layers"
         raise UserError(
-            f"out of memory: scale={run.choices.get('scale', '')} with student.num_layers="
-            f"{run.student.num_layers} takes {_gb(needed)} for weights, gradients and "
-            f"optimiser alone, the {machine.device.type} has {_gb(there)}; lower "
-            "scale.width, scale.vocab_size or student.num_layers"
+            f"out of memory: {said} takes {_gb(needed)} for weights, gradients and "
+            f"optimiser alone, the {machine.device.type} has {_gb(there)}; {remedy}"
         )
 
 

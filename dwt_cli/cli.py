@@ -73,8 +73,8 @@ def main() -> None:
     try:
         typed = command.read(arguments)
         sys.argv[1:] = typed.arguments
-        for composed in typed.arms():  # all of them before the first one begins
-            _check(config.typed(composed))
+        for run in typed.arms():  # all of them before the first one begins
+            _check(run)
         with interrupt.stoppable():
             _job()
     except KeyboardInterrupt as stop:

@@ -20,10 +20,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
 
 from dwt_cli import mistakes, settings
-from dwt_cli.config import GROUPS_AND_SETTINGS, SEVERAL, is_list
+from dwt_cli.config import GROUPS_AND_SETTINGS, SEVERAL, Run, is_list, typed
 from dwt_cli.errors import UserError
 
 _HOW = "write GROUP=CHOICE or GROUP.SETTING=VALUE"
@@ -47,8 +46,8 @@ class Command:
         asked = options.multirun or options.config_name or self._says("hydra.mode")
         return not asked or options.shell_completion
 
-    def arms(self) -> Iterator[DictConfig]:
-        """The composed config of every run of a multirun; nothing when it is none."""
+    def arms(self) -> Iterator[Run]:
+        """The typed config of every run of a multirun; nothing when it is none."""
         if self.is_single or self.options.cfg or self.options.info:
             return
         name = self.options.config_name or "config"
@@ -66,7 +65,7 @@ class Command:
             every = OverridesParser.create(loader).parse_overrides(words)
             axes = {o.key_or_group: _values(o) for o in every}
             for arm in itertools.product(*axes.values()):
-                yield compose(name, [*search, *arm])
+                yield typed(compose(name, [*search, *arm]), search)
 
     def _places(self, name: str) -> list[Path]:
         """Where settings are looked for, first the folder with the primary config."""

@@ -12,16 +12,21 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
+from hydra import compose
 from hydra.core.config_store import ConfigStore
+from hydra.errors import MissingConfigException
 from omegaconf import II, MISSING, DictConfig, OmegaConf
 
 from dwt_cli.alpha import SCHEDULES, Schedule
 from dwt_cli.errors import UserError
+from dwt_cli.settings import groups
 
 
 def bookkeeping(default: Any) -> Any:
@@ -112,8 +117,27 @@ class Architecture:
 
 
 @dataclass
-class Student(Architecture):
+class Checkpoint:
+    """A masked language model in the hub's format, from a folder or by name."""
+
+    path: str = bookkeeping(MISSING)  # a folder's sums count, not where it lies
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass
+class Student:
     """The model that is wanted."""
+
+
+@dataclass
+class MadeStudent(Architecture, Student):
+    """A student that is made here, with fresh weights or those that remap gives it."""
+
+
+@dataclass
+class CheckpointStudent(Checkpoint, Student):
+    """A student that exists and is trained on, with or without a teacher."""
 
 
 @dataclass
@@ -122,20 +146,67 @@ class Teacher:
 
 
 @dataclass
-class MadeTeacher(Architecture, Teacher):
-    """A teacher that is pre-trained here, once, by the same loop, and kept in the cache."""
+class ModelTeacher(Teacher):
+    """A model beside the student.
 
-    seed: int = 0
-    max_steps: int = II("scale.teacher_steps")
+    temperature: divides this teacher's logits, and nothing else, before the objective's own.
+    """
+
+    temperature: float = 1.0
+
+
+BUDGETS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+"""The shares of its own pre-training at which a teacher is kept."""
 
 
 @dataclass
-class CheckpointTeacher(Teacher):
-    """A masked language model in the hub's format, from a folder or by name."""
+class MadeTeacher(Architecture, ModelTeacher):
+    """A teacher that is pre-trained here, once, by the same loop, and kept in the cache.
 
-    path: str = bookkeeping(MISSING)  # a folder's sums count, not where it lies
-    revision: str | None = None
-    trust_remote_code: bool = False
+    budget: the share of that training after which it teaches, one of `BUDGETS`: the model on its
+    way, its learning rate not yet decayed; 0 is untrained. data: text of its own, in the tokens of
+    the student's; null: the student's text.
+    """
+
+    seed: int = 0
+    max_steps: int = II("scale.teacher_steps")
+    budget: float = 1.0
+    data: Data | None = None
+
+
+@dataclass
+class CheckpointTeacher(Checkpoint, ModelTeacher):
+    """A teacher that exists."""
+
+
+@dataclass
+class VirtualTeacher(Teacher):
+    """No model: ``confidence`` on the true class, the rest spread evenly over all others."""
+
+    confidence: float = MISSING
+
+
+class Weighting(Enum):
+    """What the weights of several teachers follow; see `dwt_cli.teacher.several`."""
+
+    fixed = "fixed"
+    batch = "batch"
+    token = "token"
+
+
+@dataclass
+class SeveralTeachers(Teacher):
+    """A mixture of teachers: choices of this group by name, or checkpoints by path or hub name.
+
+    weights: in proportion, one per member; empty: equal. temperatures: one per member, on top of
+    the member's own; empty: 1. teachers: what the members' names stand for, filled in by `typed`.
+    """
+
+    members: list[str] = bookkeeping(MISSING)
+    weights: list[float] = field(default_factory=list)
+    temperatures: list[float] = field(default_factory=list)
+    weighting: Weighting = Weighting.fixed
+    teachers: list[Teacher] = field(default_factory=list)
 
 
 @dataclass
@@ -476,8 +547,14 @@ class Run:
 SCHEMAS: dict[str, dict[str, type]] = {
     "data": {"docs": Docs, "files": Files, "hub": Hub},
     "task": {"mlm": Task},
-    "teacher": {"none": Teacher, "made": MadeTeacher, "checkpoint": CheckpointTeacher},
-    "student": {"made": Student},
+    "teacher": {
+        "none": Teacher,
+        "made": MadeTeacher,
+        "checkpoint": CheckpointTeacher,
+        "virtual": VirtualTeacher,
+        "several": SeveralTeachers,
+    },
+    "student": {"made": MadeStudent, "checkpoint": CheckpointStudent},
     "alpha": dict(SCHEDULES),
     "remap": {"random": Remap, "rules": FromTeacher, "ligo": Ligo},
     "objective": {
@@ -531,10 +608,11 @@ def register() -> None:
             store.store(group=f"schema/{group}", name=name, node=node)
 
 
-def typed(composed: DictConfig) -> Run:
-    """The composed config as plain objects; interpolations are resolved here.
+def typed(composed: DictConfig, search: Sequence[str] = ()) -> Run:
+    """The composed config as plain objects; interpolations and members are resolved here.
 
-    Raises omegaconf's exceptions for a value that is missing or of the wrong type.
+    search: overrides that say where else Hydra finds choices. Raises omegaconf's exceptions for a
+    value that is missing or of the wrong type.
     """
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
@@ -545,7 +623,32 @@ def typed(composed: DictConfig) -> Run:
         raise UserError(
             "--config-name: this is no whole run; begin it with `defaults: [config, _self_]`"
         )
+    if isinstance(run.teacher, SeveralTeachers):
+        run.teacher.teachers = [_member(name, composed, search) for name in run.teacher.members]
     return run
+
+
+def _member(name: str, composed: DictConfig, search: Sequence[str]) -> Teacher:
+    """What a name in teacher.members stands for, at the sizes of the run that it teaches in."""
+    if "/" in name:
+        return CheckpointTeacher(path=name)
+    try:
+        choice = compose("config", [*search, f"teacher={name}"]).teacher
+    except MissingConfigException as error:
+        if Path(name).is_dir():
+            return CheckpointTeacher(path=name)
+        raise UserError(
+            f"teacher.members: {name} is neither a choice of teacher nor a folder; choose one of "
+            f"{', '.join(groups()['teacher'])}, or give a checkpoint's path or hub name"
+        ) from error
+    for key in sorted(OmegaConf.missing_keys(choice)):
+        raise UserError(
+            f"teacher.members: {name} has no {key}, and a member has no settings here; name a "
+            "choice that is complete, or a checkpoint's path"
+        )
+    run = deepcopy(composed)
+    run.teacher = choice
+    return typed(run).teacher
 
 
 def plain(options: Any) -> Any:
@@ -601,22 +704,36 @@ def problems(run: Run) -> Iterator[str]:
         yield f"{' and '.join(asked)}: these are different wishes; leave one out"
     yield from _problems_of_scale(run.scale)
     yield from _at_least("seed", run.seed, 0)
-    yield from _problems_of_data(run)
-    yield from _problems_of_model("student", run.student, run)
-    if isinstance(run.teacher, MadeTeacher):
-        yield from _problems_of_model("teacher", run.teacher, run)
-        yield from _at_least("teacher.max_steps", run.teacher.max_steps, 1)
-        yield from _at_least("teacher.seed", run.teacher.seed, 0)
-        if run.teacher.vocab_size != run.student.vocab_size:
-            yield (
-                f"teacher.vocab_size={run.teacher.vocab_size} and student.vocab_size="
-                f"{run.student.vocab_size}: teacher and student share a vocabulary; "
-                "set scale.vocab_size"
-            )
+    yield from _problems_of_data("data", run.data)
+    yield from _problems_of_task(run.task)
+    if isinstance(run.student, MadeStudent):
+        yield from _problems_of_model("student", run.student, run)
+    for setting, teacher in each_teacher(run):
+        yield from _problems_of_teacher(setting, teacher, run)
+    if isinstance(run.teacher, SeveralTeachers):
+        yield from _problems_of_members(run.teacher, run)
     yield from run.alpha.problems()
     yield from _problems_of_remap(run)
     yield from _problems_of_objective(run)
     yield from _problems_of_training(run)
+
+
+def each_teacher(run: Run) -> Iterator[tuple[str, Teacher]]:
+    """Every single teacher of a run, with the setting that its own settings begin with."""
+    if isinstance(run.teacher, SeveralTeachers):
+        for name, member in zip(run.teacher.members, run.teacher.teachers, strict=True):
+            yield f"teacher.members.{name}", member
+    elif type(run.teacher) is not Teacher:
+        yield "teacher", run.teacher
+
+
+def checkpoints(run: Run) -> Iterator[tuple[str, Checkpoint]]:
+    """Every model of a run that exists already, with the setting that names it."""
+    if isinstance(run.student, CheckpointStudent):
+        yield "student.path", run.student
+    for setting, teacher in each_teacher(run):
+        if isinstance(teacher, CheckpointTeacher):
+            yield "teacher.path" if setting == "teacher" else "teacher.members", teacher
 
 
 def warnings(run: Run) -> Iterator[str]:
@@ -630,12 +747,16 @@ def warnings(run: Run) -> Iterator[str]:
         value for name, value in vars(run.alpha).items() if name.startswith("soft")
     ):
         yield "objective has no effect with a soft weight of 0: the teacher is not listened to"
-    if "remap.width" in keys and isinstance(run.teacher, MadeTeacher):
-        sizes = [(model.width, model.mlp_width) for model in (run.teacher, run.student)]
-        if sizes[0] == sizes[1]:
+    made = [teacher for _, teacher in each_teacher(run) if isinstance(teacher, MadeTeacher)]
+    if all(teacher.budget == 0 for teacher in made):
+        for key in sorted(keys & {"scale.teacher_steps", "teacher.max_steps"}):
+            yield f"{key} has no effect: no teacher is trained here"
+        if any(teacher.data is not None for teacher in made):
+            yield "teacher.data has no effect: no teacher is trained here"
+    if "remap.width" in keys:
+        models = [model for model in (run.teacher, run.student) if isinstance(model, Architecture)]
+        if len(models) == 2 and len({(model.width, model.mlp_width) for model in models}) == 1:
             yield "remap.width has no effect: the teacher is as wide as the student"
-    if "scale.teacher_steps" in keys and not isinstance(run.teacher, MadeTeacher):
-        yield "scale.teacher_steps has no effect: no teacher is trained here"
     compared = {n: o for n, o in run.objective.items() if isinstance(o, Distributions)}
     for name, objective in compared.items():
         if objective.tau_squared and objective.temperature == objective.temperature_at(1) == 1:
@@ -711,24 +832,29 @@ def _between(setting: str, value: float, low: float, high: float) -> Iterator[st
         yield f"{setting}={value}: it lies between {low} and {high}"
 
 
-def _problems_of_data(run: Run) -> Iterator[str]:
-    yield from _at_least("data.block_length", run.data.block_length, 8)
-    yield from _at_least("data.vocab_size", run.data.vocab_size, 100)
-    yield from _between("data.heldout_fraction", run.data.heldout_fraction, 0.0001, 0.5)
-    yield from _at_least("data.max_heldout_blocks", run.data.max_heldout_blocks, 1)
-    if run.data.max_gb <= 0:
-        yield f"data.max_gb={run.data.max_gb}: the packed corpus needs room; give gigabytes above 0"
-    if isinstance(run.data, Hub):
-        yield from _at_least("data.every_nth_sentence", run.data.every_nth_sentence, 1)
-        if not run.data.parts:
-            yield "data.parts=[]: name at least one data set"
-    yield from _between("task.mask_ratio", run.task.mask_ratio, 0.01, 0.9)
-    yield from _between("task.keep_ratio", run.task.keep_ratio, 0.0, 1.0)
-    yield from _between("task.random_ratio", run.task.random_ratio, 0.0, 1.0)
-    if run.task.keep_ratio + run.task.random_ratio > 1:
+def _problems_of_data(setting: str, data: Data) -> Iterator[str]:
+    yield from _at_least(f"{setting}.block_length", data.block_length, 8)
+    yield from _at_least(f"{setting}.vocab_size", data.vocab_size, 100)
+    yield from _between(f"{setting}.heldout_fraction", data.heldout_fraction, 0.0001, 0.5)
+    yield from _at_least(f"{setting}.max_heldout_blocks", data.max_heldout_blocks, 1)
+    if data.max_gb <= 0:
         yield (
-            f"task.keep_ratio={run.task.keep_ratio} and task.random_ratio="
-            f"{run.task.random_ratio}: together they are at most 1"
+            f"{setting}.max_gb={data.max_gb}: the packed corpus needs room; give gigabytes above 0"
+        )
+    if isinstance(data, Hub):
+        yield from _at_least(f"{setting}.every_nth_sentence", data.every_nth_sentence, 1)
+        if not data.parts:
+            yield f"{setting}.parts=[]: name at least one data set"
+
+
+def _problems_of_task(task: Task) -> Iterator[str]:
+    yield from _between("task.mask_ratio", task.mask_ratio, 0.01, 0.9)
+    yield from _between("task.keep_ratio", task.keep_ratio, 0.0, 1.0)
+    yield from _between("task.random_ratio", task.random_ratio, 0.0, 1.0)
+    if task.keep_ratio + task.random_ratio > 1:
+        yield (
+            f"task.keep_ratio={task.keep_ratio} and task.random_ratio="
+            f"{task.random_ratio}: together they are at most 1"
         )
 
 
@@ -764,11 +890,94 @@ def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str
         )
 
 
-def _problems_of_remap(run: Run) -> Iterator[str]:
-    if isinstance(run.remap, FromTeacher) and type(run.teacher) is Teacher:
+def _problems_of_teacher(setting: str, teacher: Teacher, run: Run) -> Iterator[str]:
+    if isinstance(teacher, ModelTeacher):
+        yield from _temperature(f"{setting}.temperature", teacher.temperature)
+    if isinstance(teacher, VirtualTeacher):
+        even = 1 / run.data.vocab_size
+        if not even < teacher.confidence < 1:
+            yield (
+                f"{setting}.confidence={teacher.confidence}: it lies above {even:.2g} (every "
+                "entry of the vocabulary alike) and below 1; Tf-KD uses 0.99"
+            )
+    if not isinstance(teacher, MadeTeacher):
+        return
+    yield from _problems_of_model(setting, teacher, run)
+    yield from _at_least(f"{setting}.max_steps", teacher.max_steps, 1)
+    yield from _at_least(f"{setting}.seed", teacher.seed, 0)
+    if teacher.budget not in BUDGETS:
         yield (
-            f"remap.depth={run.remap.depth} with teacher=none: there are no weights to start "
+            f"{setting}.budget={teacher.budget}: a teacher is kept at these shares of its "
+            f"training: {', '.join(f'{budget:g}' for budget in BUDGETS)}; choose one of them"
+        )
+    if teacher.data is not None:
+        yield from _problems_of_teachers_text(f"{setting}.data", teacher.data, run)
+
+
+def _problems_of_teachers_text(setting: str, text: Data, run: Run) -> Iterator[str]:
+    yield from _problems_of_data(setting, text)
+    if text.tokenizer is not None:
+        yield (
+            f"{setting}.tokenizer={text.tokenizer}: the teacher's text is in the tokens of the "
+            "student's; set data.tokenizer"
+        )
+    for name in ("block_length", "vocab_size"):
+        theirs, ours = getattr(text, name), getattr(run.data, name)
+        if theirs != ours:
+            yield (
+                f"{setting}.{name}={theirs} and data.{name}={ours}: they are one; set scale.{name}"
+            )
+
+
+def _problems_of_members(several: SeveralTeachers, run: Run) -> Iterator[str]:
+    members = several.members
+    if len(members) < 2:
+        yield (
+            f"teacher.members={members}: several are two at least, as in "
+            "teacher.members=[small,very_weak]"
+        )
+    for name, member in zip(members, several.teachers, strict=True):
+        if type(member) in (Teacher, SeveralTeachers):
+            yield f"teacher.members: {name} is not one teacher; leave it out"
+    for setting in ("weights", "temperatures"):
+        values = getattr(several, setting)
+        if values and len(values) != len(members):
+            yield (
+                f"teacher.{setting}={values} and teacher.members={members}: give "
+                f"{len(members)}, one for each, or none"
+            )
+    for weight in several.weights:
+        if weight <= 0:
+            yield f"teacher.weights={weight}: a member has a weight above 0; leave the member out"
+    for temperature in several.temperatures:
+        yield from _temperature("teacher.temperatures", temperature)
+    micro = run.train.micro_batch_size
+    if several.weighting is Weighting.batch and micro not in (None, run.train.batch_size):
+        yield (
+            f"teacher.weighting=batch with train.micro_batch_size={micro}: the weights follow the "
+            "whole batch; use teacher.weighting=token, or train.micro_batch_size=null"
+        )
+
+
+def _problems_of_remap(run: Run) -> Iterator[str]:
+    teacher = run.teacher
+    if not isinstance(run.remap, FromTeacher):
+        return
+    rule = run.remap.depth
+    if isinstance(run.student, CheckpointStudent):
+        yield (
+            f"remap.depth={rule} with student.path={run.student.path}: such a student starts from "
+            "its own weights; choose remap=random"
+        )
+    elif type(teacher) is Teacher:
+        yield (
+            f"remap.depth={rule} with teacher=none: there are no weights to start "
             "from; choose a teacher (alpha=off remaps without listening) or remap=random"
+        )
+    elif not isinstance(teacher, ModelTeacher):
+        yield (
+            f"remap.depth={rule} with teacher={run.choices.get('teacher', '')}: the weights of one "
+            "model are needed to start from; choose another teacher or remap=random"
         )
     if isinstance(run.remap, Ligo):
         yield from _at_least("remap.steps", run.remap.steps, 1)
@@ -778,11 +987,22 @@ def _problems_of_remap(run: Run) -> Iterator[str]:
             yield "remap.head=false: maps are learned through the head; leave it out"
 
 
+def _temperature(setting: str, temperature: float) -> Iterator[str]:
+    if temperature <= 0:
+        yield f"{setting}={temperature}: a temperature is above 0; the paper uses 1"
+
+
 def _next_multiple(value: int, of: int) -> int:
     return -(-value // of) * of
 
 
 def _problems_of_objective(run: Run) -> Iterator[str]:
+    looking = [n for n, o in run.objective.items() if isinstance(o, MiniLM | Hidden)]
+    if looking and type(run.teacher) is not Teacher and not isinstance(run.teacher, ModelTeacher):
+        yield (
+            f"objective={looking[0]} with teacher={run.choices.get('teacher', '')}: it looks "
+            "inside one model; choose another teacher, or compare logits"
+        )
     if not run.objective:
         yield "objective=[]: name at least one; teacher=none or alpha=off listens to nobody"
     for name, objective in run.objective.items():
@@ -797,7 +1017,7 @@ def _problems_of_objective(run: Run) -> Iterator[str]:
         if isinstance(objective, JensenShannon):
             yield from _between(f"{setting}.beta", objective.beta, 0.01, 0.99)
         if isinstance(objective, TopK):
-            yield from _between(f"{setting}.k", objective.k, 1, run.student.vocab_size - 1)
+            yield from _between(f"{setting}.k", objective.k, 1, run.data.vocab_size - 1)
         if isinstance(objective, MiniLMv2) and objective.num_relation_heads is not None:
             yield from _at_least(f"{setting}.num_relation_heads", objective.num_relation_heads, 1)
         if isinstance(objective, Hidden):

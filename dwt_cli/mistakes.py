@@ -96,6 +96,9 @@ def no_choice(group: str, choice: str) -> str:
 def no_setting(key: str) -> str:
     """The line for a group or a setting that there is not."""
     group = re.split("[./@]", key)[0]
+    home, _, place = key.partition("@")[2].partition(".")
+    if place and place in _settings_of(home):
+        return f"{key}: not a setting of the chosen {home}; {_who_has(home, place)}"
     if group == key and group in SCHEMAS:
         return f"{key}: the config has no such group; begin it with `defaults: [config, _self_]`"
     if homes := [name for name in SCHEMAS if "." not in key and key in _settings_of(name)]:

@@ -4,58 +4,33 @@ corpus -> teacher -> student. A stage's fingerprint covers its own options and t
 the stages before it, so an artifact that exists is found, and one that would differ is not.
 """
 
-import json
-import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from dwt_cli import sealed
 from dwt_cli.alpha import Moment, Schedule
 from dwt_cli.cache import Cache
-from dwt_cli.checks import tokenizer_path
-from dwt_cli.config import (
-    CheckpointTeacher,
-    FromTeacher,
-    Ligo,
-    MadeTeacher,
-    Optim,
-    Remap,
-    Run,
-    Teacher,
-    Train,
-    fingerprint,
-    plain,
-)
-from dwt_cli.corpus import corpus as corpora
-from dwt_cli.corpus.batches import HeldoutBatches, Masking, TrainBatches
+from dwt_cli.checks import student_outline
+from dwt_cli.config import CheckpointStudent, FromTeacher, Ligo, Remap, Run, Teacher, fingerprint
 from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.errors import UserError
-from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.machine import Machine
-from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
-from dwt_cli.models.making import make_model, outline
-from dwt_cli.models.opening import open_folder, open_model, provenance
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
+from dwt_cli.models.making import outline
+from dwt_cli.models.opening import provenance
 from dwt_cli.objective.inside import inside_objectives
-from dwt_cli.remap.ligo import Growing
-from dwt_cli.remap.picture import draw_origins
-from dwt_cli.remap.remapping import Account, remap
+from dwt_cli.starts import Starts
 from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
-from dwt_cli.teacher.signal import ModelSignal
-from dwt_cli.track.curves import draw_curves
-from dwt_cli.track.display import Display, TrainingDisplay
-from dwt_cli.track.metrics import MetricsLog
+from dwt_cli.teachers import Prepared, Teachers
+from dwt_cli.track.display import Display
 from dwt_cli.training.contract import Observer
-from dwt_cli.training.loop import Length, Training
-from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.state import Checkpoints
+from dwt_cli.workshop import Job, Workshop
 
 
 @dataclass
@@ -79,66 +54,32 @@ class Recipe:
     """The stages of one run."""
 
     def __init__(self, run: Run, machine: Machine, cache: Cache) -> None:
-        self.run, self.machine, self.cache = run, machine, cache
-        self.source = corpora.open_source(run.data)
+        self.run = run
+        self._shop = Workshop(run, machine, cache)
+        self.teachers = Teachers(self._shop)
+        self._starts = Starts(self._shop, self.teachers)
 
     # ------------------------------------------------------------------------ what it is
 
-    @cached_property
+    @property
     def corpus_id(self) -> str:
-        path = tokenizer_path(self.run)
-        data = replace(self.run.data, tokenizer=None)
-        return fingerprint(
-            "corpus",
-            corpora.BUILDER_VERSION,
-            self.source.provenance(),
-            data,
-            path and provenance(path),
-        )
-
-    @cached_property
-    def teacher_id(self) -> str | None:
-        teacher = self.run.teacher
-        if isinstance(teacher, MadeTeacher):
-            return fingerprint(
-                "teacher",
-                self.corpus_id,
-                teacher,
-                self.run.task,
-                self.run.optim,
-                _lasting(self.run.train, teacher.max_steps),
-                self.run.eval,  # its facts have a held-out loss
-            )
-        if isinstance(teacher, CheckpointTeacher):
-            return fingerprint("checkpoint", provenance(teacher.path, teacher.revision))
-        return None
+        return self._shop.corpus_id
 
     @cached_property
     def student_id(self) -> str:
-        return self._student_id(self.run, self.teacher_id)
+        if is_stand_alone(self.run):
+            return self._student_id(self.run, ())
+        run = self.run
+        compared = (run.alpha, run.objective, run.revise, run.select)
+        return self._student_id(run, (run.teacher, *self.teachers.identities(), *compared))
 
     @cached_property
     def stand_alone_id(self) -> str:
         """The student of the same seed, size, text and length without a teacher."""
-        return self._student_id(replace(self.run, remap=Remap()), None)
+        return self._student_id(replace(self.run, remap=Remap()), ())
 
-    @cached_property
-    def maps_id(self) -> str:
-        """The maps that `remap=ligo` learns."""
-        return fingerprint(
-            "ligo",
-            self.corpus_id,
-            self.teacher_id,
-            self.run.task,
-            self.run.student,
-            self.run.remap,
-            _lasting(self.run.train, getattr(self.run.remap, "steps", 0)),
-            self.run.eval,  # its facts have a held-out loss
-            self.run.seed,
-        )
-
-    def _student_id(self, run: Run, teacher_id: str | None) -> str:
-        heard = (teacher_id, run.alpha, run.objective, run.revise, run.select) if teacher_id else ()
+    def _student_id(self, run: Run, heard: tuple[Any, ...]) -> str:
+        opened = run.student if isinstance(run.student, CheckpointStudent) else None
         return fingerprint(
             "student",
             self.corpus_id,
@@ -149,235 +90,85 @@ class Recipe:
             run.train,
             run.eval,
             run.seed,
+            *([] if opened is None else [provenance(opened.path, opened.revision)]),
             *heard,
         )
 
-    # ------------------------------------------------------------------- what it will take
-
     def work(self) -> dict[str, float]:
         """The stages by name, with the FLOPs of those that train (an estimate, for the ETA)."""
+        shop, run = self._shop, self.run
         work = {"corpus": 0.0}
-        steps = self.run.train.max_steps or 0
-        student = self._step_flops(outline(self.run.student)) * FORWARD_AND_BACKWARD * steps
-        if isinstance(self.run.teacher, MadeTeacher):
-            forward = self._step_flops(outline(self.run.teacher))
-            have = self.cache.holds("teacher", self.teacher_id or "")
-            work["teacher"] = (
-                0.0 if have else (forward * FORWARD_AND_BACKWARD * self.run.teacher.max_steps)
-            )
-            student += forward * _num_taught(self.run.alpha, steps)
-        if isinstance(self.run.remap, Ligo):
-            step = self._step_flops(outline(self.run.student)) * FORWARD_AND_BACKWARD
-            have = self.cache.holds("maps", self.maps_id)
-            work["remap"] = 0.0 if have else step * self.run.remap.steps
+        steps = run.train.max_steps or 0
+        per_step = shop.step_flops(student_outline(run)) * FORWARD_AND_BACKWARD
+        student = per_step * steps
+        for stage, teacher in self.teachers.made.items():
+            forward = shop.step_flops(outline(teacher))
+            have = shop.cache.holds("teacher", self.teachers.identity(stage))
+            work[stage] = 0.0 if have else forward * FORWARD_AND_BACKWARD * teacher.max_steps
+            student += forward * _num_taught(run.alpha, steps)
+        if isinstance(run.remap, Ligo):
+            have = shop.cache.holds("maps", self._starts.maps_id)
+            work["remap"] = 0.0 if have else per_step * run.remap.steps
         return work | {"student": student}
-
-    def _step_flops(self, model: PreTrainedModel) -> float:
-        length = self.run.data.block_length
-        masking = Masking(self.run.task, self.run.data.vocab_size, 0, ())
-        return forward_flops(model, self.run.train.batch_size, length, masking.num_targets(length))
 
     # ---------------------------------------------------------------------------- the stages
 
     def corpus(self, display: Display) -> Corpus:
         """Text to packed blocks, once."""
-        started = time.perf_counter()
+        return self._shop.corpus(display)
 
-        def advance(done: int, total: int) -> None:
-            display.update("corpus", min(0.99, done / total) if total else 0.0, "reading text")
-
-        def make(folder: Path) -> None:
-            corpora.build(
-                self.source, self.run.data, tokenizer_path(self.run), folder, advance, display.say
-            )
-
-        corpus = Corpus.open(
-            self.cache.get("corpus", self.corpus_id, make, {"options": plain(self.run.data)})
-        )
-        self._warn_of_few_heldout(len(corpus.heldout), display)
-        report = corpus.report
-        display.update(
-            "corpus",
-            1.0,
-            (
-                f"{report['train_tokens']:,} tokens, vocabulary {report['vocabulary']:,}, "
-                f"{time.perf_counter() - started:.0f} s"
-            ),
-        )
-        return corpus
-
-    def _warn_of_few_heldout(self, there: int, display: Display) -> None:
-        wanted = self.run.eval.num_blocks
-        said = any(override.startswith("eval.num_blocks=") for override in self.run.overrides)
-        if said and wanted > there:
-            display.say(
-                f"warning: eval.num_blocks={wanted} has no effect above the {there} held-out "
-                "blocks there are; raise data.heldout_fraction"
-            )
-
-    def teacher(self, corpus: Corpus, display: Display) -> Trained | None:
-        """A model that exists, or one that is pre-trained once by the same loop."""
-        options = self.run.teacher
-        if isinstance(options, CheckpointTeacher):
-            model = open_model(options)
-            heldout = heldout_metrics(
-                self._wrapped(model), self._heldout(corpus), self.machine.device
-            )
-            return Trained(
-                model, {"parameters": num_parameters(model), "heldout": heldout, "flops": None}
-            )
-        if not isinstance(options, MadeTeacher):
-            return None
-
-        def make(folder: Path) -> None:
-            if (folder / "facts.json").is_file():  # a start before this one came to the end
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-                return
-            model = make_model(options, options.seed, "teacher")
-            trained = self._train(
-                "teacher",
-                self._wrapped(model),
-                self.run.optim,
-                corpus,
-                display,
-                folder,
-                str(self.teacher_id),
-                _lasting(self.run.train, options.max_steps),
-                options.seed,
-                MaskedLanguageModelling(),
-                [],
-            )
-            draw_curves(folder / "metrics.jsonl", folder / "curves.png", "teacher", {})
-            save_model(model, corpus, folder / "model")
-            sealed.write_json(folder / "facts.json", trained)
-            shutil.rmtree(folder / "checkpoints")  # finished: nobody resumes it
-
-        folder = self.cache.get(
-            "teacher",
-            str(self.teacher_id),
-            make,
-            {"options": plain(options), "corpus": self.corpus_id},
-        )
-        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        display.update("teacher", 1.0, f"held-out {facts['heldout']['loss']:.3f}")
-        return Trained(open_folder(folder / "model"), facts)
+    def teacher(self, corpus: Corpus, display: Display) -> Prepared | None:
+        """Whatever teaches; None for a student that stands alone."""
+        return self.teachers.prepare(corpus, display)
 
     def student(
         self,
         corpus: Corpus,
-        teacher: Trained | None,
+        teacher: Prepared | None,
         display: Display,
         folder: Path,
         observers: list[Observer],
     ) -> Trained:
         """The run itself: its metrics, checkpoints and facts go to ``folder``."""
-        model = make_model(self.run.student, self.run.seed, "student")
-        start: dict[str, Any] | None = None
-        if isinstance(self.run.remap, FromTeacher):
+        run, more = self.run, {}
+        model = self._starts.own()
+        if isinstance(run.remap, FromTeacher):
             assert teacher is not None
-            start = self._remapped(model, self.run.remap, teacher, corpus, display, folder)
-        lesson, taught_flops = None, 0.0
+            more["remap"] = self._starts.remapped(
+                model, run.remap, teacher, corpus, display, folder
+            )
+        lesson, asking_flops = None, 0.0
         if teacher is not None:
-            lesson, taught_flops = self._lesson(teacher, model.config)
-        loss = MaskedLanguageModelling(lesson)
-        facts = self._train(
-            "student",
-            self._wrapped(model),
-            self.run.optim,
+            lesson, asking_flops = self._lesson(teacher, model.config), teacher.step_flops
+        facts = self._shop.train(
+            Job("student", "student", self.student_id, folder, run.seed, run.train, run.optim),
+            self._shop.wrapped(model),
+            MaskedLanguageModelling(lesson),
             corpus,
             display,
-            folder,
-            self.student_id,
-            self.run.train,
-            self.run.seed,
-            loss,
             observers,
         )
-        if start is not None:
-            facts["remap"] = start
-        facts["teacher_forward_flops"] = taught_flops * facts["num_taught"]
-        return Trained(model, facts)
+        more["teacher_forward_flops"] = asking_flops * facts["num_taught"]
+        return Trained(model, facts | more)
 
-    def _remapped(
-        self,
-        model: PreTrainedModel,
-        options: FromTeacher,
-        teacher: Trained,
-        corpus: Corpus,
-        display: Display,
-        folder: Path,
-    ) -> dict[str, Any]:
-        """Start the student from the teacher, in place; what that cost and what it is worth.
-
-        losses: held-out, before the student's first step, in nats.
-        """
-        assert teacher.model is not None
-        heldout = self._heldout(corpus)
-        facts: dict[str, Any] = {"flops": 0, "seconds": 0.0}
-
-        def loss() -> float:
-            return heldout_metrics(self._wrapped(model), heldout, self.machine.device)["loss"]
-
-        losses = {"teacher": teacher.facts["heldout"]["loss"], "random": loss()}
-        if isinstance(options, Ligo):
-            account, learned = self._grown(model, teacher.model, options, corpus, display)
-            facts = {name: learned[name] for name in facts}
-        else:
-            account = remap(model, teacher.model, options)
-        losses["remapped"] = loss()
-        facts["losses"] = losses
-        sealed.write_json(folder / "remap.json", plain(vars(account)) | facts)
-        ours, theirs = (net.config.num_hidden_layers for net in (model, teacher.model))
-        draw_origins(account, ours, theirs, folder / "remap.png")
-        return facts
-
-    def _grown(
-        self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel,
-        options: Ligo,
-        corpus: Corpus,
-        display: Display,
-    ) -> tuple[Account, dict[str, Any]]:
-        """Learn the maps once, and apply them."""
-        growing = Growing(student, teacher, options, self.machine.dtype).to(self.machine.device)
-
-        def make(folder: Path) -> None:
-            facts = self._train(
-                "remap",
-                growing,
-                Optim(lr=options.lr, weight_decay=0.0),
-                corpus,
-                display,
-                folder,
-                self.maps_id,
-                _lasting(self.run.train, options.steps),
-                self.run.seed,
-                MaskedLanguageModelling(),
-                [],
-            )
-            save_file(growing.maps(), folder / "maps.safetensors")
-            sealed.write_json(folder / "facts.json", facts)
-            shutil.rmtree(folder / "checkpoints")  # finished: nobody resumes it
-
-        place = self.cache.get("maps", self.maps_id, make, {"options": plain(options)})
-        facts = json.loads((place / "facts.json").read_text(encoding="utf-8"))
-        display.update("remap", 1.0, f"held-out {facts['heldout']['loss']:.3f}")
-        device = str(self.machine.device)
-        return growing.fold(load_file(place / "maps.safetensors", device=device)), facts
-
-    def _lesson(self, teacher: Trained, student: PreTrainedConfig) -> tuple[Lesson, float]:
-        """What is learned from the teacher, its only holder, and the FLOPs of asking it once."""
-        model, run = teacher.take(), self.run
-        inside = inside_objectives(run.objective, student, model.config).to(self.machine.device)
-        signal = ModelSignal(self._wrapped(model))
-        lesson = Lesson(signal, run.alpha, run.objective, inside, run.revise, run.select)
-        return lesson, self._step_flops(model)
+    def _lesson(self, teacher: Prepared, student: PreTrainedConfig) -> Lesson:
+        """What is learned from the teacher; the lesson is its only holder from here on."""
+        run, inside = self.run, nn.ModuleDict()
+        if teacher.model is not None:
+            inside = inside_objectives(run.objective, student, teacher.model.config)
+        return Lesson(
+            teacher.take(),
+            run.alpha,
+            run.objective,
+            inside.to(self._shop.machine.device),
+            run.revise,
+            run.select,
+        )
 
     def student_so_far(self, corpus: Corpus, folder: Path, say: Callable[[str], None]) -> Trained:
         """The student of the newest checkpoint below ``folder``, trained no further."""
-        model = make_model(self.run.student, self.run.seed, "student")
-        wrapped = self._wrapped(model)
+        model = self._starts.own()
+        wrapped = self._shop.wrapped(model)
         train = self.run.train
         checkpoints = Checkpoints(
             folder / "checkpoints", self.student_id, train.keep_checkpoints, say
@@ -392,136 +183,9 @@ class Recipe:
                 "parameters": num_parameters(model),
                 "steps": counters.step,
                 "tokens": counters.step * tokens_per_step,
-                "heldout": heldout_metrics(wrapped, self._heldout(corpus), self.machine.device),
+                "heldout": self._shop.heldout_metrics(wrapped, corpus),
             },
         )
-
-    def teacher_facts(self) -> dict[str, Any] | None:
-        """What is known about a teacher that was made here; None for others, or if it is gone."""
-        place = self.cache.place("teacher", self.teacher_id or "")
-        if not isinstance(self.run.teacher, MadeTeacher) or not sealed.is_sealed(place):
-            return None
-        facts: dict[str, Any] = json.loads((place / "facts.json").read_text(encoding="utf-8"))
-        return facts
-
-    def _train(
-        self,
-        stage: str,
-        wrapped: MaskedLM,
-        optim: Optim,
-        corpus: Corpus,
-        display: Display,
-        folder: Path,
-        identity: str,
-        train: Train,
-        seed: int,
-        loss: MaskedLanguageModelling,
-        observers: list[Observer],
-    ) -> dict[str, Any]:
-        """Run the loop on a model; the stage's name is the purpose of its randomness."""
-        heldout = self._heldout(corpus)
-        batches = TrainBatches(corpus.train, self._masking(corpus), train.batch_size, seed, stage)
-        latest: dict[str, float] = {}
-
-        def evaluate() -> dict[str, float]:
-            latest.update(heldout_metrics(wrapped, heldout, self.machine.device))
-            return latest
-
-        before = dict(evaluate())
-        training = Training(
-            model=wrapped,
-            loss=loss,
-            batches=batches,
-            optimizer=Optimizer(wrapped, optim, loss.aux),
-            clip_norm=optim.clip_norm,
-            options=train,
-            length=Length.of(train, batches),
-            evaluate=evaluate,
-            eval_every=self.run.eval.every,
-            checkpoints=Checkpoints(
-                folder / "checkpoints", identity, train.keep_checkpoints, display.say
-            ),
-            observer=_All(
-                [
-                    MetricsLog(folder / "metrics.jsonl", train.log_every),
-                    TrainingDisplay(display, stage),
-                    *observers,
-                ],
-                at_start=before,
-            ),
-            device=self.machine.device,
-            seed=seed,
-        )
-        latest.clear()
-        counters = training.run()
-        return {
-            "parameters": num_parameters(wrapped.model),
-            "steps": counters.step,
-            "tokens": counters.step * batches.tokens_per_step,
-            "epochs": counters.step / batches.steps_per_epoch,
-            "num_skipped": counters.num_skipped,
-            "num_taught": counters.memory.get("num_taught", 0),
-            "heldout_at_start": before,
-            "heldout": latest or evaluate(),  # nothing was left to train after a restart
-            "best_heldout": {"loss": counters.best_loss, "step": counters.best_step},
-            "flops": self._step_flops(wrapped.model) * FORWARD_AND_BACKWARD * counters.step,
-            "seconds": counters.elapsed_s,
-        }
-
-    # ------------------------------------------------------------------------- small parts
-
-    def _wrapped(self, model: PreTrainedModel) -> MaskedLM:
-        wrapped = MaskedLM(model, self.machine.dtype, self.run.train.compile)
-        return wrapped.to(self.machine.device)
-
-    def _masking(self, corpus: Corpus) -> Masking:
-        tokenizer = corpus.tokenizer
-        return Masking(
-            self.run.task,
-            len(tokenizer),
-            tokenizer.mask_token_id,
-            tuple(sorted(tokenizer.all_special_ids)),
-        )
-
-    def _heldout(self, corpus: Corpus) -> HeldoutBatches:
-        return HeldoutBatches(
-            corpus.heldout,
-            self._masking(corpus),
-            self.run.eval.num_blocks,
-            self.run.train.micro_batch_size or self.run.train.batch_size,
-        )
-
-
-class _All:
-    """Several observers as one; a training that begins is told of with its first metrics."""
-
-    def __init__(self, observers: list[Observer], at_start: Mapping[str, float]) -> None:
-        self._observers, self._at_start = observers, at_start
-
-    def resumed(self, step: int) -> None:
-        for observer in self._observers:
-            observer.resumed(step)
-        if step == 0:
-            self.evaluated(0, self._at_start)
-
-    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
-        for observer in self._observers:
-            observer.stepped(step, progress, metrics)
-
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        for observer in self._observers:
-            observer.evaluated(step, metrics)
-
-
-def save_model(model: PreTrainedModel, corpus: Corpus, folder: Path) -> None:
-    """Model and tokenizer in the hub's format."""
-    model.save_pretrained(folder)
-    corpus.tokenizer.save_pretrained(folder)
-
-
-def _lasting(train: Train, steps: int) -> Train:
-    """The same way of training, for a length of its own."""
-    return replace(train, max_steps=steps, epochs=None, max_minutes=None)
 
 
 def is_stand_alone(run: Run) -> bool:

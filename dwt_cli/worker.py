@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from dwt_cli.cache import Cache
 from dwt_cli.config import Run
 from dwt_cli.errors import UserError
 from dwt_cli.machine import Machine
+from dwt_cli.models.opening import save_model
 from dwt_cli.recipe import Recipe
 from dwt_cli.record import Record, find, readable, summary_of
 from dwt_cli.track.card import model_card
@@ -109,7 +111,7 @@ def _carry_out(run: Run, plan: Recipe, machine: Machine, record: Record, console
         record.name,
         {name: facts["heldout"]["loss"] for name, facts in references.items() if facts},
     )
-    recipe.save_model(student.take(), corpus, record.folder / "model")
+    save_model(student.take(), corpus, record.folder / "model")
     sealed.write_text(record.folder / "model" / "README.md", model_card(summary, config.plain(run)))
     if dashboard is not None:
         summary["sync"] = dashboard.finish(
@@ -130,11 +132,11 @@ def _export(run: Run, plan: Recipe, console: Console) -> None:
     with Record(run, plan.student_id), sealed.needing_room(folder):
         with Display(console, {"corpus": 0.0}) as display:
             corpus = plan.corpus(display)
-        student, teacher = plan.student_so_far(corpus, folder, say), plan.teacher_facts()
+        student, teacher = plan.student_so_far(corpus, folder, say), plan.teachers.known_facts()
         place = folder / f"export-step-{student.facts['steps']}"
         aside = folder / ".export"
         shutil.rmtree(aside, ignore_errors=True)
-        recipe.save_model(student.take(), corpus, aside)
+        save_model(student.take(), corpus, aside)
         about = {
             "name": readable(run),
             "identity": plan.student_id,
@@ -150,11 +152,16 @@ def _export(run: Run, plan: Recipe, console: Console) -> None:
 
 
 def _alone_command(run: Run) -> str:
+    """The command of the stand-alone student on the same text, in the same tokens."""
+    about_teaching = {"teacher", "alpha", "remap", "objective", "revise", "select"}
     kept = [
         override
         for override in run.overrides
-        if override.partition("=")[0] not in ("teacher", "alpha", "remap", "objective")
+        if about_teaching.isdisjoint(re.split(r"[.@]", override.lstrip("+~").partition("=")[0]))
     ]
+    opened = [setting for setting, _ in config.checkpoints(run)]
+    if run.data.tokenizer is None and opened and opened[0] != "student.path":
+        kept.append(f"data.tokenizer={checks.tokenizer_path(run)}")
     return " ".join(["dwt-train", "teacher=none", *kept])
 
 

@@ -21,6 +21,8 @@ NEEDED = {
     ("data", "files"): ["data.path=text"],
     ("teacher", "made"): ["teacher.num_layers=3"],
     ("teacher", "checkpoint"): ["teacher.path=model"],
+    ("teacher", "several"): ["teacher.members=[very_weak,virtual]"],
+    ("student", "checkpoint"): ["student.path=model"],
     ("remap", "paper"): ["teacher=small"],
 }
 
@@ -101,9 +103,11 @@ def mixture(number: int, place: Path) -> list[str]:
     }
     if chosen["teacher"] == "checkpoint":  # needs a model of the drawn shape: tests/test_cli.py
         chosen["teacher"] = "none"
-    if chosen["teacher"] == "none":
+    chosen["student"] = "large"  # the other one too
+    if chosen["teacher"] in ("none", "virtual", "label_smoothing", "several"):
         chosen["remap"] = "random"
     more = ["teacher.num_layers=2"] if chosen["teacher"] == "made" else []
+    more += NEEDED[("teacher", "several")] if chosen["teacher"] == "several" else []
     fit = [name for name in sorted(SETTINGS) if _fits(name, chosen["objective"])]
     some = draw.sample(fit, 6)
     last = ["remap.steps=2"] if chosen["remap"] == "ligo" else []
@@ -155,4 +159,4 @@ def test_the_mixtures_use_every_choice(place: Path) -> None:
     used = {word for number in range(NUM_MIXTURES) for word in mixture(number, place)}
     left_out = {"data", "tracker", "launch"}
     every = {f"{group}={choice}" for group, choice in CHOICES if group not in left_out}
-    assert every - used == {"teacher=checkpoint"}
+    assert every - used == {"teacher=checkpoint", "student=checkpoint"}

@@ -31,7 +31,10 @@ BOOKKEEPING = {
     ("Train", "keep_checkpoints"),
     ("Train", "log_every"),
     ("Files", "path"),
+    ("Checkpoint", "path"),
+    ("CheckpointStudent", "path"),
     ("CheckpointTeacher", "path"),
+    ("SeveralTeachers", "members"),  # what they stand for counts
 }
 OUTSIDE = ["tracker", "launch", "scale", "run", "choices", "overrides"]
 CLASSES = sorted(
@@ -52,6 +55,7 @@ def samples(hint: Any) -> Iterator[Any]:
         inner = typing.get_args(hint)
         match typing.get_origin(hint):
             case o if o is list:
+                yield []
                 yield from ([value] for value in samples(inner[0]))
             case o if o is tuple:
                 yield from (tuple(v) for v in zip(*map(samples, inner), strict=True))
@@ -129,6 +133,11 @@ def changed(run: Run, **settings: Any) -> Run:
         ["optim=adamw", "scale.family=bert"],
         ["teacher=extremely_weak", "alpha=strong", "remap=paper"],
         ["teacher=checkpoint", "teacher.path=x"],
+        ["teacher=checkpoint", "teacher.path=x", "student=checkpoint", "student.path=y"],
+        ["teacher.budget=0.1", "teacher.temperature=2"],
+        ["data@teacher.data=files", "teacher.data.path=x"],
+        ["teacher=virtual"],
+        ["teacher=several", "teacher.members=[small,untrained,label_smoothing,some/model]"],
         ["data=wikibooks"],
         ["data=files", "data.path=x"],
         ["alpha=off"],
@@ -164,6 +173,8 @@ REFUSED: list[dict[str, Any]] = [
     {"teacher__num_layers": 0},
     {"teacher__vocab_size": 300},
     {"teacher__max_steps": 0},
+    {"teacher__budget": 0.3},
+    {"teacher__temperature": 0.0},
     {"alpha__soft": -1.0},
     {"alpha__hard": -1.0},
     {"objective__logits__temperature": 0.0},

@@ -18,6 +18,8 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     ElectraConfig,
+    ElectraForMaskedLM,
+    GPT2Config,
     ModernBertConfig,
     ModernBertForMaskedLM,
     ModernBertForSequenceClassification,
@@ -136,7 +138,19 @@ def _write_wrong_checkpoints(folder: Path) -> None:
     weights = spoilt("cut_weights") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     ModernBertForSequenceClassification(config()).save_pretrained(spoilt("classifier"))
-    ElectraConfig(vocab_size=200).save_pretrained(spoilt("electra"))
+    GPT2Config(vocab_size=200).save_pretrained(spoilt("gpt2"))
+    electra = ElectraConfig(
+        vocab_size=200, embedding_size=16, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=16, max_position_embeddings=64,
+    )  # fmt: skip
+    ElectraForMaskedLM(electra).save_pretrained(spoilt("electra"))
+    electra.max_position_embeddings = 8
+    ElectraForMaskedLM(electra).save_pretrained(spoilt("short_electra"))
+    renumbered = spoilt("renumbered") / "tokenizer.json"
+    content = json.loads(renumbered.read_text())
+    entries = content["model"]["vocab"]
+    entries["##a"], entries["##b"] = entries["##b"], entries["##a"]
+    renumbered.write_text(json.dumps(content))
     ModernBertForMaskedLM(config(vocab_size=160)).save_pretrained(spoilt("vocabulary"))
     ModernBertForMaskedLM(config(hidden_size=32)).save_pretrained(spoilt("wide"))
     mixed = ["full_attention", "sliding_attention"]
@@ -402,7 +416,12 @@ CHECKPOINTS: list[Row] = [
     ("no weights", _teacher("no_weights"), ["teacher.path=no_weights", "model.safetensors"]),
     ("cut weights", _teacher("cut_weights"), ["teacher.path=cut_weights", "cannot be opened"]),
     ("no head", _teacher("classifier"), ["teacher.path=classifier", "ForMaskedLM"]),
-    ("another type", _teacher("electra"), ["teacher.path=electra", "a electra", "modernbert"]),
+    ("another task", _teacher("gpt2"), ["teacher.path=gpt2", "a gpt2", "modernbert"]),
+    ("a type without layers", _teacher("electra", "remap=paper"), ["electra", "remap=random"]),
+    ("a type that is too short", _teacher("short_electra"),
+     ["teacher.path=short_electra", "a electra", "block of 16", "lower scale.block_length"]),
+    ("another numbering", _teacher("renumbered", "data.tokenizer=good"),
+     ["teacher.path=renumbered", "tokenizer good", "2 of ", "same tokenizer"]),
     ("another vocabulary", _teacher("vocabulary"), ["160", "200", "set scale.vocab_size=160"]),
     ("too short", _teacher("short_sighted"), ["reads 8", "=16", "set scale.block_length=8"]),
     ("a pickle", _teacher("evil"), ["teacher.path=evil", "pickle", "model.safetensors"]),
@@ -416,7 +435,72 @@ CHECKPOINTS: list[Row] = [
     ("no bias", _teacher("biased", "remap=paper"), ["remap.depth=paper", "bias", "remap=random"]),
 ]  # fmt: skip
 
-EARLY = [*WORDS, *TYPES, *TOGETHER, *PLACES, *CHECKPOINTS]
+
+def _student(name: str, *more: str) -> list[str]:
+    return ["student=checkpoint", f"student.path={name}", *more]
+
+
+STUDENTS: list[Row] = [
+    ("no student", ["student=checkpoint"], ["student.path", "give one"]),
+    ("no such student", _student("./nowhere"), ["student.path=./nowhere", "no such folder"]),
+    ("a headless student", _student("classifier"), ["student.path=classifier", "ForMaskedLM"]),
+    ("a student of another type", _student("electra"), ["student.path=electra", "modernbert"]),
+    ("a student of another vocabulary", _student("vocabulary"),
+     ["student.path=vocabulary", "160", "200", "set scale.vocab_size=160"]),
+    ("a short student", _student("short_sighted"), ["reads 8", "set scale.block_length=8"]),
+    ("a student with its own weights", _student("good", "remap=paper"),
+     ["remap.rule=paper", "student.path=good", "remap=random"]),
+    ("two tokenizers", [*_student("good"), *_teacher("renumbered")],
+     ["teacher.path=renumbered", "tokenizer good", "choose models with the same"]),
+    ("a student of a size", _student("good", "student.num_layers=2"),
+     ["student.num_layers", "student=large"]),
+]  # fmt: skip
+
+
+def _several(members: str, *more: str) -> list[str]:
+    return ["teacher=several", f"teacher.members={members}", *more]
+
+
+TEACHERS: list[Row] = [
+    ("no members", ["teacher=several"], ["teacher.members", "give one"]),
+    ("none of them", _several("[]"), ["teacher.members=[]", "two at least"]),
+    ("one of them", _several("[small]"), ["teacher.members=['small']", "two at least"]),
+    ("a member that is not", _several("[small,smal]"), ["smal ", "very_weak", "path"]),
+    ("a member at no place", _several("[small,./nowhere]"), ["./nowhere", "no such folder"]),
+    ("a member of another task", _several("[small,./gpt2]"), ["teacher.members=./gpt2", "a gpt2"]),
+    ("a member of members", _several("[small,several]"), ["several has no members", "path"]),
+    ("a member without a size", _several("[small,made]"), ["made has no num_layers", "path"]),
+    ("a member that is none", _several("[small,none]"), ["none is not one teacher", "leave"]),
+    ("too few weights", _several("[small,very_weak]", "teacher.weights=[1]"),
+     ["teacher.weights=[1.0]", "give 2"]),
+    ("too many temperatures", _several("[small,very_weak]", "teacher.temperatures=[1,2,3]"),
+     ["teacher.temperatures=[1.0, 2.0, 3.0]", "give 2"]),
+    ("no weight", _several("[small,very_weak]", "teacher.weights=[1,0]"),
+     ["teacher.weights=0.0", "leave the member out"]),
+    ("no temperature", _several("[small,very_weak]", "teacher.temperatures=[1,0]"),
+     ["teacher.temperatures=0.0", "above 0"]),
+    ("parts of a batch", _several("[small,very_weak]", "teacher.weighting=batch",
+     "train.micro_batch_size=4"), ["weighting=batch", "micro_batch_size=4", "weighting=token"]),
+    ("weights of several", _several("[small,very_weak]", "remap=paper"),
+     ["remap.rule=paper", "remap=random"]),
+    ("a bad arm's member", ["-m", *_several("[small,very_weak],[small,smal]")], ["smal ", "path"]),
+    ("weights of nobody", ["teacher=virtual", "remap=paper"], ["remap.rule=paper", "remap=random"]),
+    ("a share between", "teacher.budget=0.3", ["teacher.budget=0.3", "0.05, 0.1, 0.25, 0.5, 0.75"]),
+    ("a share of nothing", ["teacher=virtual", "teacher.budget=0.1"],
+     ["teacher.budget", "teacher=small"]),
+    ("text that is not", "data@teacher.data=fils", ["data=fils", "did you mean files?"]),
+    ("text for nobody", ["teacher=none", "data@teacher.data=files"],
+     ["data@teacher.data", "teacher=small"]),
+    ("text without a path", "data@teacher.data=files", ["teacher.data.path", "give one"]),
+    ("text that is nowhere", ["data@teacher.data=files", "teacher.data.path=nowhere"],
+     ["teacher.data", "data.path=nowhere", "no such file"]),
+    ("text in other tokens", ["data@teacher.data=docs", "teacher.data.tokenizer=good"],
+     ["teacher.data.tokenizer=good", "set data.tokenizer"]),
+    ("text in other blocks", ["data@teacher.data=docs", "teacher.data.block_length=32"],
+     ["teacher.data.block_length=32", "data.block_length=16", "set scale.block_length"]),
+]  # fmt: skip
+
+EARLY = [*WORDS, *TYPES, *TOGETHER, *PLACES, *CHECKPOINTS, *STUDENTS, *TEACHERS]
 
 
 def _ids(rows: list[Row]) -> list[str]:
@@ -477,6 +561,7 @@ OUT_OF_RANGE = {
     "task.mask_ratio": "0.0", "task.keep_ratio": "-0.1", "task.random_ratio": "1.1",
     "teacher.num_layers": "0", "teacher.width": "0", "teacher.num_heads": "0",
     "teacher.mlp_width": "0", "teacher.vocab_size": "99", "teacher.max_length": "1",
+    "teacher.budget": "0.3", "teacher.temperature": "0.0", "teacher.confidence": "1.0",
     "teacher.dropout": "1.0", "teacher.seed": "-1", "teacher.max_steps": "0",
     "student.num_layers": "100000", "student.width": "0", "student.num_heads": "0",
     "student.mlp_width": "0", "student.vocab_size": "99", "student.max_length": "1",
@@ -505,7 +590,8 @@ WITH_IT = {
     "data.every_nth_sentence": "data=wikitext", "alpha.full": "alpha=overtake",
     "alpha.span": "alpha=overtake", "revise.eta": "revise=label_revision",
     "revise.most": "revise=confidence_mix", "revise.warmup": "revise=confidence_mix",
-    "select.threshold": "select=confident",
+    "select.threshold": "select=confident", "remap.steps": "remap=ligo", "remap.lr": "remap=ligo",
+    "teacher.confidence": "teacher=virtual",
 }  # fmt: skip
 LAYERS = "teacher_layer", "student_layer"  # any whole number; the models' depths decide
 

@@ -128,10 +128,16 @@ def check_same_end(place: Place, undisturbed: Place, steps: int = STEPS) -> None
     assert counters[0] == counters[1]
     for pattern in ("model/model.safetensors", "model/tokenizer.json"):
         assert (place.run / pattern).read_bytes() == (undisturbed.run / pattern).read_bytes()
-    for pattern in ("corpus/*/train/*.npy", "teacher/*/model/model.safetensors"):
-        (ours,), (theirs,) = place.in_cache(pattern), undisturbed.in_cache(pattern)
-        assert ours.relative_to(place.folder) == theirs.relative_to(undisturbed.folder)
-        assert ours.read_bytes() == theirs.read_bytes(), pattern
+    for pattern, count in (
+        ("corpus/*/train/*.npy", 1),
+        ("teacher/*/model/model.safetensors", 1),
+        ("teacher/*/snapshots/*/model.safetensors", 5),
+    ):
+        ours, theirs = (
+            {path.relative_to(p.folder): path.read_bytes() for path in p.in_cache(pattern)}
+            for p in (place, undisturbed)
+        )
+        assert ours == theirs and len(ours) == count, pattern
     teachers = [metrics(p.in_cache("teacher/*/metrics.jsonl")[0]) for p in (place, undisturbed)]
     assert teachers[0] == teachers[1] != []
     facts = [json.loads((p.run / "summary.json").read_text())["student"] for p in

@@ -157,6 +157,11 @@ ANATOMIES = {
 }
 
 
+def is_known(config: PreTrainedConfig) -> bool:
+    """Whether a family's parts are known here; of any other only the logits are."""
+    return config.model_type in ANATOMIES
+
+
 def anatomy_of(model: nn.Module) -> Anatomy:
     """The anatomy of a transformers model; `UserError` for a family that is not known here."""
     model_type = str(getattr(model.config, "model_type", "?"))
@@ -169,7 +174,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
 
 
 def num_positions(config: PreTrainedConfig) -> int:
-    """The longest block that a model of this configuration reads."""
+    """The longest block that a model of this configuration, of a known family, reads."""
     positions: int = config.max_position_embeddings
     # roberta counts its positions from the one after that of padding
     return positions - config.pad_token_id - 1 if config.model_type == "roberta" else positions

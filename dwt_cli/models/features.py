@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
 
 from dwt_cli.errors import UserError
-from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.anatomy import ANATOMIES, anatomy_of, is_known
 
 
 class Heads(NamedTuple):
@@ -49,7 +49,12 @@ class Features:
 
 
 def check_layers(config: PreTrainedConfig, wanted: Features, setting: str) -> None:
-    """Raise `UserError` for a layer that a model does not have."""
+    """Raise `UserError` for a layer that a model does not have, or a family without anatomy."""
+    if not is_known(config):
+        raise UserError(
+            f"{setting}: the layers of a {config.model_type} are not known here, only its logits "
+            f"are; choose objective=logits, or a model of type {', '.join(sorted(ANATOMIES))}"
+        )
     there = config.num_hidden_layers
     for layer in sorted(wanted.hidden_layers | wanted.heads_layers):
         if not -there <= layer < there:

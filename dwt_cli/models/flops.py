@@ -2,12 +2,13 @@
 
 A multiplication and an addition are two operations. Counted are the matrix products, which are
 all but a few per cent of a transformer: every linear layer, and the two products of attention.
+In a family whose parts are not known here, the head too runs on every position.
 """
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.anatomy import anatomy_of, is_known
 
 FORWARD_AND_BACKWARD = 3  # the backward pass has two products for each one of the forward pass
 
@@ -16,8 +17,8 @@ def forward_flops(
     model: PreTrainedModel, num_blocks: int, block_length: int, num_targets: int
 ) -> int:
     """Of one forward pass over ``num_blocks`` blocks with ``num_targets`` head rows per block."""
-    anatomy = anatomy_of(model)
-    backbone = getattr(model, anatomy.backbone)
+    known = is_known(model.config)
+    backbone = getattr(model, anatomy_of(model).backbone) if known else model
     in_backbone = {id(module) for module in backbone.modules()}
     per_position = per_target = 0
     for module in model.modules():

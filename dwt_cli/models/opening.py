@@ -1,4 +1,4 @@
-"""Models that exist: folders and names in the hub's format.
+"""Models in the hub's format: folders and names are opened, folders are written.
 
 Weights are read from safetensors, or with torch's weights-only loading; code that comes with a
 model runs only when ``trust_remote_code`` was set by hand.
@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
-from dwt_cli.config import CheckpointTeacher
+from dwt_cli.config import Checkpoint
+from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.errors import UserError
 from dwt_cli.models.anatomy import ANATOMIES
 
@@ -34,55 +41,82 @@ def located(setting: str, path: str) -> str:
     return path
 
 
-def open_config(teacher: CheckpointTeacher) -> PreTrainedConfig:
-    """The configuration of a checkpoint; `UserError` when it cannot serve as a teacher."""
-    path = located("teacher.path", teacher.path)
+def open_config(setting: str, checkpoint: Checkpoint, any_family: bool = False) -> PreTrainedConfig:
+    """The configuration of a checkpoint; `UserError` when it is no masked language model.
+
+    setting: what names its path, as in ``teacher.path``. any_family: its logits are enough, its
+    anatomy need not be known.
+    """
+    said = f"{setting}={checkpoint.path}"
+    path = located(setting, checkpoint.path)
     try:
-        raw, _ = PreTrainedConfig.get_config_dict(path, revision=teacher.revision)
+        raw, _ = PreTrainedConfig.get_config_dict(path, revision=checkpoint.revision)
     except Exception as error:
-        raise _unreadable(teacher, error) from error
+        raise _unreadable(said, error) from error
     if not raw:
-        raise _unreadable(teacher, "there is no config.json")
-    if "auto_map" in raw and not teacher.trust_remote_code:
+        raise _unreadable(said, "there is no config.json")
+    if "auto_map" in raw and not checkpoint.trust_remote_code:
+        role, _, name = setting.rpartition(".")
+        consent = f"read it, then set {role}.trust_remote_code=true, or " if name == "path" else ""
         raise UserError(
-            f"teacher.path={teacher.path} comes with code of its own (auto_map in config.json), "
-            "which is not run: read it, then set teacher.trust_remote_code=true, or choose "
-            "another model"
+            f"{said} comes with code of its own (auto_map in config.json), "
+            f"which is not run: {consent}choose another model"
         )
-    if raw.get("model_type") not in ANATOMIES and not teacher.trust_remote_code:
-        raise _of_another_type(teacher, raw.get("model_type"))
     try:
         config = AutoConfig.from_pretrained(
-            path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
+            path, revision=checkpoint.revision, trust_remote_code=checkpoint.trust_remote_code
         )
     except Exception as error:
-        raise _unreadable(teacher, error) from error
-    if config.model_type not in ANATOMIES:
-        raise _of_another_type(teacher, config.model_type)
+        raise _unreadable(said, error) from error
+    has_head = checkpoint.trust_remote_code or type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    if config.model_type not in ANATOMIES and not (any_family and has_head):
+        raise UserError(
+            f"{said} is a {config.model_type}: "
+            + (
+                "here masked language models of these types are trained on: "
+                if has_head
+                else "it is no masked language model; among those that are known here are "
+            )
+            + f"{', '.join(sorted(ANATOMIES))}; choose one of them"
+        )
     return config
 
 
-def open_model(teacher: CheckpointTeacher) -> PreTrainedModel:
+def open_model(setting: str, checkpoint: Checkpoint) -> PreTrainedModel:
     """A checkpoint's masked language model, in fp32."""
+    said = f"{setting}={checkpoint.path}"
     try:
         model, report = AutoModelForMaskedLM.from_pretrained(
-            located("teacher.path", teacher.path),
-            revision=teacher.revision,
-            trust_remote_code=teacher.trust_remote_code,
+            located(setting, checkpoint.path),
+            revision=checkpoint.revision,
+            trust_remote_code=checkpoint.trust_remote_code,
             dtype=torch.float32,
             weights_only=True,
             output_loading_info=True,
         )
     except Exception as error:
-        raise _unreadable(teacher, error) from error
+        raise _unreadable(said, error) from error
     if report["missing_keys"]:
         raise UserError(
-            f"teacher.path={teacher.path} lacks the weights "
+            f"{said} lacks the weights "
             f"{', '.join(sorted(report['missing_keys'])[:3])}: it was not saved with a "
             "masked-LM head; choose a checkpoint of a *ForMaskedLM model"
         )
     opened: PreTrainedModel = model
     return opened
+
+
+def save_model(model: PreTrainedModel, corpus: Corpus, folder: Path) -> None:
+    """Model and tokenizer in the hub's format."""
+    model.save_pretrained(folder)
+    corpus.tokenizer.save_pretrained(folder)
+
+
+def outline_of(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model of a configuration on the meta device: shapes without memory, for counting."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForMaskedLM.from_config(config)
+    return model
 
 
 def provenance(path: str, revision: str | None = None) -> dict[str, Any]:
@@ -104,21 +138,14 @@ def open_folder(folder: Path) -> PreTrainedModel:
     return model
 
 
-def _of_another_type(teacher: CheckpointTeacher, model_type: object) -> UserError:
-    return UserError(
-        f"teacher.path={teacher.path} is a {model_type}: masked language "
-        f"models of these types are known: {', '.join(sorted(ANATOMIES))}; choose one of them"
-    )
-
-
-def _unreadable(teacher: CheckpointTeacher, error: Exception | str) -> UserError:
+def _unreadable(said: str, error: Exception | str) -> UserError:
     if "Weights only load failed" in str(error):
         return UserError(
-            f"teacher.path={teacher.path} cannot be opened: its weights are a pickle that may run "
+            f"{said} cannot be opened: its weights are a pickle that may run "
             "code, or a torn one; choose a checkpoint with model.safetensors"
         )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
     return UserError(
-        f"teacher.path={teacher.path} cannot be opened ({reason}); give a folder with "
+        f"{said} cannot be opened ({reason}); give a folder with "
         "config.json and model.safetensors, or a name on the hub"
     )

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.anatomy import anatomy_of, is_known
 from dwt_cli.models.features import Features, watching
 
 
 class MaskedLM(nn.Module):
     """A transformers ``*ForMaskedLM`` whose head sees the target rows only.
+
+    A family whose parts are not known here computes all its logits, of which the rows are taken.
 
     This module is what is sharded, compiled and counted: calling backbone and head apart would
     bypass DDP's reduction. It keeps no weights of its own. ``dtype``: bfloat16 computes matrix
@@ -25,7 +27,7 @@ class MaskedLM(nn.Module):
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.anatomy = anatomy_of(model)
+        self.anatomy = anatomy_of(model) if is_known(model.config) else None
         self._dtype = dtype
         self.train(model.training)
         if compiled:
@@ -38,7 +40,8 @@ class MaskedLM(nn.Module):
         backward pass it is the faster one.
         """
         super().train(mode)
-        if self._dtype == torch.bfloat16 and next(self.model.parameters()).device.type == "cpu":
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        if self.anatomy is not None and self._dtype == torch.bfloat16 and on_cpu:
             wanted = "eager" if mode else "sdpa"
             if self.model.config._attn_implementation != wanted:
                 self.model.set_attn_implementation(wanted)
@@ -51,11 +54,15 @@ class MaskedLM(nn.Module):
         """
         watched = contextlib.nullcontext() if features is None else watching(self.model, features)
         with self._autocast(ids_BL), watched:
+            if self.anatomy is None:
+                logits_BLV = self.model(input_ids=ids_BL).logits
+                return logits_BLV.flatten(0, 1).index_select(0, rows_N)
             hidden_ND = self.hidden(ids_BL).flatten(0, 1).index_select(0, rows_N)
             return self.anatomy.head(self.model, hidden_ND)
 
     def hidden(self, ids_BL: Tensor) -> Tensor:
         """The backbone's last hidden states (B, L, D), for measures that train nothing."""
+        assert self.anatomy is not None, "what is not known cannot be looked into"
         backbone = getattr(self.model, self.anatomy.backbone)
         with self._autocast(ids_BL):
             hidden_BLD: Tensor = backbone(

@@ -51,7 +51,7 @@ class Growing(MaskedLM):
         self.depths = nn.ParameterDict(
             {
                 _key(inside): nn.Parameter(start_ST.clone())
-                for number, inside in map(self.anatomy.place_of, parameters)
+                for number, inside in map(self._donor.anatomy.place_of, parameters)
                 if number is not None
             }
         )
@@ -84,7 +84,7 @@ class Growing(MaskedLM):
         )
 
     def _made(self, name: str) -> Tensor:
-        number, inside = self.anatomy.place_of(name)
+        number, inside = self._donor.anatomy.place_of(name)
         made = self._teacher[name]
         if number is not None:
             made = torch.tensordot(self.depths[_key(inside)][number], made, 1)
@@ -96,14 +96,14 @@ class Growing(MaskedLM):
         return made if len(single) == len(letters) else made.flatten(0, 1)
 
     def _origins(self, name: str) -> list[str]:
-        number, _ = self.anatomy.place_of(name)
+        number, _ = self._donor.anatomy.place_of(name)
         layers = [None] if number is None else range(self._donor.num_layers)
         return list(dict.fromkeys(self._donor.name_for(name, layer) for layer in layers))
 
     def _all_layers(self, name: str) -> Tensor:
         """The teacher's tensor; of a layer's, those of all layers (T, ...)."""
         tensors = [self._donor.tensors[origin] for origin in self._origins(name)]
-        return tensors[0] if self.anatomy.place_of(name)[0] is None else torch.stack(tensors)
+        return tensors[0] if self._donor.anatomy.place_of(name)[0] is None else torch.stack(tensors)
 
 
 def _key(inside: str) -> str:

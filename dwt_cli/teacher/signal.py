@@ -26,16 +26,20 @@ class Signal(Protocol):
 
 
 class ModelSignal:
-    """A frozen model beside the student: in eval mode, without gradients."""
+    """A frozen model beside the student: in eval mode, without gradients.
 
-    def __init__(self, model: MaskedLM) -> None:
+    temperature: its logits are divided by it; the objective's own comes on top, on both sides.
+    """
+
+    def __init__(self, model: MaskedLM, temperature: float = 1.0) -> None:
         self._model: MaskedLM | None = model.eval().requires_grad_(False)
+        self._temperature = temperature
 
     @torch.no_grad()
     def __call__(self, batch: Batch, features: Features | None = None) -> Tensor:
         assert self._model is not None, "a released teacher is not asked again"
         logits_NV: Tensor = self._model(batch.ids_BL, batch.rows_N, features)
-        return logits_NV
+        return logits_NV if self._temperature == 1 else logits_NV / self._temperature
 
     def release(self) -> None:
         self._model = None

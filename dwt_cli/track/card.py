@@ -18,7 +18,7 @@ def model_card(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     heldout = student["heldout"]
     chosen = summary["choices"].get("teacher", "none")
     with_whom = "trained alone" if chosen == "none" else f"trained with teacher={chosen}"
-    if teacher is not None:
+    if teacher is not None and teacher["parameters"] > 0:
         with_whom = (
             f"trained with a teacher of {teacher['parameters'] / 1e6:.2f} M parameters "
             f"(held-out loss {teacher['heldout']['loss']:.3f})"

@@ -26,6 +26,10 @@ def summarise(
         gap = teacher["heldout"]["loss"] - alone["heldout"]["loss"]
         comparison["teacher_minus_stand_alone"] = gap
         comparison["teacher_ahead"] = gap <= 0
+        comparison["members_minus_stand_alone"] = {
+            name: member["heldout"]["loss"] - alone["heldout"]["loss"]
+            for name, member in teacher.get("members", {}).items()
+        }
     if not is_stand_alone and alone is not None:
         comparison["student_minus_stand_alone"] = (
             student["heldout"]["loss"] - alone["heldout"]["loss"]
@@ -67,8 +71,11 @@ def print_summary(
     ):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     comparison = summary["comparison"]
+    members = (summary["teacher"] or {}).get("members", {})
+    gaps = comparison.get("members_minus_stand_alone", {})
     rows = (
         ("teacher", summary["teacher"], comparison.get("teacher_minus_stand_alone")),
+        *((f"- {name}", member, gaps.get(name)) for name, member in members.items()),
         ("student", summary["student"], comparison.get("student_minus_stand_alone")),
         ("stand-alone", summary["stand_alone"], None),
     )
@@ -91,7 +98,9 @@ def print_summary(
 def _lines(summary: Mapping[str, Any], folder: Path, alone_command: str) -> list[str]:
     cost, comparison = summary["cost"], summary["comparison"]
     lines = []
-    if comparison.get("teacher_ahead"):
+    if comparison.get("teacher_ahead") and summary["teacher"]["parameters"] == 0:
+        lines.append("a virtual teacher is told the labels: its loss says nothing of any model")
+    elif comparison.get("teacher_ahead"):
         lines.append(
             "teacher ahead: it is better than the stand-alone student; this is no longer "
             "distillation from a weak teacher"

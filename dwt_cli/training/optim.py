@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from dwt_cli.config import Muon, Optim
+from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.models.wrapper import MaskedLM
 
 
@@ -76,6 +77,7 @@ class Optimizer:
 
 def _hidden_matrices(model: MaskedLM) -> Iterator[str]:
     """Names of the linear layers' weights, without the one that leads to the vocabulary."""
+    output = f"model.{anatomy_of(model.model).output}"
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name != f"model.{model.anatomy.output}":
+        if isinstance(module, nn.Linear) and name != output:
             yield f"{name}.weight"

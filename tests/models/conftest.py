@@ -10,6 +10,8 @@ from transformers import (
     BertForMaskedLM,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
     ModernBertConfig,
     ModernBertForMaskedLM,
     PreTrainedModel,
@@ -47,6 +49,8 @@ def _make(name: str) -> PreTrainedModel:
                     max_position_embeddings=64,
                 )
             )
+        case "electra":  # a family whose parts are not known
+            return ElectraForMaskedLM(ElectraConfig(**SIZES, embedding_size=12))
         case "modernbert":
             return ModernBertForMaskedLM(
                 ModernBertConfig(**SIZES, **TOKENS, layer_types=["full_attention"] * 3)

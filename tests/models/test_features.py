@@ -90,3 +90,8 @@ def test_a_layer_that_is_not_there(of_family: OfFamily) -> None:
     check_layers(config, Features(frozenset({-3, 2})), "objective.hidden.pairs")
     with pytest.raises(UserError, match=r"objective\.hidden\.pairs: layer 3 of a model with 3"):
         check_layers(config, Features(frozenset({3})), "objective.hidden.pairs")
+
+
+def test_into_an_unknown_family_nobody_can_look(of_family: OfFamily) -> None:
+    with pytest.raises(UserError, match=r"objective\.hidden: the layers of a electra"):
+        check_layers(of_family("electra").config, Features(frozenset({0})), "objective.hidden")

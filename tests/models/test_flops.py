@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from dwt_cli.config import Architecture
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops
@@ -38,6 +39,18 @@ def test_forward_and_backward(
     assert backward.get_total_flops() == pytest.approx(
         (FORWARD_AND_BACKWARD - 1) * expected, rel=0.02
     )
+
+
+@torch.no_grad()
+def test_of_an_unknown_family_the_head_runs_everywhere(
+    of_family: Callable[[str], PreTrainedModel],
+) -> None:
+    model = of_family("electra")
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        MaskedLM(model, torch.float32)(
+            torch.zeros(B, L, dtype=torch.long), torch.zeros(B * TARGETS, dtype=torch.long)
+        )
+    assert counter.get_total_flops() == pytest.approx(forward_flops(model, B, L, TARGETS), rel=0.02)
 
 
 def test_written_out_for_bert(tiny: Callable[..., Architecture]) -> None:

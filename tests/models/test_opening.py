@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import ElectraConfig, PreTrainedModel
+from transformers import ElectraConfig, GPT2Config, PreTrainedModel
 
-from dwt_cli.config import CheckpointTeacher
+from dwt_cli.config import CheckpointStudent, CheckpointTeacher
 from dwt_cli.errors import UserError
 from dwt_cli.models.opening import open_config, open_folder, open_model
 
@@ -41,8 +41,8 @@ def test_safetensors(of_family: OfFamily, tmp_path: Path, family: str) -> None:
     model = of_family(family)
     model.save_pretrained(tmp_path)
     teacher = CheckpointTeacher(path=str(tmp_path))
-    assert open_config(teacher).vocab_size == 160
-    assert_same(open_model(teacher), model)
+    assert open_config("teacher.path", teacher).vocab_size == 160
+    assert_same(open_model("teacher.path", teacher), model)
     assert_same(open_folder(tmp_path), model)
 
 
@@ -50,12 +50,12 @@ def test_safetensors(of_family: OfFamily, tmp_path: Path, family: str) -> None:
 def test_torch_s_old_format(of_family: OfFamily, tmp_path: Path, family: str) -> None:
     model = of_family(family)
     save_in_the_old_format(model, tmp_path)
-    assert_same(open_model(CheckpointTeacher(path=str(tmp_path))), model)
+    assert_same(open_model("teacher.path", CheckpointTeacher(path=str(tmp_path))), model)
 
 
 def test_half_precision_opens_as_fp32(of_family: OfFamily, tmp_path: Path) -> None:
     of_family("bert").to(torch.bfloat16).save_pretrained(tmp_path)
-    model = open_model(CheckpointTeacher(path=str(tmp_path)))
+    model = open_model("teacher.path", CheckpointTeacher(path=str(tmp_path)))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
@@ -72,7 +72,7 @@ def test_a_pickle_that_would_run_code_does_not(of_family: OfFamily, tmp_path: Pa
     model.config.save_pretrained(tmp_path)
     torch.save({**model.state_dict(), "evil": Evil(marker)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="cannot be opened") as caught:
-        open_model(CheckpointTeacher(path=str(tmp_path)))
+        open_model("teacher.path", CheckpointTeacher(path=str(tmp_path)))
     assert not marker.exists()
     assert "\n" not in str(caught.value)
     torch.load(tmp_path / "pytorch_model.bin", weights_only=False)
@@ -83,8 +83,8 @@ def _without_head(model: PreTrainedModel, folder: Path) -> None:
     model.bert.save_pretrained(folder)
 
 
-def _unknown_family(model: PreTrainedModel, folder: Path) -> None:
-    ElectraConfig().save_pretrained(folder)
+def _of_another_task(model: PreTrainedModel, folder: Path) -> None:
+    GPT2Config().save_pretrained(folder)
 
 
 def _no_folder(model: PreTrainedModel, folder: Path) -> None:
@@ -116,15 +116,15 @@ def _of_another_size(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _open(teacher: CheckpointTeacher) -> PreTrainedModel:
-    open_config(teacher)
-    return open_model(teacher)
+    open_config("teacher.path", teacher, any_family=True)
+    return open_model("teacher.path", teacher)
 
 
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
         (_without_head, "lacks the weights cls"),
-        (_unknown_family, "is a electra"),
+        (_of_another_task, "is a gpt2: it is no masked language model"),
         (_no_folder, "cannot be opened"),
         (_empty, "cannot be opened"),
         (_broken_config, "cannot be opened"),
@@ -147,3 +147,11 @@ def test_what_is_no_teacher_is_refused_in_one_line(
         _open(teacher)
     assert "\n" not in str(caught.value)
     assert f"teacher.path={folder}" in str(caught.value)
+
+
+def test_another_family_is_opened_for_its_logits_alone(tmp_path: Path) -> None:
+    ElectraConfig().save_pretrained(tmp_path)
+    known = CheckpointStudent(path=str(tmp_path))
+    assert open_config("teacher.path", known, any_family=True).model_type == "electra"
+    with pytest.raises(UserError, match=f"student.path={tmp_path} is a electra: .* trained on"):
+        open_config("student.path", known)

@@ -15,6 +15,7 @@ FAMILIES = [
     "modernbert",
     "modernbert-sliding",
     "modernbert-wide-window",
+    "electra",
 ]
 B, L = 3, 32
 OfFamily = Callable[[str], PreTrainedModel]

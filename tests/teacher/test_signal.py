@@ -34,3 +34,8 @@ def test_released_it_lets_go_of_the_model(tiny: Callable[..., Architecture]) -> 
     assert model() is None
     with pytest.raises(AssertionError, match="released"):
         signal(BATCH)
+
+
+def test_a_temperature_of_its_own(tiny: Callable[..., Architecture]) -> None:
+    model = MaskedLM(make_model(tiny(), 0, "teacher"), torch.float32)
+    torch.testing.assert_close(ModelSignal(model, 2.5)(BATCH) * 2.5, ModelSignal(model)(BATCH))

@@ -1,0 +1,224 @@
+"""What every stage of a recipe works with: the run's text, its machine, one way to train."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from dwt_cli.cache import Cache
+from dwt_cli.checks import tokenizer_path
+from dwt_cli.config import Optim, Run, Train, fingerprint, plain
+from dwt_cli.corpus import corpus as corpora
+from dwt_cli.corpus.batches import HeldoutBatches, Masking, TrainBatches
+from dwt_cli.corpus.corpus import Corpus
+from dwt_cli.evaluate.lm import heldout_metrics
+from dwt_cli.machine import Machine
+from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
+from dwt_cli.models.opening import provenance
+from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.tasks.mlm import MaskedLanguageModelling
+from dwt_cli.track.display import Display, TrainingDisplay
+from dwt_cli.track.metrics import MetricsLog
+from dwt_cli.training.contract import Observer
+from dwt_cli.training.loop import Length, Training
+from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.state import Checkpoints
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: where it keeps its state, how long it lasts and at what rates.
+
+    purpose, seed: what its randomness is a function of. identity: what it is; checkpoints of
+    another are refused. shown_as: its name on the display.
+    """
+
+    purpose: str
+    shown_as: str
+    identity: str
+    folder: Path
+    seed: int
+    train: Train
+    optim: Optim
+
+
+class Workshop:
+    """The run's options and what comes of them; the stages add nothing to it."""
+
+    def __init__(self, run: Run, machine: Machine, cache: Cache) -> None:
+        self.run, self.machine, self.cache = run, machine, cache
+        self._source = corpora.open_source(run.data)
+
+    # ------------------------------------------------------------------------------- the text
+
+    @cached_property
+    def corpus_id(self) -> str:
+        """What determines the text, its tokens and its split."""
+        path = tokenizer_path(self.run)
+        data = replace(self.run.data, tokenizer=None)
+        return fingerprint(
+            "corpus",
+            corpora.BUILDER_VERSION,
+            self._source.provenance(),
+            data,
+            path and provenance(path),
+        )
+
+    def corpus(self, display: Display) -> Corpus:
+        """Text to packed blocks, once."""
+        started = time.perf_counter()
+
+        def advance(done: int, total: int) -> None:
+            display.update("corpus", min(0.99, done / total) if total else 0.0, "reading text")
+
+        def make(folder: Path) -> None:
+            corpora.build(
+                self._source, self.run.data, tokenizer_path(self.run), folder, advance, display.say
+            )
+
+        corpus = Corpus.open(
+            self.cache.get("corpus", self.corpus_id, make, {"options": plain(self.run.data)})
+        )
+        self._warn_of_few_heldout(len(corpus.heldout), display)
+        report = corpus.report
+        display.update(
+            "corpus",
+            1.0,
+            (
+                f"{report['train_tokens']:,} tokens, vocabulary {report['vocabulary']:,}, "
+                f"{time.perf_counter() - started:.0f} s"
+            ),
+        )
+        return corpus
+
+    def _warn_of_few_heldout(self, there: int, display: Display) -> None:
+        wanted = self.run.eval.num_blocks
+        said = any(override.startswith("eval.num_blocks=") for override in self.run.overrides)
+        if said and wanted > there:
+            display.say(
+                f"warning: eval.num_blocks={wanted} has no effect above the {there} held-out "
+                "blocks there are; raise data.heldout_fraction"
+            )
+
+    def wrapped(self, model: PreTrainedModel) -> MaskedLM:
+        wrapped = MaskedLM(model, self.machine.dtype, self.run.train.compile)
+        return wrapped.to(self.machine.device)
+
+    def _masking(self, corpus: Corpus) -> Masking:
+        tokenizer = corpus.tokenizer
+        return Masking(
+            self.run.task,
+            len(tokenizer),
+            tokenizer.mask_token_id,
+            tuple(sorted(tokenizer.all_special_ids)),
+        )
+
+    def heldout(self, corpus: Corpus) -> HeldoutBatches:
+        return HeldoutBatches(
+            corpus.heldout,
+            self._masking(corpus),
+            self.run.eval.num_blocks,
+            self.run.train.micro_batch_size or self.run.train.batch_size,
+        )
+
+    def heldout_metrics(self, model: MaskedLM, corpus: Corpus) -> dict[str, float]:
+        """Of a model on the student's held-out text; see `dwt_cli.evaluate.lm`."""
+        return heldout_metrics(model, self.heldout(corpus), self.machine.device)
+
+    # ----------------------------------------------------------------------------- the training
+
+    def step_flops(self, model: PreTrainedModel) -> float:
+        """Of one forward pass of a model over the batch of a step."""
+        length = self.run.data.block_length
+        masking = Masking(self.run.task, self.run.data.vocab_size, 0, ())
+        return forward_flops(model, self.run.train.batch_size, length, masking.num_targets(length))
+
+    def lasting(self, steps: int) -> Train:
+        """The run's way of training, for a length of its own."""
+        return replace(self.run.train, max_steps=steps, epochs=None, max_minutes=None)
+
+    def train(
+        self,
+        job: Job,
+        wrapped: MaskedLM,
+        loss: MaskedLanguageModelling,
+        corpus: Corpus,
+        display: Display,
+        observers: Sequence[Observer] = (),
+    ) -> dict[str, Any]:
+        """Run the loop on a model, from wherever an earlier start has come to; its facts."""
+        heldout = self.heldout(corpus)
+        batches = TrainBatches(
+            corpus.train, self._masking(corpus), job.train.batch_size, job.seed, job.purpose
+        )
+        latest: dict[str, float] = {}
+
+        def evaluate() -> dict[str, float]:
+            latest.update(heldout_metrics(wrapped, heldout, self.machine.device))
+            return latest
+
+        before = dict(evaluate())
+        training = Training(
+            model=wrapped,
+            loss=loss,
+            batches=batches,
+            optimizer=Optimizer(wrapped, job.optim, loss.aux),
+            clip_norm=job.optim.clip_norm,
+            options=job.train,
+            length=Length.of(job.train, batches),
+            evaluate=evaluate,
+            eval_every=self.run.eval.every,
+            checkpoints=Checkpoints(
+                job.folder / "checkpoints", job.identity, job.train.keep_checkpoints, display.say
+            ),
+            observer=_All(
+                [
+                    MetricsLog(job.folder / "metrics.jsonl", job.train.log_every),
+                    TrainingDisplay(display, job.shown_as),
+                    *observers,
+                ],
+                at_start=before,
+            ),
+            device=self.machine.device,
+            seed=job.seed,
+        )
+        latest.clear()
+        counters = training.run()
+        return {
+            "parameters": num_parameters(wrapped.model),
+            "steps": counters.step,
+            "tokens": counters.step * batches.tokens_per_step,
+            "epochs": counters.step / batches.steps_per_epoch,
+            "num_skipped": counters.num_skipped,
+            "num_taught": counters.memory.get("num_taught", 0),
+            "heldout_at_start": before,
+            "heldout": latest or evaluate(),  # nothing was left to train after a restart
+            "best_heldout": {"loss": counters.best_loss, "step": counters.best_step},
+            "flops": self.step_flops(wrapped.model) * FORWARD_AND_BACKWARD * counters.step,
+            "seconds": counters.elapsed_s,
+        }
+
+
+class _All:
+    """Several observers as one; a training that begins is told of with its first metrics."""
+
+    def __init__(self, observers: list[Observer], at_start: Mapping[str, float]) -> None:
+        self._observers, self._at_start = observers, at_start
+
+    def resumed(self, step: int) -> None:
+        for observer in self._observers:
+            observer.resumed(step)
+        if step == 0:
+            self.evaluated(0, self._at_start)
+
+    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
+        for observer in self._observers:
+            observer.stepped(step, progress, metrics)
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        for observer in self._observers:
+            observer.evaluated(step, metrics)

@@ -1,0 +1,204 @@
+"""Every kind of teacher, through whole runs at a size of seconds."""
+
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import ElectraConfig, ElectraForMaskedLM
+
+from dwt_cli import worker
+from dwt_cli.config import Architecture, Run
+from dwt_cli.models.making import make_model
+from dwt_cli.models.opening import open_folder
+from dwt_cli.teachers import _Snapshots
+from tests.miniature import options, write_text
+
+Summary = dict[str, Any]
+Summed = Callable[..., Summary]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teachers")
+    write_text(folder / "text")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summed(place: Path, composed: Callable[..., Run]) -> Summed:
+    """The summary of a run, and what was printed as ``printed``."""
+
+    def make(*choices: str) -> Summary:
+        run = composed(*options(place), "scale.teacher_steps=40", "alpha=normal", *choices)
+        printed = io.StringIO()
+        worker.work(run, Console(file=printed, width=120))
+        line = next(x for x in printed.getvalue().splitlines() if x.startswith("record: "))
+        folder = Path(line.removeprefix("record: "))
+        summary: Summary = json.loads((folder / "summary.json").read_text())
+        return {**summary, "folder": folder, "printed": printed.getvalue()}
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def alone(summed: Summed) -> Summary:
+    return summed("teacher=none")
+
+
+@pytest.fixture(scope="module")
+def small(summed: Summed, alone: Summary) -> Summary:
+    return summed("teacher=small")
+
+
+def folders(place: Path, kind: str) -> set[Path]:
+    return {path.parent for path in (place / "cache" / kind).glob("*/manifest.json")}
+
+
+def gap(run: Summary, alone: Summary) -> None:
+    """The report has the teacher's own held-out loss, and how far it is from the student alone."""
+    difference = run["teacher"]["heldout"]["loss"] - alone["student"]["heldout"]["loss"]
+    assert run["comparison"]["teacher_minus_stand_alone"] == pytest.approx(difference)
+    assert f"{difference:+.3f}" in run["printed"]
+
+
+def test_the_model_is_kept_as_it_was_on_its_way(
+    tmp_path: Path, tiny: Callable[..., Architecture]
+) -> None:
+    model = make_model(tiny(), 0, "teacher")
+    snapshots = _Snapshots(model, 60, tmp_path)
+    for step in range(1, 61):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(step)
+        snapshots.stepped(step, step / 60, {})
+    kept = {path.name: open_folder(path) for path in (tmp_path / "snapshots").iterdir()}
+    assert kept.keys() == {f"step-{step:08d}" for step in (3, 6, 15, 30, 45)}
+    for name, then in kept.items():
+        assert all((p == int(name[-8:])).all() for p in then.parameters())
+
+
+def test_one_training_serves_every_budget(
+    place: Path, summed: Summed, alone: Summary, small: Summary
+) -> None:
+    before = folders(place, "teacher")
+    half, tenth = summed("teacher.budget=0.5"), summed("teacher.budget=0.1")
+    assert folders(place, "teacher") == before
+    for run, steps in ((half, 20), (tenth, 4)):
+        teacher = run["teacher"]
+        assert (teacher["steps"], teacher["tokens"]) == (steps, steps * 8 * 16)
+        assert teacher["flops"] == pytest.approx(small["teacher"]["flops"] * steps / 40)
+        assert run["cost"]["teacher_pretraining_flops"] == teacher["flops"]
+        gap(run, alone)
+    losses = [run["teacher"]["heldout"]["loss"] for run in (tenth, half, small)]
+    assert losses == sorted(losses, reverse=True)
+    assert len({run["folder"] for run in (half, tenth, small)}) == 3
+
+
+def test_an_untrained_teacher_is_where_the_trained_one_began(
+    place: Path, summed: Summed, alone: Summary, small: Summary
+) -> None:
+    before = folders(place, "teacher")
+    untrained = summed("teacher=untrained")
+    assert folders(place, "teacher") == before
+    assert untrained["teacher"]["heldout"] == small["teacher"]["heldout_at_start"]
+    assert untrained["cost"]["teacher_pretraining_flops"] == 0
+    gap(untrained, alone)
+
+
+def test_a_virtual_teacher_costs_nothing_and_knows_the_labels(
+    summed: Summed, alone: Summary
+) -> None:
+    run = summed("teacher=virtual")
+    assert run["teacher"]["heldout"]["loss"] == pytest.approx(-math.log(0.99), rel=1e-4)
+    assert run["cost"]["teacher_forward_flops"] == run["teacher"]["parameters"] == 0
+    gap(run, alone)
+    assert "told the labels" in run["printed"] and "teacher ahead" not in run["printed"]
+
+
+def test_several_teachers_are_made_once_and_mixed(
+    place: Path, summed: Summed, alone: Summary, small: Summary
+) -> None:
+    before = folders(place, "teacher")
+    several = ("teacher=several", "teacher.members=[small,very_weak]")
+    run = summed(*several, "teacher.weights=[3,1]")
+    assert len(folders(place, "teacher") - before) == 1  # small is there
+    facts = run["teacher"]["members"]
+    assert list(facts) == ["small", "very_weak"]
+    assert facts["small"] == small["teacher"]
+    losses = [member["heldout"]["loss"] for member in facts.values()]
+    # the mixture's loss is at most the mean of its members' (the logarithm is concave)
+    assert run["teacher"]["heldout"]["loss"] <= (3 * losses[0] + losses[1]) / 4 + 1e-6
+    assert run["cost"]["teacher_pretraining_flops"] == pytest.approx(
+        sum(member["flops"] for member in facts.values())
+    )
+    assert run["cost"]["teacher_forward_flops"] > small["cost"]["teacher_forward_flops"]
+    gap(run, alone)
+    by_token = summed(*several, "teacher.weights=[3,1]", "teacher.weighting=token")
+    assert by_token["identity"] != run["identity"]
+
+
+def test_a_teacher_of_another_text_reads_it_in_the_students_tokens(
+    place: Path, summed: Summed, alone: Summary, small: Summary
+) -> None:
+    other = place / "other"
+    other.mkdir()
+    (other / "a.txt").write_text("\n\n".join(["some ivebum umelin other ossark."] * 400))
+    corpora, teachers = folders(place, "corpus"), folders(place, "teacher")
+    run = summed("data@teacher.data=files", f"teacher.data.path={other}")
+    (theirs,), (ours,) = folders(place, "corpus") - corpora, corpora
+    assert len(folders(place, "teacher") - teachers) == 1
+    words = [(folder / "tokenizer" / "tokenizer.json").read_bytes() for folder in (ours, theirs)]
+    assert words[0] == words[1]
+    assert run["corpus"]["fingerprint"] == ours.name
+    assert run["teacher"]["heldout"]["loss"] > small["teacher"]["heldout"]["loss"]
+    gap(run, alone)
+
+
+def test_a_checkpoint_among_several(summed: Summed, alone: Summary) -> None:
+    path = f"{alone['folder']}/model"
+    run = summed("teacher=several", f"teacher.members=[{path},virtual]")
+    assert run["teacher"]["members"][path]["heldout"]["loss"] == pytest.approx(
+        alone["student"]["heldout"]["loss"], abs=1e-6
+    )
+    assert run["cost"]["teacher_pretraining_flops"] is None  # of a checkpoint it is not known
+    assert "teacher pre-training unknown" in run["printed"]
+
+
+def test_a_family_without_anatomy_teaches_by_its_logits(
+    place: Path, summed: Summed, alone: Summary
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ElectraForMaskedLM(
+            ElectraConfig(
+                vocab_size=200, embedding_size=12, hidden_size=16, num_hidden_layers=1,
+                num_attention_heads=2, intermediate_size=16,
+            )
+        )  # fmt: skip
+    model.save_pretrained(place / "electra")
+    corpus = next(iter(folders(place, "corpus")))
+    for path in (corpus / "tokenizer").iterdir():
+        (place / "electra" / path.name).write_bytes(path.read_bytes())
+    run = summed("teacher=checkpoint", f"teacher.path={place}/electra")
+    assert run["cost"]["teacher_forward_flops"] > 0
+    assert run["teacher"]["heldout"]["loss"] == pytest.approx(math.log(200), abs=0.5)
+    assert (
+        "stand-alone student of this seed and length yet: dwt-train teacher=none" in run["printed"]
+    )  # the tokens are the checkpoint's: this is another corpus
+
+
+@pytest.mark.parametrize("teacher", ["none", "very_weak"])
+def test_an_existing_model_is_trained_on(alone: Summary, summed: Summed, teacher: str) -> None:
+    path = f"student.path={alone['folder']}/model"
+    run = summed("student=checkpoint", path, f"teacher={teacher}")
+    before, end = run["student"]["heldout_at_start"]["loss"], run["student"]["heldout"]["loss"]
+    assert before == pytest.approx(alone["student"]["heldout"]["loss"], abs=1e-6)
+    assert end < before
+    assert run["folder"] != alone["folder"]
+    assert (teacher == "none") == (run["teacher"] is None)
