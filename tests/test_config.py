@@ -27,6 +27,7 @@ from dwt_cli.errors import UserError
 
 BOOKKEEPING = {
     ("Train", "micro_batch_size"),
+    ("Train", "compile"),
     ("Train", "checkpoint_every"),
     ("Train", "keep_checkpoints"),
     ("Train", "log_every"),

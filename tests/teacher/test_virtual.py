@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dwt_cli.alpha import Weights
-from dwt_cli.config import Objective
+from dwt_cli.config import ForwardKL
 from dwt_cli.corpus.batches import Batch
-from dwt_cli.objective.logits import distillation_sums
+from dwt_cli.objective.logits import Target, distillation_sums
 from dwt_cli.teacher.virtual import VirtualSignal
 
 V = 13
@@ -32,7 +32,11 @@ def test_with_it_the_loss_is_label_smoothing(hard: float, soft: float) -> None:
     student_NV = torch.randn(4, V, generator=torch.Generator().manual_seed(0))
     ours_NV = student_NV.clone().requires_grad_()
     sums = distillation_sums(
-        ours_NV, VirtualSignal(confidence, V)(BATCH), LABELS_N, Weights(hard, soft), Objective()
+        ours_NV,
+        VirtualSignal(confidence, V)(BATCH),
+        LABELS_N,
+        Weights(hard, soft),
+        Target({"logits": ForwardKL()}),
     )
     sums.total.backward()
 
