@@ -35,6 +35,7 @@ from dwt_cli.corpus.batches import HeldoutBatches, Masking, TrainBatches
 from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.errors import UserError
 from dwt_cli.evaluate.lm import heldout_metrics
+from dwt_cli.evaluate.snapshots import Snapshots, snapshots_of
 from dwt_cli.machine import Machine
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
 from dwt_cli.models.making import make_model, outline
@@ -201,7 +202,7 @@ class Recipe:
         if isinstance(options, CheckpointTeacher):
             model = open_model(options)
             heldout = heldout_metrics(
-                self._wrapped(model), self._heldout(corpus), self.machine.device
+                self._wrapped(model), self.heldout(corpus), self.machine.device
             )
             return Trained(
                 model, {"parameters": num_parameters(model), "heldout": heldout, "flops": None}
@@ -265,6 +266,9 @@ class Recipe:
             schedule = self.run.alpha
             signal, taught_flops = self._signal(teacher)
         loss = MaskedLanguageModelling(schedule, self.run.objective, signal)
+        keep = Snapshots(
+            lambda place: save_model(model, corpus, place), snapshots_of(folder), self.run.eval.at
+        )
         facts = self._train(
             "student",
             model,
@@ -275,7 +279,7 @@ class Recipe:
             self.run.train,
             self.run.seed,
             loss,
-            observers,
+            [keep, *observers],
         )
         facts["teacher_forward_flops"] = taught_flops * _num_taught(schedule, facts["steps"])
         return Trained(model, facts)
@@ -303,7 +307,7 @@ class Recipe:
                 "parameters": num_parameters(model),
                 "steps": counters.step,
                 "tokens": counters.step * tokens_per_step,
-                "heldout": heldout_metrics(wrapped, self._heldout(corpus), self.machine.device),
+                "heldout": heldout_metrics(wrapped, self.heldout(corpus), self.machine.device),
             },
         )
 
@@ -330,7 +334,7 @@ class Recipe:
     ) -> dict[str, Any]:
         """Run the loop on a model; the stage's name is the purpose of its randomness."""
         wrapped = self._wrapped(model)
-        heldout = self._heldout(corpus)
+        heldout = self.heldout(corpus)
         batches = TrainBatches(corpus.train, self._masking(corpus), train.batch_size, seed, stage)
         latest: dict[str, float] = {}
 
@@ -392,7 +396,8 @@ class Recipe:
             tuple(sorted(tokenizer.all_special_ids)),
         )
 
-    def _heldout(self, corpus: Corpus) -> HeldoutBatches:
+    def heldout(self, corpus: Corpus) -> HeldoutBatches:
+        """The fixed masked held-out set."""
         return HeldoutBatches(
             corpus.heldout,
             self._masking(corpus),

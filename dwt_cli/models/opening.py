@@ -15,6 +15,8 @@ from dwt_cli.config import CheckpointTeacher
 from dwt_cli.errors import UserError
 from dwt_cli.models.anatomy import ANATOMIES
 
+_TRUST = "read it, then set teacher.trust_remote_code=true, or "
+
 
 def located(setting: str, path: str) -> str:
     """What to open for a path: the folder, or the name on the hub.
@@ -34,39 +36,52 @@ def located(setting: str, path: str) -> str:
     return path
 
 
-def open_config(teacher: CheckpointTeacher) -> PreTrainedConfig:
-    """The configuration of a checkpoint; `UserError` when it cannot serve as a teacher."""
-    path = located("teacher.path", teacher.path)
+def open_config(teacher: CheckpointTeacher, setting: str = "teacher.path") -> PreTrainedConfig:
+    """The configuration of a checkpoint; `UserError` when it cannot be used here.
+
+    setting: what the user has named it with.
+    """
+    path = located(setting, teacher.path)
     try:
         raw, _ = PreTrainedConfig.get_config_dict(path, revision=teacher.revision)
     except Exception as error:
-        raise _unreadable(teacher, error) from error
+        raise _unreadable(setting, teacher.path, error) from error
     if not raw:
-        raise _unreadable(teacher, "there is no config.json")
+        raise _unreadable(setting, teacher.path, "there is no config.json")
     if "auto_map" in raw and not teacher.trust_remote_code:
         raise UserError(
-            f"teacher.path={teacher.path} comes with code of its own (auto_map in config.json), "
-            "which is not run: read it, then set teacher.trust_remote_code=true, or choose "
-            "another model"
+            f"{setting}={teacher.path} comes with code of its own (auto_map in config.json), "
+            f"which is not run: {_TRUST if setting == 'teacher.path' else ''}choose another model"
         )
     if raw.get("model_type") not in ANATOMIES and not teacher.trust_remote_code:
-        raise _of_another_type(teacher, raw.get("model_type"))
+        raise _of_another_type(setting, teacher.path, raw.get("model_type"))
     try:
         config = AutoConfig.from_pretrained(
             path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
         )
     except Exception as error:
-        raise _unreadable(teacher, error) from error
+        raise _unreadable(setting, teacher.path, error) from error
     if config.model_type not in ANATOMIES:
-        raise _of_another_type(teacher, config.model_type)
+        raise _of_another_type(setting, teacher.path, config.model_type)
     return config
 
 
 def open_model(teacher: CheckpointTeacher) -> PreTrainedModel:
-    """A checkpoint's masked language model, in fp32."""
+    """A checkpoint's masked language model, in fp32; `UserError` for one without its head."""
+    model, lacking = open_encoder(teacher, "teacher.path")
+    if lacking:
+        raise UserError(
+            f"teacher.path={teacher.path} lacks the weights {', '.join(lacking[:3])}: it was not "
+            "saved with a masked-LM head; choose a checkpoint of a *ForMaskedLM model"
+        )
+    return model
+
+
+def open_encoder(teacher: CheckpointTeacher, setting: str) -> tuple[PreTrainedModel, list[str]]:
+    """A checkpoint's model, in fp32, and the weights of its masked-LM head that it lacks."""
     try:
         model, report = AutoModelForMaskedLM.from_pretrained(
-            located("teacher.path", teacher.path),
+            located(setting, teacher.path),
             revision=teacher.revision,
             trust_remote_code=teacher.trust_remote_code,
             dtype=torch.float32,
@@ -74,15 +89,15 @@ def open_model(teacher: CheckpointTeacher) -> PreTrainedModel:
             output_loading_info=True,
         )
     except Exception as error:
-        raise _unreadable(teacher, error) from error
-    if report["missing_keys"]:
-        raise UserError(
-            f"teacher.path={teacher.path} lacks the weights "
-            f"{', '.join(sorted(report['missing_keys'])[:3])}: it was not saved with a "
-            "masked-LM head; choose a checkpoint of a *ForMaskedLM model"
-        )
+        raise _unreadable(setting, teacher.path, error) from error
     opened: PreTrainedModel = model
-    return opened
+    lacking = sorted(report["missing_keys"])
+    if any(name.startswith(f"{opened.base_model_prefix}.") for name in lacking):
+        raise UserError(
+            f"{setting}={teacher.path} lacks the weights {', '.join(lacking[:3])}; choose a "
+            "checkpoint of a *ForMaskedLM model"
+        )
+    return opened, lacking
 
 
 def provenance(path: str, revision: str | None = None) -> dict[str, Any]:
@@ -104,21 +119,21 @@ def open_folder(folder: Path) -> PreTrainedModel:
     return model
 
 
-def _of_another_type(teacher: CheckpointTeacher, model_type: object) -> UserError:
+def _of_another_type(setting: str, path: str, model_type: object) -> UserError:
     return UserError(
-        f"teacher.path={teacher.path} is a {model_type}: masked language "
+        f"{setting}={path} is a {model_type}: masked language "
         f"models of these types are known: {', '.join(sorted(ANATOMIES))}; choose one of them"
     )
 
 
-def _unreadable(teacher: CheckpointTeacher, error: Exception | str) -> UserError:
+def _unreadable(setting: str, path: str, error: Exception | str) -> UserError:
     if "Weights only load failed" in str(error):
         return UserError(
-            f"teacher.path={teacher.path} cannot be opened: its weights are a pickle that may run "
+            f"{setting}={path} cannot be opened: its weights are a pickle that may run "
             "code, or a torn one; choose a checkpoint with model.safetensors"
         )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
     return UserError(
-        f"teacher.path={teacher.path} cannot be opened ({reason}); give a folder with "
+        f"{setting}={path} cannot be opened ({reason}); give a folder with "
         "config.json and model.safetensors, or a name on the hub"
     )

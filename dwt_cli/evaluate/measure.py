@@ -1,0 +1,41 @@
+"""What a measure is: it looks at a model and returns scores."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is looked at: fp32 weights, its tokenizer, and its fingerprint."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: str
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number: ``value`` of a metric on a task, in the metric's own unit.
+
+    stderr: its standard error, over seeds where there are ``num_seeds`` of them, else over
+    examples. baselines: what it is to be compared with, by name. remarks: what a reader must know.
+    """
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    num_examples: int
+    num_seeds: int = 1
+    baselines: dict[str, float] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+Say = Callable[[str], None]
+Report = dict[str, Any]
