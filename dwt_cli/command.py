@@ -6,9 +6,10 @@ that shows how to write it.
 
 import difflib
 import itertools
+import re
 import shlex
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -38,6 +39,7 @@ class Command:
     arguments: list[str]
     options: Namespace
     overrides: list[Override]
+    primary: str
 
     @property
     def is_single(self) -> bool:
@@ -50,7 +52,7 @@ class Command:
         """The typed config of every run of a multirun; nothing when it is none."""
         if self.is_single or self.options.cfg or self.options.info:
             return
-        name = self.options.config_name or "config"
+        name = self.options.config_name or self.primary
         places = self._places(name)
         search = [f"hydra.searchpath=[file://{place}]" for place in places[1:]]
         fixed = [str(o.input_line) for o in self.overrides if not o.is_sweep_override()]
@@ -79,25 +81,33 @@ class Command:
         return any(override.key_or_group == key for override in self.overrides)
 
 
-def read(arguments: list[str]) -> Command:
-    """Raises `UserError` for the first word that cannot be what was meant."""
+def read(
+    arguments: list[str],
+    primary: str = "config",
+    known: Sequence[str] = GROUPS_AND_SETTINGS,
+) -> Command:
+    """Raises `UserError` for the first word that cannot be what was meant.
+
+    primary: the config that is composed. known: the first words of its settings.
+    """
     parser = get_args_parser()
-    _check_options(arguments, parser)
+    _check_options(arguments, parser, known)
     options = parser.parse_intermixed_args(arguments)
     ordered = [*options.overrides, *_without(arguments, options.overrides)]
     if options.shell_completion:
-        return Command(arguments, options, [])
+        return Command(arguments, options, [], primary)
     _check_places(options)
     for number, word in enumerate(options.overrides):
-        _check_form(word, options.overrides[number + 1 :])
+        _check_form(word, options.overrides[number + 1 :], known)
     overrides = _parsed(options.overrides)
     extended = options.config_dir or any("searchpath" in o.key_or_group for o in overrides)
     for override in overrides:
         if not extended:
+            _check_known(override, known)
             _check_choice(override)
         if options.config_name is None and not options.multirun:
             _check_single(override, overrides)
-    return Command(ordered, options, overrides)
+    return Command(ordered, options, overrides, primary)
 
 
 def _without(words: list[str], taken: list[str]) -> list[str]:
@@ -120,18 +130,18 @@ def _values(override: Override) -> list[str]:
 # ------------------------------------------------------------------------------------- options
 
 
-def _check_options(arguments: list[str], parser: ArgumentParser) -> None:
-    known = [name for action in parser._actions for name in action.option_strings]
+def _check_options(arguments: list[str], parser: ArgumentParser, known: Sequence[str]) -> None:
+    names = [name for action in parser._actions for name in action.option_strings]
     for number, word in enumerate(arguments):
         dashed, equals, value = word.partition("=")
-        if not word.startswith("-") or any(name.startswith(dashed) for name in known):
+        if not word.startswith("-") or any(name.startswith(dashed) for name in names):
             continue
         name = dashed.lstrip("-")
-        if name.split(".")[0] in GROUPS_AND_SETTINGS:
+        if name.split(".")[0] in known:
             following = arguments[number + 1 : number + 2]
             given = value if equals else "".join(following) or "..."
             raise UserError(f"{word}: settings have no dashes; write {name}={given}")
-        near = difflib.get_close_matches(dashed, known, n=1, cutoff=0.7)
+        near = difflib.get_close_matches(dashed, names, n=1, cutoff=0.7)
         hint = f", did you mean {near[0]}?" if near else ";"
         raise UserError(f"{word}: no such option{hint} settings have no dashes, as in seed=3")
 
@@ -159,9 +169,9 @@ def _check_places(options: Namespace) -> None:
 # ----------------------------------------------------------------------------------- overrides
 
 
-def _check_form(word: str, following: list[str]) -> None:
+def _check_form(word: str, following: list[str], known: Sequence[str]) -> None:
     if "=" not in word and not word.startswith("~"):
-        raise UserError(_bare(word, following))
+        raise UserError(_bare(word, following, known))
     if not word.partition("=")[0].lstrip("+~").strip():
         raise UserError(f"{word}: no setting stands before the '='; {_HOW}")
     try:
@@ -170,7 +180,7 @@ def _check_form(word: str, following: list[str]) -> None:
         raise UserError(_unreadable(word)) from error
 
 
-def _bare(word: str, following: list[str]) -> str:
+def _bare(word: str, following: list[str], known: Sequence[str]) -> str:
     rest = [part for part in following[:2] if part != "="]
     groups = settings.groups()
     if word in groups and rest and rest[0] in groups[word]:
@@ -179,7 +189,7 @@ def _bare(word: str, following: list[str]) -> str:
         )
     if word in groups:
         return f"{word}: give a choice, as in {word}={groups[word][0]} ({', '.join(groups[word])})"
-    if word.split(".")[0] in GROUPS_AND_SETTINGS:
+    if word.split(".")[0] in known:
         value = rest[0] if rest and "=" not in rest[0] else "VALUE"
         return f"{word}: give a value, without spaces, as in {word}={value}"
     if homes := [group for group, choices in groups.items() if word in choices]:
@@ -213,6 +223,12 @@ def _unreadable(word: str) -> str:
 
 def _quoted(value: str) -> str:
     return '"' + value.replace('"', '\\"') + '"'
+
+
+def _check_known(override: Override, known: Sequence[str]) -> None:
+    key = override.key_or_group
+    if re.split("[./@]", key)[0] not in (*known, "hydra"):
+        raise UserError(mistakes.no_setting(key, known))
 
 
 def _check_choice(override: Override) -> None:

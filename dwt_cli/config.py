@@ -363,9 +363,16 @@ class Confident(Select):
 # ------------------------------------------------------------------------------------- training
 
 
+class Falling(Enum):
+    """How the learning rate falls to zero: in a straight line, or as half a cosine."""
+
+    linear = "linear"
+    cosine = "cosine"
+
+
 @dataclass
 class Optim:
-    """AdamW: linear warm-up, a plateau, and a linear decay to zero, as shares of the run."""
+    """AdamW: linear warm-up, a plateau, and a decay to zero, as shares of the run."""
 
     lr: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)
@@ -373,6 +380,7 @@ class Optim:
     weight_decay: float = 0.01
     warmup: float = 0.05
     decay: float = 0.95
+    falling: Falling = Falling.linear
     clip_norm: float = 1.0
 
 
@@ -420,12 +428,38 @@ class Train:
     log_every: int = bookkeeping(II("scale.log_every"))
 
 
+class Protocol(Enum):
+    """How GLUE is fine-tuned; the figures are in `dwt_cli.evaluate.protocols`."""
+
+    sane = "sane"
+    bert = "bert"
+    quick = "quick"
+
+
+@dataclass
+class Glue:
+    """The GLUE benchmark, by fine-tuning. tasks: by name, as in [RTE,CoLA]; empty for all nine."""
+
+    path: str | None = bookkeeping(None)  # a folder of TSV files; null: nyu-mll/glue of the hub
+    tasks: list[str] = field(default_factory=list)
+    protocol: Protocol = Protocol.sane
+    num_seeds: int = 3
+    max_length: int = 128
+
+
 @dataclass
 class Eval:
-    """The fixed masked held-out set, and how often it is looked at."""
+    """The fixed masked held-out set, which a training looks at, and what is measured after it.
+
+    measures: by name (`dwt_cli.evaluate.measures`). at: at which shares of the training. Neither
+    is part of a run's identity: the same trained model can be measured again and otherwise.
+    """
 
     every: int = II("scale.eval_every")
     num_blocks: int = 1024
+    measures: list[str] = bookkeeping(MISSING)
+    at: list[float] = field(default_factory=lambda: [1.0], metadata={"identity": False})
+    glue: Glue = field(default_factory=Glue, metadata={"identity": False})
 
 
 @dataclass
@@ -544,6 +578,14 @@ class Run:
     overrides: list[str] = field(default_factory=list, metadata={"identity": False})
 
 
+@dataclass
+class Evaluation(Run):
+    """What ``dwt-eval`` looks at: a model that exists. What makes a training is idle here."""
+
+    model: str = MISSING
+    revision: str | None = None
+
+
 SCHEMAS: dict[str, dict[str, type]] = {
     "data": {"docs": Docs, "files": Files, "hub": Hub},
     "task": {"mlm": Task},
@@ -571,7 +613,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "select": {"all": Select, "gate": Gate, "correct": Correct, "confident": Confident},
     "optim": {"adamw": Optim, "muon": Muon},
     "train": {"default": Train},
-    "eval": {"lm": Eval},
+    "eval": {"eval": Eval},
     "tracker": {"none": Tracker, "wandb": Wandb},
     "launch": {"local": Launch},
     "scale": {"scale": Scale},
@@ -584,7 +626,12 @@ GROUPS_AND_SETTINGS = [f.name for f in dataclasses.fields(Run) if f.default is M
     "run",
     "seed",
 ]
-"""The first words of every setting."""
+"""The first words of every setting of a run."""
+
+EVAL_SETTINGS = [
+    "model", "revision", "eval", "data", "task", "scale", "train", "tracker", "launch", "run",
+]  # fmt: skip
+"""Those that an evaluation heeds."""
 
 
 def is_list(key: str) -> bool:
@@ -599,10 +646,13 @@ def is_list(key: str) -> bool:
     return any(kind.startswith(("list", "tuple")) for kind in kinds)
 
 
-def register() -> None:
-    """Make the classes known to Hydra: ``/schema/<group>: <name>`` in a group file's defaults."""
+def register(root: type[Run] = Run) -> None:
+    """Make the classes known to Hydra: ``/schema/<group>: <name>`` in a group file's defaults.
+
+    root: what a whole config is.
+    """
     store = ConfigStore.instance()
-    store.store(group="schema", name="run", node=Run)
+    store.store(group="schema", name="run", node=root)
     for group, schemas in SCHEMAS.items():
         for name, node in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=node)
@@ -716,6 +766,7 @@ def problems(run: Run) -> Iterator[str]:
     yield from _problems_of_remap(run)
     yield from _problems_of_objective(run)
     yield from _problems_of_training(run)
+    yield from _problems_of_eval(run.eval)
 
 
 def each_teacher(run: Run) -> Iterator[tuple[str, Teacher]]:
@@ -774,6 +825,11 @@ def warnings(run: Run) -> Iterator[str]:
             f"eval.num_blocks={run.eval.num_blocks} has no effect above "
             f"data.max_heldout_blocks={run.data.max_heldout_blocks}"
         )
+    for name in sorted({key.split(".")[1] for key in keys if key.startswith("eval.")}):
+        if dataclasses.is_dataclass(getattr(run.eval, name)) and name not in run.eval.measures:
+            yield f"eval.{name} has no effect with eval.measures=[{','.join(run.eval.measures)}]"
+    if isinstance(run, Evaluation) and (idle := sorted(keys & {"eval.at", "eval.every"})):
+        yield f"{idle[0]} has no effect here: it is about a training"
     if run.train.max_minutes is not None:
         yield (
             "train.max_minutes makes the learning rate follow the clock: "
@@ -1061,8 +1117,6 @@ def _problems_of_training(run: Run) -> Iterator[str]:
     yield from _at_least("train.checkpoint_every", train.checkpoint_every, 1)
     yield from _at_least("train.keep_checkpoints", train.keep_checkpoints, 1)
     yield from _at_least("train.log_every", train.log_every, 1)
-    yield from _at_least("eval.every", run.eval.every, 1)
-    yield from _at_least("eval.num_blocks", run.eval.num_blocks, 1)
     for name in ("lr", "eps", "clip_norm"):
         if getattr(optim, name) <= 0:
             yield f"optim.{name}={getattr(optim, name)}: it is above 0"
@@ -1085,3 +1139,15 @@ def _problems_of_training(run: Run) -> Iterator[str]:
         yield from _at_least("optim.hidden_weight_decay", optim.hidden_weight_decay, 0)
     if run.launch.num_threads is not None:
         yield from _between("launch.num_threads", run.launch.num_threads, 1, _MOST_THREADS)
+
+
+def _problems_of_eval(options: Eval) -> Iterator[str]:
+    yield from _at_least("eval.every", options.every, 1)
+    yield from _at_least("eval.num_blocks", options.num_blocks, 1)
+    for name in ("measures", "at"):
+        if not getattr(options, name):
+            yield f"eval.{name}=[]: name at least one"
+    for share in options.at:
+        yield from _between("eval.at", share, 0.0, 1.0)
+    yield from _at_least("eval.glue.num_seeds", options.glue.num_seeds, 1)
+    yield from _at_least("eval.glue.max_length", options.glue.max_length, 8)

@@ -1,10 +1,11 @@
-"""``dwt-train --help``: what the command does, what can be chosen, where things go."""
+"""``--help`` of each command: what the command does, what can be chosen, where things go."""
 
 import textwrap
+from collections.abc import Collection
 
 from dwt_cli import settings
 
-_HEAD = """\
+TRAIN_HEAD = """\
 dwt-train: train a large masked language model with the help of a smaller, weaker one
 (Distillation from Weak Teacher, arXiv 2305.18239).
 
@@ -18,7 +19,7 @@ dwt-train: train a large masked language model with the help of a smaller, weake
 Choose with GROUP=CHOICE (* is the default), change one setting with GROUP.SETTING=VALUE:
 """
 
-_TAIL = """
+TRAIN_TAIL = """
 A run lives in runs/<what it is>-<fingerprint>: metrics.jsonl, summary.json, curves.png, and
 model/ in the format of the transformers library. The same command finds its run again and goes on
 where it stopped, or prints its summary; run.fresh=true starts anew (the old record is kept).
@@ -35,12 +36,33 @@ lists the runs; dwt-cache lists and cleans what is prepared.
 """
 
 
-def guide(width: int = 98) -> str:
-    """The help text."""
-    chosen = settings.defaults()
+EVAL_HEAD = """\
+dwt-eval: measure a masked language model, from a folder or from the hub
+
+  dwt-eval model=runs/.../model                        held-out loss, perplexity and accuracy
+  dwt-eval model=DIR eval=glue eval.glue.path=GLUE     the GLUE average (without path: the hub's)
+  dwt-eval model=DIR eval=glue eval.glue.tasks=[RTE,CoLA] eval.glue.protocol=quick
+  dwt-eval model=google-bert/bert-base-uncased eval=all
+
+GLUE's protocols: sane (5 epochs, lr 4e-5, batch 16, cosine), bert (its grid of 4 learning rates),
+quick (1,000 examples, for small models on a CPU). dwt-train takes the same eval=..., for the model
+that it trains, and with eval.at=[0.25,0.5,1] for moments of its training.
+
+Choose with GROUP=CHOICE (* is the default), change one setting with GROUP.SETTING=VALUE:
+"""
+
+EVAL_TAIL = """
+What is computed is kept (run.cache) by the model's content, task, protocol and seed, so the same
+command goes on with what is missing. The scores are written to eval-.../scores.json below run.root.
+"""
+
+
+def guide(head: str, tail: str, primary: str, known: Collection[str], width: int = 98) -> str:
+    """The help text: of the groups those that are known to the command."""
+    chosen = settings.defaults(primary)
     lines = []
     order = [*chosen, *sorted(settings.groups().keys() - chosen.keys())]
-    for group in order:
+    for group in (group for group in order if group in known):
         lines.append(f"{group}/")
         for choice in settings.groups()[group]:
             mark = "*" if chosen.get(group) == choice else " "
@@ -50,4 +72,4 @@ def guide(width: int = 98) -> str:
                 initial_indent=f"  {mark} {choice:<16}",
                 subsequent_indent=" " * 20,
             ) or [f"  {mark} {choice}"]
-    return _HEAD + "\n".join(lines) + "\n" + _TAIL
+    return head + "\n".join(lines) + "\n" + tail

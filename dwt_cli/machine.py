@@ -21,6 +21,8 @@ _RECORDED = (
     "tokenizers",
     "datasets",
     "numpy",
+    "scipy",
+    "scikit-learn",
     "hydra-core",
     "omegaconf",
     "wandb",

@@ -4,6 +4,8 @@ import dataclasses
 import difflib
 import errno
 import re
+import typing
+from collections.abc import Iterator, Sequence
 
 import yaml
 from hydra.errors import HydraException
@@ -93,20 +95,21 @@ def no_choice(group: str, choice: str) -> str:
     )
 
 
-def no_setting(key: str) -> str:
-    """The line for a group or a setting that there is not."""
+def no_setting(key: str, known: Sequence[str] = GROUPS_AND_SETTINGS) -> str:
+    """The line for a group or a setting that there is not, or not for this command."""
     group = re.split("[./@]", key)[0]
     home, _, place = key.partition("@")[2].partition(".")
     if place and place in _settings_of(home):
         return f"{key}: not a setting of the chosen {home}; {_who_has(home, place)}"
-    if group == key and group in SCHEMAS:
+    if group == key and group in SCHEMAS and group in known:
         return f"{key}: the config has no such group; begin it with `defaults: [config, _self_]`"
-    if homes := [name for name in SCHEMAS if "." not in key and key in _settings_of(name)]:
+    groups = [name for name in SCHEMAS if name in known]
+    if homes := [name for name in groups if "." not in key and key in _settings_of(name)]:
         return f"{key}: write {' or '.join(f'{name}.{key}' for name in homes)}, with its group"
-    if group not in GROUPS_AND_SETTINGS or "." not in key:
+    if group not in known or "." not in key:
         return (
-            f"{key}: no such group or setting{nearest(group, GROUPS_AND_SETTINGS)} "
-            f"(there are: {', '.join(GROUPS_AND_SETTINGS)})"
+            f"{key}: no such group or setting{nearest(group, known)} "
+            f"(there are: {', '.join(known)})"
         )
     every = _settings_of(group)
     if not every:
@@ -156,7 +159,15 @@ def _settings_of(group: str) -> list[str]:
             for f in dataclasses.fields(SCHEMAS[group][str(settings.schema(group, choice))])
         )
     nodes = {"": RunOptions} if group == "run" else SCHEMAS.get(group, {})
-    return sorted({f.name for node in nodes.values() for f in dataclasses.fields(node)})
+    return sorted({name for node in nodes.values() for name in _names(node)})
+
+
+def _names(node: type) -> Iterator[str]:
+    """The fields of a class, and with a dot those of the classes in it."""
+    for name, kind in typing.get_type_hints(node).items():
+        yield name
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            yield from (f"{name}.{inner}" for inner in _names(kind))
 
 
 _WANTED = (
@@ -185,7 +196,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def nearest(word: str, words: list[str], prefix: str = "") -> str:
+def nearest(word: str, words: Sequence[str], prefix: str = "") -> str:
     """A question for the nearest of the words, or nothing."""
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f", did you mean {prefix}{near[0]}?" if near else ""

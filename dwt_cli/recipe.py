@@ -19,10 +19,11 @@ from dwt_cli.checks import student_outline
 from dwt_cli.config import CheckpointStudent, FromTeacher, Ligo, Remap, Run, Teacher, fingerprint
 from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.errors import UserError
+from dwt_cli.evaluate.snapshots import Snapshots, snapshots_of
 from dwt_cli.machine import Machine
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.making import outline
-from dwt_cli.models.opening import provenance
+from dwt_cli.models.opening import provenance, save_model
 from dwt_cli.objective.inside import inside_objectives
 from dwt_cli.starts import Starts
 from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
@@ -55,15 +56,15 @@ class Recipe:
 
     def __init__(self, run: Run, machine: Machine, cache: Cache) -> None:
         self.run = run
-        self._shop = Workshop(run, machine, cache)
-        self.teachers = Teachers(self._shop)
-        self._starts = Starts(self._shop, self.teachers)
+        self.shop = Workshop(run, machine, cache)
+        self.teachers = Teachers(self.shop)
+        self._starts = Starts(self.shop, self.teachers)
 
     # ------------------------------------------------------------------------ what it is
 
     @property
     def corpus_id(self) -> str:
-        return self._shop.corpus_id
+        return self.shop.corpus_id
 
     @cached_property
     def student_id(self) -> str:
@@ -96,7 +97,7 @@ class Recipe:
 
     def work(self) -> dict[str, float]:
         """The stages by name, with the FLOPs of those that train (an estimate, for the ETA)."""
-        shop, run = self._shop, self.run
+        shop, run = self.shop, self.run
         work = {"corpus": 0.0}
         steps = run.train.max_steps or 0
         per_step = shop.step_flops(student_outline(run)) * FORWARD_AND_BACKWARD
@@ -115,7 +116,7 @@ class Recipe:
 
     def corpus(self, display: Display) -> Corpus:
         """Text to packed blocks, once."""
-        return self._shop.corpus(display)
+        return self.shop.corpus(display)
 
     def teacher(self, corpus: Corpus, display: Display) -> Prepared | None:
         """Whatever teaches; None for a student that stands alone."""
@@ -140,13 +141,16 @@ class Recipe:
         lesson, asking_flops = None, 0.0
         if teacher is not None:
             lesson, asking_flops = self._lesson(teacher, model.config), teacher.step_flops
-        facts = self._shop.train(
+        keep = Snapshots(
+            lambda place: save_model(model, corpus, place), snapshots_of(folder), run.eval.at
+        )
+        facts = self.shop.train(
             Job("student", "student", self.student_id, folder, run.seed, run.train, run.optim),
-            self._shop.wrapped(model),
+            self.shop.wrapped(model),
             MaskedLanguageModelling(lesson),
             corpus,
             display,
-            observers,
+            [keep, *observers],
         )
         more["teacher_forward_flops"] = asking_flops * facts["num_taught"]
         return Trained(model, facts | more)
@@ -160,7 +164,7 @@ class Recipe:
             teacher.take(),
             run.alpha,
             run.objective,
-            inside.to(self._shop.machine.device),
+            inside.to(self.shop.machine.device),
             run.revise,
             run.select,
         )
@@ -168,7 +172,7 @@ class Recipe:
     def student_so_far(self, corpus: Corpus, folder: Path, say: Callable[[str], None]) -> Trained:
         """The student of the newest checkpoint below ``folder``, trained no further."""
         model = self._starts.own()
-        wrapped = self._shop.wrapped(model)
+        wrapped = self.shop.wrapped(model)
         train = self.run.train
         checkpoints = Checkpoints(
             folder / "checkpoints", self.student_id, train.keep_checkpoints, say
@@ -183,7 +187,7 @@ class Recipe:
                 "parameters": num_parameters(model),
                 "steps": counters.step,
                 "tokens": counters.step * tokens_per_step,
-                "heldout": self._shop.heldout_metrics(wrapped, corpus),
+                "heldout": self.shop.heldout_metrics(wrapped, corpus),
             },
         )
 

@@ -30,16 +30,16 @@ def about(group: str, choice: str) -> str:
     return " ".join(lines)
 
 
-def defaults() -> dict[str, str]:
-    """The choice of every group that a bare command makes, in the order of config.yaml."""
-    entries = yaml.safe_load((settings_folder() / "config.yaml").read_text("utf-8"))["defaults"]
-    return {
-        group: choice
-        for entry in entries
-        if isinstance(entry, dict)
-        for group, choice in entry.items()
-        if " " not in group
-    }
+def defaults(primary: str = "config") -> dict[str, str]:
+    """The choice of every group that a bare command makes, in the order of its primary config."""
+    content = yaml.safe_load((settings_folder() / f"{primary}.yaml").read_text("utf-8"))
+    chosen: dict[str, str] = {}
+    for entry in content["defaults"]:
+        if isinstance(entry, dict):
+            chosen |= {key.split()[-1]: choice for key, choice in entry.items() if "/" not in key}
+        elif entry not in ("_self_", primary) and "/" not in entry:
+            chosen |= defaults(entry)
+    return chosen
 
 
 def schema(group: str, choice: str) -> str | None:

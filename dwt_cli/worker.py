@@ -16,6 +16,8 @@ from dwt_cli import checks, config, recipe, sealed
 from dwt_cli.cache import Cache
 from dwt_cli.config import Run
 from dwt_cli.errors import UserError
+from dwt_cli.evaluate import measures
+from dwt_cli.evaluation import evaluate_run
 from dwt_cli.machine import Machine
 from dwt_cli.models.opening import save_model
 from dwt_cli.recipe import Recipe
@@ -45,6 +47,7 @@ def work(run: Run, console: Console) -> None:
     cache = Cache(run.run.cache, say)
     plan = Recipe(run, machine, cache)
     checks.check(run, machine)
+    measures.check(run.eval)
     if run.run.export:
         _export(run, plan, console)
         return
@@ -67,6 +70,7 @@ def work(run: Run, console: Console) -> None:
                 raise _in_plain_words(error) from error
         assert record.summary is not None
         print_summary(console, record.summary, record.folder, _alone_command(run))
+        evaluate_run(run, plan, machine, cache, record.folder, console)
 
 
 def _carry_out(run: Run, plan: Recipe, machine: Machine, record: Record, console: Console) -> None:

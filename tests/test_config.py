@@ -12,6 +12,7 @@ import pytest
 
 from dwt_cli.config import (
     SCHEMAS,
+    Glue,
     HubPart,
     Optim,
     Run,
@@ -36,10 +37,14 @@ BOOKKEEPING = {
     ("CheckpointStudent", "path"),
     ("CheckpointTeacher", "path"),
     ("SeveralTeachers", "members"),  # what they stand for counts
+    ("Eval", "measures"),
+    ("Eval", "at"),
+    ("Eval", "glue"),
+    ("Glue", "path"),
 }
 OUTSIDE = ["tracker", "launch", "scale", "run", "choices", "overrides"]
 CLASSES = sorted(
-    {node for nodes in SCHEMAS.values() for node in nodes.values()} | {HubPart, RunOptions},
+    {node for nodes in SCHEMAS.values() for node in nodes.values()} | {Glue, HubPart, RunOptions},
     key=lambda node: node.__name__,
 )
 FIELDS = [(node, f.name) for node in CLASSES for f in dataclasses.fields(node)]
@@ -191,6 +196,9 @@ REFUSED: list[dict[str, Any]] = [
     {"train__keep_checkpoints": 0},
     {"eval__every": 0},
     {"eval__num_blocks": 0},
+    {"eval__at": [1.5]},
+    {"eval__glue__num_seeds": 0},
+    {"eval__glue__max_length": 7},
     {"optim__lr": 0.0},
     {"optim__eps": -1e-6},
     {"optim__clip_norm": 0.0},
@@ -211,7 +219,9 @@ def test_one_line_that_names_setting_and_value(nano: Run, settings: dict[str, An
     assert found
     for path, value in settings.items():
         name = path.replace("__", ".")
-        said = "null" if value is None else str(value if not isinstance(value, tuple) else 1.0)
+        said = "null" if value is None else str(value)
+        if isinstance(value, tuple | list):  # the one that is out of range
+            said = str(value[-1])
         assert any(name in line and said in line for line in found), found
     assert all("\n" not in line for line in found)
     with pytest.raises(UserError):

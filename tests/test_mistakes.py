@@ -6,7 +6,7 @@ import shutil
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import UnionType
 
@@ -577,7 +577,8 @@ OUT_OF_RANGE = {
     "train.max_steps": "-3", "train.epochs": "0.0", "train.max_minutes": "0.0",
     "train.batch_size": "-8", "train.micro_batch_size": "0", "train.checkpoint_every": "0",
     "train.keep_checkpoints": "0", "train.log_every": "0", "eval.every": "0",
-    "eval.num_blocks": "0", "launch.num_threads": "0", "seed": "-1",
+    "eval.num_blocks": "0", "eval.at": "[1.5]", "eval.glue.num_seeds": "0",
+    "eval.glue.max_length": "7", "launch.num_threads": "0", "seed": "-1",
     **{f"objective.{name}.weight": "0.0" for name in settings.groups()["objective"]},
     **{
         f"objective.{name}.{setting}": "0.0"
@@ -599,20 +600,23 @@ LAYERS = "teacher_layer", "student_layer"  # any whole number; the models' depth
 def _numeric_settings() -> set[str]:
     def is_number(kind: object) -> bool:
         parts = typing.get_args(kind) if isinstance(kind, UnionType) else (kind,)
-        inner = [*typing.get_args(kind)] if typing.get_origin(kind) is tuple else parts
+        inner = [*typing.get_args(kind)] if typing.get_origin(kind) in (tuple, list) else parts
         return bool({int, float} & set(inner))
+
+    def numbers(prefix: str, node: type) -> Iterator[str]:
+        for name, kind in typing.get_type_hints(node).items():
+            if isinstance(kind, type) and is_dataclass(kind):
+                yield from numbers(f"{prefix}.{name}", kind)
+            elif is_number(kind):
+                yield f"{prefix}.{name}"
 
     nodes: list[tuple[str, type]] = [("run", RunOptions)]
     for group, choices in settings.groups().items():
         for choice in choices:
             node = SCHEMAS[group][str(settings.schema(group, choice))]
             nodes.append((f"{group}.{choice}" if group in SEVERAL else group, node))
-    return {"seed"} | {
-        f"{group}.{f.name}"
-        for group, node in nodes
-        for f in fields(node)
-        if is_number(typing.get_type_hints(node)[f.name]) and f.name not in LAYERS
-    }
+    every = {name for group, node in nodes for name in numbers(group, node)}
+    return {"seed"} | {name for name in every if name.rpartition(".")[2] not in LAYERS}
 
 
 def test_every_number_has_a_row() -> None:
@@ -626,7 +630,7 @@ def test_a_number_out_of_range(ask: Ask, place: Path, setting: str) -> None:
     choice = [WITH_IT[setting]] if setting in WITH_IT else []
     if setting.startswith("objective."):
         choice = [f"objective={setting.split('.')[1]}"]
-    shown = "1.0" if setting == "optim.betas" else value
+    shown = {"optim.betas": "1.0", "eval.at": "1.5"}.get(setting, value)
     _is_one_line(ask(*_command(place, [*choice, f"{setting}={value}"])), f"{setting}={shown}")
 
 
@@ -713,6 +717,7 @@ WITHOUT_EFFECT = {
     "scale.teacher_steps": ["teacher=none"],
     "train.micro_batch_size=8": ["train.micro_batch_size=8"],
     "eval.num_blocks=9999": ["eval.num_blocks=9999"],
+    "eval.glue": ["eval.glue.num_seeds=2"],
     "train.max_minutes": ["train.max_minutes=1"],
 }
 

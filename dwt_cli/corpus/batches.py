@@ -137,6 +137,7 @@ class HeldoutBatches:
             self._batches.append(
                 masking.batch(blocks[numbers], seed, [(int(number),) for number in numbers])
             )
+        self.num_blocks = count
         self.num_targets = count * masking.num_targets(blocks.block_length)
 
     def __iter__(self) -> Iterator[Batch]:

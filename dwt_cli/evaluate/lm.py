@@ -1,25 +1,28 @@
-"""Held-out masked language modelling: loss, perplexity, accuracy."""
+"""Held-out masked language modelling: loss, perplexity, accuracy.
+
+Legend: N target rows, V vocabulary.
+"""
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dwt_cli.corpus.batches import Batch, HeldoutBatches
+from dwt_cli.evaluate.measure import Score, Subject
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.objective.logits import hard_sums
 
 
 def heldout_metrics(
     model: MaskedLM, heldout: HeldoutBatches, device: torch.device
 ) -> dict[str, float]:
     """The metrics of a model, which is left in eval mode."""
-    model.eval()
-    return metrics_of(lambda batch: model(batch.ids_BL, batch.rows_N), heldout, device)
+    return metrics_of(_asked(model), heldout, device)
 
 
-@torch.no_grad()
 def metrics_of(
     logits: Callable[[Batch], Tensor], heldout: HeldoutBatches, device: torch.device
 ) -> dict[str, float]:
@@ -27,16 +30,62 @@ def metrics_of(
 
     loss: mean cross-entropy per masked token, in nats. perplexity: exp(loss). accuracy: 0..1.
     """
-    hard = torch.zeros((), device=device)
-    correct = torch.zeros((), device=device)
-    for held in heldout:
-        batch = held.to(device)
-        sums = hard_sums(logits(batch), batch.labels_N)
-        hard += sums.hard
-        correct += sums.correct
-    loss = hard.item() / heldout.num_targets
+    targets = _targets(logits, heldout, device)
+    loss = targets.losses_N.mean().item()
     return {
         "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "accuracy": correct.item() / heldout.num_targets,
+        "perplexity": _perplexity(loss),
+        "accuracy": targets.correct_N.mean().item(),
     }
+
+
+def scores(subject: Subject, heldout: HeldoutBatches) -> list[Score]:
+    """The same as scores; the standard errors are over blocks, whose targets share a context."""
+    model = MaskedLM(subject.model, subject.dtype).to(subject.device)
+    targets = _targets(_asked(model), heldout, subject.device)
+    loss, loss_error = _over_blocks(targets.losses_N, heldout.num_blocks)
+    accuracy, accuracy_error = _over_blocks(targets.correct_N, heldout.num_blocks)
+    perplexity = _perplexity(loss)
+    count = heldout.num_targets
+    return [
+        Score("held-out text", "loss", loss, loss_error, count),
+        Score("held-out text", "perplexity", perplexity, perplexity * loss_error, count),
+        Score("held-out text", "accuracy", accuracy, accuracy_error, count),
+    ]
+
+
+def _asked(model: MaskedLM) -> Callable[[Batch], Tensor]:
+    """The logits of a model in eval mode."""
+    model.eval()
+    return lambda batch: model(batch.ids_BL, batch.rows_N)
+
+
+class _Targets(NamedTuple):
+    """Of every masked token, in fp64: its cross-entropy, and 1 where the model has it right."""
+
+    losses_N: Tensor
+    correct_N: Tensor
+
+
+@torch.no_grad()
+def _targets(
+    logits: Callable[[Batch], Tensor], heldout: HeldoutBatches, device: torch.device
+) -> _Targets:
+    losses, correct = [], []
+    for held in heldout:
+        batch = held.to(device)
+        logits_NV = logits(batch).float()
+        losses.append(F.cross_entropy(logits_NV, batch.labels_N, reduction="none"))
+        correct.append(logits_NV.argmax(-1) == batch.labels_N)
+    return _Targets(torch.cat(losses).double(), torch.cat(correct).double())
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, 700.0))
+
+
+def _over_blocks(values_N: Tensor, num_blocks: int) -> tuple[float, float]:
+    """Mean and standard error; every block has the same number of targets."""
+    of_block = values_N.view(num_blocks, -1).mean(1)
+    error = of_block.std() / num_blocks**0.5 if num_blocks > 1 else torch.tensor(math.nan)
+    return of_block.mean().item(), error.item()

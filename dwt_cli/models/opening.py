@@ -22,6 +22,8 @@ from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.errors import UserError
 from dwt_cli.models.anatomy import ANATOMIES
 
+_TRUST = "read it, then set teacher.trust_remote_code=true, or "
+
 
 def located(setting: str, path: str) -> str:
     """What to open for a path: the folder, or the name on the hub.
@@ -83,7 +85,18 @@ def open_config(setting: str, checkpoint: Checkpoint, any_family: bool = False) 
 
 
 def open_model(setting: str, checkpoint: Checkpoint) -> PreTrainedModel:
-    """A checkpoint's masked language model, in fp32."""
+    """A checkpoint's masked language model, in fp32; `UserError` for one without its head."""
+    model, lacking = open_encoder(setting, checkpoint)
+    if lacking:
+        raise UserError(
+            f"{setting}={checkpoint.path} lacks the weights {', '.join(lacking[:3])}: it was not "
+            "saved with a masked-LM head; choose a checkpoint of a *ForMaskedLM model"
+        )
+    return model
+
+
+def open_encoder(setting: str, checkpoint: Checkpoint) -> tuple[PreTrainedModel, list[str]]:
+    """A checkpoint's model, in fp32, and the weights of its masked-LM head that it lacks."""
     said = f"{setting}={checkpoint.path}"
     try:
         model, report = AutoModelForMaskedLM.from_pretrained(
@@ -96,14 +109,14 @@ def open_model(setting: str, checkpoint: Checkpoint) -> PreTrainedModel:
         )
     except Exception as error:
         raise _unreadable(said, error) from error
-    if report["missing_keys"]:
-        raise UserError(
-            f"{said} lacks the weights "
-            f"{', '.join(sorted(report['missing_keys'])[:3])}: it was not saved with a "
-            "masked-LM head; choose a checkpoint of a *ForMaskedLM model"
-        )
     opened: PreTrainedModel = model
-    return opened
+    lacking = sorted(report["missing_keys"])
+    if any(name.startswith(f"{opened.base_model_prefix}.") for name in lacking):
+        raise UserError(
+            f"{said} lacks the weights {', '.join(lacking[:3])}; choose a "
+            "checkpoint of a *ForMaskedLM model"
+        )
+    return opened, lacking
 
 
 def save_model(model: PreTrainedModel, corpus: Corpus, folder: Path) -> None:

@@ -1,9 +1,13 @@
 """The one way in which a model is called.
 
-Legend: B blocks, L positions, N target rows, V vocabulary, D width.
+A wrapper is what is sharded, compiled and counted: calling parts of a model apart would bypass
+DDP's reduction.
+
+Legend: B blocks, L positions, N target rows, V vocabulary, D width, C classes.
 """
 
 import contextlib
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +17,12 @@ from dwt_cli.models.anatomy import anatomy_of, is_known
 from dwt_cli.models.features import Features, watching
 
 
-class MaskedLM(nn.Module):
-    """A transformers ``*ForMaskedLM`` whose head sees the target rows only.
+class Wrapper(nn.Module):
+    """A transformers model, called in a number type; it keeps no weights of its own.
 
-    A family whose parts are not known here computes all its logits, of which the rows are taken.
-
-    This module is what is sharded, compiled and counted: calling backbone and head apart would
-    bypass DDP's reduction. It keeps no weights of its own. ``dtype``: bfloat16 computes matrix
-    products in it (autocast), float32 leaves everything as it is. ``compiled``: by torch.compile,
-    once per shape; shapes are static but for the last batch of the held-out text.
+    dtype: bfloat16 computes matrix products in it (autocast), float32 leaves everything as it is.
+    compiled: by torch.compile, once per shape; shapes are static but for the last batch of the
+    held-out text.
     """
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype, compiled: bool = False) -> None:
@@ -33,7 +34,7 @@ class MaskedLM(nn.Module):
         if compiled:
             self.compile(dynamic=False)
 
-    def train(self, mode: bool = True) -> "MaskedLM":
+    def train(self, mode: bool = True) -> Self:
         """As in torch; on a CPU in bf16 it also chooses the faster attention.
 
         torch's tiled kernel has a slow backward pass there, slower than plain products; without a
@@ -46,6 +47,16 @@ class MaskedLM(nn.Module):
             if self.model.config._attn_implementation != wanted:
                 self.model.set_attn_implementation(wanted)
         return self
+
+    def _autocast(self, ids_BL: Tensor) -> torch.autocast:
+        return torch.autocast(ids_BL.device.type, self._dtype, enabled=self._dtype != torch.float32)
+
+
+class MaskedLM(Wrapper):
+    """A transformers ``*ForMaskedLM`` whose head sees the target rows only.
+
+    A family whose parts are not known here computes all its logits, of which the rows are taken.
+    """
 
     def forward(self, ids_BL: Tensor, rows_N: Tensor, features: Features | None = None) -> Tensor:
         """Logits (N, V) of the rows ``rows_N`` of the flattened (B * L) positions.
@@ -70,12 +81,20 @@ class MaskedLM(nn.Module):
             ).last_hidden_state
             return hidden_BLD
 
-    def _autocast(self, ids_BL: Tensor) -> torch.autocast:
-        return torch.autocast(ids_BL.device.type, self._dtype, enabled=self._dtype != torch.float32)
-
     def _mask(self, ids_BL: Tensor) -> dict[str, None] | None:
         """Blocks have no padding; a window that covers the block needs no mask either."""
         config = self.model.config
         if config.model_type == "modernbert" and config.sliding_window >= ids_BL.shape[1]:
             return {"full_attention": None, "sliding_attention": None}
         return None
+
+
+class Classifier(Wrapper):
+    """A transformers ``*ForSequenceClassification``: one row of logits per text."""
+
+    def forward(self, ids_BL: Tensor, mask_BL: Tensor, segments_BL: Tensor | None) -> Tensor:
+        """Logits (B, C). mask_BL: 1 at tokens, 0 at padding. segments_BL: 1 in a second text."""
+        segments = {} if segments_BL is None else {"token_type_ids": segments_BL}
+        with self._autocast(ids_BL):
+            logits_BC: Tensor = self.model(ids_BL, attention_mask=mask_BL, **segments).logits
+        return logits_BC

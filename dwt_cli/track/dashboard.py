@@ -1,6 +1,6 @@
 """A run on a dashboard, as the tracker's options say: an observer, or none."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,13 @@ class Dashboard:
         self._tracker.figure("curves", folder / "curves.png")
         if self._options.log_model:
             self._tracker.model(folder / "model", folder.name)
+        self._tracker.finish(summary)
+        return self._tracker.sync_command()
+
+    def scores(self, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, float]) -> str | None:
+        """Send the scores of an evaluation, and end; how to send what is left."""
+        columns = ["moment", "measure", "task", "metric", "value", "stderr", "num_seeds"]
+        self._tracker.table("scores", columns, [[row[name] for name in columns] for row in rows])
         self._tracker.finish(summary)
         return self._tracker.sync_command()
 

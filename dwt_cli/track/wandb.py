@@ -141,11 +141,19 @@ class WandbTracker:
 
     def figure(self, name: str, path: Path) -> None:
         """Record the PNG at `path`, at the step last logged. The file may change afterwards."""
+        self._media(name, lambda wandb: wandb.Image(str(path)))
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Record a table, at the step last logged."""
+        self._media(name, lambda wandb: wandb.Table(list(columns), [list(row) for row in rows]))
+
+    def _media(self, name: str, make: Callable[[Any], Any]) -> None:
+        """Record what `make` makes of the wandb module, and wait until it is on the disk."""
 
         def send() -> None:
             import wandb
 
-            self._run.log({name: wandb.Image(str(path)), _STEP: step})
+            self._run.log({name: make(wandb), _STEP: step})
 
         step = self._step
         sent = self._send(send)

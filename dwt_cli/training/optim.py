@@ -1,23 +1,28 @@
 """AdamW, and Muon with AdamW beside it, under one learning-rate schedule."""
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-from dwt_cli.config import Muon, Optim
+from dwt_cli.config import Falling, Muon, Optim
 from dwt_cli.models.anatomy import anatomy_of
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import Wrapper
 
 
-def lr_factor(progress: float, warmup: float, decay: float) -> float:
+def lr_factor(
+    progress: float, warmup: float, decay: float, falling: Falling = Falling.linear
+) -> float:
     """The learning rate at a share of the run, relative to its peak: up, level, down to zero.
 
-    With ``decay = 1 - warmup`` this is the usual linear warm-up and linear decay.
+    With ``decay = 1 - warmup`` this is the usual linear warm-up and linear (or cosine) decay.
     """
     rising = progress / warmup if warmup > 0 else 1.0
-    falling = (1 - progress) / decay if decay > 0 else 1.0
-    return max(0.0, min(1.0, rising, falling))
+    left = min(1.0, (1 - progress) / decay) if decay > 0 else 1.0
+    if falling is Falling.cosine:
+        left = (1 - math.cos(math.pi * left)) / 2
+    return max(0.0, min(rising, left))
 
 
 class Optimizer:
@@ -26,7 +31,7 @@ class Optimizer:
     aux: what is trained beside the model, always by AdamW.
     """
 
-    def __init__(self, model: MaskedLM, options: Optim, aux: nn.Module | None = None) -> None:
+    def __init__(self, model: Wrapper, options: Optim, aux: nn.Module | None = None) -> None:
         self._options = options
         hidden = set(_hidden_matrices(model)) if isinstance(options, Muon) else set()
         named = dict(model.named_parameters())
@@ -60,7 +65,8 @@ class Optimizer:
 
     def set_lr(self, progress: float) -> float:
         """Set every group's rate for a share of the run; returns the factor on the peaks."""
-        factor = lr_factor(progress, self._options.warmup, self._options.decay)
+        options = self._options
+        factor = lr_factor(progress, options.warmup, options.decay, options.falling)
         for part, peaks in zip(self.parts, self._peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
@@ -75,7 +81,7 @@ class Optimizer:
             part.zero_grad(set_to_none=True)
 
 
-def _hidden_matrices(model: MaskedLM) -> Iterator[str]:
+def _hidden_matrices(model: Wrapper) -> Iterator[str]:
     """Names of the linear layers' weights, without the one that leads to the vocabulary."""
     output = f"model.{anatomy_of(model.model).output}"
     for name, module in model.named_modules():

@@ -2,9 +2,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import get_linear_schedule_with_warmup
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from dwt_cli.config import Architecture, Muon, Optim
+from dwt_cli.config import Architecture, Falling, Muon, Optim
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.training.optim import Optimizer, lr_factor
@@ -16,13 +16,22 @@ def wrapped(tiny: Tiny, family: str) -> MaskedLM:
     return MaskedLM(make_model(tiny(family, num_layers=1), 0, "student"), torch.float32)
 
 
+SCHEDULES = {
+    Falling.linear: get_linear_schedule_with_warmup,
+    Falling.cosine: get_cosine_schedule_with_warmup,
+}
+
+
+@pytest.mark.parametrize("falling", Falling)
 @pytest.mark.parametrize(("num_steps", "num_warmup"), [(100, 5), (40, 0), (20, 20), (7, 3)])
-def test_linear_warmup_and_decay_as_in_transformers(num_steps: int, num_warmup: int) -> None:
+def test_warmup_and_decay_as_in_transformers(
+    num_steps: int, num_warmup: int, falling: Falling
+) -> None:
     theirs = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = get_linear_schedule_with_warmup(theirs, num_warmup, num_steps)
+    schedule = SCHEDULES[falling](theirs, num_warmup, num_steps)
     warmup = num_warmup / num_steps
     for step in range(num_steps):
-        assert lr_factor(step / num_steps, warmup, 1 - warmup) == pytest.approx(
+        assert lr_factor(step / num_steps, warmup, 1 - warmup, falling) == pytest.approx(
             schedule.get_last_lr()[0], abs=1e-12
         ), step
         theirs.step()

@@ -1,0 +1,153 @@
+"""One fine-tuning of one model on one task, by the project's loop."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dwt_cli.config import Optim, Train
+from dwt_cli.evaluate.measure import Say, Subject
+from dwt_cli.models.anatomy import num_positions
+from dwt_cli.models.classifier import make_classifier, takes_segments
+from dwt_cli.models.wrapper import Classifier
+from dwt_cli.tasks.classification import Classification, classification_sum
+from dwt_cli.tasks.texts import BucketedBatches, Texts
+from dwt_cli.training.loop import Length, Training
+from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.state import Checkpoints
+
+_CHECKPOINT_EVERY = 2000  # steps: only a long fine-tuning is worth going on with
+_DEV_BATCH = 64
+
+Outputs = NDArray[np.float32]
+"""What a classifier says of texts (texts, classes), or of a regression (texts, 1)."""
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """The outputs on each dev set, and what the training took.
+
+    padding: the share of the training's positions that were padding, in 0..1.
+    """
+
+    outputs: list[Outputs]
+    padding: float
+    seconds: float
+
+
+def tokenised(
+    subject: Subject,
+    texts: Sequence[tuple[str, ...]],
+    labels: NDArray[np.int64] | NDArray[np.float32],
+    max_length: int,
+) -> tuple[Texts, int]:
+    """Texts or pairs with special tokens, and how many were cut to what the model reads."""
+    limit = min(max_length, num_positions(subject.model.config))
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    tokenizer = subject.tokenizer
+    rows = tokenizer(
+        *columns, return_attention_mask=False, return_token_type_ids=True, verbose=False
+    )
+    long = [number for number, ids in enumerate(rows["input_ids"]) if len(ids) > limit]
+    if long:
+        cut = tokenizer(
+            *([column[number] for number in long] for column in columns),
+            truncation=True,
+            max_length=limit,
+            return_token_type_ids=True,
+        )
+        for name in ("input_ids", "token_type_ids"):
+            for number, row in zip(long, cut[name], strict=True):
+                rows[name][number] = row
+    segments = rows["token_type_ids"] if takes_segments(subject.model) else None
+    return Texts(rows["input_ids"], segments, labels, tokenizer.pad_token_id), len(long)
+
+
+def fine_tune(
+    subject: Subject,
+    train: Texts,
+    dev: Sequence[Texts],
+    num_outputs: int,
+    optim: Optim,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    folder: Path,
+    advance: Callable[[float, str], None],
+    say: Say,
+) -> FineTuned:
+    """Train a classifier on a copy of the subject's weights, and have it judge the dev sets.
+
+    ``folder`` is where a training that was interrupted finds its checkpoint again.
+    """
+    model = Classifier(make_classifier(subject.model, num_outputs, seed), subject.dtype)
+    model.to(subject.device)
+    batches = BucketedBatches(train, batch_size, seed, "fine-tuning")
+    options = Train(
+        max_steps=None,
+        epochs=float(epochs),
+        batch_size=batches.batch_size,
+        checkpoint_every=_CHECKPOINT_EVERY,
+        keep_checkpoints=1,
+    )
+    latest: list[Outputs] = []
+
+    def evaluate() -> dict[str, float]:
+        judged = [predict(model, texts, subject.device) for texts in dev]
+        latest[:] = [outputs for outputs, _ in judged]
+        return {"loss": judged[0][1]}
+
+    length = Length.of(options, batches)
+    assert length.max_steps is not None
+    counters = Training(
+        model=model,
+        loss=Classification(),
+        batches=batches,
+        optimizer=Optimizer(model, optim),
+        clip_norm=optim.clip_norm,
+        options=options,
+        length=length,
+        evaluate=evaluate,
+        eval_every=length.max_steps,
+        checkpoints=Checkpoints(folder, f"fine-tuning {seed} {optim}", 1, say),
+        observer=_Progress(advance),
+        device=subject.device,
+        seed=seed,
+    ).run()
+    if not latest:  # it was stopped between its last checkpoint and its end
+        evaluate()
+    return FineTuned(latest, batches.padding, counters.elapsed_s)
+
+
+@torch.no_grad()
+def predict(model: Classifier, texts: Texts, device: torch.device) -> tuple[Outputs, float]:
+    """The outputs in the order of the texts, in eval mode, and the mean loss."""
+    model.eval()
+    found: list[tuple[NDArray[np.int64], Outputs]] = []
+    loss = 0.0
+    for numbers in texts.by_length(_DEV_BATCH):
+        batch = texts.batch(numbers).to(device)
+        outputs_BC = model(batch.ids_BL, batch.mask_BL, batch.segments_BL).float()
+        loss += classification_sum(outputs_BC, batch.labels_B).item()
+        found.append((numbers, outputs_BC.cpu().numpy()))
+    numbers, outputs = (np.concatenate(part) for part in zip(*found, strict=True))
+    return outputs[np.argsort(numbers)], loss / len(texts)
+
+
+class _Progress:
+    """An observer that passes on how far a training is."""
+
+    def __init__(self, advance: Callable[[float, str], None]) -> None:
+        self._advance = advance
+
+    def resumed(self, step: int) -> None:
+        pass
+
+    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
+        self._advance(progress, f"step {step}  loss {metrics['loss']:.3f}")
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        pass

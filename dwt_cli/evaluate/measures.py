@@ -1,0 +1,124 @@
+"""The measures by name, and how they are carried out: piece by piece, none of them twice."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from dwt_cli.cache import Cache
+from dwt_cli.config import Eval
+from dwt_cli.corpus.batches import HeldoutBatches
+from dwt_cli.corpus.corpus import Corpus
+from dwt_cli.errors import UserError
+from dwt_cli.evaluate import glue, lm
+from dwt_cli.evaluate.measure import Say, Score, Subject
+from dwt_cli.evaluate.piece import Found, Piece, looked_up
+from dwt_cli.mistakes import nearest
+
+
+@dataclass(frozen=True)
+class Looking:
+    """A subject, what is asked of it, and what a measure may need besides.
+
+    text: makes the corpus in the subject's own tokens, with what identifies it, and the masked
+    held-out set. advance: told how far which measure has come.
+    """
+
+    subject: Subject
+    options: Eval
+    text: Callable[[], tuple[Corpus, str, HeldoutBatches]]
+    say: Say
+    advance: Callable[[str, float, str], None]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """pieces: what is computed. summed_up: from the pieces' scores to what is reported.
+
+    needs_head: whether the model's masked-LM head is used.
+    """
+
+    pieces: Callable[[Looking], Iterable[Piece]]
+    needs_head: bool = True
+    summed_up: Callable[[Sequence[Sequence[Score]]], list[Score]] = lambda found: [
+        score for scores in found for score in scores
+    ]
+
+
+def _lm(looking: Looking) -> Iterator[Piece]:
+    _, corpus_id, heldout = looking.text()
+    yield Piece(
+        "masked language modelling",
+        lambda: ("lm", corpus_id, heldout.num_targets),
+        lambda folder: Found(lm.scores(looking.subject, heldout), {}),
+    )
+
+
+def _glue(looking: Looking) -> Iterable[Piece]:
+    def advance(share: float, text: str) -> None:
+        looking.advance("glue", share, text)
+
+    return glue.pieces(looking.subject, looking.options.glue, looking.say, advance)
+
+
+MEASURES = {
+    "lm": Measure(_lm),
+    "glue": Measure(_glue, needs_head=False, summed_up=glue.summed_up),
+}
+
+
+@dataclass
+class Results:
+    """Scores of each measure, and the lines for what could not be measured."""
+
+    scores: dict[str, list[Score]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def check(options: Eval) -> None:
+    """What can be known to go wrong before any work; `UserError` with the first problem."""
+    for name in options.measures:
+        if name not in MEASURES:
+            raise UserError(
+                f"eval.measures=[{name}]: no such measure{nearest(name, list(MEASURES))} "
+                f"(there are: {', '.join(MEASURES)})"
+            )
+    if "glue" in options.measures:
+        glue.check(options.glue)
+
+
+def carry_out(looking: Looking, cache: Cache, has_head: bool) -> Results:
+    """All measures that the options name. What fails by a user's mistake does not stop the rest."""
+    results = Results()
+    for name in looking.options.measures:
+        measure = MEASURES[name]
+        if measure.needs_head and not has_head:
+            results.problems.append(f"{name}: the model has no masked-LM head; choose eval=glue")
+            continue
+        found = list(_found(measure, looking, cache, results.problems))
+        results.scores[name] = measure.summed_up(found)
+    results.problems = list(dict.fromkeys(results.problems))
+    return results
+
+
+def _found(
+    measure: Measure, looking: Looking, cache: Cache, problems: list[str]
+) -> Iterator[list[Score]]:
+    try:
+        for piece in measure.pieces(looking):
+            try:
+                found = looked_up(piece, looking.subject, cache)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            looking.say(_line(piece, found))
+            yield found.scores
+    except UserError as error:  # before the first piece
+        problems.append(str(error))
+
+
+def _line(piece: Piece, found: Found) -> str:
+    said = [f"{score.task} {score.metric} {score.value:.4f}" for score in found.scores]
+    if "padding" in found.facts:
+        said.append(f"padding {found.facts['padding']:.1%}")
+    if "seconds" in found.facts:
+        said.append(f"{found.facts['seconds']:.0f} s")
+    return f"{piece.name}: {', '.join(said)}"

@@ -1,0 +1,68 @@
+"""What an evaluation says: a table in the terminal, rows for a file and for a dashboard."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from dwt_cli.evaluate.measure import Report, Say, Score
+from dwt_cli.evaluate.measures import Results
+
+_NOT_A_SHARE = ("loss", "perplexity")  # all other metrics lie in -1..1 and are shown as per cent
+
+
+def rows(moments: Mapping[str, Results]) -> list[Report]:
+    """Every score of every moment as JSON values, with its measure and its moment."""
+    return [
+        {"moment": moment, "measure": measure, **dataclasses.asdict(score)}
+        for moment, results in moments.items()
+        for measure, scores in results.scores.items()
+        for score in scores
+    ]
+
+
+def print_scores(console: Console, say: Say, title: str, moments: Mapping[str, Results]) -> None:
+    """A row per task and metric, a column per moment, and below what a reader must know."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("task", "metric"):
+        table.add_column(heading, no_wrap=True)
+    for heading in (*moments, "examples", "seeds", "beside it"):
+        table.add_column(heading, justify="right")
+    by_row: dict[tuple[str, str], dict[str, Score]] = {}
+    for moment, results in moments.items():
+        for scores in results.scores.values():
+            for score in scores:
+                by_row.setdefault((score.task, score.metric), {})[moment] = score
+    for key, of_moment in by_row.items():
+        last = list(of_moment.values())[-1]
+        cells = [_cell(of_moment[m]) if m in of_moment else "" for m in moments]
+        beside = ", ".join(
+            f"{name} {_number(last.metric, value)}" for name, value in last.baselines.items()
+        )
+        table.add_row(*key, *cells, f"{last.num_examples:,}", str(last.num_seeds), beside)
+    if by_row:
+        console.print(table)
+        say("± is the standard error: over seeds, or over examples where there is one seed")
+    every = [score for of_moment in by_row.values() for score in of_moment.values()]
+    for remark in dict.fromkeys(remark for score in every for remark in score.remarks):
+        say(f"note: {remark}")
+
+
+def problems(moments: Mapping[str, Results]) -> list[str]:
+    """What could not be measured, each thing once."""
+    return list(dict.fromkeys(line for results in moments.values() for line in results.problems))
+
+
+def summary(scores: Sequence[Score]) -> dict[str, float]:
+    """The scores by name, for a dashboard."""
+    return {f"{score.task}/{score.metric}": score.value for score in scores}
+
+
+def _cell(score: Score) -> str:
+    number = _number(score.metric, score.value)
+    return number if score.stderr is None else f"{number} ± {_number(score.metric, score.stderr)}"
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{value:.3f}" if metric in _NOT_A_SHARE else f"{100 * value:.1f}"

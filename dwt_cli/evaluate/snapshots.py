@@ -1,0 +1,50 @@
+"""The model at chosen moments of its training, kept to be measured (the paper's figure 3)."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+
+def snapshots_of(run_folder: Path) -> Path:
+    """Where a run keeps them: a folder per share of the training."""
+    return run_folder / "snapshots"
+
+
+def place_of(run_folder: Path, share: float) -> Path:
+    """The model at a share of the training, in the hub's format."""
+    return run_folder / "model" if share == 1 else snapshots_of(run_folder) / f"{share:g}"
+
+
+class Snapshots:
+    """An observer that saves the model when a share of the training is reached.
+
+    A training that goes on after an interruption has those of its earlier part already.
+    """
+
+    def __init__(self, save: Callable[[Path], None], folder: Path, shares: Sequence[float]) -> None:
+        self._save, self._folder, self._shares = save, folder, [s for s in shares if s < 1]
+        self._before: float | None = None  # the share that was done before the coming step
+
+    def resumed(self, step: int) -> None:
+        self._before = None
+        if step == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._take(-1.0, 0.0)
+
+    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
+        before = progress * (step - 1) / step if self._before is None else self._before
+        self._take(before, progress)
+        self._before = progress
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def _take(self, before: float, progress: float) -> None:
+        for share in self._shares:
+            place = self._folder / f"{share:g}"
+            if before < share <= progress and not place.exists():
+                self._folder.mkdir(exist_ok=True)
+                aside = self._folder / ".writing"
+                shutil.rmtree(aside, ignore_errors=True)
+                self._save(aside)
+                aside.rename(place)

@@ -1,0 +1,123 @@
+"""Labelled texts, and ``batch(step)`` of them with little padding.
+
+Legend: B texts, L positions (of the longest text of a batch).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dwt_cli.randomness import generator, seed_for
+
+_POOL = 64  # batches whose texts are sorted by length together: enough to waste little padding
+
+
+@dataclass(frozen=True)
+class Batch:
+    """ids_BL, mask_BL (1 at tokens, 0 at padding), segments_BL: int64. labels_B: as in `Texts`."""
+
+    ids_BL: Tensor
+    mask_BL: Tensor
+    segments_BL: Tensor | None
+    labels_B: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        segments_BL = None if self.segments_BL is None else moved(self.segments_BL)
+        return Batch(moved(self.ids_BL), moved(self.mask_BL), segments_BL, moved(self.labels_B))
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Tokenised texts and what they are to be called.
+
+    ids, segments: token ids and segment numbers of each text; segments is None for a model that
+    takes none. labels: int64 classes, or fp32 numbers. pad_id: what fills a batch up.
+    """
+
+    ids: Sequence[Sequence[int]]
+    segments: Sequence[Sequence[int]] | None
+    labels: NDArray[np.int64] | NDArray[np.float32]
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.array([len(row) for row in self.ids])
+
+    def batch(self, numbers: NDArray[np.int64]) -> Batch:
+        """The texts of these numbers, padded to the longest of them."""
+        ids = [self.ids[number] for number in numbers]
+        segments = None if self.segments is None else [self.segments[number] for number in numbers]
+        return Batch(
+            _padded(ids, self.pad_id),
+            _padded([[1] * len(row) for row in ids], 0),
+            None if segments is None else _padded(segments, 0),
+            torch.from_numpy(self.labels[numbers]),
+        )
+
+    def by_length(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
+        """The numbers of all texts in batches, those of like length together."""
+        order = np.argsort(self.lengths, kind="stable")
+        yield from np.split(order, range(batch_size, len(order), batch_size))
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    tensors = [torch.tensor(row) for row in rows]
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)
+
+
+class BucketedBatches:
+    """Batches of texts of like length, for the loop: a pure function of (seed, purpose, step).
+
+    An epoch is a permutation of the texts; of every 64 batches of it the texts are sorted by
+    length and cut into batches, and all batches are shuffled. The few that fill no batch are left
+    out, in each epoch others.
+    """
+
+    def __init__(self, texts: Texts, batch_size: int, seed: int, purpose: str) -> None:
+        self.batch_size = min(batch_size, len(texts))
+        self.num_targets = self.batch_size
+        self._texts, self._lengths = texts, texts.lengths
+        self._seed = seed_for(seed, purpose, "order")
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self._texts) // self.batch_size
+
+    @property
+    def tokens_per_step(self) -> int:
+        return round(self.batch_size * self._lengths.mean())
+
+    @property
+    def padding(self) -> float:
+        """The share of the positions of an epoch that are padding, in 0..1."""
+        lengths = self._lengths[self._epoch(0)]
+        return 1 - float(lengths.sum() / (lengths.max(axis=1).sum() * self.batch_size))
+
+    def batch(self, step: int, part: int = 0, num_parts: int = 1) -> Batch:
+        """Part ``part`` of ``num_parts`` equal, consecutive parts of step ``step``'s batch."""
+        assert self.batch_size % num_parts == 0 and 0 <= part < num_parts
+        epoch, place = divmod(step, int(self.steps_per_epoch))
+        size = self.batch_size // num_parts
+        return self._texts.batch(self._epoch(epoch)[place, part * size : (part + 1) * size])
+
+    @lru_cache(maxsize=2)  # noqa: B019 - a source lives as long as its process
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        """The numbers of the texts of every batch (batches, B)."""
+        draw = generator(self._seed, epoch)
+        num_texts = len(self._texts) // self.batch_size * self.batch_size
+        order = draw.permutation(len(self._texts))[:num_texts]
+        size = _POOL * self.batch_size
+        pools = np.split(order, range(size, num_texts, size))
+        bucketed = [pool[np.argsort(self._lengths[pool], kind="stable")] for pool in pools]
+        return draw.permutation(np.concatenate(bucketed).reshape(-1, self.batch_size))

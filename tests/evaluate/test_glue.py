@@ -1,0 +1,140 @@
+"""GLUE from a model to an average, on a miniature, and what is kept of it."""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dwt_cli.cache import Cache
+from dwt_cli.config import Architecture, Eval, Glue, Protocol
+from dwt_cli.corpus.corpus import Corpus
+from dwt_cli.evaluate import finetuning, glue, measures
+from dwt_cli.evaluate.glue_data import TASKS
+from dwt_cli.evaluate.measure import Score, Subject
+from dwt_cli.evaluate.measures import Looking, Results
+from dwt_cli.models.making import make_model
+
+
+@pytest.fixture
+def subject(tiny: Callable[..., Architecture], corpus: Corpus) -> Subject:
+    model = make_model(tiny("bert", num_layers=1), 0, "student").eval()
+    return Subject(model, corpus.tokenizer, "tiny", torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture
+def look(
+    subject: Subject, glue_folder: Path, tmp_path: Path
+) -> Callable[..., tuple[Results, list[str]]]:
+    """GLUE's results on the miniature, and the lines said on the way."""
+
+    def carry_out(**changes: Any) -> tuple[Results, list[str]]:
+        options = Glue(str(glue_folder), protocol=Protocol.quick, **changes)
+        said: list[str] = []
+        results = measures.carry_out(
+            Looking(
+                subject,
+                Eval(every=1, measures=["glue"], glue=options),
+                text=lambda: pytest.fail("GLUE needs no text"),
+                say=said.append,
+                advance=lambda measure, share, text: None,
+            ),
+            Cache(str(tmp_path / "cache"), said.append),
+            has_head=False,
+        )
+        return results, said
+
+    return carry_out
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The seeds of the fine-tunings that are really done."""
+    seeds: list[int] = []
+    real = finetuning.fine_tune
+
+    def counted(*arguments: Any) -> Any:
+        seeds.append(arguments[7])
+        return real(*arguments)
+
+    monkeypatch.setattr(glue, "fine_tune", counted)
+    return seeds
+
+
+def test_all_nine_tasks_and_the_averages(look: Any) -> None:
+    results, said = look(num_seeds=1)
+    by_name = {(s.task, s.metric): s for s in results.scores["glue"]}
+    metrics = [(dev.title, m) for task in TASKS.values() for dev in task.dev for m in task.metrics]
+    assert [*by_name] == [*metrics, ("GLUE", "average"), ("GLUE without WNLI", "average")]
+    of_task = {
+        name: statistics.fmean(
+            by_name[dev.title, metric].value for dev in task.dev for metric in task.metrics
+        )
+        for name, task in TASKS.items()
+    }
+    assert by_name["GLUE", "average"].value == pytest.approx(statistics.fmean(of_task.values()))
+    del of_task["WNLI"]
+    assert by_name["GLUE without WNLI", "average"].value == pytest.approx(
+        statistics.fmean(of_task.values())
+    )
+    assert results.problems == []
+    assert sum("padding" in line for line in said) == 9
+
+
+def test_what_is_known_is_not_computed_again(look: Any, trainings: list[int]) -> None:
+    first, _ = look(tasks=["RTE"], num_seeds=1)
+    assert trainings == [0]
+    more, _ = look(tasks=["RTE", "WNLI"], num_seeds=2)
+    assert trainings == [0, 1, 0, 1]
+    again, _ = look(tasks=["RTE", "WNLI"], num_seeds=2)
+    assert trainings == [0, 1, 0, 1]
+    assert again == more
+    assert first.scores["glue"][0].num_seeds == 1
+    assert more.scores["glue"][0].num_seeds == 2
+
+
+def test_another_length_or_other_data_is_another_piece(
+    look: Any, trainings: list[int], glue_folder: Path
+) -> None:
+    look(tasks=["RTE"], num_seeds=1)
+    look(tasks=["RTE"], num_seeds=1, max_length=16)
+    with (glue_folder / "RTE" / "dev.tsv").open("a") as file:
+        file.write("99\tbark\tum\tentailment\n")
+    look(tasks=["RTE"], num_seeds=1)
+    assert len(trainings) == 3
+
+
+def test_a_task_that_lacks_its_file_does_not_stop_the_others(look: Any, glue_folder: Path) -> None:
+    (glue_folder / "RTE" / "dev.tsv").unlink()
+    results, _ = look(tasks=["RTE", "WNLI"], num_seeds=2)
+    assert {score.task for score in results.scores["glue"]} == {"WNLI"}
+    (line,) = results.problems
+    assert "RTE/dev.tsv" in line
+
+
+def test_texts_beyond_the_model_s_positions_are_cut_and_counted(look: Any) -> None:
+    results, _ = look(tasks=["RTE"], num_seeds=1, max_length=10)
+    assert any("texts cut to 10 tokens" in remark for remark in results.scores["glue"][0].remarks)
+
+
+def test_mean_and_standard_error_over_seeds() -> None:
+    found = [[Score("RTE", "accuracy", value, 0.5, 10)] for value in (0.5, 0.6, 0.8)]
+    (score,) = glue.summed_up(found)
+    assert score.value == pytest.approx(1.9 / 3)
+    assert score.stderr == pytest.approx(statistics.stdev([0.5, 0.6, 0.8]) / 3**0.5)
+    assert score.num_seeds == 3
+
+
+def test_a_measure_of_the_head_is_refused_without_one(subject: Subject, tmp_path: Path) -> None:
+    looking = Looking(
+        subject,
+        Eval(every=1, measures=["lm"]),
+        lambda: pytest.fail("asked"),
+        print,
+        lambda *a: None,
+    )
+    results = measures.carry_out(looking, Cache(str(tmp_path), print), has_head=False)
+    assert results.scores == {}
+    assert "no masked-LM head" in results.problems[0]

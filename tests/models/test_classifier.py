@@ -1,0 +1,59 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from dwt_cli.models.classifier import make_classifier, takes_segments
+from dwt_cli.models.wrapper import Classifier
+
+OfFamily = Callable[[str], PreTrainedModel]
+FAMILIES = ["bert", "roberta", "distilbert", "modernbert"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_is_what_the_library_opens_from_the_same_checkpoint(
+    of_family: OfFamily, family: str, tmp_path: str
+) -> None:
+    model = of_family(family)
+    model.save_pretrained(tmp_path)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
+    ours = make_classifier(model, 3, seed=0)
+    assert type(ours) is type(theirs)
+    shared = model.state_dict().keys()
+    for name, tensor in theirs.state_dict().items():
+        if name in shared:
+            torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=0, atol=0)
+    again, other = make_classifier(model, 3, seed=0), make_classifier(model, 3, seed=1)
+    new = [n for n, _ in ours.named_parameters() if n not in shared and n.endswith("weight")]
+    assert new
+    for name in new:
+        assert torch.equal(again.state_dict()[name], ours.state_dict()[name])
+        assert not torch.equal(other.state_dict()[name], ours.state_dict()[name])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_padding_changes_nothing(of_family: OfFamily, family: str) -> None:
+    wrapped = Classifier(make_classifier(of_family(family), 2, seed=0), torch.float32).eval()
+    ids_BL = torch.randint(5, 160, (2, 20), generator=torch.Generator().manual_seed(0))
+    segments_BL = torch.zeros_like(ids_BL) if takes_segments(wrapped.model) else None
+    alone_BC = wrapped(ids_BL, torch.ones_like(ids_BL), segments_BL)
+    pad = wrapped.model.config.pad_token_id
+    padded_BL = torch.nn.functional.pad(ids_BL, (0, 6), value=pad)
+    mask_BL = torch.nn.functional.pad(torch.ones_like(ids_BL), (0, 6))
+    if segments_BL is not None:
+        segments_BL = torch.nn.functional.pad(segments_BL, (0, 6))
+    found_BC = wrapped(padded_BL, mask_BL, segments_BL)
+    torch.testing.assert_close(found_BC, alone_BC, rtol=1e-4, atol=1e-5)
+
+
+def test_the_model_that_is_copied_stays_as_it_was(of_family: OfFamily) -> None:
+    model = of_family("bert")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    copy = make_classifier(model, 2, seed=0)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.zero_()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.config.num_labels == 2 and model.config is not copy.config
