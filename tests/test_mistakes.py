@@ -501,7 +501,9 @@ def test_every_number_has_a_row() -> None:
 @pytest.mark.usefixtures("untouched")
 def test_a_number_out_of_range(ask: Ask, place: Path, setting: str) -> None:
     value = OUT_OF_RANGE[setting]
-    choice = ["data=wikitext"] if setting == "data.every_nth_sentence" else []
+    others = {"data.every_nth_sentence": "data=wikitext"}
+    others |= dict.fromkeys(["remap.steps", "remap.lr"], "remap=ligo")
+    choice = [others[setting]] if setting in others else []
     shown = "1.0" if setting == "optim.betas" else value
     _is_one_line(ask(*_command(place, [*choice, f"{setting}={value}"])), f"{setting}={shown}")
 
