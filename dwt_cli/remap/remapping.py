@@ -192,6 +192,8 @@ def _widened(
 
 # ----------------------------------------------------------------------------- what can be done
 
+_LIGO_DEPTHS, _LIGO_WIDTHS = ("interpolate", "paper", "stack"), ("net2net", "tile")
+
 
 def sources_of(
     ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher
@@ -233,9 +235,6 @@ def _check_names(options: FromTeacher) -> None:
         if value not in known:
             where = "where LiGO can begin" if learned else "known"
             raise UserError(f"{setting}={value} is not {where}: use {', '.join(sorted(known))}")
-
-
-_LIGO_DEPTHS, _LIGO_WIDTHS = ("interpolate", "paper", "stack"), ("net2net", "tile")
 
 
 def _check_family(

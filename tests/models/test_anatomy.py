@@ -32,6 +32,24 @@ def test_the_parts_are_where_the_anatomy_says(
         assert not all(have)
 
 
+@pytest.mark.parametrize("family", [name for name in ANATOMIES if ANATOMIES[name].axes])
+def test_the_axes_are_those_of_the_tensors(
+    of_family: Callable[[str], PreTrainedModel], family: str
+) -> None:
+    model, anatomy = of_family(family), ANATOMIES[family]
+    sizes = {"D": 16, "H": 16, "M": 24}
+    found = {}
+    for name, tensor in model.state_dict().items():
+        _, inside = anatomy.place_of(name)
+        letters = found[inside] = anatomy.axes[inside]
+        for letter, size in zip(letters.split(), tensor.shape, strict=True):
+            times = int(letter[:-1] or 1)
+            assert letter == "." or size == times * sizes[letter[-1].upper()], name
+    assert found.keys() == anatomy.axes.keys()
+    assert all(name in model.state_dict() for name in anatomy.optional.values())
+    assert any(name.startswith(f"{anatomy.embeddings}.") for name in model.state_dict())
+
+
 def test_another_family_is_refused_with_what_is_known() -> None:
     model = ElectraForMaskedLM(
         ElectraConfig(
