@@ -165,7 +165,8 @@ class MadeTeacher(Architecture, ModelTeacher):
 
     budget: the share of that training after which it teaches, one of `BUDGETS`: the model on its
     way, its learning rate not yet decayed; 0 is untrained. data: text of its own, in the tokens of
-    the student's; null: the student's text.
+    the student's; null: the student's text. Whether the student's held-out text occurs in it is not
+    looked at.
     """
 
     seed: int = 0

@@ -155,7 +155,8 @@ class Teachers:
             model, facts = self._made(stage, options, corpus, display)
         else:
             assert isinstance(options, CheckpointTeacher)
-            model, facts = open_model("teacher.path", options), {"flops": None}
+            setting = "teacher.path" if stage == "teacher" else "teacher.members"
+            model, facts = open_model(setting, options), {"flops": None}
         wrapped = self._shop.wrapped(model)
         if "heldout" not in facts:
             facts["heldout"] = self._shop.heldout_metrics(wrapped, corpus)

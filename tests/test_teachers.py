@@ -146,9 +146,9 @@ def test_several_teachers_are_made_once_and_mixed(
 def test_a_teacher_of_another_text_reads_it_in_the_students_tokens(
     place: Path, summed: Summed, alone: Summary, small: Summary
 ) -> None:
-    other = place / "other"
-    other.mkdir()
-    (other / "a.txt").write_text("\n\n".join(["some ivebum umelin other ossark."] * 400))
+    other = write_text(place / "other", num_documents=40)
+    for path in other.iterdir():  # the same letters, and hardly a common word
+        path.write_text(path.read_text()[::-1])
     corpora, teachers = folders(place, "corpus"), folders(place, "teacher")
     run = summed("data@teacher.data=files", f"teacher.data.path={other}")
     (theirs,), (ours,) = folders(place, "corpus") - corpora, corpora
@@ -170,9 +170,7 @@ def test_a_checkpoint_among_several(summed: Summed, alone: Summary) -> None:
     assert "teacher pre-training unknown" in run["printed"]
 
 
-def test_a_family_without_anatomy_teaches_by_its_logits(
-    place: Path, summed: Summed, alone: Summary
-) -> None:
+def test_a_family_without_anatomy_teaches_by_its_logits(place: Path, summed: Summed) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = ElectraForMaskedLM(
@@ -188,9 +186,13 @@ def test_a_family_without_anatomy_teaches_by_its_logits(
     run = summed("teacher=checkpoint", f"teacher.path={place}/electra")
     assert run["cost"]["teacher_forward_flops"] > 0
     assert run["teacher"]["heldout"]["loss"] == pytest.approx(math.log(200), abs=0.5)
-    assert (
-        "stand-alone student of this seed and length yet: dwt-train teacher=none" in run["printed"]
-    )  # the tokens are the checkpoint's: this is another corpus
+    # the tokens are the checkpoint's, so the student alone is to be trained on them too
+    assert run["stand_alone"] is None
+    words = ["teacher=none", f"data.tokenizer={place}/electra"]
+    assert f"length yet: dwt-train {' '.join(words)}\n" in run["printed"]
+    alone = summed(*words)
+    again = summed("teacher=checkpoint", f"teacher.path={place}/electra", "alpha.soft=2")
+    gap(again, alone)
 
 
 @pytest.mark.parametrize("teacher", ["none", "very_weak"])
