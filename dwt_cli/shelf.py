@@ -157,6 +157,8 @@ def _what(folder: Path) -> str:
         words += [f"{options['max_steps']} steps", f"seed {options['seed']}"]
     if folder.parent.name == "corpus" and options:
         words += [_source(options), f"blocks of {options['block_length']}"]
+    if folder.parent.name == "scores" and options:
+        words.append(options["name"])
     if report:
         words += [f"{report['train_tokens']:,} tokens", f"vocabulary {report['vocabulary']:,}"]
     if facts:

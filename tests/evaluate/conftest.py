@@ -1,47 +1,10 @@
-"""A miniature of GLUE in the original layout: a few made-up sentences a task."""
-
-import random
 from pathlib import Path
 
 import pytest
 
-from dwt_cli.evaluate.glue_data import TASKS
-
-NUM_TRAIN, NUM_DEV = 40, 20
-HEADERS = {
-    "SST-2": "sentence label",
-    "STS-B": "index genre filename year old_index source1 source2 sentence1 sentence2 score",
-    "QQP": "id qid1 qid2 question1 question2 is_duplicate",
-    "MNLI": "index sentence1 sentence2 gold_label",
-    "QNLI": "index question sentence label",
-    "RTE": "index sentence1 sentence2 label",
-    "WNLI": "index sentence1 sentence2 label",
-}
-MRPC = ["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]
-
-
-def _file(name: str, num_rows: int, draw: random.Random) -> str:
-    task = TASKS[name]
-    header = MRPC if name == "MRPC" else HEADERS.get(name, " ".join(task.header)).split()
-    rows = [] if task.header else [header]
-    for number in range(num_rows):
-        row = dict.fromkeys(header, str(number))
-        for column in task.texts:
-            row[column] = " ".join(draw.choices(['the "bark', "elin", "ossa's", "um"], k=6))
-        label = draw.choice(task.labels) if task.labels else f"{draw.uniform(0, 5):.3f}"
-        row[task.label] = label
-        rows.append([row[column] for column in header])
-    mark = "\ufeff" if name == "MRPC" else ""
-    return mark + "".join("\t".join(row) + "\n" for row in rows)
+from tests.evaluate.miniature_glue import write_glue
 
 
 @pytest.fixture
 def glue_folder(tmp_path: Path) -> Path:
-    draw = random.Random(0)
-    folder = tmp_path / "glue"
-    for name, task in TASKS.items():
-        (folder / name).mkdir(parents=True)
-        for source, num_rows in [(task.train, NUM_TRAIN), *((dev, NUM_DEV) for dev in task.dev)]:
-            text = _file(name, num_rows, draw)
-            (folder / name / source.file).write_text(text, encoding="utf-8")
-    return folder
+    return write_glue(tmp_path / "glue")

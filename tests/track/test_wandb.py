@@ -275,6 +275,7 @@ for session in range(2):
     for step in range(10 * session, 10 * session + 10):
         run.log(step, {f"loss_of_session_{session}": 1.0})
     run.figure("curve", folder / "curve.png")
+    run.table("scores", ["task", "value"], [["RTE", 0.5]])
     run.model(folder / "student", "student")
     finish(run)
 facts["threads"] = [t.name for t in threading.enumerate() if "wandb" in t.name.lower()]
@@ -291,6 +292,8 @@ report(run)
     for session, record in enumerate(records):
         assert f"loss_of_session_{session}".encode() in record.read_bytes()
         assert list(record.parent.glob("files/media/images/curve*.png"))
+        (table,) = record.parent.glob("files/media/table/scores*.json")
+        assert json.loads(table.read_text())["data"] == [["RTE", 0.5]]
         assert b"student" in record.read_bytes()
 
     assert outcome.sync is not None
