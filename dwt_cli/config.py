@@ -449,25 +449,10 @@ class Glue:
 
 
 @dataclass
-class Eval:
-    """The fixed masked held-out set, which a training looks at, and what is measured after it.
-
-    measures: by name (`dwt_cli.evaluate.measures`). at: at which shares of the training. Neither
-    is part of a run's identity: the same trained model can be measured again and otherwise.
-    """
-
-    every: int = II("scale.eval_every")
-    num_blocks: int = 1024
-    measures: list[str] = bookkeeping(MISSING)
-    at: list[float] = field(default_factory=lambda: [1.0], metadata={"identity": False})
-    glue: Glue = field(default_factory=Glue, metadata={"identity": False})
-
-
-@dataclass
 class Blimp:
     """Minimal pairs. path: the folder of BLiMP's .jsonl files. num_pairs: of each; null is all."""
 
-    path: str = MISSING
+    path: str | None = bookkeeping(None)
     num_pairs: int | None = None
 
 
@@ -483,6 +468,23 @@ class Probing:
     num_words: int = 40
     num_per_word: int = 20
     seed: int = 0
+
+
+@dataclass
+class Eval:
+    """The fixed masked held-out set, which a training looks at, and what is measured after it.
+
+    measures: by name (`dwt_cli.evaluate.measures`). at: at which shares of the training. Neither
+    is part of a run's identity: the same trained model can be measured again and otherwise.
+    """
+
+    every: int = II("scale.eval_every")
+    num_blocks: int = 1024
+    measures: list[str] = bookkeeping(MISSING)
+    at: list[float] = field(default_factory=lambda: [1.0], metadata={"identity": False})
+    glue: Glue = field(default_factory=Glue, metadata={"identity": False})
+    blimp: Blimp = field(default_factory=Blimp, metadata={"identity": False})
+    probing: Probing = field(default_factory=Probing, metadata={"identity": False})
 
 
 # ---------------------------------------------------------------------------------- around a run
@@ -1152,3 +1154,8 @@ def _problems_of_eval(options: Eval) -> Iterator[str]:
         yield from _between("eval.at", share, 0.0, 1.0)
     yield from _at_least("eval.glue.num_seeds", options.glue.num_seeds, 1)
     yield from _at_least("eval.glue.max_length", options.glue.max_length, 8)
+    if options.blimp.num_pairs is not None:
+        yield from _at_least("eval.blimp.num_pairs", options.blimp.num_pairs, 1)
+    for name in ("num_sentences", "num_words", "num_per_word"):
+        yield from _at_least(f"eval.probing.{name}", getattr(options.probing, name), 2)
+    yield from _at_least("eval.probing.seed", options.probing.seed, 0)

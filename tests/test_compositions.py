@@ -108,6 +108,8 @@ def mixture(number: int, place: Path) -> list[str]:
     chosen["student"] = "large"  # the other one too
     if chosen["teacher"] in ("none", "virtual", "label_smoothing", "several"):
         chosen["remap"] = "random"
+        if chosen["objective"] in ("minilm", "minilmv2", "hidden", "let"):
+            chosen["objective"] = "logits"  # the others look inside one model
     more = ["teacher.num_layers=2"] if chosen["teacher"] == "made" else []
     more += NEEDED[("teacher", "several")] if chosen["teacher"] == "several" else []
     fit = [name for name in sorted(SETTINGS) if _fits(name, chosen["objective"])]

@@ -40,6 +40,9 @@ BOOKKEEPING = {
     ("Eval", "measures"),
     ("Eval", "at"),
     ("Eval", "glue"),
+    ("Eval", "blimp"),
+    ("Eval", "probing"),
+    ("Blimp", "path"),
     ("Glue", "path"),
 }
 OUTSIDE = ["tracker", "launch", "scale", "run", "choices", "overrides"]

@@ -449,7 +449,7 @@ STUDENTS: list[Row] = [
      ["student.path=vocabulary", "160", "200", "set scale.vocab_size=160"]),
     ("a short student", _student("short_sighted"), ["reads 8", "set scale.block_length=8"]),
     ("a student with its own weights", _student("good", "remap=paper"),
-     ["remap.rule=paper", "student.path=good", "remap=random"]),
+     ["remap.depth=paper", "student.path=good", "remap=random"]),
     ("two tokenizers", [*_student("good"), *_teacher("renumbered")],
      ["teacher.path=renumbered", "tokenizer good", "choose models with the same"]),
     ("a student of a size", _student("good", "student.num_layers=2"),
@@ -482,9 +482,10 @@ TEACHERS: list[Row] = [
     ("parts of a batch", _several("[small,very_weak]", "teacher.weighting=batch",
      "train.micro_batch_size=4"), ["weighting=batch", "micro_batch_size=4", "weighting=token"]),
     ("weights of several", _several("[small,very_weak]", "remap=paper"),
-     ["remap.rule=paper", "remap=random"]),
+     ["remap.depth=paper", "remap=random"]),
     ("a bad arm's member", ["-m", *_several("[small,very_weak],[small,smal]")], ["smal ", "path"]),
-    ("weights of nobody", ["teacher=virtual", "remap=paper"], ["remap.rule=paper", "remap=random"]),
+    ("weights of nobody", ["teacher=virtual", "remap=paper"],
+     ["remap.depth=paper", "remap=random"]),
     ("a share between", "teacher.budget=0.3", ["teacher.budget=0.3", "0.05, 0.1, 0.25, 0.5, 0.75"]),
     ("a share of nothing", ["teacher=virtual", "teacher.budget=0.1"],
      ["teacher.budget", "teacher=small"]),
@@ -560,7 +561,8 @@ OUT_OF_RANGE = {
     "data.max_heldout_blocks": "0", "data.max_gb": "0.0", "data.every_nth_sentence": "0",
     "task.mask_ratio": "0.0", "task.keep_ratio": "-0.1", "task.random_ratio": "1.1",
     "teacher.num_layers": "0", "teacher.width": "0", "teacher.num_heads": "0",
-    "teacher.mlp_width": "0", "teacher.vocab_size": "99", "teacher.max_length": "1",
+    "teacher.weights": "[0.0,1.0]", "teacher.temperatures": "[0.0,1.0]", "teacher.mlp_width": "0",
+    "teacher.vocab_size": "99", "teacher.max_length": "1",
     "teacher.budget": "0.3", "teacher.temperature": "0.0", "teacher.confidence": "1.0",
     "teacher.dropout": "1.0", "teacher.seed": "-1", "teacher.max_steps": "0",
     "student.num_layers": "100000", "student.width": "0", "student.num_heads": "0",
@@ -578,7 +580,9 @@ OUT_OF_RANGE = {
     "train.batch_size": "-8", "train.micro_batch_size": "0", "train.checkpoint_every": "0",
     "train.keep_checkpoints": "0", "train.log_every": "0", "eval.every": "0",
     "eval.num_blocks": "0", "eval.at": "[1.5]", "eval.glue.num_seeds": "0",
-    "eval.glue.max_length": "7", "launch.num_threads": "0", "seed": "-1",
+    "eval.glue.max_length": "7", "eval.blimp.num_pairs": "0", "eval.probing.num_sentences": "1",
+    "eval.probing.num_words": "1", "eval.probing.num_per_word": "1", "eval.probing.seed": "-1",
+    "launch.num_threads": "0", "seed": "-1",
     **{f"objective.{name}.weight": "0.0" for name in settings.groups()["objective"]},
     **{
         f"objective.{name}.{setting}": "0.0"
@@ -593,6 +597,10 @@ WITH_IT = {
     "revise.most": "revise=confidence_mix", "revise.warmup": "revise=confidence_mix",
     "select.threshold": "select=confident", "remap.steps": "remap=ligo", "remap.lr": "remap=ligo",
     "teacher.confidence": "teacher=virtual",
+    **dict.fromkeys(
+        ["teacher.weights", "teacher.temperatures"],
+        "teacher=several teacher.members=[small,very_weak]",
+    ),
 }  # fmt: skip
 LAYERS = "teacher_layer", "student_layer"  # any whole number; the models' depths decide
 
@@ -627,10 +635,10 @@ def test_every_number_has_a_row() -> None:
 @pytest.mark.usefixtures("untouched")
 def test_a_number_out_of_range(ask: Ask, place: Path, setting: str) -> None:
     value = OUT_OF_RANGE[setting]
-    choice = [WITH_IT[setting]] if setting in WITH_IT else []
+    choice = WITH_IT[setting].split() if setting in WITH_IT else []
     if setting.startswith("objective."):
         choice = [f"objective={setting.split('.')[1]}"]
-    shown = {"optim.betas": "1.0", "eval.at": "1.5"}.get(setting, value)
+    shown = {"optim.betas": "1.0", "eval.at": "1.5"}.get(setting, value.strip("[]").split(",")[0])
     _is_one_line(ask(*_command(place, [*choice, f"{setting}={value}"])), f"{setting}={shown}")
 
 

@@ -8,6 +8,7 @@ Legend: S sentences, L positions, T tokens of a sentence (L - 2), C masked copie
 V vocabulary.
 """
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -121,13 +122,39 @@ def _sums(model: MaskedLM, ids_SL: Tensor, mask_id: int) -> Tensor:
     return log_p_C.double().view(num_sentences, num_tokens).sum(1)
 
 
+def check(options: Blimp) -> None:
+    """Raises `UserError` when there is no folder with files."""
+    if options.path is None:
+        raise UserError(
+            "eval.blimp.path has no value: give the folder with BLiMP's .jsonl files (data/ of "
+            "github.com/alexwarstadt/blimp), or leave blimp out of eval.measures"
+        )
+    if not _files(options):
+        raise UserError(
+            f"eval.blimp.path={options.path}: no .jsonl files there (looked in "
+            f"{Path(options.path).expanduser().absolute()}); give the folder with BLiMP's data"
+        )
+
+
+def provenance(options: Blimp) -> dict[str, str]:
+    """What determines the pairs: the sums of the files."""
+    sums = {}
+    for path in _files(options):
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _files(options: Blimp) -> list[Path]:
+    return sorted(Path(options.path or "").expanduser().glob("*.jsonl"))
+
+
 def read(options: Blimp, say: Say) -> list[Pair]:
     """The first ``num_pairs`` of every file; a file that cannot be read is told of and left out.
 
     Raises `UserError` when no pair is left.
     """
-    folder = Path(options.path).expanduser()
-    files = sorted(folder.glob("*.jsonl"))
+    files = _files(options)
     pairs: list[Pair] = []
     for file in files:
         try:
@@ -140,8 +167,8 @@ def read(options: Blimp, say: Say) -> list[Pair]:
             say(f"eval.blimp.path: {file} is left out: {error}")
     if not pairs:
         raise UserError(
-            f"eval.blimp.path={options.path}: no minimal pairs in {len(files)} .jsonl files "
-            f"(looked in {folder.absolute()}); give the folder with BLiMP's data"
+            f"eval.blimp.path={options.path}: no minimal pairs in its {len(files)} .jsonl files; "
+            "give the folder with BLiMP's data"
         )
     return pairs
 

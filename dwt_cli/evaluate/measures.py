@@ -8,7 +8,7 @@ from dwt_cli.config import Eval
 from dwt_cli.corpus.batches import HeldoutBatches
 from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.errors import UserError
-from dwt_cli.evaluate import glue, lm
+from dwt_cli.evaluate import blimp, glue, lm, probing
 from dwt_cli.evaluate.measure import Say, Score, Subject
 from dwt_cli.evaluate.piece import Found, Piece, looked_up
 from dwt_cli.mistakes import nearest
@@ -59,8 +59,29 @@ def _glue(looking: Looking) -> Iterable[Piece]:
     return glue.pieces(looking.subject, looking.options.glue, looking.say, advance)
 
 
+def _blimp(looking: Looking) -> Iterator[Piece]:
+    options = looking.options.blimp
+    yield Piece(
+        "minimal pairs",
+        lambda: ("blimp", blimp.provenance(options), options.num_pairs),
+        lambda folder: Found(blimp.scores(looking.subject, options, looking.say), {}),
+    )
+
+
+def _probing(looking: Looking) -> Iterator[Piece]:
+    corpus, corpus_id, _ = looking.text()
+    options = looking.options.probing
+    yield Piece(
+        "probing",
+        lambda: ("probing", corpus_id, options),
+        lambda folder: Found(probing.scores(looking.subject, corpus, options, looking.say), {}),
+    )
+
+
 MEASURES = {
     "lm": Measure(_lm),
+    "probing": Measure(_probing, needs_head=False),
+    "blimp": Measure(_blimp),
     "glue": Measure(_glue, needs_head=False, summed_up=glue.summed_up),
 }
 
@@ -83,6 +104,8 @@ def check(options: Eval) -> None:
             )
     if "glue" in options.measures:
         glue.check(options.glue)
+    if "blimp" in options.measures:
+        blimp.check(options.blimp)
 
 
 def carry_out(looking: Looking, cache: Cache, has_head: bool) -> Results:

@@ -114,6 +114,6 @@ def _key(inside: str) -> str:
 def _start(axis: Axis, options: Ligo) -> Tensor:
     """What the width rule does along an axis, as a matrix (new, old)."""
     assert options.width is not None, "remap() asks for a rule where sizes differ"
-    eye = torch.eye(axis.old)
+    eye = torch.eye(axis.old, dtype=torch.float64)  # shares such as 1/3 are rounded once
     fixed = Axis(axis.old, axis.old)
     return width.RULES[options.width](Piece(eye, eye, eye.new_zeros(()), (axis, fixed)))

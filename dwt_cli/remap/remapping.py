@@ -42,8 +42,8 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
     On the meta device shapes alone are compared. Raises `UserError` when the rules cannot make one
     of the other: another family, a wider teacher, layers of another kind.
     """
-    donor = Donor.of(teacher)
     sources = sources_of(student.config, teacher.config, options)
+    donor = Donor.of(teacher)
     account = Account(
         layers=_shares(sources, student.config, teacher.config, options),
         silent=[layer for layer, source in enumerate(sources) if source.silent],

@@ -133,7 +133,10 @@ def test_hidden_states(distance: Distance) -> None:
 
 def sizes(num_heads: int = 2, width: int = 8, num_layers: int = 3) -> Any:
     return SimpleNamespace(
-        num_attention_heads=num_heads, hidden_size=width, num_hidden_layers=num_layers
+        model_type="bert",
+        num_attention_heads=num_heads,
+        hidden_size=width,
+        num_hidden_layers=num_layers,
     )
 
 
