@@ -298,12 +298,18 @@ class RunOptions:
     """Where things are kept, and what to do about a record that exists.
 
     fresh: set it aside and start anew. export: save the model of its newest checkpoint, and leave.
+    plan: say what the run will take, and leave; for that, train_tokens: the length of the text,
+    where it limits the run; peak_tflops: of the device; mfu: the share of it that is reached.
     """
 
     root: str = "runs"
     cache: str | None = None
     fresh: bool = False
     export: bool = False
+    plan: bool = False
+    train_tokens: int | None = None
+    peak_tflops: float | None = None
+    mfu: float = 0.4
 
 
 @dataclass
@@ -438,6 +444,11 @@ def problems(run: Run) -> Iterator[str]:
         yield from _problems_of_value(setting, value)
     if run.run.fresh and run.run.export:
         yield "run.fresh=true and run.export=true: one starts anew, one exports; leave one out"
+    if run.run.plan and (run.run.fresh or run.run.export):
+        yield "run.plan=true only plans: leave out run.fresh and run.export"
+    for name in ("train_tokens", "peak_tflops"):
+        yield from _above_0_or_null(f"run.{name}", getattr(run.run, name))
+    yield from _between("run.mfu", run.run.mfu, 0.001, 1.0)
     yield from _problems_of_scale(run.scale)
     yield from _at_least("seed", run.seed, 0)
     yield from _problems_of_data(run)
@@ -479,6 +490,9 @@ def warnings(run: Run) -> Iterator[str]:
         yield "objective has no effect with a soft weight of 0: the teacher is not listened to"
     if "scale.teacher_steps" in keys and not isinstance(run.teacher, MadeTeacher):
         yield "scale.teacher_steps has no effect: no teacher is trained here"
+    if not run.run.plan:
+        for name in sorted(keys & {"run.train_tokens", "run.peak_tflops", "run.mfu"}):
+            yield f"{name} has no effect without run.plan=true"
     if run.objective.tau_squared and run.objective.temperature == 1:
         yield "objective.tau_squared has no effect at objective.temperature=1"
     if run.train.micro_batch_size == run.train.batch_size:

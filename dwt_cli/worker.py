@@ -16,6 +16,7 @@ from dwt_cli.cache import Cache
 from dwt_cli.config import Run
 from dwt_cli.errors import UserError
 from dwt_cli.machine import Machine
+from dwt_cli.plan import print_plan
 from dwt_cli.recipe import Recipe
 from dwt_cli.record import Record, find, readable, summary_of
 from dwt_cli.track.card import model_card
@@ -34,6 +35,9 @@ def work(run: Run, console: Console) -> None:
     transformers_logging.disable_progress_bar()
     say = plain_line(console)
     machine = Machine.of(run.launch, run.train.precision)
+    if run.run.plan:
+        print_plan(run, machine, console)
+        return
     cache = Cache(run.run.cache, say)
     plan = Recipe(run, machine, cache)
     checks.check(run, machine)

@@ -328,6 +328,8 @@ TOGETHER: list[Row] = [
     ("a bad choice of an arm", ["-m", "teacher=none,smal"], ["teacher=smal", "mean small?"]),
     ("a bad pair of arms", ["-m", "teacher=small,none", "remap=paper"], ["remap=random"]),
     ("a bad type of an arm", ["-m", "seed=1,x"], ["seed=x", "a whole number"]),
+    ("planned and anew", ["run.plan=true", "run.fresh=true"],
+     ["run.plan=true", "leave out run.fresh"]),
     ("anew and exported", ["run.fresh=true", "run.export=true"],
      ["run.fresh=true", "run.export=true", "leave one out"]),
     ("a giant", ["scale.width=16384", "scale.mlp_width=65536", "student.num_layers=100"],
@@ -458,6 +460,7 @@ OUT_OF_RANGE = {
     "train.batch_size": "-8", "train.micro_batch_size": "0", "train.checkpoint_every": "0",
     "train.keep_checkpoints": "0", "train.log_every": "0", "eval.every": "0",
     "eval.num_blocks": "0", "launch.num_threads": "0", "seed": "-1",
+    "run.train_tokens": "0", "run.peak_tflops": "0.0", "run.mfu": "0.0",
 }  # fmt: skip
 
 
@@ -563,6 +566,7 @@ def test_version_is_ours(ask: Ask, word: str) -> None:
 
 
 WITHOUT_EFFECT = {
+    "run.mfu": ["run.mfu=0.5"],
     "alpha": ["teacher=none", "alpha.soft=2"],
     "objective": ["alpha=off", "objective.temperature=2"],
     "objective.tau_squared": ["objective.tau_squared=true"],

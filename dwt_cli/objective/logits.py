@@ -12,7 +12,7 @@ from torch import Tensor
 from dwt_cli.alpha import Weights
 from dwt_cli.config import Objective
 
-_CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
+CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
 
 
 class Sums(NamedTuple):
@@ -71,7 +71,7 @@ class _Distillation(torch.autograd.Function):
         tau: float,
     ) -> tuple[Tensor, Tensor]:
         num_rows, vocab_size = student_NV.shape
-        step = max(1, _CHUNK_BYTES[student_NV.device.type] // (4 * vocab_size))
+        step = max(1, CHUNK_BYTES[student_NV.device.type] // (4 * vocab_size))
         gradient_NV = torch.empty_like(student_NV)
         hard, soft, teacher, correct = student_NV.new_zeros(4, dtype=torch.float32).unbind()
         for start in range(0, num_rows, step):

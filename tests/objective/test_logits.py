@@ -94,14 +94,14 @@ def test_values_and_gradient(
     squared: bool,
     weights: tuple[float, float],
 ) -> None:
-    monkeypatch.setitem(logits._CHUNK_BYTES, "cpu", 4 * V * rows)
+    monkeypatch.setitem(logits.CHUNK_BYTES, "cpu", 4 * V * rows)
     compare(*draw(dtype), Weights(*weights), Objective(tau, squared))
 
 
 @pytest.mark.parametrize("rows", ROWS_PER_CHUNK)
 @pytest.mark.parametrize("tau", [1.0, 2.0])
 def test_without_a_teacher(monkeypatch: pytest.MonkeyPatch, rows: int, tau: float) -> None:
-    monkeypatch.setitem(logits._CHUNK_BYTES, "cpu", 4 * V * rows)
+    monkeypatch.setitem(logits.CHUNK_BYTES, "cpu", 4 * V * rows)
     student_NV, _, labels_N = draw()
     compare(student_NV, None, labels_N, Weights(0.7, 4.0), Objective(tau))
 
@@ -111,7 +111,7 @@ def test_without_a_teacher(monkeypatch: pytest.MonkeyPatch, rows: int, tau: floa
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tau", [1.0, 2.5])
 def test_on_cuda(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tau: float) -> None:
-    monkeypatch.setitem(logits._CHUNK_BYTES, "cuda", 4 * V * 4)
+    monkeypatch.setitem(logits.CHUNK_BYTES, "cuda", 4 * V * 4)
     compare(*draw(dtype, "cuda"), Weights(0.7, 4.0), Objective(tau))
 
 
