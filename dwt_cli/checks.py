@@ -51,12 +51,12 @@ def check(run: Run, machine: Machine) -> None:
         remap(student, teacher, run.remap)  # shapes alone
 
 
-def student_outline(run: Run) -> PreTrainedModel:
-    """The student on the meta device: shapes without memory."""
+def student_outline(run: Run, device: torch.device | str = "meta") -> PreTrainedModel:
+    """The student on the meta device (or, of fake tensors, on any): shapes without memory."""
     if isinstance(run.student, CheckpointStudent):
-        return outline_of(open_config("student.path", run.student))
+        return outline_of(open_config("student.path", run.student), device)
     assert isinstance(run.student, MadeStudent)
-    return outline(run.student)
+    return outline(run.student, device)
 
 
 def tokenizer_path(run: Run) -> str | None:

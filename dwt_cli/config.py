@@ -547,6 +547,8 @@ class RunOptions:
 
     fresh: set it aside and start anew. export: save the model of its newest checkpoint, and leave.
     schedule: draw the loss weights over time as they are set, and leave.
+    plan: say what the run will take, and leave; for that, train_tokens: the length of the text,
+    where it limits the run; peak_tflops: of the device; mfu: the share of it that is reached.
     """
 
     root: str = "runs"
@@ -554,6 +556,10 @@ class RunOptions:
     fresh: bool = False
     export: bool = False
     schedule: bool = False
+    plan: bool = False
+    train_tokens: int | None = None
+    peak_tflops: float | None = None
+    mfu: float = 0.4
 
 
 @dataclass
@@ -752,9 +758,14 @@ def problems(run: Run) -> Iterator[str]:
     """What is wrong with a run's settings, one line each: setting, value, remedy."""
     for setting, value in leaves(run):
         yield from _problems_of_value(setting, value)
-    asked = [f"run.{n}=true" for n in ("fresh", "export", "schedule") if getattr(run.run, n)]
+    asked = [
+        f"run.{n}=true" for n in ("fresh", "export", "schedule", "plan") if getattr(run.run, n)
+    ]
     if len(asked) > 1:
         yield f"{' and '.join(asked)}: these are different wishes; leave one out"
+    for name in ("train_tokens", "peak_tflops"):
+        yield from _above_0_or_null(f"run.{name}", getattr(run.run, name))
+    yield from _between("run.mfu", run.run.mfu, 0.001, 1.0)
     yield from _problems_of_scale(run.scale)
     yield from _at_least("seed", run.seed, 0)
     yield from _problems_of_data("data", run.data)
@@ -818,6 +829,9 @@ def warnings(run: Run) -> Iterator[str]:
     for group, unlike in (("revise", Revise), ("select", Select)):
         if not compared and type(getattr(run, group)) is not unlike:
             yield f"{group} has no effect: no objective compares distributions"
+    if not run.run.plan:
+        for name in sorted(keys & {"run.train_tokens", "run.peak_tflops", "run.mfu"}):
+            yield f"{name} has no effect without run.plan=true"
     if run.train.micro_batch_size == run.train.batch_size:
         yield (
             f"train.micro_batch_size={run.train.micro_batch_size} has no effect: it is all of "

@@ -20,6 +20,7 @@ from dwt_cli.evaluate import measures
 from dwt_cli.evaluation import evaluate_run
 from dwt_cli.machine import Machine
 from dwt_cli.models.opening import save_model
+from dwt_cli.plan import print_plan
 from dwt_cli.recipe import Recipe
 from dwt_cli.record import Record, find, readable, summary_of
 from dwt_cli.track.card import model_card
@@ -44,6 +45,9 @@ def work(run: Run, console: Console) -> None:
         say(f"schedule: {picture}")
         return
     machine = Machine.of(run.launch, run.train.precision)
+    if run.run.plan:
+        print_plan(run, machine, console)
+        return
     cache = Cache(run.run.cache, say)
     plan = Recipe(run, machine, cache)
     checks.check(run, machine)

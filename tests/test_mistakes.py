@@ -373,6 +373,8 @@ TOGETHER: list[Row] = [
      ["num_relation_heads=3", "choose a divisor"]),
     ("a step too long", ["alpha=step", "alpha.until=2"], ["alpha.until=2.0", "longer than"]),
     ("never to zero", ["alpha=exponential", "alpha.soft_end=0"], ["alpha.soft_end=0", "linear"]),
+    ("planned and anew", ["run.plan=true", "run.fresh=true"],
+     ["run.fresh=true and run.plan=true", "leave one out"]),
     ("anew and exported", ["run.fresh=true", "run.export=true"],
      ["run.fresh=true", "run.export=true", "leave one out"]),
     ("a giant", ["scale.width=16384", "scale.mlp_width=65536", "student.num_layers=100"],
@@ -589,6 +591,7 @@ OUT_OF_RANGE = {
         for name in ("logits", "reverse_kl", "jensen_shannon", "mse", "top_k")
         for setting in ("temperature", "temperature_end")
     },
+    "run.train_tokens": "0", "run.peak_tflops": "0.0", "run.mfu": "0.0",
 }  # fmt: skip
 
 WITH_IT = {
@@ -716,6 +719,7 @@ def test_version_is_ours(ask: Ask, word: str) -> None:
 
 
 WITHOUT_EFFECT = {
+    "run.mfu": ["run.mfu=0.5"],
     "alpha": ["teacher=none", "alpha.soft=2"],
     "objective": ["alpha=off", "objective.logits.temperature=2"],
     "objective.logits.tau_squared": ["objective.logits.tau_squared=true"],

@@ -8,6 +8,7 @@ from transformers import (
     ModernBertForMaskedLM,
     PreTrainedModel,
 )
+from transformers.initialization import no_init_weights
 
 from dwt_cli.config import Architecture, Family
 from dwt_cli.corpus.tokenizer import SPECIAL_TOKENS
@@ -63,7 +64,9 @@ def make_model(options: Architecture, seed: int, purpose: str) -> PreTrainedMode
         return _MAKERS[options.family](options)
 
 
-def outline(options: Architecture) -> PreTrainedModel:
-    """The model on the meta device: shapes without memory, for counting."""
-    with torch.device("meta"):
-        return _MAKERS[options.family](options)
+def outline(options: Architecture, device: torch.device | str = "meta") -> PreTrainedModel:
+    """The model on the meta device (or, of fake tensors, on any): shapes without memory."""
+    with torch.device(device), no_init_weights():
+        model = _MAKERS[options.family](options)
+    model.tie_weights()  # what initialising would have done
+    return model

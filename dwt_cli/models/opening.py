@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.initialization import no_init_weights
 
 from dwt_cli.config import Checkpoint
 from dwt_cli.corpus.corpus import Corpus
@@ -125,10 +126,11 @@ def save_model(model: PreTrainedModel, corpus: Corpus, folder: Path) -> None:
     corpus.tokenizer.save_pretrained(folder)
 
 
-def outline_of(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model of a configuration on the meta device: shapes without memory, for counting."""
-    with torch.device("meta"):
+def outline_of(config: PreTrainedConfig, device: torch.device | str = "meta") -> PreTrainedModel:
+    """The model of a configuration, as `dwt_cli.models.making.outline`: shapes without memory."""
+    with torch.device(device), no_init_weights():
         model: PreTrainedModel = AutoModelForMaskedLM.from_config(config)
+    model.tie_weights()
     return model
 
 

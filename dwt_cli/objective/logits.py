@@ -16,7 +16,7 @@ from dwt_cli.objective.divergences import DIVERGENCES, Distribution
 from dwt_cli.objective.revise import revised
 from dwt_cli.objective.select import Rows, selected
 
-_CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
+CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
 
 
 class Sums(NamedTuple):
@@ -88,7 +88,7 @@ class _Distillation(torch.autograd.Function):
         target: Target,
     ) -> tuple[Tensor, Tensor]:
         num_rows, vocab_size = student_NV.shape
-        step = max(1, _CHUNK_BYTES[student_NV.device.type] // (4 * vocab_size))
+        step = max(1, CHUNK_BYTES[student_NV.device.type] // (4 * vocab_size))
         gradient_NV = torch.empty_like(student_NV) if ctx.needs_input_grad[0] else None
         total = student_NV.new_zeros((), dtype=torch.float32)
         terms = student_NV.new_zeros(4 + len(target.objectives), dtype=torch.float32)

@@ -181,7 +181,7 @@ def test_values_and_gradient(
     squared: bool,
     weights: tuple[float, float],
 ) -> None:
-    monkeypatch.setitem(logits._CHUNK_BYTES, "cpu", 4 * V * rows)
+    monkeypatch.setitem(logits.CHUNK_BYTES, "cpu", 4 * V * rows)
     compare(*draw(dtype), Weights(*weights), kl_at(tau, tau_squared=squared))
 
 
@@ -208,7 +208,7 @@ def test_every_divergence_is_compared() -> None:
 def test_each_divergence(
     monkeypatch: pytest.MonkeyPatch, objective: Distributions, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setitem(logits._CHUNK_BYTES, "cpu", 4 * V * 4)
+    monkeypatch.setitem(logits.CHUNK_BYTES, "cpu", 4 * V * 4)
     compare(*draw(dtype), Weights(0.7, 3.0), Target({"it": objective}, progress=0.25))
 
 
@@ -228,7 +228,7 @@ def test_each_revision(revise: Revise, objective: Distributions) -> None:
 )
 @pytest.mark.parametrize("tau", [1.0, 2.0])
 def test_each_selection(monkeypatch: pytest.MonkeyPatch, select: Select, tau: float) -> None:
-    monkeypatch.setitem(logits._CHUNK_BYTES, "cpu", 4 * V * 4)
+    monkeypatch.setitem(logits.CHUNK_BYTES, "cpu", 4 * V * 4)
     student_NV, teacher_NV, labels_N = draw()
     teacher_NV[1, labels_N[1]] = teacher_NV[1].max() + 1  # sure and right
     target = kl_at(tau)._replace(select=select)
@@ -261,7 +261,7 @@ def test_label_revision_makes_the_label_the_likeliest() -> None:
 @pytest.mark.parametrize("rows", ROWS_PER_CHUNK)
 @pytest.mark.parametrize("tau", [1.0, 2.0])
 def test_without_a_teacher(monkeypatch: pytest.MonkeyPatch, rows: int, tau: float) -> None:
-    monkeypatch.setitem(logits._CHUNK_BYTES, "cpu", 4 * V * rows)
+    monkeypatch.setitem(logits.CHUNK_BYTES, "cpu", 4 * V * rows)
     student_NV, _, labels_N = draw()
     compare(student_NV, None, labels_N, Weights(0.7, 4.0), kl_at(tau))
 
@@ -271,7 +271,7 @@ def test_without_a_teacher(monkeypatch: pytest.MonkeyPatch, rows: int, tau: floa
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tau", [1.0, 2.5])
 def test_on_cuda(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tau: float) -> None:
-    monkeypatch.setitem(logits._CHUNK_BYTES, "cuda", 4 * V * 4)
+    monkeypatch.setitem(logits.CHUNK_BYTES, "cuda", 4 * V * 4)
     compare(*draw(dtype, "cuda"), Weights(0.7, 4.0), kl_at(tau))
 
 
