@@ -106,7 +106,7 @@ class _Distillation(torch.autograd.Function):
                 seen = Rows.of(ours, theirs, labels_C1)
                 teacher -= seen.teacher_C1.sum()
                 weight_C1 = selected(target.select, seen)
-                counted += weight_C1.sum()
+                counted += len(labels_C1) if weight_C1 is None else weight_C1.sum()
                 for sum_of_losses, objective in zip(soft, target.objectives.values(), strict=True):
                     tau = objective.temperature_at(target.progress)
                     weight = weights.soft * objective.weight
@@ -114,11 +114,19 @@ class _Distillation(torch.autograd.Function):
                         weight *= tau**2
                     p, t = ours.at(tau), theirs.at(tau)
                     t = revised(target.revise, t, p, labels_C1, target.progress)
-                    loss_C1 = weight_C1 * DIVERGENCES[type(objective)](
-                        objective, p, t, gradient_CV, weight_C1 * (weight / tau)
+                    scale = weight / tau
+                    loss_C1 = DIVERGENCES[type(objective)](
+                        objective,
+                        p,
+                        t,
+                        gradient_CV,
+                        scale if weight_C1 is None else scale * weight_C1,
                     )
-                    sum_of_losses += loss_C1.sum()
-                    total += weight * loss_C1.sum()
+                    if weight_C1 is not None:
+                        loss_C1 = loss_C1 * weight_C1
+                    loss = loss_C1.sum()
+                    sum_of_losses += loss
+                    total += weight * loss
             if gradient_NV is not None:
                 gradient_CV.scatter_add_(
                     1, labels_C1, gradient_CV.new_full(labels_C1.shape, -weights.hard)

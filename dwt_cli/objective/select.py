@@ -1,11 +1,10 @@
-"""On which target rows the soft loss counts: a weight of 0 or 1 per row.
+"""On which target rows the soft loss counts.
 
 Legend: C rows of one chunk, V vocabulary.
 """
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from dwt_cli.config import Confident, Correct, Gate, Select
@@ -28,8 +27,8 @@ class Rows(NamedTuple):
         )
 
 
-def selected(options: Select, rows: Rows) -> Tensor:
-    """The weights (C, 1) of the rows, fp32."""
+def selected(options: Select, rows: Rows) -> Tensor | None:
+    """A weight of 0 or 1 per row (C, 1), fp32; None: all rows count."""
     if isinstance(options, Gate):
         chosen_C1 = rows.teacher_C1 > rows.student_C1
     elif isinstance(options, Correct):
@@ -37,5 +36,5 @@ def selected(options: Select, rows: Rows) -> Tensor:
     elif isinstance(options, Confident):
         chosen_C1 = rows.top_C1.exp() >= options.threshold
     else:
-        return torch.ones_like(rows.top_C1)
+        return None
     return chosen_C1.float()
