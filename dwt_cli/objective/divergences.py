@@ -1,7 +1,7 @@
 """How far two distributions over the vocabulary are apart, with the gradient in closed form.
 
-A divergence returns its value per row (C, 1), in nats, and adds ``scale`` times its gradient
-with respect to the student's scores to ``gradient_CV``. Everything is in fp32.
+A divergence returns its value per row (C, 1), in nats, and its gradient with respect to the
+student's scores as a sum of tables (C, V), each with a factor. Everything is in fp32.
 Legend: C rows of one chunk, V vocabulary, K tokens that are kept.
 """
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dwt_cli.config import (
@@ -47,41 +46,27 @@ class Distribution:
         return self.scores_CV - self.log_z_C1
 
 
-Scale = float | Tensor
-"""Of a divergence's gradient: the same in every row, or (C, 1)."""
-Divergence = Callable[[Any, Distribution, Distribution, Tensor, Scale], Tensor]
+Gradient = list[tuple[float, Tensor]]
+Divergence = Callable[[Any, Distribution, Distribution], tuple[Tensor, Gradient]]
 
 
-def _add(gradient_CV: Tensor, direction_CV: Tensor, scale: Scale) -> None:
-    if isinstance(scale, Tensor):
-        gradient_CV.addcmul_(direction_CV, scale)
-    else:
-        gradient_CV.add_(direction_CV, alpha=scale)
-
-
-def _forward_kl(
-    options: ForwardKL, p: Distribution, t: Distribution, gradient_CV: Tensor, scale: Scale
-) -> Tensor:
+def _forward_kl(options: ForwardKL, p: Distribution, t: Distribution) -> tuple[Tensor, Gradient]:
     """sum t (log t - log p); gradient p - t."""
-    work_CV = t.scores_CV - p.scores_CV  # the only table that is allocated: it stays in the cache
-    excess_C1 = work_CV.mul_(t.probabilities_CV).sum(-1, keepdim=True)
-    _add(gradient_CV, torch.sub(p.probabilities_CV, t.probabilities_CV, out=work_CV), scale)
-    return excess_C1 - (t.log_z_C1 - p.log_z_C1)
+    excess_CV = (t.scores_CV - p.scores_CV).mul_(t.probabilities_CV)
+    loss_C1 = excess_CV.sum(-1, keepdim=True) - (t.log_z_C1 - p.log_z_C1)
+    return loss_C1, [(1.0, p.probabilities_CV), (-1.0, t.probabilities_CV)]
 
 
-def _reverse_kl(
-    options: ReverseKL, p: Distribution, t: Distribution, gradient_CV: Tensor, scale: Scale
-) -> Tensor:
+def _reverse_kl(options: ReverseKL, p: Distribution, t: Distribution) -> tuple[Tensor, Gradient]:
     """sum p (log p - log t) = L; gradient p (log p - log t - L)."""
     ratio_CV = p.log_probabilities() - t.log_probabilities()
     loss_C1 = (p.probabilities_CV * ratio_CV).sum(-1, keepdim=True)
-    _add(gradient_CV, p.probabilities_CV * (ratio_CV - loss_C1), scale)
-    return loss_C1
+    return loss_C1, [(1.0, p.probabilities_CV * (ratio_CV - loss_C1))]
 
 
 def _jensen_shannon(
-    options: JensenShannon, p: Distribution, t: Distribution, gradient_CV: Tensor, scale: Scale
-) -> Tensor:
+    options: JensenShannon, p: Distribution, t: Distribution
+) -> tuple[Tensor, Gradient]:
     """beta KL(t || m) + (1 - beta) KL(p || m), m = beta t + (1 - beta) p (arXiv 2306.13649, eq. 1).
 
     Gradient (1 - beta) p (log p - log m - KL(p || m)).
@@ -91,22 +76,20 @@ def _jensen_shannon(
     ratio_CV = p.log_probabilities() - log_mixture_CV
     ours_C1 = (p.probabilities_CV * ratio_CV).sum(-1, keepdim=True)
     theirs_CV = t.probabilities_CV * (t.log_probabilities() - log_mixture_CV)
-    _add(gradient_CV, p.probabilities_CV * (ratio_CV - ours_C1), (1 - beta) * scale)
-    return beta * theirs_CV.sum(-1, keepdim=True) + (1 - beta) * ours_C1
+    loss_C1 = beta * theirs_CV.sum(-1, keepdim=True) + (1 - beta) * ours_C1
+    return loss_C1, [(1 - beta, p.probabilities_CV * (ratio_CV - ours_C1))]
 
 
 def _squared_error(
-    options: SquaredError, p: Distribution, t: Distribution, gradient_CV: Tensor, scale: Scale
-) -> Tensor:
+    options: SquaredError, p: Distribution, t: Distribution
+) -> tuple[Tensor, Gradient]:
     """Mean over the vocabulary of the squared difference of the scores (arXiv 2105.08919)."""
     difference_CV = p.scores_CV - t.scores_CV
-    _add(gradient_CV, difference_CV, scale * (2 / difference_CV.shape[1]))
-    return difference_CV.square().mean(-1, keepdim=True)
+    loss_C1 = difference_CV.square().mean(-1, keepdim=True)
+    return loss_C1, [(2 / difference_CV.shape[1], difference_CV)]
 
 
-def _top_k(
-    options: TopK, p: Distribution, t: Distribution, gradient_CV: Tensor, scale: Scale
-) -> Tensor:
+def _top_k(options: TopK, p: Distribution, t: Distribution) -> tuple[Tensor, Gradient]:
     """Forward KL over the teacher's k likeliest tokens and one bucket with all the others' mass.
 
     Gradient p - t on the k tokens, p (1 - t_rest / p_rest) on the others. Without the bucket the
@@ -121,8 +104,8 @@ def _top_k(
     ratio_C1 = t_rest_C1 / p_rest_C1
     ours_CV = p.probabilities_CV * (1 - ratio_C1)
     ours_CV.scatter_(1, kept_CK, p_CK - t_CK)
-    _add(gradient_CV, ours_CV, scale)
-    return (t_CK * kept_ratio_CK).sum(-1, keepdim=True) + t_rest_C1 * ratio_C1.log()
+    loss_C1 = (t_CK * kept_ratio_CK).sum(-1, keepdim=True) + t_rest_C1 * ratio_C1.log()
+    return loss_C1, [(1.0, ours_CV)]
 
 
 def _mass_of_rest(distribution: Distribution, kept_CK: Tensor) -> Tensor:

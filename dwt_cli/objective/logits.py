@@ -100,7 +100,7 @@ class _Distillation(torch.autograd.Function):
             label_C1 = ours.scores_CV.gather(1, labels_C1)
             hard += (ours.log_z_C1 - label_C1).sum()
             correct += (label_C1 >= ours.top_C1).sum()
-            gradient_CV = ours.probabilities_CV * weights.hard
+            gradient: list[tuple[float | Tensor, Tensor]] = [(weights.hard, ours.probabilities_CV)]
             if teacher_NV is not None:
                 theirs = Distribution.of(teacher_NV[rows].float())
                 seen = Rows.of(ours, theirs, labels_C1)
@@ -114,20 +114,16 @@ class _Distillation(torch.autograd.Function):
                         weight *= tau**2
                     p, t = ours.at(tau), theirs.at(tau)
                     t = revised(target.revise, t, p, labels_C1, target.progress)
-                    scale = weight / tau
-                    loss_C1 = DIVERGENCES[type(objective)](
-                        objective,
-                        p,
-                        t,
-                        gradient_CV,
-                        scale if weight_C1 is None else scale * weight_C1,
-                    )
+                    loss_C1, tables = DIVERGENCES[type(objective)](objective, p, t)
                     if weight_C1 is not None:
                         loss_C1 = loss_C1 * weight_C1
                     loss = loss_C1.sum()
                     sum_of_losses += loss
                     total += weight * loss
+                    scale = weight / tau if weight_C1 is None else weight / tau * weight_C1
+                    gradient += [(scale * factor, table_CV) for factor, table_CV in tables]
             if gradient_NV is not None:
+                gradient_CV = _summed(gradient)
                 gradient_CV.scatter_add_(
                     1, labels_C1, gradient_CV.new_full(labels_C1.shape, -weights.hard)
                 )
@@ -140,3 +136,19 @@ class _Distillation(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor, grad_terms: Tensor) -> Any:
         (gradient_NV,) = ctx.saved_tensors
         return gradient_NV * grad_total, None, None, None, None
+
+
+def _summed(parts: list[tuple[float | Tensor, Tensor]]) -> Tensor:
+    """The sum of factor * table, in place of the first table; a factor is one number or (C, 1)."""
+    (factor, first_CV), *others = parts
+    for more, table_CV in others:
+        if table_CV is first_CV:
+            factor = factor + more
+    first_CV.mul_(factor)
+    for more, table_CV in others:
+        if table_CV is not first_CV:
+            if isinstance(more, Tensor):
+                first_CV.addcmul_(table_CV, more)
+            else:
+                first_CV.add_(table_CV, alpha=more)
+    return first_CV
