@@ -45,6 +45,10 @@ class Distribution:
     def log_probabilities(self) -> Tensor:
         return self.scores_CV - self.log_z_C1
 
+    def log_probability(self, tokens_C1: Tensor) -> Tensor:
+        """Of one token per row, (C, 1)."""
+        return self.scores_CV.gather(1, tokens_C1) - self.log_z_C1
+
 
 Gradient = list[tuple[float, Tensor]]
 Divergence = Callable[[Any, Distribution, Distribution], tuple[Tensor, Gradient]]

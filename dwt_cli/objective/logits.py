@@ -14,7 +14,7 @@ from dwt_cli.alpha import Weights
 from dwt_cli.config import Distributions, Revise, Select
 from dwt_cli.objective.divergences import DIVERGENCES, Distribution
 from dwt_cli.objective.revise import revised
-from dwt_cli.objective.select import Rows, selected
+from dwt_cli.objective.select import selected
 
 CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
 
@@ -103,9 +103,8 @@ class _Distillation(torch.autograd.Function):
             gradient: list[tuple[float | Tensor, Tensor]] = [(weights.hard, ours.probabilities_CV)]
             if teacher_NV is not None:
                 theirs = Distribution.of(teacher_NV[rows].float())
-                seen = Rows.of(ours, theirs, labels_C1)
-                teacher -= seen.teacher_C1.sum()
-                weight_C1 = selected(target.select, seen)
+                teacher -= theirs.log_probability(labels_C1).sum()
+                weight_C1 = selected(target.select, ours, theirs, labels_C1)
                 counted += len(labels_C1) if weight_C1 is None else weight_C1.sum()
                 for sum_of_losses, objective in zip(soft, target.objectives.values(), strict=True):
                     tau = objective.temperature_at(target.progress)
