@@ -47,8 +47,9 @@ class Parts:
     batches: TrainBatches
 
     @classmethod
-    def of(cls, run: Run) -> "Parts":
-        return cls(run, Machine.of(run.launch, run.train.precision), _synthetic_batches(run))
+    def of(cls, run: Run, machine: Machine | None = None) -> "Parts":
+        machine = machine or Machine.of(run.launch, run.train.precision)
+        return cls(run, machine, _synthetic_batches(run))
 
     def signal(self) -> ModelSignal:
         """The teacher, untrained: what its forward pass costs does not depend on its weights."""

@@ -29,6 +29,7 @@ from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
 from dwt_cli.models.wrapper import MaskedLM
 
 NUM_PARADIGMS = 67
+_WORTH_COMPILING = 10_000  # pairs: it takes as long as some thousands of them, and is faster then
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def scores(subject: Subject, options: Blimp, say: Say) -> list[Score]:
     texts = [pair.sentence_good for pair in pairs] + [pair.sentence_bad for pair in pairs]
     encoded = encode(subject, texts)
     model = MaskedLM(subject.model, subject.dtype).eval()
+    if len(pairs) >= _WORTH_COMPILING:
+        model.compile(dynamic=True)
     good, bad = np.split(
         pseudo_log_likelihoods(
             model, encoded.sentences, subject.tokenizer.mask_token_id, subject.device
