@@ -9,20 +9,22 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dwt_cli import command, config, guide, mistakes, places
-from dwt_cli.errors import UserError
+from dwt_cli.errors import Told, UserError
 from dwt_cli.launch import launch
 from dwt_cli.settings import settings_folder
 from dwt_cli.training import interrupt
 
 _MISTAKE = 2
 
-_failed_jobs: list[str] = []  # Hydra gives a job no way to fail without a traceback
+_failed_jobs: list[int] = []  # exit codes: Hydra gives a job no way to fail without a traceback
 
 
 @hydra.main(config_path=str(settings_folder()), config_name="config", version_base="1.3")
 def _job(composed: DictConfig) -> None:
     try:
         launch(_checked(composed))
+    except Told as told:
+        _failed_jobs.append(told.code)
     except Exception as error:
         _say_failed(error)
 
@@ -55,7 +57,7 @@ def _say_failed(error: Exception) -> None:
     if line is None:
         raise error
     print(f"dwt-train: {line}", file=sys.stderr, flush=True)
-    _failed_jobs.append(line)
+    _failed_jobs.append(_MISTAKE)
 
 
 def main() -> None:
@@ -82,7 +84,7 @@ def main() -> None:
     except Exception as error:
         _say_failed(error)
     if _failed_jobs:
-        sys.exit(_MISTAKE)
+        sys.exit(_failed_jobs[0])
 
 
 if __name__ == "__main__":

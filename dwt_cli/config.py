@@ -333,6 +333,25 @@ class Train:
     keep_checkpoints: int = bookkeeping(2)
     log_every: int = bookkeeping(II("scale.log_every"))
 
+    def num_parts(self, num_ranks: int) -> int:
+        """In how many portions each of so many ranks takes its share of a batch.
+
+        Raises `UserError` for a batch that does not divide.
+        """
+        of_rank, rest = divmod(self.batch_size, num_ranks)
+        if rest:
+            raise UserError(
+                f"train.batch_size={self.batch_size} does not divide among {num_ranks} ranks: "
+                f"choose a multiple of {num_ranks}"
+            )
+        num_parts, rest = divmod(of_rank, self.micro_batch_size or of_rank)
+        if rest:
+            raise UserError(
+                f"train.micro_batch_size={self.micro_batch_size} does not divide the {of_rank} "
+                f"sequences of each of {num_ranks} ranks: choose a divisor, or null for all"
+            )
+        return num_parts
+
 
 @dataclass
 class Eval:
@@ -371,10 +390,42 @@ class Device(Enum):
 
 @dataclass
 class Launch:
-    """One process on this machine. num_threads: null leaves it to torch."""
+    """One process on this machine. num_threads: of each process; null shares the cores."""
 
     device: Device = Device.auto
     num_threads: int | None = None
+
+
+@dataclass
+class Torchrun(Launch):
+    """Several processes (ranks) on one or more machines (nodes), by torch's own launcher.
+
+    gpus: ranks on each node, one for each GPU; with launch.device=cpu so many CPU processes.
+    rdzv_endpoint: HOST:PORT at which the nodes meet, the same command on each; null: one node.
+    max_restarts: how often all ranks begin again, from the last checkpoint, when one has died.
+    max_wait_minutes: how long a rank waits for another, and a node for the others.
+    """
+
+    gpus: int = MISSING
+    nodes: int = 1
+    rdzv_endpoint: str | None = None
+    max_restarts: int = 0
+    max_wait_minutes: float = 60.0
+
+
+@dataclass
+class Parallel:
+    """Every rank holds the whole model; gradients are summed while they are computed (DDP)."""
+
+
+@dataclass
+class Fsdp(Parallel):
+    """Each rank keeps a share of weights, gradients and optimiser, layer by layer (FSDP2).
+
+    activation_checkpointing: compute a layer's activations twice instead of keeping them.
+    """
+
+    activation_checkpointing: bool = False
 
 
 @dataclass
@@ -429,6 +480,7 @@ class Run:
     eval: Eval = MISSING
     tracker: Tracker = bookkeeping(MISSING)
     launch: Launch = bookkeeping(MISSING)
+    parallel: Parallel = bookkeeping(MISSING)
     scale: Scale = bookkeeping(MISSING)
     run: RunOptions = field(default_factory=RunOptions, metadata={"identity": False})
     seed: int = 0
@@ -459,7 +511,8 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "train": {"default": Train},
     "eval": {"lm": Eval},
     "tracker": {"none": Tracker, "wandb": Wandb},
-    "launch": {"local": Launch},
+    "launch": {"local": Launch, "torchrun": Torchrun},
+    "parallel": {"ddp": Parallel, "fsdp": Fsdp},
     "scale": {"scale": Scale},
 }
 
@@ -543,7 +596,7 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_LARGEST_SIZE, _MOST_LAYERS, _MOST_THREADS = 1 << 16, 1000, 1024
+_LARGEST_SIZE, _MOST_LAYERS, _MOST_THREADS, _MOST_RANKS = 1 << 16, 1000, 1024, 1 << 16
 
 
 def check(run: Run) -> None:
@@ -606,6 +659,8 @@ def warnings(run: Run) -> Iterator[str]:
     for group, unlike in (("revise", Revise), ("select", Select)):
         if not compared and type(getattr(run, group)) is not unlike:
             yield f"{group} has no effect: no objective compares distributions"
+    if type(run.parallel) is not Parallel and type(run.launch) is Launch and "parallel" in said:
+        yield "parallel has no effect with launch=local: choose launch=torchrun"
     if run.train.micro_batch_size == run.train.batch_size:
         yield (
             f"train.micro_batch_size={run.train.micro_batch_size} has no effect: it is all of "
@@ -812,5 +867,28 @@ def _problems_of_training(run: Run) -> Iterator[str]:
             yield f"optim.hidden_lr={optim.hidden_lr}: it is above 0"
         yield from _between("optim.momentum", optim.momentum, 0.0, 0.9999)
         yield from _at_least("optim.hidden_weight_decay", optim.hidden_weight_decay, 0)
+    if isinstance(run.launch, Torchrun):
+        yield from _problems_of_ranks(run.launch, train)
     if run.launch.num_threads is not None:
         yield from _between("launch.num_threads", run.launch.num_threads, 1, _MOST_THREADS)
+
+
+def _problems_of_ranks(launch: Torchrun, train: Train) -> Iterator[str]:
+    for name in ("gpus", "nodes"):
+        yield from _between(f"launch.{name}", getattr(launch, name), 1, _MOST_RANKS)
+    yield from _between("launch.max_restarts", launch.max_restarts, 0, _MOST_RANKS)
+    if launch.max_wait_minutes <= 0:
+        yield f"launch.max_wait_minutes={launch.max_wait_minutes}: it is above 0"
+    endpoint = launch.rdzv_endpoint
+    if endpoint is None and launch.nodes > 1:
+        yield (
+            f"launch.nodes={launch.nodes}: say where they meet, as in "
+            "launch.rdzv_endpoint=HOST:29400, the same on each"
+        )
+    if endpoint is not None and not re.fullmatch(r"[^:]+:\d{1,5}", endpoint):
+        yield f"launch.rdzv_endpoint={endpoint}: write HOST:PORT, as in node1:29400"
+    if launch.gpus >= 1 and launch.nodes >= 1:
+        try:
+            train.num_parts(launch.gpus * launch.nodes)
+        except UserError as problem:
+            yield str(problem)

@@ -2,15 +2,21 @@
 
 from rich.console import Console
 
-from dwt_cli.config import Run
+from dwt_cli.config import Run, Torchrun
 
 
 def launch(run: Run) -> None:
-    """Carry a run out: one process, this one.
+    """Carry a run out: in this process, or in several that begin here.
 
-    Raises what `dwt_cli.worker.work` raises.
+    Raises what `dwt_cli.worker.work` raises, and `dwt_cli.errors.Told`.
     """
     console = Console()
     with console.status("loading torch and transformers"):
-        from dwt_cli import worker  # a command that only asks for help does not pay for it
-    worker.work(run, console)
+        # a command that only asks for help does not pay for it
+        from dwt_cli import torchrun, worker
+        from dwt_cli.ranks import are_several
+    looks_only = run.run.export or run.run.schedule
+    if isinstance(run.launch, Torchrun) and not are_several() and not looks_only:
+        torchrun.launch(run, run.launch)
+    else:
+        worker.work(run, console)

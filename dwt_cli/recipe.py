@@ -4,6 +4,7 @@ corpus -> teacher -> student. A stage's fingerprint covers its own options and t
 the stages before it, so an artifact that exists is found, and one that would differ is not.
 """
 
+import copy
 import json
 import shutil
 import time
@@ -21,6 +22,7 @@ from dwt_cli.cache import Cache
 from dwt_cli.checks import tokenizer_path
 from dwt_cli.config import (
     CheckpointTeacher,
+    Fsdp,
     MadeTeacher,
     Remap,
     Run,
@@ -40,6 +42,7 @@ from dwt_cli.models.making import make_model, outline
 from dwt_cli.models.opening import open_folder, open_model, provenance
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.objective.inside import inside_objectives
+from dwt_cli.ranks import Ranks
 from dwt_cli.remap.remapping import remap
 from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
 from dwt_cli.teacher.signal import ModelSignal
@@ -49,6 +52,7 @@ from dwt_cli.track.metrics import MetricsLog
 from dwt_cli.training.contract import Observer
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.parallel import gather, shard
 from dwt_cli.training.state import Checkpoints
 
 
@@ -70,10 +74,10 @@ class Trained:
 
 
 class Recipe:
-    """The stages of one run."""
+    """The stages of one run. All ranks go through them together, the first one writes."""
 
-    def __init__(self, run: Run, machine: Machine, cache: Cache) -> None:
-        self.run, self.machine, self.cache = run, machine, cache
+    def __init__(self, run: Run, machine: Machine, cache: Cache, ranks: Ranks) -> None:
+        self.run, self.machine, self.cache, self.ranks = run, machine, cache, ranks
         self.source = corpora.open_source(run.data)
 
     # ------------------------------------------------------------------------ what it is
@@ -169,9 +173,14 @@ class Recipe:
                 self.source, self.run.data, tokenizer_path(self.run), folder, advance, display.say
             )
 
-        corpus = Corpus.open(
-            self.cache.get("corpus", self.corpus_id, make, {"options": plain(self.run.data)})
+        about = {"options": plain(self.run.data)}
+        folder = Path(
+            self.ranks.once_per_machine(
+                "the corpus", lambda: str(self.cache.get("corpus", self.corpus_id, make, about))
+            )
         )
+        self.ranks.agree({"prepared corpus": sealed.sum_of(folder)})
+        corpus = Corpus.open(folder)
         self._warn_of_few_heldout(len(corpus.heldout), display)
         report = corpus.report
         display.update(
@@ -199,7 +208,7 @@ class Recipe:
         if isinstance(options, CheckpointTeacher):
             model = open_model(options)
             heldout = heldout_metrics(
-                self._wrapped(model), self._heldout(corpus), self.machine.device
+                self._wrapped(model), self._heldout(corpus), self.machine.device, self.ranks
             )
             return Trained(
                 model, {"parameters": num_parameters(model), "heldout": heldout, "flops": None}
@@ -208,7 +217,8 @@ class Recipe:
             return None
 
         def make(folder: Path) -> None:
-            if (folder / "facts.json").is_file():  # a start before this one came to the end
+            if self.ranks.from_first("the teacher", (folder / "facts.json").is_file):
+                # a start before this one came to the end
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                 return
             model = make_model(options, options.seed, "teacher")
@@ -227,12 +237,14 @@ class Recipe:
                 MaskedLanguageModelling(),
                 [],
             )
+            if not self.ranks.is_first:
+                return
             draw_curves(folder / "metrics.jsonl", folder / "curves.png", "teacher", {})
             save_model(model, corpus, folder / "model")
             sealed.write_json(folder / "facts.json", trained)
             shutil.rmtree(folder / "checkpoints")  # finished: nobody resumes it
 
-        folder = self.cache.get(
+        folder = self._made_together(
             "teacher",
             str(self.teacher_id),
             make,
@@ -255,7 +267,8 @@ class Recipe:
         if self.run.remap.rule != "random":
             assert teacher is not None and teacher.model is not None
             account = remap(model, teacher.model, self.run.remap.rule)
-            sealed.write_json(folder / "remap.json", plain(vars(account)))
+            if self.ranks.is_first:
+                sealed.write_json(folder / "remap.json", plain(vars(account)))
         lesson, taught_flops = None, 0.0
         if teacher is not None:
             lesson, taught_flops = self._lesson(teacher, model.config)
@@ -327,15 +340,23 @@ class Recipe:
         observers: list[Observer],
     ) -> dict[str, Any]:
         """Run the loop on a model; the stage's name is the purpose of its randomness."""
-        wrapped = self._wrapped(model)
+        device, parallel = self.machine.device, self.run.parallel
+        if shards := isinstance(parallel, Fsdp) and self.ranks.size > 1:
+            wrapped = MaskedLM(copy.deepcopy(model), self.machine.dtype, train.compile)
+            shard(wrapped, loss.aux, parallel, device, self.machine.dtype)
+        else:
+            wrapped = self._wrapped(model)
         heldout = self._heldout(corpus)
         batches = TrainBatches(corpus.train, self._masking(corpus), train.batch_size, seed, stage)
         latest: dict[str, float] = {}
 
         def evaluate() -> dict[str, float]:
-            latest.update(heldout_metrics(wrapped, heldout, self.machine.device))
+            latest.update(heldout_metrics(wrapped, heldout, device, self.ranks))
             return latest
 
+        writers: list[Observer] = [*observers]
+        if self.ranks.is_first:
+            writers.insert(0, MetricsLog(folder / "metrics.jsonl", train.log_every))
         before = dict(evaluate())
         training = Training(
             model=wrapped,
@@ -348,21 +369,17 @@ class Recipe:
             evaluate=evaluate,
             eval_every=self.run.eval.every,
             checkpoints=Checkpoints(
-                folder / "checkpoints", identity, train.keep_checkpoints, display.say
+                folder / "checkpoints", identity, train.keep_checkpoints, display.say, self.ranks
             ),
-            observer=_All(
-                [
-                    MetricsLog(folder / "metrics.jsonl", train.log_every),
-                    TrainingDisplay(display, stage),
-                    *observers,
-                ],
-                at_start=before,
-            ),
-            device=self.machine.device,
+            observer=_All([TrainingDisplay(display, stage), *writers], at_start=before),
+            device=device,
             seed=seed,
+            ranks=self.ranks,
         )
         latest.clear()
         counters = training.run()
+        if shards:
+            gather(wrapped.model, model)
         return {
             "parameters": num_parameters(model),
             "steps": counters.step,
@@ -376,6 +393,31 @@ class Recipe:
             "flops": self._step_flops(model) * FORWARD_AND_BACKWARD * counters.step,
             "seconds": counters.elapsed_s,
         }
+
+    def _made_together(
+        self, kind: str, identity: str, make: Callable[[Path], None], about: dict[str, Any]
+    ) -> Path:
+        """An artifact of the cache that all ranks make and the first one keeps."""
+        made_in: list[str] = []
+
+        def making(folder: Path) -> None:
+            made_in.append(str(folder))
+            self.ranks.from_first(f"the {kind}'s turn", lambda: str(folder))
+            make(folder)
+
+        if self.ranks.is_first:
+            place = self.cache.get(kind, identity, making, about)
+            if not made_in:
+                self.ranks.from_first(f"the {kind}'s turn", lambda: None)
+        elif folder := self.ranks.from_first(f"the {kind}'s turn", lambda: None):
+            make(Path(folder))
+        place = Path(self.ranks.from_first(f"the {kind}", lambda: str(place)))
+        if not self.cache.holds(kind, identity):
+            raise UserError(
+                f"rank {self.ranks.rank} does not see {place}: set run.cache to a folder that all "
+                "nodes share"
+            )
+        return place
 
     # ------------------------------------------------------------------------- small parts
 
@@ -397,7 +439,7 @@ class Recipe:
             corpus.heldout,
             self._masking(corpus),
             self.run.eval.num_blocks,
-            self.run.train.micro_batch_size or self.run.train.batch_size,
+            self.run.train.micro_batch_size or self.run.train.batch_size // self.ranks.size,
         )
 
 

@@ -22,6 +22,7 @@ NEEDED = {
     ("teacher", "made"): ["teacher.num_layers=3"],
     ("teacher", "checkpoint"): ["teacher.path=model"],
     ("remap", "paper"): ["teacher=small"],
+    ("launch", "torchrun"): ["launch.gpus=2"],
 }
 
 CHOICES = [(group, choice) for group, choices in settings.groups().items() for choice in choices]
@@ -97,7 +98,7 @@ def mixture(number: int, place: Path) -> list[str]:
     chosen = {
         group: draw.choice(choices)
         for group, choices in settings.groups().items()
-        if group not in ("data", "tracker", "launch")
+        if group not in ("data", "tracker", "launch", "parallel")
     }
     if chosen["teacher"] == "checkpoint":  # needs a model of the drawn shape: tests/test_cli.py
         chosen["teacher"] = "none"
@@ -149,6 +150,6 @@ def test_all_mixtures_are_different_and_pass_the_checks(place: Path, composing: 
 
 def test_the_mixtures_use_every_choice(place: Path) -> None:
     used = {word for number in range(NUM_MIXTURES) for word in mixture(number, place)}
-    left_out = {"data", "tracker", "launch"}
+    left_out = {"data", "tracker", "launch", "parallel"}
     every = {f"{group}={choice}" for group, choice in CHOICES if group not in left_out}
     assert every - used == {"teacher=checkpoint"}

@@ -33,7 +33,7 @@ BOOKKEEPING = {
     ("Files", "path"),
     ("CheckpointTeacher", "path"),
 }
-OUTSIDE = ["tracker", "launch", "scale", "run", "choices", "overrides"]
+OUTSIDE = ["tracker", "launch", "parallel", "scale", "run", "choices", "overrides"]
 CLASSES = sorted(
     {node for nodes in SCHEMAS.values() for node in nodes.values()} | {HubPart, RunOptions},
     key=lambda node: node.__name__,

@@ -345,6 +345,15 @@ TOGETHER: list[Row] = [
     ("never to zero", ["alpha=exponential", "alpha.soft_end=0"], ["alpha.soft_end=0", "linear"]),
     ("anew and exported", ["run.fresh=true", "run.export=true"],
      ["run.fresh=true", "run.export=true", "leave one out"]),
+    ("no number of ranks", "launch=torchrun", ["launch.gpus", "give one"]),
+    ("a batch among ranks", ["launch=torchrun", "launch.gpus=3"],
+     ["train.batch_size=8", "3 ranks", "a multiple of 3"]),
+    ("parts among ranks", ["launch=torchrun", "launch.gpus=4", "train.micro_batch_size=4"],
+     ["train.micro_batch_size=4", "of 4 ranks", "choose a divisor"]),
+    ("nodes that meet nowhere", ["launch=torchrun", "launch.gpus=1", "launch.nodes=2"],
+     ["launch.nodes=2", "launch.rdzv_endpoint=HOST:29400"]),
+    ("a place without a port", ["launch=torchrun", "launch.gpus=1", "launch.rdzv_endpoint=node1"],
+     ["launch.rdzv_endpoint=node1", "write HOST:PORT"]),
     ("a giant", ["scale.width=16384", "scale.mlp_width=65536", "student.num_layers=100"],
      ["out of memory", "student.num_layers=100", "lower scale.width"]),
 ]  # fmt: skip
@@ -475,7 +484,8 @@ OUT_OF_RANGE = {
     "train.max_steps": "-3", "train.epochs": "0.0", "train.max_minutes": "0.0",
     "train.batch_size": "-8", "train.micro_batch_size": "0", "train.checkpoint_every": "0",
     "train.keep_checkpoints": "0", "train.log_every": "0", "eval.every": "0",
-    "eval.num_blocks": "0", "launch.num_threads": "0", "seed": "-1",
+    "eval.num_blocks": "0", "launch.num_threads": "0", "launch.gpus": "0", "launch.nodes": "0",
+    "launch.max_restarts": "-1", "launch.max_wait_minutes": "0.0", "seed": "-1",
     **{f"objective.{name}.weight": "0.0" for name in settings.groups()["objective"]},
     **{
         f"objective.{name}.{setting}": "0.0"
@@ -489,6 +499,8 @@ WITH_IT = {
     "alpha.span": "alpha=overtake", "revise.eta": "revise=label_revision",
     "revise.most": "revise=confidence_mix", "revise.warmup": "revise=confidence_mix",
     "select.threshold": "select=confident",
+    **dict.fromkeys(("launch.gpus", "launch.nodes", "launch.max_restarts",
+                     "launch.max_wait_minutes"), "launch=torchrun launch.gpus=2"),
 }  # fmt: skip
 LAYERS = "teacher_layer", "student_layer"  # any whole number; the models' depths decide
 
@@ -520,7 +532,7 @@ def test_every_number_has_a_row() -> None:
 @pytest.mark.usefixtures("untouched")
 def test_a_number_out_of_range(ask: Ask, place: Path, setting: str) -> None:
     value = OUT_OF_RANGE[setting]
-    choice = [WITH_IT[setting]] if setting in WITH_IT else []
+    choice = WITH_IT.get(setting, "").split()
     if setting.startswith("objective."):
         choice = [f"objective={setting.split('.')[1]}"]
     shown = "1.0" if setting == "optim.betas" else value

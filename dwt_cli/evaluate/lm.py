@@ -7,25 +7,28 @@ import torch
 from dwt_cli.corpus.batches import HeldoutBatches
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.objective.logits import hard_sums
+from dwt_cli.ranks import ALONE, Ranks
 
 
 @torch.no_grad()
 def heldout_metrics(
-    model: MaskedLM, heldout: HeldoutBatches, device: torch.device
+    model: MaskedLM, heldout: HeldoutBatches, device: torch.device, ranks: Ranks = ALONE
 ) -> dict[str, float]:
-    """loss: mean cross-entropy per masked token, in nats. perplexity: exp(loss). accuracy: 0..1."""
+    """loss: mean cross-entropy per masked token, in nats. perplexity: exp(loss). accuracy: 0..1.
+
+    Each rank looks at its share; all get the same figures.
+    """
     model.eval()
-    hard = torch.zeros((), device=device)
-    correct = torch.zeros((), device=device)
-    for held in heldout:
+    totals = torch.zeros(2, device=device)
+    for held, counts in heldout.share(ranks.rank, ranks.size):
         batch = held.to(device)
         logits_NV = model(batch.ids_BL, batch.rows_N)
         sums = hard_sums(logits_NV, batch.labels_N)
-        hard += sums.hard
-        correct += sums.correct
-    loss = hard.item() / heldout.num_targets
+        totals += counts * torch.stack([sums.hard, sums.correct])
+    hard, correct = ranks.sum(totals).tolist()
+    loss = hard / heldout.num_targets
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
-        "accuracy": correct.item() / heldout.num_targets,
+        "accuracy": correct / heldout.num_targets,
     }
