@@ -821,6 +821,11 @@ def _problems_of_objective(run: Run) -> Iterator[str]:
 
 def _problems_of_training(run: Run) -> Iterator[str]:
     train, optim = run.train, run.optim
+    if train.compile and type(run.parallel) is not Parallel:
+        yield (
+            "train.compile=true with parallel=fsdp: a sharded model is not compiled here; set "
+            "train.compile=false, or parallel=ddp"
+        )
     if train.compile and any(isinstance(o, MiniLM | Hidden) for o in run.objective.values()):
         yield (
             f"train.compile=true with objective={'+'.join(run.objective)}: what looks inside a "

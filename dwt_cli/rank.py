@@ -24,9 +24,11 @@ def main() -> None:
         with interrupt.stoppable():
             worker.work(run, Console())
     except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(stop, file=sys.stderr, flush=True)
         sys.exit(128 + getattr(stop, "number", int(signal.SIGINT)))
     except Exception as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # those that fall silent are sooner gone
         line = mistakes.answer(error)
         if line is None:
             traceback.print_exc()

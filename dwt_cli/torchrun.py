@@ -67,12 +67,10 @@ def _config(options: Torchrun, folder: str) -> LaunchConfig:
 
 def _in_one_line(codes: dict[int, int]) -> Exception:
     told = [code for code in codes.values() if code > 0 and code != SILENT]
-    if told:
-        return Told(max(told))
-    killed = {rank: code for rank, code in codes.items() if code < 0}
-    for rank, code in killed.items():
-        return UserError(
-            f"rank {rank} was killed by {signal.Signals(-code).name}, and the others have ended; "
-            "the same command goes on from the last checkpoint"
-        )
-    return Told(FAULT)
+    for rank, code in codes.items():
+        if code < 0 and code != -signal.SIGTERM and not told:  # SIGTERM ends those that are left
+            return UserError(
+                f"rank {rank} was killed by {signal.Signals(-code).name}, and the others have "
+                "ended; the same command goes on from the last checkpoint"
+            )
+    return Told(max(told, default=FAULT))

@@ -354,6 +354,8 @@ TOGETHER: list[Row] = [
      ["launch.nodes=2", "launch.rdzv_endpoint=HOST:29400"]),
     ("a place without a port", ["launch=torchrun", "launch.gpus=1", "launch.rdzv_endpoint=node1"],
      ["launch.rdzv_endpoint=node1", "write HOST:PORT"]),
+    ("compiled and sharded", ["parallel=fsdp", "train.compile=true"],
+     ["train.compile=true", "parallel=fsdp", "parallel=ddp"]),
     ("a giant", ["scale.width=16384", "scale.mlp_width=65536", "student.num_layers=100"],
      ["out of memory", "student.num_layers=100", "lower scale.width"]),
 ]  # fmt: skip
@@ -619,6 +621,7 @@ WITHOUT_EFFECT = {
     "revise": ["teacher=none", "revise=label_revision"],
     "select": ["objective=minilm", "select=gate"],
     "scale.teacher_steps": ["teacher=none"],
+    "parallel": ["parallel=fsdp"],
     "train.micro_batch_size=8": ["train.micro_batch_size=8"],
     "eval.num_blocks=9999": ["eval.num_blocks=9999"],
     "train.max_minutes": ["train.max_minutes=1"],
