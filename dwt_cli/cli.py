@@ -11,14 +11,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dwt_cli import command, config, guide, mistakes, places
-from dwt_cli.errors import UserError
+from dwt_cli.errors import Told, UserError
 from dwt_cli.launch import launch
 from dwt_cli.settings import settings_folder
 from dwt_cli.training import interrupt
 
 _MISTAKE = 2
 
-_failed_jobs: list[str] = []  # Hydra gives a job no way to fail without a traceback
+_failed_jobs: list[int] = []  # exit codes: Hydra gives a job no way to fail without a traceback
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Door:
     def job(self, composed: DictConfig) -> None:
         try:
             launch(_checked(composed))
+        except Told as told:
+            _failed_jobs.append(told.code)
         except Exception as error:
             self.say_failed(error)
 
@@ -47,7 +49,7 @@ class Door:
             raise error
         said = line.replace(TRAIN.program, self.program)  # the checks are shared
         print(f"{self.program}: {said}", file=sys.stderr, flush=True)
-        _failed_jobs.append(line)
+        _failed_jobs.append(_MISTAKE)
 
 
 TRAIN = Door(
@@ -125,7 +127,7 @@ def _enter(door: Door) -> None:
     except Exception as error:
         door.say_failed(error)
     if _failed_jobs:
-        sys.exit(_MISTAKE)
+        sys.exit(_failed_jobs[0])
 
 
 if __name__ == "__main__":

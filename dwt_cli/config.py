@@ -428,6 +428,25 @@ class Train:
     keep_checkpoints: int = bookkeeping(2)
     log_every: int = bookkeeping(II("scale.log_every"))
 
+    def num_parts(self, num_ranks: int) -> int:
+        """In how many portions each of so many ranks takes its share of a batch.
+
+        Raises `UserError` for a batch that does not divide.
+        """
+        of_rank, rest = divmod(self.batch_size, num_ranks)
+        if rest:
+            raise UserError(
+                f"train.batch_size={self.batch_size} does not divide among {num_ranks} ranks: "
+                f"choose a multiple of {num_ranks}"
+            )
+        num_parts, rest = divmod(of_rank, self.micro_batch_size or of_rank)
+        if rest:
+            raise UserError(
+                f"train.micro_batch_size={self.micro_batch_size} does not divide the {of_rank} "
+                f"sequences of each of {num_ranks} ranks: choose a divisor, or null for all"
+            )
+        return num_parts
+
 
 class Protocol(Enum):
     """How GLUE is fine-tuned; the figures are in `dwt_cli.evaluate.protocols`."""
@@ -516,10 +535,42 @@ class Device(Enum):
 
 @dataclass
 class Launch:
-    """One process on this machine. num_threads: null leaves it to torch."""
+    """One process on this machine. num_threads: of each process; null shares the cores."""
 
     device: Device = Device.auto
     num_threads: int | None = None
+
+
+@dataclass
+class Torchrun(Launch):
+    """Several processes (ranks) on one or more machines (nodes), by torch's own launcher.
+
+    gpus: ranks on each node, one for each GPU; with launch.device=cpu so many CPU processes.
+    rdzv_endpoint: HOST:PORT at which the nodes meet, the same command on each; null: one node.
+    max_restarts: how often all ranks begin again, from the last checkpoint, when one has died.
+    max_wait_minutes: how long a rank waits for another, and a node for the others.
+    """
+
+    gpus: int = MISSING
+    nodes: int = 1
+    rdzv_endpoint: str | None = None
+    max_restarts: int = 0
+    max_wait_minutes: float = 60.0
+
+
+@dataclass
+class Parallel:
+    """Every rank holds the whole model; gradients are summed while they are computed (DDP)."""
+
+
+@dataclass
+class Fsdp(Parallel):
+    """Each rank keeps a share of weights, gradients and optimiser, layer by layer (FSDP2).
+
+    activation_checkpointing: compute a layer's activations twice instead of keeping them.
+    """
+
+    activation_checkpointing: bool = False
 
 
 @dataclass
@@ -580,6 +631,7 @@ class Run:
     eval: Eval = MISSING
     tracker: Tracker = bookkeeping(MISSING)
     launch: Launch = bookkeeping(MISSING)
+    parallel: Parallel = bookkeeping(MISSING)
     scale: Scale = bookkeeping(MISSING)
     run: RunOptions = field(default_factory=RunOptions, metadata={"identity": False})
     seed: int = 0
@@ -624,7 +676,8 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "train": {"default": Train},
     "eval": {"eval": Eval},
     "tracker": {"none": Tracker, "wandb": Wandb},
-    "launch": {"local": Launch},
+    "launch": {"local": Launch, "torchrun": Torchrun},
+    "parallel": {"ddp": Parallel, "fsdp": Fsdp},
     "scale": {"scale": Scale},
 }
 
@@ -742,7 +795,7 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_LARGEST_SIZE, _MOST_LAYERS, _MOST_THREADS = 1 << 16, 1000, 1024
+_LARGEST_SIZE, _MOST_LAYERS, _MOST_THREADS, _MOST_RANKS = 1 << 16, 1000, 1024, 1 << 16
 
 
 def check(run: Run) -> None:
@@ -832,6 +885,8 @@ def warnings(run: Run) -> Iterator[str]:
     if not run.run.plan:
         for name in sorted(keys & {"run.train_tokens", "run.peak_tflops", "run.mfu"}):
             yield f"{name} has no effect without run.plan=true"
+    if type(run.parallel) is not Parallel and type(run.launch) is Launch and "parallel" in said:
+        yield "parallel has no effect with launch=local: choose launch=torchrun"
     if run.train.micro_batch_size == run.train.batch_size:
         yield (
             f"train.micro_batch_size={run.train.micro_batch_size} has no effect: it is all of "
@@ -1110,6 +1165,11 @@ def _problems_of_objective(run: Run) -> Iterator[str]:
 
 def _problems_of_training(run: Run) -> Iterator[str]:
     train, optim = run.train, run.optim
+    if train.compile and type(run.parallel) is not Parallel:
+        yield (
+            "train.compile=true with parallel=fsdp: a sharded model is not compiled here; set "
+            "train.compile=false, or parallel=ddp"
+        )
     if train.compile and any(isinstance(o, MiniLM | Hidden) for o in run.objective.values()):
         yield (
             f"train.compile=true with objective={'+'.join(run.objective)}: what looks inside a "
@@ -1154,6 +1214,9 @@ def _problems_of_training(run: Run) -> Iterator[str]:
             yield f"optim.hidden_lr={optim.hidden_lr}: it is above 0"
         yield from _between("optim.momentum", optim.momentum, 0.0, 0.9999)
         yield from _at_least("optim.hidden_weight_decay", optim.hidden_weight_decay, 0)
+    yield from _problems_of_sharding(run)
+    if isinstance(run.launch, Torchrun):
+        yield from _problems_of_ranks(run.launch, train)
     if run.launch.num_threads is not None:
         yield from _between("launch.num_threads", run.launch.num_threads, 1, _MOST_THREADS)
 
@@ -1173,3 +1236,40 @@ def _problems_of_eval(options: Eval) -> Iterator[str]:
     for name in ("num_sentences", "num_words", "num_per_word"):
         yield from _at_least(f"eval.probing.{name}", getattr(options.probing, name), 2)
     yield from _at_least("eval.probing.seed", options.probing.seed, 0)
+
+
+def _problems_of_sharding(run: Run) -> Iterator[str]:
+    if not isinstance(run.parallel, Fsdp):
+        return
+    remedy = "choose parallel=ddp"
+    if isinstance(run.remap, Ligo):
+        yield f"remap=ligo with parallel=fsdp: its maps are not sharded; {remedy}"
+    if any(share < 1 for share in run.eval.at):
+        yield f"eval.at={run.eval.at} with parallel=fsdp: it keeps no model on the way; {remedy}"
+    for setting, teacher in each_teacher(run):
+        if isinstance(teacher, MadeTeacher) and 0 < teacher.budget < 1:
+            yield (
+                f"{setting}.budget={teacher.budget:g} with parallel=fsdp: it keeps no model on "
+                f"the way; {remedy}"
+            )
+
+
+def _problems_of_ranks(launch: Torchrun, train: Train) -> Iterator[str]:
+    for name in ("gpus", "nodes"):
+        yield from _between(f"launch.{name}", getattr(launch, name), 1, _MOST_RANKS)
+    yield from _between("launch.max_restarts", launch.max_restarts, 0, _MOST_RANKS)
+    if launch.max_wait_minutes <= 0:
+        yield f"launch.max_wait_minutes={launch.max_wait_minutes}: it is above 0"
+    endpoint = launch.rdzv_endpoint
+    if endpoint is None and launch.nodes > 1:
+        yield (
+            f"launch.nodes={launch.nodes}: say where they meet, as in "
+            "launch.rdzv_endpoint=HOST:29400, the same on each"
+        )
+    if endpoint is not None and not re.fullmatch(r"[^:]+:\d{1,5}", endpoint):
+        yield f"launch.rdzv_endpoint={endpoint}: write HOST:PORT, as in node1:29400"
+    if launch.gpus >= 1 and launch.nodes >= 1:
+        try:
+            train.num_parts(launch.gpus * launch.nodes)
+        except UserError as problem:
+            yield str(problem)

@@ -2,19 +2,24 @@
 
 from rich.console import Console
 
-from dwt_cli.config import Evaluation, Run
+from dwt_cli.config import Evaluation, Run, Torchrun
 
 
 def launch(run: Run) -> None:
-    """Carry a run or an evaluation out: one process, this one.
+    """Carry a run or an evaluation out: in this process, or in several that begin here.
 
-    Raises what `dwt_cli.worker.work` and `dwt_cli.evaluation.evaluate` raise.
+    Raises what `dwt_cli.worker.work` and `dwt_cli.evaluation.evaluate` raise, and
+    `dwt_cli.errors.Told`.
     """
     console = Console()
     with console.status("loading torch and transformers"):
         # a command that only asks for help does not pay for it
-        from dwt_cli import evaluation, worker
+        from dwt_cli import evaluation, torchrun, worker
+        from dwt_cli.ranks import are_several
+    looks_only = run.run.export or run.run.schedule or run.run.plan
     if isinstance(run, Evaluation):
         evaluation.evaluate(run, console)
+    elif isinstance(run.launch, Torchrun) and not are_several() and not looks_only:
+        torchrun.launch(run, run.launch)
     else:
         worker.work(run, console)

@@ -13,6 +13,7 @@ import torch
 
 from dwt_cli.config import Device, Launch, Precision
 from dwt_cli.errors import UserError
+from dwt_cli.ranks import ALONE, Ranks
 
 _RECORDED = (
     "dwt-cli",
@@ -37,15 +38,22 @@ class Machine:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, launch: Launch, precision: Precision) -> "Machine":
+    def of(cls, launch: Launch, precision: Precision, ranks: Ranks = ALONE) -> "Machine":
         """Look at the hardware; sets torch's number of threads."""
         if launch.num_threads is not None:
             torch.set_num_threads(launch.num_threads)
-        has_cuda = torch.cuda.is_available()
-        if launch.device is Device.cuda and not has_cuda:
+        elif ranks.local_size > 1:
+            torch.set_num_threads(max(1, torch.get_num_threads() // ranks.local_size))
+        num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if launch.device is Device.cuda and not num_devices:
             raise UserError("launch.device=cuda: torch sees no CUDA device; use launch.device=auto")
-        use_cuda = has_cuda and launch.device is not Device.cpu
-        device = torch.device("cuda" if use_cuda else "cpu")
+        use_cuda = num_devices > 0 and launch.device is not Device.cpu
+        if ranks.size > 1 and launch.device is not Device.cpu and ranks.local_size > num_devices:
+            raise UserError(
+                f"launch.gpus={ranks.local_size}: torch sees {num_devices} CUDA devices here; "
+                "lower it, or take processes on the CPU with launch.device=cpu"
+            )
+        device = torch.device("cuda", ranks.local_rank) if use_cuda else torch.device("cpu")
         if not use_cuda:
             _keep_freed_memory()
         bf16 = precision is Precision.bf16 or (

@@ -25,6 +25,7 @@ from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.making import outline
 from dwt_cli.models.opening import provenance, save_model
 from dwt_cli.objective.inside import inside_objectives
+from dwt_cli.ranks import ALONE, Ranks
 from dwt_cli.starts import Starts
 from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
 from dwt_cli.teachers import Prepared, Teachers
@@ -52,11 +53,11 @@ class Trained:
 
 
 class Recipe:
-    """The stages of one run."""
+    """The stages of one run. All ranks go through them together, the first one writes."""
 
-    def __init__(self, run: Run, machine: Machine, cache: Cache) -> None:
+    def __init__(self, run: Run, machine: Machine, cache: Cache, ranks: Ranks = ALONE) -> None:
         self.run = run
-        self.shop = Workshop(run, machine, cache)
+        self.shop = Workshop(run, machine, cache, ranks)
         self.teachers = Teachers(self.shop)
         self._starts = Starts(self.shop, self.teachers)
 

@@ -23,7 +23,7 @@ from dwt_cli.errors import UserError
 LOCK = ".lock"
 _NAMED_GROUPS = ("teacher", "student", "alpha", "remap", "scale", "data")
 _IDLE_ALONE = ("alpha", "remap")  # without a teacher they have no effect
-_UNNAMED = ("run", "tracker", "launch", "seed")
+_UNNAMED = ("run", "tracker", "launch", "parallel", "seed")
 
 
 def readable(run: Run) -> str:

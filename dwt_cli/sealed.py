@@ -93,6 +93,11 @@ def publish(folder: Path, place: Path) -> None:
     _flush(place.parent)
 
 
+def sum_of(folder: Path) -> str:
+    """The sha256 sum of a sealed folder's manifest, which stands for all of its files."""
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+
+
 def is_sealed(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 

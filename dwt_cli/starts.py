@@ -90,9 +90,10 @@ class Starts:
             account = remap(student, teacher.model, options)
         losses["remapped"] = loss()
         facts["losses"] = losses
-        sealed.write_json(folder / "remap.json", plain(vars(account)) | facts)
-        ours, theirs = (model.config.num_hidden_layers for model in (student, teacher.model))
-        draw_origins(account, ours, theirs, folder / "remap.png")
+        if self._shop.ranks.is_first:
+            sealed.write_json(folder / "remap.json", plain(vars(account)) | facts)
+            ours, theirs = (model.config.num_hidden_layers for model in (student, teacher.model))
+            draw_origins(account, ours, theirs, folder / "remap.png")
         return facts
 
     def _grown(
@@ -118,11 +119,13 @@ class Starts:
                 optim=Optim(lr=options.lr, weight_decay=0.0),
             )
             facts = shop.train(job, growing, MaskedLanguageModelling(), corpus, display)
+            if not shop.ranks.is_first:
+                return
             save_file(growing.maps(), folder / "maps.safetensors")
             sealed.write_json(folder / "facts.json", facts)
             shutil.rmtree(folder / "checkpoints")  # finished: nobody resumes it
 
-        place = shop.cache.get("maps", self.maps_id, make, {"options": plain(options)})
+        place = shop.trained("maps", self.maps_id, make, {"options": plain(options)})
         facts = json.loads((place / "facts.json").read_text(encoding="utf-8"))
         display.update("remap", 1.0, f"held-out {facts['heldout']['loss']:.3f}")
         device = str(shop.machine.device)

@@ -20,6 +20,7 @@ from dwt_cli.config import (
     BUDGETS,
     CheckpointTeacher,
     Data,
+    Fsdp,
     MadeTeacher,
     ModelTeacher,
     SeveralTeachers,
@@ -202,7 +203,7 @@ class Teachers:
         """The model at its budget, and its facts; those of a snapshot lack ``heldout``."""
         if options.budget == 0:
             return make_model(options, options.seed, "teacher"), {"flops": 0, "steps": 0}
-        folder = self._shop.cache.get(
+        folder = self._shop.trained(
             "teacher",
             self.identity(stage),
             lambda folder: self._pretrain(stage, options, corpus, display, folder),
@@ -212,6 +213,11 @@ class Teachers:
         if options.budget == 1:
             return open_folder(folder / "model"), facts
         step = _step_at(options.budget, options.max_steps)
+        if not _snapshot(folder, step).is_dir():
+            raise UserError(
+                f"teacher.budget={options.budget:g}: {folder} was trained with parallel=fsdp, "
+                "which keeps no model on the way; delete it, and train with parallel=ddp"
+            )
         share = step / facts["steps"]
         scaled = {name: facts[name] * share for name in ("epochs", "flops", "seconds")}
         tokens = facts["tokens"] * step // facts["steps"]
@@ -220,7 +226,9 @@ class Teachers:
     def _pretrain(
         self, stage: str, options: MadeTeacher, corpus: Corpus, display: Display, folder: Path
     ) -> None:
-        if (folder / "facts.json").is_file():  # a start before this one came to the end
+        shop = self._shop
+        if shop.ranks.from_first("the teacher", (folder / "facts.json").is_file):
+            # a start before this one came to the end
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             return
         model = make_model(options, options.seed, "teacher")
@@ -239,8 +247,12 @@ class Teachers:
             MaskedLanguageModelling(),
             self._text(stage, options, corpus, display),
             display,
-            [_Snapshots(model, options.max_steps, folder)],
+            []
+            if isinstance(shop.run.parallel, Fsdp)
+            else [_Snapshots(model, options.max_steps, folder)],
         )
+        if not shop.ranks.is_first:
+            return
         draw_curves(folder / "metrics.jsonl", folder / "curves.png", "teacher", {})
         save_model(model, corpus, folder / "model")
         sealed.write_json(folder / "facts.json", facts)
@@ -262,7 +274,7 @@ class Teachers:
 
         about = {"options": plain(data)}
         with _about_teachers_text():
-            text = self._shop.cache.get("corpus", self._text_id(stage), make, about)
+            text = self._shop.prepared("corpus", self._text_id(stage), make, about)
         return replace(corpus, train=Corpus.open(text).train)
 
 

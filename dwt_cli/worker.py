@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from dwt_cli import checks, config, recipe, sealed
+from dwt_cli import checks, config, ranks, recipe, sealed
 from dwt_cli.cache import Cache
 from dwt_cli.config import Run
 from dwt_cli.errors import UserError
@@ -21,6 +21,7 @@ from dwt_cli.evaluation import evaluate_run
 from dwt_cli.machine import Machine
 from dwt_cli.models.opening import save_model
 from dwt_cli.plan import print_plan
+from dwt_cli.ranks import Ranks
 from dwt_cli.recipe import Recipe
 from dwt_cli.record import Record, find, readable, summary_of
 from dwt_cli.track.card import model_card
@@ -34,8 +35,14 @@ from dwt_cli.track.summary import print_summary, summarise
 def work(run: Run, console: Console) -> None:
     """Do what a run asks for, from wherever an earlier start of it has come to.
 
-    Raises `UserError` for a mistake, KeyboardInterrupt when it was asked to stop.
+    Every rank is here; the first one writes and prints. Raises `UserError` for a mistake,
+    KeyboardInterrupt when it was asked to stop.
     """
+    with ranks.joined(run.launch) as together:
+        _work(run, console if together.is_first else Console(quiet=True), together)
+
+
+def _work(run: Run, console: Console, ranks: Ranks) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     say = plain_line(console)
@@ -44,21 +51,35 @@ def work(run: Run, console: Console) -> None:
         draw_schedule(run, picture)
         say(f"schedule: {picture}")
         return
-    machine = Machine.of(run.launch, run.train.precision)
+    machine = Machine.of(run.launch, run.train.precision, ranks)
+    run.train.num_parts(ranks.size)
     if run.run.plan:
         print_plan(run, machine, console)
         return
     cache = Cache(run.run.cache, say)
-    plan = Recipe(run, machine, cache)
+    plan = Recipe(run, machine, cache, ranks)
     checks.check(run, machine)
     measures.check(run.eval)
     if run.run.export:
         _export(run, plan, console)
         return
+    ranks.agree(
+        {
+            "text": plan.corpus_id,
+            "teacher": list(plan.teachers.identities()),
+            "run": plan.student_id,
+            "versions": machine.describe()["versions"],
+        }
+    )
+    if not ranks.is_first:
+        _take_part(plan)
+        return
     with Record(run, plan.student_id) as record:
         if run.run.fresh and any(record.folder.glob("[!.]*")):
             say(f"what was there is kept as {record.set_aside()}")
-        if record.summary is not None:
+        at_work = None if record.summary else str(record.folder)
+        ranks.from_first("the record", lambda: at_work)
+        if at_work is None:
             say("this run is finished; run.fresh=true starts it anew")
         else:
             try:
@@ -126,6 +147,17 @@ def _carry_out(run: Run, plan: Recipe, machine: Machine, record: Record, console
             {**student.facts["heldout"], **summary["cost"]}, record.folder
         )
     record.finish(summary)
+
+
+def _take_part(plan: Recipe) -> None:
+    """What the other ranks do: the same stages, and nothing is written."""
+    folder = plan.shop.ranks.from_first("the record", lambda: None)
+    if folder is None:
+        return
+    with Display(Console(quiet=True), plan.work()) as display:
+        corpus = plan.corpus(display)
+        teacher = plan.teacher(corpus, display)
+        plan.student(corpus, teacher, display, Path(folder), [])
 
 
 def _export(run: Run, plan: Recipe, console: Console) -> None:

@@ -1,7 +1,8 @@
 """What every stage of a recipe works with: the run's text, its machine, one way to train."""
 
+import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,23 +10,27 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from dwt_cli import sealed
 from dwt_cli.cache import Cache
 from dwt_cli.checks import tokenizer_path
-from dwt_cli.config import Optim, Run, Train, fingerprint, plain
+from dwt_cli.config import Fsdp, Optim, Run, Train, fingerprint, plain
 from dwt_cli.corpus import corpus as corpora
 from dwt_cli.corpus.batches import HeldoutBatches, Masking, TrainBatches
 from dwt_cli.corpus.corpus import Corpus
+from dwt_cli.errors import UserError
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.machine import Machine
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
 from dwt_cli.models.opening import provenance
 from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.ranks import ALONE, Ranks
 from dwt_cli.tasks.mlm import MaskedLanguageModelling
 from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
 from dwt_cli.training.contract import Observer
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.parallel import gather, shard
 from dwt_cli.training.state import Checkpoints
 
 
@@ -47,10 +52,13 @@ class Job:
 
 
 class Workshop:
-    """The run's options and what comes of them; the stages add nothing to it."""
+    """The run's options and what comes of them; the stages add nothing to it.
 
-    def __init__(self, run: Run, machine: Machine, cache: Cache) -> None:
-        self.run, self.machine, self.cache = run, machine, cache
+    All ranks go through the stages together, the first one writes.
+    """
+
+    def __init__(self, run: Run, machine: Machine, cache: Cache, ranks: Ranks = ALONE) -> None:
+        self.run, self.machine, self.cache, self.ranks = run, machine, cache, ranks
         self._source = corpora.open_source(run.data)
 
     # ------------------------------------------------------------------------------- the text
@@ -80,9 +88,8 @@ class Workshop:
                 self._source, self.run.data, tokenizer_path(self.run), folder, advance, display.say
             )
 
-        corpus = Corpus.open(
-            self.cache.get("corpus", self.corpus_id, make, {"options": plain(self.run.data)})
-        )
+        about = {"options": plain(self.run.data)}
+        corpus = Corpus.open(self.prepared("corpus", self.corpus_id, make, about))
         self._warn_of_few_heldout(len(corpus.heldout), display)
         report = corpus.report
         display.update(
@@ -94,6 +101,43 @@ class Workshop:
             ),
         )
         return corpus
+
+    def prepared(
+        self, kind: str, identity: str, make: Callable[[Path], None], about: dict[str, Any]
+    ) -> Path:
+        """An artifact of the cache that one rank of each machine makes, and all open."""
+        folder = Path(
+            self.ranks.once_per_machine(
+                f"the {kind}", lambda: str(self.cache.get(kind, identity, make, about))
+            )
+        )
+        self.ranks.agree({f"prepared {kind}": sealed.sum_of(folder)})
+        return folder
+
+    def trained(
+        self, kind: str, identity: str, make: Callable[[Path], None], about: dict[str, Any]
+    ) -> Path:
+        """An artifact of the cache that all ranks make together and the first one writes."""
+        made_in: list[str] = []
+
+        def making(folder: Path) -> None:
+            made_in.append(str(folder))
+            self.ranks.from_first(f"the {kind}'s turn", lambda: str(folder))
+            make(folder)
+
+        if self.ranks.is_first:
+            place = self.cache.get(kind, identity, making, about)
+            if not made_in:
+                self.ranks.from_first(f"the {kind}'s turn", lambda: None)
+        elif folder := self.ranks.from_first(f"the {kind}'s turn", lambda: None):
+            make(Path(folder))
+        place = Path(self.ranks.from_first(f"the {kind}", lambda: str(place)))
+        if not self.cache.holds(kind, identity):
+            raise UserError(
+                f"rank {self.ranks.rank} does not see {place}: set run.cache to a folder that all "
+                "nodes share"
+            )
+        return place
 
     def _warn_of_few_heldout(self, there: int, display: Display) -> None:
         wanted = self.run.eval.num_blocks
@@ -122,12 +166,12 @@ class Workshop:
             corpus.heldout,
             self._masking(corpus),
             self.run.eval.num_blocks,
-            self.run.train.micro_batch_size or self.run.train.batch_size,
+            self.run.train.micro_batch_size or self.run.train.batch_size // self.ranks.size,
         )
 
     def heldout_metrics(self, model: MaskedLM, corpus: Corpus) -> dict[str, float]:
         """Of a model on the student's held-out text; see `dwt_cli.evaluate.lm`."""
-        return heldout_metrics(model, self.heldout(corpus), self.machine.device)
+        return heldout_metrics(model, self.heldout(corpus), self.machine.device, self.ranks)
 
     # ----------------------------------------------------------------------------- the training
 
@@ -151,6 +195,11 @@ class Workshop:
         observers: Sequence[Observer] = (),
     ) -> dict[str, Any]:
         """Run the loop on a model, from wherever an earlier start has come to; its facts."""
+        device, parallel = self.machine.device, self.run.parallel
+        whole = wrapped.model
+        if shards := isinstance(parallel, Fsdp) and self.ranks.size > 1:
+            wrapped = MaskedLM(copy.deepcopy(whole), self.machine.dtype)
+            shard(wrapped, loss.aux, parallel, device, self.machine.dtype)
         heldout = self.heldout(corpus)
         batches = TrainBatches(
             corpus.train, self._masking(corpus), job.train.batch_size, job.seed, job.purpose
@@ -158,9 +207,12 @@ class Workshop:
         latest: dict[str, float] = {}
 
         def evaluate() -> dict[str, float]:
-            latest.update(heldout_metrics(wrapped, heldout, self.machine.device))
+            latest.update(heldout_metrics(wrapped, heldout, device, self.ranks))
             return latest
 
+        writers: list[Observer] = []
+        if self.ranks.is_first:
+            writers = [MetricsLog(job.folder / "metrics.jsonl", job.train.log_every), *observers]
         before = dict(evaluate())
         training = Training(
             model=wrapped,
@@ -173,23 +225,23 @@ class Workshop:
             evaluate=evaluate,
             eval_every=self.run.eval.every,
             checkpoints=Checkpoints(
-                job.folder / "checkpoints", job.identity, job.train.keep_checkpoints, display.say
+                job.folder / "checkpoints",
+                job.identity,
+                job.train.keep_checkpoints,
+                display.say,
+                self.ranks,
             ),
-            observer=_All(
-                [
-                    MetricsLog(job.folder / "metrics.jsonl", job.train.log_every),
-                    TrainingDisplay(display, job.shown_as),
-                    *observers,
-                ],
-                at_start=before,
-            ),
-            device=self.machine.device,
+            observer=_All([TrainingDisplay(display, job.shown_as), *writers], at_start=before),
+            device=device,
             seed=job.seed,
+            ranks=self.ranks,
         )
         latest.clear()
         counters = training.run()
+        if shards:
+            gather(wrapped.model, whole)
         return {
-            "parameters": num_parameters(wrapped.model),
+            "parameters": num_parameters(whole),
             "steps": counters.step,
             "tokens": counters.step * batches.tokens_per_step,
             "epochs": counters.step / batches.steps_per_epoch,
@@ -198,7 +250,7 @@ class Workshop:
             "heldout_at_start": before,
             "heldout": latest or evaluate(),  # nothing was left to train after a restart
             "best_heldout": {"loss": counters.best_loss, "step": counters.best_step},
-            "flops": self.step_flops(wrapped.model) * FORWARD_AND_BACKWARD * counters.step,
+            "flops": self.step_flops(whole) * FORWARD_AND_BACKWARD * counters.step,
             "seconds": counters.elapsed_s,
         }
 

@@ -75,6 +75,10 @@ def corpus(corpus_folder: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def masking(corpus: Any) -> Any:
+    return masking_of(corpus)
+
+
+def masking_of(corpus: Any) -> Any:
     from dwt_cli.config import Task
     from dwt_cli.corpus.batches import Masking
 
@@ -88,20 +92,20 @@ def masking(corpus: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Architecture]:
+    return tiny_architecture
+
+
+def tiny_architecture(family: str = "bert", num_layers: int = 2, **changes: Any) -> Architecture:
     """Options of a model of some ten thousand parameters; give what shall be otherwise."""
-
-    def make(family: str = "bert", num_layers: int = 2, **changes: Any) -> Architecture:
-        options: dict[str, Any] = {
-            "width": 16,
-            "num_heads": 2,
-            "mlp_width": 24,
-            "vocab_size": VOCAB_SIZE,
-            "max_length": BLOCK_LENGTH,
-            "dropout": 0.0,
-        }
-        return Architecture(num_layers=num_layers, family=Family[family], **options | changes)
-
-    return make
+    options: dict[str, Any] = {
+        "width": 16,
+        "num_heads": 2,
+        "mlp_width": 24,
+        "vocab_size": VOCAB_SIZE,
+        "max_length": BLOCK_LENGTH,
+        "dropout": 0.0,
+    }
+    return Architecture(num_layers=num_layers, family=Family[family], **options | changes)
 
 
 @pytest.fixture(scope="session")

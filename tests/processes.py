@@ -7,16 +7,64 @@ seconds: they are real processes with an id, a life and a death of their own.
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["dwt_cli.worker", "dwt_cli.cli", "tests.processes"])
+
+
+def together(num_ranks: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What ``work(ranks, *arguments)`` returns on each of so many ranks, over gloo.
+
+    Every one of them has to leave with exit code 0.
+    """
+    answers, processes = rank_processes(num_ranks, work, arguments)
+    try:
+        found = dict(answers.get(timeout=200) for _ in processes)
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0] * num_ranks
+    finally:
+        for process in processes:
+            process.kill()
+    return [found[rank] for rank in range(num_ranks)]
+
+
+def rank_processes(
+    num_ranks: int, work: Callable[..., Any], arguments: tuple[Any, ...]
+) -> tuple[Any, list[Any]]:
+    """The queue of (rank, answer), and the processes, at work from now on."""
+    answers = _FORKSERVER.Queue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        _FORKSERVER.Process(target=_rank, args=(rank, num_ranks, port, answers, work, arguments))
+        for rank in range(num_ranks)
+    ]
+    for process in processes:
+        process.start()
+    return answers, processes
+
+
+def _rank(
+    rank: int, size: int, port: int, answers: Any, work: Callable[..., Any], arguments: Any
+) -> None:
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(where | {"RANK": str(rank), "WORLD_SIZE": str(size)})
+
+    from dwt_cli.config import Device, Launch
+    from dwt_cli.ranks import joined
+
+    with joined(Launch(device=Device.cpu)) as ranks:
+        answers.put((rank, work(ranks, *arguments)))
 
 
 class Started:

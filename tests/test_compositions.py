@@ -25,6 +25,7 @@ NEEDED = {
     ("teacher", "several"): ["teacher.members=[very_weak,virtual]"],
     ("student", "checkpoint"): ["student.path=model"],
     ("remap", "paper"): ["teacher=small"],
+    ("launch", "torchrun"): ["launch.gpus=2"],
 }
 
 CHOICES = [(group, choice) for group, choices in settings.groups().items() for choice in choices]

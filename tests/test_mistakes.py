@@ -377,6 +377,17 @@ TOGETHER: list[Row] = [
      ["run.fresh=true and run.plan=true", "leave one out"]),
     ("anew and exported", ["run.fresh=true", "run.export=true"],
      ["run.fresh=true", "run.export=true", "leave one out"]),
+    ("no number of ranks", "launch=torchrun", ["launch.gpus", "give one"]),
+    ("a batch among ranks", ["launch=torchrun", "launch.gpus=3"],
+     ["train.batch_size=8", "3 ranks", "a multiple of 3"]),
+    ("parts among ranks", ["launch=torchrun", "launch.gpus=4", "train.micro_batch_size=4"],
+     ["train.micro_batch_size=4", "of 4 ranks", "choose a divisor"]),
+    ("nodes that meet nowhere", ["launch=torchrun", "launch.gpus=1", "launch.nodes=2"],
+     ["launch.nodes=2", "launch.rdzv_endpoint=HOST:29400"]),
+    ("a place without a port", ["launch=torchrun", "launch.gpus=1", "launch.rdzv_endpoint=node1"],
+     ["launch.rdzv_endpoint=node1", "write HOST:PORT"]),
+    ("compiled and sharded", ["parallel=fsdp", "train.compile=true"],
+     ["train.compile=true", "parallel=fsdp", "parallel=ddp"]),
     ("a giant", ["scale.width=16384", "scale.mlp_width=65536", "student.num_layers=100"],
      ["out of memory", "student.num_layers=100", "lower scale.width"]),
 ]  # fmt: skip
@@ -584,7 +595,8 @@ OUT_OF_RANGE = {
     "eval.num_blocks": "0", "eval.at": "[1.5]", "eval.glue.num_seeds": "0",
     "eval.glue.max_length": "7", "eval.blimp.num_pairs": "0", "eval.probing.num_sentences": "1",
     "eval.probing.num_words": "1", "eval.probing.num_per_word": "1", "eval.probing.seed": "-1",
-    "launch.num_threads": "0", "seed": "-1",
+    "launch.num_threads": "0", "launch.gpus": "0", "launch.nodes": "0",
+    "launch.max_restarts": "-1", "launch.max_wait_minutes": "0.0", "seed": "-1",
     **{f"objective.{name}.weight": "0.0" for name in settings.groups()["objective"]},
     **{
         f"objective.{name}.{setting}": "0.0"
@@ -604,6 +616,8 @@ WITH_IT = {
         ["teacher.weights", "teacher.temperatures"],
         "teacher=several teacher.members=[small,very_weak]",
     ),
+    **dict.fromkeys(("launch.gpus", "launch.nodes", "launch.max_restarts",
+                     "launch.max_wait_minutes"), "launch=torchrun launch.gpus=2"),
 }  # fmt: skip
 LAYERS = "teacher_layer", "student_layer"  # any whole number; the models' depths decide
 
@@ -638,7 +652,7 @@ def test_every_number_has_a_row() -> None:
 @pytest.mark.usefixtures("untouched")
 def test_a_number_out_of_range(ask: Ask, place: Path, setting: str) -> None:
     value = OUT_OF_RANGE[setting]
-    choice = WITH_IT[setting].split() if setting in WITH_IT else []
+    choice = WITH_IT.get(setting, "").split()
     if setting.startswith("objective."):
         choice = [f"objective={setting.split('.')[1]}"]
     shown = {"optim.betas": "1.0", "eval.at": "1.5"}.get(setting, value.strip("[]").split(",")[0])
@@ -727,6 +741,7 @@ WITHOUT_EFFECT = {
     "select": ["objective=minilm", "select=gate"],
     "remap.width": ["remap=stack", "remap.width=net2net"],
     "scale.teacher_steps": ["teacher=none"],
+    "parallel": ["parallel=fsdp"],
     "train.micro_batch_size=8": ["train.micro_batch_size=8"],
     "eval.num_blocks=9999": ["eval.num_blocks=9999"],
     "eval.glue": ["eval.glue.num_seeds=2"],

@@ -142,3 +142,13 @@ class HeldoutBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._batches)
+
+    def share(self, rank: int, num_ranks: int) -> Iterator[tuple[Batch, bool]]:
+        """The batches of one rank, and whether they count.
+
+        All ranks get equally many, so that they can be asked together: one that has run out sees
+        the first batch again, which then does not count.
+        """
+        for start in range(0, len(self._batches), num_ranks):
+            counts = start + rank < len(self._batches)
+            yield self._batches[start + rank if counts else 0], counts

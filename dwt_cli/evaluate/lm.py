@@ -14,28 +14,34 @@ from torch.nn import functional as F
 from dwt_cli.corpus.batches import Batch, HeldoutBatches
 from dwt_cli.evaluate.measure import Score, Subject
 from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.ranks import ALONE, Ranks
 
 
 def heldout_metrics(
-    model: MaskedLM, heldout: HeldoutBatches, device: torch.device
+    model: MaskedLM, heldout: HeldoutBatches, device: torch.device, ranks: Ranks = ALONE
 ) -> dict[str, float]:
     """The metrics of a model, which is left in eval mode."""
-    return metrics_of(_asked(model), heldout, device)
+    return metrics_of(_asked(model), heldout, device, ranks)
 
 
 def metrics_of(
-    logits: Callable[[Batch], Tensor], heldout: HeldoutBatches, device: torch.device
+    logits: Callable[[Batch], Tensor],
+    heldout: HeldoutBatches,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Of what answers a batch with logits (N, V) on its target rows.
 
-    loss: mean cross-entropy per masked token, in nats. perplexity: exp(loss). accuracy: 0..1.
+    loss: mean cross-entropy per masked token, in nats. perplexity: exp(loss). accuracy: 0..1. Each
+    rank looks at its share; all get the same figures.
     """
-    targets = _targets(logits, heldout, device)
-    loss = targets.losses_N.mean().item()
+    targets = _targets(logits, heldout, device, ranks)
+    totals = ranks.sum(torch.stack([targets.losses_N.sum(), targets.correct_N.sum()]))
+    loss, accuracy = (totals / heldout.num_targets).tolist()
     return {
         "loss": loss,
         "perplexity": _perplexity(loss),
-        "accuracy": targets.correct_N.mean().item(),
+        "accuracy": accuracy,
     }
 
 
@@ -69,14 +75,18 @@ class _Targets(NamedTuple):
 
 @torch.no_grad()
 def _targets(
-    logits: Callable[[Batch], Tensor], heldout: HeldoutBatches, device: torch.device
+    logits: Callable[[Batch], Tensor],
+    heldout: HeldoutBatches,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> _Targets:
     losses, correct = [], []
-    for held in heldout:
+    for held, counts in heldout.share(ranks.rank, ranks.size):
         batch = held.to(device)
         logits_NV = logits(batch).float()
-        losses.append(F.cross_entropy(logits_NV, batch.labels_N, reduction="none"))
-        correct.append(logits_NV.argmax(-1) == batch.labels_N)
+        taken = len(batch.labels_N) if counts else 0
+        losses.append(F.cross_entropy(logits_NV, batch.labels_N, reduction="none")[:taken])
+        correct.append((logits_NV.argmax(-1) == batch.labels_N)[:taken])
     return _Targets(torch.cat(losses).double(), torch.cat(correct).double())
 
 

@@ -35,10 +35,13 @@ def stoppable() -> Iterator[None]:
 
 
 class Interrupt:
-    """While this context is open the first signal is noted; a second Ctrl-C stops at once."""
+    """While this context is open the first signal is noted; a second Ctrl-C stops at once.
 
-    def __init__(self) -> None:
-        self.requested = False
+    is_heard: whether this process says so; of several that get the signal one does.
+    """
+
+    def __init__(self, is_heard: bool = True) -> None:
+        self.requested, self._is_heard = False, is_heard
         self.number = int(signal.SIGINT)
 
     def __enter__(self) -> "Interrupt":
@@ -57,8 +60,10 @@ class Interrupt:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.requested:
             self.requested, self.number = True, number
-            # print() may be what the signal has interrupted
-            os.write(2, b"\nfinishing this step and writing a checkpoint; Ctrl-C stops at once\n")
+            if self._is_heard:  # print() may be what the signal has interrupted
+                os.write(
+                    2, b"\nfinishing this step and writing a checkpoint; Ctrl-C stops at once\n"
+                )
         elif number == signal.SIGINT:
             raise Interrupted(number=number)
 

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from dwt_cli.alpha import Moment
 from dwt_cli.config import NonFinite, Train
 from dwt_cli.errors import UserError
 from dwt_cli.randomness import seed_for
+from dwt_cli.ranks import ALONE, Ranks
 from dwt_cli.training.contract import Batches, Loss, Observer
 from dwt_cli.training.interrupt import Interrupt, Interrupted
 from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.parallel import Gradients
 from dwt_cli.training.state import Checkpoints, Counters
 
 
@@ -65,6 +68,7 @@ class Training:
     observer: Observer
     device: torch.device
     seed: int
+    ranks: Ranks = ALONE
 
     def run(self) -> Counters:
         """Train from the newest checkpoint, or from the beginning, to the end.
@@ -74,23 +78,25 @@ class Training:
         """
         counters = self.checkpoints.restore(self.model, self.loss.aux, self.optimizer)
         self.observer.resumed(counters.step)
-        with Interrupt() as interrupt:
+        with Interrupt(is_heard=self.ranks.is_first) as interrupt:
             while (progress := self.length.progress(counters)) < 1:
                 self._step(counters, progress)
                 best = self._evaluate(counters)
                 last = self.length.progress(counters) == 1  # looking takes time too
                 due = counters.step % self.options.checkpoint_every == 0
-                if due or best or last or interrupt.requested:
+                # a signal reaches the ranks at different times: they stop after the same step
+                stop = int(self.ranks.largest(interrupt.number if interrupt.requested else 0))
+                if due or best or last or stop:
                     self.checkpoints.save(self.model, self.loss.aux, self.optimizer, counters)
-                if interrupt.requested:
-                    raise Interrupted(counters.step, interrupt.number)
+                if stop:
+                    raise Interrupted(counters.step, stop)
         return counters
 
     def _step(self, counters: Counters, progress: float) -> None:
         started = time.perf_counter()
         lr = self.optimizer.set_lr(progress)
         metrics = self._gradient(counters.step, Moment(progress, lr, counters.memory))
-        norm = nn.utils.clip_grad_norm_(self._trained(), self.clip_norm).item()
+        norm = self._gradients.clip(self.clip_norm)
         if math.isfinite(norm) and math.isfinite(metrics["loss"]):
             self.optimizer.step()
         elif self.options.non_finite is NonFinite.stop:
@@ -103,7 +109,7 @@ class Training:
         self.optimizer.zero_grad()
         counters.memory = dict(self.loss.remember(counters.memory, metrics))
         counters.step += 1
-        seconds = time.perf_counter() - started
+        seconds = self.ranks.largest(time.perf_counter() - started)
         counters.elapsed_s += seconds
         self.observer.stepped(
             counters.step,
@@ -119,29 +125,34 @@ class Training:
             },
         )
 
-    def _trained(self) -> list[nn.Parameter]:
-        return [*self.model.parameters(), *self.loss.aux.parameters()]
+    @cached_property
+    def _gradients(self) -> Gradients:
+        return Gradients(self.model, self.loss.aux, self.ranks)
 
     def _gradient(self, step: int, moment: Moment) -> dict[str, float]:
-        """Accumulate the step's gradient over its parts; the step's mean metrics."""
-        num_targets = self.batches.num_targets
-        num_parts = self.batches.batch_size // (
-            self.options.micro_batch_size or self.batches.batch_size
-        )
+        """Accumulate the step's gradient over its parts; the step's mean metrics.
+
+        The parts of all ranks are numbered through: rank 0 has the first ones.
+        """
+        num_targets, num_ranks = self.batches.num_targets, self.ranks.size
+        num_ours = self.options.num_parts(num_ranks)
+        num_parts, first = num_ours * num_ranks, num_ours * self.ranks.rank
         sums: dict[str, Tensor] = {}
         facts: dict[str, float] = {}
         self.model.train()
-        for part in range(num_parts):
+        for part in range(first, first + num_ours):
             batch: Any = self.batches.batch(step, part, num_parts).to(self.device)
             # dropout, if there is any, draws from here
             torch.manual_seed(seed_for(self.seed, "dropout", step, part))
-            loss = self.loss(self.model, batch, moment)
-            (loss.total / num_targets).backward()
+            with self._gradients.part(is_last=part == first + num_ours - 1):
+                loss = self.loss(self._gradients.model, batch, moment)
+                # what follows takes the mean over ranks
+                (loss.total * num_ranks / num_targets).backward()
             facts = loss.facts
             for name, value in {"loss": loss.total.detach(), **loss.sums}.items():
                 sums[name] = sums[name] + value if name in sums else value
         names, values = zip(*sums.items(), strict=True)
-        means = (torch.stack(values) / num_targets).tolist()
+        means = (self.ranks.sum(torch.stack(values)) / num_targets).tolist()
         return dict(zip(names, means, strict=True)) | facts
 
     def _evaluate(self, counters: Counters) -> bool:
@@ -151,7 +162,7 @@ class Training:
             return False
         started = time.perf_counter()
         metrics = self.evaluate()
-        counters.elapsed_s += time.perf_counter() - started
+        counters.elapsed_s += self.ranks.largest(time.perf_counter() - started)
         self.observer.evaluated(counters.step, metrics)
         best = math.inf if counters.best_loss is None else counters.best_loss
         if not metrics["loss"] < best:  # what is no number is not the best either

@@ -1,7 +1,8 @@
 """The whole resume contract: what a checkpoint holds, and which one is opened.
 
 A checkpoint is a sealed folder ``step-00000400`` with model.safetensors, optimizer.safetensors
-and state.json, and aux.safetensors if the loss has trainable parts. It is never a pickle.
+and state.json, and aux.safetensors if the loss has trainable parts. It is never a pickle. Its
+tensors are whole, however many ranks have trained them: any other number goes on from it.
 """
 
 import dataclasses
@@ -12,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, load_model, save_file, save_model
+import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dwt_cli import sealed
 from dwt_cli.errors import UserError
+from dwt_cli.ranks import ALONE, Ranks
 from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.parallel import as_sharded, whole
 
 
 @dataclass
@@ -41,11 +45,20 @@ class Counters:
 class Checkpoints:
     """The checkpoints of one training: the last few and the best.
 
-    identity: what the training is; a checkpoint of another one is refused.
+    identity: what the training is; a checkpoint of another one is refused. All ranks save and
+    restore; the first one writes, all of them read.
     """
 
-    def __init__(self, folder: Path, identity: str, keep: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        keep: int,
+        say: Callable[[str], None],
+        ranks: Ranks = ALONE,
+    ) -> None:
         self._folder, self._identity, self._keep, self._say = folder, identity, keep, say
+        self._ranks = ranks
 
     def steps(self) -> list[int]:
         """Steps with a sealed checkpoint, ascending."""
@@ -61,11 +74,24 @@ class Checkpoints:
 
         Raises `UserError` when the disk is full; the checkpoints before it stay.
         """
+        tensors, scalars = _split_state(optimizer)
+        files = {"model": _tensors(model), "aux": _tensors(aux), "optimizer": tensors}
+        if not self._ranks.is_first:
+            return
+        state = {
+            "identity": self._identity,
+            "counters": dataclasses.asdict(counters),
+            "optimizer": scalars,
+        }
         aside = self._folder / ".writing"
         shutil.rmtree(aside, ignore_errors=True)
         try:
             with sealed.needing_room(self._folder):
-                self._write(aside, model, aux, optimizer, counters)
+                aside.mkdir(parents=True)
+                for name, content in files.items():
+                    if content:
+                        save_file(content, aside / f"{name}.safetensors")
+                sealed.write_json(aside / "state.json", state)
                 sealed.publish(aside, self._place(counters.step))
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
@@ -79,50 +105,36 @@ class Checkpoints:
 
         A damaged one is named and set aside, and the one before it is taken.
         """
-        if (place := self._newest_whole()) is None:
+        name = self._ranks.from_first("the newest checkpoint", self._newest_whole)
+        if name is None:
             return Counters()
+        place = self._folder / name
+        if not sealed.is_sealed(place):
+            raise UserError(
+                f"rank {self._ranks.rank} does not see {place}: set run.root and run.cache to "
+                "folders that all nodes share"
+            )
         state = self._state(place)
-        load_model(model, str(place / "model.safetensors"))
+        _load(model, place / "model.safetensors")
         if aux.state_dict():
-            load_model(aux, str(place / "aux.safetensors"))
+            _load(aux, place / "aux.safetensors")
         _join_state(optimizer, load_file(place / "optimizer.safetensors"), state["optimizer"])
         return Counters(**state["counters"])
 
     def restore_model(self, model: nn.Module) -> Counters | None:
         """Load the model of the newest whole checkpoint alone; None when there is none."""
-        if (place := self._newest_whole()) is None:
+        if (name := self._newest_whole()) is None:
             return None
-        load_model(model, str(place / "model.safetensors"))
+        place = self._folder / name
+        _load(model, place / "model.safetensors")
         return Counters(**self._state(place)["counters"])
 
     def drop(self) -> None:
         """Delete all: the training is finished and its model is exported."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _write(
-        self,
-        aside: Path,
-        model: nn.Module,
-        aux: nn.Module,
-        optimizer: Optimizer,
-        counters: Counters,
-    ) -> None:
-        aside.mkdir(parents=True)
-        save_model(model, str(aside / "model.safetensors"))
-        if aux.state_dict():
-            save_model(aux, str(aside / "aux.safetensors"))
-        tensors, scalars = _split_state(optimizer)
-        save_file(tensors, aside / "optimizer.safetensors")
-        sealed.write_json(
-            aside / "state.json",
-            {
-                "identity": self._identity,
-                "counters": dataclasses.asdict(counters),
-                "optimizer": scalars,
-            },
-        )
-
-    def _newest_whole(self) -> Path | None:
+    def _newest_whole(self) -> str | None:
+        """The name of the newest whole checkpoint; damaged ones are set aside."""
         steps = self.steps()
         for step in reversed(steps):
             place = self._place(step)
@@ -134,7 +146,7 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 place.rename(aside)
             else:
-                return place
+                return place.name
         if steps:
             self._say(f"no whole checkpoint is left in {self._folder}: it starts from step 0")
         return None
@@ -152,6 +164,25 @@ class Checkpoints:
         return self._folder / f"step-{step:08d}"
 
 
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers in one piece, a tied one under one name."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        found.setdefault(id(tensor), (name, tensor))
+    return {name: whole(tensor.detach()).contiguous() for name, tensor in found.values()}
+
+
+@torch.no_grad()
+def _load(module: nn.Module, file: Path) -> None:
+    """Fill a module, whole or sharded, with what `_tensors` has found in one like it."""
+    saved = load_file(file)
+    ours = module.state_dict(keep_vars=True)
+    tied = {id(ours[name]) for name in saved}
+    assert tied == {id(tensor) for tensor in ours.values()}, f"{file} is of another model"
+    for name, tensor in saved.items():
+        ours[name].copy_(as_sharded(tensor, ours[name]))
+
+
 def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Optimiser state as named tensors and, per torch optimiser, everything else as JSON."""
     tensors, scalars = {}, []
@@ -159,7 +190,7 @@ def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str
         state = part.state_dict()
         for index, entries in state["state"].items():
             for key, value in entries.items():
-                tensors[f"{number}.{index}.{key}"] = value.contiguous()
+                tensors[f"{number}.{index}.{key}"] = whole(value).contiguous()
         scalars.append({"param_groups": state["param_groups"]})
     return tensors, scalars
 
@@ -172,4 +203,10 @@ def _join_state(
         number, index, key = name.split(".", 2)
         states[int(number)].setdefault(int(index), {})[key] = value
     for part, state, rest in zip(optimizer.parts, states, scalars, strict=True):
+        parameters = [p for group in part.param_groups for p in group["params"]]
+        for place, moments in state.items():
+            like = parameters[place]
+            for key, value in moments.items():
+                if value.shape == like.shape:  # a moment is cut as its parameter is, a count is not
+                    moments[key] = as_sharded(value, like)
         part.load_state_dict({"state": state, **rest})

@@ -9,18 +9,21 @@ import pytest
 import torch
 
 from dwt_cli.alpha import Constant, Schedule
-from dwt_cli.config import Architecture, ForwardKL, Muon, Objective, Optim, Train
+from dwt_cli.config import ForwardKL, Fsdp, Muon, Objective, Optim, Parallel, Train
 from dwt_cli.corpus.batches import HeldoutBatches, Masking, TrainBatches
 from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.objective.inside import inside_objectives
+from dwt_cli.ranks import ALONE, Ranks
 from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
 from dwt_cli.teacher.signal import ModelSignal
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.parallel import shard
 from dwt_cli.training.state import Checkpoints
+from tests.conftest import tiny_architecture
 
 OPTIMISERS: dict[str, Optim] = {
     "adamw": Optim(lr=5e-3, warmup=0.2, decay=0.8),
@@ -57,62 +60,74 @@ def watcher() -> type[Watcher]:
 
 
 @pytest.fixture
-def training(
-    tmp_path: Path, corpus: Corpus, masking: Masking, tiny: Callable[..., Architecture]
-) -> Callable[..., Training]:
+def training(tmp_path: Path, corpus: Corpus, masking: Masking) -> Callable[..., Training]:
     """``training(**changes)``: fresh parts each time, checkpoints below ``folder``."""
 
-    def make(
-        optim: str | Optim = "adamw",
-        family: str = "bert",
-        num_parts: int = 1,
-        dropout: float = 0.0,
-        schedule: Schedule | None = None,
-        folder: str = "checkpoints",
-        eval_every: int = 100,
-        observer: Any = None,
-        objectives: dict[str, Objective] | None = None,
-        **train: Any,
-    ) -> Training:
-        options = Train(
-            **{
-                "max_steps": 6,
-                "epochs": None,
-                "batch_size": 8,
-                "micro_batch_size": 8 // num_parts,
-                "checkpoint_every": 100,
-                "log_every": 1,
-                **train,
-            }
-        )
-        rules = OPTIMISERS[optim] if isinstance(optim, str) else optim
-        model = MaskedLM(make_model(tiny(family, dropout=dropout), 0, "student"), torch.float32)
-        teacher = MaskedLM(make_model(tiny(family, num_layers=1), 0, "teacher"), torch.float32)
-        with torch.no_grad():
-            for parameter in teacher.parameters():
-                parameter.mul_(4)  # a teacher with an opinion
-        batches = TrainBatches(corpus.train, masking, options.batch_size, 0, "student")
-        heldout = HeldoutBatches(corpus.heldout, masking, 8, 8)
-        cpu = torch.device("cpu")
-        compared = objectives or {"logits": ForwardKL(temperature=2.0)}
-        inside = inside_objectives(compared, model.model.config, teacher.model.config)
-        loss = MaskedLanguageModelling(
-            Lesson(ModelSignal(teacher), schedule or Constant(soft=1.0), compared, inside)
-        )
-        return Training(
-            model=model,
-            loss=loss,
-            batches=batches,
-            optimizer=Optimizer(model, rules, loss.aux),
-            clip_norm=rules.clip_norm,
-            options=options,
-            length=Length.of(options, batches),
-            evaluate=lambda: heldout_metrics(model, heldout, cpu),
-            eval_every=eval_every,
-            checkpoints=Checkpoints(tmp_path / folder, "identity", options.keep_checkpoints, print),
-            observer=observer or Watcher(),
-            device=cpu,
-            seed=0,
-        )
+    def make(*positional: Any, folder: str = "checkpoints", **named: Any) -> Training:
+        return make_training(tmp_path / folder, corpus, masking, *positional, **named)
 
     return make
+
+
+def make_training(
+    folder: Path,
+    corpus: Corpus,
+    masking: Masking,
+    optim: str | Optim = "adamw",
+    family: str = "bert",
+    num_parts: int = 1,
+    dropout: float = 0.0,
+    schedule: Schedule | None = None,
+    eval_every: int = 100,
+    observer: Any = None,
+    objectives: dict[str, Objective] | None = None,
+    ranks: Ranks = ALONE,
+    parallel: Parallel | None = None,
+    **train: Any,
+) -> Training:
+    """A training of fresh parts, with checkpoints in ``folder``."""
+    options = Train(
+        **{
+            "max_steps": 6,
+            "epochs": None,
+            "batch_size": 8,
+            "micro_batch_size": 8 // num_parts,
+            "checkpoint_every": 100,
+            "log_every": 1,
+            **train,
+        }
+    )
+    rules = OPTIMISERS[optim] if isinstance(optim, str) else optim
+    student, weak = tiny_architecture(family, dropout=dropout), tiny_architecture(family, 1)
+    model = MaskedLM(make_model(student, 0, "student"), torch.float32)
+    teacher = MaskedLM(make_model(weak, 0, "teacher"), torch.float32)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.mul_(4)  # a teacher with an opinion
+    batches = TrainBatches(corpus.train, masking, options.batch_size, 0, "student")
+    heldout = HeldoutBatches(corpus.heldout, masking, 8, 8)
+    cpu = torch.device("cpu")
+    compared = objectives or {"logits": ForwardKL(temperature=2.0)}
+    inside = inside_objectives(compared, model.model.config, teacher.model.config)
+    loss = MaskedLanguageModelling(
+        Lesson(ModelSignal(teacher), schedule or Constant(soft=1.0), compared, inside)
+    )
+    if isinstance(parallel, Fsdp):
+        shard(model, loss.aux, parallel, cpu, torch.float32)
+        heldout_metrics(model, heldout, cpu, ranks)  # one looks before one trains
+    return Training(
+        model=model,
+        loss=loss,
+        batches=batches,
+        optimizer=Optimizer(model, rules, loss.aux),
+        clip_norm=rules.clip_norm,
+        options=options,
+        length=Length.of(options, batches),
+        evaluate=lambda: heldout_metrics(model, heldout, cpu, ranks),
+        eval_every=eval_every,
+        checkpoints=Checkpoints(folder, "identity", options.keep_checkpoints, print, ranks),
+        observer=observer or Watcher(),
+        device=cpu,
+        seed=0,
+        ranks=ranks,
+    )

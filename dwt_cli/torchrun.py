@@ -1,0 +1,76 @@
+"""Several processes for one run, by torch's own launcher (torch.distributed.run)."""
+
+import logging
+import signal
+import sys
+import uuid
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.api import RendezvousError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from dwt_cli import parcel
+from dwt_cli.config import Run, Torchrun
+from dwt_cli.errors import Told, UserError
+from dwt_cli.rank import FAULT
+from dwt_cli.ranks import SILENT
+from dwt_cli.training.interrupt import Interrupted
+
+_GRACE_S = 120  # to finish a step and write a checkpoint
+
+
+def launch(run: Run, options: Torchrun) -> None:
+    """Start the ranks of this machine and wait for them.
+
+    Raises `Told` when one of them has said what went wrong, `UserError` when none could.
+    """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    with TemporaryDirectory(prefix="dwt-") as folder:
+        file = Path(folder) / "run.json"
+        file.write_text(parcel.packed(run), encoding="utf-8")
+        ranks = elastic_launch(_config(options, folder), sys.executable)
+        try:
+            ranks("-m", "dwt_cli.rank", str(file))
+        except ChildFailedError as failed:
+            codes = {rank: failure.exitcode for rank, failure in failed.failures.items()}
+            raise _in_one_line(codes) from failed
+        except RendezvousError as error:
+            raise UserError(
+                f"launch.rdzv_endpoint={options.rdzv_endpoint}: {options.nodes} nodes have not met "
+                f"there ({type(error).__name__}); give the HOST:PORT of one of them, free "
+                "there and reachable from all"
+            ) from error
+        except SignalException as stop:
+            raise Interrupted(number=stop.sigval) from stop
+
+
+def _config(options: Torchrun, folder: str) -> LaunchConfig:
+    seconds = round(60 * options.max_wait_minutes)
+    return LaunchConfig(
+        min_nodes=options.nodes,
+        max_nodes=options.nodes,
+        nproc_per_node=options.gpus,
+        run_id="dwt" if options.rdzv_endpoint else uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint=options.rdzv_endpoint or "localhost:0",
+        rdzv_configs={"timeout": seconds, "join_timeout": seconds},
+        max_restarts=options.max_restarts,
+        logs_specs=DefaultLogsSpecs(log_dir=folder),
+        # what else stops a run is heard by `dwt_cli.training.interrupt`, here and in the ranks
+        signals_to_handle="SIGHUP",
+        shutdown_timeout=_GRACE_S,
+    )
+
+
+def _in_one_line(codes: dict[int, int]) -> Exception:
+    told = [code for code in codes.values() if code > 0 and code != SILENT]
+    for rank, code in codes.items():
+        if code < 0 and code != -signal.SIGTERM and not told:  # SIGTERM ends those that are left
+            return UserError(
+                f"rank {rank} was killed by {signal.Signals(-code).name}, and the others have "
+                "ended; the same command goes on from the last checkpoint"
+            )
+    return Told(max(told, default=FAULT))

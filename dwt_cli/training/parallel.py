@@ -1,0 +1,99 @@
+"""One model trained by several ranks: replicated (DDP) or sharded (FSDP2).
+
+A step's loss is a sum over all ranks' targets, divided once; DDP and FSDP2 take means over ranks,
+so each rank's share is multiplied by their number.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from dwt_cli.config import Fsdp
+from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.ranks import Ranks
+
+
+def shard(
+    model: MaskedLM, aux: nn.ModuleDict, options: Fsdp, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Leave each rank a share of ``model``, layer by layer, and of ``aux``, on its device.
+
+    Weights are gathered in ``dtype``, gradients summed in fp32.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy(
+        param_dtype=dtype,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,  # it would fill a copy of `Features`
+    )
+    if options.activation_checkpointing:
+        model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    layers = model.model.get_submodule(anatomy_of(model.model).layers)
+    assert isinstance(layers, nn.ModuleList)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    # the outermost one too gives back what it has gathered: who asks for its parameters after a
+    # look at held-out text, the optimiser first of all, has to get the shares
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    for module in aux.values():
+        if any(True for _ in module.parameters()):
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
+
+
+@torch.no_grad()
+def gather(sharded: nn.Module, model: nn.Module) -> None:
+    """Copy the weights of a sharded module into a whole one like it, on every rank."""
+    theirs = dict(sharded.named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter.copy_(whole(theirs[name]))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor in one piece, on every rank; another one as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def as_sharded(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor cut as ``like`` is: each rank takes its share, nothing is sent."""
+    if not isinstance(like, DTensor):
+        return tensor
+    tensor = tensor.to(like.device)
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+class Gradients:
+    """The gradients of a model and of its loss's ``aux`` modules, summed over all ranks."""
+
+    def __init__(self, model: nn.Module, aux: nn.ModuleDict, ranks: Ranks) -> None:
+        self._aux, self._ranks = aux, ranks
+        self._parameters = [*model.parameters(), *aux.parameters()]
+        self._sharded = [m for m in (model, *aux.values()) if isinstance(m, FSDPModule)]
+        self._replica: DistributedDataParallel | None = None
+        if ranks.size > 1 and not self._sharded:
+            self._replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        self.model = self._replica or model
+
+    @contextlib.contextmanager
+    def part(self, is_last: bool) -> Iterator[None]:
+        """Around the passes over one part of a step: gradients are exchanged in the last one."""
+        for module in self._sharded:
+            module.set_requires_gradient_sync(is_last)
+        replica = self._replica
+        with contextlib.nullcontext() if is_last or replica is None else replica.no_sync():
+            yield
+        if is_last and replica is not None:
+            for parameter in self._aux.parameters():
+                if parameter.grad is not None:
+                    self._ranks.sum(parameter.grad).div_(self._ranks.size)
+
+    def clip(self, most: float) -> float:
+        """Scale all of them down to a common norm of at most ``most``; the norm before."""
+        return whole(nn.utils.clip_grad_norm_(self._parameters, most)).item()

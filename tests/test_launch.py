@@ -1,0 +1,136 @@
+"""One command, several processes: the same run, whoever starts and whatever ends them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForMaskedLM
+
+from dwt_cli import parcel
+from dwt_cli.config import Run
+from tests.miniature import dwt_train, options, write_text
+from tests.processes import Started
+
+LONGER = ["train.precision=fp32", "teacher.num_layers=1", "student.num_layers=2"]
+TORCHRUN = ["launch=torchrun", "launch.device=cpu", "launch.gpus=2"]
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks there for pids")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("launch")
+    write_text(folder / "text")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(text: Path) -> list[float]:
+    """The losses of the run in one process, with the corpus and the teacher of its own."""
+    done = dwt_train(*options(text), *LONGER, cwd=text)
+    assert done.returncode == 0, done.stderr
+    return losses(text / "runs")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    yield
+    Started.end_all()
+
+
+def losses(root: Path) -> list[float]:
+    (file,) = root.glob("*/metrics.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def elsewhere(text: Path, folder: Path) -> list[str]:
+    """The miniature run on the same text, with a root and a cache below ``folder``."""
+    kept = [word for word in options(text) if not word.startswith("run.")]
+    return [*kept, *LONGER, f"run.root={folder}/runs", f"run.cache={folder}/cache"]
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(word) for word in found.stdout.split()]
+
+
+def test_two_processes_do_the_run_of_one(text: Path, tmp_path: Path, alone: list[float]) -> None:
+    """Stopped, killed and gone on with in one process: nothing of it is seen in the losses."""
+    words = [*elsewhere(text, tmp_path), "train.checkpoint_every=1"]
+    metrics = lambda: list(tmp_path.glob("runs/*/metrics.jsonl"))  # noqa: E731
+    first = Started([*words, *TORCHRUN, "parallel=fsdp"], tmp_path)
+    first.wait_until(metrics)
+    first.send(signal.SIGTERM)
+    assert first.ended() == 143, first.output
+    assert "dwt-train: stopped; to go on: dwt-train" in first.output
+    assert "Traceback" not in first.output
+
+    second = Started([*words, *TORCHRUN], tmp_path)
+    second.wait_until(
+        lambda: "student: going on" in second.output or len(losses(tmp_path / "runs")) > 1
+    )
+    ranks = children(second.pid)
+    os.kill(ranks[-1], signal.SIGKILL)
+    killed = time.monotonic()
+    assert second.ended() == 2, second.output
+    assert time.monotonic() - killed < 20
+    (line,) = [line for line in second.output.splitlines() if line.startswith("dwt-train: ")]
+    assert "was killed by SIGKILL" in line and "Traceback" not in second.output
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+
+    last = Started(words, tmp_path)
+    assert last.ended() == 0, last.output
+    assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
+    (model,) = tmp_path.glob("runs/*/model")
+    assert AutoModelForMaskedLM.from_pretrained(model).config.num_hidden_layers == 2
+
+
+def test_somebody_else_s_torchrun(text: Path, tmp_path: Path, alone: list[float]) -> None:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = [*elsewhere(text, tmp_path), "launch.device=cpu"]
+    done = subprocess.run(
+        [sys.executable, *command, "-m", "dwt_cli.cli", *words],
+        capture_output=True, text=True, check=False, timeout=200,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("record: ") == 1
+    assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
+
+
+def test_more_ranks_than_devices_is_one_line(text: Path, tmp_path: Path) -> None:
+    words = [*elsewhere(text, tmp_path), "launch=torchrun", "launch.gpus=2", "launch.device=auto"]
+    done = dwt_train(*words, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dwt-train: launch.gpus=2: torch sees 0 CUDA devices here")
+
+
+def test_nobody_at_the_rendezvous_is_one_line(text: Path, tmp_path: Path) -> None:
+    meeting = ["launch.nodes=2", "launch.rdzv_endpoint=localhost:29571"]
+    words = [*elsewhere(text, tmp_path), *TORCHRUN, *meeting, "launch.max_wait_minutes=0.05"]
+    done = dwt_train(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dwt-train: launch.rdzv_endpoint=localhost:29571: 2 nodes have not met")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["teacher=none", "objective=[logits,hidden]", "optim=adamw"],
+        ["data=wikitext", "alpha=overtake", "launch=torchrun", "launch.gpus=2", "parallel=fsdp"],
+    ],
+    ids=str,
+)
+def test_a_run_travels_as_text(composed: "object", words: list[str]) -> None:
+    run: Run = composed(*words)  # type: ignore[operator]
+    assert parcel.unpacked(parcel.packed(run)) == run

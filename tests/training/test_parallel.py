@@ -1,0 +1,87 @@
+"""The same experiment on any number of ranks, to rounding."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.parity import BATCH_SIZE, Outcome, Setting, outcomes, relative_difference
+
+OF_LOSSES = {"adamw": 1e-5, "muon": 1e-3}
+
+TWO = [
+    Setting(2, "ddp", 2),
+    Setting(2, "fsdp", 2),
+    Setting(2, "ddp", 1, "muon"),
+    Setting(2, "fsdp", 1, "muon"),
+    Setting(2, "fsdp, twice", 1, "adamw", "bert"),
+]
+FOUR = [
+    Setting(num_ranks, parallel, accumulation, optim, family)
+    for num_ranks in (2, 4)
+    for parallel in ("ddp", "fsdp")
+    for accumulation in (1, 2, 4)
+    for optim in ("adamw", "muon")
+    for family in ("bert", "modernbert")
+]
+
+
+@pytest.fixture(scope="module")
+def alone(
+    corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], Outcome]:
+    """The training in one process, for each optimiser and family."""
+    found = {}
+    for optim, family in {(s.optim, s.family) for s in TWO}:
+        folder = tmp_path_factory.mktemp("alone")
+        setting = Setting(optim=optim, family=family)
+        (found[optim, family],) = outcomes(setting, corpus_folder, folder)
+    return found
+
+
+def check_parity(setting: Setting, alone: Outcome, corpus_folder: Path, folder: Path) -> None:
+    seen = outcomes(setting, corpus_folder, folder)
+    assert len(seen) == setting.num_ranks
+    ids_BL = torch.cat([outcome.ids for outcome in seen])
+    assert len(ids_BL) == BATCH_SIZE
+    assert torch.equal(ids_BL, alone.ids), "disjoint shares, and their union is the batch"
+    for outcome in seen:
+        assert relative_difference(outcome.gradient, alone.gradient) < 1e-6
+        assert outcome.losses == pytest.approx(alone.losses, rel=OF_LOSSES[setting.optim])
+        assert outcome.losses == seen[0].losses
+        for ours, theirs in zip(outcome.heldout, alone.heldout, strict=True):
+            assert ours == pytest.approx(theirs, rel=10 * OF_LOSSES[setting.optim])
+
+
+@pytest.mark.parametrize("setting", TWO, ids=str)
+def test_two_ranks_are_one(
+    setting: Setting, alone: dict[tuple[str, str], Outcome], corpus_folder: Path, tmp_path: Path
+) -> None:
+    check_parity(setting, alone[setting.optim, setting.family], corpus_folder, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", FOUR, ids=str)
+def test_any_number_of_ranks_is_one(setting: Setting, corpus_folder: Path, tmp_path: Path) -> None:
+    single = Setting(optim=setting.optim, family=setting.family)
+    (alone,) = outcomes(single, corpus_folder, tmp_path / "alone")
+    check_parity(setting, alone, corpus_folder, tmp_path)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "then", [1, pytest.param(4, marks=pytest.mark.slow)], ids=lambda ranks: f"then {ranks}"
+)
+def test_a_checkpoint_goes_on_at_another_size(
+    parallel: str,
+    then: int,
+    alone: dict[tuple[str, str], Outcome],
+    corpus_folder: Path,
+    tmp_path: Path,
+) -> None:
+    first = Setting(2, parallel, num_steps=10, checkpoint_every=8)
+    begun = outcomes(first, corpus_folder, tmp_path)[0]
+    (gone_on, *_) = outcomes(Setting(then, parallel), corpus_folder, tmp_path)
+    assert len(gone_on.losses) == 12, "from the checkpoint of step 8"
+    expected = alone["adamw", "modernbert"].losses
+    assert begun.losses[:8] + gone_on.losses == pytest.approx(expected, rel=1e-5)
