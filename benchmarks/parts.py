@@ -9,7 +9,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from transformers import PreTrainedModel
 
-from dwt_cli import config
+from dwt_cli import config, problems
 from dwt_cli.alpha import Schedule
 from dwt_cli.config import MadeStudent, MadeTeacher, Run
 from dwt_cli.corpus.batches import Masking, TrainBatches
@@ -34,7 +34,7 @@ def compose_run(overrides: Sequence[str]) -> Run:
     config.register()
     with initialize_config_dir(str(settings_folder()), version_base="1.3"):
         run = config.typed(compose("config", [*overrides, "tracker=none"]))
-    config.check(run)
+    problems.check(run)
     return run
 
 

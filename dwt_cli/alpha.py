@@ -201,7 +201,7 @@ class Overtake(Schedule):
     reacts: ClassVar[bool] = True
 
     soft: float = 4.0
-    full: float = 4.0
+    full: float = 1.0
     span: float = 20.0
 
     def weights(self, moment: Moment) -> Weights:

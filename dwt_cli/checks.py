@@ -47,7 +47,7 @@ def check(run: Run, machine: Machine) -> None:
     if teacher is not None:
         inside_objectives(run.objective, student.config, teacher.config)
     if isinstance(run.remap, FromTeacher):
-        assert teacher is not None, "config.check asks for one model"
+        assert teacher is not None, "problems.check asks for one model"
         remap(student, teacher, run.remap)  # shapes alone
 
 

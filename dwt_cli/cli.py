@@ -10,7 +10,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dwt_cli import command, config, guide, mistakes, places
+from dwt_cli import command, config, guide, mistakes, places, problems
 from dwt_cli.errors import Told, UserError
 from dwt_cli.launch import launch
 from dwt_cli.settings import settings_folder
@@ -83,13 +83,13 @@ def _checked(composed: DictConfig) -> config.Run:
     run.choices["objective"] = "+".join(run.objective)  # Hydra names none if there are several
     run.overrides = list(job.overrides.task)
     _check(run)
-    for warning in config.warnings(run):
+    for warning in problems.warnings(run):
         print(f"warning: {warning}", file=sys.stderr)
     return run
 
 
 def _check(run: config.Run) -> None:
-    config.check(run)
+    problems.check(run)
     places.check(run.run)
 
 

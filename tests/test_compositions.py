@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from dwt_cli import config, settings, worker
+from dwt_cli import config, problems, settings, worker
 from dwt_cli.config import Run
 from tests.miniature import options, write_text
 
@@ -34,7 +34,7 @@ CHOICES = [(group, choice) for group, choices in settings.groups().items() for c
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{g}={c}" for g, c in CHOICES])
 def test_every_choice_composes(composed: Callable[..., Run], group: str, choice: str) -> None:
     run = composed(f"{group}={choice}", *NEEDED.get((group, choice), []))
-    config.check(run)
+    problems.check(run)
     kind = config.SCHEMAS[group][str(settings.schema(group, choice))]
     chosen = getattr(run, group)
     assert type(chosen[choice] if group in config.SEVERAL else chosen) is kind
@@ -136,7 +136,7 @@ def _fits(setting: str, objective: str) -> bool:
 def works(number: int, place: Path, composing: Callable[[list[str]], Run]) -> None:
     words = mixture(number, place)
     run = composing(words)
-    config.check(run)
+    problems.check(run)
     printed = io.StringIO()
     worker.work(run, Console(file=printed, width=100))
     assert "record: " in printed.getvalue(), words
@@ -157,7 +157,7 @@ def test_all_mixtures_are_different_and_pass_the_checks(place: Path, composing: 
     words = [mixture(number, place) for number in range(NUM_MIXTURES)]
     assert len({tuple(each) for each in words}) == NUM_MIXTURES
     for each in words:
-        config.check(composing(each))
+        problems.check(composing(each))
 
 
 def test_the_mixtures_use_every_choice(place: Path) -> None:

@@ -18,13 +18,11 @@ from dwt_cli.config import (
     Run,
     RunOptions,
     Tracker,
-    check,
     fingerprint,
     plain,
-    problems,
-    warnings,
 )
 from dwt_cli.errors import UserError
+from dwt_cli.problems import check, problems, warnings
 
 BOOKKEEPING = {
     ("Train", "micro_batch_size"),
