@@ -66,11 +66,12 @@ def _config(options: Torchrun, folder: str) -> LaunchConfig:
 
 
 def _in_one_line(codes: dict[int, int]) -> Exception:
-    told = [code for code in codes.values() if code > 0 and code != SILENT]
+    ended = (SILENT, 128 + signal.SIGTERM)  # because of another: the launcher sends SIGTERM then
+    told = [code for code in codes.values() if code > 0 and code not in ended]
     for rank, code in codes.items():
         if code < 0 and code != -signal.SIGTERM and not told:  # SIGTERM ends those that are left
             return UserError(
                 f"rank {rank} was killed by {signal.Signals(-code).name}, and the others have "
                 "ended; the same command goes on from the last checkpoint"
             )
-    return Told(max(told, default=FAULT))
+    return Told(max(told or codes.values(), default=FAULT))
