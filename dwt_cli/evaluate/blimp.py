@@ -44,7 +44,7 @@ class Pair:
 
 
 def scores(subject: Subject, options: Blimp, say: Say) -> list[Score]:
-    """Accuracy overall, by field, by linguistic term and by paradigm, each a mean over paradigms.
+    """Accuracy overall and by field, in detail by term and paradigm; means over paradigms.
 
     The standard error is that of the pairs; the paradigms are taken as given.
     """
@@ -62,13 +62,15 @@ def scores(subject: Subject, options: Blimp, say: Say) -> list[Score]:
     )
     hits: dict[str, list[bool]] = defaultdict(list)
     groups: dict[str, set[str]] = defaultdict(set)
+    details = set()
     for pair, hit in zip(pairs, good > bad, strict=True):
         hits[pair.UID].append(hit)
         for name in ("", f"/{pair.field}", f"/{pair.linguistics_term}", f"/{pair.UID}"):
             groups[f"blimp{name}"].add(pair.UID)
+        details |= {f"blimp/{pair.linguistics_term}", f"blimp/{pair.UID}"}
     remarks = {"blimp": (*_of_all(len(hits), int((good == bad).sum())), *encoded.remarks())}
     return [
-        _score(task, [hits[uid] for uid in sorted(uids)], remarks.get(task, ()))
+        _score(task, [hits[uid] for uid in sorted(uids)], remarks.get(task, ()), task in details)
         for task, uids in groups.items()
     ]
 
@@ -82,7 +84,9 @@ def _of_all(num_paradigms: int, num_ties: int) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _score(task: str, paradigms: list[list[bool]], remarks: tuple[str, ...]) -> Score:
+def _score(
+    task: str, paradigms: list[list[bool]], remarks: tuple[str, ...], is_detail: bool
+) -> Score:
     accuracies = [float(np.mean(hits)) for hits in paradigms]
     variances = [float(np.var(hits)) / len(hits) for hits in paradigms]
     return Score(
@@ -93,6 +97,7 @@ def _score(task: str, paradigms: list[list[bool]], remarks: tuple[str, ...]) -> 
         sum(map(len, paradigms)),
         baselines={"chance": 0.5},
         remarks=remarks,
+        is_detail=is_detail,
     )
 
 

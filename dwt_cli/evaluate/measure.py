@@ -25,6 +25,7 @@ class Score:
 
     stderr: its standard error, over seeds where there are ``num_seeds`` of them, else over
     examples. baselines: what it is to be compared with, by name. remarks: what a reader must know.
+    is_detail: for the files; the terminal's table does without it.
     """
 
     task: str
@@ -35,6 +36,7 @@ class Score:
     num_seeds: int = 1
     baselines: dict[str, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    is_detail: bool = False
 
 
 Say = Callable[[str], None]

@@ -25,14 +25,15 @@ def rows(moments: Mapping[str, Results]) -> list[Report]:
 def print_scores(console: Console, say: Say, title: str, moments: Mapping[str, Results]) -> None:
     """A row per task and metric, a column per moment, and below what a reader must know."""
     table = Table(title=title, title_justify="left")
-    for heading in ("task", "metric"):
-        table.add_column(heading, no_wrap=True)
-    for heading in (*moments, "examples", "seeds", "beside it"):
-        table.add_column(heading, justify="right")
+    table.add_column("task", overflow="fold")
+    table.add_column("metric", no_wrap=True)
+    for heading in (*moments, "examples", "seeds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("beside it", overflow="fold")
     by_row: dict[tuple[str, str], dict[str, Score]] = {}
     for moment, results in moments.items():
         for scores in results.scores.values():
-            for score in scores:
+            for score in (score for score in scores if not score.is_detail):
                 by_row.setdefault((score.task, score.metric), {})[moment] = score
     for key, of_moment in by_row.items():
         last = list(of_moment.values())[-1]
