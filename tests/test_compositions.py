@@ -15,7 +15,8 @@ from dwt_cli.config import Run
 from tests.miniature import options, write_text
 
 NUM_MIXTURES, NUM_BY_DEFAULT = 100, 12
-LEFT_OUT = ("data", "tracker", "launch", "eval")  # they need more than a miniature run has
+# they need more than a miniature run in one process has
+LEFT_OUT = ("data", "tracker", "launch", "parallel", "eval")
 
 # what a choice asks for besides its name
 NEEDED = {
