@@ -164,8 +164,10 @@ def _settings_of(group: str) -> list[str]:
 
 def _names(node: type) -> Iterator[str]:
     """The fields of a class, and with a dot those of the classes in it."""
-    for name, kind in typing.get_type_hints(node).items():
+    kinds = typing.get_type_hints(node)
+    for name in (f.name for f in dataclasses.fields(node)):
         yield name
+        kind = kinds[name]
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             yield from (f"{name}.{inner}" for inner in _names(kind))
 

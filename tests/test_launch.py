@@ -128,6 +128,8 @@ def test_nobody_at_the_rendezvous_is_one_line(text: Path, tmp_path: Path) -> Non
         [],
         ["teacher=none", "objective=[logits,hidden]", "optim=adamw"],
         ["data=wikitext", "alpha=overtake", "launch=torchrun", "launch.gpus=2", "parallel=fsdp"],
+        ["teacher=several", "teacher.members=[small,virtual]", "remap=random"],
+        ["data@teacher.data=files", "teacher.data.path=text", "remap=ligo", "select=confident"],
     ],
     ids=str,
 )
