@@ -24,6 +24,7 @@ fp32: they must agree.
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import statistics
 import tempfile
@@ -144,8 +145,9 @@ class InItsOwnProcess:
 def _serve(run: Run, pipe: Connection) -> None:
     parts = Parts.of(run, Machine(torch.device("cpu"), torch.float32))  # memory as glibc has it
     measure = timed(ObviousSteps(parts, bf16=False), parts.machine.device)
-    while pipe.recv() == "step":
-        pipe.send(measure())
+    with contextlib.suppress(EOFError):  # nobody asks any more
+        while pipe.recv() == "step":
+            pipe.send(measure())
 
 
 class TrainerSteps:

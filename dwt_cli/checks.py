@@ -1,6 +1,6 @@
 """What can be known to go wrong before any expensive work: sizes, room, vocabularies.
 
-`dwt_cli.config` checks what the settings alone say; here files are opened and models outlined.
+`dwt_cli.problems` checks what the settings alone say; here files are opened and models outlined.
 """
 
 import shutil

@@ -22,6 +22,7 @@ from dwt_cli.config import (
 from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.models.making import make_model
 from dwt_cli.models.opening import open_model
+from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.remap.ligo import Growing
 from dwt_cli.remap.picture import draw_origins
 from dwt_cli.remap.remapping import Account, remap
@@ -80,7 +81,10 @@ class Starts:
         facts: dict[str, Any] = {"flops": 0, "seconds": 0.0}
 
         def loss() -> float:
-            return self._shop.heldout_metrics(self._shop.wrapped(student), corpus)["loss"]
+            plain_student = MaskedLM(student, self._shop.machine.dtype)  # one look: not compiled
+            return self._shop.heldout_metrics(plain_student.to(self._shop.machine.device), corpus)[
+                "loss"
+            ]
 
         losses = {"teacher": teacher.facts["heldout"]["loss"], "random": loss()}
         if isinstance(options, Ligo):

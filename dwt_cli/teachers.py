@@ -6,8 +6,9 @@ it, beside the finished one, in the cache.
 
 import contextlib
 import json
+import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,7 @@ from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.corpus.documents import Source
 from dwt_cli.errors import UserError
 from dwt_cli.evaluate.lm import metrics_of
+from dwt_cli.evaluate.snapshots import Snapshots, place_of, snapshots_of
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.making import make_model
 from dwt_cli.models.opening import open_folder, open_model, provenance, save_model
@@ -212,16 +214,16 @@ class Teachers:
         facts = _read_facts(folder)
         if options.budget == 1:
             return open_folder(folder / "model"), facts
-        step = _step_at(options.budget, options.max_steps)
-        if not _snapshot(folder, step).is_dir():
+        step, place = _step_at(options.budget, options.max_steps), place_of(folder, options.budget)
+        if not place.is_dir():
             raise UserError(
-                f"teacher.budget={options.budget:g}: {folder} was trained with parallel=fsdp, "
-                "which keeps no model on the way; delete it, and train with parallel=ddp"
+                f"teacher.budget={options.budget:g}: {folder} was trained without keeping the "
+                "model on its way (parallel=fsdp does not); delete it, and use parallel=ddp"
             )
         share = step / facts["steps"]
         scaled = {name: facts[name] * share for name in ("epochs", "flops", "seconds")}
         tokens = facts["tokens"] * step // facts["steps"]
-        return open_folder(_snapshot(folder, step)), {"steps": step, "tokens": tokens, **scaled}
+        return open_folder(place), {"steps": step, "tokens": tokens, **scaled}
 
     def _pretrain(
         self, stage: str, options: MadeTeacher, corpus: Corpus, display: Display, folder: Path
@@ -249,7 +251,7 @@ class Teachers:
             display,
             []
             if isinstance(shop.run.parallel, Fsdp)
-            else [_Snapshots(model, options.max_steps, folder)],
+            else [Snapshots(model.save_pretrained, snapshots_of(folder), BUDGETS[1:])],
         )
         if not shop.ranks.is_first:
             return
@@ -278,34 +280,9 @@ class Teachers:
         return replace(corpus, train=Corpus.open(text).train)
 
 
-class _Snapshots:
-    """An observer of a teacher's training that keeps the model at each budget.
-
-    It is told of a step before the step's checkpoint is written, so what is torn when the process
-    dies is written again.
-    """
-
-    def __init__(self, model: PreTrainedModel, max_steps: int, folder: Path) -> None:
-        self._model, self._folder = model, folder
-        self._steps = {_step_at(budget, max_steps) for budget in BUDGETS if 0 < budget < 1}
-
-    def resumed(self, step: int) -> None:
-        pass
-
-    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
-        if step in self._steps:
-            self._model.save_pretrained(_snapshot(self._folder, step))
-
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        pass
-
-
 def _step_at(budget: float, max_steps: int) -> int:
-    return max(1, round(budget * max_steps))
-
-
-def _snapshot(folder: Path, step: int) -> Path:
-    return folder / "snapshots" / f"step-{step:08d}"
+    """The first step at which so much is done."""
+    return math.ceil(round(budget * max_steps, 6))
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:

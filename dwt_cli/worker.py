@@ -29,7 +29,7 @@ from dwt_cli.track.curves import draw_curves
 from dwt_cli.track.dashboard import Dashboard
 from dwt_cli.track.display import Display, plain_line
 from dwt_cli.track.schedule import draw_schedule
-from dwt_cli.track.summary import print_summary, summarise
+from dwt_cli.track.summary import compared, print_summary, summarise
 
 
 def work(run: Run, console: Console) -> None:
@@ -81,6 +81,8 @@ def _work(run: Run, console: Console, ranks: Ranks) -> None:
         ranks.from_first("the record", lambda: at_work)
         if at_work is None:
             say("this run is finished; run.fresh=true starts it anew")
+            assert record.summary is not None
+            record.finish(_compared(run, plan, record, record.summary))
         else:
             try:
                 with sealed.needing_room(record.folder):
@@ -116,9 +118,7 @@ def _carry_out(run: Run, plan: Recipe, machine: Machine, record: Record, console
             say(f"W&B has not been sent everything: {command}")
         raise
 
-    alone = recipe.is_stand_alone(run)
-    stand_alone = None if alone else summary_of(record.folder.parent, plan.stand_alone_id)
-    summary: dict[str, Any] = summarise(
+    summary = summarise(
         {
             "name": record.name,
             "identity": record.identity,
@@ -130,9 +130,23 @@ def _carry_out(run: Run, plan: Recipe, machine: Machine, record: Record, console
         },
         student.facts,
         teacher.facts if teacher else None,
-        stand_alone,
-        alone,
     )
+    save_model(student.take(), corpus, record.folder / "model")
+    sealed.write_text(record.folder / "model" / "README.md", model_card(summary, config.plain(run)))
+    summary = _compared(run, plan, record, summary)
+    if dashboard is not None:
+        summary["sync"] = dashboard.finish(
+            {**student.facts["heldout"], **summary["cost"]}, record.folder
+        )
+    record.finish(summary)
+
+
+def _compared(run: Run, plan: Recipe, record: Record, summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary and the curves beside the stand-alone student's, who may have come later."""
+    if not recipe.is_stand_alone(run) and (
+        stand_alone := summary_of(record.folder.parent, plan.stand_alone_id)
+    ):
+        summary = compared(summary, stand_alone)
     references = {"stand-alone": summary["stand_alone"], "teacher": summary["teacher"]}
     draw_curves(
         record.folder / "metrics.jsonl",
@@ -140,13 +154,7 @@ def _carry_out(run: Run, plan: Recipe, machine: Machine, record: Record, console
         record.name,
         {name: facts["heldout"]["loss"] for name, facts in references.items() if facts},
     )
-    save_model(student.take(), corpus, record.folder / "model")
-    sealed.write_text(record.folder / "model" / "README.md", model_card(summary, config.plain(run)))
-    if dashboard is not None:
-        summary["sync"] = dashboard.finish(
-            {**student.facts["heldout"], **summary["cost"]}, record.folder
-        )
-    record.finish(summary)
+    return summary
 
 
 def _take_part(plan: Recipe) -> None:

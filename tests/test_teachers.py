@@ -13,10 +13,9 @@ from rich.console import Console
 from transformers import ElectraConfig, ElectraForMaskedLM
 
 from dwt_cli import worker
-from dwt_cli.config import Architecture, Run
-from dwt_cli.models.making import make_model
-from dwt_cli.models.opening import open_folder
-from dwt_cli.teachers import _Snapshots
+from dwt_cli.config import BUDGETS, Run
+from dwt_cli.evaluate.snapshots import Snapshots
+from dwt_cli.teachers import _step_at
 from tests.miniature import options, write_text
 
 Summary = dict[str, Any]
@@ -67,20 +66,28 @@ def gap(run: Summary, alone: Summary) -> None:
     assert f"{difference:+.3f}" in run["printed"]
 
 
-def test_the_model_is_kept_as_it_was_on_its_way(
-    tmp_path: Path, tiny: Callable[..., Architecture]
+@pytest.mark.parametrize("num_steps", [1, 4, 7, 60, 160, 333])
+def test_a_budget_is_of_the_step_at_which_the_model_was_kept(
+    tmp_path: Path, num_steps: int
 ) -> None:
-    model = make_model(tiny(), 0, "teacher")
-    snapshots = _Snapshots(model, 60, tmp_path)
-    for step in range(1, 61):
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.fill_(step)
-        snapshots.stepped(step, step / 60, {})
-    kept = {path.name: open_folder(path) for path in (tmp_path / "snapshots").iterdir()}
-    assert kept.keys() == {f"step-{step:08d}" for step in (3, 6, 15, 30, 45)}
-    for name, then in kept.items():
-        assert all((p == int(name[-8:])).all() for p in then.parameters())
+    now = 0
+    keeping = Snapshots(lambda place: place.write_text(str(now)), tmp_path, BUDGETS[1:])
+    for now in range(1, num_steps + 1):
+        keeping.stepped(now, now / num_steps, {})
+    kept = {float(place.name): int(place.read_text()) for place in tmp_path.iterdir()}
+    assert kept == {budget: _step_at(budget, num_steps) for budget in BUDGETS[1:-1]}
+
+
+def test_a_stand_alone_student_that_comes_later_is_compared_with(summed: Summed) -> None:
+    before = summed("teacher=small", "seed=7")
+    assert before["stand_alone"] is None
+    assert "no stand-alone student" in before["printed"]
+    later = summed("teacher=none", "seed=7")
+    again = summed("teacher=small", "seed=7")
+    gap(again, later)
+    assert "no stand-alone student" not in again["printed"]
+    assert again["stand_alone"] == later["student"]
+    assert summed("teacher=none", "seed=7")["stand_alone"] is None  # not with itself
 
 
 def test_one_training_serves_every_budget(

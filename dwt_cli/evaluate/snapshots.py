@@ -1,4 +1,4 @@
-"""The model at chosen moments of its training, kept to be measured (the paper's figure 3)."""
+"""A model at chosen moments of its training, kept to be measured (figure 3), or to teach."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence

@@ -12,36 +12,19 @@ def summarise(
     run_facts: Mapping[str, Any],
     student: Mapping[str, Any],
     teacher: Mapping[str, Any] | None,
-    stand_alone: Mapping[str, Any] | None,
-    is_stand_alone: bool,
 ) -> dict[str, Any]:
-    """The content of summary.json.
+    """The content of summary.json, before it is compared with anything.
 
     run_facts: identity, choices and the like. student, teacher: the facts of each training.
-    stand_alone: the summary of the run without a teacher, same seed and length, if there is one.
     """
-    alone = student if is_stand_alone else (stand_alone or {}).get("student")
-    comparison: dict[str, Any] = {}
-    if teacher is not None and alone is not None:
-        gap = teacher["heldout"]["loss"] - alone["heldout"]["loss"]
-        comparison["teacher_minus_stand_alone"] = gap
-        comparison["teacher_ahead"] = gap <= 0
-        comparison["members_minus_stand_alone"] = {
-            name: member["heldout"]["loss"] - alone["heldout"]["loss"]
-            for name, member in teacher.get("members", {}).items()
-        }
-    if not is_stand_alone and alone is not None:
-        comparison["student_minus_stand_alone"] = (
-            student["heldout"]["loss"] - alone["heldout"]["loss"]
-        )
     teacher_forward = student["teacher_forward_flops"]
     remap = student.get("remap", {"flops": 0, "seconds": 0.0})
     return {
         **run_facts,
         "student": dict(student),
         "teacher": None if teacher is None else dict(teacher),
-        "stand_alone": None if is_stand_alone or alone is None else dict(alone),
-        "comparison": comparison,
+        "stand_alone": None,
+        "comparison": {},
         "cost": {
             "tokens": student["tokens"],
             "student_flops": student["flops"],
@@ -53,6 +36,25 @@ def summarise(
             "teacher_pretraining_seconds": 0 if teacher is None else teacher.get("seconds"),
         },
     }
+
+
+def compared(summary: Mapping[str, Any], stand_alone: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of a run with a teacher, beside that of the same student without one."""
+    alone = stand_alone["student"]
+
+    def gap(facts: Mapping[str, Any]) -> float:
+        difference: float = facts["heldout"]["loss"] - alone["heldout"]["loss"]
+        return difference
+
+    teacher = summary["teacher"]
+    comparison: dict[str, Any] = {"student_minus_stand_alone": gap(summary["student"])}
+    if teacher is not None:
+        comparison["teacher_minus_stand_alone"] = gap(teacher)
+        comparison["teacher_ahead"] = gap(teacher) <= 0
+        comparison["members_minus_stand_alone"] = {
+            name: gap(member) for name, member in teacher.get("members", {}).items()
+        }
+    return {**summary, "stand_alone": dict(alone), "comparison": comparison}
 
 
 def print_summary(
