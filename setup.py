@@ -1,9 +1,13 @@
-"""The part of the packaging that TOML cannot say: conf/ travels inside the package."""
+"""The part of the packaging that TOML cannot say: conf/ and sweeps/ travel inside the package."""
 
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["dwt_cli*"]), "dwt_cli.conf"],
-    package_dir={"dwt_cli.conf": "conf"},
-    package_data={"dwt_cli": ["py.typed"], "dwt_cli.conf": ["*.yaml", "*/*.yaml"]},
+    packages=[*find_packages(include=["dwt_cli*"]), "dwt_cli.conf", "dwt_cli.sweeps"],
+    package_dir={"dwt_cli.conf": "conf", "dwt_cli.sweeps": "sweeps"},
+    package_data={
+        "dwt_cli": ["py.typed"],
+        "dwt_cli.conf": ["*.yaml", "*/*.yaml"],
+        "dwt_cli.sweeps": ["*.yaml"],
+    },
 )

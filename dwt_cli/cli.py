@@ -5,20 +5,25 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from tempfile import TemporaryDirectory
 
 import hydra
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from dwt_cli import command, config, guide, mistakes, places, problems
+from dwt_cli import arms, command, config, guide, mistakes, places, problems
 from dwt_cli.errors import Told, UserError
-from dwt_cli.launch import launch
-from dwt_cli.settings import settings_folder
+from dwt_cli.launch import carry_out, launch
+from dwt_cli.settings import groups, settings_folder
 from dwt_cli.training import interrupt
 
 _MISTAKE = 2
 
 _failed_jobs: list[int] = []  # exit codes: Hydra gives a job no way to fail without a traceback
+_runs: list[config.Run] = []  # of a multirun: all are composed and checked before one begins
+_warned: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,16 @@ class Door:
     settings: Sequence[str]
 
     def job(self, composed: DictConfig) -> None:
+        if _failed_jobs:
+            return  # of a multirun with a mistake nothing is begun
         try:
-            launch(_checked(composed))
+            run = _checked(composed)
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                _runs.append(run)
+            else:
+                if run.jobs != config.Jobs():
+                    print("warning: jobs has no effect on a single run", file=sys.stderr)
+                launch(run)
         except Told as told:
             _failed_jobs.append(told.code)
         except Exception as error:
@@ -72,19 +85,27 @@ EVAL = Door(
 
 def _checked(composed: DictConfig) -> config.Run:
     job = HydraConfig.get()
-    if line := mistakes.surplus(list(job.overrides.task)):
+    words = list(job.overrides.task)
+    if line := mistakes.surplus(words):
         raise UserError(line)
-    run = config.typed(composed)
-    run.choices = {
-        group: choice
-        for group, choice in job.runtime.choices.items()
-        if choice and "/" not in group and "@" not in group
-    }
+    choices = dict(job.runtime.choices)
+    if "study" in composed:
+        of_arm = arms.words_of(composed, words)
+        run = config.typed(compose(job.job.config_name, [*words, *of_arm]))
+        assert isinstance(run, config.Study)
+        run.study.arms = arms.as_written(composed)
+        words += of_arm
+        choices |= dict(word.split("=", 1) for word in of_arm)
+    else:
+        run = config.typed(composed)
+    run.choices = {group: choices[group] for group in groups() if choices.get(group)}
     run.choices["objective"] = "+".join(run.objective)  # Hydra names none if there are several
-    run.overrides = list(job.overrides.task)
+    run.overrides = words
     _check(run)
     for warning in problems.warnings(run):
-        print(f"warning: {warning}", file=sys.stderr)
+        if warning not in _warned:
+            _warned.add(warning)
+            print(f"warning: {warning}", file=sys.stderr)
     return run
 
 
@@ -111,23 +132,24 @@ def _enter(door: Door) -> None:
     if "--version" in arguments or arguments == ["version"]:
         print(f"{door.program} {version('dwt-cli')}")
         return
-    config.register(door.root)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors arrive here, not as Hydra's traceback
-    _failed_jobs.clear()
+    for left in (_failed_jobs, _runs, _warned):
+        left.clear()
     try:
         typed = command.read(arguments, door.primary, door.settings)
-        sys.argv[1:] = typed.arguments
-        for run in typed.arms():  # all of them before the first one begins
-            _check(run)
+        config.register(config.Study if typed.is_study else door.root)
         job = hydra.main(str(settings_folder()), door.primary, version_base="1.3")(door.job)
         with interrupt.stoppable():
-            job()
+            with TemporaryDirectory(prefix="dwt-") as folder:  # Hydra's own record of a multirun
+                sys.argv[1:] = [f"hydra.sweep.dir={folder}", *typed.arguments]
+                job()
+            if _runs and not _failed_jobs:
+                _failed_jobs.append(carry_out(_runs, typed.options.config_name, arguments))
     except KeyboardInterrupt as stop:
         sys.exit(interrupt.leave(stop, door.program, arguments))
     except Exception as error:
         door.say_failed(error)
-    if _failed_jobs:
-        sys.exit(_failed_jobs[0])
+    sys.exit(_failed_jobs[0] if _failed_jobs else 0)
 
 
 if __name__ == "__main__":

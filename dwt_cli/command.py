@@ -5,25 +5,21 @@ that shows how to write it.
 """
 
 import difflib
-import itertools
 import re
 import shlex
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.errors import HydraException
-from hydra.types import RunMode
 
 from dwt_cli import mistakes, settings
-from dwt_cli.config import GROUPS_AND_SETTINGS, SEVERAL, Run, is_list, typed
+from dwt_cli.config import GROUPS_AND_SETTINGS, SEVERAL, STUDY_SETTINGS, is_list
 from dwt_cli.errors import UserError
 
 _HOW = "write GROUP=CHOICE or GROUP.SETTING=VALUE"
@@ -42,43 +38,9 @@ class Command:
     primary: str
 
     @property
-    def is_single(self) -> bool:
-        """Whether it is surely one run: a primary config of one's own may ask for several."""
-        options = self.options
-        asked = options.multirun or options.config_name or self._says("hydra.mode")
-        return not asked or options.shell_completion
-
-    def arms(self) -> Iterator[Run]:
-        """The typed config of every run of a multirun; nothing when it is none."""
-        if self.is_single or self.options.cfg or self.options.info:
-            return
-        name = self.options.config_name or self.primary
-        places = self._places(name)
-        search = [f"hydra.searchpath=[file://{place}]" for place in places[1:]]
-        fixed = [str(o.input_line) for o in self.overrides if not o.is_sweep_override()]
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(places[0]), version_base="1.3"):
-            hydra = compose(name, [*search, *fixed], return_hydra_config=True).hydra
-            if not self.options.multirun and hydra.mode is not RunMode.MULTIRUN:
-                return
-            params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-            loader = GlobalHydra.instance().config_loader()
-            words = [*params, *(str(o.input_line) for o in self.overrides)]
-            every = OverridesParser.create(loader).parse_overrides(words)
-            axes = {o.key_or_group: _values(o) for o in every}
-            for arm in itertools.product(*axes.values()):
-                yield typed(compose(name, [*search, *arm]), search)
-
-    def _places(self, name: str) -> list[Path]:
-        """Where settings are looked for, first the folder with the primary config."""
-        ours = settings.settings_folder()
-        if self.options.config_dir is None:
-            return [ours]
-        theirs = Path(self.options.config_dir).resolve()
-        return [theirs, ours] if (theirs / f"{name}.yaml").is_file() else [ours, theirs]
-
-    def _says(self, key: str) -> bool:
-        return any(override.key_or_group == key for override in self.overrides)
+    def is_study(self) -> bool:
+        """Whether the primary config is that of a study, which has arms and lengths."""
+        return _is_study(self.options)
 
 
 def read(
@@ -93,6 +55,12 @@ def read(
     parser = get_args_parser()
     _check_options(arguments, parser, known)
     options = parser.parse_intermixed_args(arguments)
+    theirs = options.config_dir is not None
+    if options.config_name in settings.sweeps() and not theirs:
+        options.config_dir = str(settings.sweeps_folder())
+        arguments = [*arguments, "--config-dir", options.config_dir]
+    if _is_study(options):
+        known = STUDY_SETTINGS
     ordered = [*options.overrides, *_without(arguments, options.overrides)]
     if options.shell_completion:
         return Command(arguments, options, [], primary)
@@ -100,7 +68,7 @@ def read(
     for number, word in enumerate(options.overrides):
         _check_form(word, options.overrides[number + 1 :], known)
     overrides = _parsed(options.overrides)
-    extended = options.config_dir or any("searchpath" in o.key_or_group for o in overrides)
+    extended = theirs or any("searchpath" in o.key_or_group for o in overrides)
     for override in overrides:
         if not extended:
             _check_known(override, known)
@@ -108,6 +76,13 @@ def read(
         if options.config_name is None and not options.multirun:
             _check_single(override, overrides)
     return Command(ordered, options, overrides, primary)
+
+
+def _is_study(options: Namespace) -> bool:
+    if not options.config_name:
+        return False
+    name = options.config_name.removesuffix(".yaml")
+    return settings.is_study(Path(options.config_dir or settings.sweeps_folder()), name)
 
 
 def _without(words: list[str], taken: list[str]) -> list[str]:

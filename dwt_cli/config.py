@@ -558,6 +558,26 @@ class Torchrun(Launch):
 
 
 @dataclass
+class Jobs:
+    """How the runs of a multirun are carried out: one after the other, each a process of its own.
+
+    fail_fast: begin no other one after one has failed.
+    """
+
+    fail_fast: bool = False
+
+
+@dataclass
+class Joblib(Jobs):
+    """Several at a time on this machine; its devices are dealt out, its cores shared.
+
+    num_parallel: how many; null: one for each CUDA device, or for each core.
+    """
+
+    num_parallel: int | None = None
+
+
+@dataclass
 class Parallel:
     """Every rank holds the whole model; gradients are summed while they are computed (DDP)."""
 
@@ -631,6 +651,7 @@ class Run:
     tracker: Tracker = bookkeeping(MISSING)
     launch: Launch = bookkeeping(MISSING)
     parallel: Parallel = bookkeeping(MISSING)
+    jobs: Jobs = bookkeeping(MISSING)
     scale: Scale = bookkeeping(MISSING)
     run: RunOptions = field(default_factory=RunOptions, metadata={"identity": False})
     seed: int = 0
@@ -644,6 +665,54 @@ class Evaluation(Run):
 
     model: str = MISSING
     revision: str | None = None
+
+
+class Expect(Enum):
+    """What a claim says of a loss: it is the lower one, or the higher one."""
+
+    lower = "lower"
+    higher = "higher"
+
+
+@dataclass
+class Claim:
+    """What a study says beforehand: ``arm`` ends lower, or higher, than ``against``.
+
+    length: at which; null: at each, a claim for every one. progress: after which share of the run.
+    """
+
+    claim: str = MISSING
+    arm: str = MISSING
+    against: str = MISSING
+    expect: Expect = MISSING
+    length: int | None = None
+    progress: float = 1.0
+
+
+@dataclass
+class StudyOptions:
+    """What a study asks, written down before it runs.
+
+    arms: what each one sets, as words of a command. exploratory: those that no claim is about.
+    smallest_effect: of interest, in nats of held-out loss.
+    """
+
+    question: str = MISSING
+    baseline: str = "alone"
+    smallest_effect: float = 0.02
+    arms: dict[str, str] = MISSING
+    exploratory: list[str] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+
+
+@dataclass
+class Study(Run):
+    """One run of a study: an arm at a length (optimizer steps, times ``stretch``) and a seed."""
+
+    study: StudyOptions = field(default_factory=StudyOptions)
+    arm: str = MISSING
+    length: int = MISSING
+    stretch: float = 1.0
 
 
 SCHEMAS: dict[str, dict[str, type]] = {
@@ -677,6 +746,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "tracker": {"none": Tracker, "wandb": Wandb},
     "launch": {"local": Launch, "torchrun": Torchrun},
     "parallel": {"ddp": Parallel, "fsdp": Fsdp},
+    "jobs": {"basic": Jobs, "joblib": Joblib},
     "scale": {"scale": Scale},
 }
 
@@ -688,6 +758,9 @@ GROUPS_AND_SETTINGS = [f.name for f in dataclasses.fields(Run) if f.default is M
     "seed",
 ]
 """The first words of every setting of a run."""
+
+STUDY_SETTINGS = [*GROUPS_AND_SETTINGS, "arm", "length", "stretch", "study"]
+"""Those of a study's primary config."""
 
 EVAL_SETTINGS = [
     "model", "revision", "eval", "data", "task", "scale", "train", "tracker", "launch", "run",
@@ -717,6 +790,12 @@ def register(root: type[Run] = Run) -> None:
     for group, schemas in SCHEMAS.items():
         for name, node in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=node)
+    OmegaConf.register_new_resolver("steps", _steps, replace=True)
+
+
+def _steps(length: int, share: float) -> int:
+    """``${steps:LENGTH,SHARE}`` in a settings file: a share of a length, at least one step."""
+    return max(1, round(length * share))
 
 
 def typed(composed: DictConfig, search: Sequence[str] = ()) -> Run:

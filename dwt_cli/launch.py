@@ -1,5 +1,7 @@
 """From checked settings to processes: how many, and where. Imports no torch itself."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
 from dwt_cli.config import Evaluation, Run, Torchrun
@@ -23,3 +25,14 @@ def launch(run: Run) -> None:
         torchrun.launch(run, run.launch)
     else:
         worker.work(run, console)
+
+
+def carry_out(runs: Sequence[Run], study: str | None, arguments: Sequence[str]) -> int:
+    """Carry the runs of a multirun out, each in processes of its own; the exit code.
+
+    study: the name of its primary config. arguments: the command that asks for them.
+    """
+    console = Console()
+    with console.status("loading torch and transformers"):
+        from dwt_cli import multirun
+    return multirun.carry_out(runs, study, arguments, console)

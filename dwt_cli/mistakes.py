@@ -18,6 +18,9 @@ from dwt_cli.errors import UserError
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
+_OPEN = ("hydra", "study.arms.")  # what a person may add to
+
+
 def answer(error: BaseException) -> str | None:
     """The line for what a person can put right; None for what is the program's own fault."""
     text = " ".join(str(error).split())
@@ -68,7 +71,7 @@ def surplus(overrides: list[str]) -> str | None:
     for override in overrides:
         key = override.partition("=")[0]
         name = key.lstrip("+")
-        if key.startswith("+") and not name.startswith("hydra") and not _is_setting(name):
+        if key.startswith("+") and not name.startswith(_OPEN) and not _is_setting(name):
             return no_setting(name)
     return None
 
@@ -79,9 +82,9 @@ def _is_setting(key: str) -> bool:
 
 
 def _no_config(name: str) -> str:
-    there = sorted(path.stem for path in settings.settings_folder().glob("*.yaml"))
-    hint = nearest(name, there) or f" (there are: {', '.join(there)})"
-    return f"--config-name {name}: there is no such file in conf/{hint}"
+    there = settings.sweeps()
+    hint = nearest(name, there)
+    return f"--config-name {name}: there is no such study{hint} (there are: {', '.join(there)})"
 
 
 def no_choice(group: str, choice: str) -> str:

@@ -25,6 +25,7 @@ from dwt_cli.config import (
     Hidden,
     Hub,
     JensenShannon,
+    Joblib,
     LabelRevision,
     Launch,
     Ligo,
@@ -455,6 +456,8 @@ def _problems_of_training(run: Run) -> Iterator[str]:
     yield from _problems_of_sharding(run)
     if isinstance(run.launch, Torchrun):
         yield from _problems_of_ranks(run.launch, train)
+    if isinstance(run.jobs, Joblib) and run.jobs.num_parallel is not None:
+        yield from _at_least("jobs.num_parallel", run.jobs.num_parallel, 1)
     if run.launch.num_threads is not None:
         yield from _between("launch.num_threads", run.launch.num_threads, 1, _MOST_THREADS)
 

@@ -7,8 +7,32 @@ import yaml
 
 def settings_folder() -> Path:
     """``conf/``: inside an installed package, or at the top of a clone."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+    return _folder("conf")
+
+
+def sweeps_folder() -> Path:
+    """``sweeps/``, in the same manner."""
+    return _folder("sweeps")
+
+
+def _folder(name: str) -> Path:
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parent.parent / name
+
+
+def sweeps() -> list[str]:
+    """The studies that come with the project, by name."""
+    return sorted(path.stem for path in sweeps_folder().glob("*.yaml"))
+
+
+def is_study(folder: Path, name: str) -> bool:
+    """Whether a primary config of this name in a folder begins with ``study``."""
+    try:
+        content = yaml.safe_load((folder / f"{name}.yaml").read_text("utf-8"))
+    except (OSError, yaml.YAMLError):
+        return False  # Hydra says what is wrong with it
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    return isinstance(defaults, list) and "study" in defaults
 
 
 def groups() -> dict[str, list[str]]:

@@ -43,7 +43,7 @@ BOOKKEEPING = {
     ("Blimp", "path"),
     ("Glue", "path"),
 }
-OUTSIDE = ["tracker", "launch", "parallel", "scale", "run", "choices", "overrides"]
+OUTSIDE = ["tracker", "launch", "parallel", "jobs", "scale", "run", "choices", "overrides"]
 CLASSES = sorted(
     {node for nodes in SCHEMAS.values() for node in nodes.values()} | {Glue, HubPart, RunOptions},
     key=lambda node: node.__name__,

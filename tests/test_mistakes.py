@@ -276,7 +276,11 @@ WORDS: list[Row] = [
     ("another package", "teacher@foo=small", ["teacher@foo", "did you mean teacher?"]),
     ("hydra's own setting", "hydra.job.nam=1", ["hydra.job.nam", "--hydra-help"]),
     ("hydra's own choice", "hydra/launcher=slurm", ["hydra/launcher/slurm", "--hydra-help"]),
-    ("no such config", ["--config-name", "nothing"], ["--config-name nothing", "config"]),
+    ("no such config", ["--config-name", "nothing"], ["--config-name nothing", "teacher_quality"]),
+    ("a study's name misspelt", ["-cn", "teacher_qualty"], ["did you mean teacher_quality?"]),
+    ("no such arm", ["-cn", "smoke", "arm=weka"], ["arm=weka", "did you mean arm=weak?"]),
+    ("what an arm sets", ["-cn", "smoke", "alpha=strong"], ["alpha=strong", "leave it out"]),
+    ("a word of studies", "arm=weak", ["arm", "no such"]),
     ("a choice as config", ["--config-name", "teacher/small"], ["teacher/small", "teacher=small"]),
     ("no such folder of configs", ["--config-dir", "nowhere"], ["--config-dir nowhere", "name"]),
     ("a config that is not YAML", ["--config-dir", "studies", "--config-name", "broken"],
@@ -597,6 +601,7 @@ OUT_OF_RANGE = {
     "eval.probing.num_words": "1", "eval.probing.num_per_word": "1", "eval.probing.seed": "-1",
     "launch.num_threads": "0", "launch.gpus": "0", "launch.nodes": "0",
     "launch.max_restarts": "-1", "launch.max_wait_minutes": "0.0", "seed": "-1",
+    "jobs.num_parallel": "0",
     **{f"objective.{name}.weight": "0.0" for name in settings.groups()["objective"]},
     **{
         f"objective.{name}.{setting}": "0.0"
@@ -616,6 +621,7 @@ WITH_IT = {
         ["teacher.weights", "teacher.temperatures"],
         "teacher=several teacher.members=[small,very_weak]",
     ),
+    "jobs.num_parallel": "jobs=joblib",
     **dict.fromkeys(("launch.gpus", "launch.nodes", "launch.max_restarts",
                      "launch.max_wait_minutes"), "launch=torchrun launch.gpus=2"),
 }  # fmt: skip
