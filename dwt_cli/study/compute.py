@@ -1,0 +1,98 @@
+"""What a run costs in FLOPs, in three accounts, and what the stand-alone student has for as many.
+
+Both questions are answered by interpolation over trainings of several lengths, each with its own
+learning-rate schedule to its end: a point in the middle of a decaying schedule is none of a
+training of that length. Losses are taken to be piecewise linear in the logarithm of the FLOPs,
+which for one student is that of its steps. Nothing is extrapolated.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+Points = Sequence[tuple[float, float]]  # (FLOPs, final held-out loss), the cheapest first
+
+_SAME = 1e-6  # FLOPs that differ by less, relatively, are of the same training
+
+
+class Account(Enum):
+    """Whose FLOPs are counted; each account holds the ones before it."""
+
+    STUDENT = "the student alone"
+    FORWARD = "with the teacher's forward"
+    WHOLE = "with the teacher's pre-training"
+
+
+def flops(summary: Mapping[str, Any], account: Account) -> float | None:
+    """The FLOPs of a run by its summary; None where they are not known.
+
+    WHOLE has what remapping learned, too. A teacher's pre-training is charged to each of its
+    students in full, which is the hardest account.
+    """
+    cost = summary["cost"]
+    total: float = cost["student_flops"]
+    if account is not Account.STUDENT:
+        total += cost["teacher_forward_flops"]
+    if account is Account.WHOLE:
+        if cost["teacher_pretraining_flops"] is None:
+            return None
+        total += cost["teacher_pretraining_flops"] + cost.get("remap_flops", 0)
+    return total
+
+
+def loss_at(points: Points, budget: float) -> float | None:
+    """The loss of a training with `budget` FLOPs; None below the shortest and above the longest."""
+    if not points:
+        return None
+    costs, losses = zip(*points, strict=True)
+    if not costs[0] * (1 - _SAME) <= budget <= costs[-1] * (1 + _SAME):
+        return None
+    return float(np.interp(math.log(budget), np.log(costs), losses))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs, between two bounds. They are equal if the loss lies between two lengths; 0 below if
+    the shortest is good enough; infinity above if the longest is not."""
+
+    at_least: float
+    at_most: float
+
+    def over(self, flops: float) -> "Cost":
+        """As multiples of `flops`."""
+        return Cost(self.at_least / flops, self.at_most / flops)
+
+    @property
+    def exact(self) -> float | None:
+        return self.at_least if self.at_least == self.at_most else None
+
+
+def cost_to_reach(points: Points, loss: float) -> Cost | None:
+    """The fewest FLOPs with which a training ends at `loss` or below; None without points."""
+    if not points:
+        return None
+    if points[0][1] <= loss:
+        return Cost(0.0, points[0][0])
+    for (cost, above), (more, below) in pairwise(points):
+        if below <= loss:
+            share = (above - loss) / (above - below)
+            found = math.exp(math.log(cost) + share * (math.log(more) - math.log(cost)))
+            return Cost(found, found)
+    return Cost(points[-1][0], math.inf)
+
+
+def crossings(points: Sequence[tuple[float, float]]) -> list[float]:
+    """Where differences change sign: (x, difference) by rising x, joined linearly."""
+    found: list[float] = []
+    side = 0.0
+    for number, (x, gap) in enumerate(points):
+        if side * gap < 0:
+            x_before, gap_before = points[number - 1]
+            found.append(x_before + gap_before / (gap_before - gap) * (x - x_before))
+        side = gap or side
+    return found

@@ -1,0 +1,96 @@
+"""Differences over seeds: their mean and how sure it is; many claims at once; verdicts.
+
+Arms of one seed share text, masks and the initial student, so they are compared in pairs: a
+difference is taken seed by seed, and Student's t is taken over the differences.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+SIGNIFICANT = 0.05
+
+SUPPORTED, CONTRADICTED = "supported", "contradicted"
+NO_DIFFERENCE, UNDECIDED = "no difference", "undecided"
+
+RULE = (
+    "Differences are paired by seed; intervals are Student's t at 95%. A claim ends as "
+    "**no difference** if the whole interval lies within ±{smallest_effect:g} nats; else as "
+    "**supported** if p < 0.05 after Holm's correction and the sign is the one that was claimed, "
+    "and as **contradicted** if it is the other one; else as **undecided**. Holm's correction is "
+    "over all claims of the study, a claim for every length counting as many, and those that have "
+    "no p yet counting as p = 1. With fewer than two seeds there is no interval and no verdict."
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences. low, high: the ends of its 95% interval; p: two-sided,
+    against 0. All three are None below two pairs."""
+
+    mean: float
+    num_pairs: int
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+    def within(self, smallest_effect: float) -> bool:
+        """Whether the interval lies between plus and minus `smallest_effect`."""
+        if self.low is None or self.high is None:
+            return False
+        return -smallest_effect <= self.low and self.high <= smallest_effect
+
+
+def difference(pairs: Sequence[float]) -> Difference | None:
+    """Of the differences of each seed; None of none. Of equal ones the interval is a point."""
+    if not pairs:
+        return None
+    mean, num = float(np.mean(pairs)), len(pairs)
+    if num < 2:
+        return Difference(mean, num)
+    if len(set(pairs)) == 1:
+        return Difference(pairs[0], num, pairs[0], pairs[0], 1.0 if pairs[0] == 0 else 0.0)
+    tested = stats.ttest_1samp(pairs, 0.0)
+    interval = tested.confidence_interval(CONFIDENCE)
+    return Difference(mean, num, float(interval.low), float(interval.high), float(tested.pvalue))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment, in the order given (Holm 1979, Scand. J. Statist. 6:65).
+
+    Of m values in rising order the k-th (from 0) is multiplied by m - k; none is below the one
+    before it, and none is above 1.
+    """
+    adjusted, floor = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        floor = max(floor, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = floor
+    return adjusted
+
+
+def verdict(
+    found: Difference | None,
+    adjusted_p: float,
+    expect: Literal["lower", "higher"],
+    smallest_effect: float,
+) -> str:
+    """What becomes of a claim, by the rule that the report prints."""
+    if found is None:
+        return f"{UNDECIDED} (no pair of runs)"
+    if found.num_pairs < 2:
+        return f"{UNDECIDED} (one seed)"
+    if found.within(smallest_effect):
+        return NO_DIFFERENCE
+    if not adjusted_p < SIGNIFICANT:
+        return UNDECIDED
+    return SUPPORTED if (found.mean < 0) == (expect == "lower") else CONTRADICTED
+
+
+def spread(values: Sequence[float]) -> float:
+    """The standard deviation over seeds; NaN for fewer than two."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan

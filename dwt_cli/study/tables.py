@@ -1,0 +1,293 @@
+"""The report's tables: a study's results as rows of text. No formula is here."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from dwt_cli.study.comparisons import (
+    AgainstAlone,
+    BySeed,
+    Judged,
+    costs_to_equal,
+    over_lengths,
+    pairs,
+    within_run,
+)
+from dwt_cli.study.compute import Account, Cost, crossings
+from dwt_cli.study.results import Results
+from dwt_cli.study.statistics import Difference, difference, spread
+
+AHEAD = "†"
+NONE = "-"
+BEYOND = "beyond the longest stand-alone"
+
+Rows = list[list[str]]
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, with an empty line after it."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return [lines[0], "|" + " --- |" * len(headings), *lines[1:], ""]
+
+
+def interval(found: Difference | None, num_seeds: int | None = None) -> str:
+    """mean [low, high]; how many pairs there are is said where it is not `num_seeds`."""
+    if found is None:
+        return NONE
+    if found.low is None:
+        return f"{found.mean:+.3f} (one seed)"
+    few = "" if num_seeds in (None, found.num_pairs) else f" (n={found.num_pairs})"
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{few}"
+
+
+# ---------------------------------------------------------------------------------------- claims
+
+_SIGN = {"lower": "<", "higher": ">"}
+VERDICTS = ("claim", "length", "compared", "at", "difference [95%]", "pairs", "Holm's p", "verdict")
+
+
+def verdicts(judged: Sequence[Judged]) -> Rows:
+    return [
+        [
+            each.claim.claim,
+            str(each.length),
+            f"{each.claim.arm} - {each.claim.against} {_SIGN[each.claim.expect]} 0",
+            "the end" if each.claim.progress == 1 else f"{each.claim.progress:.0%} of the run",
+            interval(each.found),
+            str(len(each.by_seed)),
+            NONE if each.found is None or each.found.p is None else probability(each.adjusted_p),
+            each.verdict,
+        ]
+        for each in judged
+    ]
+
+
+def probability(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+# ---------------------------------------------------------------------------------------- losses
+
+
+def losses_head(results: Results) -> list[str]:
+    return ["arm", "length", "steps", "mean", "sd", *(f"seed {s}" for s in results.study.seeds)]
+
+
+def losses(results: Results, compared: Iterable[AgainstAlone]) -> Rows:
+    """Held-out loss at the end; a seed whose teacher is ahead of the stand-alone is marked."""
+    ahead = {(each.arm, each.length): each.teacher_ahead for each in compared}
+    rows = []
+    for length in results.study.lengths:
+        for arm in results.study.arms:
+            cells = results.of(arm, length)
+            if not cells:
+                continue
+            found = [cell.loss for cell in cells.values()]
+            marked = ahead.get((arm, length), [])
+            by_seed = {
+                seed: f"{cell.loss:.3f}{AHEAD if seed in marked else ''}"
+                for seed, cell in cells.items()
+            }
+            rows.append(
+                [
+                    arm,
+                    str(length),
+                    ", ".join(str(n) for n in sorted({cell.steps for cell in cells.values()})),
+                    f"{fmean(found):.3f}",
+                    f"{spread(found):.3f}" if len(found) > 1 else NONE,
+                    *(by_seed.get(seed, NONE) for seed in results.study.seeds),
+                ]
+            )
+    return rows
+
+
+# ------------------------------------------------------------------------------- the stand-alone
+
+AGAINST_ALONE = (
+    "arm",
+    "length",
+    "equal steps",
+    "equal FLOPs, with the teacher's forward",
+    "and with its pre-training",
+    "teacher minus stand-alone",
+)
+
+
+def against_alone(results: Results, compared: Iterable[AgainstAlone]) -> Rows:
+    rows = []
+    for each in compared:
+        num = len(results.of(each.arm, each.length))
+        if each.teacher:
+            gap = f"{fmean(each.teacher.values()):+.3f}{AHEAD if each.teacher_ahead else ''}"
+        else:
+            gap = NONE
+        rows.append(
+            [
+                each.arm,
+                str(each.length),
+                _differences(each.equal_steps, num),
+                *(
+                    _differences(by_seed, num) if by_seed else _why_none(results, each, account)
+                    for account, by_seed in each.equal_flops.items()
+                ),
+                gap,
+            ]
+        )
+    return rows
+
+
+def _differences(by_seed: BySeed, num: int) -> str:
+    return interval(difference(list(by_seed.values())), num)
+
+
+def _why_none(results: Results, each: AgainstAlone, account: Account) -> str:
+    for seed, cell in results.of(each.arm, each.length).items():
+        budget = cell.flops(account)
+        points = results.stand_alone_points(seed)
+        if budget is None:
+            return "the teacher's cost is unknown"
+        if points and budget > points[-1][0]:
+            return BEYOND
+    return NONE
+
+
+# ------------------------------------------------------------------------------------------ cost
+
+COSTS = ("arm", "stand-alone of length", *(account.value for account in Account))
+
+
+def costs(results: Results, arms: Iterable[str]) -> Rows:
+    """Multiples of the FLOPs of the stand-alone student, whose final loss is to be reached."""
+    assert results.baseline is not None
+    rows = []
+    for arm in arms:
+        for length in results.study.lengths_of(results.baseline):
+            by_account = [costs_to_equal(results, arm, length, account) for account in Account]
+            if any(by_account):
+                said = [multiple(list(by_seed.values())) for by_seed in by_account]
+                rows.append([arm, str(length), *said])
+    return rows
+
+
+def multiple(by_seed: Sequence[Cost]) -> str:
+    """Over seeds: the mean and its interval if the length is known in each, else the range."""
+    exact = [cost.exact for cost in by_seed if cost.exact is not None]
+    if not by_seed:
+        return NONE
+    if len(exact) < len(by_seed):
+        lowest = min(by_seed, key=lambda cost: (cost.at_least, cost.at_most))
+        highest = max(by_seed, key=lambda cost: (cost.at_most, cost.at_least))
+        ends = dict.fromkeys((_bound(lowest), _bound(highest)))
+        return " to ".join(ends)
+    found = difference(exact)
+    assert found is not None
+    if found.low is None:
+        return f"{found.mean:.2f} (one seed)"
+    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _bound(cost: Cost) -> str:
+    if cost.exact is not None:
+        return f"{cost.exact:.2f}"
+    return f"< {cost.at_most:.2f}" if cost.at_least == 0 else f"> {cost.at_least:.2f}"
+
+
+# ------------------------------------------------------------------------------------- crossings
+
+
+def over_lengths_head(results: Results) -> list[str]:
+    return ["pair", *(f"at {length}" for length in results.study.lengths), "crosses at"]
+
+
+def crossings_over_lengths(results: Results) -> Rows:
+    rows = []
+    for arm, against in pairs(results):
+        pair = over_lengths(results, arm, against)
+        if len(pair.at_end) > 1:
+            at = [pair.at_end.get(length) for length in results.study.lengths]
+            rows.append(
+                [
+                    f"{arm} - {against}",
+                    *(NONE if gap is None else f"{gap:+.3f}" for gap in at),
+                    ", ".join(f"about {x:.0f} steps" for x in pair.crossing) or "nowhere",
+                ]
+            )
+    return rows
+
+
+WITHIN_RUN = ("pair", "length", "first evaluation", "middle", "end", "crosses at")
+
+
+def crossings_within_run(results: Results) -> Rows:
+    rows = []
+    for arm, against in pairs(results):
+        for length in results.study.lengths_of(arm, against):
+            points = within_run(results, arm, against, length)
+            if len(points) > 1:
+                at = [points[0], min(points, key=lambda p: abs(p[0] - 0.5)), points[-1]]
+                rows.append(
+                    [
+                        f"{arm} - {against}",
+                        str(length),
+                        *(f"{gap:+.3f} ({share:.0%})" for share, gap in at),
+                        ", ".join(f"{share:.0%}" for share in crossings(points)) or "nowhere",
+                    ]
+                )
+    return rows
+
+
+# ------------------------------------------------------------------------- what was left out
+
+LEFT_OUT = ("arm", "what", "why", "length and seeds")
+
+
+def left_out(results: Results) -> Rows:
+    """A row per arm and reason."""
+    grouped: dict[tuple[str, str, str], dict[int, list[int]]] = {}
+    for out in results.left_out:
+        lengths = grouped.setdefault((out.job.arm, out.what, out.why), {})
+        lengths.setdefault(out.job.length, []).append(out.job.seed)
+    return [
+        [*key, "; ".join(f"{length}: {_list(seeds)}" for length, seeds in lengths.items())]
+        for key, lengths in grouped.items()
+    ]
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+# -------------------------------------------------------------------------- one line per run
+
+
+def runs_csv(results: Results) -> str:
+    """Every job of the study, whether it is in the figures or not."""
+    text = io.StringIO()
+    columns = ["arm", "length", "seed", "steps", "heldout_loss", "teacher_heldout_loss"]
+    columns += [f"flops_{account.name.lower()}" for account in Account]
+    columns += ["student_seconds", "identity", "folder", "words", "left_out"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for job in results.study.jobs:
+        cell = results.of(job.arm, job.length).get(job.seed)
+        row = {
+            "arm": job.arm,
+            "length": job.length,
+            "seed": job.seed,
+            "identity": job.identity,
+            "folder": job.folder,
+            "words": " ".join(job.words),
+            "left_out": results.why_not(job),
+        }
+        if cell is not None:
+            row |= {
+                "steps": cell.steps,
+                "heldout_loss": cell.loss,
+                "teacher_heldout_loss": cell.teacher_loss,
+                "student_seconds": cell.summary["cost"]["student_seconds"],
+                **{f"flops_{account.name.lower()}": cell.flops(account) for account in Account},
+            }
+        writer.writerow(row)
+    return text.getvalue()

@@ -1,0 +1,128 @@
+"""A made-up study on disk: runs whose losses and FLOPs follow from a formula."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dwt_cli.study.record import Claim, Job, StudyRecord, write_study
+
+ARMS = {"alone": "teacher=none", "weak": "teacher=small", "poor": "teacher=extremely_weak"}
+EFFECT = {"alone": 0.0, "weak": -0.1, "poor": 0.2}  # nats, at every length
+TEACHER = {"weak": 0.3, "poor": 0.9}  # its loss minus the stand-alone's
+STEP, FORWARD = 1e9, 0.25e9  # FLOPs per step
+CLAIMS = (
+    Claim("a weak teacher helps", "weak", "alone", "lower"),
+    Claim("a poor teacher helps", "poor", "alone", "lower", length=200),
+)
+
+
+def loss_alone(steps: int, seed: int) -> float:
+    """A tenth of a nat less for each hundred steps, and a seed's luck, which all arms share."""
+    return 6.0 - steps / 1000 + 0.05 * seed
+
+
+def noise(arm: str, seed: int) -> float:
+    """What pairing does not take away."""
+    return 0.004 * ((seed * 7 + len(arm) * 3) % 5 - 2)
+
+
+def summary(arm: str, length: int, seed: int, steps: int | None = None) -> dict[str, Any]:
+    """As a run writes it, as far as a report reads it. steps: other than the length."""
+    steps = steps or length
+    taught = arm in TEACHER
+    effect = EFFECT.get(arm, 0.0) + (noise(arm, seed) if taught else 0.0)
+    alone = loss_alone(steps, seed)
+    teacher = {
+        "parameters": 10,
+        "steps": length,
+        "heldout": {"loss": alone + TEACHER.get(arm, 0.0)},
+        "flops": 0.5 * STEP * length,
+        "seconds": 4.0 + seed,
+    }
+    return {
+        "name": arm,
+        "identity": identity(arm, length, seed),
+        "seed": seed,
+        "seconds": 12.0,
+        "corpus": {"fingerprint": "c0ffee"},
+        "student": {
+            "parameters": 20,
+            "steps": steps,
+            "heldout": {"loss": alone + effect},
+        },
+        "teacher": teacher if taught else None,
+        "cost": {
+            "student_flops": STEP * steps,
+            "teacher_forward_flops": FORWARD * steps if taught else 0.0,
+            "remap_flops": 0,
+            "teacher_pretraining_flops": 0.5 * STEP * length if taught else 0,
+            "student_seconds": 10.0,
+            "remap_seconds": 0.0,
+            "teacher_pretraining_seconds": 4.0 + seed if taught else 0,
+        },
+    }
+
+
+def identity(arm: str, length: int, seed: int) -> str:
+    return f"{arm}-{length}-{seed}".ljust(16, "0")
+
+
+def write_run(folder: Path, said: dict[str, Any]) -> None:
+    """A run directory: five evaluations on a line to its end, the weights of 1:1."""
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(said))
+    steps, end = said["student"]["steps"], said["student"]["heldout"]["loss"]
+    lines: list[dict[str, float]] = [{"step": 0, "heldout/loss": 9.0}]
+    for step in range(1, steps + 1):
+        line = {"step": step, "train/progress": step / steps, "train/alpha_hard": 1.0}
+        lines.append(line | ({"train/alpha_soft": 1.0} if said["teacher"] else {}))
+        if step % (steps // 5) == 0:
+            lines.append({"step": step, "heldout/loss": end + 2 * (1 - step / steps)})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text)
+    environment = {"device": "cpu", "python": "3.11.7", "versions": {"torch": "2.13.0"}}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    (folder / "config.yaml").write_text("data: {block_length: 64}\ntrain: {batch_size: 8}\n")
+
+
+def write(
+    root: Path,
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+    lengths: tuple[int, ...] = (100, 200),
+    arms: dict[str, str] = ARMS,
+    **changes: Any,
+) -> Path:
+    """The study's folder below `root`, with all of its runs beside it."""
+    jobs = []
+    for seed in seeds:
+        for arm, words in arms.items():
+            for length in lengths:
+                run = root / "runs" / identity(arm, length, seed)
+                write_run(run, summary(arm, length, seed))
+                jobs.append(
+                    Job(
+                        arm,
+                        length,
+                        seed,
+                        (words, f"seed={seed}"),
+                        identity(arm, length, seed),
+                        f"../../{run.name}",
+                        "finished",
+                    )
+                )
+    study = StudyRecord(
+        "miniature",
+        "Does a weak teacher help?",
+        "dwt-train --config-name miniature",
+        "alone",
+        0.02,
+        arms,
+        (),
+        CLAIMS,
+        tuple(jobs),
+    )
+    folder = root / "runs" / "studies" / "miniature"
+    folder.mkdir(parents=True)
+    write_study(folder, replace(study, **changes))
+    return folder

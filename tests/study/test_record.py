@@ -1,0 +1,81 @@
+"""study.json: what is written is read, and what cannot be used is told in one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dwt_cli.errors import UserError
+from dwt_cli.study.record import FILE, Claim, read_study, write_study
+from tests.study import miniature
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    folder = miniature.write(tmp_path, seeds=(0, 1), exploratory=("poor",), claims=())
+    study = read_study(folder)
+    assert (study.lengths, study.seeds, len(study.jobs)) == ([100, 200], [0, 1], 12)
+    assert study.exploratory == ("poor",)
+    again = tmp_path / "again"
+    again.mkdir()
+    write_study(again, study)
+    assert read_study(again) == study
+    assert (again / FILE).read_text() == (folder / FILE).read_text()
+
+
+def test_the_lengths_of_arms(tmp_path: Path) -> None:
+    study = read_study(miniature.write(tmp_path, seeds=(0,)))
+    assert study.lengths_of("alone", "weak") == [100, 200]
+    assert study.claims[1] == Claim("a poor teacher helps", "poor", "alone", "lower", 200, 1.0)
+
+
+def change(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
+    def changed(content: dict[str, Any]) -> None:
+        inner: Any = content
+        for key in keys[:-1]:
+            inner = inner[int(key) if isinstance(inner, list) else key]
+        inner[keys[-1]] = to
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (change("version", to=2), "is of version 2, and this program reads version 1"),
+        (lambda content: content.pop("version"), "is of version None"),
+        (lambda content: content.pop("arms"), "study.json is incomplete"),
+        (change("colour", to="red"), "study.json has colour, which nobody knows"),
+        (change("smallest_effect", to="small"), "smallest_effect is 'small', and should be float"),
+        (change("smallest_effect", to=-1), "smallest_effect=-1.0 is below 0"),
+        (change("jobs", "1", "seed", to=True), "jobs[1].seed is True, and should be int"),
+        (change("jobs", "0", "state", to="lost"), "jobs[0].state is 'lost', and should be"),
+        (change("claims", "0", "expect", to="best"), "should be 'lower' or 'higher'"),
+        (change("claims", "0", "progress", to=1.5), "progress=1.5 is no share of a run"),
+        (change("claims", "0", "against", to="none"), "claims names the arm 'none'"),
+        (change("baseline", to="none"), "baseline names the arm 'none'"),
+        (change("exploratory", to=["weak"]), "is about an exploratory arm"),
+        (change("jobs", "0", "length", to=200), "of length 200 and seed 0 is there twice"),
+    ],
+)
+def test_a_record_that_cannot_be_used(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    folder = miniature.write(tmp_path, seeds=(0,))
+    content = json.loads((folder / FILE).read_text())
+    damage(content)
+    (folder / FILE).write_text(json.dumps(content))
+    with pytest.raises(UserError) as error:
+        read_study(folder)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_record_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no study's folder: it has no study"):
+        read_study(tmp_path)
+    for text in ('{"version": 1, "na', "[1]", '"text"'):
+        (tmp_path / FILE).write_text(text)
+        with pytest.raises(UserError, match="writes it again"):
+            read_study(tmp_path)
