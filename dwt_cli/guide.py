@@ -14,7 +14,8 @@ dwt-train: train a large masked language model with the help of a smaller, weake
   dwt-train teacher=very_weak alpha=strong remap=paper seed=3
   dwt-train teacher=checkpoint teacher.path=DIR data=files data.path='books/*.txt' \\
             scale.vocab_size=30522                a model and text of your own
-  dwt-train -m seed=0,1,2 teacher=none,small      every combination, one after the other
+  dwt-train -m seed=0,1,2 teacher=none,small      every combination, each a process of its own
+  dwt-train --config-name teacher_quality         a study: its arms, seeds and lengths, a report
 
 Choose with GROUP=CHOICE (* is the default), change one setting with GROUP.SETTING=VALUE:
 """
@@ -28,6 +29,10 @@ run.cache=DIR moves it. Ctrl-C finishes the step and writes a checkpoint; twice 
 SIGTERM and SIGUSR1 do the same (exit codes 130, 143, 138). run.export=true saves the model of the
 newest checkpoint, run.schedule=true draws the loss weights over time without training. dwt-runs
 lists the runs; dwt-cache lists and cleans what is prepared.
+
+Studies (--config-name, or -cn): {sweeps}.
+A study trains what is missing, goes on after a failed run, and ends in a report below
+runs/studies (dwt-report makes it anew). Its axes are settings: arm=weak,decay seed=0,1 length=300.
 
   --cfg job          print the composed settings and stop    --cfg job --resolve: with values
   --info defaults    print where each of them comes from
@@ -72,4 +77,4 @@ def guide(head: str, tail: str, primary: str, known: Collection[str], width: int
                 initial_indent=f"  {mark} {choice:<16}",
                 subsequent_indent=" " * 20,
             ) or [f"  {mark} {choice}"]
-    return head + "\n".join(lines) + "\n" + tail
+    return head + "\n".join(lines) + "\n" + tail.replace("{sweeps}", ", ".join(settings.sweeps()))

@@ -21,7 +21,11 @@ from dwt_cli.errors import UserError
 from dwt_cli.machine import Machine
 from dwt_cli.recipe import Recipe, is_stand_alone
 from dwt_cli.record import LOCK, find, read_json
+from dwt_cli.study.board import show
+from dwt_cli.study.command import print_report
 from dwt_cli.study.record import FILE, Claim, Job, StudyRecord, read_study, write_study
+from dwt_cli.study.report import write_report
+from dwt_cli.study.results import read_results
 from dwt_cli.track.display import plain_line
 from dwt_cli.track.overview import Overview
 
@@ -71,8 +75,10 @@ def carry_out(
         failed = ledger.failed(cells)
         for job in failed:
             say(f"failed: {job.arm}, length {job.length}, seed {job.seed}: {job.error}")
-        for path in ledger.report():
-            say(f"report: {path}")
+        print_report(console, read_results(folder), write_report(folder))
+        tracker = runs[0].tracker
+        if isinstance(tracker, Wandb) and (command := show(folder, tracker, say)):
+            say(f"W&B has not been sent everything: {command}")
     finally:
         lock.release()
     return FAILED if failed else 0
@@ -141,12 +147,6 @@ class _Ledger:
         place = find(self.root, identity)
         summary = read_json(place / "summary.json") if place else None
         return summary["student"]["heldout"]["loss"] if summary else None
-
-    def report(self) -> list[Path]:
-        """Written anew, of all that is known."""
-        from dwt_cli.study.report import write_report
-
-        return write_report(self._folder)
 
     def _job(self, cell: _Cell) -> Job:
         place = find(self.root, cell.identity)

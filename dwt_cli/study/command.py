@@ -10,7 +10,9 @@ from rich.table import Table
 
 from dwt_cli.errors import UserError
 from dwt_cli.study import tables
+from dwt_cli.study.board import save_workspace
 from dwt_cli.study.comparisons import judge
+from dwt_cli.study.record import read_study
 from dwt_cli.study.report import write_report
 from dwt_cli.study.results import Results, read_results
 
@@ -25,9 +27,17 @@ def report_main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "folder", type=Path, metavar="STUDY_DIR", help="as runs/studies/teacher_quality"
     )
-    folder: Path = parser.parse_args(arguments).folder.expanduser()
+    parser.add_argument(
+        "--workspace",
+        metavar="ENTITY/PROJECT",
+        help="make a workspace on W&B, with panels for each factor, where the runs were sent",
+    )
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder.expanduser()
     try:
         print_report(Console(), read_results(folder), write_report(folder))
+        if options.workspace:
+            print(f"workspace: {save_workspace(read_study(folder), options.workspace)}")
     except UserError as error:
         print(f"dwt-report: {error}", file=sys.stderr)
         return _MISTAKE

@@ -1,0 +1,125 @@
+"""A study on Weights & Biases: a run that sums it up, and a workspace with panels per factor.
+
+The study's runs are grouped by its name there, with arm, seed and length as tags.
+"""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwt_cli.config import Wandb, fingerprint
+from dwt_cli.errors import UserError
+from dwt_cli.study.comparisons import judge
+from dwt_cli.study.record import StudyRecord
+from dwt_cli.study.results import read_results
+from dwt_cli.study.tables import interval
+from dwt_cli.track.wandb import WandbTracker
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Workspace
+
+
+def show(folder: Path, options: Wandb, say: Callable[[str], None]) -> str | None:
+    """Send the verdicts, a row per run and the figures of a report; how to send what is left."""
+    results = read_results(folder)
+    name = results.study.name
+    tracker = WandbTracker.start(
+        directory=folder,
+        project=options.project,
+        entity=options.entity,
+        group=options.group or name,
+        tags=[*options.tags, "study"],
+        run_name=f"study {name}",
+        run_id=f"study-{fingerprint(name, str(folder.resolve()))}",
+        config={"study": name, "question": results.study.question, "arms": results.study.arms},
+        say=say,
+    )
+    judged = judge(results)
+    head = ["claim", "length", "difference", "verdict"]
+    rows = [[j.claim.claim, j.length, interval(j.found), j.verdict] for j in judged]
+    tracker.table("verdicts", head, rows)
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        columns, *cells = csv.reader(file)
+    tracker.table("runs", columns, cells)
+    for picture in sorted(folder.glob("*.png")):
+        tracker.figure(picture.stem, picture)
+    tracker.finish({"num_runs": len(results.cells), "num_left_out": len(results.left_out)})
+    return tracker.sync_command()
+
+
+def workspace(study: StudyRecord, entity: str, project: str) -> "Workspace":
+    """Panels for what comes out, and for each factor; a line is the mean of an arm's runs."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    def lines(title: str, metric: str) -> wr.LinePlot:
+        return wr.LinePlot(
+            title=title,
+            x="Step",
+            y=[metric],
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stddev",
+        )
+
+    sections = {
+        "what comes out": [
+            lines("held-out loss", "heldout/loss"),
+            lines("held-out accuracy", "heldout/accuracy"),
+            wr.BarPlot(title="held-out loss at the end", metrics=["loss"]),
+        ],
+        "teacher": [
+            lines("teacher's loss on the student's batches", "train/teacher_loss"),
+            lines("soft loss", "train/soft_loss"),
+            lines("hard loss", "train/hard_loss"),
+        ],
+        "alpha": [
+            lines("weight of the soft loss", "train/alpha_soft"),
+            lines("weight of the hard loss", "train/alpha_hard"),
+        ],
+        "remap": [lines("held-out loss from step 0 on", "heldout/loss")],
+        "cost": [
+            wr.ScatterPlot(
+                title="loss against the student's FLOPs",
+                x=wr.SummaryMetric("student_flops"),
+                y=wr.SummaryMetric("loss"),
+            ),
+            wr.ScatterPlot(
+                title="loss against the teacher's forward FLOPs",
+                x=wr.SummaryMetric("teacher_forward_flops"),
+                y=wr.SummaryMetric("loss"),
+            ),
+            lines("tokens per second", "train/tokens_per_s"),
+        ],
+    }
+    return ws.Workspace(
+        name=f"dwt {study.name}",
+        entity=entity,
+        project=project,
+        sections=[
+            ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections.items()
+        ],
+        runset_settings=ws.RunsetSettings(
+            filters=[ws.Metric("Group") == study.name],
+            groupby=[ws.Config("arm"), ws.Config("length")],
+        ),
+    )
+
+
+def save_workspace(study: StudyRecord, place: str) -> str:
+    """Make the workspace at ``ENTITY/PROJECT``; its address.
+
+    Raises `UserError` when W&B does not take it.
+    """
+    entity, slash, project = place.partition("/")
+    if not (entity and slash and project):
+        raise UserError(f"--workspace {place}: write ENTITY/PROJECT, as in W&B's addresses")
+    try:
+        saved = workspace(study, entity, project).save()
+    except Exception as error:  # whatever a network, a key or a server may say
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--workspace {place}: W&B did not take it ({reason}); check the key (wandb login), "
+            "the names and the network"
+        ) from error
+    return str(saved.url)
