@@ -41,14 +41,16 @@ class Door:
     settings: Sequence[str]
 
     def job(self, composed: DictConfig) -> None:
-        if _failed_jobs:
+        trains = self.root is not config.Evaluation
+        if trains and _failed_jobs:
             return  # of a multirun with a mistake nothing is begun
         try:
             run = _checked(composed)
-            if HydraConfig.get().mode is RunMode.MULTIRUN:
+            several = HydraConfig.get().mode is RunMode.MULTIRUN
+            if several and trains and not run.run.only_looks:
                 _runs.append(run)
             else:
-                if run.jobs != config.Jobs():
+                if not several and run.jobs != config.Jobs():
                     print("warning: jobs has no effect on a single run", file=sys.stderr)
                 launch(run)
         except Told as told:

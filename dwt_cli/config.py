@@ -631,6 +631,11 @@ class RunOptions:
     peak_tflops: float | None = None
     mfu: float = 0.4
 
+    @property
+    def only_looks(self) -> bool:
+        """Whether nothing is trained."""
+        return self.export or self.schedule or self.plan
+
 
 @dataclass
 class Run:

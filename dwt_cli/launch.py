@@ -18,10 +18,9 @@ def launch(run: Run) -> None:
         # a command that only asks for help does not pay for it
         from dwt_cli import evaluation, torchrun, worker
         from dwt_cli.ranks import are_several
-    looks_only = run.run.export or run.run.schedule or run.run.plan
     if isinstance(run, Evaluation):
         evaluation.evaluate(run, console)
-    elif isinstance(run.launch, Torchrun) and not are_several() and not looks_only:
+    elif isinstance(run.launch, Torchrun) and not are_several() and not run.run.only_looks:
         torchrun.launch(run, run.launch)
     else:
         worker.work(run, console)

@@ -102,11 +102,14 @@ def _work_off(ledger: "_Ledger", cells: Sequence[_Cell], folder: Path, console: 
             ledger.note(identity, "running")
             overview.at_work(identity, names[identity], find(ledger.root, identity))
 
-        for outcome in jobs.Crew(options, glance).carry_out(tasks):
-            identity = outcome.task.file.stem
-            if outcome.begun:
-                ledger.note(identity, "failed" if outcome.error else "finished", outcome.error)
-                overview.ended(identity, names[identity], outcome.error, ledger.loss(identity))
+        try:
+            for outcome in jobs.Crew(options, glance).carry_out(tasks):
+                identity = outcome.task.file.stem
+                if outcome.begun:
+                    ledger.note(identity, "failed" if outcome.error else "finished", outcome.error)
+                    overview.ended(identity, names[identity], outcome.error, ledger.loss(identity))
+        finally:
+            ledger.nobody_works()
 
 
 class _Ledger:
@@ -123,8 +126,9 @@ class _Ledger:
 
     def has(self, cell: _Cell) -> bool:
         """Whether nothing is left to do for it."""
-        looked = cell.run.eval.measures == ["lm"] and cell.run.eval.at == [1.0]
-        return looked and self._jobs[cell.key].state == "finished"
+        run = cell.run
+        looked = run.eval.measures == ["lm"] and run.eval.at == [1.0]
+        return looked and not run.run.fresh and self._jobs[cell.key].state == "finished"
 
     def note(self, identity: str, state: State, error: str | None = None) -> None:
         """What has become of a run, in every arm that it is."""
@@ -136,6 +140,12 @@ class _Ledger:
                     self._jobs[key] = replace(job, state=state, error=error, folder=place)
             if self._jobs != before:
                 self._write()
+
+    def nobody_works(self) -> None:
+        """What was stopped on its way is missing."""
+        for job in list(self._jobs.values()):
+            if job.state == "running" and job.identity:
+                self.note(job.identity, "missing")
 
     def failed(self, cells: Sequence[_Cell]) -> list[Job]:
         """The jobs of this command that have failed."""

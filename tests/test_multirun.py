@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def test_a_second_start_does_only_what_is_missing(place: Path, first: Any) -> No
     assert jobs["torn", 0]["state"] == "failed"  # of the command before
 
 
+@pytest.mark.slow  # seven processes; that a crew asks its processes to stop is tested below
 def test_a_study_that_was_stopped_goes_on_in_mid_training(place: Path, first: Any) -> None:
     command = study_command(place, "arm=long", "seed=3", "scale.checkpoint_every=1000")
     started = Started(command, place)
@@ -118,13 +120,21 @@ def test_a_study_that_was_stopped_goes_on_in_mid_training(place: Path, first: An
 
 
 def test_a_plain_multirun_has_arms_too(place: Path, first: Any) -> None:
-    words = ["-m", *options(place), "teacher=none", "seed=6,7", "optim.lr=0.001,0.002"]
-    done = dwt_train(*words, "jobs=joblib", "jobs.num_parallel=2", cwd=place, timeout=250)
+    words = ["-m", *options(place), "teacher=none", "seed=6", "optim.lr=0.001,0.002"]
+    parallel = ["jobs=joblib", "jobs.num_parallel=2", "tracker=wandb"]
+    done = dwt_train(*words, *parallel, cwd=place, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
     (name,) = {path.name for path in place.glob("runs/studies/multirun-*")}
     jobs = ledger(place, name)
-    assert jobs.keys() == {(f"optim.lr={lr}", seed) for lr in ("0.001", "0.002") for seed in (6, 7)}
+    assert jobs.keys() == {("optim.lr=0.001", 6), ("optim.lr=0.002", 6)}
     assert {job["state"] for job in jobs.values()} == {"finished"}
+    assert "wandb sync" in done.stdout
+    assert len(list(place.glob(f"runs/studies/{name}/wandb/offline-run-*"))) == 1
+    sent = [json.loads(path.read_text()) for path in place.glob(f"runs/studies/{name}/logs/*.json")]
+    assert {each["tracker"]["group"] for each in sent} == {name}
+    assert {tag for each in sent for tag in each["tracker"]["tags"]} == {
+        *("seed=6", "length=6", "arm=optim.lr=0.001", "arm=optim.lr=0.002")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +148,9 @@ def quick_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     script = tmp_path / "python"
     script.write_text(
         "#!/bin/sh\n"
+        'trap "touch $3.stopped; exit 130" INT\n'
         'echo "$OMP_NUM_THREADS" > "$3.threads"\n'
+        'case "$3" in *long*) while true; do sleep 0.1; done;; esac\n'
         'case "$3" in *bad*) echo "dwt-train: it is bad"; exit 2;; *shot*) kill -9 $$;; esac\n'
     )
     script.chmod(0o755)
@@ -169,6 +181,19 @@ def test_fail_fast_begins_no_other(quick_processes: Path, made: Run) -> None:
         "bad": True,
         "later": False,
     }
+
+
+def test_when_nobody_listens_any_more_the_processes_are_asked_to_stop(
+    quick_processes: Path, made: Run
+) -> None:
+    tasks = [Task(made, quick_processes / f"{name}.json") for name in ("good", "long")]
+    at_work = quick_processes / "long.json.threads"
+    each = Crew(Joblib(num_parallel=2), lambda task: None).carry_out(tasks)
+    assert next(each).task is tasks[0]
+    while not at_work.exists() or not at_work.read_text():
+        time.sleep(0.01)
+    each.close()
+    assert (quick_processes / "long.json.stopped").exists()
 
 
 def test_jobs_at_a_time_share_the_cores(quick_processes: Path, made: Run) -> None:
