@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +63,7 @@ class Crew:
         for.
         """
         parallel = Parallel(self.size, backend="threading", return_as="generator_unordered")
+        warnings.filterwarnings("ignore", "[0-9]+ tasks which were still being", module="joblib")
         try:
             yield from parallel(delayed(self._one)(task) for task in tasks)
         finally:
