@@ -21,11 +21,11 @@ _SAME = 1e-6  # FLOPs that differ by less, relatively, are of the same training
 
 
 class Account(Enum):
-    """Whose FLOPs are counted; each account holds the ones before it."""
+    """Whose FLOPs are counted; each account holds what those before it do."""
 
-    STUDENT = "the student alone"
-    FORWARD = "with the teacher's forward"
-    WHOLE = "with the teacher's pre-training"
+    STUDENT = "the student's FLOPs"
+    FORWARD = "and the teacher's forward"
+    WHOLE = "and its pre-training"
 
 
 def flops(summary: Mapping[str, Any], account: Account) -> float | None:

@@ -53,8 +53,8 @@ def difference(pairs: Sequence[float]) -> Difference | None:
     mean, num = float(np.mean(pairs)), len(pairs)
     if num < 2:
         return Difference(mean, num)
-    if len(set(pairs)) == 1:
-        return Difference(pairs[0], num, pairs[0], pairs[0], 1.0 if pairs[0] == 0 else 0.0)
+    if math.isclose(min(pairs), max(pairs), abs_tol=1e-12):  # equal but for rounding
+        return Difference(mean, num, mean, mean, 1.0 if abs(mean) < 1e-12 else 0.0)
     tested = stats.ttest_1samp(pairs, 0.0)
     interval = tested.confidence_interval(CONFIDENCE)
     return Difference(mean, num, float(interval.low), float(interval.high), float(tested.pvalue))

@@ -42,6 +42,11 @@ def test_little_to_compare() -> None:
     assert difference([]) is None
     assert difference([0.5]) == Difference(0.5, 1)
     assert difference([0.0, 0.0]) == Difference(0.0, 2, 0.0, 0.0, 1.0)
+    rounded = 0.5 - 0.4
+    assert rounded != 0.1
+    found = difference([rounded, 0.1])
+    assert found is not None and found.low == found.high == found.mean == pytest.approx(0.1)
+    assert found.p == 0.0
     assert difference([0.25, 0.25, 0.25]) == Difference(0.25, 3, 0.25, 0.25, 0.0)
     assert math.isnan(spread([1.0]))
     assert spread([1.0, 3.0]) == pytest.approx(math.sqrt(2))

@@ -1,0 +1,121 @@
+"""Differences, verdicts, budgets and crossings of a made-up study, against its formulas."""
+
+import math
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from dwt_cli.study.comparisons import (
+    against_alone,
+    costs_to_equal,
+    curves_apart,
+    judge,
+    losses_apart,
+    over_lengths,
+    pairs,
+    within_run,
+)
+from dwt_cli.study.compute import Account
+from dwt_cli.study.record import Claim
+from dwt_cli.study.results import read_results
+from tests.study import miniature
+
+SEEDS = range(5)
+
+
+def test_pairs_take_away_the_luck_of_a_seed(tmp_path: Path) -> None:
+    results = read_results(miniature.write(tmp_path))
+    apart = losses_apart(results, "weak", "alone", 200)
+    assert apart == pytest.approx({s: -0.1 + miniature.noise("weak", s) for s in SEEDS})
+    early = losses_apart(results, "weak", "alone", 200, 0.4)
+    assert early == pytest.approx(apart), "the curves of the miniature are parallel"
+    by_share = curves_apart(results, "weak", "alone", 200)
+    assert list(by_share) == [0.2, 0.4, 0.6, 0.8, 1.0], "the start is left out"
+    assert by_share[0.6] == pytest.approx(apart)
+    assert within_run(results, "weak", "alone", 200)[0] == pytest.approx(
+        (0.2, sum(apart.values()) / 5)
+    )
+
+
+def test_verdicts_are_corrected_for_all_claims(tmp_path: Path) -> None:
+    claims = (
+        *miniature.CLAIMS,
+        Claim("poor is ahead early", "poor", "alone", "lower", 100, 0.4),
+    )
+    results = read_results(miniature.write(tmp_path, claims=claims))
+    judged = judge(results)
+    assert [(each.claim.arm, each.length) for each in judged] == [
+        ("weak", 100),
+        ("weak", 200),
+        ("poor", 200),
+        ("poor", 100),
+    ]
+    ps = [stats.ttest_1samp(list(each.by_seed.values()), 0).pvalue for each in judged]
+    assert all(each.adjusted_p <= 4 * p for each, p in zip(judged, ps, strict=True))
+    assert max(each.adjusted_p for each in judged) >= max(ps)
+    assert min(each.adjusted_p for each in judged) == pytest.approx(4 * min(ps))
+    assert [each.verdict for each in judged] == [
+        "supported",
+        "supported",
+        "contradicted",
+        "contradicted",
+    ]
+
+
+def test_equal_flops(tmp_path: Path) -> None:
+    """At length 100 the forward makes 125 steps' worth, the whole 175; both lie below 200."""
+    results = read_results(miniature.write(tmp_path))
+    each = next(e for e in against_alone(results) if (e.arm, e.length) == ("weak", 100))
+    for account, steps in ((Account.FORWARD, 125), (Account.WHOLE, 175)):
+        share = math.log(steps / 100) / math.log(2)
+        expected = {
+            s: (-0.1 + miniature.noise("weak", s)) + 0.1 * share for s in SEEDS
+        }  # the stand-alone loses 0.1 from 100 to 200 steps
+        assert each.equal_flops[account] == pytest.approx(expected)
+    assert each.teacher == pytest.approx(dict.fromkeys(SEEDS, 0.3))
+    assert each.teacher_ahead == []
+    longest = next(e for e in against_alone(results) if (e.arm, e.length) == ("weak", 200))
+    assert longest.equal_flops == {Account.FORWARD: {}, Account.WHOLE: {}}, "no extrapolation"
+
+
+def test_a_teacher_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(miniature.TEACHER, "weak", -0.2)
+    weak, poor = against_alone(read_results(miniature.write(tmp_path, lengths=(100,))))
+    assert weak.teacher_ahead == list(SEEDS)
+    assert poor.teacher_ahead == []
+
+
+def test_the_cost_of_the_stand_alones_loss(tmp_path: Path) -> None:
+    """Weak is 0.1 + noise ahead, and so are 100 steps: it gets to 200's loss with about 100."""
+    results = read_results(miniature.write(tmp_path, seeds=(1, 2, 3, 4)))
+    found = costs_to_equal(results, "weak", 200, Account.FORWARD)
+    for seed, cost in found.items():
+        ahead = 0.1 - miniature.noise("weak", seed)
+        if ahead > 0.1:
+            assert (cost.at_least, cost.at_most) == pytest.approx((0.0, 125 / 200))
+        else:
+            steps = 100 * 2 ** ((0.1 - ahead) / 0.1)
+            assert cost.exact == pytest.approx(1.25 * steps / 200)
+    assert any(cost.exact is None for cost in found.values())
+    assert any(cost.exact is not None for cost in found.values())
+    never = costs_to_equal(results, "poor", 200, Account.STUDENT)
+    assert {cost.at_most for cost in never.values()} == {math.inf}
+
+
+def test_crossings_between_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = miniature.summary
+
+    def turning(arm: str, length: int, seed: int, steps: int | None = None) -> object:
+        said = plain(arm, length, seed, steps)
+        if arm == "weak" and length == 400:
+            said["student"]["heldout"]["loss"] += 0.15  # 0.1 ahead becomes 0.05 behind
+        return said
+
+    monkeypatch.setattr(miniature, "summary", turning)
+    monkeypatch.setattr(miniature, "noise", lambda arm, seed: 0.0)
+    results = read_results(miniature.write(tmp_path, lengths=(100, 200, 400)))
+    pair = over_lengths(results, "weak", "alone")
+    assert pair.at_end == pytest.approx({100: -0.1, 200: -0.1, 400: 0.05})
+    assert pair.crossing == pytest.approx([200 * 2 ** (0.1 / 0.15)])
+    assert pairs(results) == [("weak", "alone"), ("poor", "alone")]

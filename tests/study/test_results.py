@@ -1,0 +1,204 @@
+"""What of a study can be used, and what is said of the rest."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dwt_cli.study.compute import Account
+from dwt_cli.study.record import Job, read_study, write_study
+from dwt_cli.study.results import read_results
+from tests.study import miniature
+
+
+def place(folder: Path, arm: str, length: int, seed: int) -> Path:
+    return folder.parent.parent / miniature.identity(arm, length, seed)
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def record_of(study_folder: Path, arm: str, length: int, seed: int, **changes: Any) -> None:
+    """Change what study.json says of one job."""
+    study = read_study(study_folder)
+    at = (arm, length, seed)
+    jobs = [
+        replace(job, **changes) if (job.arm, job.length, job.seed) == at else job
+        for job in study.jobs
+    ]
+    write_study(study_folder, replace(study, jobs=tuple(jobs)))
+
+
+def test_a_whole_study(tmp_path: Path) -> None:
+    results = read_results(miniature.write(tmp_path))
+    assert (len(results.cells), results.left_out) == (30, [])
+    assert (results.baseline, results.compared) == ("alone", ["weak", "poor"])
+    cell = results.of("weak", 200)[3]
+    assert cell.loss == pytest.approx(
+        miniature.loss_alone(200, 3) - 0.1 + miniature.noise("weak", 3)
+    )
+    assert cell.teacher_loss == pytest.approx(miniature.loss_alone(200, 3) + 0.3)
+    assert [cell.flops(account) for account in Account] == [200e9, 250e9, 350e9]
+    assert cell.curve[0] == (0, 9.0) and len(cell.curve) == 6
+    assert cell.loss_at(1.0) == cell.loss
+    assert cell.loss_at(0.35) == cell.loss_at(0.4) == pytest.approx(cell.loss + 2 * 0.6)
+    assert cell.weights[0] == (0.005, 1.0, 1.0) and cell.weights[-1] == (1.0, 1.0, 1.0)
+    assert results.of("alone", 100)[0].weights[-1] == (1.0, 1.0, 0.0)
+    assert results.of("alone", 100)[0].teacher_loss is None
+
+
+def test_a_teacher_that_is_no_model_has_no_loss(tmp_path: Path) -> None:
+    folder = miniature.write(tmp_path, seeds=(0,))
+    virtual = {"parameters": 0, "heldout": {"loss": 0.1}}
+    rewrite(place(folder, "weak", 100, 0) / "summary.json", teacher=virtual)
+    assert read_results(folder).of("weak", 100)[0].teacher_loss is None
+
+
+Damage = Callable[[Path, Path], object]  # of the study's folder and of weak, 100, seed 1
+
+
+def diverged(folder: Path, run: Path) -> None:
+    summary = miniature.summary("weak", 100, 1)
+    summary["student"]["heldout"]["loss"] = float("nan")
+    (run / "summary.json").write_text(json.dumps(summary))
+
+
+def failed(folder: Path, run: Path) -> None:
+    (run / "summary.json").unlink()
+    record_of(folder, "weak", 100, 1, state="failed", error="out of memory: lower it")
+
+
+def never_run(folder: Path, run: Path) -> None:
+    record_of(folder, "weak", 100, 1, state="missing", folder=None, identity=None)
+
+
+def running(folder: Path, run: Path) -> None:
+    (run / "summary.json").unlink()
+    record_of(folder, "weak", 100, 1, state="running")
+
+
+def torn(folder: Path, run: Path) -> None:
+    text = (run / "summary.json").read_text()
+    (run / "summary.json").write_text(text[: len(text) // 2])
+
+
+def short(folder: Path, run: Path) -> None:
+    rewrite(run / "summary.json", cost={"student_flops": 1})
+
+
+def swapped(folder: Path, run: Path) -> None:
+    rewrite(run / "summary.json", identity="0123456789abcdef")
+
+
+def other_text(folder: Path, run: Path) -> None:
+    rewrite(run / "summary.json", corpus={"fingerprint": "decaf"})
+
+
+def other_versions(folder: Path, run: Path) -> None:
+    rewrite(run / "environment.json", versions={"torch": "2.14.0"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (failed, "failed: out of memory: lower it"),
+        (never_run, "has not been run"),
+        (running, "is running"),
+        (lambda folder, run: shutil.rmtree(run), "its folder is gone"),
+        (lambda folder, run: (run / "summary.json").unlink(), "no summary.json: it did not finish"),
+        (torn, "its summary.json is half-written"),
+        (short, "its summary.json lacks cost.teacher_forward_flops"),
+        (swapped, "its folder holds another run, 0123456789abcdef"),
+        (diverged, "its held-out loss is not finite: it has diverged"),
+        (other_text, "other text than most runs: decaf instead of c0ffee"),
+        (other_versions, "other versions than most runs: torch 2.14.0 instead of 2.13.0"),
+        (
+            lambda folder, run: (run / "environment.json").unlink(),
+            "other versions than most runs: python unknown instead of 3.11.7",
+        ),
+    ],
+)
+def test_what_is_left_out(tmp_path: Path, damage: Damage, why: str) -> None:
+    folder = miniature.write(tmp_path, seeds=(0, 1), lengths=(100,))
+    damage(folder, place(folder, "weak", 100, 1))
+    results = read_results(folder)
+    (out,) = results.left_out
+    assert why in out.why
+    assert (out.what, out.job.arm, out.job.seed) == ("run", "weak", 1)
+    assert results.why_not(out.job) == out.why
+    assert len(results.cells) == 5 and list(results.of("weak", 100)) == [0]
+
+
+def test_a_finished_run_is_believed_before_the_record(tmp_path: Path) -> None:
+    folder = miniature.write(tmp_path, seeds=(0,))
+    record_of(folder, "weak", 100, 0, state="running")
+    assert len(read_results(folder).cells) == 6
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda path: path.unlink(), "is not there"),
+        (lambda path: path.write_text(path.read_text()[:-2500]), "ends at step 60"),
+    ],
+)
+def test_a_curve_without_its_end(
+    tmp_path: Path, damage: Callable[[Path], object], why: str
+) -> None:
+    folder = miniature.write(tmp_path, seeds=(0,), lengths=(100,))
+    damage(place(folder, "weak", 100, 0) / "metrics.jsonl")
+    results = read_results(folder)
+    (out,) = results.left_out
+    assert (out.what, out.why) == ("curve", f"its metrics.jsonl {why}")
+    assert len(results.cells) == 3, "its end is known all the same"
+    assert results.why_not(out.job) is None
+
+
+# ------------------------------------------------------------------- the stand-alone's points
+
+
+def with_more(folder: Path, arm: str, steps: int, batch_size: int = 8, **said: Any) -> None:
+    """One more arm of length 200 and seed 0, which has `steps`."""
+    run = folder.parent.parent / arm
+    summary = {**miniature.summary(arm, 200, 0, steps), "identity": arm, **said}
+    miniature.write_run(run, summary)
+    (run / "config.yaml").write_text(
+        f"data: {{block_length: 64}}\ntrain: {{batch_size: {batch_size}}}\n"
+    )
+    study = read_study(folder)
+    job = Job(arm, 200, 0, (), arm, f"../../{arm}", "finished")
+    arms = {**study.arms, arm: ""}
+    write_study(folder, replace(study, arms=arms, jobs=(*study.jobs, job)))
+
+
+def test_longer_stand_alone_arms_are_points_of_it(tmp_path: Path) -> None:
+    folder = miniature.write(tmp_path)
+    with_more(folder, "alone_1.25", 250)
+    with_more(folder, "alone_other_batch", 300, batch_size=16)
+    remapped = {**miniature.summary("x", 200, 0, 350)["student"], "remap": {"losses": {}}}
+    with_more(folder, "remapped", 350, student=remapped)
+    results = read_results(folder)
+    assert results.stand_alone == {"alone", "alone_1.25"}
+    assert results.compared == ["weak", "poor", "alone_other_batch", "remapped"]
+    points = results.stand_alone_points(0)
+    assert [flops for flops, _ in points] == [100e9, 200e9, 250e9]
+    assert [loss for _, loss in points] == pytest.approx([5.9, 5.8, 5.75])
+    assert len(results.stand_alone_points(1)) == 2
+    assert results.points("weak", 0, Account.WHOLE) == [
+        (175e9, results.of("weak", 100)[0].loss),
+        (350e9, results.of("weak", 200)[0].loss),
+    ]
+
+
+def test_without_a_baseline_nothing_stands_alone(tmp_path: Path) -> None:
+    results = read_results(miniature.write(tmp_path, baseline=None))
+    assert (results.baseline, results.stand_alone) == (None, set())
+    folder = miniature.write(tmp_path / "unfinished", seeds=(0,))
+    for length in (100, 200):
+        shutil.rmtree(place(folder, "alone", length, 0))
+    assert read_results(folder).baseline is None
