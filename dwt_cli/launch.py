@@ -2,11 +2,11 @@
 
 from rich.console import Console
 
-from dwt_cli.config import Evaluation, Run, Torchrun
+from dwt_cli.config import Evaluation, Run, Slurm, Torchrun
 
 
 def launch(run: Run) -> None:
-    """Carry a run or an evaluation out: in this process, or in several that begin here.
+    """Carry a run or an evaluation out: in this process, in several that begin here, or in a job.
 
     Raises what `dwt_cli.worker.work` and `dwt_cli.evaluation.evaluate` raise, and
     `dwt_cli.errors.Told`.
@@ -14,12 +14,14 @@ def launch(run: Run) -> None:
     console = Console()
     with console.status("loading torch and transformers"):
         # a command that only asks for help does not pay for it
-        from dwt_cli import evaluation, torchrun, worker
+        from dwt_cli import evaluation, slurm, torchrun, worker
         from dwt_cli.ranks import are_several
     looks_only = run.run.export or run.run.schedule or run.run.plan
     if isinstance(run, Evaluation):
         evaluation.evaluate(run, console)
-    elif isinstance(run.launch, Torchrun) and not are_several() and not looks_only:
-        torchrun.launch(run, run.launch)
-    else:
+    elif looks_only or are_several() or not isinstance(run.launch, Torchrun):
         worker.work(run, console)
+    elif isinstance(run.launch, Slurm):
+        slurm.launch(run, run.launch)
+    else:
+        torchrun.launch(run, run.launch)

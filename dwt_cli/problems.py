@@ -19,6 +19,7 @@ from dwt_cli.config import (
     Distributions,
     Eval,
     Evaluation,
+    Executor,
     Family,
     FromTeacher,
     Fsdp,
@@ -40,6 +41,7 @@ from dwt_cli.config import (
     Scale,
     Select,
     SeveralTeachers,
+    Slurm,
     Task,
     Teacher,
     TopK,
@@ -52,6 +54,7 @@ from dwt_cli.config import (
 from dwt_cli.errors import UserError
 
 _LARGEST_SIZE, _MOST_LAYERS, _MOST_THREADS, _MOST_RANKS = 1 << 16, 1000, 1024, 1 << 16
+_FEWEST_MINUTES = 5
 
 
 def check(run: Run) -> None:
@@ -499,7 +502,9 @@ def _problems_of_ranks(launch: Torchrun, train: Train) -> Iterator[str]:
     if launch.max_wait_minutes <= 0:
         yield f"launch.max_wait_minutes={launch.max_wait_minutes}: it is above 0"
     endpoint = launch.rdzv_endpoint
-    if endpoint is None and launch.nodes > 1:
+    if isinstance(launch, Slurm):
+        yield from _problems_of_job(launch)
+    elif endpoint is None and launch.nodes > 1:
         yield (
             f"launch.nodes={launch.nodes}: say where they meet, as in "
             "launch.rdzv_endpoint=HOST:29400, the same on each"
@@ -511,3 +516,19 @@ def _problems_of_ranks(launch: Torchrun, train: Train) -> Iterator[str]:
             train.num_parts(launch.gpus * launch.nodes)
         except UserError as problem:
             yield str(problem)
+
+
+def _problems_of_job(launch: Slurm) -> Iterator[str]:
+    if launch.minutes < _FEWEST_MINUTES:
+        yield (
+            f"launch.minutes={launch.minutes}: a job needs {_FEWEST_MINUTES} at least, the last "
+            "ones of which are for a checkpoint"
+        )
+    yield from _at_least("launch.max_timeouts", launch.max_timeouts, 0)
+    for name in ("cpus", "memory_gb"):
+        yield from _above_0_or_null(f"launch.{name}", getattr(launch, name))
+    if launch.executor is not Executor.slurm and launch.nodes > 1:
+        yield (
+            f"launch.nodes={launch.nodes} with launch.executor={launch.executor.name}: that is one "
+            "machine; leave launch.nodes out"
+        )

@@ -19,6 +19,8 @@ from tests.processes import Started
 
 LONGER = ["train.precision=fp32", "teacher.num_layers=1", "student.num_layers=2"]
 TORCHRUN = ["launch=torchrun", "launch.device=cpu", "launch.gpus=2"]
+SLURM = ["launch=slurm", *TORCHRUN[1:]]
+CLUSTER = Path(__file__).parent / "one_machine_slurm"
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks there for pids")
 
@@ -120,6 +122,38 @@ def test_nobody_at_the_rendezvous_is_one_line(text: Path, tmp_path: Path) -> Non
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("dwt-train: launch.rdzv_endpoint=localhost:29571: 2 nodes have not met")
+
+
+def test_a_job_that_is_preempted_comes_back(text: Path, tmp_path: Path, alone: list[float]) -> None:
+    """In submitit's local executor, which starts a task again as SLURM does."""
+    words = [*elsewhere(text, tmp_path), "train.checkpoint_every=1"]
+    door = Started([*words, *SLURM, "launch.executor=local"], tmp_path)
+    door.wait_until(lambda: list(tmp_path.glob("runs/*/checkpoints/step-*")))
+    (controller,) = children(door.pid)
+    (task,) = children(controller)
+    os.kill(task, signal.SIGUSR2)
+    assert door.ended() == 0, door.output
+    assert f"job {controller}: running" in door.output and "record: " in door.output
+    (log,) = tmp_path.glob("runs/slurm/*_log.out")
+    assert "student: going on" in log.read_text()
+    assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
+
+
+@pytest.mark.parametrize("executor", ["local", "debug"])
+def test_what_a_failed_job_says_is_passed_on(text: Path, tmp_path: Path, executor: str) -> None:
+    words = [*elsewhere(text, tmp_path), *SLURM, "launch.device=auto"]
+    done = dwt_train(*words, f"launch.executor={executor}", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dwt-train: launch.gpus=2: torch sees 0 CUDA devices here")
+
+
+def test_without_slurm_there_is_no_job(text: Path, tmp_path: Path) -> None:
+    done = dwt_train(*elsewhere(text, tmp_path), *SLURM, cwd=tmp_path, PATH=str(tmp_path))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dwt-train: launch.executor=slurm: there is no sbatch on this machine")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
