@@ -128,6 +128,10 @@ def warnings(run: Run) -> Iterator[str]:
             yield f"{name} has no effect without run.plan=true"
     if type(run.parallel) is not Parallel and type(run.launch) is Launch and "parallel" in said:
         yield "parallel has no effect with launch=local: choose launch=torchrun"
+    elif "parallel.shard_teacher" in keys and not any(
+        isinstance(teacher, ModelTeacher) for _, teacher in each_teacher(run)
+    ):
+        yield "parallel.shard_teacher has no effect: no model teaches"
     if run.train.micro_batch_size == run.train.batch_size:
         yield (
             f"train.micro_batch_size={run.train.micro_batch_size} has no effect: it is all of "
@@ -480,19 +484,11 @@ def _problems_of_eval(options: Eval) -> Iterator[str]:
 
 
 def _problems_of_sharding(run: Run) -> Iterator[str]:
-    if not isinstance(run.parallel, Fsdp):
-        return
-    remedy = "choose parallel=ddp"
-    if isinstance(run.remap, Ligo):
-        yield f"remap=ligo with parallel=fsdp: its maps are not sharded; {remedy}"
-    if any(share < 1 for share in run.eval.at):
-        yield f"eval.at={run.eval.at} with parallel=fsdp: it keeps no model on the way; {remedy}"
-    for setting, teacher in each_teacher(run):
-        if isinstance(teacher, MadeTeacher) and 0 < teacher.budget < 1:
-            yield (
-                f"{setting}.budget={teacher.budget:g} with parallel=fsdp: it keeps no model on "
-                f"the way; {remedy}"
-            )
+    if isinstance(run.remap, Ligo) and isinstance(run.parallel, Fsdp):
+        yield (
+            "remap=ligo with parallel=fsdp: its maps are not sharded; choose parallel=ddp, or "
+            "another remap"
+        )
 
 
 def _problems_of_ranks(launch: Torchrun, train: Train) -> Iterator[str]:

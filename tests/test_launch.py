@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 from dwt_cli import parcel
@@ -20,7 +23,6 @@ from tests.processes import Started
 LONGER = ["train.precision=fp32", "teacher.num_layers=1", "student.num_layers=2"]
 TORCHRUN = ["launch=torchrun", "launch.device=cpu", "launch.gpus=2"]
 SLURM = ["launch=slurm", *TORCHRUN[1:]]
-CLUSTER = Path(__file__).parent / "one_machine_slurm"
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks there for pids")
 
@@ -104,6 +106,42 @@ def test_somebody_else_s_torchrun(text: Path, tmp_path: Path, alone: list[float]
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("record: ") == 1
+    assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
+
+
+def test_restarted_ranks_go_on_by_themselves(
+    text: Path, tmp_path: Path, alone: list[float]
+) -> None:
+    """All of them, after one was killed; what is sharded is kept on its way and taught with."""
+    kept = ["parallel=fsdp", "parallel.shard_teacher=true", "eval.at=[0.5,1]"]
+    words = [*elsewhere(text, tmp_path), *TORCHRUN, *kept, "launch.max_restarts=1"]
+    door = Started([*words, "train.checkpoint_every=1"], tmp_path)
+    door.wait_until(lambda: list(tmp_path.glob("runs/*/checkpoints/step-*")))
+    os.kill(children(door.pid)[-1], signal.SIGKILL)
+    assert door.ended() == 0, door.output
+    assert "student: going on" in door.output
+    assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
+    kept_models = [
+        load_file(place)
+        for pattern in ("runs/*/snapshots/0.5", "runs/*/model")
+        for place in tmp_path.glob(f"{pattern}/model.safetensors")
+    ]
+    half, whole = kept_models
+    assert half.keys() == whole.keys()
+    assert not any(torch.equal(half[name], whole[name]) for name in half if "Wqkv" in name)
+
+
+@pytest.mark.slow
+def test_two_nodes_meet(text: Path, tmp_path: Path, alone: list[float]) -> None:
+    """Two front doors on this machine, with one rank each and the same command."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = ["launch.gpus=1", "launch.nodes=2", f"launch.rdzv_endpoint=localhost:{port}"]
+    words = [*elsewhere(text, tmp_path), *TORCHRUN, *meeting]
+    nodes = [Started(words, tmp_path) for _ in range(2)]
+    assert [node.ended() for node in nodes] == [0, 0], [node.output for node in nodes]
+    assert sum(node.output.count("record: ") for node in nodes) == 1
     assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
 
 

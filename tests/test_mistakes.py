@@ -749,6 +749,13 @@ WITHOUT_EFFECT = {
     "remap.width": ["remap=stack", "remap.width=net2net"],
     "scale.teacher_steps": ["teacher=none"],
     "parallel": ["parallel=fsdp"],
+    "parallel.shard_teacher": [
+        "launch=torchrun",
+        "launch.gpus=1",
+        "parallel=fsdp",
+        "parallel.shard_teacher=true",
+        "teacher=virtual",
+    ],
     "train.micro_batch_size=8": ["train.micro_batch_size=8"],
     "eval.num_blocks=9999": ["eval.num_blocks=9999"],
     "eval.glue": ["eval.glue.num_seeds=2"],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from dwt_cli.alpha import Constant, Schedule
 from dwt_cli.config import ForwardKL, Fsdp, Muon, Objective, Optim, Parallel, Train
@@ -113,6 +114,8 @@ def make_training(
         Lesson(ModelSignal(teacher), schedule or Constant(soft=1.0), compared, inside)
     )
     if isinstance(parallel, Fsdp):
+        if parallel.shard_teacher:
+            shard(teacher, nn.ModuleDict(), parallel, cpu, torch.float32)
         shard(model, loss.aux, parallel, cpu, torch.float32)
         heldout_metrics(model, heldout, cpu, ranks)  # one looks before one trains
     return Training(

@@ -22,7 +22,12 @@ OPTIMISERS = {
     "adamw": Optim(lr=5e-3, warmup=0.2, decay=0.8, clip_norm=float("inf")),
     "muon": Muon(lr=5e-3, warmup=0.2, decay=0.5, clip_norm=float("inf")),
 }
-PARALLEL = {"ddp": Parallel(), "fsdp": Fsdp(), "fsdp, twice": Fsdp(activation_checkpointing=True)}
+PARALLEL = {
+    "ddp": Parallel(),
+    "fsdp": Fsdp(),
+    "fsdp, twice": Fsdp(activation_checkpointing=True),
+    "fsdp, offloaded": Fsdp(cpu_offload=True, shard_teacher=True),
+}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ TWO = [
     Setting(2, "ddp", 1, "muon"),
     Setting(2, "fsdp", 1, "muon"),
     Setting(2, "fsdp, twice", 1, "adamw", "bert"),
+    Setting(2, "fsdp, offloaded", 2),
 ]
 FOUR = [
     Setting(num_ranks, parallel, accumulation, optim, family)
