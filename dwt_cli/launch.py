@@ -11,17 +11,21 @@ def launch(run: Run) -> None:
     Raises what `dwt_cli.worker.work` and `dwt_cli.evaluation.evaluate` raise, and
     `dwt_cli.errors.Told`.
     """
+    looks_only = run.run.export or run.run.schedule or run.run.plan
+    stays = looks_only or isinstance(run, Evaluation)
+    if isinstance(run.launch, Slurm) and not stays:
+        from dwt_cli import slurm  # a command that only asks for help does not pay for it
+
+        slurm.launch(run, run.launch)
+        return
     console = Console()
     with console.status("loading torch and transformers"):
-        # a command that only asks for help does not pay for it
-        from dwt_cli import evaluation, slurm, torchrun, worker
+        # nor for these
+        from dwt_cli import evaluation, torchrun, worker
         from dwt_cli.ranks import are_several
-    looks_only = run.run.export or run.run.schedule or run.run.plan
     if isinstance(run, Evaluation):
         evaluation.evaluate(run, console)
-    elif looks_only or are_several() or not isinstance(run.launch, Torchrun):
-        worker.work(run, console)
-    elif isinstance(run.launch, Slurm):
-        slurm.launch(run, run.launch)
-    else:
+    elif isinstance(run.launch, Torchrun) and not are_several() and not stays:
         torchrun.launch(run, run.launch)
+    else:
+        worker.work(run, console)

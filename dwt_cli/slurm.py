@@ -23,8 +23,7 @@ from dwt_cli import parcel, sealed
 from dwt_cli.config import Device, Executor, Run, Slurm
 from dwt_cli.errors import Told, UserError
 from dwt_cli.record import readable
-from dwt_cli.torchrun import GRACE_S
-from dwt_cli.training.interrupt import Interrupted
+from dwt_cli.training.interrupt import GRACE_S, Interrupted
 
 _SIGNAL_S = GRACE_S + 30  # so long before the end of its time a job is told of it
 _GLANCE_S = 1.0

@@ -20,10 +20,7 @@ from dwt_cli.config import Run, Torchrun
 from dwt_cli.errors import Told, UserError
 from dwt_cli.rank import FAULT, carry_out
 from dwt_cli.ranks import SILENT
-from dwt_cli.training.interrupt import Interrupted
-
-GRACE_S = 120
-"""What ranks are given to finish a step and write a checkpoint."""
+from dwt_cli.training.interrupt import GRACE_S, Interrupted
 
 
 def launch(run: Run, options: Torchrun) -> None:

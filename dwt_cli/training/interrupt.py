@@ -15,6 +15,10 @@ from types import FrameType, TracebackType
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
+GRACE_S = 120
+"""What a process that was asked to stop is given to finish its step and write a checkpoint."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Asked to stop. ``step``: steps done, in a checkpoint; None: stopped outside a training.
 
