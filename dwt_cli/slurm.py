@@ -5,7 +5,9 @@ the job's time or place away, the ranks write a checkpoint and the job is queued
 from there by itself.
 """
 
+import contextlib
 import hashlib
+import os
 import shutil
 import signal
 import subprocess
@@ -138,7 +140,9 @@ class _Node(Checkpointable):
         """submitit's question what to do when the job comes back, asked before it goes."""
         if self._ranks is not None:
             self._end()
-            self._ranks.wait()
+            # asked in the midst of the other wait, which holds the lock of Popen.wait
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self._ranks.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(_Node(self._file))
 
     def _end(self, *signal_and_frame: object) -> None:
