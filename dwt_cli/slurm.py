@@ -126,10 +126,10 @@ class _Node(Checkpointable):
     def __call__(self) -> None:
         run = parcel.unpacked(Path(self._file).read_text(encoding="utf-8"))
         assert isinstance(run.launch, Slurm)
-        run.launch = replace(run.launch, rdzv_endpoint=_meeting_place(run.launch))
+        launch = replace(run.launch, rdzv_endpoint=_meeting_place(run.launch))
         with TemporaryDirectory(prefix="dwt-") as folder:
             file = Path(folder) / "run.json"
-            file.write_text(parcel.packed(run), encoding="utf-8")
+            file.write_text(parcel.packed(replace(run, launch=launch)), encoding="utf-8")
             self._ranks = subprocess.Popen([sys.executable, "-m", "dwt_cli.torchrun", str(file)])
             signal.signal(signal.SIGTERM, self._end)  # submitit does not heed it
             code = self._ranks.wait()

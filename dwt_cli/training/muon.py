@@ -5,7 +5,6 @@ messages: 11 to 16 for one matrix. Here the update is put together first, and ev
 orthogonalises it, as every rank does where the model is replicated.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,12 +18,11 @@ class Muon(torch.optim.Muon):
     """`torch.optim.Muon` with Nesterov's momentum, which stays as sharded as its matrix."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """One step; all of the matrices are sharded, or none is."""
-        assert closure is None, "nobody here asks for one"
         if not any(isinstance(p, DTensor) for group in self.param_groups for p in group["params"]):
-            super().step()
-            return
+            return super().step(closure)  # type: ignore[no-untyped-call]
+        assert closure is None, "nobody here asks for one"
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
