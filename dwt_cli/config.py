@@ -557,6 +557,34 @@ class Torchrun(Launch):
     max_wait_minutes: float = 60.0
 
 
+class Executor(Enum):
+    """Who carries a job out: SLURM; or, to try it out here, local in the background and debug."""
+
+    slurm = "slurm"
+    local = "local"
+    debug = "debug"
+
+
+@dataclass
+class Slurm(Torchrun):
+    """The ranks of `Torchrun`, in a job of SLURM; its nodes meet by themselves.
+
+    minutes: the job's time limit. max_timeouts: how often it is queued again when it has met it;
+    after a preemption it always is. cpus, memory_gb: of each node; null: what the partition gives.
+    folder: of the logs, below run.root. wait: until the job has ended; false leaves it alone.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    minutes: int = 1440
+    max_timeouts: int = 3
+    cpus: int | None = None
+    memory_gb: float | None = None
+    folder: str = "slurm"
+    wait: bool = True
+    executor: Executor = Executor.slurm
+
+
 @dataclass
 class Jobs:
     """How the runs of a multirun are carried out: one after the other, each a process of its own.
@@ -578,6 +606,14 @@ class Joblib(Jobs):
 
 
 @dataclass
+class Submitit(Joblib):
+    """Each of them a job of SLURM, as launch=slurm says; here one process waits for each.
+
+    num_parallel: how many are handed over at a time; null: 100.
+    """
+
+
+@dataclass
 class Parallel:
     """Every rank holds the whole model; gradients are summed while they are computed (DDP)."""
 
@@ -587,9 +623,13 @@ class Fsdp(Parallel):
     """Each rank keeps a share of weights, gradients and optimiser, layer by layer (FSDP2).
 
     activation_checkpointing: compute a layer's activations twice instead of keeping them.
+    cpu_offload: keep the shares in the machine's own memory, where the optimiser works on them.
+    shard_teacher: shard the teacher too; else each rank has the whole of it.
     """
 
     activation_checkpointing: bool = False
+    cpu_offload: bool = False
+    shard_teacher: bool = False
 
 
 @dataclass
@@ -749,9 +789,9 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "train": {"default": Train},
     "eval": {"eval": Eval},
     "tracker": {"none": Tracker, "wandb": Wandb},
-    "launch": {"local": Launch, "torchrun": Torchrun},
+    "launch": {"local": Launch, "torchrun": Torchrun, "slurm": Slurm},
     "parallel": {"ddp": Parallel, "fsdp": Fsdp},
-    "jobs": {"basic": Jobs, "joblib": Joblib},
+    "jobs": {"basic": Jobs, "joblib": Joblib, "submitit": Submitit},
     "scale": {"scale": Scale},
 }
 

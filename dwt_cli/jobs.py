@@ -19,9 +19,10 @@ import torch
 from joblib import Parallel, delayed
 
 from dwt_cli import parcel
-from dwt_cli.config import Device, Joblib, Jobs, Launch, Run
+from dwt_cli.config import Device, Joblib, Jobs, Launch, Run, Submitit
 
 _GLANCE_S = 0.5
+_IN_THE_QUEUE = 100
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Crew:
 
     def __init__(self, options: Jobs, glance: Callable[[Task], None]) -> None:
         self._fail_fast, self._glance = options.fail_fast, glance
-        self._several = isinstance(options, Joblib)
+        self._share = type(options) is Joblib
         self.size = _num_parallel(options)
         self._places: queue.SimpleQueue[int] = queue.SimpleQueue()
         for place in range(self.size):
@@ -87,7 +88,7 @@ class Crew:
         file, launch = task.file, task.run.launch
         file.parent.mkdir(parents=True, exist_ok=True)
         environment = dict(os.environ)
-        if self._several:
+        if self._share:
             launch = _share_of(launch, place, self.size, environment)
         environment.pop("HYDRA_FULL_ERROR", None)
         file.write_text(parcel.packed(replace(task.run, launch=launch)), encoding="utf-8")
@@ -118,6 +119,8 @@ class Crew:
 def _num_parallel(options: Jobs) -> int:
     if not isinstance(options, Joblib):
         return 1
+    if isinstance(options, Submitit):
+        return options.num_parallel or _IN_THE_QUEUE
     return options.num_parallel or torch.cuda.device_count() or os.cpu_count() or 1
 
 

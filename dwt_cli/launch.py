@@ -4,23 +4,29 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from dwt_cli.config import Evaluation, Run, Torchrun
+from dwt_cli.config import Evaluation, Run, Slurm, Torchrun
 
 
 def launch(run: Run) -> None:
-    """Carry a run or an evaluation out: in this process, or in several that begin here.
+    """Carry a run or an evaluation out: in this process, in several that begin here, or in a job.
 
     Raises what `dwt_cli.worker.work` and `dwt_cli.evaluation.evaluate` raise, and
     `dwt_cli.errors.Told`.
     """
+    stays = run.run.only_looks or isinstance(run, Evaluation)
+    if isinstance(run.launch, Slurm) and not stays:
+        from dwt_cli import slurm  # a command that only asks for help does not pay for it
+
+        slurm.launch(run, run.launch)
+        return
     console = Console()
     with console.status("loading torch and transformers"):
-        # a command that only asks for help does not pay for it
+        # nor for these
         from dwt_cli import evaluation, torchrun, worker
         from dwt_cli.ranks import are_several
     if isinstance(run, Evaluation):
         evaluation.evaluate(run, console)
-    elif isinstance(run.launch, Torchrun) and not are_several() and not run.run.only_looks:
+    elif isinstance(run.launch, Torchrun) and not are_several() and not stays:
         torchrun.launch(run, run.launch)
     else:
         worker.work(run, console)

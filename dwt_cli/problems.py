@@ -19,6 +19,7 @@ from dwt_cli.config import (
     Distributions,
     Eval,
     Evaluation,
+    Executor,
     Family,
     FromTeacher,
     Fsdp,
@@ -41,6 +42,8 @@ from dwt_cli.config import (
     Scale,
     Select,
     SeveralTeachers,
+    Slurm,
+    Submitit,
     Task,
     Teacher,
     TopK,
@@ -53,6 +56,7 @@ from dwt_cli.config import (
 from dwt_cli.errors import UserError
 
 _LARGEST_SIZE, _MOST_LAYERS, _MOST_THREADS, _MOST_RANKS = 1 << 16, 1000, 1024, 1 << 16
+_FEWEST_MINUTES = 5
 
 
 def check(run: Run) -> None:
@@ -126,6 +130,10 @@ def warnings(run: Run) -> Iterator[str]:
             yield f"{name} has no effect without run.plan=true"
     if type(run.parallel) is not Parallel and type(run.launch) is Launch and "parallel" in said:
         yield "parallel has no effect with launch=local: choose launch=torchrun"
+    elif "parallel.shard_teacher" in keys and not any(
+        isinstance(teacher, ModelTeacher) for _, teacher in each_teacher(run)
+    ):
+        yield "parallel.shard_teacher has no effect: no model teaches"
     if run.train.micro_batch_size == run.train.batch_size:
         yield (
             f"train.micro_batch_size={run.train.micro_batch_size} has no effect: it is all of "
@@ -456,6 +464,8 @@ def _problems_of_training(run: Run) -> Iterator[str]:
     yield from _problems_of_sharding(run)
     if isinstance(run.launch, Torchrun):
         yield from _problems_of_ranks(run.launch, train)
+    if isinstance(run.jobs, Submitit) and not isinstance(run.launch, Slurm):
+        yield "jobs=submitit: runs are handed to SLURM with launch=slurm; choose it too"
     if isinstance(run.jobs, Joblib) and run.jobs.num_parallel is not None:
         yield from _at_least("jobs.num_parallel", run.jobs.num_parallel, 1)
     if run.launch.num_threads is not None:
@@ -480,19 +490,11 @@ def _problems_of_eval(options: Eval) -> Iterator[str]:
 
 
 def _problems_of_sharding(run: Run) -> Iterator[str]:
-    if not isinstance(run.parallel, Fsdp):
-        return
-    remedy = "choose parallel=ddp"
-    if isinstance(run.remap, Ligo):
-        yield f"remap=ligo with parallel=fsdp: its maps are not sharded; {remedy}"
-    if any(share < 1 for share in run.eval.at):
-        yield f"eval.at={run.eval.at} with parallel=fsdp: it keeps no model on the way; {remedy}"
-    for setting, teacher in each_teacher(run):
-        if isinstance(teacher, MadeTeacher) and 0 < teacher.budget < 1:
-            yield (
-                f"{setting}.budget={teacher.budget:g} with parallel=fsdp: it keeps no model on "
-                f"the way; {remedy}"
-            )
+    if isinstance(run.remap, Ligo) and isinstance(run.parallel, Fsdp):
+        yield (
+            "remap=ligo with parallel=fsdp: its maps are not sharded; choose parallel=ddp, or "
+            "another remap"
+        )
 
 
 def _problems_of_ranks(launch: Torchrun, train: Train) -> Iterator[str]:
@@ -502,7 +504,9 @@ def _problems_of_ranks(launch: Torchrun, train: Train) -> Iterator[str]:
     if launch.max_wait_minutes <= 0:
         yield f"launch.max_wait_minutes={launch.max_wait_minutes}: it is above 0"
     endpoint = launch.rdzv_endpoint
-    if endpoint is None and launch.nodes > 1:
+    if isinstance(launch, Slurm):
+        yield from _problems_of_job(launch)
+    elif endpoint is None and launch.nodes > 1:
         yield (
             f"launch.nodes={launch.nodes}: say where they meet, as in "
             "launch.rdzv_endpoint=HOST:29400, the same on each"
@@ -514,3 +518,19 @@ def _problems_of_ranks(launch: Torchrun, train: Train) -> Iterator[str]:
             train.num_parts(launch.gpus * launch.nodes)
         except UserError as problem:
             yield str(problem)
+
+
+def _problems_of_job(launch: Slurm) -> Iterator[str]:
+    if launch.minutes < _FEWEST_MINUTES:
+        yield (
+            f"launch.minutes={launch.minutes}: a job needs {_FEWEST_MINUTES} at least, the last "
+            "ones of which are for a checkpoint"
+        )
+    yield from _at_least("launch.max_timeouts", launch.max_timeouts, 0)
+    for name in ("cpus", "memory_gb"):
+        yield from _above_0_or_null(f"launch.{name}", getattr(launch, name))
+    if launch.executor is not Executor.slurm and launch.nodes > 1:
+        yield (
+            f"launch.nodes={launch.nodes} with launch.executor={launch.executor.name}: that is one "
+            "machine; leave launch.nodes out"
+        )

@@ -5,11 +5,14 @@ import platform
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from dwt_cli import mistakes, parcel, worker
+from dwt_cli.config import Run
+from dwt_cli.errors import Told
 from dwt_cli.training import interrupt
 
 MISTAKE, FAULT = 2, 1
@@ -18,11 +21,18 @@ MISTAKE, FAULT = 2, 1
 
 def main() -> None:
     """Take part in the run that is packed in a file; what goes wrong is told by one rank."""
+    carry_out(lambda run: worker.work(run, Console()))
+
+
+def carry_out(work: Callable[[Run], None]) -> None:
+    """Do ``work`` on the run that is packed in the file of the command line, and leave."""
     _end_with_the_parent()
     run = parcel.unpacked(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
         with interrupt.stoppable():
-            worker.work(run, Console())
+            work(run)
+    except Told as told:
+        sys.exit(told.code)
     except KeyboardInterrupt as stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(stop, file=sys.stderr, flush=True)

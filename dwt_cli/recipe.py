@@ -19,7 +19,6 @@ from dwt_cli.checks import student_outline
 from dwt_cli.config import CheckpointStudent, FromTeacher, Ligo, Remap, Run, Teacher, fingerprint
 from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.errors import UserError
-from dwt_cli.evaluate.snapshots import Snapshots, snapshots_of
 from dwt_cli.machine import Machine
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.making import outline
@@ -142,16 +141,15 @@ class Recipe:
         lesson, asking_flops = None, 0.0
         if teacher is not None:
             lesson, asking_flops = self._lesson(teacher, model.config), teacher.step_flops
-        keep = Snapshots(
-            lambda place: save_model(model, corpus, place), snapshots_of(folder), run.eval.at
-        )
         facts = self.shop.train(
             Job("student", "student", self.student_id, folder, run.seed, run.train, run.optim),
             self.shop.wrapped(model),
             MaskedLanguageModelling(lesson),
             corpus,
             display,
-            [keep, *observers],
+            observers,
+            save=lambda place: save_model(model, corpus, place),
+            at=run.eval.at,
         )
         more["teacher_forward_flops"] = asking_flops * facts["num_taught"]
         return Trained(model, facts | more)

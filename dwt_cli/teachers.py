@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,6 @@ from dwt_cli.config import (
     BUDGETS,
     CheckpointTeacher,
     Data,
-    Fsdp,
     MadeTeacher,
     ModelTeacher,
     SeveralTeachers,
@@ -36,7 +35,7 @@ from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.corpus.documents import Source
 from dwt_cli.errors import UserError
 from dwt_cli.evaluate.lm import metrics_of
-from dwt_cli.evaluate.snapshots import Snapshots, place_of, snapshots_of
+from dwt_cli.evaluate.snapshots import place_of
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.making import make_model
 from dwt_cli.models.opening import open_folder, open_model, provenance, save_model
@@ -55,18 +54,23 @@ class Prepared:
 
     facts: what a summary says of it, its own held-out loss among them. step_flops: what its signal
     costs for a step's batch. model: the one whose weights remap may copy; None where there is not
-    one. `take` hands the signal on to who will release it.
+    one. share: what leaves each rank its share of the model, after that. `take` hands the signal on
+    to who will release it.
     """
 
     facts: dict[str, Any]
     step_flops: float
     signal: Signal | None
     model: PreTrainedModel | None = None
+    share: Callable[[], None] | None = None
 
     def take(self) -> Signal:
         """The signal; neither it nor its model is kept here any longer."""
-        signal, self.signal, self.model = self.signal, None, None
+        signal, share = self.signal, self.share
+        self.signal = self.model = self.share = None
         assert signal is not None, "it was taken before"
+        if share is not None:
+            share()
         return signal
 
 
@@ -171,6 +175,7 @@ class Teachers:
             self._shop.step_flops(model),
             ModelSignal(wrapped, options.temperature),
             model,
+            lambda: self._shop.share_teacher(wrapped),
         )
 
     def _mixture(
@@ -218,7 +223,7 @@ class Teachers:
         if not place.is_dir():
             raise UserError(
                 f"teacher.budget={options.budget:g}: {folder} was trained without keeping the "
-                "model on its way (parallel=fsdp does not); delete it, and use parallel=ddp"
+                "model on its way; delete it, and it is made again"
             )
         share = step / facts["steps"]
         scaled = {name: facts[name] * share for name in ("epochs", "flops", "seconds")}
@@ -249,9 +254,8 @@ class Teachers:
             MaskedLanguageModelling(),
             self._text(stage, options, corpus, display),
             display,
-            []
-            if isinstance(shop.run.parallel, Fsdp)
-            else [Snapshots(model.save_pretrained, snapshots_of(folder), BUDGETS[1:])],
+            save=model.save_pretrained,
+            at=BUDGETS[1:],
         )
         if not shop.ranks.is_first:
             return

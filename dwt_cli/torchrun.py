@@ -1,4 +1,7 @@
-"""Several processes for one run, by torch's own launcher (torch.distributed.run)."""
+"""Several processes for one run, by torch's own launcher (torch.distributed.run).
+
+``python -m dwt_cli.torchrun run.json`` starts those of one node of a job.
+"""
 
 import logging
 import signal
@@ -15,11 +18,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from dwt_cli import parcel
 from dwt_cli.config import Run, Torchrun
 from dwt_cli.errors import Told, UserError
-from dwt_cli.rank import FAULT
+from dwt_cli.rank import FAULT, carry_out
 from dwt_cli.ranks import SILENT
-from dwt_cli.training.interrupt import Interrupted
-
-_GRACE_S = 120  # to finish a step and write a checkpoint
+from dwt_cli.training.interrupt import GRACE_S, Interrupted
 
 
 def launch(run: Run, options: Torchrun) -> None:
@@ -61,7 +62,7 @@ def _config(options: Torchrun, folder: str) -> LaunchConfig:
         logs_specs=DefaultLogsSpecs(log_dir=folder),
         # what else stops a run is heard by `dwt_cli.training.interrupt`, here and in the ranks
         signals_to_handle="SIGHUP",
-        shutdown_timeout=_GRACE_S,
+        shutdown_timeout=GRACE_S,
     )
 
 
@@ -75,3 +76,17 @@ def _in_one_line(codes: dict[int, int]) -> Exception:
                 "ended; the same command goes on from the last checkpoint"
             )
     return Told(max(told or codes.values(), default=FAULT))
+
+
+def main() -> None:
+    """Start this node's ranks of the run that is packed in a file."""
+
+    def start(run: Run) -> None:
+        assert isinstance(run.launch, Torchrun)
+        launch(run, run.launch)
+
+    carry_out(start)
+
+
+if __name__ == "__main__":
+    main()

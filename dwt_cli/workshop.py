@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from dwt_cli import sealed
@@ -19,6 +21,7 @@ from dwt_cli.corpus.batches import HeldoutBatches, Masking, TrainBatches
 from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.errors import UserError
 from dwt_cli.evaluate.lm import heldout_metrics
+from dwt_cli.evaluate.snapshots import Snapshots, snapshots_of
 from dwt_cli.machine import Machine
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
 from dwt_cli.models.opening import provenance
@@ -173,6 +176,13 @@ class Workshop:
         """Of a model on the student's held-out text; see `dwt_cli.evaluate.lm`."""
         return heldout_metrics(model, self.heldout(corpus), self.machine.device, self.ranks)
 
+    def share_teacher(self, wrapped: MaskedLM) -> None:
+        """Leave each rank its share of a teacher, if that is asked for."""
+        parallel = self.run.parallel
+        if isinstance(parallel, Fsdp) and parallel.shard_teacher and self.ranks.size > 1:
+            nothing_beside = nn.ModuleDict()
+            shard(wrapped, nothing_beside, parallel, self.machine.device, self.machine.dtype)
+
     # ----------------------------------------------------------------------------- the training
 
     def step_flops(self, model: PreTrainedModel) -> float:
@@ -193,13 +203,19 @@ class Workshop:
         corpus: Corpus,
         display: Display,
         observers: Sequence[Observer] = (),
+        save: Callable[[Path], None] | None = None,
+        at: Sequence[float] = (),
     ) -> dict[str, Any]:
-        """Run the loop on a model, from wherever an earlier start has come to; its facts."""
+        """Run the loop on a model, from wherever an earlier start has come to; its facts.
+
+        save, at: the model on its way is written so, at these shares of the training.
+        """
         device, parallel = self.machine.device, self.run.parallel
         whole = wrapped.model
         if shards := isinstance(parallel, Fsdp) and self.ranks.size > 1:
             wrapped = MaskedLM(copy.deepcopy(whole), self.machine.dtype)
             shard(wrapped, loss.aux, parallel, device, self.machine.dtype)
+            whole.cpu()  # until it is wanted in one piece
         heldout = self.heldout(corpus)
         batches = TrainBatches(
             corpus.train, self._masking(corpus), job.train.batch_size, job.seed, job.purpose
@@ -210,9 +226,16 @@ class Workshop:
             latest.update(heldout_metrics(wrapped, heldout, device, self.ranks))
             return latest
 
+        def update_whole() -> None:
+            if shards:
+                gather(wrapped.model, whole)
+
         writers: list[Observer] = []
         if self.ranks.is_first:
             writers = [MetricsLog(job.folder / "metrics.jsonl", job.train.log_every), *observers]
+        if save is not None:
+            folder = snapshots_of(job.folder)
+            writers.append(Snapshots(save, folder, at, update_whole, self.ranks))
         before = dict(evaluate())
         training = Training(
             model=wrapped,
@@ -238,8 +261,8 @@ class Workshop:
         )
         latest.clear()
         counters = training.run()
-        if shards:
-            gather(wrapped.model, whole)
+        update_whole()
+        nn.Module.to(whole, device)
         return {
             "parameters": num_parameters(whole),
             "steps": counters.step,

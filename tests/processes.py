@@ -20,12 +20,14 @@ _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["dwt_cli.worker", "dwt_cli.cli", "tests.processes"])
 
 
-def together(num_ranks: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What ``work(ranks, *arguments)`` returns on each of so many ranks, over gloo.
+def together(
+    num_ranks: int, work: Callable[..., Any], *arguments: Any, device: str = "cpu"
+) -> list[Any]:
+    """What ``work(ranks, *arguments)`` returns on each of so many ranks, over gloo (or nccl).
 
     Every one of them has to leave with exit code 0.
     """
-    answers, processes = rank_processes(num_ranks, work, arguments)
+    answers, processes = rank_processes(num_ranks, work, arguments, device)
     try:
         found = dict(answers.get(timeout=200) for _ in processes)
         for process in processes:
@@ -38,7 +40,7 @@ def together(num_ranks: int, work: Callable[..., Any], *arguments: Any) -> list[
 
 
 def rank_processes(
-    num_ranks: int, work: Callable[..., Any], arguments: tuple[Any, ...]
+    num_ranks: int, work: Callable[..., Any], arguments: tuple[Any, ...], device: str = "cpu"
 ) -> tuple[Any, list[Any]]:
     """The queue of (rank, answer), and the processes, at work from now on."""
     answers = _FORKSERVER.Queue()
@@ -46,7 +48,9 @@ def rank_processes(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [
-        _FORKSERVER.Process(target=_rank, args=(rank, num_ranks, port, answers, work, arguments))
+        _FORKSERVER.Process(
+            target=_rank, args=(rank, num_ranks, port, device, answers, work, arguments)
+        )
         for rank in range(num_ranks)
     ]
     for process in processes:
@@ -55,7 +59,13 @@ def rank_processes(
 
 
 def _rank(
-    rank: int, size: int, port: int, answers: Any, work: Callable[..., Any], arguments: Any
+    rank: int,
+    size: int,
+    port: int,
+    device: str,
+    answers: Any,
+    work: Callable[..., Any],
+    arguments: Any,
 ) -> None:
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(where | {"RANK": str(rank), "WORLD_SIZE": str(size)})
@@ -63,7 +73,7 @@ def _rank(
     from dwt_cli.config import Device, Launch
     from dwt_cli.ranks import joined
 
-    with joined(Launch(device=Device.cpu)) as ranks:
+    with joined(Launch(device=Device[device])) as ranks:
         answers.put((rank, work(ranks, *arguments)))
 
 

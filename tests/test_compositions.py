@@ -27,6 +27,7 @@ NEEDED = {
     ("student", "checkpoint"): ["student.path=model"],
     ("remap", "paper"): ["teacher=small"],
     ("launch", "torchrun"): ["launch.gpus=2"],
+    ("launch", "slurm"): ["launch.gpus=2"],
 }
 
 CHOICES = [(group, choice) for group, choices in settings.groups().items() for choice in choices]

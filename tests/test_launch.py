@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 from dwt_cli import parcel
@@ -19,6 +22,7 @@ from tests.processes import Started
 
 LONGER = ["train.precision=fp32", "teacher.num_layers=1", "student.num_layers=2"]
 TORCHRUN = ["launch=torchrun", "launch.device=cpu", "launch.gpus=2"]
+SLURM = ["launch=slurm", *TORCHRUN[1:]]
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks there for pids")
 
@@ -105,6 +109,42 @@ def test_somebody_else_s_torchrun(text: Path, tmp_path: Path, alone: list[float]
     assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
 
 
+def test_restarted_ranks_go_on_by_themselves(
+    text: Path, tmp_path: Path, alone: list[float]
+) -> None:
+    """All of them, after one was killed; what is sharded is kept on its way and taught with."""
+    kept = ["parallel=fsdp", "parallel.shard_teacher=true", "eval.at=[0.5,1]"]
+    words = [*elsewhere(text, tmp_path), *TORCHRUN, *kept, "launch.max_restarts=1"]
+    door = Started([*words, "train.checkpoint_every=1"], tmp_path)
+    door.wait_until(lambda: list(tmp_path.glob("runs/*/checkpoints/step-*")))
+    os.kill(children(door.pid)[-1], signal.SIGKILL)
+    assert door.ended() == 0, door.output
+    assert "student: going on" in door.output
+    assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
+    kept_models = [
+        load_file(place)
+        for pattern in ("runs/*/snapshots/0.5", "runs/*/model")
+        for place in tmp_path.glob(f"{pattern}/model.safetensors")
+    ]
+    half, whole = kept_models
+    assert half.keys() == whole.keys()
+    assert not any(torch.equal(half[name], whole[name]) for name in half if "Wqkv" in name)
+
+
+@pytest.mark.slow
+def test_two_nodes_meet(text: Path, tmp_path: Path, alone: list[float]) -> None:
+    """Two front doors on this machine, with one rank each and the same command."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = ["launch.gpus=1", "launch.nodes=2", f"launch.rdzv_endpoint=localhost:{port}"]
+    words = [*elsewhere(text, tmp_path), *TORCHRUN, *meeting]
+    nodes = [Started(words, tmp_path) for _ in range(2)]
+    assert [node.ended() for node in nodes] == [0, 0], [node.output for node in nodes]
+    assert sum(node.output.count("record: ") for node in nodes) == 1
+    assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
+
+
 def test_more_ranks_than_devices_is_one_line(text: Path, tmp_path: Path) -> None:
     words = [*elsewhere(text, tmp_path), "launch=torchrun", "launch.gpus=2", "launch.device=auto"]
     done = dwt_train(*words, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
@@ -120,6 +160,38 @@ def test_nobody_at_the_rendezvous_is_one_line(text: Path, tmp_path: Path) -> Non
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("dwt-train: launch.rdzv_endpoint=localhost:29571: 2 nodes have not met")
+
+
+def test_a_job_that_is_preempted_comes_back(text: Path, tmp_path: Path, alone: list[float]) -> None:
+    """In submitit's local executor, which starts a task again as SLURM does."""
+    words = [*elsewhere(text, tmp_path), "train.checkpoint_every=1"]
+    door = Started([*words, *SLURM, "launch.executor=local"], tmp_path)
+    door.wait_until(lambda: list(tmp_path.glob("runs/*/checkpoints/step-*")))
+    (controller,) = children(door.pid)
+    (task,) = children(controller)
+    os.kill(task, signal.SIGUSR2)
+    assert door.ended() == 0, door.output
+    assert f"job {controller}: running" in door.output and "record: " in door.output
+    (log,) = tmp_path.glob("runs/slurm/*_log.out")
+    assert "student: going on" in log.read_text()
+    assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
+
+
+@pytest.mark.parametrize("executor", ["local", "debug"])
+def test_what_a_failed_job_says_is_passed_on(text: Path, tmp_path: Path, executor: str) -> None:
+    words = [*elsewhere(text, tmp_path), *SLURM, "launch.device=auto"]
+    done = dwt_train(*words, f"launch.executor={executor}", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dwt-train: launch.gpus=2: torch sees 0 CUDA devices here")
+
+
+def test_without_slurm_there_is_no_job(text: Path, tmp_path: Path) -> None:
+    done = dwt_train(*elsewhere(text, tmp_path), *SLURM, cwd=tmp_path, PATH=str(tmp_path))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dwt-train: launch.executor=slurm: there is no sbatch on this machine")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,7 @@ WORDS: list[Row] = [
     ("a study's name misspelt", ["-cn", "teacher_qualty"], ["did you mean teacher_quality?"]),
     ("no such arm", ["-cn", "smoke", "arm=weka"], ["arm=weka", "did you mean arm=weak?"]),
     ("what an arm sets", ["-cn", "smoke", "alpha=strong"], ["alpha=strong", "leave it out"]),
+    ("no SLURM for jobs", ["-m", "jobs=submitit", "seed=0,1"], ["jobs=submitit", "launch=slurm"]),
     ("a word of studies", "arm=weak", ["arm", "no such"]),
     ("a choice as config", ["--config-name", "teacher/small"], ["teacher/small", "teacher=small"]),
     ("no such folder of configs", ["--config-dir", "nowhere"], ["--config-dir nowhere", "name"]),
@@ -390,6 +391,9 @@ TOGETHER: list[Row] = [
      ["launch.nodes=2", "launch.rdzv_endpoint=HOST:29400"]),
     ("a place without a port", ["launch=torchrun", "launch.gpus=1", "launch.rdzv_endpoint=node1"],
      ["launch.rdzv_endpoint=node1", "write HOST:PORT"]),
+    ("nodes of one machine",
+     ["launch=slurm", "launch.gpus=1", "launch.nodes=2", "launch.executor=local"],
+     ["launch.nodes=2 with launch.executor=local", "leave launch.nodes out"]),
     ("compiled and sharded", ["parallel=fsdp", "train.compile=true"],
      ["train.compile=true", "parallel=fsdp", "parallel=ddp"]),
     ("a giant", ["scale.width=16384", "scale.mlp_width=65536", "student.num_layers=100"],
@@ -600,8 +604,9 @@ OUT_OF_RANGE = {
     "eval.glue.max_length": "7", "eval.blimp.num_pairs": "0", "eval.probing.num_sentences": "1",
     "eval.probing.num_words": "1", "eval.probing.num_per_word": "1", "eval.probing.seed": "-1",
     "launch.num_threads": "0", "launch.gpus": "0", "launch.nodes": "0",
-    "launch.max_restarts": "-1", "launch.max_wait_minutes": "0.0", "seed": "-1",
-    "jobs.num_parallel": "0",
+    "launch.max_restarts": "-1", "launch.max_wait_minutes": "0.0",
+    "launch.minutes": "4", "launch.max_timeouts": "-1", "launch.cpus": "0",
+    "launch.memory_gb": "0.0", "seed": "-1", "jobs.num_parallel": "0",
     **{f"objective.{name}.weight": "0.0" for name in settings.groups()["objective"]},
     **{
         f"objective.{name}.{setting}": "0.0"
@@ -624,6 +629,8 @@ WITH_IT = {
     "jobs.num_parallel": "jobs=joblib",
     **dict.fromkeys(("launch.gpus", "launch.nodes", "launch.max_restarts",
                      "launch.max_wait_minutes"), "launch=torchrun launch.gpus=2"),
+    **dict.fromkeys(("launch.minutes", "launch.max_timeouts", "launch.cpus", "launch.memory_gb"),
+                    "launch=slurm launch.gpus=2"),
 }  # fmt: skip
 LAYERS = "teacher_layer", "student_layer"  # any whole number; the models' depths decide
 
@@ -748,6 +755,13 @@ WITHOUT_EFFECT = {
     "remap.width": ["remap=stack", "remap.width=net2net"],
     "scale.teacher_steps": ["teacher=none"],
     "parallel": ["parallel=fsdp"],
+    "parallel.shard_teacher": [
+        "launch=torchrun",
+        "launch.gpus=1",
+        "parallel=fsdp",
+        "parallel.shard_teacher=true",
+        "teacher=virtual",
+    ],
     "train.micro_batch_size=8": ["train.micro_batch_size=8"],
     "eval.num_blocks=9999": ["eval.num_blocks=9999"],
     "eval.glue": ["eval.glue.num_seeds=2"],

@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from dwt_cli.ranks import ALONE, Ranks
+
 
 def snapshots_of(run_folder: Path) -> Path:
     """Where a run keeps them: a folder per share of the training."""
@@ -18,17 +20,27 @@ def place_of(run_folder: Path, share: float) -> Path:
 class Snapshots:
     """An observer that saves the model when a share of the training is reached.
 
-    A training that goes on after an interruption has those of its earlier part already.
+    A training that goes on after an interruption has those of its earlier part already. Every rank
+    has such an observer: all of them take part in ``gather``, after which the first one can save.
     """
 
-    def __init__(self, save: Callable[[Path], None], folder: Path, shares: Sequence[float]) -> None:
+    def __init__(
+        self,
+        save: Callable[[Path], None],
+        folder: Path,
+        shares: Sequence[float],
+        gather: Callable[[], None] = lambda: None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self._save, self._folder, self._shares = save, folder, [s for s in shares if s < 1]
+        self._gather, self._ranks = gather, ranks
         self._before: float | None = None  # the share that was done before the coming step
 
     def resumed(self, step: int) -> None:
         self._before = None
         if step == 0:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            if self._ranks.is_first:
+                shutil.rmtree(self._folder, ignore_errors=True)
             self._take(-1.0, 0.0)
 
     def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
@@ -42,9 +54,16 @@ class Snapshots:
     def _take(self, before: float, progress: float) -> None:
         for share in self._shares:
             place = self._folder / f"{share:g}"
-            if before < share <= progress and not place.exists():
-                self._folder.mkdir(exist_ok=True)
-                aside = self._folder / ".writing"
-                shutil.rmtree(aside, ignore_errors=True)
-                self._save(aside)
-                aside.rename(place)
+            if not before < share <= progress:
+                continue
+            if not self._ranks.from_first("a look at the snapshots", place.exists):
+                self._gather()
+                if self._ranks.is_first:
+                    self._write(place)
+
+    def _write(self, place: Path) -> None:
+        self._folder.mkdir(exist_ok=True)
+        aside = self._folder / ".writing"
+        shutil.rmtree(aside, ignore_errors=True)
+        self._save(aside)
+        aside.rename(place)

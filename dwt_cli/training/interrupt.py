@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGUSR1: a wish that the loop fulfils at the next step's end.
+"""Ctrl-C, SIGTERM, SIGUSR1 and 2: a wish that the loop fulfils at the next step's end.
 
 Outside the loop, where nothing is lost, they stop at once. Either way a process that was asked to
-stop leaves with 128 plus the signal's number, as shells count it: 130, 143 and 138.
+stop leaves with 128 plus the signal's number, as shells count it: 130, 143, 138 and 140.
 """
 
 import contextlib
@@ -12,15 +12,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+GRACE_S = 120
+"""What a process that was asked to stop is given to finish its step and write a checkpoint."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Asked to stop. ``step``: steps done, in a checkpoint; None: stopped outside a training."""
+    """Asked to stop. ``step``: steps done, in a checkpoint; None: stopped outside a training.
 
-    def __init__(self, step: int | None = None, number: int = signal.SIGINT) -> None:
+    said: what there is to say of it, where the same command is not what goes on.
+    """
+
+    def __init__(
+        self, step: int | None = None, number: int = signal.SIGINT, said: str | None = None
+    ) -> None:
         super().__init__("stopped" if step is None else f"stopped after step {step}")
-        self.step, self.number = step, number
+        self.step, self.number, self.said = step, number, said
 
 
 @contextlib.contextmanager
@@ -73,7 +82,8 @@ def leave(stop: KeyboardInterrupt, program: str, arguments: Sequence[str]) -> in
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # from here on Ctrl-C leaves no trace
     again = [argument for argument in arguments if not argument.startswith("run.fresh=")]
     command = shlex.join([program, *again])
-    print(f"{program}: {stop or 'stopped'}; to go on: {command}", file=sys.stderr, flush=True)
+    said = getattr(stop, "said", None) or f"{stop or 'stopped'}; to go on: {command}"
+    print(f"{program}: {said}", file=sys.stderr, flush=True)
     return 128 + getattr(stop, "number", int(signal.SIGINT))
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from dwt_cli.config import Falling, Muon, Optim
 from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.models.wrapper import Wrapper
+from dwt_cli.training import muon
 
 
 def lr_factor(
@@ -54,7 +55,7 @@ class Optimizer:
         ]
         if isinstance(options, Muon):
             self.parts.append(
-                torch.optim.Muon(
+                muon.Muon(
                     [named[name] for name in named if name in hidden],
                     lr=options.hidden_lr,
                     momentum=options.momentum,

@@ -11,7 +11,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,9 +30,9 @@ from dwt_cli.ranks import Ranks
 def shard(
     model: MaskedLM, aux: nn.ModuleDict, options: Fsdp, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Leave each rank a share of ``model``, layer by layer, and of ``aux``, on its device.
+    """Leave each rank a share of ``model``, layer by layer, and of ``aux``.
 
-    Weights are gathered in ``dtype``, gradients summed in fp32.
+    Weights are gathered on ``device`` in ``dtype``, gradients summed in fp32.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(
@@ -34,18 +40,23 @@ def shard(
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,  # it would fill a copy of `Features`
     )
+    place = OffloadPolicy()
+    if options.cpu_offload:
+        place = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     if options.activation_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     layers = model.model.get_submodule(anatomy_of(model.model).layers)
     assert isinstance(layers, nn.ModuleList)
     for layer in layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(layer, mesh=mesh, mp_policy=policy, offload_policy=place)
     # the outermost one too gives back what it has gathered: who asks for its parameters after a
     # look at held-out text, the optimiser first of all, has to get the shares
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    fully_shard(
+        model, mesh=mesh, mp_policy=policy, offload_policy=place, reshard_after_forward=True
+    )
     for module in aux.values():
         if any(True for _ in module.parameters()):
-            fully_shard(module, mesh=mesh, reshard_after_forward=True)
+            fully_shard(module, mesh=mesh, offload_policy=place, reshard_after_forward=True)
 
 
 @torch.no_grad()

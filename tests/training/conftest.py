@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from dwt_cli.alpha import Constant, Schedule
 from dwt_cli.config import ForwardKL, Fsdp, Muon, Objective, Optim, Parallel, Train
@@ -83,6 +84,7 @@ def make_training(
     objectives: dict[str, Objective] | None = None,
     ranks: Ranks = ALONE,
     parallel: Parallel | None = None,
+    device: str = "cpu",
     **train: Any,
 ) -> Training:
     """A training of fresh parts, with checkpoints in ``folder``."""
@@ -106,15 +108,19 @@ def make_training(
             parameter.mul_(4)  # a teacher with an opinion
     batches = TrainBatches(corpus.train, masking, options.batch_size, 0, "student")
     heldout = HeldoutBatches(corpus.heldout, masking, 8, 8)
-    cpu = torch.device("cpu")
+    place = torch.device(device)
+    for each in (model, teacher):
+        each.to(place)
     compared = objectives or {"logits": ForwardKL(temperature=2.0)}
-    inside = inside_objectives(compared, model.model.config, teacher.model.config)
+    inside = inside_objectives(compared, model.model.config, teacher.model.config).to(place)
     loss = MaskedLanguageModelling(
         Lesson(ModelSignal(teacher), schedule or Constant(soft=1.0), compared, inside)
     )
     if isinstance(parallel, Fsdp):
-        shard(model, loss.aux, parallel, cpu, torch.float32)
-        heldout_metrics(model, heldout, cpu, ranks)  # one looks before one trains
+        if parallel.shard_teacher:
+            shard(teacher, nn.ModuleDict(), parallel, place, torch.float32)
+        shard(model, loss.aux, parallel, place, torch.float32)
+        heldout_metrics(model, heldout, place, ranks)  # one looks before one trains
     return Training(
         model=model,
         loss=loss,
@@ -123,11 +129,11 @@ def make_training(
         clip_norm=rules.clip_norm,
         options=options,
         length=Length.of(options, batches),
-        evaluate=lambda: heldout_metrics(model, heldout, cpu, ranks),
+        evaluate=lambda: heldout_metrics(model, heldout, place, ranks),
         eval_every=eval_every,
         checkpoints=Checkpoints(folder, "identity", options.keep_checkpoints, print, ranks),
         observer=observer or Watcher(),
-        device=cpu,
+        device=place,
         seed=0,
         ranks=ranks,
     )

@@ -22,7 +22,12 @@ OPTIMISERS = {
     "adamw": Optim(lr=5e-3, warmup=0.2, decay=0.8, clip_norm=float("inf")),
     "muon": Muon(lr=5e-3, warmup=0.2, decay=0.5, clip_norm=float("inf")),
 }
-PARALLEL = {"ddp": Parallel(), "fsdp": Fsdp(), "fsdp, twice": Fsdp(activation_checkpointing=True)}
+PARALLEL = {
+    "ddp": Parallel(),
+    "fsdp": Fsdp(),
+    "fsdp, twice": Fsdp(activation_checkpointing=True),
+    "fsdp, offloaded": Fsdp(cpu_offload=True, shard_teacher=True),
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Setting:
     family: str = "modernbert"
     num_steps: int = NUM_STEPS
     checkpoint_every: int = 100
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,10 @@ class Outcome:
 
 def outcomes(setting: Setting, corpus: Path, folder: Path) -> list[Outcome]:
     """What each rank has seen."""
-    if setting.num_ranks == 1:
+    if setting.num_ranks == 1 and setting.device == "cpu":
         return [_train(ALONE, setting, corpus, folder)]
-    found = together(setting.num_ranks, _train_in_process, setting, corpus, folder)
+    train = _train_in_process
+    found = together(setting.num_ranks, train, setting, corpus, folder, device=setting.device)
     return [
         Outcome(
             losses, heldout, {n: torch.from_numpy(g) for n, g in gradient.items()},
@@ -93,7 +100,8 @@ def _train(ranks: Ranks, setting: Setting, corpus_folder: Path, folder: Path) ->
         objectives={"logits": ForwardKL(), "minilmv2": MiniLMv2(), "hidden": Hidden()},
         eval_every=NUM_STEPS,
         ranks=ranks,
-        parallel=PARALLEL[setting.parallel] if setting.num_ranks > 1 else None,
+        parallel=None if ranks is ALONE else PARALLEL[setting.parallel],
+        device=setting.device,
         batch_size=BATCH_SIZE,
         micro_batch_size=BATCH_SIZE // setting.num_ranks // setting.accumulation,
         max_steps=NUM_STEPS,
@@ -150,7 +158,7 @@ def _before_the_first_step(training: Any, gradient: dict[str, torch.Tensor]) -> 
         for name, module in modules.items():
             for path, parameter in module.named_parameters():
                 assert parameter.grad is not None, f"{path} takes no part"
-                gradient[f"{name}.{path}"] = whole(parameter.grad).clone()
+                gradient[f"{name}.{path}"] = whole(parameter.grad).to("cpu", copy=True)
         training.optimizer.step = step
         step()
 

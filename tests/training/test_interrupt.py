@@ -6,7 +6,7 @@ import pytest
 from dwt_cli.training.interrupt import Interrupt, Interrupted, stoppable
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_the_first_signal_is_noted_and_the_old_handlers_come_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with Interrupt() as interrupt:
@@ -24,7 +24,7 @@ def test_a_second_ctrl_c_stops_at_once_and_other_signals_do_not() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_outside_a_training_a_signal_stops_at_once(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stoppable():

@@ -15,6 +15,7 @@ TWO = [
     Setting(2, "ddp", 1, "muon"),
     Setting(2, "fsdp", 1, "muon"),
     Setting(2, "fsdp, twice", 1, "adamw", "bert"),
+    Setting(2, "fsdp, offloaded", 2),
 ]
 FOUR = [
     Setting(num_ranks, parallel, accumulation, optim, family)
@@ -85,3 +86,21 @@ def test_a_checkpoint_goes_on_at_another_size(
     assert len(gone_on.losses) == 12, "from the checkpoint of step 8"
     expected = alone["adamw", "modernbert"].losses
     assert begun.losses[:8] + gone_on.losses == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp", "fsdp, twice", "fsdp, offloaded"])
+def test_on_cuda_over_nccl(
+    num_ranks: int,
+    parallel: str,
+    alone: dict[tuple[str, str], Outcome],
+    corpus_folder: Path,
+    tmp_path: Path,
+) -> None:
+    if torch.cuda.device_count() < num_ranks:
+        pytest.skip(f"needs {num_ranks} CUDA devices")
+    setting, expected = Setting(num_ranks, parallel, device="cuda"), alone["adamw", "modernbert"]
+    for outcome in outcomes(setting, corpus_folder, tmp_path):
+        assert relative_difference(outcome.gradient, expected.gradient) < 1e-5
+        assert outcome.losses == pytest.approx(expected.losses, rel=1e-4)

@@ -1,0 +1,54 @@
+"""Muon on a sharded model: one message for each hidden matrix and step.
+
+torch's Muon takes shares too, but each product of its Newton-Schulz iteration is then a round of
+messages: 11 to 16 for one matrix. Here the update is put together first, and every rank
+orthogonalises it, as every rank does where the model is replicated.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from dwt_cli.training.parallel import as_sharded, whole
+
+
+class Muon(torch.optim.Muon):
+    """`torch.optim.Muon` with Nesterov's momentum, which stays as sharded as its matrix."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step; all of the matrices are sharded, or none is."""
+        if not any(isinstance(p, DTensor) for group in self.param_groups for p in group["params"]):
+            return super().step(closure)  # type: ignore[no-untyped-call]
+        assert closure is None, "nobody here asks for one"
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    self._step(matrix, matrix.grad, group)
+
+    def _step(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[matrix]
+        momentum = state.setdefault("momentum_buffer", torch.zeros_like(gradient))
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        update = gradient.lerp(momentum, group["momentum"])
+        change = _orthogonal_change(whole(update), group)
+        matrix.mul_(1 - group["lr"] * group["weight_decay"])
+        matrix.add_(as_sharded(change, matrix))
+
+
+def _orthogonal_change(update: Tensor, group: dict[str, Any]) -> Tensor:
+    """What torch's own step makes of a whole update, without momentum and decay."""
+    change = nn.Parameter(torch.zeros_like(update))
+    change.grad = update
+    same = {name: group[name] for name in ("lr", "ns_coefficients", "eps", "ns_steps")}
+    torch.optim.Muon(
+        [change],
+        momentum=0.0,
+        nesterov=False,
+        weight_decay=0.0,
+        adjust_lr_fn=group["adjust_lr_fn"],
+        **same,
+    ).step()
+    return change.detach()
