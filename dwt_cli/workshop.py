@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch import nn
 from transformers import PreTrainedModel
 
 from dwt_cli import sealed
