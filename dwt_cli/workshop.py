@@ -210,11 +210,11 @@ class Workshop:
         save, at: the model on its way is written so, at these shares of the training.
         """
         device, parallel = self.machine.device, self.run.parallel
-        whole = wrapped.model
+        given, whole = wrapped, wrapped.model
         if shards := isinstance(parallel, Fsdp) and self.ranks.size > 1:
             wrapped = MaskedLM(copy.deepcopy(whole), self.machine.dtype)
             shard(wrapped, loss.aux, parallel, device, self.machine.dtype)
-            whole.cpu()  # until it is wanted in one piece
+            given.cpu()  # until it is wanted in one piece
         heldout = self.heldout(corpus)
         batches = TrainBatches(
             corpus.train, self._masking(corpus), job.train.batch_size, job.seed, job.purpose
@@ -261,7 +261,7 @@ class Workshop:
         latest.clear()
         counters = training.run()
         update_whole()
-        nn.Module.to(whole, device)
+        given.to(device)
         return {
             "parameters": num_parameters(whole),
             "steps": counters.step,
