@@ -27,7 +27,8 @@ def report_main(arguments: Sequence[str] | None = None) -> int:
     )
     folder: Path = parser.parse_args(arguments).folder.expanduser()
     try:
-        print_report(Console(), read_results(folder), write_report(folder))
+        results = read_results(folder)
+        print_report(Console(), results, write_report(folder, results))
     except UserError as error:
         print(f"dwt-report: {error}", file=sys.stderr)
         return _MISTAKE
