@@ -75,7 +75,8 @@ def carry_out(
         failed = ledger.failed(cells)
         for job in failed:
             say(f"failed: {job.arm}, length {job.length}, seed {job.seed}: {job.error}")
-        print_report(console, read_results(folder), write_report(folder))
+        results = read_results(folder)
+        print_report(console, results, write_report(folder, results))
         tracker = runs[0].tracker
         if isinstance(tracker, Wandb) and (command := show(folder, tracker, say)):
             say(f"W&B has not been sent everything: {command}")

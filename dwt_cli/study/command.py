@@ -12,7 +12,6 @@ from dwt_cli.errors import UserError
 from dwt_cli.study import tables
 from dwt_cli.study.board import save_workspace
 from dwt_cli.study.comparisons import judge
-from dwt_cli.study.record import read_study
 from dwt_cli.study.report import write_report
 from dwt_cli.study.results import Results, read_results
 
@@ -35,9 +34,10 @@ def report_main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder: Path = options.folder.expanduser()
     try:
-        print_report(Console(), read_results(folder), write_report(folder))
+        results = read_results(folder)
+        print_report(Console(), results, write_report(folder, results))
         if options.workspace:
-            print(f"workspace: {save_workspace(read_study(folder), options.workspace)}")
+            print(f"workspace: {save_workspace(results.study, options.workspace)}")
     except UserError as error:
         print(f"dwt-report: {error}", file=sys.stderr)
         return _MISTAKE

@@ -145,12 +145,14 @@ def against_alone(results: Results) -> list[AgainstAlone]:
 
 def costs_to_equal(results: Results, arm: str, length: int, account: Account) -> dict[int, Cost]:
     """What an arm takes to end where the stand-alone student of a length ends, as a multiple of
-    that student's FLOPs, by seed."""
+    that student's FLOPs, by seed. A seed that lacks some of the arm's lengths is left out."""
     assert results.baseline is not None
     found = {}
+    trained = [n for n in results.study.lengths_of(arm) if results.of(arm, n)]
     for seed, alone in results.of(results.baseline, length).items():
-        cost = cost_to_reach(results.points(arm, seed, account), alone.loss)
-        if cost is not None:
+        points = results.points(arm, seed, account)
+        cost = cost_to_reach(points, alone.loss)
+        if cost is not None and len(points) == len(trained):
             found[seed] = cost.over(alone.summary["cost"]["student_flops"])
     return found
 

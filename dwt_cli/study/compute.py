@@ -24,8 +24,8 @@ class Account(Enum):
     """Whose FLOPs are counted; each account holds what those before it do."""
 
     STUDENT = "the student's FLOPs"
-    FORWARD = "and the teacher's forward"
-    WHOLE = "and its pre-training"
+    FORWARD = "with the teacher's forward"
+    WHOLE = "with its pre-training, too"
 
 
 def flops(summary: Mapping[str, Any], account: Account) -> float | None:

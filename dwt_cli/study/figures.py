@@ -44,6 +44,7 @@ class Picture:
     """A PNG and what it shows, in words that stand alone."""
 
     path: Path
+    title: str
     caption: str
 
 
@@ -60,7 +61,7 @@ def draw(results: Results, folder: Path) -> Pictures:
             figure.suptitle(f"{results.study.name}: {title}", fontsize=11)
             path = folder / f"{name}.png"
             figure.savefig(path, dpi=_DPI)
-            drawn[name] = Picture(path, caption)
+            drawn[name] = Picture(path, title, caption)
     return drawn
 
 

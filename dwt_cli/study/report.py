@@ -35,12 +35,13 @@ _HOW_TO_READ = (
 )
 
 
-def write_report(folder: Path) -> list[Path]:
+def write_report(folder: Path, results: Results | None = None) -> list[Path]:
     """Write the report of a study into its folder. Returns the paths, report.html first.
 
-    Works on a study that is half done. Raises `UserError` for a folder that is no study's.
+    Works on a study that is half done. results: what was read of the folder, if it was.
+    Raises `UserError` for a folder that is no study's.
     """
-    results = read_results(folder)
+    results = results or read_results(folder)
     pictures = figures.draw(results, folder)
     text = "\n".join(_lines(results, pictures)) + "\n"
     paths = [folder / name for name in ("report.html", "report.md", "results.csv")]
@@ -81,7 +82,7 @@ def _picture(pictures: figures.Pictures, name: str) -> list[str]:
     if name not in pictures:
         return []
     picture = pictures[name]
-    return [f"![{picture.caption}]({picture.path.name})", "", f"*{picture.caption}*", ""]
+    return [f"![{picture.title}]({picture.path.name})", "", f"*{picture.caption}*", ""]
 
 
 # ---------------------------------------------------------------------------------- the sections

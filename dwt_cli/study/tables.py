@@ -110,7 +110,7 @@ AGAINST_ALONE = (
     "length",
     "equal steps",
     "equal FLOPs, with the teacher's forward",
-    "and with its pre-training",
+    "with its pre-training, too",
     "teacher minus stand-alone",
 )
 
@@ -118,7 +118,7 @@ AGAINST_ALONE = (
 def against_alone(results: Results, compared: Iterable[AgainstAlone]) -> Rows:
     rows = []
     for each in compared:
-        num = len(results.of(each.arm, each.length))
+        num = len(results.study.seeds)
         if each.teacher:
             gap = f"{fmean(each.teacher.values()):+.3f}{AHEAD if each.teacher_ahead else ''}"
         else:
@@ -166,26 +166,28 @@ def costs(results: Results, arms: Iterable[str]) -> Rows:
         for length in results.study.lengths_of(results.baseline):
             by_account = [costs_to_equal(results, arm, length, account) for account in Account]
             if any(by_account):
-                said = [multiple(list(by_seed.values())) for by_seed in by_account]
+                num = len(results.study.seeds)
+                said = [multiple(list(by_seed.values()), num) for by_seed in by_account]
                 rows.append([arm, str(length), *said])
     return rows
 
 
-def multiple(by_seed: Sequence[Cost]) -> str:
-    """Over seeds: the mean and its interval if the length is known in each, else the range."""
+def multiple(by_seed: Sequence[Cost], num_seeds: int | None = None) -> str:
+    """Over seeds: the mean and its interval if each has a number, else the range of the bounds."""
     exact = [cost.exact for cost in by_seed if cost.exact is not None]
     if not by_seed:
         return NONE
+    few = "" if num_seeds in (None, len(by_seed)) else f" (n={len(by_seed)})"
     if len(exact) < len(by_seed):
         lowest = min(by_seed, key=lambda cost: (cost.at_least, cost.at_most))
         highest = max(by_seed, key=lambda cost: (cost.at_most, cost.at_least))
         ends = dict.fromkeys((_bound(lowest), _bound(highest)))
-        return " to ".join(ends)
+        return " to ".join(ends) + few
     found = difference(exact)
     assert found is not None
     if found.low is None:
         return f"{found.mean:.2f} (one seed)"
-    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]{few}"
 
 
 def _bound(cost: Cost) -> str:

@@ -1,6 +1,7 @@
 """Differences, verdicts, budgets and crossings of a made-up study, against its formulas."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from dwt_cli.study.compute import Account
 from dwt_cli.study.record import Claim
 from dwt_cli.study.results import read_results
 from tests.study import miniature
+from tests.study.test_results import place
 
 SEEDS = range(5)
 
@@ -88,7 +90,8 @@ def test_a_teacher_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_cost_of_the_stand_alones_loss(tmp_path: Path) -> None:
     """Weak is 0.1 + noise ahead, and so are 100 steps: it gets to 200's loss with about 100."""
-    results = read_results(miniature.write(tmp_path, seeds=(1, 2, 3, 4)))
+    folder = miniature.write(tmp_path, seeds=(1, 2, 3, 4))
+    results = read_results(folder)
     found = costs_to_equal(results, "weak", 200, Account.FORWARD)
     for seed, cost in found.items():
         ahead = 0.1 - miniature.noise("weak", seed)
@@ -99,8 +102,11 @@ def test_the_cost_of_the_stand_alones_loss(tmp_path: Path) -> None:
             assert cost.exact == pytest.approx(1.25 * steps / 200)
     assert any(cost.exact is None for cost in found.values())
     assert any(cost.exact is not None for cost in found.values())
+    assert set(found) == {1, 2, 3, 4}
     never = costs_to_equal(results, "poor", 200, Account.STUDENT)
     assert {cost.at_most for cost in never.values()} == {math.inf}
+    shutil.rmtree(place(folder, "weak", 200, 3))
+    assert set(costs_to_equal(read_results(folder), "weak", 200, Account.FORWARD)) == {1, 2, 4}
 
 
 def test_crossings_between_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
+from dwt_cli.study import figures
 from dwt_cli.study.command import report_main
 from dwt_cli.study.record import read_study, write_study
 from dwt_cli.study.report import write_report
@@ -17,6 +18,12 @@ from tests.study.test_results import other_versions, place, torn
 
 Capture = pytest.CaptureFixture[str]
 PICTURES = ("teacher_quality", "curves", "progress", "schedules", "cost")
+
+
+@pytest.fixture
+def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is about words: pictures take most of a report's time."""
+    monkeypatch.setattr(figures, "draw", lambda results, folder: {})
 
 
 def report(folder: Path) -> str:
@@ -51,6 +58,19 @@ def test_a_whole_study(tmp_path: Path, capsys: Capture) -> None:
     assert "beyond the longest stand-alone" in text
     assert "- text: corpus c0ffee" in text and "torch 2.13.0" in text
     assert "- time of the runs: 6.0 min" in text  # 30 students of 10 s, teachers of 4 to 8 s once
+    check_pictures(folder)
+
+
+def check_pictures(folder: Path) -> None:
+    """Each arm's colour is in each picture, and nothing reaches the border."""
+    for name in PICTURES:
+        pixels = (matplotlib.image.imread(folder / f"{name}.png")[..., :3] * 255).round()
+        for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0, 0, 0)):
+            if (name, colour) == ("schedules", (0xD5, 0x5E, 0x00)):
+                continue  # poor shares weak's line
+            assert (abs(pixels - colour).max(-1) <= 8).sum() > 60, (name, colour)
+        edge = pixels[:2].min(), pixels[-2:].min(), pixels[:, :2].min(), pixels[:, -2:].min()
+        assert min(edge) == 255, f"{name} is cut off"
 
 
 class Reading(HTMLParser):
@@ -78,7 +98,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert "Is 1 &lt; 2 &amp; &lt;b&gt;sure&lt;/b&gt;?" in text
 
 
-def test_one_seed_has_no_intervals_and_says_so(tmp_path: Path) -> None:
+def test_one_seed_has_no_intervals_and_says_so(tmp_path: Path, unpictured: None) -> None:
     text = report(miniature.write(tmp_path, seeds=(3,)))
     assert "**One seed: there are no intervals, and no claim can be decided.**" in text
     assert row(text, "a weak teacher helps", "100")[-1] == "undecided (one seed)"
@@ -102,7 +122,7 @@ def test_without_a_baseline(tmp_path: Path, missing: str) -> None:
     assert "Against the stand-alone" not in text and not (folder / "cost.png").exists()
 
 
-def test_half_a_study(tmp_path: Path, capsys: Capture) -> None:
+def test_half_a_study(tmp_path: Path, unpictured: None, capsys: Capture) -> None:
     folder = miniature.write(tmp_path, seeds=(0, 1, 2))
     torn(folder, place(folder, "weak", 100, 1))
     other_versions(folder, place(folder, "poor", 200, 0))
@@ -128,7 +148,7 @@ def test_nothing_has_been_run(tmp_path: Path) -> None:
     assert "0 of 6 runs" in text and "No run is finished yet." in text
 
 
-def test_exploratory_arms_get_no_verdict(tmp_path: Path) -> None:
+def test_exploratory_arms_get_no_verdict(tmp_path: Path, unpictured: None) -> None:
     claims = miniature.CLAIMS[:1]
     folder = miniature.write(tmp_path, seeds=(0, 1), exploratory=("poor",), claims=claims)
     core, _, explored = report(folder).partition("## Exploratory arms")
@@ -138,7 +158,9 @@ def test_exploratory_arms_get_no_verdict(tmp_path: Path) -> None:
     assert "| poor | 100 |" in explored
 
 
-def test_a_teacher_ahead_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_ahead_is_marked(
+    tmp_path: Path, unpictured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(miniature.TEACHER, "weak", -0.2)
     text = report(miniature.write(tmp_path, seeds=(0, 1), lengths=(100,)))
     against = text[text.index("## Against the stand-alone") :]
@@ -146,20 +168,6 @@ def test_a_teacher_ahead_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     losses = text[text.index("## Held-out loss") : text.index("## Against the stand-alone")]
     assert [cell[-1] for cell in row(losses, "weak", "100")[5:]] == ["†", "†"]
     assert "†" not in "".join(row(losses, "poor", "100"))
-
-
-def test_every_picture_has_its_lines(tmp_path: Path) -> None:
-    """Each arm's colour is in each picture, and nothing reaches the border."""
-    folder = miniature.write(tmp_path)
-    write_report(folder)
-    for name in PICTURES:
-        pixels = (matplotlib.image.imread(folder / f"{name}.png")[..., :3] * 255).round()
-        for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0, 0, 0)):
-            if (name, colour) == ("schedules", (0xD5, 0x5E, 0x00)):
-                continue  # poor shares weak's line
-            assert (abs(pixels - colour).max(-1) <= 8).sum() > 60, (name, colour)
-        edge = pixels[:2].min(), pixels[-2:].min(), pixels[:, :2].min(), pixels[:, -2:].min()
-        assert min(edge) == 255, f"{name} is cut off"
 
 
 def test_a_folder_that_is_no_studys(tmp_path: Path, capsys: Capture) -> None:

@@ -46,7 +46,12 @@ def test_intervals() -> None:
     ],
 )
 def test_multiples(costs: list[Cost], said: str) -> None:
-    assert tables.multiple(costs) == said
+    assert tables.multiple(costs) == tables.multiple(costs, len(costs)) == said
+
+
+def test_seeds_that_are_missing_are_counted() -> None:
+    assert tables.multiple([Cost(0.0, 0.6), Cost(0.0, 0.6)], 5) == "< 0.60 (n=2)"
+    assert tables.multiple([Cost(0.8, 0.8), Cost(0.9, 0.9)], 5) == "0.85 [0.21, 1.49] (n=2)"
 
 
 def test_one_line_per_run(tmp_path: Path) -> None:
