@@ -1,6 +1,6 @@
 """Where a family of masked language models keeps its parts.
 
-Legend: N target rows, V vocabulary, D width.
+Legend: N target rows (B blocks of T), V vocabulary, D width.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +22,11 @@ class Anatomy:
     head: hidden states of the target rows (N, D) -> logits (N, V).
     output: the last matrix of the head, from width to vocabulary.
     projections: in a layer, the linear maps to queries, keys and values; one if they are fused.
+    attention: in a layer, the module that mixes positions.
+    attention_dropout: the setting with its dropout.
+    after_mixing: a layer, what attention has mixed (B, T, D) and the states that entered the layer
+        (B, T, D) -> the states that leave it.
+    norm: in a layer, the norm before attention.
     rotary: in a layer, the attention that is handed rotary angles.
     embeddings: the prefix of what comes before the layers.
     pre_norm: a layer adds to a residual stream that no norm interrupts.
@@ -36,6 +41,10 @@ class Anatomy:
     output: str
     projections: tuple[str, ...]
     embeddings: str
+    attention: str
+    attention_dropout: str
+    after_mixing: Callable[[Any, Tensor, Tensor], Tensor]
+    norm: str | None = None
     pre_norm: bool = False
     optional: Mapping[str, str] = field(default_factory=dict)
     rotary: str | None = None
@@ -59,6 +68,24 @@ def _distilbert_head(model: Any, hidden_ND: Tensor) -> Tensor:
     hidden_ND = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden_ND)))
     logits_NV: Tensor = model.vocab_projector(hidden_ND)
     return logits_NV
+
+
+def _bert_after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
+    attended_BTD = layer.attention.output(mixed_BTD, entered_BTD)
+    left_BTD: Tensor = layer.output(layer.intermediate(attended_BTD), attended_BTD)
+    return left_BTD
+
+
+def _distilbert_after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
+    attended_BTD = layer.sa_layer_norm(layer.attention.out_lin(mixed_BTD) + entered_BTD)
+    left_BTD: Tensor = layer.output_layer_norm(layer.ffn(attended_BTD) + attended_BTD)
+    return left_BTD
+
+
+def _modernbert_after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
+    attended_BTD = entered_BTD + layer.attn.out_drop(layer.attn.Wo(mixed_BTD))
+    left_BTD: Tensor = attended_BTD + layer.mlp(layer.mlp_norm(attended_BTD))
+    return left_BTD
 
 
 _BERT_PROJECTIONS = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
@@ -119,6 +146,9 @@ ANATOMIES = {
         output="cls.predictions.decoder",
         projections=_BERT_PROJECTIONS,
         embeddings="bert.embeddings",
+        attention="attention.self",
+        attention_dropout="attention_probs_dropout_prob",
+        after_mixing=_bert_after_mixing,
         same=("hidden_act", "tie_word_embeddings"),
         axes=_BERT_AXES,
     ),
@@ -129,6 +159,9 @@ ANATOMIES = {
         output="lm_head.decoder",
         projections=_BERT_PROJECTIONS,
         embeddings="roberta.embeddings",
+        attention="attention.self",
+        attention_dropout="attention_probs_dropout_prob",
+        after_mixing=_bert_after_mixing,
         same=("hidden_act", "tie_word_embeddings"),
     ),
     "distilbert": Anatomy(
@@ -138,6 +171,9 @@ ANATOMIES = {
         output="vocab_projector",
         projections=tuple(f"attention.{name}_lin" for name in "qkv"),
         embeddings="distilbert.embeddings",
+        attention="attention",
+        attention_dropout="attention_dropout",
+        after_mixing=_distilbert_after_mixing,
         same=("activation", "tie_word_embeddings"),
     ),
     "modernbert": Anatomy(
@@ -148,6 +184,10 @@ ANATOMIES = {
         projections=("attn.Wqkv",),
         rotary="attn",
         embeddings="model.embeddings",
+        attention="attn",
+        attention_dropout="attention_dropout",
+        after_mixing=_modernbert_after_mixing,
+        norm="attn_norm",
         pre_norm=True,
         # its first layer reads the normalised embeddings as they are
         optional={"attn_norm.weight": "model.embeddings.norm.weight"},

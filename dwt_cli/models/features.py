@@ -41,6 +41,11 @@ class Features:
         """The same wishes, still to be fulfilled."""
         return Features(self.hidden_layers, self.heads_layers)
 
+    def ask_for_last(self, config: PreTrainedConfig) -> bool:
+        """Whether a model's last layer is among the wishes: it then has to see all positions."""
+        last = {-1, config.num_hidden_layers - 1}
+        return not last.isdisjoint(self.hidden_layers | self.heads_layers)
+
     def joined(self, other: "Features") -> "Features":
         """The wishes of both."""
         return Features(

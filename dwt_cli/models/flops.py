@@ -2,7 +2,7 @@
 
 A multiplication and an addition are two operations. Counted are the matrix products, which are
 all but a few per cent of a transformer: every linear layer, and the two products of attention.
-In a family whose parts are not known here, the head too runs on every position.
+In a family whose parts are not known here, head and last layer too run on every position.
 """
 
 from torch import nn
@@ -16,23 +16,41 @@ FORWARD_AND_BACKWARD = 3  # the backward pass has two products for each one of t
 def forward_flops(
     model: PreTrainedModel, num_blocks: int, block_length: int, num_targets: int
 ) -> int:
-    """Of one forward pass over ``num_blocks`` blocks with ``num_targets`` head rows per block."""
-    known = is_known(model.config)
-    backbone = getattr(model, anatomy_of(model).backbone) if known else model
-    in_backbone = {id(module) for module in backbone.modules()}
+    """Of one forward pass over ``num_blocks`` blocks with ``num_targets`` head rows per block.
+
+    The last layer too is for those rows alone, but for its keys and values. A pass that is asked
+    for features of the last layer computes all of it, and costs up to a layer more than is said.
+    """
     per_position = per_target = 0
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             products = 2 * module.in_features * module.out_features
-            if id(module) in in_backbone:
-                per_position += products
-            else:
-                per_target += products
-    config = model.config
-    num_layers, width = config.num_hidden_layers, config.hidden_size
-    attention = 4 * num_layers * block_length**2 * width
+            of_rows = round(products * _share_of_rows(model, name))
+            per_target += of_rows
+            per_position += products - of_rows
+    num_layers, width = model.config.num_hidden_layers, model.config.hidden_size
+    queries = num_layers * block_length
+    if is_known(model.config):
+        queries -= block_length - num_targets
+    attention = 4 * queries * block_length * width
     per_block = per_position * block_length + attention + per_target * num_targets
     return num_blocks * per_block
+
+
+def _share_of_rows(model: PreTrainedModel, name: str) -> float:
+    """The share of a matrix that is multiplied with the states of target rows alone."""
+    if not is_known(model.config):
+        return 0.0
+    anatomy = anatomy_of(model)
+    layer, inside = anatomy.place_of(name)
+    if layer is None:
+        return float(not name.startswith(f"{anatomy.backbone}."))
+    if layer < model.config.num_hidden_layers - 1:
+        return 0.0
+    if inside not in anatomy.projections:
+        return 1.0
+    fused = len(anatomy.projections) == 1
+    return 1 / 3 if fused else float(inside == anatomy.projections[0])  # the queries
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -3,7 +3,8 @@
 A wrapper is what is sharded, compiled and counted: calling parts of a model apart would bypass
 DDP's reduction.
 
-Legend: B blocks, L positions, N target rows, V vocabulary, D width, C classes.
+Legend: B blocks, L positions, T target rows of a block, N = B * T of all blocks, V vocabulary,
+D width, C classes.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of, is_known
 from dwt_cli.models.features import Features, watching
+from dwt_cli.models.last_layer import take_rows
 
 
 class Wrapper(nn.Module):
@@ -53,33 +55,47 @@ class Wrapper(nn.Module):
 
 
 class MaskedLM(Wrapper):
-    """A transformers ``*ForMaskedLM`` whose head sees the target rows only.
+    """A transformers ``*ForMaskedLM`` whose head and last layer see the target rows only.
 
     A family whose parts are not known here computes all its logits, of which the rows are taken.
     """
 
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, compiled: bool = False) -> None:
+        super().__init__(model, dtype, compiled)
+        if self.anatomy is not None:
+            take_rows(model)
+
     def forward(self, ids_BL: Tensor, rows_N: Tensor, features: Features | None = None) -> Tensor:
         """Logits (N, V) of the rows ``rows_N`` of the flattened (B * L) positions.
 
-        ``features`` is filled with what it asks for.
+        The rows are as many in each block, block after block. ``features`` is filled with what it
+        asks for.
         """
+        assert len(rows_N) % len(ids_BL) == 0, "a block has as many target rows as any other"
         watched = contextlib.nullcontext() if features is None else watching(self.model, features)
         with self._autocast(ids_BL), watched:
             if self.anatomy is None:
                 logits_BLV = self.model(input_ids=ids_BL).logits
                 return logits_BLV.flatten(0, 1).index_select(0, rows_N)
-            hidden_ND = self.hidden(ids_BL).flatten(0, 1).index_select(0, rows_N)
+            if features is not None and features.ask_for_last(self.model.config):
+                hidden_ND = self._backbone(ids_BL).flatten(0, 1).index_select(0, rows_N)
+            else:
+                hidden_ND = self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
             return self.anatomy.head(self.model, hidden_ND)
 
     def hidden(self, ids_BL: Tensor) -> Tensor:
         """The backbone's last hidden states (B, L, D), for measures that train nothing."""
+        with self._autocast(ids_BL):
+            return self._backbone(ids_BL)
+
+    def _backbone(self, ids_BL: Tensor, **of_layers: Tensor) -> Tensor:
+        """The last hidden states; ``of_layers`` is handed to every layer."""
         assert self.anatomy is not None, "what is not known cannot be looked into"
         backbone = getattr(self.model, self.anatomy.backbone)
-        with self._autocast(ids_BL):
-            hidden_BLD: Tensor = backbone(
-                ids_BL, attention_mask=self._mask(ids_BL)
-            ).last_hidden_state
-            return hidden_BLD
+        states: Tensor = backbone(
+            ids_BL, attention_mask=self._mask(ids_BL), **of_layers
+        ).last_hidden_state
+        return states
 
     def _mask(self, ids_BL: Tensor) -> dict[str, None] | None:
         """Blocks have no padding; a window that covers the block needs no mask either."""

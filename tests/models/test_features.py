@@ -19,6 +19,7 @@ AFTER_ATTENTION = {
     "modernbert": "attn.Wo",
 }
 OfFamily = Callable[[str], PreTrainedModel]
+ROWS_N = torch.tensor([0, 40, 95])
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_queries_and_keys_give_the_attention_that_the_model_uses(
     model = of_family(family)
     model.set_attn_implementation("eager")
     features = Features(heads_layers=frozenset({0, -1}))
-    MaskedLM(model, torch.float32)(ids_BL, torch.tensor([0]), features)
+    MaskedLM(model, torch.float32)(ids_BL, ROWS_N, features)
     attentions = model(ids_BL, output_attentions=True).attentions
     for layer in (0, -1):
         q, k, v = features.heads[layer]
@@ -53,7 +54,7 @@ def test_values_lead_to_what_attention_passes_on(
         lambda module, inputs: seen.append(inputs[0])
     )
     features = Features(heads_layers=frozenset({1}))
-    MaskedLM(model, torch.float32)(ids_BL, torch.tensor([0]), features)
+    MaskedLM(model, torch.float32)(ids_BL, ROWS_N, features)
     q, k, v = features.heads[1]
     context = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
     torch.testing.assert_close(context.transpose(1, 2).flatten(2), seen[0])
@@ -65,7 +66,7 @@ def test_hidden_states_are_those_of_the_layers(
 ) -> None:
     model = of_family(family)
     features = Features(hidden_layers=frozenset({0, 1}))
-    MaskedLM(model, torch.float32)(ids_BL, torch.tensor([0]), features)
+    MaskedLM(model, torch.float32)(ids_BL, ROWS_N, features)
     states = model(ids_BL, output_hidden_states=True).hidden_states  # the embeddings come first
     torch.testing.assert_close(features.hidden[0], states[1])
     torch.testing.assert_close(features.hidden[1], states[2])
@@ -76,7 +77,7 @@ def test_nothing_stays_behind(of_family: OfFamily, ids_BL: torch.Tensor) -> None
     wrapped = MaskedLM(model, torch.float32)
     wishes = Features(frozenset({0}), frozenset({1}))
     filled = wishes.again()
-    wrapped(ids_BL, torch.tensor([0]), filled)
+    wrapped(ids_BL, ROWS_N, filled)
     assert filled.hidden.keys() == {0}
     assert filled.heads.keys() == {1}
     assert not wishes.hidden

@@ -55,8 +55,9 @@ def test_of_an_unknown_family_the_head_runs_everywhere(
 
 def test_written_out_for_bert(tiny: Callable[..., Architecture]) -> None:
     D, F, V, layers = 16, 24, 160, 2
-    per_position = layers * (4 * D * D + 2 * D * F)
-    attention = layers * 2 * L * D  # per position: q k and the weighted sum of v
+    keys_and_values = 2 * D * D
+    asking = 2 * D * D + 2 * D * F + 2 * L * D  # with q k and the weighted sum of v
     head = D * D + D * V
-    products = B * (L * (per_position + attention) + TARGETS * head)
+    in_layers = L * (layers * keys_and_values + (layers - 1) * asking) + TARGETS * asking
+    products = B * (in_layers + TARGETS * head)
     assert forward_flops(outline(tiny()), B, L, TARGETS) == 2 * products

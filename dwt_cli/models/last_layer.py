@@ -1,0 +1,117 @@
+"""The last layer on the target rows alone.
+
+In masked language modelling nobody reads what the last layer makes of the other positions, which
+are 85% of them. They are needed as keys and values; queries, and all that follows attention, are
+computed for the target rows only. The result is the same to rounding.
+
+Legend: B blocks, L positions, T target rows of a block, N = B * T of all blocks, D width, H heads,
+E width of a head.
+"""
+
+from functools import partial
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.bert.modeling_bert import eager_attention_forward
+from transformers.models.modernbert.modeling_modernbert import rotate_half
+
+from dwt_cli.models.anatomy import Anatomy, anatomy_of
+
+
+def take_rows(model: PreTrainedModel) -> None:
+    """Let the last layer take ``rows_N`` too, which a backbone hands to its layers.
+
+    Given them, it returns their states (B, T, D) alone; without them it is what it was.
+    rows_N: int64 places in the flattened (B * L) positions, T of each block, block after block.
+    """
+    anatomy = anatomy_of(model)
+    layers = model.get_submodule(anatomy.layers)
+    assert isinstance(layers, nn.ModuleList)
+    # bound to its layer, so that a copy of the model gets a copy of it
+    layers[-1].forward = MethodType(partial(_forward, anatomy, model.config), layers[-1])
+
+
+def _forward(
+    anatomy: Anatomy,
+    config: PreTrainedConfig,
+    layer: nn.Module,
+    *args: Any,
+    rows_N: Tensor | None = None,
+    **named: Any,
+) -> Tensor:
+    if rows_N is not None:
+        return _of_rows(anatomy, config, layer, rows_N, *args, **named)
+    states_BLD: Tensor = type(layer).forward(layer, *args, **named)
+    return states_BLD
+
+
+def _of_rows(
+    anatomy: Anatomy,
+    config: PreTrainedConfig,
+    layer: nn.Module,
+    rows_N: Tensor,
+    hidden_BLD: Tensor,
+    attention_mask: Tensor | None = None,
+    *_: Any,
+    position_embeddings: tuple[Tensor, Tensor] | None = None,
+    **__: Any,
+) -> Tensor:
+    """The states (B, T, D) that leave the layer; the other arguments are those of transformers."""
+    num_blocks, length, _width = hidden_BLD.shape
+    places_BT = (rows_N % length).view(num_blocks, -1)
+
+    def of_rows(states_BLD: Tensor) -> Tensor:
+        return states_BLD.flatten(0, 1).index_select(0, rows_N).unflatten(0, places_BT.shape)
+
+    read_BLD = layer.get_submodule(anatomy.norm)(hidden_BLD) if anatomy.norm else hidden_BLD
+    linears = [layer.get_submodule(name) for name in anatomy.projections]
+    queries, keys, values = (
+        part.unflatten(-1, (config.num_attention_heads, -1)).transpose(1, 2)
+        for part in _projected(linears, of_rows(read_BLD), read_BLD)
+    )
+    if position_embeddings is not None:
+        cos_1LE, sin_1LE = position_embeddings
+        queries = _turned(queries, cos_1LE[0, places_BT], sin_1LE[0, places_BT])
+        keys = _turned(keys, cos_1LE, sin_1LE)
+    if attention_mask is not None:  # (1 or B, 1, L, L)
+        each = attention_mask.expand(num_blocks, -1, -1, -1)
+        attention_mask = each.take_along_dim(places_BT[:, None, :, None], dim=2)
+    mix = ALL_ATTENTION_FUNCTIONS.get_interface(
+        config._attn_implementation, eager_attention_forward
+    )
+    mixed_BTHE, _weights = mix(
+        layer.get_submodule(anatomy.attention),
+        queries,
+        keys,
+        values,
+        attention_mask,
+        dropout=getattr(config, anatomy.attention_dropout) if layer.training else 0.0,
+        scaling=queries.shape[-1] ** -0.5,
+    )
+    return anatomy.after_mixing(layer, mixed_BTHE.flatten(2), of_rows(hidden_BLD))
+
+
+def _projected(
+    linears: list[Any], asking_BTD: Tensor, read_BLD: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (B, T, D) of the rows, keys and values (B, L, D) of all positions."""
+    if len(linears) == 3:
+        query, key, value = linears
+        return query(asking_BTD), key(read_BLD), value(read_BLD)
+    (fused,) = linears
+    sizes = (fused.out_features // 3, fused.out_features // 3 * 2)
+    query, key_value = fused.weight.split(sizes)
+    query_bias, bias = (None, None) if fused.bias is None else fused.bias.split(sizes)
+    keys, values = F.linear(read_BLD, key_value, bias).chunk(2, dim=-1)
+    return F.linear(asking_BTD, query, query_bias), keys, values
+
+
+def _turned(states_BHLE: Tensor, cos_BLE: Tensor, sin_BLE: Tensor) -> Tensor:
+    """Rotary embedding, in fp32 as in transformers."""
+    exact = states_BHLE.float()
+    turned = exact * cos_BLE[:, None] + rotate_half(exact) * sin_BLE[:, None]
+    return turned.to(states_BHLE.dtype)
