@@ -18,8 +18,7 @@ def words_of(composed: DictConfig, typed: Sequence[str]) -> list[str]:
     arms = composed.study.arms
     if OmegaConf.is_missing(composed, "arm") or composed.arm not in arms:
         arm = "..." if OmegaConf.is_missing(composed, "arm") else composed.arm
-        hint = mistakes.nearest(arm, list(arms), prefix="arm=")
-        raise UserError(f"arm={arm}: no such arm of this study{hint} (arms: {', '.join(arms)})")
+        raise UserError(mistakes.not_among(f"arm={arm}", "arm", arm, list(arms), prefix="arm="))
     words = shlex.split(arms[composed.arm])
     theirs = {word.partition("=")[0]: word for word in typed}
     for word in words:

@@ -82,9 +82,7 @@ def _is_setting(key: str) -> bool:
 
 
 def _no_config(name: str) -> str:
-    there = settings.sweeps()
-    hint = nearest(name, there)
-    return f"--config-name {name}: there is no such study{hint} (there are: {', '.join(there)})"
+    return not_among(f"--config-name {name}", "study", name, settings.sweeps())
 
 
 def no_choice(group: str, choice: str) -> str:
@@ -199,6 +197,12 @@ def _wrong_type(override: str, error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def not_among(said: str, kind: str, word: str, words: Sequence[str], prefix: str = "") -> str:
+    """The line for a word that is none of those there are; said: how a person wrote it."""
+    hint = nearest(word, words, prefix)
+    return f"{said}: there is no such {kind}{hint} (there are: {', '.join(words)})"
 
 
 def nearest(word: str, words: Sequence[str], prefix: str = "") -> str:

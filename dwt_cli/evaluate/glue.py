@@ -18,7 +18,7 @@ from dwt_cli.evaluate.measure import Say, Score, Subject
 from dwt_cli.evaluate.metrics import METRICS, standard_error
 from dwt_cli.evaluate.piece import Found, Piece
 from dwt_cli.evaluate.protocols import PROTOCOLS
-from dwt_cli.mistakes import nearest
+from dwt_cli.mistakes import not_among
 from dwt_cli.randomness import generator, seed_for
 from dwt_cli.tasks.texts import Texts
 
@@ -131,7 +131,7 @@ class _OnTask:
         if len(optims) > 1:
             remark = f"{self._task.name}: best of {len(optims)} learning rates, chosen on dev"
             scores = [replace(score, remarks=(*score.remarks, remark)) for score in scores]
-        return Found(scores, {"padding": best.padding, "seconds": best.seconds})
+        return Found(scores, {"padding": best.padding})
 
     def _tuned(self, optim: Optim, seed: int, folder: Path, advance: Advance) -> FineTuned:
         return fine_tune(
@@ -217,10 +217,7 @@ def check(options: Glue) -> None:
     """Raises `UserError` for a task or a folder that there is not."""
     for name in options.tasks:
         if name not in TASKS:
-            raise UserError(
-                f"eval.glue.tasks=[{name}]: no such task{nearest(name, list(TASKS))} "
-                f"(there are: {', '.join(TASKS)})"
-            )
+            raise UserError(not_among(f"eval.glue.tasks=[{name}]", "task", name, list(TASKS)))
     if options.path is not None and not Path(options.path).expanduser().is_dir():
         raise UserError(
             f"eval.glue.path={options.path}: there is no such folder (looked in {Path.cwd()}); "

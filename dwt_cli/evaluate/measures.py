@@ -11,7 +11,7 @@ from dwt_cli.errors import UserError
 from dwt_cli.evaluate import blimp, glue, lm, probing
 from dwt_cli.evaluate.measure import Say, Score, Subject
 from dwt_cli.evaluate.piece import Found, Piece, looked_up
-from dwt_cli.mistakes import nearest
+from dwt_cli.mistakes import not_among
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,7 @@ def check(options: Eval) -> None:
     """What can be known to go wrong before any work; `UserError` with the first problem."""
     for name in options.measures:
         if name not in MEASURES:
-            raise UserError(
-                f"eval.measures=[{name}]: no such measure{nearest(name, list(MEASURES))} "
-                f"(there are: {', '.join(MEASURES)})"
-            )
+            raise UserError(not_among(f"eval.measures=[{name}]", "measure", name, list(MEASURES)))
     if "glue" in options.measures:
         glue.check(options.glue)
     if "blimp" in options.measures:
@@ -142,6 +139,4 @@ def _line(piece: Piece, found: Found) -> str:
     said = [f"{score.task} {score.metric} {score.value:.4f}" for score in found.scores]
     if "padding" in found.facts:
         said.append(f"padding {found.facts['padding']:.1%}")
-    if "seconds" in found.facts:
-        said.append(f"{found.facts['seconds']:.0f} s")
-    return f"{piece.name}: {', '.join(said)}"
+    return f"{piece.name}: {', '.join(said)}, {found.facts['seconds']:.1f} s"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ _KIND, _FILE, _WORK = "scores", "scores.json", "work"
 
 
 class Found(NamedTuple):
-    """The scores of a piece, and what else is worth keeping, e.g. seconds."""
+    """The scores of a piece, and what else is worth keeping."""
 
     scores: list[Score]
     facts: Report
@@ -36,10 +37,15 @@ class Piece:
 
 
 def looked_up(piece: Piece, subject: Subject, cache: Cache) -> Found:
-    """The piece's scores, from the cache if they are known."""
+    """The piece's scores, from the cache if they are known.
+
+    Among the facts are the seconds that it took the process that came to its end.
+    """
 
     def make(folder: Path) -> None:
+        started = time.perf_counter()
         found = piece.compute(folder / _WORK)
+        seconds = time.perf_counter() - started
         shutil.rmtree(folder / _WORK, ignore_errors=True)
         sealed.write_json(
             folder / _FILE,
@@ -47,7 +53,7 @@ def looked_up(piece: Piece, subject: Subject, cache: Cache) -> Found:
                 "model": subject.identity,
                 "piece": piece.name,
                 "scores": [dataclasses.asdict(score) for score in found.scores],
-                "facts": found.facts,
+                "facts": {**found.facts, "seconds": seconds},
             },
         )
 
