@@ -269,6 +269,7 @@ def _teacher_quality(results: Results) -> Figure | None:
         if min(places) < 0:
             axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
         _limit(axes, middles)
+        axes.locator_params(axis="x", nbins=6)
         finish(
             axes,
             f"runs of {length} steps; above 0 the teacher helps",
@@ -298,7 +299,8 @@ def _cost(results: Results) -> Figure | None:
         alone = _by_flops(results, results.stand_alone, account)
         _band(axes, alone, "the stand-alone student", _ALONE)
         for arm in results.compared:
-            _band(axes, _by_flops(results, {arm}, account), arm, _style(results, arm))
+            means = {x: (y, y, y) for x, (y, _, _) in _by_flops(results, {arm}, account).items()}
+            _band(axes, means, arm, _style(results, arm))
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -356,7 +358,7 @@ _DRAWINGS: dict[str, tuple[Callable[[Results], Figure | None], str, str]] = {
         _cost,
         "what FLOPs buy",
         "Held-out loss at the end of runs of each length, over their FLOPs in three accounts. "
-        "Below the black line an arm beats the stand-alone student of equal FLOPs. Mean over "
-        "seeds; bands from the best to the worst seed.",
+        "Below the black line an arm beats the stand-alone student of equal FLOPs. Means over "
+        "seeds; the stand-alone student's band is from its best to its worst seed.",
     ),
 }
