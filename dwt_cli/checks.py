@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from dwt_cli.config import (
     Checkpoint,
-    CheckpointStudent,
     FromTeacher,
+    Fsdp,
     MadeStudent,
     MadeTeacher,
     Run,
@@ -21,23 +21,24 @@ from dwt_cli.config import (
 from dwt_cli.corpus import corpus as corpora
 from dwt_cli.errors import UserError
 from dwt_cli.machine import Machine
+from dwt_cli.memory import state
 from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.making import outline
-from dwt_cli.models.opening import located, open_config, open_model, outline_of
+from dwt_cli.models.opening import located, open_config, open_model
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.objective.inside import inside_objectives
+from dwt_cli.outlines import student_outline
 from dwt_cli.places import nearest_existing
 from dwt_cli.remap.remapping import remap
 
-_TRAINING_BYTES = 12  # per parameter, at least: fp32 weight, gradient and one moment
 _CHECKPOINT_BYTES = 8  # per parameter, at least: fp32 weight and one moment
 
 
-def check(run: Run, machine: Machine) -> None:
+def check(run: Run, machine: Machine, num_ranks: int = 1) -> None:
     """Open what is small and compare sizes; `UserError` with the first problem."""
     student = student_outline(run)
-    _check_memory(run, machine, num_parameters(student))
+    _check_memory(run, machine, num_ranks)
     _check_room(run, num_parameters(student))
     opened = {setting: _opened(setting, each, run) for setting, each in checkpoints(run)}
     _check_tokenizers(run)
@@ -49,14 +50,6 @@ def check(run: Run, machine: Machine) -> None:
     if isinstance(run.remap, FromTeacher):
         assert teacher is not None, "problems.check asks for one model"
         remap(student, teacher, run.remap)  # shapes alone
-
-
-def student_outline(run: Run, device: torch.device | str = "meta") -> PreTrainedModel:
-    """The student on the meta device (or, of fake tensors, on any): shapes without memory."""
-    if isinstance(run.student, CheckpointStudent):
-        return outline_of(open_config("student.path", run.student), device)
-    assert isinstance(run.student, MadeStudent)
-    return outline(run.student, device)
 
 
 def tokenizer_path(run: Run) -> str | None:
@@ -133,8 +126,8 @@ def _try_out(said: str, model: PreTrainedModel, run: Run) -> None:
         )
 
 
-def _check_memory(run: Run, machine: Machine, parameters: int) -> None:
-    needed, there = parameters * _TRAINING_BYTES, machine.memory_bytes()
+def _check_memory(run: Run, machine: Machine, num_ranks: int) -> None:
+    needed, there = state(run, num_ranks).total, machine.memory_bytes
     if needed > there:
         said, remedy = f"student.path={getattr(run.student, 'path', '')}", "choose a smaller model"
         if isinstance(run.student, MadeStudent):
@@ -143,8 +136,10 @@ def _check_memory(run: Run, machine: Machine, parameters: int) -> None:
                 f"{run.student.num_layers}"
             )
             remedy = "lower scale.width, scale.vocab_size or student.num_layers"
+        if num_ranks > 1 and not isinstance(run.parallel, Fsdp):
+            remedy += ", or share it among the ranks with parallel=fsdp"
         raise UserError(
-            f"out of memory: {said} takes {_gb(needed)} for weights, gradients and "
+            f"out of memory: {said} takes {_gb(needed)} on each rank for weights, gradients and "
             f"optimiser alone, the {machine.device.type} has {_gb(there)}; {remedy}"
         )
 

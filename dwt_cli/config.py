@@ -162,12 +162,17 @@ BUDGETS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 class MadeTeacher(Architecture, ModelTeacher):
     """A teacher that is pre-trained here, once, by the same loop, and kept in the cache.
 
+    It is as wide as the student, unless the scale has other sizes for teachers.
+
     budget: the share of that training after which it teaches, one of `BUDGETS`: the model on its
     way, its learning rate not yet decayed; 0 is untrained. data: text of its own, in the tokens of
     the student's; null: the student's text. Whether the student's held-out text occurs in it is not
     looked at.
     """
 
+    width: int = II("scale.teacher_width")
+    num_heads: int = II("scale.teacher_num_heads")
+    mlp_width: int = II("scale.teacher_mlp_width")
     seed: int = 0
     max_steps: int = II("scale.teacher_steps")
     budget: float = 1.0
@@ -539,6 +544,11 @@ class Launch:
     device: Device = Device.auto
     num_threads: int | None = None
 
+    @property
+    def num_ranks(self) -> int:
+        """How many processes work on a run, on all machines together."""
+        return 1
+
 
 @dataclass
 class Torchrun(Launch):
@@ -555,6 +565,10 @@ class Torchrun(Launch):
     rdzv_endpoint: str | None = None
     max_restarts: int = 0
     max_wait_minutes: float = 60.0
+
+    @property
+    def num_ranks(self) -> int:
+        return self.gpus * self.nodes
 
 
 class Executor(Enum):
@@ -634,13 +648,21 @@ class Fsdp(Parallel):
 
 @dataclass
 class Scale:
-    """Absolute sizes and lengths; the other groups refer to them."""
+    """Absolute sizes and lengths; the other groups refer to them.
 
+    num_layers: of student=large. teacher_num_layers: of teacher=small.
+    """
+
+    num_layers: int = 6
     family: Family = MISSING
     width: int = MISSING
     num_heads: int = MISSING
     mlp_width: int = MISSING
     vocab_size: int = MISSING
+    teacher_num_layers: int = 4
+    teacher_width: int = II("scale.width")
+    teacher_num_heads: int = II("scale.num_heads")
+    teacher_mlp_width: int = II("scale.mlp_width")
     block_length: int = MISSING
     batch_size: int = MISSING
     max_steps: int | None = MISSING
@@ -658,7 +680,8 @@ class RunOptions:
     fresh: set it aside and start anew. export: save the model of its newest checkpoint, and leave.
     schedule: draw the loss weights over time as they are set, and leave.
     plan: say what the run will take, and leave; for that, train_tokens: the length of the text,
-    where it limits the run; peak_tflops: of the device; mfu: the share of it that is reached.
+    where it limits the run; peak_tflops: of the device; mfu: the share of it that is reached;
+    device_gb: the memory of a GPU that is not here, null: the device that is.
     """
 
     root: str = "runs"
@@ -670,6 +693,7 @@ class RunOptions:
     train_tokens: int | None = None
     peak_tflops: float | None = None
     mfu: float = 0.4
+    device_gb: float | None = None
 
     @property
     def only_looks(self) -> bool:

@@ -5,7 +5,7 @@ import os
 import platform
 import resource
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -30,12 +30,20 @@ _RECORDED = (
 )
 
 
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 @dataclass(frozen=True)
 class Machine:
-    """The device, and the type in which matrix products are computed."""
+    """The device, and the type in which matrix products are computed.
+
+    memory_bytes: what there is in all, of the CUDA device or for each process on this CPU.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    memory_bytes: int = field(default_factory=_physical_memory)
 
     @classmethod
     def of(cls, launch: Launch, precision: Precision, ranks: Ranks = ALONE) -> "Machine":
@@ -54,12 +62,21 @@ class Machine:
                 "lower it, or take processes on the CPU with launch.device=cpu"
             )
         device = torch.device("cuda", ranks.local_rank) if use_cuda else torch.device("cpu")
-        if not use_cuda:
+        if use_cuda:
+            memory = torch.cuda.get_device_properties(device).total_memory
+        else:
+            memory = _physical_memory() // ranks.local_size
             _keep_freed_memory()
         bf16 = precision is Precision.bf16 or (
             precision is Precision.auto and _multiplies_bf16(device)
         )
-        return cls(device, torch.bfloat16 if bf16 else torch.float32)
+        return cls(device, torch.bfloat16 if bf16 else torch.float32, memory)
+
+    @classmethod
+    def elsewhere(cls, memory_gb: float, precision: Precision) -> "Machine":
+        """A CUDA device that is not here, one that multiplies bf16."""
+        dtype = torch.float32 if precision is Precision.fp32 else torch.bfloat16
+        return cls(torch.device("cuda"), dtype, round(memory_gb * 1e9))
 
     def describe(self) -> dict[str, Any]:
         """What may make one record differ from another; no host name, no paths."""
@@ -72,12 +89,6 @@ class Machine:
             "python": platform.python_version(),
             "versions": {name: version(name) for name in _RECORDED},
         }
-
-    def memory_bytes(self) -> int:
-        """What there is in all: of the CUDA device, or of this machine."""
-        if self.device.type == "cuda":
-            return torch.cuda.get_device_properties(self.device).total_memory
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
     def peak_memory_gb(self) -> float:
         """The most memory that was in use: of the CUDA device, or of this process."""

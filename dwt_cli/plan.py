@@ -1,54 +1,26 @@
 """What a run will take, before it is paid for: parameters, FLOPs, steps, memory, hours.
 
-The models are built of fake tensors: shapes on a device that is only named, no memory, no numbers.
-Each account is a function of a model and of what one device gets; bytes unless said otherwise.
-Legend: B blocks of a device's micro-batch, L positions, N target rows, V vocabulary.
+On as many ranks as the run will have, and on a device that may not be here.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
-from dwt_cli.checks import student_outline
-from dwt_cli.config import CheckpointTeacher, MadeTeacher, Optim, Run, each_teacher
-from dwt_cli.corpus.batches import Masking
+from dwt_cli.config import Fsdp, MadeTeacher, Run, each_teacher
 from dwt_cli.machine import Machine
+from dwt_cli.memory import memory, num_targets
 from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
-from dwt_cli.models.making import outline
-from dwt_cli.models.opening import open_config, outline_of
-from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.objective.logits import CHUNK_BYTES
-from dwt_cli.training.optim import Optimizer
+from dwt_cli.outlines import student_outline, teacher_outlines
+from dwt_cli.ranks import Ranks
+from dwt_cli.recipe import num_taught
+from dwt_cli.traffic import traffic
 
-_FP32 = 4
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Of one device, each kind at its largest.
-
-    weights: the student's and the teacher's. activations: what the forward pass of one micro-batch
-    keeps for the backward pass. logits: the student's, the teacher's, and what losses make of them.
-    """
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    logits: int
-
-    @property
-    def total(self) -> int:
-        """The peak: gradients stay while the next micro-batch is read."""
-        return sum(vars(self).values())
+_SAMPLES = 1000  # moments of a run at which it is asked whether a teacher is listened to
 
 
 def parameters_by_part(model: PreTrainedModel) -> dict[str, int]:
@@ -65,77 +37,6 @@ def parameters_by_part(model: PreTrainedModel) -> dict[str, int]:
     return dict(parts)
 
 
-def optimizer_bytes(model: MaskedLM, options: Optim, num_shards: int = 1) -> int:
-    """AdamW keeps two moments of each weight, Muon one, in fp32."""
-    moments = {torch.optim.AdamW: 2, torch.optim.Muon: 1}
-    kept = sum(
-        moments[type(part)] * parameter.numel()
-        for part in Optimizer(model, options).parts
-        for group in part.param_groups
-        for parameter in group["params"]
-    )
-    return kept * _FP32 // num_shards
-
-
-def activation_bytes(model: MaskedLM, ids_BL: Tensor, rows_N: Tensor) -> int:
-    """What autograd keeps of a forward pass, the weights themselves left out.
-
-    Copies of weights in bf16 are counted: they are kept as activations are.
-    """
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits_NV = model(ids_BL, rows_N)
-    assert logits_NV.requires_grad
-    return sum(kept.values())
-
-
-def logit_bytes(
-    num_rows: int, vocab_size: int, dtype: torch.dtype, num_models: int, chunk_bytes: int
-) -> int:
-    """The logits (N, V) of student and teacher, their gradient, and the losses' working rows.
-
-    The losses work in fp32 on a chunk of rows: one table per model, two where logits are bf16.
-    """
-    tables = (num_models + 1) * num_rows * vocab_size * dtype.itemsize
-    chunk = min(chunk_bytes, num_rows * vocab_size * _FP32)
-    return tables + num_models * (1 if dtype == torch.float32 else 2) * chunk
-
-
-def memory(
-    run: Run, machine: Machine, teachers: Sequence[PreTrainedModel], num_shards: int = 1
-) -> Memory:
-    """Of one device that takes the whole micro-batch and 1 / ``num_shards`` of the student."""
-    num_blocks = run.train.micro_batch_size or run.train.batch_size
-    length, vocab_size = run.data.block_length, run.data.vocab_size
-    num_rows = num_blocks * _num_targets(run)
-    with FakeTensorMode():
-        model = MaskedLM(student_outline(run, machine.device), machine.dtype).train()
-        ids_BL = torch.zeros(num_blocks, length, dtype=torch.long, device=machine.device)
-        rows_N = torch.zeros(num_rows, dtype=torch.long, device=machine.device)
-        activations = activation_bytes(model, ids_BL, rows_N)
-        optimizer = optimizer_bytes(model, run.optim, num_shards)
-        own = num_parameters(model) * _FP32
-    theirs = sum(num_parameters(teacher) for teacher in teachers) * _FP32
-    num_models = 1 + len(teachers)
-    return Memory(
-        weights=own // num_shards + theirs,
-        gradients=own // num_shards,
-        optimizer=optimizer,
-        activations=activations,
-        logits=logit_bytes(
-            num_rows, vocab_size, machine.dtype, num_models, CHUNK_BYTES[machine.device.type]
-        ),
-    )
-
-
 def num_steps(run: Run) -> int | None:
     """Steps of the run; None while the length of the text is not known."""
     train = run.train
@@ -150,7 +51,26 @@ def num_steps(run: Run) -> int | None:
 
 def flops_per_token(run: Run, model: PreTrainedModel) -> float:
     """Of one forward pass, by token that is read."""
-    return forward_flops(model, 1, run.data.block_length, _num_targets(run)) / run.data.block_length
+    return forward_flops(model, 1, run.data.block_length, num_targets(run)) / run.data.block_length
+
+
+def flops_in_all(run: Run) -> float | None:
+    """Of the student, of asking its teachers, and of training those that are trained here.
+
+    A schedule that reacts is taken to listen as it does while nothing happens.
+    """
+    steps = num_steps(run)
+    if steps is None:
+        return None
+    per_step = run.train.batch_size * run.data.block_length
+    samples = min(steps, _SAMPLES)
+    taught = steps * num_taught(run.alpha, samples) / samples
+    flops = steps * FORWARD_AND_BACKWARD * flops_per_token(run, student_outline(run))
+    options = dict(each_teacher(run))
+    for name, model in teacher_outlines(run).items():
+        flops += taught * flops_per_token(run, model)
+        flops += _own_steps(options[name]) * FORWARD_AND_BACKWARD * flops_per_token(run, model)
+    return per_step * flops
 
 
 def hours(flops: float, peak_tflops: float, mfu: float) -> float:
@@ -158,57 +78,75 @@ def hours(flops: float, peak_tflops: float, mfu: float) -> float:
     return flops / (peak_tflops * 1e12 * mfu) / 3600
 
 
-def print_plan(run: Run, machine: Machine, console: Console) -> None:
+def print_plan(run: Run, ranks: Ranks, console: Console) -> None:
     """The whole account, on the terminal; nothing is read, made or trained."""
-    student, teachers = student_outline(run), _teachers(run)
-    table = Table(title="before the bill", show_header=False, title_justify="left")
-    for name, model in {"student": student, **teachers}.items():
-        parts = ", ".join(f"{part} {n:,}" for part, n in parameters_by_part(model).items())
-        table.add_row(f"{name}, parameters", f"{num_parameters(model):,} ({parts})")
-    own = FORWARD_AND_BACKWARD * flops_per_token(run, student)
-    table.add_row("student, FLOPs per token", f"{own:,.0f} forward and backward")
-    asking = {name: flops_per_token(run, model) for name, model in teachers.items()}
-    for name, flops in asking.items():
-        table.add_row(f"{name}, FLOPs per token", f"{flops:,.0f} forward")
-    steps = num_steps(run)
-    if steps is None:
-        table.add_row("steps", "not known before the text is: give run.train_tokens")
+    if run.run.device_gb is None:
+        machine = Machine.of(run.launch, run.train.precision, ranks)
     else:
-        tokens = steps * run.train.batch_size * run.data.block_length
-        flops = tokens * (own + sum(asking.values()))
-        for name, teacher in each_teacher(run):
-            if isinstance(teacher, MadeTeacher) and teacher.budget > 0:
-                made = teacher.max_steps * run.train.batch_size * run.data.block_length
-                flops += made * FORWARD_AND_BACKWARD * asking[name]
-                table.add_row(f"{name}, steps and tokens", f"{teacher.max_steps:,}; {made:,}")
-        table.add_row("student, steps and tokens", f"{steps:,}; {tokens:,}")
-        table.add_row("FLOPs in all", f"{flops:.3g}")
-        peak = run.run.peak_tflops
-        table.add_row(
-            "hours in all",
-            "give run.peak_tflops, of the device in its number type"
-            if peak is None
-            else f"{hours(flops, peak, run.run.mfu):,.2f} at {run.run.mfu:.0%} of {peak:g} TFLOP/s",
-        )
-    account = memory(run, machine, list(teachers.values()))
-    for kind, num_bytes in {**vars(account), "total": account.total}.items():
-        table.add_row(f"memory, {kind}", f"{num_bytes / 1e9:.3f} GB")
-    there = machine.memory_bytes()
-    answer = "it fits" if account.total <= there else "it does not fit: lower the micro-batch size"
-    table.add_row("memory there is", f"{there / 1e9:.3f} GB ({machine.device.type}): {answer}")
+        machine = Machine.elsewhere(run.run.device_gb, run.train.precision)
+    num_ranks = max(ranks.size, run.launch.num_ranks)
+    table = Table(title="before the bill", show_header=False, title_justify="left")
+    for rows in (_of_models(run), _of_time(run, num_ranks), _of_ranks(run, machine, num_ranks)):
+        for row in rows:
+            table.add_row(*row)
     console.print(table)
 
 
-def _teachers(run: Run) -> dict[str, PreTrainedModel]:
-    """The models that teach, by their settings' names; a virtual teacher is none."""
-    models = {}
+def _of_models(run: Run) -> Iterator[tuple[str, str]]:
+    student, teachers = student_outline(run), teacher_outlines(run)
+    for name, model in {"student": student, **teachers}.items():
+        parts = ", ".join(f"{part} {n:,}" for part, n in parameters_by_part(model).items())
+        yield f"{name}, parameters", f"{num_parameters(model):,} ({parts})"
+    own = FORWARD_AND_BACKWARD * flops_per_token(run, student)
+    yield "student, FLOPs per token", f"{own:,.0f} forward and backward"
+    for name, model in teachers.items():
+        yield f"{name}, FLOPs per token", f"{flops_per_token(run, model):,.0f} forward"
+
+
+def _of_time(run: Run, num_ranks: int) -> Iterator[tuple[str, str]]:
+    steps, flops, peak = num_steps(run), flops_in_all(run), run.run.peak_tflops
+    if steps is None or flops is None:
+        yield "steps", "not known before the text is: give run.train_tokens"
+        return
+    per_step = run.train.batch_size * run.data.block_length
     for name, teacher in each_teacher(run):
-        if isinstance(teacher, MadeTeacher):
-            models[name] = outline(teacher)
-        elif isinstance(teacher, CheckpointTeacher):
-            models[name] = outline_of(open_config("teacher.path", teacher, any_family=True))
-    return models
+        if made := _own_steps(teacher):
+            yield f"{name}, steps and tokens", f"{made:,}; {made * per_step:,}"
+    yield "student, steps and tokens", f"{steps:,}; {steps * per_step:,}"
+    yield "FLOPs in all", f"{flops:.3g}"
+    if peak is None:
+        yield "hours in all", "give run.peak_tflops, of the device in its number type"
+    else:
+        time = hours(flops, num_ranks * peak, run.run.mfu)
+        where = f"{run.run.mfu:.0%} of {peak:g} TFLOP/s"
+        yield "hours in all", f"{time:,.2f} at {where}{_on_each(num_ranks)}"
 
 
-def _num_targets(run: Run) -> int:
-    return Masking(run.task, run.data.vocab_size, 0, ()).num_targets(run.data.block_length)
+def _of_ranks(run: Run, machine: Machine, num_ranks: int) -> Iterator[tuple[str, str]]:
+    """What each rank reads, holds and sends."""
+    num_parts = run.train.num_parts(num_ranks)
+    micro_batch = run.train.batch_size // num_ranks // num_parts
+    yield "micro-batch", f"{micro_batch:,} sequences, {num_parts} in a step{_on_each(num_ranks)}"
+    if num_ranks > 1:
+        sent = traffic(
+            run.parallel, num_parameters(student_outline(run)), machine.dtype, num_parts
+        ).sent(num_ranks)
+        way = "fsdp" if isinstance(run.parallel, Fsdp) else "ddp"
+        yield "sent in a step", f"{sent / 1e9:.3f} GB by each rank ({way}, ring)"
+    account = memory(run, machine, num_ranks)
+    for kind, num_bytes in {**account.kinds, "at its peak": account.total}.items():
+        yield f"memory, {kind}", f"{num_bytes / 1e9:.3f} GB{_on_each(num_ranks)}"
+    there, device = machine.memory_bytes, machine.device.type
+    answer = "it fits"
+    if account.total > there:
+        answer = "it does not fit: lower train.micro_batch_size, or take parallel=fsdp"
+    yield "memory there is", f"{there / 1e9:.3f} GB ({device}): {answer}"
+
+
+def _own_steps(teacher: object) -> int:
+    """Of a teacher that is trained here."""
+    return teacher.max_steps if isinstance(teacher, MadeTeacher) and teacher.budget > 0 else 0
+
+
+def _on_each(num_ranks: int) -> str:
+    return f" on each of {num_ranks} ranks" if num_ranks > 1 else ""

@@ -77,7 +77,7 @@ def problems(run: Run) -> Iterator[str]:
     ]
     if len(asked) > 1:
         yield f"{' and '.join(asked)}: these are different wishes; leave one out"
-    for name in ("train_tokens", "peak_tflops"):
+    for name in ("train_tokens", "peak_tflops", "device_gb"):
         yield from _above_0_or_null(f"run.{name}", getattr(run.run, name))
     yield from _between("run.mfu", run.run.mfu, 0.001, 1.0)
     yield from _problems_of_scale(run.scale)
@@ -126,7 +126,8 @@ def warnings(run: Run) -> Iterator[str]:
         if not compared and type(getattr(run, group)) is not unlike:
             yield f"{group} has no effect: no objective compares distributions"
     if not run.run.plan:
-        for name in sorted(keys & {"run.train_tokens", "run.peak_tflops", "run.mfu"}):
+        about_plans = {"run.train_tokens", "run.peak_tflops", "run.mfu", "run.device_gb"}
+        for name in sorted(keys & about_plans):
             yield f"{name} has no effect without run.plan=true"
     if type(run.parallel) is not Parallel and type(run.launch) is Launch and "parallel" in said:
         yield "parallel has no effect with launch=local: choose launch=torchrun"
@@ -182,8 +183,11 @@ def _problems_of_value(setting: str, value: Any) -> Iterator[str]:
 
 
 def _problems_of_scale(scale: Scale) -> Iterator[str]:
-    for name in ("width", "num_heads", "mlp_width"):
-        yield from _between(f"scale.{name}", getattr(scale, name), 1, _LARGEST_SIZE)
+    for role in ("", "teacher_"):
+        layers = getattr(scale, f"{role}num_layers")
+        yield from _between(f"scale.{role}num_layers", layers, 1, _MOST_LAYERS)
+        for name in (f"{role}width", f"{role}num_heads", f"{role}mlp_width"):
+            yield from _between(f"scale.{name}", getattr(scale, name), 1, _LARGEST_SIZE)
     yield from _at_least("scale.vocab_size", scale.vocab_size, 100)
     yield from _at_least("scale.block_length", scale.block_length, 8)
     for name in ("batch_size", "teacher_steps", "eval_every", "checkpoint_every", "log_every"):

@@ -15,7 +15,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from dwt_cli.alpha import Moment, Schedule
 from dwt_cli.cache import Cache
-from dwt_cli.checks import student_outline
 from dwt_cli.config import CheckpointStudent, FromTeacher, Ligo, Remap, Run, Teacher, fingerprint
 from dwt_cli.corpus.corpus import Corpus
 from dwt_cli.errors import UserError
@@ -24,6 +23,7 @@ from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.making import outline
 from dwt_cli.models.opening import provenance, save_model
 from dwt_cli.objective.inside import inside_objectives
+from dwt_cli.outlines import student_outline
 from dwt_cli.ranks import ALONE, Ranks
 from dwt_cli.starts import Starts
 from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
@@ -106,7 +106,7 @@ class Recipe:
             forward = shop.step_flops(outline(teacher))
             have = shop.cache.holds("teacher", self.teachers.identity(stage))
             work[stage] = 0.0 if have else forward * FORWARD_AND_BACKWARD * teacher.max_steps
-            student += forward * _num_taught(run.alpha, steps)
+            student += forward * num_taught(run.alpha, steps)
         if isinstance(run.remap, Ligo):
             have = shop.cache.holds("maps", self._starts.maps_id)
             work["remap"] = 0.0 if have else per_step * run.remap.steps
@@ -195,6 +195,6 @@ def is_stand_alone(run: Run) -> bool:
     return type(run.teacher) is Teacher
 
 
-def _num_taught(schedule: Schedule, num_steps: int) -> int:
-    """Steps in which the teacher runs."""
+def num_taught(schedule: Schedule, num_steps: int) -> int:
+    """Steps in which the teacher runs; of a schedule that reacts, as if nothing happened."""
     return sum(schedule.weights(Moment(step / num_steps)).soft != 0 for step in range(num_steps))

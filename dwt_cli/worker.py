@@ -51,14 +51,14 @@ def _work(run: Run, console: Console, ranks: Ranks) -> None:
         draw_schedule(run, picture)
         say(f"schedule: {picture}")
         return
+    if run.run.plan:
+        print_plan(run, ranks, console)
+        return
     machine = Machine.of(run.launch, run.train.precision, ranks)
     run.train.num_parts(ranks.size)
-    if run.run.plan:
-        print_plan(run, machine, console)
-        return
     cache = Cache(run.run.cache, say)
     plan = Recipe(run, machine, cache, ranks)
-    checks.check(run, machine)
+    checks.check(run, machine, ranks.size)
     measures.check(run.eval)
     if run.run.export:
         _export(run, plan, console)

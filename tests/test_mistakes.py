@@ -574,6 +574,8 @@ def test_told_when_the_text_is_read(
 # ------------------------------------------------------------------------ the range of numbers
 
 OUT_OF_RANGE = {
+    "scale.num_layers": "0", "scale.teacher_num_layers": "0", "scale.teacher_width": "0",
+    "scale.teacher_num_heads": "0", "scale.teacher_mlp_width": "0",
     "scale.width": "0", "scale.num_heads": "0", "scale.mlp_width": "-1", "scale.vocab_size": "9",
     "scale.block_length": "1", "scale.batch_size": "0", "scale.max_steps": "0",
     "scale.epochs": "-1.0", "scale.teacher_steps": "0", "scale.eval_every": "0",
@@ -613,7 +615,7 @@ OUT_OF_RANGE = {
         for name in ("logits", "reverse_kl", "jensen_shannon", "mse", "top_k")
         for setting in ("temperature", "temperature_end")
     },
-    "run.train_tokens": "0", "run.peak_tflops": "0.0", "run.mfu": "0.0",
+    "run.train_tokens": "0", "run.peak_tflops": "0.0", "run.mfu": "0.0", "run.device_gb": "0.0",
 }  # fmt: skip
 
 WITH_IT = {

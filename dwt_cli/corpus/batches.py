@@ -31,12 +31,11 @@ class Batch:
     labels_N: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(
-            *(
-                tensor.to(device, non_blocking=True)
-                for tensor in (self.ids_BL, self.rows_N, self.labels_N)
-            )
-        )
+        """On a device; a GPU copies pinned memory while it computes."""
+        tensors = [self.ids_BL, self.rows_N, self.labels_N]
+        if device.type == "cuda":
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
 @dataclass(frozen=True)

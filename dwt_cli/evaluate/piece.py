@@ -53,7 +53,7 @@ def looked_up(piece: Piece, subject: Subject, cache: Cache) -> Found:
                 "model": subject.identity,
                 "piece": piece.name,
                 "scores": [dataclasses.asdict(score) for score in found.scores],
-                "facts": {**found.facts, "seconds": seconds},
+                "facts": found.facts | {"seconds": seconds},
             },
         )
 

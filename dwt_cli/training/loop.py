@@ -19,6 +19,7 @@ from dwt_cli.config import NonFinite, Train
 from dwt_cli.errors import UserError
 from dwt_cli.randomness import seed_for
 from dwt_cli.ranks import ALONE, Ranks
+from dwt_cli.training.ahead import Ahead
 from dwt_cli.training.contract import Batches, Loss, Observer
 from dwt_cli.training.interrupt import Interrupt, Interrupted
 from dwt_cli.training.optim import Optimizer
@@ -125,6 +126,28 @@ class Training:
             },
         )
 
+    @property
+    def reads_ahead(self) -> bool:
+        """A GPU would wait for the text; a CPU's cores have enough to do."""
+        return self.device.type == "cuda"
+
+    @cached_property
+    def _read(self) -> Callable[[int, int], Any]:
+        """(step, part) to that part of the step's batch, on the device."""
+        parts, num_parts = self._parts
+
+        def read(step: int, part: int) -> Any:
+            return self.batches.batch(step, part, num_parts).to(self.device)
+
+        return Ahead(read, parts) if self.reads_ahead else read
+
+    @property
+    def _parts(self) -> tuple[range, int]:
+        """The numbers of this rank's parts of a batch, and how many all ranks have."""
+        num_ours = self.options.num_parts(self.ranks.size)
+        first = num_ours * self.ranks.rank
+        return range(first, first + num_ours), num_ours * self.ranks.size
+
     @cached_property
     def _gradients(self) -> Gradients:
         return Gradients(self.model, self.loss.aux, self.ranks)
@@ -135,16 +158,15 @@ class Training:
         The parts of all ranks are numbered through: rank 0 has the first ones.
         """
         num_targets, num_ranks = self.batches.num_targets, self.ranks.size
-        num_ours = self.options.num_parts(num_ranks)
-        num_parts, first = num_ours * num_ranks, num_ours * self.ranks.rank
+        parts, _ = self._parts
         sums: dict[str, Tensor] = {}
         facts: dict[str, float] = {}
         self.model.train()
-        for part in range(first, first + num_ours):
-            batch: Any = self.batches.batch(step, part, num_parts).to(self.device)
+        for part in parts:
+            batch = self._read(step, part)
             # dropout, if there is any, draws from here
             torch.manual_seed(seed_for(self.seed, "dropout", step, part))
-            with self._gradients.part(is_last=part == first + num_ours - 1):
+            with self._gradients.part(is_last=part == parts[-1]):
                 loss = self.loss(self._gradients.model, batch, moment)
                 # what follows takes the mean over ranks
                 (loss.total * num_ranks / num_targets).backward()

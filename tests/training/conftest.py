@@ -26,6 +26,7 @@ from dwt_cli.training.parallel import shard
 from dwt_cli.training.state import Checkpoints
 from tests.conftest import tiny_architecture
 
+CPU = torch.device("cpu")
 OPTIMISERS: dict[str, Optim] = {
     "adamw": Optim(lr=5e-3, warmup=0.2, decay=0.8),
     "muon": Muon(lr=5e-3, warmup=0.2, decay=0.5, hidden_weight_decay=0.01),
@@ -84,7 +85,8 @@ def make_training(
     objectives: dict[str, Objective] | None = None,
     ranks: Ranks = ALONE,
     parallel: Parallel | None = None,
-    device: str = "cpu",
+    device: torch.device = CPU,
+    compiled: bool = False,
     **train: Any,
 ) -> Training:
     """A training of fresh parts, with checkpoints in ``folder``."""
@@ -101,26 +103,23 @@ def make_training(
     )
     rules = OPTIMISERS[optim] if isinstance(optim, str) else optim
     student, weak = tiny_architecture(family, dropout=dropout), tiny_architecture(family, 1)
-    model = MaskedLM(make_model(student, 0, "student"), torch.float32)
-    teacher = MaskedLM(make_model(weak, 0, "teacher"), torch.float32)
+    model = MaskedLM(make_model(student, 0, "student"), torch.float32, compiled).to(device)
+    teacher = MaskedLM(make_model(weak, 0, "teacher"), torch.float32).to(device)
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.mul_(4)  # a teacher with an opinion
     batches = TrainBatches(corpus.train, masking, options.batch_size, 0, "student")
     heldout = HeldoutBatches(corpus.heldout, masking, 8, 8)
-    place = torch.device(device)
-    for each in (model, teacher):
-        each.to(place)
     compared = objectives or {"logits": ForwardKL(temperature=2.0)}
-    inside = inside_objectives(compared, model.model.config, teacher.model.config).to(place)
+    inside = inside_objectives(compared, model.model.config, teacher.model.config).to(device)
     loss = MaskedLanguageModelling(
         Lesson(ModelSignal(teacher), schedule or Constant(soft=1.0), compared, inside)
     )
     if isinstance(parallel, Fsdp):
         if parallel.shard_teacher:
-            shard(teacher, nn.ModuleDict(), parallel, place, torch.float32)
-        shard(model, loss.aux, parallel, place, torch.float32)
-        heldout_metrics(model, heldout, place, ranks)  # one looks before one trains
+            shard(teacher, nn.ModuleDict(), parallel, device, torch.float32)
+        shard(model, loss.aux, parallel, device, torch.float32)
+        heldout_metrics(model, heldout, device, ranks)  # one looks before one trains
     return Training(
         model=model,
         loss=loss,
@@ -129,11 +128,11 @@ def make_training(
         clip_norm=rules.clip_norm,
         options=options,
         length=Length.of(options, batches),
-        evaluate=lambda: heldout_metrics(model, heldout, place, ranks),
+        evaluate=lambda: heldout_metrics(model, heldout, device, ranks),
         eval_every=eval_every,
         checkpoints=Checkpoints(folder, "identity", options.keep_checkpoints, print, ranks),
         observer=observer or Watcher(),
-        device=place,
+        device=device,
         seed=0,
         ranks=ranks,
     )

@@ -101,7 +101,7 @@ def _train(ranks: Ranks, setting: Setting, corpus_folder: Path, folder: Path) ->
         eval_every=NUM_STEPS,
         ranks=ranks,
         parallel=None if ranks is ALONE else PARALLEL[setting.parallel],
-        device=setting.device,
+        device=torch.device(setting.device),
         batch_size=BATCH_SIZE,
         micro_batch_size=BATCH_SIZE // setting.num_ranks // setting.accumulation,
         max_steps=NUM_STEPS,

@@ -1,0 +1,230 @@
+"""What one device holds while it trains, by kind, without training.
+
+The student is built of fake tensors and called once: shapes, no numbers. Bytes everywhere.
+Legend: B blocks of a device's micro-batch, L positions, N target rows, V vocabulary, D width.
+"""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dwt_cli.config import Fsdp, Optim, Run
+from dwt_cli.corpus.batches import Masking
+from dwt_cli.machine import Machine
+from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.flops import num_parameters
+from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.objective.logits import CHUNK_BYTES
+from dwt_cli.outlines import student_outline, teacher_outlines
+from dwt_cli.training.optim import Optimizer
+
+_FP32 = 4
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class State:
+    """What lasts for the whole training, of one rank.
+
+    weights: its share of the student's, and the teachers', which each rank has whole. gradients:
+    from one micro-batch to the next, or from the backward pass to the optimiser.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+
+@dataclass(frozen=True)
+class Memory(State):
+    """Of one rank, each kind at its largest.
+
+    gathered: the layers that FSDP has whole at one time. activations: what the forward pass of one
+    micro-batch keeps for the backward pass. logits: the student's, the teachers', and what losses
+    make of them. gradients_stay: they are there while a forward pass runs.
+    """
+
+    gathered: int
+    activations: int
+    logits: int
+    gradients_stay: bool
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Bytes by kind."""
+        return {kind: size for kind, size in vars(self).items() if kind != "gradients_stay"}
+
+    @property
+    def total(self) -> int:
+        """The peak. Gradients that do not stay take the place of activations."""
+        passing = self.activations + self.logits
+        if self.gradients_stay:
+            return sum(self.kinds.values())
+        return self.weights + self.optimizer + self.gathered + max(passing, self.gradients)
+
+
+def memory(run: Run, machine: Machine, num_ranks: int = 1) -> Memory:
+    """Of each of ``num_ranks`` ranks.
+
+    For a device that is not here the attention of a GPU is assumed, which keeps no table of
+    weights. What a communication library and the device's own context take is not counted.
+    """
+    num_parts = run.train.num_parts(num_ranks)
+    num_blocks = run.train.batch_size // num_ranks // num_parts
+    num_rows = num_blocks * num_targets(run)
+    parallel = run.parallel if num_ranks > 1 else None
+    shards = isinstance(parallel, Fsdp)
+    # weights as they are gathered; fake tensors of a GPU need one, a CPU's have the same shapes
+    with FakeTensorMode(), _new_tensors_in(machine.dtype if shards else torch.float32):
+        model = MaskedLM(student_outline(run, _CPU), machine.dtype).train()
+        if machine.device.type == "cuda":
+            model.model.set_attn_implementation("sdpa")
+        kept, again = activation_bytes(
+            model,
+            torch.zeros(num_blocks, run.data.block_length, dtype=torch.long),
+            torch.zeros(num_rows, dtype=torch.long),
+            isinstance(parallel, Fsdp) and parallel.activation_checkpointing,
+        )
+        gathered = gathered_bytes(model, machine.dtype) if shards else 0
+    logits = logit_bytes(
+        num_rows,
+        run.data.vocab_size,
+        machine.dtype,
+        1 + len(teacher_outlines(run)),
+        CHUNK_BYTES[machine.device.type],
+    )
+    return Memory(
+        **vars(state(run, num_ranks)),
+        gathered=gathered,
+        # when a layer is computed again the logits are gone
+        activations=kept + max(0, again - logits),
+        logits=logits,
+        # DDP's buckets are the gradients, and stay
+        gradients_stay=num_parts > 1 or (parallel is not None and not shards),
+    )
+
+
+def state(run: Run, num_ranks: int = 1) -> State:
+    """Weights, gradients and optimizer of one rank: what a run takes at the least.
+
+    Of sharded models the gradients of a step's micro-batches are summed whole, and shared out
+    after the last one.
+    """
+    student = MaskedLM(student_outline(run), torch.float32)
+    own = num_parameters(student) * _FP32
+    theirs = sum(num_parameters(teacher) for teacher in teacher_outlines(run).values()) * _FP32
+    num_shards = num_ranks if isinstance(run.parallel, Fsdp) else 1
+    accumulates = run.train.num_parts(num_ranks) > 1
+    return State(
+        weights=own // num_shards + theirs,
+        gradients=own if accumulates else own // num_shards,
+        optimizer=optimizer_bytes(student, run.optim) // num_shards,
+    )
+
+
+def optimizer_bytes(model: MaskedLM, options: Optim) -> int:
+    """AdamW keeps two moments of each weight, Muon one, in fp32."""
+    moments = {torch.optim.AdamW: 2, torch.optim.Muon: 1}
+    kept = sum(
+        moments[type(part)] * parameter.numel()
+        for part in Optimizer(model, options).parts
+        for group in part.param_groups
+        for parameter in group["params"]
+    )
+    return kept * _FP32
+
+
+def activation_bytes(
+    model: MaskedLM, ids_BL: Tensor, rows_N: Tensor, checkpointing: bool = False
+) -> tuple[int, int]:
+    """What autograd keeps of a forward pass, and what it then computes again.
+
+    The weights themselves are left out; copies of them in bf16 are kept as activations are.
+    checkpointing: of each layer only what it reads is kept, and one at a time computed again.
+    """
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int | None, dict[int, int]] = defaultdict(dict)
+    seen: set[int] = set()
+    inside: int | None = None
+
+    def enter(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        nonlocal inside
+        inside = id(layer)
+        read_BLD.append(arguments[0])
+
+    def leave(*_: object) -> None:
+        nonlocal inside
+        inside = None
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights and storage._cdata not in seen:
+            seen.add(storage._cdata)
+            kept[inside][storage._cdata] = storage.nbytes()
+        return tensor
+
+    read_BLD: list[Tensor] = []
+    hooks = [
+        hook
+        for layer in _layers(model)
+        for hook in (layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave))
+    ]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits_NV = model(ids_BL, rows_N)
+    assert logits_NV.requires_grad
+    for hook in hooks:
+        hook.remove()
+    by_place = {place: sum(sizes.values()) for place, sizes in kept.items()}
+    if not checkpointing:
+        return sum(by_place.values()), 0
+    outside = by_place.pop(None, 0)
+    return outside + sum(tensor.nbytes for tensor in read_BLD), max(by_place.values())
+
+
+def gathered_bytes(model: MaskedLM, dtype: torch.dtype) -> int:
+    """What FSDP has in one piece: all that is outside the layers, a layer, and the next one."""
+    of_layers = [num_parameters(layer) for layer in _layers(model)]
+    outside = num_parameters(model) - sum(of_layers)
+    return (outside + 2 * max(of_layers)) * dtype.itemsize
+
+
+def logit_bytes(
+    num_rows: int, vocab_size: int, dtype: torch.dtype, num_models: int, chunk_bytes: int
+) -> int:
+    """The logits (N, V) of student and teacher, their gradient, and the losses' working rows.
+
+    The losses work in fp32 on a chunk of rows: one table per model, two where logits are bf16.
+    """
+    tables = (num_models + 1) * num_rows * vocab_size * dtype.itemsize
+    chunk = min(chunk_bytes, num_rows * vocab_size * _FP32)
+    return tables + num_models * (1 if dtype == torch.float32 else 2) * chunk
+
+
+def num_targets(run: Run) -> int:
+    """Target rows of one block."""
+    return Masking(run.task, run.data.vocab_size, 0, ()).num_targets(run.data.block_length)
+
+
+@contextlib.contextmanager
+def _new_tensors_in(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _layers(model: MaskedLM) -> nn.ModuleList:
+    layers = model.model.get_submodule(anatomy_of(model.model).layers)
+    assert isinstance(layers, nn.ModuleList)
+    return layers

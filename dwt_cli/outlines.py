@@ -1,0 +1,34 @@
+"""The models of a run as shapes: on the meta device, or of fake tensors; no memory, no numbers."""
+
+import torch
+from transformers import PreTrainedModel
+
+from dwt_cli.config import (
+    CheckpointStudent,
+    CheckpointTeacher,
+    MadeStudent,
+    MadeTeacher,
+    Run,
+    each_teacher,
+)
+from dwt_cli.models.making import outline
+from dwt_cli.models.opening import open_config, outline_of
+
+
+def student_outline(run: Run, device: torch.device | str = "meta") -> PreTrainedModel:
+    """The student on the meta device (or, of fake tensors, on any)."""
+    if isinstance(run.student, CheckpointStudent):
+        return outline_of(open_config("student.path", run.student), device)
+    assert isinstance(run.student, MadeStudent)
+    return outline(run.student, device)
+
+
+def teacher_outlines(run: Run) -> dict[str, PreTrainedModel]:
+    """The models that teach, by their settings' names; a virtual teacher is none."""
+    models = {}
+    for name, teacher in each_teacher(run):
+        if isinstance(teacher, MadeTeacher):
+            models[name] = outline(teacher)
+        elif isinstance(teacher, CheckpointTeacher):
+            models[name] = outline_of(open_config("teacher.path", teacher, any_family=True))
+    return models
