@@ -137,7 +137,8 @@ def test_sharded(
         parallel.shard(model, nn.ModuleDict(), run.parallel, CPU, dtype)
         optimizer = Optimizer(model, run.optim)
         found = two_steps(FSDPMemTracker(model, *optimizer.parts), model, optimizer, num_parts)
-    assert account.total == pytest.approx(found, rel=0.1), account
+    # what is computed again and when is guessed more roughly
+    assert account.total == pytest.approx(found, rel=0.2 if checkpointing else 0.1), account
 
 
 def test_a_teacher_is_whole_on_every_rank(composed: Callable[..., Run]) -> None:
