@@ -76,10 +76,11 @@ class HubPart:
 
 @dataclass
 class Hub(Data):
-    """Data sets of the hub, one after the other, every n-th sentence of them."""
+    """Data sets of the hub, one after the other, every n-th sentence of them, up to a number."""
 
     parts: list[HubPart] = field(default_factory=list)
     every_nth_sentence: int = 1
+    max_sentences: int | None = None
 
 
 # --------------------------------------------------------------------- task, models and losses

@@ -133,9 +133,8 @@ def state(run: Run, num_ranks: int = 1) -> State:
 
 def optimizer_bytes(model: MaskedLM, options: Optim) -> int:
     """AdamW keeps two moments of each weight, Muon one, in fp32."""
-    moments = {torch.optim.AdamW: 2, torch.optim.Muon: 1}
     kept = sum(
-        moments[type(part)] * parameter.numel()
+        (1 if isinstance(part, torch.optim.Muon) else 2) * parameter.numel()
         for part in Optimizer(model, options).parts
         for group in part.param_groups
         for parameter in group["params"]

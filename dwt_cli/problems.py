@@ -222,6 +222,8 @@ def _problems_of_data(setting: str, data: Data) -> Iterator[str]:
         )
     if isinstance(data, Hub):
         yield from _at_least(f"{setting}.every_nth_sentence", data.every_nth_sentence, 1)
+        if data.max_sentences is not None:
+            yield from _at_least(f"{setting}.max_sentences", data.max_sentences, 1)
         if not data.parts:
             yield f"{setting}.parts=[]: name at least one data set"
 

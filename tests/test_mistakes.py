@@ -582,6 +582,7 @@ OUT_OF_RANGE = {
     "scale.checkpoint_every": "0", "scale.log_every": "0",
     "data.block_length": "7", "data.vocab_size": "99", "data.heldout_fraction": "0.9",
     "data.max_heldout_blocks": "0", "data.max_gb": "0.0", "data.every_nth_sentence": "0",
+    "data.max_sentences": "0",
     "task.mask_ratio": "0.0", "task.keep_ratio": "-0.1", "task.random_ratio": "1.1",
     "teacher.num_layers": "0", "teacher.width": "0", "teacher.num_heads": "0",
     "teacher.weights": "[0.0,1.0]", "teacher.temperatures": "[0.0,1.0]", "teacher.mlp_width": "0",
@@ -619,7 +620,8 @@ OUT_OF_RANGE = {
 }  # fmt: skip
 
 WITH_IT = {
-    "data.every_nth_sentence": "data=wikitext", "alpha.full": "alpha=overtake",
+    "data.every_nth_sentence": "data=wikitext", "data.max_sentences": "data=wikitext",
+    "alpha.full": "alpha=overtake",
     "alpha.span": "alpha=overtake", "revise.eta": "revise=label_revision",
     "revise.most": "revise=confidence_mix", "revise.warmup": "revise=confidence_mix",
     "select.threshold": "select=confident", "remap.steps": "remap=ligo", "remap.lr": "remap=ligo",

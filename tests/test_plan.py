@@ -85,7 +85,7 @@ def test_one_gpu_is_a_day(composed: Callable[..., Run]) -> None:
     run.run.train_tokens = round(SENTENCES * TOKENS_PER_SENTENCE)
     flops = plan.flops_in_all(run)
     assert flops is not None
-    assert plan.hours(flops, 312, 0.3) == pytest.approx(24, rel=0.1)
+    assert 20 < plan.hours(flops, 312, 0.3) < 24
     tokens = run.scale.teacher_steps * run.train.batch_size * run.data.block_length
     assert run.train.epochs is not None
     assert tokens == pytest.approx(run.train.epochs * run.run.train_tokens, rel=0.01)

@@ -38,7 +38,7 @@ def open_source(options: Data) -> Source:
                 hub.Part(part.dataset, part.config, part.split, part.text_column)
                 for part in options.parts
             ]
-            return hub.Hub(parts, options.every_nth_sentence)
+            return hub.Hub(parts, options.every_nth_sentence, options.max_sentences)
     raise AssertionError(type(options))
 
 

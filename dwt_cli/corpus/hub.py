@@ -53,29 +53,36 @@ class Hub:
     """Data sets of the hub one after the other, as a source.
 
     `every_nth_sentence=n` keeps sentences 0, n, 2n, ... of the whole stream, in their paragraphs
-    and documents; 1 keeps the text as it is. Documents are named `dataset/config/split#number`.
+    and documents; 1 keeps all. `max_sentences` ends the stream with so many of those that are kept;
+    without either the text stays as it is. Documents are named `dataset/config/split#number`.
     Raises CorpusError while streaming, for a data set that cannot be reached or read.
     """
 
-    def __init__(self, parts: Sequence[Part], every_nth_sentence: int = 1) -> None:
+    def __init__(
+        self, parts: Sequence[Part], every_nth_sentence: int = 1, max_sentences: int | None = None
+    ) -> None:
         if not parts:
             raise CorpusError("data.parts=[]: name at least one data set")
         if every_nth_sentence < 1:
             raise CorpusError(f"data.every_nth_sentence={every_nth_sentence}: must be at least 1")
         self.parts = tuple(parts)
-        self.every_nth_sentence = every_nth_sentence
+        self.every_nth_sentence, self.max_sentences = every_nth_sentence, max_sentences
 
     def documents(self, progress: Progress) -> Iterator[Document]:
         """Stream the documents; progress counts rows, their total is not known beforehand."""
-        sentences = itertools.count()
         rows = itertools.count(1)
+        num_seen, most = 0, self.max_sentences
         for part in self.parts:
             texts = _counted(_texts(part), rows, progress)
             for number, paragraphs in enumerate(_grouped(texts, _rows(part))):
-                if self.every_nth_sentence > 1:
-                    paragraphs = self._thinned(paragraphs, sentences)
+                if self.every_nth_sentence > 1 or most is not None:
+                    numbers = itertools.count(num_seen)
+                    paragraphs = self._thinned(paragraphs, numbers)
+                    num_seen = next(numbers)
                 if paragraphs:
                     yield Document(f"{_name(part)}#{number}", tuple(paragraphs))
+                if most is not None and num_seen >= most * self.every_nth_sentence:
+                    return
 
     def provenance(self) -> dict[str, Any]:
         """The parts with their revisions and n; for a local folder, the sums of its files."""
@@ -83,6 +90,7 @@ class Hub:
             "source": "hub",
             "reader": READER_VERSION,
             "every_nth_sentence": self.every_nth_sentence,
+            "max_sentences": self.max_sentences,
             "parts": [
                 asdict(part)
                 | {"dataset": _base_name(part), "revision": _revision(part), "rows": _rows(part)}
@@ -93,14 +101,14 @@ class Hub:
 
     def _thinned(self, paragraphs: Iterable[str], numbers: Iterator[int]) -> list[str]:
         thinned = (
-            " ".join(
-                sentence
-                for sentence in sentences(paragraph)
-                if next(numbers) % self.every_nth_sentence == 0
-            )
+            " ".join(sentence for sentence in sentences(paragraph) if self._keeps(next(numbers)))
             for paragraph in paragraphs
         )
         return [paragraph for paragraph in thinned if paragraph]
+
+    def _keeps(self, number: int) -> bool:
+        place, rest = divmod(number, self.every_nth_sentence)
+        return rest == 0 and (self.max_sentences is None or place < self.max_sentences)
 
 
 _BOUNDARY = re.compile(r"(?<=[.!?])[\"'”’)\]]*(\s+)(?=[\"'“‘(\[]*[A-Z\d])")

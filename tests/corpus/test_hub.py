@@ -29,8 +29,8 @@ def folder(path: Path, rows: list[str], kind: str = "jsonl") -> str:
     return str(path)
 
 
-def read(*parts: Part, n: int = 1) -> list[Document]:
-    return list(Hub(parts, n).documents(no_progress))
+def read(*parts: Part, n: int = 1, most: int | None = None) -> list[Document]:
+    return list(Hub(parts, n, most).documents(no_progress))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -61,8 +61,9 @@ def test_rows_of_one_sentence_are_grouped(tmp_path: Path, monkeypatch: pytest.Mo
     ]
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 7])
-def test_every_nth_sentence_of_the_whole_stream(tmp_path: Path, n: int) -> None:
+@pytest.mark.parametrize("most", [None, 1, 3, 5])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
+def test_every_nth_sentence_of_the_whole_stream(tmp_path: Path, n: int, most: int | None) -> None:
     numbers = iter(range(1000))
 
     def row(sizes: list[int]) -> str:
@@ -72,11 +73,11 @@ def test_every_nth_sentence_of_the_whole_stream(tmp_path: Path, n: int) -> None:
     two = Part(folder(tmp_path / "two", [row([2]), row([6, 1])]))
     kept = [
         int(sentence.removeprefix("It is ").rstrip("."))
-        for document in read(one, two, n=n)
+        for document in read(one, two, n=n, most=most)
         for paragraph in document.paragraphs
         for sentence in sentences(paragraph)
     ]
-    assert kept == list(range(0, 25, n))
+    assert kept == list(range(0, 25, n))[:most]
 
 
 @pytest.mark.parametrize(
