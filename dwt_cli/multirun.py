@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dwt_cli import config, jobs, locks
 from dwt_cli.cache import Cache
-from dwt_cli.config import Run, Study, Wandb, fingerprint
+from dwt_cli.config import Run, Slurm, Study, Submitit, Wandb, fingerprint
 from dwt_cli.errors import UserError
 from dwt_cli.machine import Machine
 from dwt_cli.recipe import Recipe, is_stand_alone
@@ -61,7 +61,9 @@ def carry_out(
     process is at work in the study's folder, KeyboardInterrupt when it was asked to stop.
     """
     say = plain_line(console)
-    cells = _cells(runs)
+    if isinstance(runs[0].jobs, Submitit) and not isinstance(runs[0].launch, Slurm):
+        raise UserError("jobs=submitit: runs are handed to SLURM with launch=slurm; choose it too")
+    cells = _cells(runs, arguments)
     name = study if study and isinstance(runs[0], Study) else f"multirun-{_kind_of(cells)}"
     folder = Path(runs[0].run.root).expanduser() / "studies" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,15 +192,19 @@ def _labelled(cell: _Cell, study: str) -> Run:
 # ---------------------------------------------------------------------------- what was asked for
 
 
-def _cells(runs: Sequence[Run]) -> list[_Cell]:
+def _cells(runs: Sequence[Run], arguments: Sequence[str]) -> list[_Cell]:
     swept = _swept(runs)
+    # how each run is asked for by itself: the options of the command, and of the words its own
+    options = [word for word in arguments if "=" not in word and word not in ("-m", "--multirun")]
     cells = []
     for run in runs:
         machine = Machine.of(run.launch, run.train.precision)
         identity = Recipe(run, machine, Cache(run.run.cache, print)).student_id
         words = tuple(run.overrides)
         if isinstance(run, Study):
-            cells.append(_Cell(run, identity, run.arm, run.length, words))
+            of_arm = shlex.split(run.study.arms[run.arm])
+            typed = words[: len(words) - len(of_arm)]
+            cells.append(_Cell(run, identity, run.arm, run.length, (*options, *typed)))
         else:
             arm = " ".join(word for word in words if _key(word) in swept - _AXES) or "run"
             cells.append(_Cell(run, identity, arm, run.train.max_steps or 0, words))

@@ -30,5 +30,6 @@ def teacher_outlines(run: Run) -> dict[str, PreTrainedModel]:
         if isinstance(teacher, MadeTeacher):
             models[name] = outline(teacher)
         elif isinstance(teacher, CheckpointTeacher):
-            models[name] = outline_of(open_config("teacher.path", teacher, any_family=True))
+            setting = "teacher.path" if name == "teacher" else "teacher.members"
+            models[name] = outline_of(open_config(setting, teacher, any_family=True))
     return models

@@ -43,7 +43,6 @@ from dwt_cli.config import (
     Select,
     SeveralTeachers,
     Slurm,
-    Submitit,
     Task,
     Teacher,
     TopK,
@@ -470,8 +469,6 @@ def _problems_of_training(run: Run) -> Iterator[str]:
     yield from _problems_of_sharding(run)
     if isinstance(run.launch, Torchrun):
         yield from _problems_of_ranks(run.launch, train)
-    if isinstance(run.jobs, Submitit) and not isinstance(run.launch, Slurm):
-        yield "jobs=submitit: runs are handed to SLURM with launch=slurm; choose it too"
     if isinstance(run.jobs, Joblib) and run.jobs.num_parallel is not None:
         yield from _at_least("jobs.num_parallel", run.jobs.num_parallel, 1)
     if run.launch.num_threads is not None:

@@ -106,6 +106,7 @@ def mixture(number: int, place: Path) -> list[str]:
         for group, choices in settings.groups().items()
         if group not in LEFT_OUT
     }
+    as_wide = ["width", "num_heads", "mlp_width"]  # a scale may have teachers of another size
     if chosen["teacher"] == "checkpoint":  # needs a model of the drawn shape: tests/test_cli.py
         chosen["teacher"] = "none"
     chosen["student"] = "large"  # the other one too
@@ -123,6 +124,7 @@ def mixture(number: int, place: Path) -> list[str]:
     return [
         *options(place),
         *MINIATURE,
+        *(f"scale.teacher_{size}=${{scale.{size}}}" for size in as_wide),
         *(f"{group}={choice}" for group, choice in chosen.items()),
         *more,
         *(f"{name}={SETTINGS[name](draw)}" for name in some),

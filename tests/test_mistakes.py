@@ -279,7 +279,7 @@ WORDS: list[Row] = [
     ("no such config", ["--config-name", "nothing"], ["--config-name nothing", "teacher_quality"]),
     ("a study's name misspelt", ["-cn", "teacher_qualty"], ["did you mean teacher_quality?"]),
     ("no such arm", ["-cn", "smoke", "arm=weka"], ["arm=weka", "did you mean arm=weak?"]),
-    ("what an arm sets", ["-cn", "smoke", "alpha=strong"], ["alpha=strong", "leave it out"]),
+    ("what an arm sets", ["-m", "-cn", "smoke", "alpha=strong"], ["alpha=strong", "leave it out"]),
     ("no SLURM for jobs", ["-m", "jobs=submitit", "seed=0,1"], ["jobs=submitit", "launch=slurm"]),
     ("a word of studies", "arm=weak", ["arm", "no such"]),
     ("a choice as config", ["--config-name", "teacher/small"], ["teacher/small", "teacher=small"]),

@@ -17,7 +17,7 @@ from tests.remap.conftest import WIDER, Pair, logits
 
 FAMILIES = ["bert", "modernbert"]
 IDS_BL = torch.randint(5, 160, (2, 20), generator=torch.Generator().manual_seed(0))
-ROWS_N = torch.tensor([1, 7, 30])
+ROWS_N = torch.tensor([1, 7, 30, 33])
 
 
 def growing(pair: Pair, family: str, disturbed: bool, **changes: int) -> tuple[Growing, Any]:

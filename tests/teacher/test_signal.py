@@ -11,7 +11,9 @@ from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.teacher.signal import ModelSignal
 
-BATCH = Batch(torch.randint(5, 160, (2, 24)), torch.tensor([3, 7, 30, 41]), torch.tensor([9, 9, 9, 9]))
+BATCH = Batch(
+    torch.randint(5, 160, (2, 24)), torch.tensor([3, 7, 30, 41]), torch.tensor([9, 9, 9, 9])
+)
 
 
 def test_the_models_logits_frozen_and_without_dropout(tiny: Callable[..., Architecture]) -> None:
