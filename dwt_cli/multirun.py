@@ -5,6 +5,7 @@ studies share are trained once. The study's folder, ``<run.root>/studies/<name>/
 what each process printed, and the report.
 """
 
+import contextlib
 import shlex
 import threading
 from collections.abc import Sequence
@@ -121,7 +122,10 @@ class _Ledger:
     def __init__(self, folder: Path, asked: StudyRecord, cells: Sequence[_Cell]) -> None:
         self._folder, self.root = folder, folder.parent.parent
         self._turn = threading.Lock()  # each run at work is watched by a thread
-        before = read_study(folder).jobs if (folder / FILE).exists() else ()
+        before: Sequence[Job] = ()
+        if (folder / FILE).exists():
+            with contextlib.suppress(UserError):  # torn, or of another version: written anew
+                before = read_study(folder).jobs
         now = {cell.key: self._job(cell) for cell in cells}
         kept = {(job.arm, job.length, job.seed): job for job in before if job.arm in asked.arms}
         self._asked, self._jobs = asked, {**kept, **now}
@@ -195,7 +199,11 @@ def _labelled(cell: _Cell, study: str) -> Run:
 def _cells(runs: Sequence[Run], arguments: Sequence[str]) -> list[_Cell]:
     swept = _swept(runs)
     # how each run is asked for by itself: the options of the command, and of the words its own
-    options = [word for word in arguments if "=" not in word and word not in ("-m", "--multirun")]
+    options = [
+        word
+        for word in arguments
+        if (word.startswith("-") or "=" not in word) and word not in ("-m", "--multirun")
+    ]
     cells = []
     for run in runs:
         machine = Machine.of(run.launch, run.train.precision)

@@ -18,7 +18,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from dwt_cli import parcel
 from dwt_cli.config import Run, Torchrun
 from dwt_cli.errors import Told, UserError
-from dwt_cli.rank import FAULT, carry_out
+from dwt_cli.process import FAULT, carry_out
 from dwt_cli.ranks import SILENT
 from dwt_cli.training.interrupt import GRACE_S, Interrupted
 

@@ -83,6 +83,7 @@ def test_arms_that_are_the_same_run_are_trained_once(place: Path, first: Any) ->
 
 
 def test_a_second_start_does_only_what_is_missing(place: Path, first: Any) -> None:
+    (place / "runs/studies/mine/study.json").write_text('{"version": 1, "na')  # torn: no matter
     before = {path: path.stat().st_mtime_ns for path in place.glob("runs/*/summary.json")}
     words = ["arm=alone,weak", "seed=0,1"]
     again = dwt_train(*study_command(place, *words), cwd=place, timeout=250)
@@ -93,7 +94,8 @@ def test_a_second_start_does_only_what_is_missing(place: Path, first: Any) -> No
     assert before.items() <= after.items()
     jobs = ledger(place)
     assert jobs["weak", 1]["state"] == "finished"
-    assert jobs["torn", 0]["state"] == "failed"  # of the command before
+    assert jobs.keys() == {("alone", 0), ("alone", 1), ("weak", 0), ("weak", 1)}
+    assert jobs["weak", 1]["words"][:2] == ["--config-dir", str(place / "studies")]
 
 
 @pytest.mark.slow  # seven processes; that a crew asks its processes to stop is tested below
@@ -117,6 +119,13 @@ def test_a_study_that_was_stopped_goes_on_in_mid_training(place: Path, first: An
     (log,) = place.glob(f"runs/studies/mine/logs/{folder.name[-16:]}.log")
     assert "going on after step" in log.read_text()
     assert json.loads((folder / "summary.json").read_text())["student"]["steps"] == 400
+
+
+def test_runs_of_earlier_commands_stay_in_the_record(place: Path, first: Any) -> None:
+    before = ledger(place)
+    again = dwt_train(*study_command(place, "arm=again"), cwd=place, timeout=250)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert ledger(place).keys() == before.keys() | {("again", 0)}
 
 
 def test_a_plain_multirun_has_arms_too(place: Path, first: Any) -> None:
