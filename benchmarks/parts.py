@@ -63,7 +63,7 @@ class Parts:
         assert isinstance(options, MadeStudent)
         model = self._wrapped(make_model(options, self.run.seed, "student"))
         lesson = Lesson(signal, schedule, self.run.objective) if signal is not None else None
-        loss = MaskedLanguageModelling(lesson)
+        loss = MaskedLanguageModelling(lesson, compiled=self.run.train.compile)
         return Training(
             model=model,
             loss=loss,

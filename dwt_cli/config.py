@@ -261,6 +261,11 @@ class Distributions(Objective):
         end = self.temperature if self.temperature_end is None else self.temperature_end
         return self.temperature + (end - self.temperature) * progress
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the temperature is 1 from the beginning to the end."""
+        return self.temperature == 1 and self.temperature_end in (None, 1)
+
 
 @dataclass
 class ForwardKL(Distributions):

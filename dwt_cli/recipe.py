@@ -144,7 +144,7 @@ class Recipe:
         facts = self.shop.train(
             Job("student", "student", self.student_id, folder, run.seed, run.train, run.optim),
             self.shop.wrapped(model),
-            MaskedLanguageModelling(lesson),
+            MaskedLanguageModelling(lesson, compiled=run.train.compile),
             corpus,
             display,
             observers,

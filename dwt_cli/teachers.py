@@ -251,7 +251,7 @@ class Teachers:
         facts = self._shop.train(
             job,
             self._shop.wrapped(model),
-            MaskedLanguageModelling(),
+            MaskedLanguageModelling(compiled=self._shop.run.train.compile),
             self._text(stage, options, corpus, display),
             display,
             save=model.save_pretrained,

@@ -38,9 +38,9 @@ class Distribution:
         log_z_C1 = top_C1 - probabilities_CV.amax(-1, keepdim=True).log()
         return cls(scores_CV, probabilities_CV, top_C1, log_z_C1)
 
-    def at(self, tau: float) -> "Distribution":
-        """The distribution at a temperature."""
-        return self if tau == 1 else Distribution.of(self.scores_CV / tau)
+    def at(self, tau: Tensor) -> "Distribution":
+        """The distribution at a temperature, a scalar."""
+        return Distribution.of(self.scores_CV / tau)
 
     def log_probabilities(self) -> Tensor:
         return self.scores_CV - self.log_z_C1

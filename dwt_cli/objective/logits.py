@@ -4,7 +4,8 @@ Softmax and sums are in fp32 whatever the models compute in. Losses are sums ove
 Legend: N target rows, V vocabulary, C rows of one chunk.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -45,9 +46,12 @@ class Target(NamedTuple):
     progress: float = 0.0
 
 
-def hard_sums(student_NV: Tensor, labels_N: Tensor, hard_weight: float = 1.0) -> Sums:
+def hard_sums(
+    student_NV: Tensor, labels_N: Tensor, hard_weight: float = 1.0, *, compiled: bool = False
+) -> Sums:
     """The cross-entropy alone; the soft terms are zero."""
-    return distillation_sums(student_NV, None, labels_N, Weights(hard_weight, 0.0), Target({}))
+    weights = Weights(hard_weight, 0.0)
+    return distillation_sums(student_NV, None, labels_N, weights, Target({}), compiled=compiled)
 
 
 def distillation_sums(
@@ -56,26 +60,28 @@ def distillation_sums(
     labels_N: Tensor,
     weights: Weights,
     target: Target,
+    *,
+    compiled: bool = False,
 ) -> Sums:
     """alpha_hard * hard + alpha_soft * sum of weight * soft (eq. 3), and its terms.
 
     student_NV, teacher_NV: logits of any float type; no teacher: the soft terms are zero.
-    labels_N: int64.
+    labels_N: int64. compiled: the pass over the rows that need a gradient is one fused kernel, by
+    torch.compile.
     """
     total, terms = _Distillation.apply(  # type: ignore[no-untyped-call]
-        student_NV, teacher_NV, labels_N, weights, target
+        student_NV, teacher_NV, labels_N, weights, target, compiled
     )
-    hard, teacher, correct, counted, *soft = terms.unbind()
+    hard, correct, teacher, selected, *soft = terms.unbind()
     named = dict(zip(target.objectives, soft, strict=True))
-    return Sums(total, hard, named, teacher, correct, counted)
+    return Sums(total, hard, named, teacher, correct, selected)
 
 
 class _Distillation(torch.autograd.Function):
     """Losses and gradient in one pass over chunks of rows.
 
     The gradient with respect to the logits is known in closed form, so the forward pass writes
-    it and no (N, V) table of log-probabilities is kept:
-    hard (p - onehot) + the sum over divergences of soft / tau d(divergence)/d(logits / tau).
+    it and no (N, V) table of log-probabilities is kept.
     """
 
     @staticmethod
@@ -86,59 +92,115 @@ class _Distillation(torch.autograd.Function):
         labels_N: Tensor,
         weights: Weights,
         target: Target,
+        compiled: bool,
     ) -> tuple[Tensor, Tensor]:
         num_rows, vocab_size = student_NV.shape
-        step = max(1, CHUNK_BYTES[student_NV.device.type] // (4 * vocab_size))
+        fused = compiled and ctx.needs_input_grad[0]
+        of_rows = _fused() if fused else _of_rows
+        chunk = CHUNK_BYTES[student_NV.device.type] // (4 * vocab_size)
+        step = num_rows if fused else max(1, chunk)  # a fused pass has no tables to keep in a cache
         gradient_NV = torch.empty_like(student_NV) if ctx.needs_input_grad[0] else None
-        total = student_NV.new_zeros((), dtype=torch.float32)
-        terms = student_NV.new_zeros(4 + len(target.objectives), dtype=torch.float32)
-        hard, teacher, correct, counted, *soft = terms.unbind()
-        for start in range(0, num_rows, step):
-            rows = slice(start, start + step)
-            labels_C1 = labels_N[rows, None]
-            ours = Distribution.of(student_NV[rows].float())
-            label_C1 = ours.scores_CV.gather(1, labels_C1)
-            hard += (ours.log_z_C1 - label_C1).sum()
-            correct += (label_C1 >= ours.top_C1).sum()
-            gradient: list[tuple[float | Tensor, Tensor]] = [(weights.hard, ours.probabilities_CV)]
-            if teacher_NV is not None:
-                theirs = Distribution.of(teacher_NV[rows].float())
-                teacher -= theirs.log_probability(labels_C1).sum()
-                weight_C1 = selected(target.select, ours, theirs, labels_C1)
-                counted += len(labels_C1) if weight_C1 is None else weight_C1.sum()
-                for sum_of_losses, objective in zip(soft, target.objectives.values(), strict=True):
-                    tau = objective.temperature_at(target.progress)
-                    weight = weights.soft * objective.weight
-                    if objective.tau_squared:
-                        weight *= tau**2
-                    p, t = ours.at(tau), theirs.at(tau)
-                    t = revised(target.revise, t, p, labels_C1, target.progress)
-                    loss_C1, tables = DIVERGENCES[type(objective)](objective, p, t)
-                    if weight_C1 is not None:
-                        loss_C1 = loss_C1 * weight_C1
-                    loss = loss_C1.sum()
-                    sum_of_losses += loss
-                    total += weight * loss
-                    scale = weight / tau if weight_C1 is None else weight / tau * weight_C1
-                    gradient += [(scale * factor, table_CV) for factor, table_CV in tables]
-            if gradient_NV is not None:
-                gradient_CV = _summed(gradient)
-                gradient_CV.scatter_add_(
-                    1, labels_C1, gradient_CV.new_full(labels_C1.shape, -weights.hard)
-                )
-                gradient_NV[rows] = gradient_CV
+        numbers = _numbers(weights, target, student_NV)
+        comparison = (tuple(target.objectives.values()), target.revise, target.select)
+        of_chunks = [
+            of_rows(
+                student_NV[rows],
+                None if teacher_NV is None else teacher_NV[rows],
+                labels_N[rows, None],
+                numbers,
+                comparison,
+                None if gradient_NV is None else gradient_NV[rows],
+            )
+            for rows in (slice(start, start + step) for start in range(0, num_rows, step))
+        ]
+        terms = torch.stack([_sum(columns) for columns in zip(*of_chunks, strict=True)])
+        if teacher_NV is None:
+            terms = torch.cat([terms, terms.new_zeros(2 + len(target.objectives))])
+        total = weights.hard * terms[0] + numbers.of_losses @ terms[4:]
         ctx.save_for_backward(gradient_NV)
         ctx.mark_non_differentiable(terms)
-        return total + weights.hard * hard, terms
+        return total, terms
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, grad_terms: Tensor) -> Any:
         (gradient_NV,) = ctx.saved_tensors
-        return gradient_NV * grad_total, None, None, None, None
+        return gradient_NV * grad_total, None, None, None, None, None
 
 
-def _summed(parts: list[tuple[float | Tensor, Tensor]]) -> Tensor:
-    """The sum of factor * table, in place of the first table; a factor is one number or (C, 1)."""
+class _Numbers(NamedTuple):
+    """What changes from step to step, fp32 tensors: a compiled pass takes other numbers as fixed.
+
+    of_losses, tau: one for each objective. The others are scalars.
+    """
+
+    hard: Tensor
+    progress: Tensor
+    of_losses: Tensor
+    tau: Tensor
+
+
+def _numbers(weights: Weights, target: Target, like: Tensor) -> _Numbers:
+    taus = [o.temperature_at(target.progress) for o in target.objectives.values()]
+    of_losses = [
+        weights.soft * o.weight * (tau**2 if o.tau_squared else 1.0)
+        for o, tau in zip(target.objectives.values(), taus, strict=True)
+    ]
+    single = [weights.hard, target.progress]
+    sent = torch.tensor([*single, *of_losses, *taus]).to(like.device, non_blocking=True)
+    hard, progress, of_objectives = sent[0], sent[1], sent[2:]
+    return _Numbers(hard, progress, *of_objectives.split([len(taus)] * 2))
+
+
+def _of_rows(
+    student_CV: Tensor,
+    teacher_CV: Tensor | None,
+    labels_C1: Tensor,
+    numbers: _Numbers,
+    comparison: tuple[tuple[Distributions, ...], Revise, Select],
+    gradient_CV: Tensor | None,
+) -> list[Tensor]:
+    """Each term by row, (C, 1); the gradient of the total is written into ``gradient_CV``.
+
+    It is hard (p - onehot) + the sum over divergences of soft / tau d(divergence)/d(logits / tau).
+    """
+    ours = Distribution.of(student_CV.float())
+    label_C1 = ours.scores_CV.gather(1, labels_C1)
+    terms = [ours.log_z_C1 - label_C1, label_C1 >= ours.top_C1]
+    tables = [(numbers.hard, ours.probabilities_CV)]
+    if teacher_CV is not None:
+        objectives, revise, select = comparison
+        theirs = Distribution.of(teacher_CV.float())
+        counts_C1 = selected(select, ours, theirs, labels_C1)
+        terms.append(-theirs.log_probability(labels_C1))
+        terms.append(torch.ones_like(label_C1) if counts_C1 is None else counts_C1)
+        for objective, of_loss, tau in zip(objectives, numbers.of_losses, numbers.tau, strict=True):
+            p, t = (ours, theirs) if objective.is_plain else (ours.at(tau), theirs.at(tau))
+            t = revised(revise, t, p, labels_C1, numbers.progress)
+            loss_C1, its_tables = DIVERGENCES[type(objective)](objective, p, t)
+            terms.append(loss_C1 if counts_C1 is None else loss_C1 * counts_C1)
+            slope = of_loss if objective.is_plain else of_loss / tau
+            slope = slope if counts_C1 is None else slope * counts_C1
+            tables += [(slope * factor, table_CV) for factor, table_CV in its_tables]
+    if gradient_CV is not None:
+        sum_CV = _summed(tables)
+        of_label_C1 = sum_CV.gather(1, labels_C1) - numbers.hard
+        gradient_CV.copy_(sum_CV)
+        gradient_CV.scatter_(1, labels_C1, of_label_C1.to(gradient_CV.dtype))
+    return terms
+
+
+@functools.cache
+def _fused() -> Callable[..., list[Tensor]]:
+    return torch.compile(_of_rows)
+
+
+def _sum(columns: Sequence[Tensor]) -> Tensor:
+    """Of the rows of all chunks at once: over many chunks small operations add up."""
+    return torch.cat(tuple(columns)).sum(dtype=torch.float32)
+
+
+def _summed(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The sum of factor * table, in place of the first table; a factor is a scalar or (C, 1)."""
     (factor, first_CV), *others = parts
     for more, table_CV in others:
         if table_CV is first_CV:
@@ -146,8 +208,5 @@ def _summed(parts: list[tuple[float | Tensor, Tensor]]) -> Tensor:
     first_CV.mul_(factor)
     for more, table_CV in others:
         if table_CV is not first_CV:
-            if isinstance(more, Tensor):
-                first_CV.addcmul_(table_CV, more)
-            else:
-                first_CV.add_(table_CV, alpha=more)
+            first_CV.addcmul_(table_CV, more)
     return first_CV

@@ -3,6 +3,7 @@
 The result is a target without a gradient. Legend: C rows of one chunk, V vocabulary.
 """
 
+import torch
 from torch import Tensor
 
 from dwt_cli.config import ConfidenceMix, LabelRevision, Revise
@@ -10,14 +11,17 @@ from dwt_cli.objective.divergences import Distribution
 
 
 def revised(
-    options: Revise, t: Distribution, p: Distribution, labels_C1: Tensor, progress: float
+    options: Revise, t: Distribution, p: Distribution, labels_C1: Tensor, progress: Tensor
 ) -> Distribution:
-    """The teacher's distribution t, revised; p is the student's, progress a share of the run."""
+    """The teacher's distribution t, revised; p is the student's, progress a share of the run.
+
+    progress: a scalar tensor, so that a compiled pass does not take it for a constant.
+    """
     if isinstance(options, LabelRevision):
         return _label_revision(options, t, labels_C1)
     if isinstance(options, ConfidenceMix):
-        share = 1.0 if progress >= options.warmup else progress / options.warmup
-        keep_C1 = t.log_z_C1.new_full(t.log_z_C1.shape, 1 - options.most * share)
+        grown = progress / options.warmup if options.warmup else torch.ones_like(progress)
+        keep_C1 = (1 - options.most * grown.clamp(max=1)).expand_as(t.log_z_C1)
         return _mixed(t, keep_C1, p.scores_CV.argmax(-1, keepdim=True))
     return t
 

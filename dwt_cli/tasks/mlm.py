@@ -36,11 +36,12 @@ class Lesson:
 class MaskedLanguageModelling:
     """The loss of a step's part. The teacher runs only while its weight is not zero.
 
-    aux: the trainable parts of the objectives; they are no part of the student.
+    aux: the trainable parts of the objectives; they are no part of the student. compiled: by
+    torch.compile, as the student is.
     """
 
-    def __init__(self, lesson: Lesson | None = None) -> None:
-        self._lesson = lesson
+    def __init__(self, lesson: Lesson | None = None, *, compiled: bool = False) -> None:
+        self._lesson, self._compiled = lesson, compiled
         self._signal = lesson.signal if lesson else None
         self._schedule = lesson.schedule if lesson else ALONE
         self.aux: nn.ModuleDict = lesson.inside if lesson else nn.ModuleDict()
@@ -63,7 +64,7 @@ class MaskedLanguageModelling:
             facts["alpha_soft"] = weights.soft
         if self._signal is None or weights.soft == 0:
             student_NV = model(batch.ids_BL, batch.rows_N)
-            sums = hard_sums(student_NV, batch.labels_N, weights.hard)
+            sums = hard_sums(student_NV, batch.labels_N, weights.hard, compiled=self._compiled)
             return LossSum(sums.total, _of_label(sums), facts)
         total, named = self._listen(self._signal, model, batch, moment, weights)
         return LossSum(total, named, facts)
@@ -85,6 +86,7 @@ class MaskedLanguageModelling:
             batch.labels_N,
             weights,
             Target(compared, lesson.revise, lesson.select, moment.progress),
+            compiled=self._compiled,
         )
         inside = self._inside(ours, theirs, len(batch.labels_N))
         total, soft = sums.total, {**sums.soft, **inside}

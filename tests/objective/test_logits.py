@@ -153,8 +153,11 @@ def compare(
     labels_N: Tensor,
     weights: Weights,
     target: Target,
+    *,
+    compiled: bool = False,
 ) -> None:
-    sums = distillation_sums(student_NV, teacher_NV, labels_N, weights, target)
+    student_NV.grad = None
+    sums = distillation_sums(student_NV, teacher_NV, labels_N, weights, target, compiled=compiled)
     (sums.total / 7).backward()
     cpu_teacher = None if teacher_NV is None else teacher_NV.cpu()
     expected, gradient_NV = by_the_book(
@@ -235,6 +238,29 @@ def test_each_selection(monkeypatch: pytest.MonkeyPatch, select: Select, tau: fl
     compare(student_NV, teacher_NV, labels_N, Weights(1.0, 4.0), target)
     sums = distillation_sums(student_NV, teacher_NV, labels_N, Weights(1.0, 4.0), target)
     assert 0 < sums.selected < N  # it does choose
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(Target({"it": objective}) for objective in [ForwardKL(), *COMPARED]),
+        *(Target({"it": ForwardKL()}, revise=revise) for revise in REVISED),
+        *(
+            Target({"it": ForwardKL()}, select=select)
+            for select in (Gate(), Correct(), Confident())
+        ),
+        Target({"near": ForwardKL(temperature=2.0), "far": ReverseKL(weight=0.3)}),
+    ],
+    ids=str,
+)
+def test_compiled_it_is_the_same_at_every_moment(target: Target) -> None:
+    tables = draw()
+    for soft, progress in ((4.0, 0.0), (3.0, 0.25), (2.5, 0.5), (0.5, 0.9)):
+        now = target._replace(progress=progress)
+        compare(*tables, Weights(1.0 + progress, soft), now, compiled=True)
+    student_NV, _, labels_N = tables
+    compare(student_NV, None, labels_N, Weights(0.7, 0.0), Target({}), compiled=True)
 
 
 def test_objectives_add_up_with_their_weights() -> None:
