@@ -127,7 +127,7 @@ def _try_out(said: str, model: PreTrainedModel, run: Run) -> None:
 
 
 def _check_memory(run: Run, machine: Machine, num_ranks: int) -> None:
-    needed, there = state(run, num_ranks).total, machine.memory_bytes
+    needed, there = state(run, machine, num_ranks).total, machine.memory_bytes
     if needed > there:
         said, remedy = f"student.path={getattr(run.student, 'path', '')}", "choose a smaller model"
         if isinstance(run.student, MadeStudent):

@@ -7,7 +7,7 @@ Legend: B blocks of a device's micro-batch, L positions, N target rows, V vocabu
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +31,20 @@ _CPU = torch.device("cpu")
 class State:
     """What lasts for the whole training, of one rank.
 
-    weights: its share of the student's, and the teachers', which each rank has whole. gradients:
-    from one micro-batch to the next, or from the backward pass to the optimiser.
+    weights: its share of the student's, and of the teachers', which a rank has whole if they are
+    not sharded. gradients: from one micro-batch to the next, or from the backward pass to the
+    optimiser. offloaded: what is in the machine's memory instead of the device's.
     """
 
     weights: int
     gradients: int
     optimizer: int
+    offloaded: int
 
     @property
     def total(self) -> int:
-        return sum(vars(self).values())
+        """Of the device."""
+        return self.weights + self.gradients + self.optimizer
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ class Memory(State):
 
     @property
     def kinds(self) -> dict[str, int]:
-        """Bytes by kind."""
-        return {kind: size for kind, size in vars(self).items() if kind != "gradients_stay"}
+        """Bytes of the device, by kind."""
+        apart = ("gradients_stay", "offloaded")
+        return {kind: size for kind, size in vars(self).items() if kind not in apart}
 
     @property
     def total(self) -> int:
@@ -95,15 +99,19 @@ def memory(run: Run, machine: Machine, num_ranks: int = 1) -> Memory:
             isinstance(parallel, Fsdp) and parallel.activation_checkpointing,
         )
         gathered = gathered_bytes(model, machine.dtype) if shards else 0
+    teachers = teacher_outlines(run).values()
+    if isinstance(parallel, Fsdp) and parallel.shard_teacher:  # one model computes at a time
+        theirs = [gathered_bytes(MaskedLM(t, machine.dtype), machine.dtype) for t in teachers]
+        gathered = max([gathered, *theirs])
     logits = logit_bytes(
         num_rows,
         run.data.vocab_size,
         machine.dtype,
-        1 + len(teacher_outlines(run)),
+        1 + len(teachers),
         CHUNK_BYTES[machine.device.type],
     )
     return Memory(
-        **vars(state(run, num_ranks)),
+        **vars(state(run, machine, num_ranks)),
         gathered=gathered,
         # when a layer is computed again the logits are gone
         activations=kept + max(0, again - logits),
@@ -113,22 +121,36 @@ def memory(run: Run, machine: Machine, num_ranks: int = 1) -> Memory:
     )
 
 
-def state(run: Run, num_ranks: int = 1) -> State:
+def state(run: Run, machine: Machine, num_ranks: int = 1) -> State:
     """Weights, gradients and optimizer of one rank: what a run takes at the least.
 
     Of sharded models the gradients of a step's micro-batches are summed whole, and shared out
     after the last one.
     """
     student = MaskedLM(student_outline(run), torch.float32)
+    fsdp = run.parallel if isinstance(run.parallel, Fsdp) and num_ranks > 1 else None
+    num_shards = num_ranks if fsdp else 1
     own = num_parameters(student) * _FP32
     theirs = sum(num_parameters(teacher) for teacher in teacher_outlines(run).values()) * _FP32
-    num_shards = num_ranks if isinstance(run.parallel, Fsdp) else 1
-    accumulates = run.train.num_parts(num_ranks) > 1
-    return State(
+    if fsdp and fsdp.shard_teacher:
+        theirs //= num_shards
+    whole_gradients = run.train.num_parts(num_ranks) > 1
+    share = State(
         weights=own // num_shards + theirs,
-        gradients=own if accumulates else own // num_shards,
+        gradients=own if whole_gradients else own // num_shards,
         optimizer=optimizer_bytes(student, run.optim) // num_shards,
+        offloaded=0,
     )
+    if fsdp is None or not fsdp.cpu_offload or machine.device.type == "cpu":
+        return share
+    stays = State(
+        weights=0 if fsdp.shard_teacher else theirs,
+        gradients=own if whole_gradients else 0,
+        optimizer=0,
+        offloaded=0,
+    )
+    shared_gradients = own // num_shards if whole_gradients else 0
+    return replace(stays, offloaded=share.total - stays.total + shared_gradients)
 
 
 def optimizer_bytes(model: MaskedLM, options: Optim) -> int:
@@ -145,10 +167,12 @@ def optimizer_bytes(model: MaskedLM, options: Optim) -> int:
 def activation_bytes(
     model: MaskedLM, ids_BL: Tensor, rows_N: Tensor, checkpointing: bool = False
 ) -> tuple[int, int]:
-    """What autograd keeps of a forward pass, and what it then computes again.
+    """What autograd keeps of a forward pass, and what is there while it computes a layer again.
 
     The weights themselves are left out; copies of them in bf16 are kept as activations are.
-    checkpointing: of each layer only what it reads is kept, and one at a time computed again.
+    checkpointing: of each layer only what it reads is kept, and one at a time computed again; then
+    there are the gradient of what it returns and, on their way to their ranks, those of the layer
+    after it.
     """
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int | None, dict[int, int]] = defaultdict(dict)
@@ -186,7 +210,9 @@ def activation_bytes(
     if not checkpointing:
         return sum(by_place.values()), 0
     outside = by_place.pop(None, 0)
-    return outside + sum(tensor.nbytes for tensor in read_BLD), max(by_place.values())
+    on_their_way = max(num_parameters(layer) for layer in _layers(model)) * _FP32
+    again = max(by_place.values()) + read_BLD[-1].nbytes + on_their_way
+    return outside + sum(tensor.nbytes for tensor in read_BLD), again
 
 
 def gathered_bytes(model: MaskedLM, dtype: torch.dtype) -> int:

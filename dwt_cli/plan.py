@@ -129,13 +129,20 @@ def _of_ranks(run: Run, machine: Machine, num_ranks: int) -> Iterator[tuple[str,
     yield "micro-batch", f"{micro_batch:,} sequences, {num_parts} in a step{_on_each(num_ranks)}"
     if num_ranks > 1:
         sent = traffic(
-            run.parallel, num_parameters(student_outline(run)), machine.dtype, num_parts
+            run.parallel,
+            num_parameters(student_outline(run)),
+            machine.dtype,
+            num_parts,
+            sum(map(num_parameters, teacher_outlines(run).values())),
         ).sent(num_ranks)
         way = "fsdp" if isinstance(run.parallel, Fsdp) else "ddp"
         yield "sent in a step", f"{sent / 1e9:.3f} GB by each rank ({way}, ring)"
     account = memory(run, machine, num_ranks)
     for kind, num_bytes in {**account.kinds, "at its peak": account.total}.items():
         yield f"memory, {kind}", f"{num_bytes / 1e9:.3f} GB{_on_each(num_ranks)}"
+    if account.offloaded:
+        kept = f"{account.offloaded / 1e9:.3f} GB"
+        yield "memory of the machine, offloaded", f"{kept}{_on_each(num_ranks)}"
     there, device = machine.memory_bytes, machine.device.type
     answer = "it fits"
     if account.total > there:

@@ -33,14 +33,23 @@ class Traffic:
         return around * (num_ranks - 1) / num_ranks
 
 
-def traffic(parallel: Parallel, num_parameters: int, dtype: torch.dtype, num_parts: int) -> Traffic:
+def traffic(
+    parallel: Parallel,
+    num_parameters: int,
+    dtype: torch.dtype,
+    num_parts: int,
+    num_teacher_parameters: int = 0,
+) -> Traffic:
     """Of one step of ``num_parts`` micro-batches on each rank.
 
     DDP sums gradients once, in fp32. FSDP gathers the weights in ``dtype`` for every forward pass,
-    and again for the backward pass, and sums gradients once, in fp32.
+    and again for the backward pass, and sums gradients once, in fp32. A sharded teacher is
+    gathered for every forward pass too.
     """
     gradients = num_parameters * torch.float32.itemsize
     if not isinstance(parallel, Fsdp):
         return Traffic(all_reduce=gradients)
-    gathered = 2 * num_parts * num_parameters * dtype.itemsize
-    return Traffic(all_gather=gathered, reduce_scatter=gradients)
+    gathered = 2 * num_parameters
+    if parallel.shard_teacher:
+        gathered += num_teacher_parameters
+    return Traffic(all_gather=num_parts * gathered * dtype.itemsize, reduce_scatter=gradients)

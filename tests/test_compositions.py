@@ -120,7 +120,7 @@ def mixture(number: int, place: Path) -> list[str]:
     some = draw.sample(fit, 6)
     last = ["remap.steps=2"] if chosen["remap"] == "ligo" else []
     if chosen["remap"] in ("zero_init", "lemon"):  # pre-LN, and no deeper teacher
-        last = ["scale.family=modernbert", "student.num_layers=4"]
+        last = ["scale.family=modernbert", "student.num_layers=4", "scale.teacher_num_layers=4"]
     return [
         *options(place),
         *MINIATURE,

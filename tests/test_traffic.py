@@ -59,11 +59,11 @@ def weigh(
 
 
 @pytest.mark.parametrize("num_parts", [1, 2])
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp", "fsdp, offloaded"])
 def test_a_step(parallel: str, num_parts: int, corpus_folder: Path, tmp_path: Path) -> None:
     """To the padding of shards, which a miniature notices."""
-    size = num_parameters(outline(tiny_architecture()))
-    planned = traffic(PARALLEL[parallel], size, torch.float32, num_parts)
+    size, teacher = (num_parameters(outline(tiny_architecture(num_layers=n))) for n in (2, 1))
+    planned = traffic(PARALLEL[parallel], size, torch.float32, num_parts, teacher)
     for found in together(2, weigh, parallel, num_parts, corpus_folder, tmp_path):
         assert found == pytest.approx({k: v for k, v in vars(planned).items() if v}, rel=0.02)
 

@@ -44,7 +44,7 @@ def shard(
     if options.cpu_offload:
         place = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     if options.activation_checkpointing:
-        model.model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.model.activation_checkpointing_enable()
     layers = model.model.get_submodule(anatomy_of(model.model).layers)
     assert isinstance(layers, nn.ModuleList)
     for layer in layers:
