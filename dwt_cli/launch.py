@@ -1,5 +1,6 @@
 """From checked settings to processes: how many, and where. Imports no torch itself."""
 
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -19,6 +20,8 @@ def launch(run: Run) -> None:
 
         slurm.launch(run, run.launch)
         return
+    if isinstance(run.launch, Torchrun):  # that other ranks have gone is said in one line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     console = Console()
     with console.status("loading torch and transformers"):
         # nor for these

@@ -110,8 +110,8 @@ class Together(Ranks):
         for what, ours in facts.items():
             if ours != theirs[what]:
                 raise UserError(
-                    f"rank {self.rank} on {socket.gethostname()} has another {what} than rank 0: "
-                    f"{ours}, not {theirs[what]}; make all nodes alike"
+                    f"rank {self.rank} on {socket.gethostname()} has {what} {ours}, and rank 0 "
+                    f"{theirs[what]}; make all nodes alike"
                 )
 
     def is_first_to_fail(self) -> bool:

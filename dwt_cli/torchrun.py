@@ -3,13 +3,17 @@
 ``python -m dwt_cli.torchrun run.json`` starts those of one node of a job.
 """
 
+import contextlib
 import logging
 import signal
+import socket
 import sys
+import threading
 import uuid
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
@@ -22,6 +26,8 @@ from dwt_cli.process import FAULT, carry_out
 from dwt_cli.ranks import SILENT
 from dwt_cli.training.interrupt import GRACE_S, Interrupted
 
+_ANSWER_S = 20
+
 
 def launch(run: Run, options: Torchrun) -> None:
     """Start the ranks of this machine and wait for them.
@@ -29,6 +35,8 @@ def launch(run: Run, options: Torchrun) -> None:
     Raises `Told` when one of them has said what went wrong, `UserError` when none could.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    if options.rdzv_endpoint:
+        _check_meeting_place(options.rdzv_endpoint)
     with TemporaryDirectory(prefix="dwt-") as folder:
         file = Path(folder) / "run.json"
         file.write_text(parcel.packed(run), encoding="utf-8")
@@ -37,8 +45,10 @@ def launch(run: Run, options: Torchrun) -> None:
             ranks("-m", "dwt_cli.rank", str(file))
         except ChildFailedError as failed:
             codes = {rank: failure.exitcode for rank, failure in failed.failures.items()}
-            raise _in_one_line(codes) from failed
+            raise _in_one_line(codes, options) from failed
         except RendezvousError as error:
+            if any(Path(folder).rglob("attempt_*")):  # they had met: ranks were started
+                raise _others_have_gone(options) from error
             raise UserError(
                 f"launch.rdzv_endpoint={options.rdzv_endpoint}: {options.nodes} nodes have not met "
                 f"there ({type(error).__name__}); give the HOST:PORT of one of them, free "
@@ -66,7 +76,28 @@ def _config(options: Torchrun, folder: str) -> LaunchConfig:
     )
 
 
-def _in_one_line(codes: dict[int, int]) -> Exception:
+def _check_meeting_place(endpoint: str) -> None:
+    """Raise `UserError` if something answers there that is not torch's: it would be waited for."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except OSError:
+        return  # nobody is there yet
+
+    def ask() -> None:
+        with contextlib.suppress(DistError):
+            TCPStore(host, int(port), is_master=False, wait_for_workers=False)
+            answered.set()
+
+    answered = threading.Event()
+    threading.Thread(target=ask, daemon=True).start()  # its handshake has no time limit
+    if not answered.wait(_ANSWER_S):
+        raise UserError(
+            f"launch.rdzv_endpoint={endpoint}: something else listens there; give a free port"
+        )
+
+
+def _in_one_line(codes: dict[int, int], options: Torchrun) -> Exception:
     ended = (SILENT, 128 + signal.SIGTERM)  # because of another: the launcher sends SIGTERM then
     told = [code for code in codes.values() if code > 0 and code not in ended]
     for rank, code in codes.items():
@@ -75,7 +106,16 @@ def _in_one_line(codes: dict[int, int]) -> Exception:
                 f"rank {rank} was killed by {signal.Signals(-code).name}, and the others have "
                 "ended; the same command goes on from the last checkpoint"
             )
+    if not told and options.nodes > 1:
+        return _others_have_gone(options)
     return Told(max(told or codes.values(), default=FAULT))
+
+
+def _others_have_gone(options: Torchrun) -> UserError:
+    return UserError(
+        f"launch.nodes={options.nodes}: a rank of another node has ended, and with it those of "
+        "this one; what it said is there"
+    )
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def _work(run: Run, console: Console, ranks: Ranks) -> None:
             "text": plan.corpus_id,
             "teacher": list(plan.teachers.identities()),
             "run": plan.student_id,
-            "versions": machine.describe()["versions"],
+            **machine.describe()["versions"],
         }
     )
     if not ranks.is_first:

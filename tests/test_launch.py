@@ -17,7 +17,7 @@ from transformers import AutoModelForMaskedLM
 
 from dwt_cli import parcel
 from dwt_cli.config import Run
-from tests.miniature import dwt_train, options, write_text
+from tests.miniature import SCALE, dwt_train, options, write_text
 from tests.processes import Started
 
 LONGER = ["train.precision=fp32", "teacher.num_layers=1", "student.num_layers=2"]
@@ -58,6 +58,12 @@ def elsewhere(text: Path, folder: Path) -> list[str]:
     """The miniature run on the same text, with a root and a cache below ``folder``."""
     kept = [word for word in options(text) if not word.startswith("run.")]
     return [*kept, *LONGER, f"run.root={folder}/runs", f"run.cache={folder}/cache"]
+
+
+def a_free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def children(pid: int) -> list[int]:
@@ -134,10 +140,7 @@ def test_restarted_ranks_go_on_by_themselves(
 @pytest.mark.slow
 def test_two_nodes_meet(text: Path, tmp_path: Path, alone: list[float]) -> None:
     """Two front doors on this machine, with one rank each and the same command."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    meeting = ["launch.gpus=1", "launch.nodes=2", f"launch.rdzv_endpoint=localhost:{port}"]
+    meeting = ["launch.gpus=1", "launch.nodes=2", f"launch.rdzv_endpoint=localhost:{a_free_port()}"]
     words = [*elsewhere(text, tmp_path), *TORCHRUN, *meeting]
     nodes = [Started(words, tmp_path) for _ in range(2)]
     assert [node.ended() for node in nodes] == [0, 0], [node.output for node in nodes]
@@ -160,6 +163,35 @@ def test_nobody_at_the_rendezvous_is_one_line(text: Path, tmp_path: Path) -> Non
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("dwt-train: launch.rdzv_endpoint=localhost:29571: 2 nodes have not met")
+
+
+def test_somebody_else_at_the_rendezvous_is_one_line(text: Path, tmp_path: Path) -> None:
+    """Who takes connections there and says nothing would be waited for without end."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        place = f"localhost:{other.getsockname()[1]}"
+        meeting = ["launch.gpus=1", "launch.nodes=2", f"launch.rdzv_endpoint={place}"]
+        done = dwt_train(*elsewhere(text, tmp_path), *TORCHRUN, *meeting, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"dwt-train: launch.rdzv_endpoint={place}: something else listens there")
+
+
+@pytest.mark.slow
+def test_nodes_with_other_texts_end_with_a_line_each(text: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("first", "second")]
+    for number, folder in enumerate(folders):
+        write_text(folder / "text", num_documents=60 - number)
+    meeting = ["launch.gpus=1", "launch.nodes=2", f"launch.rdzv_endpoint=localhost:{a_free_port()}"]
+    words = [*SCALE, *LONGER, *TORCHRUN, *meeting, "data=files", "data.path=text"]
+    places = ["run.root=runs", "run.cache=cache"]
+    nodes = [Started([*words, *places], folder) for folder in folders]
+    assert [node.ended() for node in nodes] == [2, 2], [node.output for node in nodes]
+    lines = [line for node in nodes for line in node.output.splitlines() if "dwt-train: " in line]
+    assert len(lines) == 2, lines
+    assert any("has text" in line and "make all nodes alike" in line for line in lines)
+    assert any("a rank of another node has ended" in line for line in lines)
 
 
 def test_a_job_that_is_preempted_comes_back(text: Path, tmp_path: Path, alone: list[float]) -> None:

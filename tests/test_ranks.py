@@ -24,7 +24,7 @@ def _talk(ranks: Ranks, folder: Path) -> dict[str, Any]:
     found["machine"] = ranks.once_per_machine("it", lambda: ranks.rank)
     ranks.agree({"text": "the same"})
     try:
-        ranks.agree({"text": "the same", "versions": ranks.rank})
+        ranks.agree({"text": "the same", "torch": ranks.rank})
     except UserError as error:
         found["error"] = str(error)
     ranks._max_wait /= 10**6  # type: ignore[attr-defined]
@@ -40,10 +40,8 @@ def test_what_they_tell_one_another(tmp_path: Path) -> None:
     assert first == {"largest": 11.0, "first": [0], "machine": 0}
     assert [path.name for path in tmp_path.iterdir()] == ["made-by-0"]
     assert (second["largest"], second["first"], second["machine"]) == (11.0, [0], 0)
-    assert (
-        "rank 1 on" in second["error"]
-        and "another versions than rank 0: 1, not 0" in second["error"]
-    )
+    assert "rank 1 on" in second["error"]
+    assert "has torch 1, and rank 0 0; make all nodes alike" in second["error"]
     assert "launch.max_wait_minutes=" in second["late"] and "for the corpus" in second["late"]
 
 
