@@ -17,10 +17,11 @@ from dwt_cli.config import Fsdp, Optim, Run
 from dwt_cli.corpus.batches import Masking
 from dwt_cli.machine import Machine
 from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.features import Features
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.objective.logits import CHUNK_BYTES
-from dwt_cli.outlines import student_outline, teacher_outlines
+from dwt_cli.outlines import shown, student_outline, teacher_outlines
 from dwt_cli.training.optim import Optimizer
 
 _FP32 = 4
@@ -87,6 +88,7 @@ def memory(run: Run, machine: Machine, num_ranks: int = 1) -> Memory:
     num_rows = num_blocks * num_targets(run)
     parallel = run.parallel if num_ranks > 1 else None
     shards = isinstance(parallel, Fsdp)
+    seen, _ = shown(run)
     # weights as they are gathered; fake tensors of a GPU need one, a CPU's have the same shapes
     with FakeTensorMode(), _new_tensors_in(machine.dtype if shards else torch.float32):
         model = MaskedLM(student_outline(run, _CPU), machine.dtype).train()
@@ -97,6 +99,7 @@ def memory(run: Run, machine: Machine, num_ranks: int = 1) -> Memory:
             torch.zeros(num_blocks, run.data.block_length, dtype=torch.long),
             torch.zeros(num_rows, dtype=torch.long),
             isinstance(parallel, Fsdp) and parallel.activation_checkpointing,
+            seen,
         )
         gathered = gathered_bytes(model, machine.dtype) if shards else 0
     teachers = teacher_outlines(run).values()
@@ -165,14 +168,18 @@ def optimizer_bytes(model: MaskedLM, options: Optim) -> int:
 
 
 def activation_bytes(
-    model: MaskedLM, ids_BL: Tensor, rows_N: Tensor, checkpointing: bool = False
+    model: MaskedLM,
+    ids_BL: Tensor,
+    rows_N: Tensor,
+    checkpointing: bool = False,
+    features: Features | None = None,
 ) -> tuple[int, int]:
     """What autograd keeps of a forward pass, and what is there while it computes a layer again.
 
     The weights themselves are left out; copies of them in bf16 are kept as activations are.
     checkpointing: of each layer only what it reads is kept, and one at a time computed again; then
     there are the gradient of what it returns and, on their way to their ranks, those of the layer
-    after it.
+    after it. features: what objectives look at inside; what they make of it is not counted.
     """
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int | None, dict[int, int]] = defaultdict(dict)
@@ -202,7 +209,7 @@ def activation_bytes(
         for hook in (layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave))
     ]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits_NV = model(ids_BL, rows_N)
+        logits_NV = model(ids_BL, rows_N, features)
     assert logits_NV.requires_grad
     for hook in hooks:
         hook.remove()

@@ -11,8 +11,10 @@ from dwt_cli.config import (
     Run,
     each_teacher,
 )
+from dwt_cli.models.features import Features
 from dwt_cli.models.making import outline
 from dwt_cli.models.opening import open_config, outline_of
+from dwt_cli.objective.inside import inside_objectives, wishes
 
 
 def student_outline(run: Run, device: torch.device | str = "meta") -> PreTrainedModel:
@@ -33,3 +35,12 @@ def teacher_outlines(run: Run) -> dict[str, PreTrainedModel]:
             setting = "teacher.path" if name == "teacher" else "teacher.members"
             models[name] = outline_of(open_config(setting, teacher, any_family=True))
     return models
+
+
+def shown(run: Run) -> tuple[Features, Features]:
+    """What the run's objectives look at inside the student, and inside its teacher."""
+    teachers = teacher_outlines(run)
+    if list(teachers) != ["teacher"]:  # nobody looks inside several
+        return Features(), Features()
+    student = student_outline(run).config
+    return wishes(inside_objectives(run.objective, student, teachers["teacher"].config))

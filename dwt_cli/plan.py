@@ -14,8 +14,9 @@ from dwt_cli.config import Fsdp, MadeTeacher, Run, each_teacher
 from dwt_cli.machine import Machine
 from dwt_cli.memory import memory, num_targets
 from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.features import Features
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
-from dwt_cli.outlines import student_outline, teacher_outlines
+from dwt_cli.outlines import shown, student_outline, teacher_outlines
 from dwt_cli.ranks import Ranks
 from dwt_cli.recipe import num_taught
 from dwt_cli.traffic import traffic
@@ -49,9 +50,10 @@ def num_steps(run: Run) -> int | None:
     return min(limits, default=None)
 
 
-def flops_per_token(run: Run, model: PreTrainedModel) -> float:
-    """Of one forward pass, by token that is read."""
-    return forward_flops(model, 1, run.data.block_length, num_targets(run)) / run.data.block_length
+def flops_per_token(run: Run, model: PreTrainedModel, seen: Features | None = None) -> float:
+    """Of one forward pass, by token that is read; ``seen``: what is looked at inside the model."""
+    length = run.data.block_length
+    return forward_flops(model, 1, length, num_targets(run), seen) / length
 
 
 def flops_in_all(run: Run) -> float | None:
@@ -65,10 +67,12 @@ def flops_in_all(run: Run) -> float | None:
     per_step = run.train.batch_size * run.data.block_length
     samples = min(steps, _SAMPLES)
     taught = steps * num_taught(run.alpha, samples) / samples
-    flops = steps * FORWARD_AND_BACKWARD * flops_per_token(run, student_outline(run))
+    student, (ours, theirs) = student_outline(run), shown(run)
+    flops = (steps - taught) * FORWARD_AND_BACKWARD * flops_per_token(run, student)
+    flops += taught * FORWARD_AND_BACKWARD * flops_per_token(run, student, ours)
     options = dict(each_teacher(run))
     for name, model in teacher_outlines(run).items():
-        flops += taught * flops_per_token(run, model)
+        flops += taught * flops_per_token(run, model, theirs)
         flops += _own_steps(options[name]) * FORWARD_AND_BACKWARD * flops_per_token(run, model)
     return per_step * flops
 
@@ -97,10 +101,11 @@ def _of_models(run: Run) -> Iterator[tuple[str, str]]:
     for name, model in {"student": student, **teachers}.items():
         parts = ", ".join(f"{part} {n:,}" for part, n in parameters_by_part(model).items())
         yield f"{name}, parameters", f"{num_parameters(model):,} ({parts})"
-    own = FORWARD_AND_BACKWARD * flops_per_token(run, student)
+    ours, theirs = shown(run)
+    own = FORWARD_AND_BACKWARD * flops_per_token(run, student, ours)
     yield "student, FLOPs per token", f"{own:,.0f} forward and backward"
     for name, model in teachers.items():
-        yield f"{name}, FLOPs per token", f"{flops_per_token(run, model):,.0f} forward"
+        yield f"{name}, FLOPs per token", f"{flops_per_token(run, model, theirs):,.0f} forward"
 
 
 def _of_time(run: Run, num_ranks: int) -> Iterator[tuple[str, str]]:

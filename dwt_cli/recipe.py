@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from dwt_cli.alpha import Moment, Schedule
 from dwt_cli.cache import Cache
@@ -22,7 +22,7 @@ from dwt_cli.machine import Machine
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.making import outline
 from dwt_cli.models.opening import provenance, save_model
-from dwt_cli.objective.inside import inside_objectives
+from dwt_cli.objective.inside import inside_objectives, wishes
 from dwt_cli.outlines import student_outline
 from dwt_cli.ranks import ALONE, Ranks
 from dwt_cli.starts import Starts
@@ -138,9 +138,9 @@ class Recipe:
             more["remap"] = self._starts.remapped(
                 model, run.remap, teacher, corpus, display, folder
             )
-        lesson, asking_flops = None, 0.0
+        lesson, asking_flops, showing_flops = None, 0.0, 0.0
         if teacher is not None:
-            lesson, asking_flops = self._lesson(teacher, model.config), teacher.step_flops
+            lesson, asking_flops, showing_flops = self._lesson(teacher, model)
         facts = self.shop.train(
             Job("student", "student", self.student_id, folder, run.seed, run.train, run.optim),
             self.shop.wrapped(model),
@@ -151,22 +151,32 @@ class Recipe:
             save=lambda place: save_model(model, corpus, place),
             at=run.eval.at,
         )
+        facts["flops"] += showing_flops * facts["num_taught"]
         more["teacher_forward_flops"] = asking_flops * facts["num_taught"]
         return Trained(model, facts | more)
 
-    def _lesson(self, teacher: Prepared, student: PreTrainedConfig) -> Lesson:
-        """What is learned from the teacher; the lesson is its only holder from here on."""
-        run, inside = self.run, nn.ModuleDict()
+    def _lesson(self, teacher: Prepared, student: PreTrainedModel) -> tuple[Lesson, float, float]:
+        """What is learned from the teacher; the lesson is its only holder from here on.
+
+        And what a step costs that listens: FLOPs of asking the teacher, and of showing what is
+        inside the student.
+        """
+        run, shop, inside = self.run, self.shop, nn.ModuleDict()
+        asking_flops, showing_flops = teacher.step_flops, 0.0
         if teacher.model is not None:
-            inside = inside_objectives(run.objective, student, teacher.model.config)
-        return Lesson(
+            inside = inside_objectives(run.objective, student.config, teacher.model.config)
+            ours, theirs = wishes(inside)
+            asking_flops = shop.step_flops(teacher.model, theirs)
+            showing_flops = shop.step_flops(student, ours) - shop.step_flops(student)
+        lesson = Lesson(
             teacher.take(),
             run.alpha,
             run.objective,
-            inside.to(self.shop.machine.device),
+            inside.to(shop.machine.device),
             run.revise,
             run.select,
         )
+        return lesson, asking_flops, FORWARD_AND_BACKWARD * showing_flops
 
     def student_so_far(self, corpus: Corpus, folder: Path, say: Callable[[str], None]) -> Trained:
         """The student of the newest checkpoint below ``folder``, trained no further."""

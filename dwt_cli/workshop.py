@@ -22,6 +22,7 @@ from dwt_cli.errors import UserError
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.evaluate.snapshots import Snapshots, snapshots_of
 from dwt_cli.machine import Machine
+from dwt_cli.models.features import Features
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
 from dwt_cli.models.opening import provenance
 from dwt_cli.models.wrapper import MaskedLM
@@ -184,11 +185,11 @@ class Workshop:
 
     # ----------------------------------------------------------------------------- the training
 
-    def step_flops(self, model: PreTrainedModel) -> float:
-        """Of one forward pass of a model over the batch of a step."""
+    def step_flops(self, model: PreTrainedModel, seen: Features | None = None) -> float:
+        """Of one forward pass of a model over the batch of a step; ``seen``: inside of it."""
         length = self.run.data.block_length
-        masking = Masking(self.run.task, self.run.data.vocab_size, 0, ())
-        return forward_flops(model, self.run.train.batch_size, length, masking.num_targets(length))
+        num_targets = Masking(self.run.task, self.run.data.vocab_size, 0, ()).num_targets(length)
+        return forward_flops(model, self.run.train.batch_size, length, num_targets, seen)
 
     def lasting(self, steps: int) -> Train:
         """The run's way of training, for a length of its own."""

@@ -15,6 +15,7 @@ from transformers import ElectraConfig, ElectraForMaskedLM
 from dwt_cli import worker
 from dwt_cli.config import BUDGETS, Run
 from dwt_cli.evaluate.snapshots import Snapshots
+from dwt_cli.plan import flops_in_all
 from dwt_cli.teachers import _step_at
 from tests.miniature import options, write_text
 
@@ -105,6 +106,18 @@ def test_one_training_serves_every_budget(
     losses = [run["teacher"]["heldout"]["loss"] for run in (tenth, half, small)]
     assert losses == sorted(losses, reverse=True)
     assert len({run["folder"] for run in (half, tenth, small)}) == 3
+
+
+@pytest.mark.parametrize("objective", ["logits", "minilmv2"])
+def test_what_is_charged_is_what_was_planned(
+    place: Path, summed: Summed, composed: Callable[..., Run], objective: str
+) -> None:
+    """Who shows the inside of a last layer computes all of it, and pays for it while it listens."""
+    words = [f"objective={objective}", "alpha=linear_to_zero", "alpha.until=0.5"]
+    cost = summed(*words)["cost"]
+    planned = flops_in_all(composed(*options(place), "scale.teacher_steps=40", *words))
+    parts = ("student_flops", "teacher_forward_flops", "teacher_pretraining_flops")
+    assert sum(cost[part] for part in parts) == pytest.approx(planned)
 
 
 def test_an_untrained_teacher_is_where_the_trained_one_began(

@@ -9,35 +9,41 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of, is_known
+from dwt_cli.models.features import Features
 
 FORWARD_AND_BACKWARD = 3  # the backward pass has two products for each one of the forward pass
 
 
 def forward_flops(
-    model: PreTrainedModel, num_blocks: int, block_length: int, num_targets: int
+    model: PreTrainedModel,
+    num_blocks: int,
+    block_length: int,
+    num_targets: int,
+    seen: Features | None = None,
 ) -> int:
     """Of one forward pass over ``num_blocks`` blocks with ``num_targets`` head rows per block.
 
-    The last layer too is for those rows alone, but for its keys and values. A pass that is asked
-    for features of the last layer computes all of it, and costs up to a layer more than is said.
+    The last layer too is for those rows alone, but for its keys and values; where ``seen`` asks
+    for what is in it, all of it is computed.
     """
+    whole = not is_known(model.config) or (seen is not None and seen.ask_for_last(model.config))
     per_position = per_target = 0
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             products = 2 * module.in_features * module.out_features
-            of_rows = round(products * _share_of_rows(model, name))
+            of_rows = round(products * _share_of_rows(model, name, whole))
             per_target += of_rows
             per_position += products - of_rows
     num_layers, width = model.config.num_hidden_layers, model.config.hidden_size
     queries = num_layers * block_length
-    if is_known(model.config):
+    if not whole:
         queries -= block_length - num_targets
     attention = 4 * queries * block_length * width
     per_block = per_position * block_length + attention + per_target * num_targets
     return num_blocks * per_block
 
 
-def _share_of_rows(model: PreTrainedModel, name: str) -> float:
+def _share_of_rows(model: PreTrainedModel, name: str, whole_layers: bool) -> float:
     """The share of a matrix that is multiplied with the states of target rows alone."""
     if not is_known(model.config):
         return 0.0
@@ -45,7 +51,7 @@ def _share_of_rows(model: PreTrainedModel, name: str) -> float:
     layer, inside = anatomy.place_of(name)
     if layer is None:
         return float(not name.startswith(f"{anatomy.backbone}."))
-    if layer < model.config.num_hidden_layers - 1:
+    if whole_layers or layer < model.config.num_hidden_layers - 1:
         return 0.0
     if inside not in anatomy.projections:
         return 1.0

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from dwt_cli.config import Architecture
+from dwt_cli.models.features import Features
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops
 from dwt_cli.models.making import make_model, outline
 from dwt_cli.models.wrapper import MaskedLM
@@ -18,8 +19,11 @@ B, L, TARGETS = 3, 48, 7
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 @pytest.mark.parametrize("num_layers", [1, 4])
+@pytest.mark.parametrize(
+    "seen", [None, Features(hidden_layers=frozenset({-1})), Features(hidden_layers=frozenset({0}))]
+)
 def test_forward_and_backward(
-    tiny: Callable[..., Architecture], family: str, num_layers: int
+    tiny: Callable[..., Architecture], family: str, num_layers: int, seen: Features | None
 ) -> None:
     model = make_model(
         tiny(family, num_layers=num_layers, width=64, num_heads=4, mlp_width=96, vocab_size=500),
@@ -31,10 +35,10 @@ def test_forward_and_backward(
     wrapped = MaskedLM(model, torch.float32)
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as forward:
-            logits_NV = wrapped(ids_BL, rows_N)
+            logits_NV = wrapped(ids_BL, rows_N, seen)
         with FlopCounterMode(display=False) as backward:
             logits_NV.sum().backward()
-    expected = forward_flops(model, B, L, TARGETS)
+    expected = forward_flops(model, B, L, TARGETS, seen)
     assert forward.get_total_flops() == pytest.approx(expected, rel=0.02)
     assert backward.get_total_flops() == pytest.approx(
         (FORWARD_AND_BACKWARD - 1) * expected, rel=0.02
