@@ -38,8 +38,8 @@ class Distribution:
         log_z_C1 = top_C1 - probabilities_CV.amax(-1, keepdim=True).log()
         return cls(scores_CV, probabilities_CV, top_C1, log_z_C1)
 
-    def at(self, tau: Tensor) -> "Distribution":
-        """The distribution at a temperature, a scalar."""
+    def at(self, tau: float | Tensor) -> "Distribution":
+        """The distribution at a temperature."""
         return Distribution.of(self.scores_CV / tau)
 
     def log_probabilities(self) -> Tensor:

@@ -100,14 +100,14 @@ class _Distillation(torch.autograd.Function):
         chunk = CHUNK_BYTES[student_NV.device.type] // (4 * vocab_size)
         step = num_rows if fused else max(1, chunk)  # a fused pass has no tables to keep in a cache
         gradient_NV = torch.empty_like(student_NV) if ctx.needs_input_grad[0] else None
-        numbers = _numbers(weights, target, student_NV)
+        numbers = _Numbers.of(weights, target)
         comparison = (tuple(target.objectives.values()), target.revise, target.select)
         of_chunks = [
             of_rows(
                 student_NV[rows],
                 None if teacher_NV is None else teacher_NV[rows],
                 labels_N[rows, None],
-                numbers,
+                numbers.on(student_NV.device) if fused else numbers,
                 comparison,
                 None if gradient_NV is None else gradient_NV[rows],
             )
@@ -116,7 +116,7 @@ class _Distillation(torch.autograd.Function):
         terms = torch.stack([_sum(columns) for columns in zip(*of_chunks, strict=True)])
         if teacher_NV is None:
             terms = torch.cat([terms, terms.new_zeros(2 + len(target.objectives))])
-        total = weights.hard * terms[0] + numbers.of_losses @ terms[4:]
+        total = weights.hard * terms[0] + terms[4:] @ terms.new_tensor(numbers.of_losses)
         ctx.save_for_backward(gradient_NV)
         ctx.mark_non_differentiable(terms)
         return total, terms
@@ -128,27 +128,32 @@ class _Distillation(torch.autograd.Function):
 
 
 class _Numbers(NamedTuple):
-    """What changes from step to step, fp32 tensors: a compiled pass takes other numbers as fixed.
+    """What changes from step to step.
 
-    of_losses, tau: one for each objective. The others are scalars.
+    of_losses: the factor of each objective's loss in the total. taus: its temperature. A fused
+    pass gets scalar tensors: it would take numbers of Python's for constants.
     """
 
-    hard: Tensor
-    progress: Tensor
-    of_losses: Tensor
-    tau: Tensor
+    hard: float | Tensor
+    progress: float | Tensor
+    of_losses: Sequence[float | Tensor]
+    taus: Sequence[float | Tensor]
 
+    @classmethod
+    def of(cls, weights: Weights, target: Target) -> "_Numbers":
+        taus = [o.temperature_at(target.progress) for o in target.objectives.values()]
+        of_losses = [
+            weights.soft * o.weight * (tau**2 if o.tau_squared else 1.0)
+            for o, tau in zip(target.objectives.values(), taus, strict=True)
+        ]
+        return cls(weights.hard, target.progress, of_losses, taus)
 
-def _numbers(weights: Weights, target: Target, like: Tensor) -> _Numbers:
-    taus = [o.temperature_at(target.progress) for o in target.objectives.values()]
-    of_losses = [
-        weights.soft * o.weight * (tau**2 if o.tau_squared else 1.0)
-        for o, tau in zip(target.objectives.values(), taus, strict=True)
-    ]
-    single = [weights.hard, target.progress]
-    sent = torch.tensor([*single, *of_losses, *taus]).to(like.device, non_blocking=True)
-    hard, progress, of_objectives = sent[0], sent[1], sent[2:]
-    return _Numbers(hard, progress, *of_objectives.split([len(taus)] * 2))
+    def on(self, device: torch.device) -> "_Numbers":
+        """As scalar tensors."""
+        single = [self.hard, self.progress, *self.of_losses, *self.taus]
+        hard, progress, *others = torch.tensor(single).to(device, non_blocking=True).unbind()
+        num_objectives = len(self.taus)
+        return _Numbers(hard, progress, others[:num_objectives], others[num_objectives:])
 
 
 def _of_rows(
@@ -166,14 +171,16 @@ def _of_rows(
     ours = Distribution.of(student_CV.float())
     label_C1 = ours.scores_CV.gather(1, labels_C1)
     terms = [ours.log_z_C1 - label_C1, label_C1 >= ours.top_C1]
-    tables = [(numbers.hard, ours.probabilities_CV)]
+    tables: list[tuple[float | Tensor, Tensor]] = [(numbers.hard, ours.probabilities_CV)]
     if teacher_CV is not None:
         objectives, revise, select = comparison
         theirs = Distribution.of(teacher_CV.float())
         counts_C1 = selected(select, ours, theirs, labels_C1)
         terms.append(-theirs.log_probability(labels_C1))
         terms.append(torch.ones_like(label_C1) if counts_C1 is None else counts_C1)
-        for objective, of_loss, tau in zip(objectives, numbers.of_losses, numbers.tau, strict=True):
+        for objective, of_loss, tau in zip(
+            objectives, numbers.of_losses, numbers.taus, strict=True
+        ):
             p, t = (ours, theirs) if objective.is_plain else (ours.at(tau), theirs.at(tau))
             t = revised(revise, t, p, labels_C1, numbers.progress)
             loss_C1, its_tables = DIVERGENCES[type(objective)](objective, p, t)
@@ -199,8 +206,8 @@ def _sum(columns: Sequence[Tensor]) -> Tensor:
     return torch.cat(tuple(columns)).sum(dtype=torch.float32)
 
 
-def _summed(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """The sum of factor * table, in place of the first table; a factor is a scalar or (C, 1)."""
+def _summed(parts: list[tuple[float | Tensor, Tensor]]) -> Tensor:
+    """The sum of factor * table, in place of the first table; a factor is one number or (C, 1)."""
     (factor, first_CV), *others = parts
     for more, table_CV in others:
         if table_CV is first_CV:
@@ -208,5 +215,8 @@ def _summed(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
     first_CV.mul_(factor)
     for more, table_CV in others:
         if table_CV is not first_CV:
-            first_CV.addcmul_(table_CV, more)
+            if isinstance(more, Tensor):
+                first_CV.addcmul_(table_CV, more)
+            else:
+                first_CV.add_(table_CV, alpha=more)
     return first_CV

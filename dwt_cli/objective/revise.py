@@ -11,17 +11,15 @@ from dwt_cli.objective.divergences import Distribution
 
 
 def revised(
-    options: Revise, t: Distribution, p: Distribution, labels_C1: Tensor, progress: Tensor
+    options: Revise, t: Distribution, p: Distribution, labels_C1: Tensor, progress: float | Tensor
 ) -> Distribution:
-    """The teacher's distribution t, revised; p is the student's, progress a share of the run.
-
-    progress: a scalar tensor, so that a compiled pass does not take it for a constant.
-    """
+    """The teacher's distribution t, revised; p is the student's, progress a share of the run."""
     if isinstance(options, LabelRevision):
         return _label_revision(options, t, labels_C1)
     if isinstance(options, ConfidenceMix):
-        grown = progress / options.warmup if options.warmup else torch.ones_like(progress)
-        keep_C1 = (1 - options.most * grown.clamp(max=1)).expand_as(t.log_z_C1)
+        grown = progress / options.warmup if options.warmup else 1.0
+        grown = grown.clamp(max=1.0) if isinstance(grown, Tensor) else min(grown, 1.0)
+        keep_C1 = torch.ones_like(t.log_z_C1) * (1 - options.most * grown)
         return _mixed(t, keep_C1, p.scores_CV.argmax(-1, keepdim=True))
     return t
 
