@@ -4,6 +4,7 @@
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -42,6 +43,8 @@ def check(run: Run, machine: Machine, num_ranks: int = 1) -> None:
     _check_room(run, num_parameters(student))
     opened = {setting: _opened(setting, each, run) for setting, each in checkpoints(run)}
     _check_tokenizers(run)
+    if num_ranks > 1 and isinstance(run.parallel, Fsdp) and run.parallel.shard_teacher:
+        _check_layers_are_known(opened)
     teacher = opened.get("teacher.path")
     if isinstance(run.teacher, MadeTeacher):
         teacher = outline(run.teacher)
@@ -50,6 +53,16 @@ def check(run: Run, machine: Machine, num_ranks: int = 1) -> None:
     if isinstance(run.remap, FromTeacher):
         assert teacher is not None, "problems.check asks for one model"
         remap(student, teacher, run.remap)  # shapes alone
+
+
+def _check_layers_are_known(teachers: Mapping[str, PreTrainedModel]) -> None:
+    for setting, teacher in teachers.items():
+        if not is_known(teacher.config):
+            raise UserError(
+                f"parallel.shard_teacher=true with {setting}: the layers of a "
+                f"{teacher.config.model_type} are not known here, by which it would be shared; set "
+                "parallel.shard_teacher=false"
+            )
 
 
 def tokenizer_path(run: Run) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from dwt_cli.config import Evaluation, Run, Slurm, Torchrun
+from dwt_cli.process import QUIETLY
 
 
 def launch(run: Run) -> None:
@@ -20,8 +21,8 @@ def launch(run: Run) -> None:
 
         slurm.launch(run, run.launch)
         return
-    if isinstance(run.launch, Torchrun):  # that other ranks have gone is said in one line
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if isinstance(run.launch, Torchrun):
+        os.environ.update(QUIETLY | os.environ)
     console = Console()
     with console.status("loading torch and transformers"):
         # nor for these

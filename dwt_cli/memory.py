@@ -16,11 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dwt_cli.config import Fsdp, Optim, Run
 from dwt_cli.corpus.batches import Masking
 from dwt_cli.machine import Machine
-from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.anatomy import anatomy_of, is_known
 from dwt_cli.models.features import Features
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.objective.logits import CHUNK_BYTES
+from dwt_cli.objective.logits import CHUNK_BYTES, FUSED_BYTES
 from dwt_cli.outlines import shown, student_outline, teacher_outlines
 from dwt_cli.training.optim import Optimizer
 
@@ -104,14 +104,18 @@ def memory(run: Run, machine: Machine, num_ranks: int = 1) -> Memory:
         gathered = gathered_bytes(model, machine.dtype) if shards else 0
     teachers = teacher_outlines(run).values()
     if isinstance(parallel, Fsdp) and parallel.shard_teacher:  # one model computes at a time
-        theirs = [gathered_bytes(MaskedLM(t, machine.dtype), machine.dtype) for t in teachers]
+        theirs = [
+            gathered_bytes(MaskedLM(teacher, machine.dtype), machine.dtype)
+            for teacher in teachers
+            if is_known(teacher.config)  # the others are refused
+        ]
         gathered = max([gathered, *theirs])
     logits = logit_bytes(
         num_rows,
         run.data.vocab_size,
         machine.dtype,
         1 + len(teachers),
-        CHUNK_BYTES[machine.device.type],
+        (FUSED_BYTES if run.train.compile else CHUNK_BYTES)[machine.device.type],
     )
     return Memory(
         **vars(state(run, machine, num_ranks)),

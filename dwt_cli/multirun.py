@@ -5,10 +5,9 @@ studies share are trained once. The study's folder, ``<run.root>/studies/<name>/
 what each process printed, and the report.
 """
 
-import contextlib
 import shlex
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -73,7 +72,7 @@ def carry_out(
     except locks.Held as holder:
         raise UserError(f"{holder} is at work on {folder}: wait for it, or stop it") from holder
     try:
-        ledger = _Ledger(folder, _asked(name, cells, arguments), cells)
+        ledger = _Ledger(folder, _asked(name, cells, arguments), cells, say)
         _work_off(ledger, cells, folder, console)
         failed = ledger.failed(cells)
         for job in failed:
@@ -119,13 +118,21 @@ def _work_off(ledger: "_Ledger", cells: Sequence[_Cell], folder: Path, console: 
 class _Ledger:
     """study.json while the runs are carried out: those of earlier commands stay in it."""
 
-    def __init__(self, folder: Path, asked: StudyRecord, cells: Sequence[_Cell]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        asked: StudyRecord,
+        cells: Sequence[_Cell],
+        say: Callable[[str], None],
+    ) -> None:
         self._folder, self.root = folder, folder.parent.parent
         self._turn = threading.Lock()  # each run at work is watched by a thread
         before: Sequence[Job] = ()
         if (folder / FILE).exists():
-            with contextlib.suppress(UserError):  # torn, or of another version: written anew
+            try:
                 before = read_study(folder).jobs
+            except UserError as error:  # torn, or of another version
+                say(f"warning: {error}")
         now = {cell.key: self._job(cell) for cell in cells}
         kept = {(job.arm, job.length, job.seed): job for job in before if job.arm in asked.arms}
         self._asked, self._jobs = asked, {**kept, **now}

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from dwt_cli.config import Fsdp, MadeTeacher, Run, each_teacher
 from dwt_cli.machine import Machine
 from dwt_cli.memory import memory, num_targets
-from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.anatomy import anatomy_of, is_known
 from dwt_cli.models.features import Features
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
 from dwt_cli.outlines import shown, student_outline, teacher_outlines
@@ -99,8 +99,11 @@ def print_plan(run: Run, ranks: Ranks, console: Console) -> None:
 def _of_models(run: Run) -> Iterator[tuple[str, str]]:
     student, teachers = student_outline(run), teacher_outlines(run)
     for name, model in {"student": student, **teachers}.items():
-        parts = ", ".join(f"{part} {n:,}" for part, n in parameters_by_part(model).items())
-        yield f"{name}, parameters", f"{num_parameters(model):,} ({parts})"
+        said = f"{num_parameters(model):,}"
+        if is_known(model.config):
+            parts = ", ".join(f"{part} {n:,}" for part, n in parameters_by_part(model).items())
+            said += f" ({parts})"
+        yield f"{name}, parameters", said
     ours, theirs = shown(run)
     own = FORWARD_AND_BACKWARD * flops_per_token(run, student, ours)
     yield "student, FLOPs per token", f"{own:,.0f} forward and backward"

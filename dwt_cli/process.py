@@ -16,6 +16,9 @@ from dwt_cli.training import interrupt
 MISTAKE, FAULT = 2, 1
 """Exit codes of a process that has told what went wrong, in a line or by a traceback."""
 
+QUIETLY = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""In the environment of those who start ranks: that others have gone is said in one line."""
+
 
 def carry_out(work: Callable[[Run], None], at_parents_end: int = signal.SIGKILL) -> None:
     """Do ``work`` on the run that is packed in the file of the command line, and leave.
@@ -33,7 +36,7 @@ def carry_out(work: Callable[[Run], None], at_parents_end: int = signal.SIGKILL)
         sys.exit(told.code)
     except KeyboardInterrupt as stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        print(stop, file=sys.stderr, flush=True)
+        print(getattr(stop, "said", None) or stop, file=sys.stderr, flush=True)
         sys.exit(128 + getattr(stop, "number", int(signal.SIGINT)))
     except Exception as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # those that fall silent are sooner gone

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -138,29 +138,23 @@ class Recipe:
             more["remap"] = self._starts.remapped(
                 model, run.remap, teacher, corpus, display, folder
             )
-        lesson, asking_flops, showing_flops = None, 0.0, 0.0
-        if teacher is not None:
-            lesson, asking_flops, showing_flops = self._lesson(teacher, model)
+        taught = _Taught() if teacher is None else self._taught(teacher, model)
         facts = self.shop.train(
             Job("student", "student", self.student_id, folder, run.seed, run.train, run.optim),
             self.shop.wrapped(model),
-            MaskedLanguageModelling(lesson, compiled=run.train.compile),
+            MaskedLanguageModelling(taught.lesson, compiled=run.train.compile),
             corpus,
             display,
             observers,
             save=lambda place: save_model(model, corpus, place),
             at=run.eval.at,
         )
-        facts["flops"] += showing_flops * facts["num_taught"]
-        more["teacher_forward_flops"] = asking_flops * facts["num_taught"]
+        facts["flops"] += taught.showing_flops * facts["num_taught"]
+        more["teacher_forward_flops"] = taught.asking_flops * facts["num_taught"]
         return Trained(model, facts | more)
 
-    def _lesson(self, teacher: Prepared, student: PreTrainedModel) -> tuple[Lesson, float, float]:
-        """What is learned from the teacher; the lesson is its only holder from here on.
-
-        And what a step costs that listens: FLOPs of asking the teacher, and of showing what is
-        inside the student.
-        """
+    def _taught(self, teacher: Prepared, student: PreTrainedModel) -> "_Taught":
+        """The lesson is the only holder of the teacher from here on."""
         run, shop, inside = self.run, self.shop, nn.ModuleDict()
         asking_flops, showing_flops = teacher.step_flops, 0.0
         if teacher.model is not None:
@@ -176,7 +170,7 @@ class Recipe:
             run.revise,
             run.select,
         )
-        return lesson, asking_flops, FORWARD_AND_BACKWARD * showing_flops
+        return _Taught(lesson, asking_flops, FORWARD_AND_BACKWARD * showing_flops)
 
     def student_so_far(self, corpus: Corpus, folder: Path, say: Callable[[str], None]) -> Trained:
         """The student of the newest checkpoint below ``folder``, trained no further."""
@@ -199,6 +193,17 @@ class Recipe:
                 "heldout": self.shop.heldout_metrics(wrapped, corpus),
             },
         )
+
+
+class _Taught(NamedTuple):
+    """What the student learns from, and FLOPs of a step that listens beyond those of one alone.
+
+    asking_flops: of the teacher. showing_flops: of the student, to show what is inside it.
+    """
+
+    lesson: Lesson | None = None
+    asking_flops: float = 0.0
+    showing_flops: float = 0.0
 
 
 def is_stand_alone(run: Run) -> bool:

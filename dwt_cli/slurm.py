@@ -24,6 +24,7 @@ from submitit.helpers import Checkpointable, DelayedSubmission
 from dwt_cli import parcel, sealed
 from dwt_cli.config import Device, Executor, Run, Slurm
 from dwt_cli.errors import Told, UserError
+from dwt_cli.process import QUIETLY
 from dwt_cli.record import readable
 from dwt_cli.training.interrupt import GRACE_S, Interrupted
 
@@ -130,7 +131,9 @@ class _Node(Checkpointable):
         with TemporaryDirectory(prefix="dwt-") as folder:
             file = Path(folder) / "run.json"
             file.write_text(parcel.packed(replace(run, launch=launch)), encoding="utf-8")
-            self._ranks = subprocess.Popen([sys.executable, "-m", "dwt_cli.torchrun", str(file)])
+            self._ranks = subprocess.Popen(
+                [sys.executable, "-m", "dwt_cli.torchrun", str(file)], env=QUIETLY | os.environ
+            )
             signal.signal(signal.SIGTERM, self._end)  # submitit does not heed it
             code = self._ranks.wait()
         if code:

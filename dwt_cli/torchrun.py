@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import uuid
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +27,7 @@ from dwt_cli.process import FAULT, carry_out
 from dwt_cli.ranks import SILENT
 from dwt_cli.training.interrupt import GRACE_S, Interrupted
 
-_ANSWER_S = 20
+_ANSWER_S = 10
 
 
 def launch(run: Run, options: Torchrun) -> None:
@@ -86,14 +87,18 @@ def _check_meeting_place(endpoint: str) -> None:
 
     def ask() -> None:
         with contextlib.suppress(DistError):
-            TCPStore(host, int(port), is_master=False, wait_for_workers=False)
-            answered.set()
+            limit = timedelta(seconds=_ANSWER_S)
+            TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=limit)
+            answers.append(True)
 
-    answered = threading.Event()
-    threading.Thread(target=ask, daemon=True).start()  # its handshake has no time limit
-    if not answered.wait(_ANSWER_S):
+    answers: list[bool] = []
+    asking = threading.Thread(target=ask, daemon=True)  # its handshake has no time limit
+    asking.start()
+    asking.join(2 * _ANSWER_S)
+    if not answers:
         raise UserError(
-            f"launch.rdzv_endpoint={endpoint}: something else listens there; give a free port"
+            f"launch.rdzv_endpoint={endpoint}: something else listens there; set "
+            "launch.rdzv_endpoint=HOST:PORT with a free port"
         )
 
 

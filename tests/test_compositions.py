@@ -157,11 +157,9 @@ def test_any_mixture_takes_two_steps(number: int, place: Path, composing: Any) -
     works(number, place, composing)
 
 
-def test_all_mixtures_are_different_and_pass_the_checks(place: Path, composing: Any) -> None:
+def test_all_mixtures_are_different(place: Path) -> None:
     words = [mixture(number, place) for number in range(NUM_MIXTURES)]
     assert len({tuple(each) for each in words}) == NUM_MIXTURES
-    for each in words:
-        problems.check(composing(each))
 
 
 def test_the_mixtures_use_every_choice(place: Path) -> None:

@@ -12,9 +12,11 @@ import torch
 from rich.console import Console
 from transformers import ElectraConfig, ElectraForMaskedLM
 
-from dwt_cli import worker
+from dwt_cli import checks, worker
 from dwt_cli.config import BUDGETS, Run
+from dwt_cli.errors import UserError
 from dwt_cli.evaluate.snapshots import Snapshots
+from dwt_cli.machine import Machine
 from dwt_cli.plan import flops_in_all
 from dwt_cli.teachers import _step_at
 from tests.miniature import options, write_text
@@ -190,7 +192,9 @@ def test_a_checkpoint_among_several(summed: Summed, alone: Summary) -> None:
     assert "teacher pre-training unknown" in run["printed"]
 
 
-def test_a_family_without_anatomy_teaches_by_its_logits(place: Path, summed: Summed) -> None:
+def test_a_family_without_anatomy_teaches_by_its_logits(
+    place: Path, summed: Summed, composed: Callable[..., Run]
+) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = ElectraForMaskedLM(
@@ -203,7 +207,11 @@ def test_a_family_without_anatomy_teaches_by_its_logits(place: Path, summed: Sum
     corpus = next(iter(folders(place, "corpus")))
     for path in (corpus / "tokenizer").iterdir():
         (place / "electra" / path.name).write_bytes(path.read_bytes())
-    run = summed("teacher=checkpoint", f"teacher.path={place}/electra")
+    words = ["teacher=checkpoint", f"teacher.path={place}/electra"]
+    shared = composed(*options(place), *words, "parallel=fsdp", "parallel.shard_teacher=true")
+    with pytest.raises(UserError, match=r"shard_teacher=true with teacher.path.*electra"):
+        checks.check(shared, Machine.of(shared.launch, shared.train.precision), num_ranks=2)
+    run = summed(*words)
     assert run["cost"]["teacher_forward_flops"] > 0
     assert run["teacher"]["heldout"]["loss"] == pytest.approx(math.log(200), abs=0.5)
     # the tokens are the checkpoint's, so the student alone is to be trained on them too

@@ -18,6 +18,7 @@ from dwt_cli.objective.revise import revised
 from dwt_cli.objective.select import selected
 
 CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
+FUSED_BYTES = {"cpu": 1 << 25, "cuda": 1 << 28}  # of a fused pass, which makes fewer tables
 
 
 class Sums(NamedTuple):
@@ -66,8 +67,7 @@ def distillation_sums(
     """alpha_hard * hard + alpha_soft * sum of weight * soft (eq. 3), and its terms.
 
     student_NV, teacher_NV: logits of any float type; no teacher: the soft terms are zero.
-    labels_N: int64. compiled: the pass over the rows that need a gradient is one fused kernel, by
-    torch.compile.
+    labels_N: int64. compiled: the pass over rows that need a gradient is fused by torch.compile.
     """
     total, terms = _Distillation.apply(  # type: ignore[no-untyped-call]
         student_NV, teacher_NV, labels_N, weights, target, compiled
@@ -97,17 +97,18 @@ class _Distillation(torch.autograd.Function):
         num_rows, vocab_size = student_NV.shape
         fused = compiled and ctx.needs_input_grad[0]
         of_rows = _fused() if fused else _of_rows
-        chunk = CHUNK_BYTES[student_NV.device.type] // (4 * vocab_size)
-        step = num_rows if fused else max(1, chunk)  # a fused pass has no tables to keep in a cache
+        chunk_bytes = (FUSED_BYTES if fused else CHUNK_BYTES)[student_NV.device.type]
+        step = max(1, chunk_bytes // (4 * vocab_size))
         gradient_NV = torch.empty_like(student_NV) if ctx.needs_input_grad[0] else None
         numbers = _Numbers.of(weights, target)
+        now = numbers.on(student_NV.device) if fused else numbers
         comparison = (tuple(target.objectives.values()), target.revise, target.select)
         of_chunks = [
             of_rows(
                 student_NV[rows],
                 None if teacher_NV is None else teacher_NV[rows],
                 labels_N[rows, None],
-                numbers.on(student_NV.device) if fused else numbers,
+                now,
                 comparison,
                 None if gradient_NV is None else gradient_NV[rows],
             )
@@ -116,7 +117,9 @@ class _Distillation(torch.autograd.Function):
         terms = torch.stack([_sum(columns) for columns in zip(*of_chunks, strict=True)])
         if teacher_NV is None:
             terms = torch.cat([terms, terms.new_zeros(2 + len(target.objectives))])
-        total = weights.hard * terms[0] + terms[4:] @ terms.new_tensor(numbers.of_losses)
+        total = weights.hard * terms[0]
+        for factor, loss in zip(numbers.of_losses, terms[4:], strict=True):
+            total = total + factor * loss
         ctx.save_for_backward(gradient_NV)
         ctx.mark_non_differentiable(terms)
         return total, terms
@@ -151,7 +154,8 @@ class _Numbers(NamedTuple):
     def on(self, device: torch.device) -> "_Numbers":
         """As scalar tensors."""
         single = [self.hard, self.progress, *self.of_losses, *self.taus]
-        hard, progress, *others = torch.tensor(single).to(device, non_blocking=True).unbind()
+        sent = torch.tensor(single, pin_memory=device.type == "cuda")  # nothing waits for it
+        hard, progress, *others = sent.to(device, non_blocking=True).unbind()
         num_objectives = len(self.taus)
         return _Numbers(hard, progress, others[:num_objectives], others[num_objectives:])
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from dwt_cli.alpha import Weights
 from dwt_cli.config import (
@@ -255,12 +256,24 @@ def test_each_selection(monkeypatch: pytest.MonkeyPatch, select: Select, tau: fl
     ids=str,
 )
 def test_compiled_it_is_the_same_at_every_moment(target: Target) -> None:
+    """And compiled twice, with a teacher and without one, whatever the moments."""
+    torch._dynamo.reset()
+    logits._fused.cache_clear()
+    graphs = counters["stats"]["unique_graphs"]
     tables = draw()
     for soft, progress in ((4.0, 0.0), (3.0, 0.25), (2.5, 0.5), (0.5, 0.9)):
         now = target._replace(progress=progress)
         compare(*tables, Weights(1.0 + progress, soft), now, compiled=True)
     student_NV, _, labels_N = tables
-    compare(student_NV, None, labels_N, Weights(0.7, 0.0), Target({}), compiled=True)
+    for hard in (1.0, 0.7):
+        compare(student_NV, None, labels_N, Weights(hard, 0.0), Target({}), compiled=True)
+    assert counters["stats"]["unique_graphs"] - graphs == 2
+
+
+@pytest.mark.slow
+def test_compiled_it_goes_in_chunks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(logits.FUSED_BYTES, "cpu", 4 * V * 4)
+    compare(*draw(), Weights(0.7, 3.0), kl_at(2.0), compiled=True)
 
 
 def test_objectives_add_up_with_their_weights() -> None:
