@@ -126,10 +126,17 @@ def evaluate_main() -> None:
     _enter(EVAL)
 
 
+def _show(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # head, or a pager that was left, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _enter(door: Door) -> None:
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments) or arguments == ["help"]:
-        print(guide.guide(door.head, door.tail, door.primary, door.settings))
+        _show(guide.guide(door.head, door.tail, door.primary, door.settings))
         return
     if "--version" in arguments or arguments == ["version"]:
         print(f"{door.program} {version('dwt-cli')}")

@@ -113,6 +113,15 @@ def test_weights_and_biases_offline(place: Path) -> None:
     assert "wandb sync" in done.stdout
 
 
+def test_who_has_read_enough_of_the_help_may_leave() -> None:
+    command = [sys.executable, "-m", "dwt_cli.cli", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asked:
+        assert asked.stdout is not None and asked.stderr is not None
+        asked.stdout.close()
+        assert asked.stderr.read() == b""
+    assert asked.returncode == 0
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--info", "defaults"]])
 def test_questions_are_answered_without_a_trace(tmp_path: Path, arguments: list[str]) -> None:
     answer = dwt_train(*arguments, cwd=tmp_path)
