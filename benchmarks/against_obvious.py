@@ -44,10 +44,14 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from dwt_cli.alpha import Moment
-from dwt_cli.config import ForwardKL, MadeStudent, MadeTeacher, Precision, Run
-from dwt_cli.machine import Machine
+from dwt_cli.base.machine import Machine
+from dwt_cli.base.options import Precision
+from dwt_cli.config.run import Run
+from dwt_cli.distill.objective.options import ForwardKL
+from dwt_cli.distill.teacher.options import MadeTeacher
 from dwt_cli.models.making import make_model
+from dwt_cli.models.options import MadeStudent
+from dwt_cli.training.moment import Moment
 
 GOAL = 4.0
 FAMILIES = ("bert", "modernbert")

@@ -25,15 +25,16 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from dwt_cli.config import Falling, Protocol
+from dwt_cli.base.randomness import generator
 from dwt_cli.evaluate.finetuning import fine_tune, tokenised
 from dwt_cli.evaluate.glue_data import TASKS, Source, Task, read
-from dwt_cli.evaluate.measure import Subject
 from dwt_cli.evaluate.metrics import METRICS
+from dwt_cli.evaluate.options import Protocol
 from dwt_cli.evaluate.protocols import PROTOCOLS, FineTuning
-from dwt_cli.models.opening import open_folder
-from dwt_cli.randomness import generator
+from dwt_cli.evaluate.score import Subject
+from dwt_cli.models.checkpoint import open_folder
 from dwt_cli.tasks.texts import Texts
+from dwt_cli.training.options import Falling
 
 _WARMUP, _MAX_LENGTH = 0.1, 128
 

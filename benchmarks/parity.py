@@ -16,9 +16,9 @@ import torch
 from provenance import provenance
 from timing import table
 
-from dwt_cli.config import Data
-from dwt_cli.corpus.corpus import build
-from dwt_cli.corpus.documents import no_progress
+from dwt_cli.data.corpus import build
+from dwt_cli.data.options import Data
+from dwt_cli.data.source import no_progress
 from tests.conftest import BLOCK_LENGTH, VOCAB_SIZE, Sentences
 from tests.training.parity import PARALLEL, Outcome, Setting, outcomes, relative_difference
 

@@ -9,21 +9,25 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from transformers import PreTrainedModel
 
-from dwt_cli import config, problems
-from dwt_cli.alpha import Schedule
-from dwt_cli.config import MadeStudent, MadeTeacher, Run
-from dwt_cli.corpus.batches import Masking, TrainBatches
-from dwt_cli.corpus.blocks import Blocks, write_blocks
-from dwt_cli.corpus.tokenizer import SPECIAL_TOKENS
-from dwt_cli.machine import Machine
+from dwt_cli.base.machine import Machine
+from dwt_cli.config import check
+from dwt_cli.config.compose import register, typed
+from dwt_cli.config.files import settings_folder
+from dwt_cli.config.run import Run
+from dwt_cli.data.pack import Blocks, write_blocks
+from dwt_cli.data.tokenizer import SPECIAL_TOKENS
+from dwt_cli.distill.alpha import Schedule
+from dwt_cli.distill.loss import Lesson, MaskedLanguageModelling
+from dwt_cli.distill.teacher.options import MadeTeacher
+from dwt_cli.distill.teacher.signal import ModelSignal, Signal
 from dwt_cli.models.making import make_model
+from dwt_cli.models.options import MadeStudent
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.settings import settings_folder
-from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
-from dwt_cli.teacher.signal import ModelSignal, Signal
+from dwt_cli.tasks.batches import TrainBatches
+from dwt_cli.tasks.mlm import Masking
+from dwt_cli.training.checkpoint import Checkpoints, Counters
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.state import Checkpoints, Counters
 
 _MIDWAY = 0.5  # of the run: the learning rate is high, and every schedule still listens
 _STEPS_OF_TEXT = 16
@@ -31,10 +35,10 @@ _STEPS_OF_TEXT = 16
 
 def compose_run(overrides: Sequence[str]) -> Run:
     """What `dwt-train` would make of these overrides."""
-    config.register()
+    register()
     with initialize_config_dir(str(settings_folder()), version_base="1.3"):
-        run = config.typed(compose("config", [*overrides, "tracker=none"]))
-    problems.check(run)
+        run = typed(compose("config", [*overrides, "tracker=none"]))
+    check.check(run)
     return run
 
 
@@ -48,7 +52,9 @@ class Parts:
 
     @classmethod
     def of(cls, run: Run, machine: Machine | None = None) -> "Parts":
-        machine = machine or Machine.of(run.launch, run.train.precision)
+        machine = machine or Machine.of(
+            run.launch.device, run.launch.num_threads, run.train.precision
+        )
         return cls(run, machine, _synthetic_batches(run))
 
     def signal(self) -> ModelSignal:

@@ -16,13 +16,15 @@ import matplotlib.pyplot as plt
 from parts import compose_run
 from timing import table
 
-from dwt_cli.config import Fsdp, Precision, Run
-from dwt_cli.machine import Machine
-from dwt_cli.memory import memory
+from dwt_cli.base.machine import Machine
+from dwt_cli.base.options import Precision
+from dwt_cli.config.run import Run
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
-from dwt_cli.outlines import student_outline, teacher_outlines
-from dwt_cli.plan import flops_per_token
-from dwt_cli.traffic import traffic
+from dwt_cli.recipe.memory import memory
+from dwt_cli.recipe.plan import flops_per_token
+from dwt_cli.recipe.shapes import student_outline, teacher_outlines
+from dwt_cli.recipe.traffic import traffic
+from dwt_cli.training.options import Fsdp
 
 PEAK_TFLOPS, MFU, DEVICE_GB = 312, 0.4, 80
 GPUS_OF_A_NODE, EFFICIENCY = 8, 0.8

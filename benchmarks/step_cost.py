@@ -20,8 +20,10 @@ from parts import Parts, Steps, TeacherForwards, compose_run
 from provenance import provenance
 from timing import SMOKE, in_turn, ratios, spread, table, timed
 
-from dwt_cli.alpha import Constant
-from dwt_cli.config import MadeStudent, MadeTeacher, Run
+from dwt_cli.config.run import Run
+from dwt_cli.distill.alpha import Constant
+from dwt_cli.distill.teacher.options import MadeTeacher
+from dwt_cli.models.options import MadeStudent
 
 CLAIM = 1.03
 _DWT, _ALONE, _FORWARD, _OFF = "DWT step", "stand-alone step", "teacher forward", "alpha=off step"

@@ -14,12 +14,12 @@ from parts import Parts, Steps, TeacherForwards, compose_run
 from provenance import provenance
 from timing import SMOKE, in_turn, ratios, spread, table, timed
 
-from dwt_cli.alpha import Constant
-from dwt_cli.machine import Machine
-from dwt_cli.memory import memory
+from dwt_cli.base.machine import Machine
+from dwt_cli.distill.alpha import Constant
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD
-from dwt_cli.outlines import student_outline, teacher_outlines
-from dwt_cli.plan import flops_per_token
+from dwt_cli.recipe.memory import memory
+from dwt_cli.recipe.plan import flops_per_token
+from dwt_cli.recipe.shapes import student_outline, teacher_outlines
 
 NO_CUDA = "No CUDA device was at hand: the figures below are of a CPU."
 _SIDE = {"cuda": 8192, "cpu": 2048}  # of the square matrices

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from dwt_cli.config import Architecture, Data, Family, Run, register, typed
-from dwt_cli.corpus.documents import Document, Progress
-from dwt_cli.settings import settings_folder
+from dwt_cli.config.compose import register, typed
+from dwt_cli.config.files import settings_folder
+from dwt_cli.config.run import Run
+from dwt_cli.data.options import Data
+from dwt_cli.data.source import Document, Progress
+from dwt_cli.models.options import Architecture, Family
 
 # a background shell ignores Ctrl-C, and its children with it: the tests send signals to theirs
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -58,8 +61,8 @@ def data_options() -> Data:
 
 @pytest.fixture(scope="session")
 def corpus_folder(tmp_path_factory: pytest.TempPathFactory, data_options: Data) -> Path:
-    from dwt_cli.corpus.corpus import build
-    from dwt_cli.corpus.documents import no_progress
+    from dwt_cli.data.corpus import build
+    from dwt_cli.data.source import no_progress
 
     folder = tmp_path_factory.mktemp("corpus")
     build(Sentences(), data_options, None, folder, no_progress, print)
@@ -68,7 +71,7 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory, data_options: Data) 
 
 @pytest.fixture(scope="session")
 def corpus(corpus_folder: Path) -> Any:
-    from dwt_cli.corpus.corpus import Corpus
+    from dwt_cli.data.corpus import Corpus
 
     return Corpus.open(corpus_folder)
 
@@ -79,8 +82,8 @@ def masking(corpus: Any) -> Any:
 
 
 def masking_of(corpus: Any) -> Any:
-    from dwt_cli.config import Task
-    from dwt_cli.corpus.batches import Masking
+    from dwt_cli.tasks.mlm import Masking
+    from dwt_cli.tasks.options import Task
 
     return Masking(
         Task(),

@@ -11,13 +11,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["dwt_cli.worker", "dwt_cli.cli", "tests.processes"])
+_FORKSERVER.set_forkserver_preload(["dwt_cli.recipe.worker", "dwt_cli.cli.main", "tests.processes"])
 
 
 def together(
@@ -70,10 +71,10 @@ def _rank(
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update(where | {"RANK": str(rank), "WORLD_SIZE": str(size)})
 
-    from dwt_cli.config import Device, Launch
-    from dwt_cli.ranks import joined
+    from dwt_cli.base.options import Device
+    from dwt_cli.base.ranks import joined
 
-    with joined(Launch(device=Device[device])) as ranks:
+    with joined(Device[device], timedelta(hours=1)) as ranks:
         answers.put((rank, work(ranks, *arguments)))
 
 
@@ -146,6 +147,6 @@ def _front_door(arguments: list[str], cwd: Path, log: Path, environment: dict[st
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     sys.argv = ["dwt-train", *arguments]
 
-    from dwt_cli import cli
+    from dwt_cli.cli import main
 
-    cli.main()
+    main.main()

@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dwt_cli.config import Blimp
-from dwt_cli.errors import UserError
-from dwt_cli.evaluate.measure import Say, Score, Subject
+from dwt_cli.base.errors import UserError
+from dwt_cli.evaluate.options import Blimp
+from dwt_cli.evaluate.score import Say, Score, Subject
 from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
 from dwt_cli.models.wrapper import MaskedLM
 

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dwt_cli.config import Optim, Train
-from dwt_cli.evaluate.measure import Say, Subject
+from dwt_cli.evaluate.score import Say, Subject
 from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.classifier import make_classifier, takes_segments
 from dwt_cli.models.wrapper import Classifier
 from dwt_cli.tasks.classification import Classification, classification_sum
 from dwt_cli.tasks.texts import BucketedBatches, Texts
+from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.state import Checkpoints
+from dwt_cli.training.options import Optim, Train
 
 _CHECKPOINT_EVERY = 2000  # steps: only a long fine-tuning is worth going on with
 _DEV_BATCH = 64

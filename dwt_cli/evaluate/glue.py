@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dwt_cli.config import Glue, Optim
-from dwt_cli.errors import UserError
+from dwt_cli.base.errors import UserError, not_among
+from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.evaluate import glue_data
+from dwt_cli.evaluate.cached import Found, Piece
 from dwt_cli.evaluate.finetuning import FineTuned, Outputs, fine_tune, tokenised
 from dwt_cli.evaluate.glue_data import TASKS, Examples, Source, Task
-from dwt_cli.evaluate.measure import Say, Score, Subject
 from dwt_cli.evaluate.metrics import METRICS, standard_error
-from dwt_cli.evaluate.piece import Found, Piece
+from dwt_cli.evaluate.options import Glue
 from dwt_cli.evaluate.protocols import PROTOCOLS
-from dwt_cli.mistakes import not_among
-from dwt_cli.randomness import generator, seed_for
+from dwt_cli.evaluate.score import Say, Score, Subject
 from dwt_cli.tasks.texts import Texts
+from dwt_cli.training.options import Optim
 
 Advance = Callable[[float, str], None]
 AVERAGE, WITHOUT_WNLI = "GLUE", "GLUE without WNLI"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dwt_cli.errors import UserError
+from dwt_cli.base.errors import UserError
 
 HUB = "nyu-mll/glue"
 _MOST_TORN = 0.01  # of a file's rows: more is another format, not a slip

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dwt_cli.corpus.batches import Batch, HeldoutBatches
-from dwt_cli.evaluate.measure import Score, Subject
+from dwt_cli.base.ranks import ALONE, Ranks
+from dwt_cli.evaluate.score import Score, Subject
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.ranks import ALONE, Ranks
+from dwt_cli.tasks.batches import HeldoutBatches
+from dwt_cli.tasks.task import Batch
 
 
 def heldout_metrics(

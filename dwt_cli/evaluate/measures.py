@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dwt_cli.cache import Cache
-from dwt_cli.config import Eval
-from dwt_cli.corpus.batches import HeldoutBatches
-from dwt_cli.corpus.corpus import Corpus
-from dwt_cli.errors import UserError
+from dwt_cli.base.cache import Cache
+from dwt_cli.base.errors import UserError, not_among
+from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate import blimp, glue, lm, probing
-from dwt_cli.evaluate.measure import Say, Score, Subject
-from dwt_cli.evaluate.piece import Found, Piece, looked_up
-from dwt_cli.mistakes import not_among
+from dwt_cli.evaluate.cached import Found, Piece, looked_up
+from dwt_cli.evaluate.options import Eval
+from dwt_cli.evaluate.score import Say, Score, Subject
+from dwt_cli.tasks.batches import HeldoutBatches
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics
 
-from dwt_cli.randomness import generator, seed_for
+from dwt_cli.base.randomness import generator, seed_for
 
 Values = NDArray[np.int64] | NDArray[np.float32]
 Metric = Callable[[Values, Values], float]

@@ -25,14 +25,14 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from dwt_cli.config import Probing
-from dwt_cli.corpus.corpus import Corpus
-from dwt_cli.corpus.sentences import heldout_sentences
-from dwt_cli.errors import UserError
-from dwt_cli.evaluate.measure import Say, Score, Subject
+from dwt_cli.base.errors import UserError
+from dwt_cli.base.randomness import generator, seed_for
+from dwt_cli.data.corpus import Corpus
+from dwt_cli.data.sentences import heldout_sentences
+from dwt_cli.evaluate.options import Probing
+from dwt_cli.evaluate.score import Say, Score, Subject
 from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.randomness import generator, seed_for
 
 MIN_WORDS, MAX_WORDS = 5, 28  # SentEval's
 MIN_SENTENCES = 20  # of a task

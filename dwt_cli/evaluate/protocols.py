@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from dwt_cli.config import Falling, Optim, Protocol
+from dwt_cli.evaluate.options import Protocol
+from dwt_cli.training.options import Falling, Optim
 
 
 @dataclass(frozen=True)

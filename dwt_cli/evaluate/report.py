@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from dwt_cli.evaluate.measure import Report, Say, Score
 from dwt_cli.evaluate.measures import Results
+from dwt_cli.evaluate.score import Report, Say, Score
 
 _NOT_A_SHARE = ("loss", "perplexity")  # all other metrics lie in -1..1 and are shown as per cent
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dwt_cli.corpus.tokenizer import ids_of
-from dwt_cli.evaluate.measure import Subject
+from dwt_cli.data.tokenizer import ids_of
+from dwt_cli.evaluate.score import Subject
 from dwt_cli.models.anatomy import num_positions
 
 _POSITIONS = {"cpu": 1 << 12, "cuda": 1 << 18}  # on a CPU a batch's activations stay in the cache

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dwt_cli.ranks import ALONE, Ranks
+from dwt_cli.base.ranks import ALONE, Ranks
 
 
 def snapshots_of(run_folder: Path) -> Path:

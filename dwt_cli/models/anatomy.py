@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from dwt_cli.errors import UserError
+from dwt_cli.base.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Anatomy:
     pre_norm: a layer adds to a residual stream that no norm interrupts.
     optional: what a layer may lack, and the tensor outside that did its work there.
     same: settings without a tensor that give the weights their meaning.
-    axes: what the axes of each tensor are, for `dwt_cli.remap`; inside a layer by the name there.
+    axes: what the axes of each tensor are, for remapping; inside a layer by the name there.
     """
 
     backbone: str

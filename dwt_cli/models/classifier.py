@@ -5,7 +5,7 @@ import copy
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from dwt_cli.randomness import seed_for
+from dwt_cli.base.randomness import seed_for
 
 
 def make_classifier(model: PreTrainedModel, num_outputs: int, seed: int) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
 
-from dwt_cli.errors import UserError
+from dwt_cli.base.errors import UserError
 from dwt_cli.models.anatomy import ANATOMIES, anatomy_of, is_known
 
 

@@ -10,9 +10,9 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from dwt_cli.config import Architecture, Family
-from dwt_cli.corpus.tokenizer import SPECIAL_TOKENS
-from dwt_cli.randomness import seed_for
+from dwt_cli.base.randomness import seed_for
+from dwt_cli.data.tokenizer import SPECIAL_TOKENS
+from dwt_cli.models.options import Architecture, Family
 
 
 def _bert(options: Architecture) -> PreTrainedModel:

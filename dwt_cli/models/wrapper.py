@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of, is_known
 from dwt_cli.models.features import Features, watching
-from dwt_cli.models.last_layer import take_rows
+from dwt_cli.models.target_rows import take_rows
 
 
 class Wrapper(nn.Module):

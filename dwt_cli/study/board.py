@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwt_cli.config import Wandb, fingerprint
-from dwt_cli.errors import UserError
+from dwt_cli.base.errors import UserError
+from dwt_cli.base.identity import fingerprint
 from dwt_cli.study.comparisons import judge
 from dwt_cli.study.record import StudyRecord
 from dwt_cli.study.results import read_results
 from dwt_cli.study.tables import interval
+from dwt_cli.track.options import Wandb
 from dwt_cli.track.wandb import WandbTracker
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dwt_cli import sealed
-from dwt_cli.errors import UserError
+from dwt_cli.base import atomic
+from dwt_cli.base.errors import UserError
 
 FILE = "study.json"
 VERSION = 1
@@ -110,7 +110,7 @@ class StudyRecord:
 
 def write_study(folder: Path, study: StudyRecord) -> None:
     """Write study.json in one piece."""
-    sealed.write_json(folder / FILE, {"version": VERSION, **dataclasses.asdict(study)})
+    atomic.write_json(folder / FILE, {"version": VERSION, **dataclasses.asdict(study)})
 
 
 def read_study(folder: Path) -> StudyRecord:

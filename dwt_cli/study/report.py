@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dwt_cli import sealed
+from dwt_cli.base import atomic
 from dwt_cli.study import figures, tables
 from dwt_cli.study.comparisons import AgainstAlone, Judged, against_alone, judge
 from dwt_cli.study.page import page
@@ -45,9 +45,9 @@ def write_report(folder: Path, results: Results | None = None) -> list[Path]:
     pictures = figures.draw(results, folder)
     text = "\n".join(_lines(results, pictures)) + "\n"
     paths = [folder / name for name in ("report.html", "report.md", "results.csv")]
-    sealed.write_text(paths[0], page(text, results.study.name, folder))
-    sealed.write_text(paths[1], text)
-    sealed.write_text(paths[2], tables.runs_csv(results))
+    atomic.write_text(paths[0], page(text, results.study.name, folder))
+    atomic.write_text(paths[1], text)
+    atomic.write_text(paths[2], tables.runs_csv(results))
     return [*paths, *(picture.path for picture in pictures.values())]
 
 

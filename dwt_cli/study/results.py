@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from dwt_cli.record import read_json
+from dwt_cli.base.atomic import read_json
 from dwt_cli.study.compute import Account, Points, flops
 from dwt_cli.study.record import Job, StudyRecord, read_study
 from dwt_cli.track.metrics import read_lines

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwt_cli.alpha import Moment
 from dwt_cli.tasks.texts import Batch
-from dwt_cli.training.contract import LossSum
+from dwt_cli.training.moment import Moment
+from dwt_cli.training.protocols import LossSum
 
 
 class Classification:

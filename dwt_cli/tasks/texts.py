@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dwt_cli.randomness import generator, seed_for
+from dwt_cli.base.randomness import generator, seed_for
 
 _POOL = 64  # batches whose texts are sorted by length together: enough to waste little padding
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dwt_cli.config import Run, Wandb, plain
+from dwt_cli.track.options import Tracker, Wandb
 from dwt_cli.track.wandb import WandbTracker
 
 
@@ -16,10 +16,15 @@ class Dashboard:
 
     @classmethod
     def open(
-        cls, run: Run, identity: str, name: str, folder: Path, say: Callable[[str], None]
+        cls,
+        options: Tracker,
+        config: dict[str, Any],
+        identity: str,
+        name: str,
+        folder: Path,
+        say: Callable[[str], None],
     ) -> "Dashboard | None":
-        """None with tracker=none."""
-        options = run.tracker
+        """None with tracker=none. config: the run's settings as JSON values."""
         if not isinstance(options, Wandb):
             return None
         return cls(
@@ -29,10 +34,10 @@ class Dashboard:
                 project=options.project,
                 entity=options.entity,
                 group=options.group,
-                tags=[*options.tags, *_tags(run)],
+                tags=[*options.tags, *_tags(config["choices"])],
                 run_name=name,
                 run_id=identity,
-                config=plain(run),
+                config=config,
                 say=say,
             ),
         )
@@ -67,9 +72,9 @@ class Dashboard:
         return self._tracker.sync_command()
 
 
-def _tags(run: Run) -> list[str]:
+def _tags(choices: Mapping[str, str]) -> list[str]:
     return [
-        f"{group}={run.choices[group]}"
+        f"{group}={choices[group]}"
         for group in ("teacher", "alpha", "remap", "scale")
-        if group in run.choices
+        if group in choices
     ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 
-from dwt_cli import sealed
+from dwt_cli.base import atomic
 
 
 class MetricsLog:
@@ -25,7 +25,7 @@ class MetricsLog:
     def resumed(self, step: int) -> None:
         """Cut to what a checkpoint of ``step`` has seen; a start from step 0 sees it all again."""
         kept = [line for line in read_lines(self._path) if step and line["step"] <= step]
-        sealed.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        atomic.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("ab", buffering=0)
 
     def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dwt_cli.alpha import Moment
-from dwt_cli.config import NonFinite, Train
-from dwt_cli.errors import UserError
-from dwt_cli.randomness import seed_for
-from dwt_cli.ranks import ALONE, Ranks
-from dwt_cli.training.ahead import Ahead
-from dwt_cli.training.contract import Batches, Loss, Observer
-from dwt_cli.training.interrupt import Interrupt, Interrupted
+from dwt_cli.base.errors import UserError
+from dwt_cli.base.interrupt import Interrupt, Interrupted
+from dwt_cli.base.randomness import seed_for
+from dwt_cli.base.ranks import ALONE, Ranks
+from dwt_cli.training.checkpoint import Checkpoints, Counters
+from dwt_cli.training.moment import Moment
 from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.options import NonFinite, Train
 from dwt_cli.training.parallel import Gradients
-from dwt_cli.training.state import Checkpoints, Counters
+from dwt_cli.training.prefetch import Ahead
+from dwt_cli.training.protocols import Batches, Loss, Observer
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Training:
-    """The parts of one training; see `dwt_cli.training.contract` for what they promise."""
+    """The parts of one training; see `dwt_cli.training.protocols` for what they promise."""
 
     model: nn.Module
     loss: Loss

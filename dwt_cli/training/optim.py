@@ -1,29 +1,14 @@
 """AdamW, and Muon with AdamW beside it, under one learning-rate schedule."""
 
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-from dwt_cli.config import Falling, Muon, Optim
 from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.models.wrapper import Wrapper
 from dwt_cli.training import muon
-
-
-def lr_factor(
-    progress: float, warmup: float, decay: float, falling: Falling = Falling.linear
-) -> float:
-    """The learning rate at a share of the run, relative to its peak: up, level, down to zero.
-
-    With ``decay = 1 - warmup`` this is the usual linear warm-up and linear (or cosine) decay.
-    """
-    rising = progress / warmup if warmup > 0 else 1.0
-    left = min(1.0, (1 - progress) / decay) if decay > 0 else 1.0
-    if falling is Falling.cosine:
-        left = (1 - math.cos(math.pi * left)) / 2
-    return max(0.0, min(rising, left))
+from dwt_cli.training.options import Muon, Optim
 
 
 class Optimizer:
@@ -66,8 +51,7 @@ class Optimizer:
 
     def set_lr(self, progress: float) -> float:
         """Set every group's rate for a share of the run; returns the factor on the peaks."""
-        options = self._options
-        factor = lr_factor(progress, options.warmup, options.decay, options.falling)
+        factor = self._options.lr_factor(progress)
         for part, peaks in zip(self.parts, self._peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor

@@ -21,10 +21,10 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from dwt_cli.config import Fsdp
+from dwt_cli.base.ranks import Ranks
 from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.ranks import Ranks
+from dwt_cli.training.options import Fsdp
 
 
 def shard(

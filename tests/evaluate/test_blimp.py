@@ -9,13 +9,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from dwt_cli.config import Architecture, Blimp
-from dwt_cli.corpus.corpus import Corpus
-from dwt_cli.errors import UserError
+from dwt_cli.base.errors import UserError
+from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate import sentences
 from dwt_cli.evaluate.blimp import pseudo_log_likelihoods, read, scores
-from dwt_cli.evaluate.measure import Subject
+from dwt_cli.evaluate.options import Blimp
+from dwt_cli.evaluate.score import Subject
 from dwt_cli.models.making import make_model
+from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import MaskedLM
 
 CPU = torch.device("cpu")

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from dwt_cli.cache import Cache
-from dwt_cli.config import Architecture, Eval, Glue, Protocol
-from dwt_cli.corpus.corpus import Corpus
+from dwt_cli.base.cache import Cache
+from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate import finetuning, glue, measures
 from dwt_cli.evaluate.glue_data import TASKS
-from dwt_cli.evaluate.measure import Score, Subject
 from dwt_cli.evaluate.measures import Looking, Results
+from dwt_cli.evaluate.options import Eval, Glue, Protocol
+from dwt_cli.evaluate.score import Score, Subject
 from dwt_cli.models.making import make_model
+from dwt_cli.models.options import Architecture
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import pytest
 
-from dwt_cli.errors import UserError
+from dwt_cli.base.errors import UserError
 from dwt_cli.evaluate.glue_data import TASKS, provenance, read
 
 

@@ -4,12 +4,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dwt_cli.config import Architecture
-from dwt_cli.corpus.batches import HeldoutBatches, Masking
-from dwt_cli.corpus.corpus import Corpus
+from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.models.making import make_model
+from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.tasks.batches import HeldoutBatches
+from dwt_cli.tasks.mlm import Masking
 
 CPU = torch.device("cpu")
 

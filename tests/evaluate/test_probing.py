@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from dwt_cli.config import Architecture, Probing
-from dwt_cli.corpus.corpus import Corpus
+from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate import probing
-from dwt_cli.evaluate.measure import Subject
+from dwt_cli.evaluate.options import Probing
 from dwt_cli.evaluate.probing import (
     NUM_FOLDS,
     Examples,
@@ -24,7 +23,9 @@ from dwt_cli.evaluate.probing import (
     sentence_means,
     word_content,
 )
+from dwt_cli.evaluate.score import Subject
 from dwt_cli.models.making import make_model
+from dwt_cli.models.options import Architecture
 
 CPU = torch.device("cpu")
 OPTIONS = Probing(num_sentences=200, num_words=6, num_per_word=20)

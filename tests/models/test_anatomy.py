@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import ElectraConfig, ElectraForMaskedLM, PreTrainedModel
 
-from dwt_cli.errors import UserError
+from dwt_cli.base.errors import UserError
 from dwt_cli.models.anatomy import ANATOMIES, anatomy_of
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from dwt_cli.errors import UserError
+from dwt_cli.base.errors import UserError
 from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.models.features import Features, check_layers
 from dwt_cli.models.wrapper import MaskedLM

@@ -8,10 +8,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from dwt_cli.config import Architecture
 from dwt_cli.models.features import Features
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops
 from dwt_cli.models.making import make_model, outline
+from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import MaskedLM
 
 B, L, TARGETS = 3, 48, 7

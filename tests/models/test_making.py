@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import DistilBertConfig, DistilBertForMaskedLM
 
-from dwt_cli.config import Architecture, Run
+from dwt_cli.config.run import Run
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.making import make_model, outline
+from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import MaskedLM
 
 Tiny = Callable[..., Architecture]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dwt_cli.errors import UserError
+from dwt_cli.base.errors import UserError
 from dwt_cli.study.record import FILE, Claim, read_study, write_study
 from tests.study import miniature
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
+from dwt_cli.cli.report import report_main
 from dwt_cli.study import figures
-from dwt_cli.study.command import report_main
 from dwt_cli.study.record import read_study, write_study
 from dwt_cli.study.report import write_report
 from tests.study import miniature

@@ -9,21 +9,23 @@ import pytest
 import torch
 from torch import nn
 
-from dwt_cli.alpha import Constant, Schedule
-from dwt_cli.config import ForwardKL, Fsdp, Muon, Objective, Optim, Parallel, Train
-from dwt_cli.corpus.batches import HeldoutBatches, Masking, TrainBatches
-from dwt_cli.corpus.corpus import Corpus
+from dwt_cli.base.ranks import ALONE, Ranks
+from dwt_cli.data.corpus import Corpus
+from dwt_cli.distill.alpha import Constant, Schedule
+from dwt_cli.distill.loss import Lesson, MaskedLanguageModelling
+from dwt_cli.distill.objective.features import inside_objectives
+from dwt_cli.distill.objective.options import ForwardKL, Objective
+from dwt_cli.distill.teacher.signal import ModelSignal
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.objective.inside import inside_objectives
-from dwt_cli.ranks import ALONE, Ranks
-from dwt_cli.tasks.mlm import Lesson, MaskedLanguageModelling
-from dwt_cli.teacher.signal import ModelSignal
+from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
+from dwt_cli.tasks.mlm import Masking
+from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.options import Fsdp, Muon, Optim, Parallel, Train
 from dwt_cli.training.parallel import shard
-from dwt_cli.training.state import Checkpoints
 from tests.conftest import tiny_architecture
 
 CPU = torch.device("cpu")

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from dwt_cli.alpha import Linear
-from dwt_cli.config import ForwardKL, Fsdp, Hidden, MiniLMv2, Muon, Optim, Parallel
-from dwt_cli.corpus.corpus import Corpus
-from dwt_cli.ranks import ALONE, Ranks
+from dwt_cli.base.ranks import ALONE, Ranks
+from dwt_cli.data.corpus import Corpus
+from dwt_cli.distill.alpha import Linear
+from dwt_cli.distill.objective.options import ForwardKL, Hidden, MiniLMv2
+from dwt_cli.training.options import Fsdp, Muon, Optim, Parallel
 from dwt_cli.training.parallel import whole
 from tests.conftest import masking_of
 from tests.processes import together

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from dwt_cli.alpha import Moment
-from dwt_cli.config import NonFinite, Optim, Train
-from dwt_cli.errors import UserError
+from dwt_cli.base.errors import UserError
+from dwt_cli.base.interrupt import Interrupted
 from dwt_cli.training import loop
-from dwt_cli.training.contract import LossSum
-from dwt_cli.training.interrupt import Interrupted
+from dwt_cli.training.checkpoint import Counters
 from dwt_cli.training.loop import Length, Training
-from dwt_cli.training.state import Counters
+from dwt_cli.training.moment import Moment
+from dwt_cli.training.options import NonFinite, Optim, Train
+from dwt_cli.training.protocols import LossSum
 
 Make = Callable[..., Training]
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from dwt_cli.config import Architecture, Falling, Muon, Optim
 from dwt_cli.models.making import make_model
+from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.training.optim import Optimizer, lr_factor
+from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.options import Falling, Muon, Optim
 
 Tiny = Callable[..., Architecture]
 
@@ -31,17 +32,17 @@ def test_warmup_and_decay_as_in_transformers(
     schedule = SCHEDULES[falling](theirs, num_warmup, num_steps)
     warmup = num_warmup / num_steps
     for step in range(num_steps):
-        assert lr_factor(step / num_steps, warmup, 1 - warmup, falling) == pytest.approx(
-            schedule.get_last_lr()[0], abs=1e-12
-        ), step
+        assert Optim(warmup=warmup, decay=1 - warmup, falling=falling).lr_factor(
+            step / num_steps
+        ) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12), step
         theirs.step()
         schedule.step()
 
 
 def test_a_plateau_between_warmup_and_decay() -> None:
-    factors = [lr_factor(p / 10, 0.2, 0.4) for p in range(11)]
+    factors = [Optim(warmup=0.2, decay=0.4).lr_factor(p / 10) for p in range(11)]
     assert factors == pytest.approx([0, 0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0], abs=1e-12)
-    assert [lr_factor(p / 10, 0, 0) for p in range(11)] == [1] * 11
+    assert [Optim(warmup=0, decay=0).lr_factor(p / 10) for p in range(11)] == [1] * 11
 
 
 MUONS = {

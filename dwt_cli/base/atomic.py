@@ -1,0 +1,136 @@
+"""Folders that are either whole or not there: built aside, sealed, moved into place, verified.
+
+A sealed folder has a ``manifest.json`` with the sha256 sum of every file. It is written last, so
+it is the commit mark; a folder without it does not count.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dwt_cli.base.errors import UserError
+
+MANIFEST = "manifest.json"
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Damaged(Exception):
+    """A sealed folder that is not what was sealed. The message names folder and file."""
+
+
+@contextlib.contextmanager
+def needing_room(folder: Path) -> Iterator[None]:
+    """Where something is written below ``folder``: a full disk is told in one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if reason := _no_room(error):
+            raise UserError(
+                f"{folder} cannot be written to ({reason}); what was there, earlier checkpoints "
+                "too, is kept: make room, and the same command goes on"
+            ) from error
+        raise
+
+
+def _no_room(error: Exception) -> str | None:
+    """The system's words for a full disk, when that is what an error says."""
+    text = str(error)
+    said = re.search(r"os error (\d+)", text)  # in the exceptions of libraries written in Rust
+    number = int(said.group(1)) if said else getattr(error, "errno", None)
+    if number is None and re.search(r"\d+ requested and \d+ written", text):  # in numpy's
+        number = errno.ENOSPC
+    return os.strerror(number).lower() if number in _NO_ROOM else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file in one piece: readers see the old content or the new, never half."""
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: object) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def seal(folder: Path) -> None:
+    """Sum every file of ``folder`` and write the manifest, flushed to the disk."""
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / MANIFEST:
+            with path.open("rb") as file:
+                sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
+                os.fsync(file.fileno())
+    write_json(folder / MANIFEST, sums)
+    _flush(folder)
+
+
+def publish(folder: Path, place: Path) -> None:
+    """Seal ``folder`` and move it to ``place``, which is replaced if it is there."""
+    seal(folder)
+    if place.exists():
+        shutil.rmtree(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(folder, place)
+    _flush(place.parent)
+
+
+def sum_of(folder: Path) -> str:
+    """The sha256 sum of a sealed folder's manifest, which stands for all of its files."""
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+
+
+def is_sealed(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def verify(folder: Path) -> None:
+    """Raise `Damaged` unless every file is what the manifest says."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{folder} has no readable {MANIFEST}") from error
+    for name, expected in sums.items():
+        path = folder / name
+        if not path.is_file():
+            raise Damaged(f"{folder} lacks {name}")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                raise Damaged(f"{path} has changed since it was written")
+
+
+def _flush(folder: Path) -> None:
+    """Names reach the disk as well as contents: a power cut undoes no move."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's content; None when it is missing or unreadable."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content

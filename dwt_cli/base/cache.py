@@ -1,0 +1,83 @@
+"""What is expensive is made once: a folder per artifact, found by its fingerprint.
+
+An artifact is a sealed folder ``<root>/<kind>/<fingerprint>``. It is made under a lock in
+``<fingerprint>.partial``, which outlives an interruption, so that who makes it next may go on.
+"""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from dwt_cli.base import atomic, locks
+
+ABOUT, PARTIAL, DAMAGED, LOCK = "about.json", ".partial", ".damaged", ".lock"
+
+
+def default_root() -> Path:
+    """The user's cache folder."""
+    return platformdirs.user_cache_path("dwt")
+
+
+class Cache:
+    """The artifacts below one folder; None: the user's cache folder."""
+
+    def __init__(self, root: str | None, say: Callable[[str], None]) -> None:
+        self.root = Path(root).expanduser() if root else default_root()
+        self._say = say
+
+    def place(self, kind: str, fingerprint: str) -> Path:
+        """Where the artifact is, or would be."""
+        return self.root / kind / fingerprint
+
+    def holds(self, kind: str, fingerprint: str) -> bool:
+        return atomic.is_sealed(self.place(kind, fingerprint))
+
+    def get(
+        self, kind: str, fingerprint: str, make: Callable[[Path], None], about: dict[str, Any]
+    ) -> Path:
+        """The artifact's folder, made by ``make(folder)`` unless it is there and whole.
+
+        ``about``: what made it, kept beside its files as ``about.json``.
+        """
+        place = self.place(kind, fingerprint)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked(place), atomic.needing_room(place.parent):
+            if atomic.is_sealed(place):
+                try:
+                    atomic.verify(place)
+                except atomic.Damaged as damage:
+                    aside = place.with_name(f"{fingerprint}{DAMAGED}")
+                    shutil.rmtree(aside, ignore_errors=True)
+                    place.rename(aside)
+                    self._say(f"{kind} is made again: {damage}; set aside as {aside.name}")
+                else:
+                    os.utime(place)  # when it was last used
+                    return place
+            partial = place.with_name(f"{fingerprint}{PARTIAL}")
+            partial.mkdir(exist_ok=True)
+            make(partial)
+            atomic.write_json(
+                partial / ABOUT,
+                {"kind": kind, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **about},
+            )
+            atomic.publish(partial, place)
+        return place
+
+    @contextlib.contextmanager
+    def _locked(self, place: Path) -> Iterator[None]:
+        path = place.with_name(place.name + LOCK)
+        try:
+            lock = locks.take(path)
+        except locks.Held as holder:
+            self._say(f"waiting for {holder}, which prepares {place.parent.name}/{place.name}")
+            lock = locks.wait_for(path)
+        try:
+            yield
+        finally:
+            lock.release()

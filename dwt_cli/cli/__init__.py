@@ -1,0 +1,1 @@
+"""The commands: compose, check, hand over. No torch."""

@@ -1,0 +1,526 @@
+"""What the settings alone say is wrong or idle: every check across fields, in one place.
+
+`dwt_cli.recipe.preflight` goes on with what has to be opened to be seen.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dwt_cli.base.errors import UserError
+from dwt_cli.config.launch import Executor, Joblib, Launch, Slurm, Torchrun
+from dwt_cli.config.run import Evaluation, Run, Scale, each_teacher
+from dwt_cli.data.options import Data, Hub
+from dwt_cli.distill.objective.options import (
+    ConfidenceMix,
+    Confident,
+    Distributions,
+    Hidden,
+    JensenShannon,
+    LabelRevision,
+    MiniLM,
+    MiniLMv2,
+    Revise,
+    Select,
+    TopK,
+)
+from dwt_cli.distill.remap.options import FromTeacher, Ligo
+from dwt_cli.distill.teacher.options import (
+    BUDGETS,
+    MadeTeacher,
+    ModelTeacher,
+    SeveralTeachers,
+    Teacher,
+    VirtualTeacher,
+    Weighting,
+)
+from dwt_cli.evaluate.options import Eval
+from dwt_cli.models.options import Architecture, CheckpointStudent, Family, MadeStudent
+from dwt_cli.tasks.options import Task
+from dwt_cli.training.options import Fsdp, Muon, Parallel, Train
+
+_LARGEST_SIZE, _MOST_LAYERS, _MOST_THREADS, _MOST_RANKS = 1 << 16, 1000, 1024, 1 << 16
+_FEWEST_MINUTES = 5
+
+
+def check(run: Run) -> None:
+    """Every rule that concerns more than one field, or more than a field's type.
+
+    Raises `UserError` with the first problem, before any work.
+    """
+    for problem in problems(run):
+        raise UserError(problem)
+
+
+def problems(run: Run) -> Iterator[str]:
+    """What is wrong with a run's settings, one line each: setting, value, remedy."""
+    for setting, value in leaves(run):
+        yield from _problems_of_value(setting, value)
+    asked = [
+        f"run.{n}=true" for n in ("fresh", "export", "schedule", "plan") if getattr(run.run, n)
+    ]
+    if len(asked) > 1:
+        yield f"{' and '.join(asked)}: these are different wishes; leave one out"
+    for name in ("train_tokens", "peak_tflops", "device_gb"):
+        yield from _above_0_or_null(f"run.{name}", getattr(run.run, name))
+    yield from _between("run.mfu", run.run.mfu, 0.001, 1.0)
+    yield from _problems_of_scale(run.scale)
+    yield from _at_least("seed", run.seed, 0)
+    yield from _problems_of_data("data", run.data)
+    yield from _problems_of_task(run.task)
+    if isinstance(run.student, MadeStudent):
+        yield from _problems_of_model("student", run.student, run)
+    for setting, teacher in each_teacher(run):
+        yield from _problems_of_teacher(setting, teacher, run)
+    if isinstance(run.teacher, SeveralTeachers):
+        yield from _problems_of_members(run.teacher, run)
+    yield from run.alpha.problems()
+    yield from _problems_of_remap(run)
+    yield from _problems_of_objective(run)
+    yield from _problems_of_training(run)
+    yield from _problems_of_eval(run.eval)
+
+
+def warnings(run: Run) -> Iterator[str]:
+    """Settings that have no effect, one line each."""
+    keys = {override.lstrip("+~").partition("=")[0] for override in run.overrides}
+    said = {re.split(r"[.@]", key)[0] for key in keys}
+    if type(run.teacher) is Teacher:
+        for group in sorted(said & {"alpha", "objective", "revise", "select"}):
+            yield f"{group} has no effect with teacher=none: the student stands alone"
+    elif "objective" in said and not any(
+        value for name, value in vars(run.alpha).items() if name.startswith("soft")
+    ):
+        yield "objective has no effect with a soft weight of 0: the teacher is not listened to"
+    made = [teacher for _, teacher in each_teacher(run) if isinstance(teacher, MadeTeacher)]
+    if all(teacher.budget == 0 for teacher in made):
+        for key in sorted(keys & {"scale.teacher_steps", "teacher.max_steps"}):
+            yield f"{key} has no effect: no teacher is trained here"
+        if any(teacher.data is not None for teacher in made):
+            yield "teacher.data has no effect: no teacher is trained here"
+    if "remap.width" in keys:
+        models = [model for model in (run.teacher, run.student) if isinstance(model, Architecture)]
+        if len(models) == 2 and len({(model.width, model.mlp_width) for model in models}) == 1:
+            yield "remap.width has no effect: the teacher is as wide as the student"
+    compared = {n: o for n, o in run.objective.items() if isinstance(o, Distributions)}
+    for name, objective in compared.items():
+        if objective.tau_squared and objective.temperature == objective.temperature_at(1) == 1:
+            yield (f"objective.{name}.tau_squared has no effect at objective.{name}.temperature=1")
+    for group, unlike in (("revise", Revise), ("select", Select)):
+        if not compared and type(getattr(run, group)) is not unlike:
+            yield f"{group} has no effect: no objective compares distributions"
+    if not run.run.plan:
+        about_plans = {"run.train_tokens", "run.peak_tflops", "run.mfu", "run.device_gb"}
+        for name in sorted(keys & about_plans):
+            yield f"{name} has no effect without run.plan=true"
+    if type(run.parallel) is not Parallel and type(run.launch) is Launch and "parallel" in said:
+        yield "parallel has no effect with launch=local: choose launch=torchrun"
+    elif "parallel.shard_teacher" in keys and not any(
+        isinstance(teacher, ModelTeacher) for _, teacher in each_teacher(run)
+    ):
+        yield "parallel.shard_teacher has no effect: no model teaches"
+    if run.train.micro_batch_size == run.train.batch_size:
+        yield (
+            f"train.micro_batch_size={run.train.micro_batch_size} has no effect: it is all of "
+            "train.batch_size"
+        )
+    if run.eval.num_blocks > run.data.max_heldout_blocks:
+        yield (
+            f"eval.num_blocks={run.eval.num_blocks} has no effect above "
+            f"data.max_heldout_blocks={run.data.max_heldout_blocks}"
+        )
+    for name in sorted({key.split(".")[1] for key in keys if key.startswith("eval.")}):
+        if dataclasses.is_dataclass(getattr(run.eval, name)) and name not in run.eval.measures:
+            yield f"eval.{name} has no effect with eval.measures=[{','.join(run.eval.measures)}]"
+    if isinstance(run, Evaluation) and (idle := sorted(keys & {"eval.at", "eval.every"})):
+        yield f"{idle[0]} has no effect here: it is about a training"
+    if run.train.max_minutes is not None:
+        yield (
+            "train.max_minutes makes the learning rate follow the clock: "
+            "such a run is not reproducible step for step"
+        )
+
+
+def leaves(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting below dataclasses and lists with its dotted name: what a user may have set."""
+    if dataclasses.is_dataclass(options):
+        for f in dataclasses.fields(options):
+            if f.name not in ("choices", "overrides"):
+                yield from leaves(getattr(options, f.name), f"{prefix}.{f.name}".lstrip("."))
+    elif isinstance(options, Mapping):
+        for name, value in options.items():
+            yield from leaves(value, f"{prefix}.{name}")
+    elif isinstance(options, list | tuple):
+        for value in options:
+            yield from leaves(value, prefix)
+    else:
+        yield prefix, options
+
+
+def _problems_of_value(setting: str, value: Any) -> Iterator[str]:
+    if isinstance(value, str) and not value.strip():
+        yield f"{setting}={value!r}: it is empty; give a value, or leave the setting out"
+    if isinstance(value, float) and (
+        math.isnan(value) or (math.isinf(value) and setting != "optim.clip_norm")
+    ):
+        yield f"{setting}={value}: a finite number is needed"
+
+
+def _problems_of_scale(scale: Scale) -> Iterator[str]:
+    for role in ("", "teacher_"):
+        layers = getattr(scale, f"{role}num_layers")
+        yield from _between(f"scale.{role}num_layers", layers, 1, _MOST_LAYERS)
+        for name in (f"{role}width", f"{role}num_heads", f"{role}mlp_width"):
+            yield from _between(f"scale.{name}", getattr(scale, name), 1, _LARGEST_SIZE)
+    yield from _at_least("scale.vocab_size", scale.vocab_size, 100)
+    yield from _at_least("scale.block_length", scale.block_length, 8)
+    for name in ("batch_size", "teacher_steps", "eval_every", "checkpoint_every", "log_every"):
+        yield from _at_least(f"scale.{name}", getattr(scale, name), 1)
+    for name in ("max_steps", "epochs"):
+        yield from _above_0_or_null(f"scale.{name}", getattr(scale, name))
+
+
+def _above_0_or_null(setting: str, value: float | None) -> Iterator[str]:
+    if value is not None and value <= 0:
+        yield f"{setting}={value}: it is above 0, or null for no such limit"
+
+
+def _at_least(setting: str, value: float, least: float) -> Iterator[str]:
+    if value < least:
+        yield f"{setting}={value}: it is at least {least}"
+
+
+def _between(setting: str, value: float, low: float, high: float) -> Iterator[str]:
+    if not low <= value <= high:
+        yield f"{setting}={value}: it lies between {low} and {high}"
+
+
+def _problems_of_data(setting: str, data: Data) -> Iterator[str]:
+    yield from _at_least(f"{setting}.block_length", data.block_length, 8)
+    yield from _at_least(f"{setting}.vocab_size", data.vocab_size, 100)
+    yield from _between(f"{setting}.heldout_fraction", data.heldout_fraction, 0.0001, 0.5)
+    yield from _at_least(f"{setting}.max_heldout_blocks", data.max_heldout_blocks, 1)
+    if data.max_gb <= 0:
+        yield (
+            f"{setting}.max_gb={data.max_gb}: the packed corpus needs room; give gigabytes above 0"
+        )
+    if isinstance(data, Hub):
+        yield from _at_least(f"{setting}.every_nth_sentence", data.every_nth_sentence, 1)
+        if data.max_sentences is not None:
+            yield from _at_least(f"{setting}.max_sentences", data.max_sentences, 1)
+        if not data.parts:
+            yield f"{setting}.parts=[]: name at least one data set"
+
+
+def _problems_of_task(task: Task) -> Iterator[str]:
+    yield from _between("task.mask_ratio", task.mask_ratio, 0.01, 0.9)
+    yield from _between("task.keep_ratio", task.keep_ratio, 0.0, 1.0)
+    yield from _between("task.random_ratio", task.random_ratio, 0.0, 1.0)
+    if task.keep_ratio + task.random_ratio > 1:
+        yield (
+            f"task.keep_ratio={task.keep_ratio} and task.random_ratio="
+            f"{task.random_ratio}: together they are at most 1"
+        )
+
+
+def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str]:
+    yield from _between(f"{role}.num_layers", model.num_layers, 1, _MOST_LAYERS)
+    for name in ("width", "num_heads", "mlp_width"):
+        yield from _between(f"{role}.{name}", getattr(model, name), 1, _LARGEST_SIZE)
+    yield from _between(f"{role}.dropout", model.dropout, 0.0, 0.9)
+    if model.num_heads >= 1 and model.width % model.num_heads:
+        yield (
+            f"{role}.width={model.width} does not divide into {role}.num_heads="
+            f"{model.num_heads}: choose a multiple, as in {role}.width="
+            f"{_next_multiple(model.width, model.num_heads)} (scale.width for all models)"
+        )
+    elif (
+        model.family is Family.modernbert
+        and model.num_heads >= 1
+        and model.width // model.num_heads % 2
+    ):
+        yield (
+            f"{role}.width={model.width} over {role}.num_heads={model.num_heads}: rotary "
+            "positions need an even width per head; choose another scale.num_heads"
+        )
+    if model.vocab_size != run.data.vocab_size:
+        yield (
+            f"{role}.vocab_size={model.vocab_size} and data.vocab_size={run.data.vocab_size}: "
+            "they are one vocabulary; set scale.vocab_size"
+        )
+    if model.max_length < run.data.block_length:
+        yield (
+            f"{role}.max_length={model.max_length} is shorter than data.block_length="
+            f"{run.data.block_length}: raise the one or lower the other"
+        )
+
+
+def _problems_of_teacher(setting: str, teacher: Teacher, run: Run) -> Iterator[str]:
+    if isinstance(teacher, ModelTeacher):
+        yield from _temperature(f"{setting}.temperature", teacher.temperature)
+    if isinstance(teacher, VirtualTeacher):
+        even = 1 / run.data.vocab_size
+        if not even < teacher.confidence < 1:
+            yield (
+                f"{setting}.confidence={teacher.confidence}: it lies above {even:.2g} (every "
+                "entry of the vocabulary alike) and below 1; Tf-KD uses 0.99"
+            )
+    if not isinstance(teacher, MadeTeacher):
+        return
+    yield from _problems_of_model(setting, teacher, run)
+    yield from _at_least(f"{setting}.max_steps", teacher.max_steps, 1)
+    yield from _at_least(f"{setting}.seed", teacher.seed, 0)
+    if teacher.budget not in BUDGETS:
+        yield (
+            f"{setting}.budget={teacher.budget}: a teacher is kept at these shares of its "
+            f"training: {', '.join(f'{budget:g}' for budget in BUDGETS)}; choose one of them"
+        )
+    if teacher.data is not None:
+        yield from _problems_of_teachers_text(f"{setting}.data", teacher.data, run)
+
+
+def _problems_of_teachers_text(setting: str, text: Data, run: Run) -> Iterator[str]:
+    yield from _problems_of_data(setting, text)
+    if text.tokenizer is not None:
+        yield (
+            f"{setting}.tokenizer={text.tokenizer}: the teacher's text is in the tokens of the "
+            "student's; set data.tokenizer"
+        )
+    for name in ("block_length", "vocab_size"):
+        theirs, ours = getattr(text, name), getattr(run.data, name)
+        if theirs != ours:
+            yield (
+                f"{setting}.{name}={theirs} and data.{name}={ours}: they are one; set scale.{name}"
+            )
+
+
+def _problems_of_members(several: SeveralTeachers, run: Run) -> Iterator[str]:
+    members = several.members
+    if len(members) < 2:
+        yield (
+            f"teacher.members={members}: several are two at least, as in "
+            "teacher.members=[small,very_weak]"
+        )
+    for name, member in zip(members, several.teachers, strict=True):
+        if type(member) in (Teacher, SeveralTeachers):
+            yield f"teacher.members: {name} is not one teacher; leave it out"
+    for setting in ("weights", "temperatures"):
+        values = getattr(several, setting)
+        if values and len(values) != len(members):
+            yield (
+                f"teacher.{setting}={values} and teacher.members={members}: give "
+                f"{len(members)}, one for each, or none"
+            )
+    for weight in several.weights:
+        if weight <= 0:
+            yield f"teacher.weights={weight}: a member has a weight above 0; leave the member out"
+    for temperature in several.temperatures:
+        yield from _temperature("teacher.temperatures", temperature)
+    micro = run.train.micro_batch_size
+    if several.weighting is Weighting.batch and micro not in (None, run.train.batch_size):
+        yield (
+            f"teacher.weighting=batch with train.micro_batch_size={micro}: the weights follow the "
+            "whole batch; use teacher.weighting=token, or train.micro_batch_size=null"
+        )
+
+
+def _problems_of_remap(run: Run) -> Iterator[str]:
+    teacher = run.teacher
+    if not isinstance(run.remap, FromTeacher):
+        return
+    rule = run.remap.depth
+    if isinstance(run.student, CheckpointStudent):
+        yield (
+            f"remap.depth={rule} with student.path={run.student.path}: such a student starts from "
+            "its own weights; choose remap=random"
+        )
+    elif type(teacher) is Teacher:
+        yield (
+            f"remap.depth={rule} with teacher=none: there are no weights to start "
+            "from; choose a teacher (alpha=off remaps without listening) or remap=random"
+        )
+    elif not isinstance(teacher, ModelTeacher):
+        yield (
+            f"remap.depth={rule} with teacher={run.choices.get('teacher', '')}: the weights of one "
+            "model are needed to start from; choose another teacher or remap=random"
+        )
+    if isinstance(run.remap, Ligo):
+        yield from _at_least("remap.steps", run.remap.steps, 1)
+        if run.remap.lr <= 0:
+            yield f"remap.lr={run.remap.lr}: it is above 0"
+        if not run.remap.head:
+            yield "remap.head=false: maps are learned through the head; leave it out"
+
+
+def _temperature(setting: str, temperature: float) -> Iterator[str]:
+    if temperature <= 0:
+        yield f"{setting}={temperature}: a temperature is above 0; the paper uses 1"
+
+
+def _next_multiple(value: int, of: int) -> int:
+    return -(-value // of) * of
+
+
+def _problems_of_objective(run: Run) -> Iterator[str]:
+    looking = [n for n, o in run.objective.items() if isinstance(o, MiniLM | Hidden)]
+    if looking and type(run.teacher) is not Teacher and not isinstance(run.teacher, ModelTeacher):
+        yield (
+            f"objective={looking[0]} with teacher={run.choices.get('teacher', '')}: it looks "
+            "inside one model; choose another teacher, or compare logits"
+        )
+    if not run.objective:
+        yield "objective=[]: name at least one; teacher=none or alpha=off listens to nobody"
+    for name, objective in run.objective.items():
+        setting = f"objective.{name}"
+        if objective.weight <= 0:
+            yield f"{setting}.weight={objective.weight}: it is above 0; else leave {name} out"
+        if isinstance(objective, Distributions):
+            for key in ("temperature", "temperature_end"):
+                value = getattr(objective, key)
+                if value is not None and value <= 0:
+                    yield f"{setting}.{key}={value}: a temperature is above 0; the paper uses 1"
+        if isinstance(objective, JensenShannon):
+            yield from _between(f"{setting}.beta", objective.beta, 0.01, 0.99)
+        if isinstance(objective, TopK):
+            yield from _between(f"{setting}.k", objective.k, 1, run.data.vocab_size - 1)
+        if isinstance(objective, MiniLMv2) and objective.num_relation_heads is not None:
+            yield from _at_least(f"{setting}.num_relation_heads", objective.num_relation_heads, 1)
+        if isinstance(objective, Hidden):
+            if not objective.pairs:
+                yield f"{setting}.pairs=[]: name at least one pair, as in [[-1,-1]]"
+            for pair in objective.pairs:
+                if len(pair) != 2:
+                    yield f"{setting}.pairs: {pair} is no pair [student layer, teacher layer]"
+    if isinstance(run.revise, LabelRevision) and not 0 < run.revise.eta < 1:
+        yield f"revise.eta={run.revise.eta}: it lies between 0 and 1, without them"
+    if isinstance(run.revise, ConfidenceMix):
+        yield from _between("revise.most", run.revise.most, 0.0, 1.0)
+        yield from _between("revise.warmup", run.revise.warmup, 0.0, 1.0)
+    if isinstance(run.select, Confident):
+        yield from _between("select.threshold", run.select.threshold, 0.0, 1.0)
+
+
+def _problems_of_training(run: Run) -> Iterator[str]:
+    train, optim = run.train, run.optim
+    if train.compile and type(run.parallel) is not Parallel:
+        yield (
+            "train.compile=true with parallel=fsdp: a sharded model is not compiled here; set "
+            "train.compile=false, or parallel=ddp"
+        )
+    if train.compile and any(isinstance(o, MiniLM | Hidden) for o in run.objective.values()):
+        yield (
+            f"train.compile=true with objective={'+'.join(run.objective)}: what looks inside a "
+            "model is not compiled; set train.compile=false, or compare logits alone"
+        )
+    limits = {
+        "max_steps": train.max_steps,
+        "epochs": train.epochs,
+        "max_minutes": train.max_minutes,
+    }
+    if all(value is None for value in limits.values()):
+        yield "train.max_steps, train.epochs and train.max_minutes are all null: set one of them"
+    for name, value in limits.items():
+        yield from _above_0_or_null(f"train.{name}", value)
+    yield from _at_least("train.batch_size", train.batch_size, 1)
+    micro = train.micro_batch_size
+    if micro is not None and (micro < 1 or train.batch_size % micro):
+        yield (
+            f"train.micro_batch_size={micro} does not divide train.batch_size="
+            f"{train.batch_size}: choose a divisor, or null for the whole batch"
+        )
+    yield from _at_least("train.checkpoint_every", train.checkpoint_every, 1)
+    yield from _at_least("train.keep_checkpoints", train.keep_checkpoints, 1)
+    yield from _at_least("train.log_every", train.log_every, 1)
+    for name in ("lr", "eps", "clip_norm"):
+        if getattr(optim, name) <= 0:
+            yield f"optim.{name}={getattr(optim, name)}: it is above 0"
+    yield from _at_least("optim.weight_decay", optim.weight_decay, 0)
+    yield from _between("optim.warmup", optim.warmup, 0.0, 1.0)
+    yield from _between("optim.decay", optim.decay, 0.0, 1.0)
+    if optim.warmup + optim.decay > 1:
+        yield (
+            f"optim.warmup={optim.warmup} and optim.decay={optim.decay}: "
+            "they are shares of one run, together at most 1"
+        )
+    if len(optim.betas) != 2:
+        yield f"optim.betas={list(optim.betas)}: they are two, as in optim.betas=[0.9,0.98]"
+    for beta in optim.betas:
+        yield from _between("optim.betas", beta, 0.0, 0.9999)
+    if isinstance(optim, Muon):
+        if optim.hidden_lr <= 0:
+            yield f"optim.hidden_lr={optim.hidden_lr}: it is above 0"
+        yield from _between("optim.momentum", optim.momentum, 0.0, 0.9999)
+        yield from _at_least("optim.hidden_weight_decay", optim.hidden_weight_decay, 0)
+    yield from _problems_of_sharding(run)
+    if isinstance(run.launch, Torchrun):
+        yield from _problems_of_ranks(run.launch, train)
+    if isinstance(run.jobs, Joblib) and run.jobs.num_parallel is not None:
+        yield from _at_least("jobs.num_parallel", run.jobs.num_parallel, 1)
+    if run.launch.num_threads is not None:
+        yield from _between("launch.num_threads", run.launch.num_threads, 1, _MOST_THREADS)
+
+
+def _problems_of_eval(options: Eval) -> Iterator[str]:
+    yield from _at_least("eval.every", options.every, 1)
+    yield from _at_least("eval.num_blocks", options.num_blocks, 1)
+    for name in ("measures", "at"):
+        if not getattr(options, name):
+            yield f"eval.{name}=[]: name at least one"
+    for share in options.at:
+        yield from _between("eval.at", share, 0.0, 1.0)
+    yield from _at_least("eval.glue.num_seeds", options.glue.num_seeds, 1)
+    yield from _at_least("eval.glue.max_length", options.glue.max_length, 8)
+    if options.blimp.num_pairs is not None:
+        yield from _at_least("eval.blimp.num_pairs", options.blimp.num_pairs, 1)
+    for name in ("num_sentences", "num_words", "num_per_word"):
+        yield from _at_least(f"eval.probing.{name}", getattr(options.probing, name), 2)
+    yield from _at_least("eval.probing.seed", options.probing.seed, 0)
+
+
+def _problems_of_sharding(run: Run) -> Iterator[str]:
+    if isinstance(run.remap, Ligo) and isinstance(run.parallel, Fsdp):
+        yield (
+            "remap=ligo with parallel=fsdp: its maps are not sharded; choose parallel=ddp, or "
+            "another remap"
+        )
+
+
+def _problems_of_ranks(launch: Torchrun, train: Train) -> Iterator[str]:
+    for name in ("gpus", "nodes"):
+        yield from _between(f"launch.{name}", getattr(launch, name), 1, _MOST_RANKS)
+    yield from _between("launch.max_restarts", launch.max_restarts, 0, _MOST_RANKS)
+    if launch.max_wait_minutes <= 0:
+        yield f"launch.max_wait_minutes={launch.max_wait_minutes}: it is above 0"
+    endpoint = launch.rdzv_endpoint
+    if isinstance(launch, Slurm):
+        yield from _problems_of_job(launch)
+    elif endpoint is None and launch.nodes > 1:
+        yield (
+            f"launch.nodes={launch.nodes}: say where they meet, as in "
+            "launch.rdzv_endpoint=HOST:29400, the same on each"
+        )
+    if endpoint is not None and not re.fullmatch(r"[^:]+:\d{1,5}", endpoint):
+        yield f"launch.rdzv_endpoint={endpoint}: write HOST:PORT, as in node1:29400"
+    if launch.gpus >= 1 and launch.nodes >= 1:
+        try:
+            train.num_parts(launch.gpus * launch.nodes)
+        except UserError as problem:
+            yield str(problem)
+
+
+def _problems_of_job(launch: Slurm) -> Iterator[str]:
+    if launch.minutes < _FEWEST_MINUTES:
+        yield (
+            f"launch.minutes={launch.minutes}: a job needs {_FEWEST_MINUTES} at least, the last "
+            "ones of which are for a checkpoint"
+        )
+    yield from _at_least("launch.max_timeouts", launch.max_timeouts, 0)
+    for name in ("cpus", "memory_gb"):
+        yield from _above_0_or_null(f"launch.{name}", getattr(launch, name))
+    if launch.executor is not Executor.slurm and launch.nodes > 1:
+        yield (
+            f"launch.nodes={launch.nodes} with launch.executor={launch.executor.name}: that is one "
+            "machine; leave launch.nodes out"
+        )

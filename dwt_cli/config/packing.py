@@ -1,0 +1,61 @@
+"""A typed run as text and back: how it travels to other processes. Never a pickle."""
+
+import dataclasses
+import json
+import typing
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+from dwt_cli.config.run import SCHEMAS, Evaluation, Run, Study
+
+
+def _classes(*kinds: Any) -> Iterator[type]:
+    """The dataclasses and enums in type hints, and those in their fields."""
+    for kind in kinds:
+        if dataclasses.is_dataclass(kind):
+            yield from _classes(*typing.get_type_hints(kind).values())
+        if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, Enum)):
+            yield kind
+        else:
+            yield from _classes(*typing.get_args(kind))
+
+
+_CHOICES = [kind for choices in SCHEMAS.values() for kind in choices.values()]
+_CLASSES = {kind.__name__: kind for kind in _classes(Run, Evaluation, Study, *_CHOICES)}
+_CLASS, _MEMBER = "class", "member"
+
+
+def packed(run: Run) -> str:
+    """JSON from which `unpacked` makes the same run."""
+    return json.dumps(_packed(run))
+
+
+def unpacked(text: str) -> Run:
+    """The run that was packed, with the classes that it had; a tuple comes back as a list."""
+    run = _unpacked(json.loads(text))
+    assert isinstance(run, Run)
+    return run
+
+
+def _packed(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: _packed(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {_CLASS: type(value).__name__, **fields}
+    if isinstance(value, Enum):
+        return {_CLASS: type(value).__name__, _MEMBER: value.name}
+    if isinstance(value, Mapping):
+        return {key: _packed(each) for key, each in value.items()}
+    return [_packed(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    content = {key: _unpacked(each) for key, each in value.items() if key != _CLASS}
+    if _CLASS not in value:
+        return content
+    kind = _CLASSES[value[_CLASS]]
+    return kind[content[_MEMBER]] if issubclass(kind, Enum) else kind(**content)

@@ -1,0 +1,245 @@
+"""The typed options of a run: one dataclass tree. `dwt_cli.config.check` checks it as a whole.
+
+Hydra composes against these classes (each group file extends one of them), and `typed` turns the
+composed config into plain objects, once. Nothing below the front door sees a DictConfig. This
+module imports no torch: TAB completion and ``--help`` load it.
+
+A field marked `bookkeeping` cannot change a run's result and is left out of its identity.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from omegaconf import II, MISSING
+
+from dwt_cli.base.options import bookkeeping
+from dwt_cli.config.launch import Joblib, Jobs, Launch, Slurm, Submitit, Torchrun
+from dwt_cli.data.options import Data, Docs, Files, Hub
+from dwt_cli.distill.alpha import SCHEDULES, Schedule
+from dwt_cli.distill.objective.options import (
+    ConfidenceMix,
+    Confident,
+    Correct,
+    ForwardKL,
+    Gate,
+    Hidden,
+    JensenShannon,
+    LabelRevision,
+    MiniLM,
+    MiniLMv2,
+    Objective,
+    ReverseKL,
+    Revise,
+    Select,
+    SquaredError,
+    TopK,
+)
+from dwt_cli.distill.remap.options import FromTeacher, Ligo, Remap
+from dwt_cli.distill.teacher.options import (
+    CheckpointTeacher,
+    MadeTeacher,
+    SeveralTeachers,
+    Teacher,
+    VirtualTeacher,
+)
+from dwt_cli.evaluate.options import Eval
+from dwt_cli.models.options import Checkpoint, CheckpointStudent, Family, MadeStudent, Student
+from dwt_cli.study.options import StudyOptions
+from dwt_cli.tasks.options import Task
+from dwt_cli.track.options import Tracker, Wandb
+from dwt_cli.training.options import Fsdp, Muon, Optim, Parallel, Train
+
+# ---------------------------------------------------------------------------------------- data
+
+
+# --------------------------------------------------------------------- task, models and losses
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+# ---------------------------------------------------------------------------------- around a run
+
+
+@dataclass
+class Scale:
+    """Absolute sizes and lengths; the other groups refer to them.
+
+    num_layers: of student=large. teacher_num_layers: of teacher=small.
+    """
+
+    num_layers: int = 6
+    family: Family = MISSING
+    width: int = MISSING
+    num_heads: int = MISSING
+    mlp_width: int = MISSING
+    vocab_size: int = MISSING
+    teacher_num_layers: int = 4
+    teacher_width: int = II("scale.width")
+    teacher_num_heads: int = II("scale.num_heads")
+    teacher_mlp_width: int = II("scale.mlp_width")
+    block_length: int = MISSING
+    batch_size: int = MISSING
+    max_steps: int | None = MISSING
+    epochs: float | None = None
+    teacher_steps: int = MISSING
+    eval_every: int = MISSING
+    checkpoint_every: int = MISSING
+    log_every: int = 1
+
+
+@dataclass
+class RunOptions:
+    """Where things are kept, and what to do about a record that exists.
+
+    fresh: set it aside and start anew. export: save the model of its newest checkpoint, and leave.
+    schedule: draw the loss weights over time as they are set, and leave.
+    plan: say what the run will take, and leave; for that, train_tokens: the length of the text,
+    where it limits the run; peak_tflops: of the device; mfu: the share of it that is reached;
+    device_gb: the memory of a GPU that is not here, null: the device that is.
+    """
+
+    root: str = "runs"
+    cache: str | None = None
+    fresh: bool = False
+    export: bool = False
+    schedule: bool = False
+    plan: bool = False
+    train_tokens: int | None = None
+    peak_tflops: float | None = None
+    mfu: float = 0.4
+    device_gb: float | None = None
+
+    @property
+    def only_looks(self) -> bool:
+        """Whether nothing is trained."""
+        return self.export or self.schedule or self.plan
+
+
+@dataclass
+class Run:
+    """Everything that one run is made of. ``choices``: the name picked in each config group."""
+
+    data: Data = MISSING
+    task: Task = MISSING
+    teacher: Teacher = MISSING
+    student: Student = MISSING
+    alpha: Schedule = MISSING
+    remap: Remap = MISSING
+    objective: dict[str, Objective] = MISSING
+    revise: Revise = MISSING
+    select: Select = MISSING
+    optim: Optim = MISSING
+    train: Train = MISSING
+    eval: Eval = MISSING
+    tracker: Tracker = bookkeeping(MISSING)
+    launch: Launch = bookkeeping(MISSING)
+    parallel: Parallel = bookkeeping(MISSING)
+    jobs: Jobs = bookkeeping(MISSING)
+    scale: Scale = bookkeeping(MISSING)
+    run: RunOptions = field(default_factory=RunOptions, metadata={"identity": False})
+    seed: int = 0
+    choices: dict[str, str] = field(default_factory=dict, metadata={"identity": False})
+    overrides: list[str] = field(default_factory=list, metadata={"identity": False})
+
+
+@dataclass
+class Evaluation(Run):
+    """What ``dwt-eval`` looks at: a model that exists. What makes a training is idle here."""
+
+    model: str = MISSING
+    revision: str | None = None
+
+
+@dataclass
+class Study(Run):
+    """One run of a study: an arm at a length (optimizer steps, times ``stretch``) and a seed."""
+
+    study: StudyOptions = field(default_factory=StudyOptions)
+    arm: str = MISSING
+    length: int = MISSING
+    stretch: float = 1.0
+
+
+SCHEMAS: dict[str, dict[str, type]] = {
+    "data": {"docs": Docs, "files": Files, "hub": Hub},
+    "task": {"mlm": Task},
+    "teacher": {
+        "none": Teacher,
+        "made": MadeTeacher,
+        "checkpoint": CheckpointTeacher,
+        "virtual": VirtualTeacher,
+        "several": SeveralTeachers,
+    },
+    "student": {"made": MadeStudent, "checkpoint": CheckpointStudent},
+    "alpha": dict(SCHEDULES),
+    "remap": {"random": Remap, "rules": FromTeacher, "ligo": Ligo},
+    "objective": {
+        "forward_kl": ForwardKL,
+        "reverse_kl": ReverseKL,
+        "jensen_shannon": JensenShannon,
+        "mse": SquaredError,
+        "top_k": TopK,
+        "minilm": MiniLM,
+        "minilmv2": MiniLMv2,
+        "hidden": Hidden,
+    },
+    "revise": {"none": Revise, "label_revision": LabelRevision, "confidence_mix": ConfidenceMix},
+    "select": {"all": Select, "gate": Gate, "correct": Correct, "confident": Confident},
+    "optim": {"adamw": Optim, "muon": Muon},
+    "train": {"default": Train},
+    "eval": {"eval": Eval},
+    "tracker": {"none": Tracker, "wandb": Wandb},
+    "launch": {"local": Launch, "torchrun": Torchrun, "slurm": Slurm},
+    "parallel": {"ddp": Parallel, "fsdp": Fsdp},
+    "jobs": {"basic": Jobs, "joblib": Joblib, "submitit": Submitit},
+    "scale": {"scale": Scale},
+}
+
+SEVERAL = ("objective",)
+"""Groups in which several choices can be made at once, each with its settings under its name."""
+
+GROUPS_AND_SETTINGS = [f.name for f in dataclasses.fields(Run) if f.default is MISSING] + [
+    "run",
+    "seed",
+]
+"""The first words of every setting of a run."""
+
+STUDY_SETTINGS = [*GROUPS_AND_SETTINGS, "arm", "length", "stretch", "study"]
+"""Those of a study's primary config."""
+
+EVAL_SETTINGS = [
+    "model", "revision", "eval", "data", "task", "scale", "train", "tracker", "launch", "run",
+]  # fmt: skip
+"""Those that an evaluation heeds."""
+
+
+def is_list(key: str) -> bool:
+    """Whether a setting of this name is a list, under some choice of its group."""
+    group, name = key.split(".")[0], key.rpartition(".")[2]
+    kinds = [
+        str(f.type)
+        for node in SCHEMAS.get(group, {}).values()
+        for f in dataclasses.fields(node)
+        if f.name == name
+    ]
+    return any(kind.startswith(("list", "tuple")) for kind in kinds)
+
+
+def each_teacher(run: Run) -> Iterator[tuple[str, Teacher]]:
+    """Every single teacher of a run, with the setting that its own settings begin with."""
+    if isinstance(run.teacher, SeveralTeachers):
+        for name, member in zip(run.teacher.members, run.teacher.teachers, strict=True):
+            yield f"teacher.members.{name}", member
+    elif type(run.teacher) is not Teacher:
+        yield "teacher", run.teacher
+
+
+def checkpoints(run: Run) -> Iterator[tuple[str, Checkpoint]]:
+    """Every model of a run that exists already, with the setting that names it."""
+    if isinstance(run.student, CheckpointStudent):
+        yield "student.path", run.student
+    for setting, teacher in each_teacher(run):
+        if isinstance(teacher, CheckpointTeacher):
+            yield "teacher.path" if setting == "teacher" else "teacher.members", teacher

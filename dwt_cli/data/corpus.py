@@ -1,0 +1,186 @@
+"""From a text source to a folder of packed blocks and their tokenizer, in one pass over the text.
+
+The folder holds ``tokenizer/``, ``train/`` and ``heldout/`` (numbered shards), and ``report.json``.
+"""
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from dwt_cli.base import atomic
+from dwt_cli.data import docs, files, hub
+from dwt_cli.data.heldout import LeakCheck
+from dwt_cli.data.options import Data, Docs, Files, Hub
+from dwt_cli.data.pack import Blocks, block_bytes, pack, write_blocks
+from dwt_cli.data.source import CorpusError, Document, Progress, Source
+from dwt_cli.data.tokenizer import ids_of, train_tokenizer
+
+BUILDER_VERSION = 2  # raise it when the same text would give other blocks
+_PORTION_CHARACTERS = 1_000_000  # tokenised at once
+_SAMPLE_CHARACTERS = 64_000_000  # what a tokenizer is trained on: the beginning of the text
+
+
+def open_source(options: Data) -> Source:
+    """The text source that the options name."""
+    match options:
+        case Docs():
+            return docs.Docs(options.packages)
+        case Files():
+            return files.Files(options.path, options.text_column)
+        case Hub():
+            parts = [
+                hub.Part(part.dataset, part.config, part.split, part.text_column)
+                for part in options.parts
+            ]
+            return hub.Hub(parts, options.every_nth_sentence, options.max_sentences)
+    raise AssertionError(type(options))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus: its tokenizer, its packed blocks, and what is known about it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train: Blocks
+    heldout: Blocks
+    report: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Corpus":
+        return cls(
+            AutoTokenizer.from_pretrained(folder / "tokenizer"),
+            Blocks(folder / "train"),
+            Blocks(folder / "heldout"),
+            json.loads((folder / "report.json").read_text(encoding="utf-8")),
+        )
+
+
+def build(
+    source: Source,
+    options: Data,
+    tokenizer_path: str | None,
+    folder: Path,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> None:
+    """Read, split, tokenise, pack and write a corpus into ``folder``.
+
+    tokenizer_path: a tokenizer to open; None trains one. Raises `CorpusError` when the text is
+    too short for a block on either side of the split.
+    """
+    for part in ("tokenizer", "train", "heldout"):  # left by an interrupted start
+        shutil.rmtree(folder / part, ignore_errors=True)
+    stream = source.documents(progress)
+    sample = list(_take(stream, _SAMPLE_CHARACTERS)) if tokenizer_path is None else []
+    if tokenizer_path is None:
+        if not sample:
+            raise CorpusError(f"data: {_named(options)} has no text; choose another source")
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(
+            [paragraph for document in sample for paragraph in document.paragraphs],
+            options.vocab_size,
+            options.block_length,
+        )
+    else:
+        tokenizer = open_tokenizer(tokenizer_path)
+    tokenizer.save_pretrained(folder / "tokenizer")
+
+    def packed(documents: Iterable[Document]) -> Iterator[list[int]]:
+        ids = itertools.chain.from_iterable(
+            _encode(tokenizer, portion) for portion in _portions(documents)
+        )
+        return pack(ids, options.block_length, tokenizer.cls_token_id, tokenizer.sep_token_id)
+
+    def write(documents: Iterable[Document], name: str, max_bytes: float) -> tuple[int, bool]:
+        return write_blocks(
+            packed(documents), folder / name, options.block_length, options.vocab_size, max_bytes
+        )
+
+    check = LeakCheck(options.heldout_fraction, folder=folder)
+    training = check.split(itertools.chain(sample, stream))
+    num_train, cut = write(training, "train", options.max_gb * 1e9)
+    if cut:
+        say(f"data.max_gb={options.max_gb} is reached: the rest of the text is left out")
+    heldout = check.finish()
+    num_heldout, _ = write(
+        heldout.documents,
+        "heldout",
+        options.max_heldout_blocks * block_bytes(options.block_length, options.vocab_size),
+    )
+    for name, count in (("training", num_train), ("held-out", num_heldout)):
+        if count == 0:
+            raise CorpusError(
+                f"data.block_length={options.block_length}: the {name} part of "
+                f"{_named(options)} is shorter than one block; give more text, a lower "
+                "data.block_length, or another data.heldout_fraction"
+            )
+    atomic.write_json(
+        folder / "report.json",
+        {
+            "provenance": source.provenance(),
+            "vocabulary": len(tokenizer),
+            "train_tokens": num_train * options.block_length,
+            "heldout_tokens": num_heldout * options.block_length,
+            "heldout_paragraphs_kept": heldout.kept,
+            "heldout_paragraphs_dropped_as_leaked": heldout.dropped,
+            "heldout_8gram_residue": heldout.residue,
+            "cut_at_max_gb": cut,
+        },
+    )
+
+
+def open_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """A tokenizer with the special tokens that masked blocks need; `CorpusError` without them."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False
+        )
+    except Exception as error:  # whatever the tokenizers library and the hub's client raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        if reason.startswith("Couldn't instantiate the backend"):  # lists what it has tried
+            reason = "there is no tokenizer.json"
+        raise CorpusError(
+            f"tokenizer {path} cannot be opened ({reason}); set data.tokenizer to a folder with "
+            "tokenizer.json, or a name on the hub"
+        ) from error
+    for role in ("cls_token", "sep_token", "mask_token"):
+        if getattr(tokenizer, role) is None:
+            raise CorpusError(
+                f"tokenizer {path} has no {role}: masked language models need one; "
+                "set data.tokenizer to another"
+            )
+    return tokenizer
+
+
+def _portions(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents in portions that keep all cores busy with tokenising."""
+    stream = iter(documents)
+    while portion := list(_take(stream, _PORTION_CHARACTERS)):
+        yield portion
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, documents: list[Document]
+) -> Iterator[list[list[int]]]:
+    """The ids of each document's paragraphs."""
+    paragraphs = [paragraph for document in documents for paragraph in document.paragraphs]
+    ids = iter(ids_of(tokenizer, paragraphs))
+    return (list(itertools.islice(ids, len(document.paragraphs))) for document in documents)
+
+
+def _take(documents: Iterator[Document], max_characters: int) -> Iterator[Document]:
+    seen = 0
+    for document in documents:
+        seen += sum(map(len, document.paragraphs))
+        yield document
+        if seen >= max_characters:
+            return
+
+
+def _named(options: Data) -> str:
+    return f"data.path={options.path}" if isinstance(options, Files) else "the text"

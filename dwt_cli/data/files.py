@@ -1,0 +1,305 @@
+"""Text files of one's own: .txt, .jsonl and .parquet, the first two also as .gz or .zst."""
+
+import glob
+import hashlib
+import io
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from dwt_cli.data.source import CorpusError, Document, Progress
+
+READER_VERSION = 1
+"""Raise it with every change that changes the text: it is part of the cache fingerprint."""
+
+SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+DOCUMENT_BYTES = 200_000
+"""A .txt file above this size becomes several documents."""
+
+
+class Files:
+    """The files that a glob matches, or all readable ones in a folder, as a source.
+
+    `path`: relative to the working directory, `~` and `**` are understood. Names are relative to
+    the part of `path` before the first wildcard. A row of a .jsonl or .parquet file is a document,
+    named `file#row`, its text is in `text_column`; a .txt file is one document, or, above
+    DOCUMENT_BYTES, several, cut at blank lines: `file#0`, `file#1`, ... Raises CorpusError at once
+    when nothing matches, and while streaming for a file that cannot be read.
+    """
+
+    def __init__(self, path: str, text_column: str = "text") -> None:
+        self.path = path
+        self.text_column = text_column
+        self._root, self._files = _find(path)
+
+    def documents(self, progress: Progress) -> Iterator[Document]:
+        """Stream the documents in the order of the file names; progress counts bytes on disk."""
+        sizes = [file.stat().st_size for file in self._files]
+        total = sum(sizes)
+        before = 0
+        progress(0, total)
+        for file, size in zip(self._files, sizes, strict=True):
+            name = self._name(file)
+            empty = True
+
+            def advance(position: int, start: int = before) -> None:
+                progress(start + position, total)
+
+            for document in self._read(file, name, advance):
+                empty = False
+                yield document
+            if empty:
+                raise _problem(self.path, name, "holds no text; remove it or narrow the path")
+            before += size
+            progress(before, total)
+
+    def provenance(self) -> dict[str, Any]:
+        """Name, size and sha256 of every file."""
+        files = []
+        for file in self._files:
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            files.append([self._name(file), file.stat().st_size, digest])
+        found: dict[str, Any] = {"source": "files", "reader": READER_VERSION, "files": files}
+        if any(".txt" not in file.suffixes for file in self._files):
+            found["text_column"] = self.text_column
+        return found
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self._root).as_posix()
+
+    def _read(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Document]:
+        try:
+            if name.endswith(".parquet"):
+                yield from self._read_parquet(file, name, advance)
+                return
+            lines = _lines(file, name, self.path, advance)
+            if ".jsonl" in name:
+                yield from self._read_jsonl(lines, name)
+            else:
+                yield from _cut(name, lines)
+        except OSError as error:  # unreadable, or a cut-off archive
+            reason = " ".join(str(error).split())
+            raise _problem(
+                self.path, name, f"is damaged or not readable ({reason}); fetch it again"
+            ) from error
+
+    def _read_jsonl(self, lines: Iterable[str], name: str) -> Iterator[Document]:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            place = f"{name} line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise _problem(
+                    self.path, place, f"is not JSON ({error}); write one object per line"
+                ) from error
+            if not isinstance(row, dict):
+                raise _problem(self.path, place, "is no JSON object; write one object per line")
+            if self.text_column not in row:
+                raise self._no_column(place, row)
+            yield from self._row(name, number, row[self.text_column])
+
+    def _read_parquet(
+        self, file: Path, name: str, advance: Callable[[int], None]
+    ) -> Iterator[Document]:
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+        except pa.ArrowInvalid as error:
+            raise _problem(
+                self.path, name, f"is no parquet file ({error}); fetch it again"
+            ) from error
+        with table:
+            if self.text_column not in table.schema_arrow.names:
+                raise self._no_column(name, table.schema_arrow.names)
+            size, rows, number = file.stat().st_size, table.metadata.num_rows, 0
+            for batch in table.iter_batches(batch_size=1024, columns=[self.text_column]):
+                for text in batch.column(0).to_pylist():
+                    number += 1
+                    yield from self._row(name, number, text)
+                advance(size * number // rows)
+
+    def _row(self, name: str, number: int, text: object) -> Iterator[Document]:
+        if text is None:
+            return
+        if not isinstance(text, str):
+            raise CorpusError(
+                f"data.text_column={self.text_column}: holds {type(text).__name__}, not text, in "
+                f"row {number} of {name}; name a column of strings"
+            )
+        found = tuple(paragraph for paragraph, _ in paragraphs(text.splitlines()))
+        if found:
+            yield Document(f"{name}#{number}", found)
+
+    def _no_column(self, place: str, columns: Iterable[str]) -> CorpusError:
+        return CorpusError(
+            f"data.text_column={self.text_column}: {place} has no such column; "
+            f"choose one of {', '.join(columns)}"
+        )
+
+
+def _problem(path: str, place: str, what: str) -> CorpusError:
+    return CorpusError(f"data.path={path}: {place} {' '.join(what.split())}")
+
+
+def _find(path: str) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the files in the order of their names."""
+    expanded = Path(path).expanduser()
+    pattern = glob.escape(str(expanded)) if expanded.exists() else str(expanded)
+    if expanded.is_dir():
+        root = expanded
+        pattern += "/**/*"
+    elif expanded.is_file():
+        root = expanded.parent
+    else:
+        fixed = itertools.takewhile(lambda part: not glob.has_magic(part), expanded.parts[:-1])
+        root = Path(*fixed)
+    # glob, since pathlib's does not leave out hidden files
+    found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207
+    files = [file for file in found if file.is_file()]
+    readable = [file for file in files if file.name.endswith(SUFFIXES)]
+    if not readable:
+        others = f"none of the {len(files)} files there is readable" if files else "no such file"
+        raise CorpusError(
+            f"data.path={path}: {others} (looked in {Path.cwd()}); give a file, a folder or a "
+            f"quoted glob of {', '.join(SUFFIXES)}"
+        )
+    return root, sorted(set(readable), key=lambda file: file.relative_to(root).as_posix())
+
+
+def _lines(file: Path, name: str, path: str, advance: Callable[[int], None]) -> Iterator[str]:
+    """The decoded lines of a file, without a byte order mark."""
+    with file.open("rb") as raw:
+        for number, line in enumerate(_decompressed(raw, name), start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if number % 1000 == 0:
+                advance(raw.tell())
+            try:
+                yield line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise _problem(
+                    path, f"{name} line {number}", "is not UTF-8; convert it, for instance by iconv"
+                ) from error
+
+
+def _decompressed(raw: IO[bytes], name: str) -> Iterable[bytes]:
+    if not name.endswith((".gz", ".zst")):
+        return raw
+    import pyarrow
+
+    # unlike zstandard's reader it notices an archive that was cut off, in both formats
+    codec = "gzip" if name.endswith(".gz") else "zstd"
+    return io.BufferedReader(pyarrow.CompressedInputStream(raw, codec))
+
+
+# --- lines -> paragraphs -> documents ------------------------------------------------------------
+
+Paragraph = tuple[str, bool]
+"""The text, and whether a blank line stood before it."""
+
+_SENTENCE_END = re.compile(r"[.!?:;…][\"'”’)\]*_]*\Z")
+SAMPLE_LINES = 5000
+MAX_WRAP_WIDTH = 100
+
+
+def paragraphs(lines: Iterable[str]) -> Iterator[Paragraph]:
+    """Paragraphs of a text file.
+
+    In most files a line is a paragraph. In a hard-wrapped one (by the first 5000 lines: narrow,
+    and sentences run on over the ends of lines) lines are joined up to a blank line, an indented
+    line, or the short last line of a paragraph.
+    """
+    stream = iter(lines)
+    head = list(itertools.islice(stream, SAMPLE_LINES))
+    width = _wrap_width(head)
+    every = itertools.chain(head, stream)
+    return _joined(every, width) if width else _one_per_line(every)
+
+
+def _wrap_width(lines: list[str]) -> int:
+    """The width at which lines are wrapped (95 % are no longer), or 0 when they are not."""
+    stripped = [line.strip() for line in lines]
+    lengths = sorted(len(line) for line in stripped if line)
+    pairs = [(a, b) for a, b in itertools.pairwise(stripped) if a and b]
+    if len(pairs) < 4 or lengths[len(lengths) * 9 // 10] > MAX_WRAP_WIDTH:
+        return 0
+    running_on = sum(1 for a, b in pairs if b[0].islower() and not _SENTENCE_END.search(a))
+    return lengths[len(lengths) * 19 // 20] if running_on > 0.25 * len(pairs) else 0
+
+
+def _one_per_line(lines: Iterable[str]) -> Iterator[Paragraph]:
+    blank = False
+    for line in lines:
+        text = " ".join(line.split())
+        if text:
+            yield text, blank
+        blank = not text
+
+
+def _joined(lines: Iterable[str], width: int) -> Iterator[Paragraph]:
+    paragraph = ""
+    starts_after_blank = blank = indented = False
+    last = ""  # line of the paragraph
+    for line in lines:
+        text = " ".join(line.split())
+        if not text:
+            blank = True
+            continue
+        was_indented, indented = indented, line[0].isspace()
+        room = 0.9 * width - len(last) - len(text.split(" ", 1)[0])
+        ended = room > 0 and not text[0].islower() and bool(_SENTENCE_END.search(last))
+        if paragraph and (blank or ended or (indented and not was_indented)):
+            yield paragraph, starts_after_blank
+            paragraph = ""
+        if not paragraph:
+            paragraph, starts_after_blank = text, blank
+        elif paragraph[-1] == "-" and paragraph[-2:-1].isalpha() and text[0].islower():
+            paragraph += text  # hill-|crest; a dash has a space before it
+        else:
+            paragraph += " " + text
+        last, blank = text, False
+    if paragraph:
+        yield paragraph, starts_after_blank
+
+
+def _cut(name: str, lines: Iterable[str]) -> Iterator[Document]:
+    """Consecutive documents of at most DOCUMENT_BYTES, cut at blank lines where there are any."""
+    parts = _parts(paragraphs(lines))
+    first = next(parts, None)
+    if first is None:
+        return
+    second = next(parts, None)
+    if second is None:
+        yield Document(name, first)
+        return
+    for number, part in enumerate(itertools.chain((first, second), parts)):
+        yield Document(f"{name}#{number}", part)
+
+
+def _parts(stream: Iterable[Paragraph]) -> Iterator[tuple[str, ...]]:
+    part: list[str] = []  # up to the last blank line
+    group: list[str] = []  # since then
+    size = group_size = 0  # of both together, of the group
+    for text, after_blank in stream:
+        length = len(text.encode()) + 1
+        if after_blank:
+            part, group, group_size = part + group, [], 0
+        if part and size + length > DOCUMENT_BYTES:
+            yield tuple(part)
+            part, size = [], group_size
+        if group and size + length > DOCUMENT_BYTES:
+            yield tuple(group)
+            group, size, group_size = [], 0, 0
+        group.append(text)
+        size += length
+        group_size += length
+    if part or group:
+        yield tuple(part + group)

@@ -1,0 +1,150 @@
+"""What is held out of training, and the check that training does not contain it anyway.
+
+Documents are held out whole, by their names alone, so the split is the same in every run and for
+every order of the documents. Text repeats itself between documents, though: a held-out paragraph
+that shares more than half of its word 8-grams with the training part is dropped.
+"""
+
+import re
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from os import PathLike
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwt_cli.data.source import Document
+
+GRAM = 8
+MAX_SHARED = 0.5
+CHUNK = 1 << 21
+"""Grams looked up at a time: 16 MiB of hashes."""
+
+
+def is_heldout(name: str, fraction: float, seed: int = 0) -> bool:
+    """Whether the document of this name is held out; true for about `fraction` of all names."""
+    digest = blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out documents without leaked paragraphs, and what the check found.
+
+    `residue` is the fraction of the kept paragraphs' grams that still occur in training; `dropped`
+    and `kept` count paragraphs.
+    """
+
+    documents: tuple[Document, ...]
+    kept: int
+    dropped: int
+    residue: float
+
+
+class LeakCheck:
+    """Splits a stream of documents in one pass and then clears the held-out side of leaks.
+
+    The training grams are spooled to an unnamed temporary file (8 bytes per word, in `folder`) and
+    looked up at the end: the stream is read only once, a training document that comes before the
+    held-out one is not missed, the result is exact, and memory holds only the held-out side.
+
+        check = LeakCheck(fraction=0.01)
+        for document in check.split(source.documents(progress)):
+            ...  # a training document
+        heldout = check.finish()
+    """
+
+    def __init__(
+        self, fraction: float, seed: int = 0, folder: str | PathLike[str] | None = None
+    ) -> None:
+        self.fraction = fraction
+        self.seed = seed
+        self._heldout: list[Document] = []
+        self._spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, finish() closes it
+
+    def split(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """Yield the training documents; the held-out ones stay here. May be called repeatedly."""
+        for document in documents:
+            if is_heldout(document.name, self.fraction, self.seed):
+                self._heldout.append(document)
+            else:
+                self._spool.write(grams(document.paragraphs)[0].tobytes())
+                yield document
+
+    def finish(self) -> HeldOut:
+        """Drop the held-out paragraphs that leaked. Ends the check and removes its spool."""
+        paragraphs = [text for document in self._heldout for text in document.paragraphs]
+        hashes, counts = grams(paragraphs)
+        with self._spool:
+            shared_grams = self._in_training(hashes)
+        ends = np.cumsum(counts)
+        before = np.concatenate([[0], np.cumsum(shared_grams)])
+        shared = before[ends] - before[ends - counts]  # per paragraph
+        keep = shared <= MAX_SHARED * counts
+        kept_grams = int(counts[keep].sum())
+        return HeldOut(
+            documents=tuple(self._kept(keep)),
+            kept=int(keep.sum()),
+            dropped=int((~keep).sum()),
+            residue=float(shared[keep].sum() / kept_grams) if kept_grams else 0.0,
+        )
+
+    def _in_training(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """For each held-out gram, whether it was spooled."""
+        wanted, place = np.unique(hashes, return_inverse=True)
+        found = np.zeros(len(wanted), dtype=bool)
+        self._spool.seek(0)
+        while len(wanted) and (block := self._spool.read(8 * CHUNK)):
+            # sorted queries walk through `wanted` in order instead of jumping in it
+            queries = np.sort(np.frombuffer(block, dtype=np.uint64))
+            at = np.minimum(np.searchsorted(wanted, queries), len(wanted) - 1)
+            found[at[wanted[at] == queries]] = True
+        return found[place]
+
+    def _kept(self, keep: NDArray[np.bool_]) -> Iterator[Document]:
+        flags = iter(keep)
+        for document in self._heldout:
+            paragraphs = tuple(text for text in document.paragraphs if next(flags))
+            if paragraphs:
+                yield Document(document.name, paragraphs)
+
+
+_WORD = re.compile(r"\w+")
+# odd multipliers, one per place in the gram, so that the order of the words counts
+_FACTORS = np.random.Generator(np.random.Philox(key=8)).integers(
+    0, 2**64, size=GRAM, dtype=np.uint64
+) | np.uint64(1)
+
+
+def grams(paragraphs: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The hashes of all word 8-grams [grams], and how many each paragraph has [paragraphs].
+
+    Words are lower-cased runs of \\w; a paragraph of 1 to 8 words is one gram, one without words
+    has none. A gram's hash depends on its words, their order and their number only.
+    """
+    texts = [_WORD.findall(text.lower()) for text in paragraphs]
+    lengths = np.array([len(words) for words in texts], dtype=np.int64)
+    flat = " ".join(word for words in texts for word in words).encode().split()
+    words = np.fromiter(map(zlib.crc32, flat), dtype=np.uint64, count=len(flat))
+    words = _mixed(words)
+    padded = np.concatenate([words, np.zeros(GRAM, dtype=np.uint64)])
+    # how many words of its paragraph there are from each word on, itself included
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))
+    hashes = np.zeros(len(words), dtype=np.uint64)
+    for place, factor in enumerate(_FACTORS):
+        inside = left > place
+        hashes += np.where(inside, padded[place : place + len(words)] * factor, 0)
+    is_start = (left >= GRAM) | (left == np.repeat(lengths, lengths))
+    counts = np.where(lengths > 0, np.maximum(lengths - GRAM + 1, 1), 0)
+    return _mixed(hashes[is_start]), counts
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64: every bit of the input reaches every bit of the output."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,1 @@
+"""What the project is for: learning from a weaker teacher."""

@@ -1,0 +1,250 @@
+"""The loss weights over time: how strongly the student listens to its teacher, and when.
+
+A schedule is a dataclass of its settings and a pure function of a `Moment`. A schedule that reacts
+to the training keeps what it must know in the moment's ``memory``, a few numbers that travel in
+the checkpoint, so that a resumed run goes on as if nothing had happened.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from dwt_cli.training.moment import Moment
+
+
+class Weights(NamedTuple):
+    """alpha_hard and alpha_soft of eq. 3 (arXiv 2305.18239, section 2)."""
+
+    hard: float
+    soft: float
+
+
+@dataclass
+class Schedule:
+    """Base of all schedules. ``hard`` is the weight of the cross-entropy with the label.
+
+    reacts: whether the weights depend on how the training goes.
+    """
+
+    reacts: ClassVar[bool] = False
+
+    hard: float = 1.0
+
+    def weights(self, moment: Moment) -> Weights:
+        """The weights at a moment of training."""
+        raise NotImplementedError
+
+    def soft_is_over(self, moment: Moment) -> bool:
+        """Whether the soft weight is zero now and for good: the teacher may then be released."""
+        raise NotImplementedError
+
+    def remember(
+        self, memory: Mapping[str, float], metrics: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """The memory after a step with these metrics; means over the step's targets, in nats."""
+        return memory
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings, one line each."""
+        return [
+            f"alpha.{name}={value}: a loss weight is not negative"
+            for name, value in vars(self).items()
+            if name.startswith(("hard", "soft")) and value is not None and value < 0
+        ]
+
+
+@dataclass
+class Constant(Schedule):
+    """The same weights throughout: Normal 1:1 and Strong 1:4 (section 3.2)."""
+
+    soft: float = 1.0
+
+    def weights(self, moment: Moment) -> Weights:
+        return Weights(self.hard, self.soft)
+
+    def soft_is_over(self, moment: Moment) -> bool:
+        return self.soft == 0
+
+
+@dataclass
+class Ramp(Schedule):
+    """The soft weight goes from ``soft`` to ``soft_end`` within the share ``until`` of the run.
+
+    It stays at ``soft_end`` from there on. ``way`` says how.
+    """
+
+    soft: float = 4.0
+    soft_end: float = 1.0
+    until: float = 1.0
+
+    def way(self, share: float) -> float:
+        """How much of the way is done after a share of the time, both in [0, 1]."""
+        raise NotImplementedError
+
+    def weights(self, moment: Moment) -> Weights:
+        done = self._done(moment)
+        return Weights(self.hard, self.soft + (self.soft_end - self.soft) * done)
+
+    def soft_is_over(self, moment: Moment) -> bool:
+        return self.soft_end == 0 and (self.soft == 0 or moment.progress >= self.until)
+
+    def _done(self, moment: Moment) -> float:
+        return 1.0 if moment.progress >= self.until else self.way(moment.progress / self.until)
+
+    def problems(self) -> list[str]:
+        return [*super().problems(), *_problems_of_until(self.until)]
+
+
+@dataclass
+class Linear(Ramp):
+    """A straight line. The paper's advice (section 3.2, Limitations): start strong, decay (4 -> 1).
+
+    With ``hard_end`` the hard weight moves along: knowledge inheritance (arXiv 2105.13880, eq. 3)
+    has 1 - t/T for the teacher and t/T for the label.
+    """
+
+    hard_end: float | None = None
+
+    def way(self, share: float) -> float:
+        return share
+
+    def weights(self, moment: Moment) -> Weights:
+        hard, soft = super().weights(moment)
+        if self.hard_end is not None:
+            hard += (self.hard_end - self.hard) * self._done(moment)
+        return Weights(hard, soft)
+
+
+@dataclass
+class Cosine(Ramp):
+    """Half a cosine: level at both ends, steepest in the middle (as in arXiv 1608.03983, eq. 5)."""
+
+    def way(self, share: float) -> float:
+        return (1 - math.cos(math.pi * share)) / 2
+
+
+@dataclass
+class Exponential(Ramp):
+    """The same factor in every step: soft * (soft_end / soft) ** share."""
+
+    def way(self, share: float) -> float:
+        if self.soft == self.soft_end:
+            return share
+        now = self.soft * (self.soft_end / self.soft) ** share
+        return (now - self.soft) / (self.soft_end - self.soft)
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if min(self.soft, self.soft_end) == 0:
+            found.append(
+                f"alpha.soft={self.soft} and alpha.soft_end={self.soft_end}: an exponential never "
+                "comes from or to 0; choose a small weight, or alpha=linear"
+            )
+        return found
+
+
+@dataclass
+class Step(Schedule):
+    """``soft`` for the first share ``until`` of the run, then none (SALT, arXiv 2410.18779)."""
+
+    soft: float = 1.0
+    until: float = 0.2
+
+    def weights(self, moment: Moment) -> Weights:
+        return Weights(self.hard, 0.0 if self.soft_is_over(moment) else self.soft)
+
+    def soft_is_over(self, moment: Moment) -> bool:
+        return self.soft == 0 or moment.progress >= self.until
+
+    def problems(self) -> list[str]:
+        return [*super().problems(), *_problems_of_until(self.until)]
+
+
+@dataclass
+class Wsd(Schedule):
+    """Warm-up, stable, decay: ``soft`` times the learning rate's share of its peak.
+
+    ArXiv 2410.16215 found it best to listen to the teacher while the learning rate is high.
+    """
+
+    soft: float = 4.0
+
+    def weights(self, moment: Moment) -> Weights:
+        return Weights(self.hard, self.soft * moment.lr)
+
+    def soft_is_over(self, moment: Moment) -> bool:
+        return self.soft == 0
+
+
+@dataclass
+class Overtake(Schedule):
+    """The soft weight follows the student's lag behind the teacher, and ends with it.
+
+    soft * min(1, lag / full): the lag is the student's cross-entropy with the label minus the
+    teacher's, on the same target rows, as a running mean over about ``span`` steps. ``soft`` is
+    reached at a lag of ``full`` nats. Once the lag is zero the teacher is released for good, so
+    there is no length to choose. Ours; it has no source.
+    """
+
+    reacts: ClassVar[bool] = True
+
+    soft: float = 4.0
+    full: float = 1.0
+    span: float = 20.0
+
+    def weights(self, moment: Moment) -> Weights:
+        if self.soft_is_over(moment):
+            return Weights(self.hard, 0.0)
+        lag = _unbiased(moment.memory, self.span) if "lag" in moment.memory else self.full
+        return Weights(self.hard, self.soft * min(1.0, lag / self.full))
+
+    def soft_is_over(self, moment: Moment) -> bool:
+        return self.soft == 0 or bool(moment.memory.get("overtaken"))
+
+    def remember(
+        self, memory: Mapping[str, float], metrics: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        if "teacher_loss" not in metrics:
+            return memory
+        keep = 1 - 1 / self.span
+        lag = metrics["hard_loss"] - metrics["teacher_loss"]
+        noted = {
+            **memory,
+            "lag": keep * memory.get("lag", 0.0) + (1 - keep) * lag,
+            "num_noted": memory.get("num_noted", 0.0) + 1,
+        }
+        return noted | {"overtaken": float(_unbiased(noted, self.span) <= 0)}
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if self.full <= 0:
+            found.append(f"alpha.full={self.full}: the lag with the full weight is above 0 nats")
+        if self.span <= 1:
+            found.append(f"alpha.span={self.span}: the mean runs over more than 1 step")
+        return found
+
+
+def _unbiased(memory: Mapping[str, float], span: float) -> float:
+    """The running mean, freed of its start at zero."""
+    return memory["lag"] / (1 - (1 - 1 / span) ** memory["num_noted"])
+
+
+def _problems_of_until(until: float) -> list[str]:
+    if 0 < until <= 1:
+        return []
+    return [
+        f"alpha.until={until}: it is a share of the run, above 0 and at most 1; a schedule "
+        "longer than the run would never end"
+    ]
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "constant": Constant,
+    "linear": Linear,
+    "cosine": Cosine,
+    "exponential": Exponential,
+    "step": Step,
+    "wsd": Wsd,
+    "overtake": Overtake,
+}

@@ -1,0 +1,226 @@
+"""Equations 1 to 3 of the paper (arXiv 2305.18239, section 2) over target rows, and relatives.
+
+Softmax and sums are in fp32 whatever the models compute in. Losses are sums over rows, in nats.
+Legend: N target rows, V vocabulary, C rows of one chunk.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dwt_cli.distill.alpha import Weights
+from dwt_cli.distill.objective.divergences import DIVERGENCES, Distribution
+from dwt_cli.distill.objective.options import Distributions, Revise, Select
+from dwt_cli.distill.objective.revise import revised
+from dwt_cli.distill.objective.select import selected
+
+CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
+FUSED_BYTES = {"cpu": 1 << 25, "cuda": 1 << 28}  # of a fused pass, which makes fewer tables
+
+
+class Sums(NamedTuple):
+    """Sums over the target rows, scalars in fp32; ``total`` alone carries a gradient.
+
+    hard: cross-entropy with the label (eq. 1). soft: each divergence from the teacher by the name
+    of its objective, without its weight. teacher: the teacher's own cross-entropy with the label.
+    correct: rows in which no logit is above the label's. selected: rows in which the soft loss
+    counts.
+    """
+
+    total: Tensor
+    hard: Tensor
+    soft: dict[str, Tensor]
+    teacher: Tensor
+    correct: Tensor
+    selected: Tensor
+
+
+class Target(NamedTuple):
+    """How the student is compared with the teacher's distributions, at one moment of training."""
+
+    objectives: Mapping[str, Distributions]
+    revise: Revise = Revise()
+    select: Select = Select()
+    progress: float = 0.0
+
+
+def hard_sums(
+    student_NV: Tensor, labels_N: Tensor, hard_weight: float = 1.0, *, compiled: bool = False
+) -> Sums:
+    """The cross-entropy alone; the soft terms are zero."""
+    weights = Weights(hard_weight, 0.0)
+    return distillation_sums(student_NV, None, labels_N, weights, Target({}), compiled=compiled)
+
+
+def distillation_sums(
+    student_NV: Tensor,
+    teacher_NV: Tensor | None,
+    labels_N: Tensor,
+    weights: Weights,
+    target: Target,
+    *,
+    compiled: bool = False,
+) -> Sums:
+    """alpha_hard * hard + alpha_soft * sum of weight * soft (eq. 3), and its terms.
+
+    student_NV, teacher_NV: logits of any float type; no teacher: the soft terms are zero.
+    labels_N: int64. compiled: the pass over rows that need a gradient is fused by torch.compile.
+    """
+    total, terms = _Distillation.apply(  # type: ignore[no-untyped-call]
+        student_NV, teacher_NV, labels_N, weights, target, compiled
+    )
+    hard, correct, teacher, selected, *soft = terms.unbind()
+    named = dict(zip(target.objectives, soft, strict=True))
+    return Sums(total, hard, named, teacher, correct, selected)
+
+
+class _Distillation(torch.autograd.Function):
+    """Losses and gradient in one pass over chunks of rows.
+
+    The gradient with respect to the logits is known in closed form, so the forward pass writes
+    it and no (N, V) table of log-probabilities is kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student_NV: Tensor,
+        teacher_NV: Tensor | None,
+        labels_N: Tensor,
+        weights: Weights,
+        target: Target,
+        compiled: bool,
+    ) -> tuple[Tensor, Tensor]:
+        num_rows, vocab_size = student_NV.shape
+        fused = compiled and ctx.needs_input_grad[0]
+        of_rows = _fused() if fused else _of_rows
+        chunk_bytes = (FUSED_BYTES if fused else CHUNK_BYTES)[student_NV.device.type]
+        step = max(1, chunk_bytes // (4 * vocab_size))
+        gradient_NV = torch.empty_like(student_NV) if ctx.needs_input_grad[0] else None
+        numbers = _Numbers.of(weights, target)
+        now = numbers.on(student_NV.device) if fused else numbers
+        comparison = (tuple(target.objectives.values()), target.revise, target.select)
+        of_chunks = [
+            of_rows(
+                student_NV[rows],
+                None if teacher_NV is None else teacher_NV[rows],
+                labels_N[rows, None],
+                now,
+                comparison,
+                None if gradient_NV is None else gradient_NV[rows],
+            )
+            for rows in (slice(start, start + step) for start in range(0, num_rows, step))
+        ]
+        terms = torch.stack([_sum(columns) for columns in zip(*of_chunks, strict=True)])
+        if teacher_NV is None:
+            terms = torch.cat([terms, terms.new_zeros(2 + len(target.objectives))])
+        total = weights.hard * terms[0]
+        for factor, loss in zip(numbers.of_losses, terms[4:], strict=True):
+            total = total + factor * loss
+        ctx.save_for_backward(gradient_NV)
+        ctx.mark_non_differentiable(terms)
+        return total, terms
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor, grad_terms: Tensor) -> Any:
+        (gradient_NV,) = ctx.saved_tensors
+        return gradient_NV * grad_total, None, None, None, None, None
+
+
+class _Numbers(NamedTuple):
+    """What changes from step to step.
+
+    of_losses: the factor of each objective's loss in the total. taus: its temperature. A fused
+    pass gets scalar tensors: it would take numbers of Python's for constants.
+    """
+
+    hard: float | Tensor
+    progress: float | Tensor
+    of_losses: Sequence[float | Tensor]
+    taus: Sequence[float | Tensor]
+
+    @classmethod
+    def of(cls, weights: Weights, target: Target) -> "_Numbers":
+        taus = [o.temperature_at(target.progress) for o in target.objectives.values()]
+        of_losses = [
+            weights.soft * o.weight * (tau**2 if o.tau_squared else 1.0)
+            for o, tau in zip(target.objectives.values(), taus, strict=True)
+        ]
+        return cls(weights.hard, target.progress, of_losses, taus)
+
+    def on(self, device: torch.device) -> "_Numbers":
+        """As scalar tensors."""
+        single = [self.hard, self.progress, *self.of_losses, *self.taus]
+        sent = torch.tensor(single, pin_memory=device.type == "cuda")  # nothing waits for it
+        hard, progress, *others = sent.to(device, non_blocking=True).unbind()
+        num_objectives = len(self.taus)
+        return _Numbers(hard, progress, others[:num_objectives], others[num_objectives:])
+
+
+def _of_rows(
+    student_CV: Tensor,
+    teacher_CV: Tensor | None,
+    labels_C1: Tensor,
+    numbers: _Numbers,
+    comparison: tuple[tuple[Distributions, ...], Revise, Select],
+    gradient_CV: Tensor | None,
+) -> list[Tensor]:
+    """Each term by row, (C, 1); the gradient of the total is written into ``gradient_CV``.
+
+    It is hard (p - onehot) + the sum over divergences of soft / tau d(divergence)/d(logits / tau).
+    """
+    ours = Distribution.of(student_CV.float())
+    label_C1 = ours.scores_CV.gather(1, labels_C1)
+    terms = [ours.log_z_C1 - label_C1, label_C1 >= ours.top_C1]
+    tables: list[tuple[float | Tensor, Tensor]] = [(numbers.hard, ours.probabilities_CV)]
+    if teacher_CV is not None:
+        objectives, revise, select = comparison
+        theirs = Distribution.of(teacher_CV.float())
+        counts_C1 = selected(select, ours, theirs, labels_C1)
+        terms.append(-theirs.log_probability(labels_C1))
+        terms.append(torch.ones_like(label_C1) if counts_C1 is None else counts_C1)
+        for objective, of_loss, tau in zip(
+            objectives, numbers.of_losses, numbers.taus, strict=True
+        ):
+            p, t = (ours, theirs) if objective.is_plain else (ours.at(tau), theirs.at(tau))
+            t = revised(revise, t, p, labels_C1, numbers.progress)
+            loss_C1, its_tables = DIVERGENCES[type(objective)](objective, p, t)
+            terms.append(loss_C1 if counts_C1 is None else loss_C1 * counts_C1)
+            slope = of_loss if objective.is_plain else of_loss / tau
+            slope = slope if counts_C1 is None else slope * counts_C1
+            tables += [(slope * factor, table_CV) for factor, table_CV in its_tables]
+    if gradient_CV is not None:
+        sum_CV = _summed(tables)
+        of_label_C1 = sum_CV.gather(1, labels_C1) - numbers.hard
+        gradient_CV.copy_(sum_CV)
+        gradient_CV.scatter_(1, labels_C1, of_label_C1.to(gradient_CV.dtype))
+    return terms
+
+
+@functools.cache
+def _fused() -> Callable[..., list[Tensor]]:
+    return torch.compile(_of_rows)
+
+
+def _sum(columns: Sequence[Tensor]) -> Tensor:
+    """Of the rows of all chunks at once: over many chunks small operations add up."""
+    return torch.cat(tuple(columns)).sum(dtype=torch.float32)
+
+
+def _summed(parts: list[tuple[float | Tensor, Tensor]]) -> Tensor:
+    """The sum of factor * table, in place of the first table; a factor is one number or (C, 1)."""
+    (factor, first_CV), *others = parts
+    for more, table_CV in others:
+        if table_CV is first_CV:
+            factor = factor + more
+    first_CV.mul_(factor)
+    for more, table_CV in others:
+        if table_CV is not first_CV:
+            if isinstance(more, Tensor):
+                first_CV.addcmul_(table_CV, more)
+            else:
+                first_CV.add_(table_CV, alpha=more)
+    return first_CV

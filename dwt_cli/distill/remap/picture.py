@@ -1,0 +1,45 @@
+"""Which of the student's layers came from which of the teacher's, as one PNG."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from dwt_cli.distill.remap.remap import Account
+
+
+def draw_origins(account: Account, num_student: int, num_teacher: int, picture: Path) -> None:
+    """A matrix of shares, a row for each of the student's layers, the last one on top."""
+    matplotlib.use("Agg")
+    shares = np.zeros((num_student, num_teacher))
+    for layer, origins in account.layers.items():
+        for origin, share in origins.items():
+            shares[layer, origin] = share
+    figure = Figure(
+        figsize=(3.2 + 0.55 * num_teacher, 1.6 + 0.4 * num_student), layout="constrained"
+    )
+    axes = figure.subplots()
+    # learned shares may be negative, or above 1
+    drawn = axes.imshow(shares, cmap="PuOr_r", vmin=-1, vmax=1, origin="lower", aspect="auto")
+    for (layer, origin), share in np.ndenumerate(shares):
+        if shown := round(share, 2):
+            colour = "white" if abs(share) > 0.6 else "black"
+            axes.text(origin, layer, f"{shown:g}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(num_teacher))
+    axes.set_yticks(range(num_student), [_said(layer, account) for layer in range(num_student)])
+    axes.set_xlabel("the teacher's layer")
+    axes.set_ylabel("the student's layer")
+    axes.set_title(
+        f"tensors: {len(account.copied)} copied, {len(account.grown)} grown, "
+        f"{len(account.reset)} reset",
+        fontsize=10,
+    )
+    figure.colorbar(drawn, label="share")
+    figure.savefig(picture, dpi=110)
+
+
+def _said(layer: int, account: Account) -> str:
+    if layer in account.silent:
+        return f"{layer} (identity at first)"
+    return f"{layer}" if layer in account.layers else f"{layer} (fresh)"

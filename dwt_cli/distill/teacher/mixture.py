@@ -1,0 +1,73 @@
+"""Several teachers as one: a mixture of their distributions.
+
+Legend: K members, N target rows, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dwt_cli.distill.teacher.options import Weighting
+from dwt_cli.distill.teacher.signal import Signal
+from dwt_cli.models.features import Features
+from dwt_cli.tasks.task import Batch
+
+
+class MixtureSignal:
+    """log sum_k w_k softmax(z_k / tau_k): the logarithm of the weighted mixture, fp32.
+
+    The weights are in proportion to m_k exp(-l_k), where m_k is the member's fixed weight and
+    l_k = 0                                              with ``Weighting.fixed``,
+    l_k = its mean cross-entropy over the batch's labels with ``Weighting.batch``,
+    l_k = its cross-entropy with each row's own label    with ``Weighting.token``,
+    of the distribution that is mixed, at tau_k. `batch` is made after adaptive distillation (Saleh
+    et al., COLING 2020, arXiv 2010.05445), where members count by their loss on the mini-batch;
+    that its formula is this softmax of the negative loss was not checked against the paper.
+    `token` looks at no more than a row, so that splitting a batch changes nothing.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Signal],
+        weights: Sequence[float],
+        temperatures: Sequence[float],
+        weighting: Weighting,
+    ) -> None:
+        assert len(members) == len(weights) == len(temperatures)
+        self._members, self._temperatures = list(members), temperatures
+        self._log_weights_K = torch.tensor(weights).log()
+        self._weighting = weighting
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, features: Features | None = None) -> Tensor:
+        assert self._members, "released teachers are not asked again"
+        assert features is None, "of several models none is the one to look into"
+        members_KNV = [
+            (member(batch).float() / temperature).log_softmax(-1)
+            for member, temperature in zip(self._members, self._temperatures, strict=True)
+        ]
+        log_weights_KN = self._weigh(members_KNV, batch.labels_N).log_softmax(0)
+        mixed_NV = members_KNV.pop(0).add_(log_weights_KN[0, :, None])
+        for log_weights_N, member_NV in zip(log_weights_KN[1:], members_KNV, strict=True):
+            torch.logaddexp(mixed_NV, member_NV.add_(log_weights_N[:, None]), out=mixed_NV)
+        return mixed_NV
+
+    def _weigh(self, members_KNV: Sequence[Tensor], labels_N: Tensor) -> Tensor:
+        """Logarithms of the weights (K, N), up to a constant per row."""
+        losses_KN = -torch.stack(
+            [member_NV.gather(1, labels_N[:, None]).squeeze(1) for member_NV in members_KNV]
+        )
+        log_weights_KN = self._log_weights_K.to(labels_N.device)[:, None].expand_as(losses_KN)
+        match self._weighting:
+            case Weighting.fixed:
+                return log_weights_KN
+            case Weighting.batch:
+                return log_weights_KN - losses_KN.mean(1, keepdim=True)
+            case Weighting.token:
+                return log_weights_KN - losses_KN
+
+    def release(self) -> None:
+        for member in self._members:
+            member.release()
+        self._members = []

@@ -1,0 +1,1 @@
+"""How many processes, where: local, torchrun, SLURM, a study's pool."""

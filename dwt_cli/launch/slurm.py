@@ -1,0 +1,166 @@
+"""A run as a job of SLURM: submitted here, through submitit, and started on each node.
+
+On every node the job's one task starts the ranks there, as launch=torchrun does. Before SLURM takes
+the job's time or place away, the ranks write a checkpoint and the job is queued again; it goes on
+from there by itself.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.helpers import Checkpointable, DelayedSubmission
+
+from dwt_cli.base import atomic
+from dwt_cli.base.errors import Told, UserError
+from dwt_cli.base.interrupt import GRACE_S, Interrupted
+from dwt_cli.base.options import Device
+from dwt_cli.config import packing
+from dwt_cli.config.launch import Executor, Slurm
+from dwt_cli.config.run import Run
+from dwt_cli.launch.process import QUIETLY
+from dwt_cli.recipe.record import readable
+
+_SIGNAL_S = GRACE_S + 30  # so long before the end of its time a job is told of it
+_GLANCE_S = 1.0
+
+
+def launch(run: Run, options: Slurm) -> None:
+    """Submit a run and, with launch.wait, see it through.
+
+    Raises what `submit` raises, `UserError` with what a failed job has said, and `Interrupted`
+    when somebody stops waiting: the job goes on.
+    """
+    job = submit(run, options)
+    print(f"job {job.job_id}: submitted; its log: {job.paths.stdout}", flush=True)
+    if options.wait:
+        _wait_for(job, options.executor)
+
+
+def submit(run: Run, options: Slurm) -> submitit.Job[None]:
+    """Hand a run over to SLURM and come back at once; `UserError` when it is not taken."""
+    if options.executor is Executor.slurm and shutil.which("sbatch") is None:
+        raise UserError(
+            "launch.executor=slurm: there is no sbatch on this machine; submit from a login node "
+            "of the cluster, or choose launch=torchrun"
+        )
+    folder = Path(run.run.root).expanduser().absolute() / options.folder
+    packed = packing.packed(run)
+    file = folder / f"{hashlib.sha256(packed.encode()).hexdigest()[:16]}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(file, packed)
+    executor = submitit.AutoExecutor(
+        folder, options.executor.name, slurm_max_num_timeout=options.max_timeouts
+    )
+    executor.update_parameters(
+        name=readable(run),
+        timeout_min=options.minutes,
+        nodes=options.nodes,
+        tasks_per_node=1,
+        gpus_per_node=None if options.device is Device.cpu else options.gpus,
+        cpus_per_task=options.cpus,
+        mem_gb=options.memory_gb,
+        slurm_partition=options.partition,
+        slurm_account=options.account,
+        slurm_signal_delay_s=_SIGNAL_S,
+    )
+    try:
+        return executor.submit(_Node(str(file)))
+    except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"launch=slurm: sbatch does not take the job ({reason}); put launch.partition, "
+            "launch.account or launch.minutes right"
+        ) from error
+
+
+def _wait_for(job: submitit.Job[None], executor: Executor) -> None:
+    state = None
+    try:
+        # the debug executor works when it is asked for the outcome, in this process
+        while executor is not Executor.debug and not job.done():
+            if job.state != state:
+                state = job.state
+                print(f"job {job.job_id}: {state.lower()}", flush=True)
+            time.sleep(_GLANCE_S)
+        error = job.exception()
+    except KeyboardInterrupt as stop:
+        end = "scancel" if executor is Executor.slurm else "kill"
+        raise Interrupted(
+            number=getattr(stop, "number", signal.SIGINT),
+            said=f"job {job.job_id} goes on; to look: tail -f {job.paths.stdout}; "
+            f"to end it: {end} {job.job_id}",
+        ) from stop
+    for line in (job.stdout() or "").splitlines():
+        if not line.startswith("submitit "):
+            print(line)
+    if error is not None:
+        raise _in_one_line(job, error)
+
+
+def _in_one_line(job: submitit.Job[None], error: BaseException) -> BaseException:
+    """What the job has said of its end; its log has everything."""
+    lines = (job.stderr() or "").splitlines()
+    if told := [line for line in lines if line.startswith("dwt-train: ")]:
+        return UserError(told[-1].removeprefix("dwt-train: "))
+    if isinstance(error, Told):  # of the debug executor: it was said here
+        return error
+    return UserError(
+        f"job {job.job_id} has left no result ({job.state.lower()}); {job.paths.stderr} says more"
+    )
+
+
+class _Node(Checkpointable):
+    """What a job does on one node. submitit pickles it: it holds the path of a file, no more."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._ranks: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> None:
+        run = packing.unpacked(Path(self._file).read_text(encoding="utf-8"))
+        assert isinstance(run.launch, Slurm)
+        launch = replace(run.launch, rdzv_endpoint=_meeting_place(run.launch))
+        with TemporaryDirectory(prefix="dwt-") as folder:
+            file = Path(folder) / "run.json"
+            file.write_text(packing.packed(replace(run, launch=launch)), encoding="utf-8")
+            self._ranks = subprocess.Popen(
+                [sys.executable, "-m", "dwt_cli.launch.torchrun", str(file)],
+                env=QUIETLY | os.environ,
+            )
+            signal.signal(signal.SIGTERM, self._end)  # submitit does not heed it
+            code = self._ranks.wait()
+        if code:
+            raise Told(code)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """submitit's question what to do when the job comes back, asked before it goes."""
+        if self._ranks is not None:
+            self._end()
+            # asked in the midst of the other wait, which holds the lock of Popen.wait
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self._ranks.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(_Node(self._file))
+
+    def _end(self, *signal_and_frame: object) -> None:
+        """Have the ranks finish their step, write a checkpoint and leave."""
+        assert self._ranks is not None
+        self._ranks.terminate()
+
+
+def _meeting_place(options: Slurm) -> str | None:
+    """Where the nodes of this job meet: on its first one, at a port that follows its number."""
+    if options.rdzv_endpoint is not None or options.nodes == 1:
+        return options.rdzv_endpoint
+    job = submitit.JobEnvironment()
+    return f"{job.hostnames[0]}:{20_000 + int(job.raw_job_id) % 10_000}"

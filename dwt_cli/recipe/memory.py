@@ -1,0 +1,267 @@
+"""What one device holds while it trains, by kind, without training.
+
+The student is built of fake tensors and called once: shapes, no numbers. Bytes everywhere.
+Legend: B blocks of a device's micro-batch, L positions, N target rows, V vocabulary, D width.
+"""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dwt_cli.base.machine import Machine
+from dwt_cli.config.run import Run
+from dwt_cli.distill.objective.fused import CHUNK_BYTES, FUSED_BYTES
+from dwt_cli.models.anatomy import anatomy_of, is_known
+from dwt_cli.models.features import Features
+from dwt_cli.models.flops import num_parameters
+from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.recipe.shapes import shown, student_outline, teacher_outlines
+from dwt_cli.tasks.mlm import Masking
+from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.options import Fsdp, Optim
+
+_FP32 = 4
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class State:
+    """What lasts for the whole training, of one rank.
+
+    weights: its share of the student's, and of the teachers', which a rank has whole if they are
+    not sharded. gradients: from one micro-batch to the next, or from the backward pass to the
+    optimiser. offloaded: what is in the machine's memory instead of the device's.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    offloaded: int
+
+    @property
+    def total(self) -> int:
+        """Of the device."""
+        return self.weights + self.gradients + self.optimizer
+
+
+@dataclass(frozen=True)
+class Memory(State):
+    """Of one rank, each kind at its largest.
+
+    gathered: the layers that FSDP has whole at one time. activations: what the forward pass of one
+    micro-batch keeps for the backward pass. logits: the student's, the teachers', and what losses
+    make of them. gradients_stay: they are there while a forward pass runs.
+    """
+
+    gathered: int
+    activations: int
+    logits: int
+    gradients_stay: bool
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Bytes of the device, by kind."""
+        apart = ("gradients_stay", "offloaded")
+        return {kind: size for kind, size in vars(self).items() if kind not in apart}
+
+    @property
+    def total(self) -> int:
+        """The peak. Gradients that do not stay take the place of activations."""
+        passing = self.activations + self.logits
+        if self.gradients_stay:
+            return sum(self.kinds.values())
+        return self.weights + self.optimizer + self.gathered + max(passing, self.gradients)
+
+
+def memory(run: Run, machine: Machine, num_ranks: int = 1) -> Memory:
+    """Of each of ``num_ranks`` ranks.
+
+    For a device that is not here the attention of a GPU is assumed, which keeps no table of
+    weights. What a communication library and the device's own context take is not counted.
+    """
+    num_parts = run.train.num_parts(num_ranks)
+    num_blocks = run.train.batch_size // num_ranks // num_parts
+    num_rows = num_blocks * num_targets(run)
+    parallel = run.parallel if num_ranks > 1 else None
+    shards = isinstance(parallel, Fsdp)
+    seen, _ = shown(run)
+    # weights as they are gathered; fake tensors of a GPU need one, a CPU's have the same shapes
+    with FakeTensorMode(), _new_tensors_in(machine.dtype if shards else torch.float32):
+        model = MaskedLM(student_outline(run, _CPU), machine.dtype).train()
+        if machine.device.type == "cuda":
+            model.model.set_attn_implementation("sdpa")
+        kept, again = activation_bytes(
+            model,
+            torch.zeros(num_blocks, run.data.block_length, dtype=torch.long),
+            torch.zeros(num_rows, dtype=torch.long),
+            isinstance(parallel, Fsdp) and parallel.activation_checkpointing,
+            seen,
+        )
+        gathered = gathered_bytes(model, machine.dtype) if shards else 0
+    teachers = teacher_outlines(run).values()
+    if isinstance(parallel, Fsdp) and parallel.shard_teacher:  # one model computes at a time
+        theirs = [
+            gathered_bytes(MaskedLM(teacher, machine.dtype), machine.dtype)
+            for teacher in teachers
+            if is_known(teacher.config)  # the others are refused
+        ]
+        gathered = max([gathered, *theirs])
+    logits = logit_bytes(
+        num_rows,
+        run.data.vocab_size,
+        machine.dtype,
+        1 + len(teachers),
+        (FUSED_BYTES if run.train.compile else CHUNK_BYTES)[machine.device.type],
+    )
+    return Memory(
+        **vars(state(run, machine, num_ranks)),
+        gathered=gathered,
+        # when a layer is computed again the logits are gone
+        activations=kept + max(0, again - logits),
+        logits=logits,
+        # DDP's buckets are the gradients, and stay
+        gradients_stay=num_parts > 1 or (parallel is not None and not shards),
+    )
+
+
+def state(run: Run, machine: Machine, num_ranks: int = 1) -> State:
+    """Weights, gradients and optimizer of one rank: what a run takes at the least.
+
+    Of sharded models the gradients of a step's micro-batches are summed whole, and shared out
+    after the last one.
+    """
+    student = MaskedLM(student_outline(run), torch.float32)
+    fsdp = run.parallel if isinstance(run.parallel, Fsdp) and num_ranks > 1 else None
+    num_shards = num_ranks if fsdp else 1
+    own = num_parameters(student) * _FP32
+    theirs = sum(num_parameters(teacher) for teacher in teacher_outlines(run).values()) * _FP32
+    if fsdp and fsdp.shard_teacher:
+        theirs //= num_shards
+    whole_gradients = run.train.num_parts(num_ranks) > 1
+    share = State(
+        weights=own // num_shards + theirs,
+        gradients=own if whole_gradients else own // num_shards,
+        optimizer=optimizer_bytes(student, run.optim) // num_shards,
+        offloaded=0,
+    )
+    if fsdp is None or not fsdp.cpu_offload or machine.device.type == "cpu":
+        return share
+    stays = State(
+        weights=0 if fsdp.shard_teacher else theirs,
+        gradients=own if whole_gradients else 0,
+        optimizer=0,
+        offloaded=0,
+    )
+    shared_gradients = own // num_shards if whole_gradients else 0
+    return replace(stays, offloaded=share.total - stays.total + shared_gradients)
+
+
+def optimizer_bytes(model: MaskedLM, options: Optim) -> int:
+    """AdamW keeps two moments of each weight, Muon one, in fp32."""
+    kept = sum(
+        (1 if isinstance(part, torch.optim.Muon) else 2) * parameter.numel()
+        for part in Optimizer(model, options).parts
+        for group in part.param_groups
+        for parameter in group["params"]
+    )
+    return kept * _FP32
+
+
+def activation_bytes(
+    model: MaskedLM,
+    ids_BL: Tensor,
+    rows_N: Tensor,
+    checkpointing: bool = False,
+    features: Features | None = None,
+) -> tuple[int, int]:
+    """What autograd keeps of a forward pass, and what is there while it computes a layer again.
+
+    The weights themselves are left out; copies of them in bf16 are kept as activations are.
+    checkpointing: of each layer only what it reads is kept, and one at a time computed again; then
+    there are the gradient of what it returns and, on their way to their ranks, those of the layer
+    after it. features: what objectives look at inside; what they make of it is not counted.
+    """
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int | None, dict[int, int]] = defaultdict(dict)
+    seen: set[int] = set()
+    inside: int | None = None
+
+    def enter(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        nonlocal inside
+        inside = id(layer)
+        read_BLD.append(arguments[0])
+
+    def leave(*_: object) -> None:
+        nonlocal inside
+        inside = None
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights and storage._cdata not in seen:
+            seen.add(storage._cdata)
+            kept[inside][storage._cdata] = storage.nbytes()
+        return tensor
+
+    read_BLD: list[Tensor] = []
+    hooks = [
+        hook
+        for layer in _layers(model)
+        for hook in (layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave))
+    ]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits_NV = model(ids_BL, rows_N, features)
+    assert logits_NV.requires_grad
+    for hook in hooks:
+        hook.remove()
+    by_place = {place: sum(sizes.values()) for place, sizes in kept.items()}
+    if not checkpointing:
+        return sum(by_place.values()), 0
+    outside = by_place.pop(None, 0)
+    on_their_way = max(num_parameters(layer) for layer in _layers(model)) * _FP32
+    again = max(by_place.values()) + read_BLD[-1].nbytes + on_their_way
+    return outside + sum(tensor.nbytes for tensor in read_BLD), again
+
+
+def gathered_bytes(model: MaskedLM, dtype: torch.dtype) -> int:
+    """What FSDP has in one piece: all that is outside the layers, a layer, and the next one."""
+    of_layers = [num_parameters(layer) for layer in _layers(model)]
+    outside = num_parameters(model) - sum(of_layers)
+    return (outside + 2 * max(of_layers)) * dtype.itemsize
+
+
+def logit_bytes(
+    num_rows: int, vocab_size: int, dtype: torch.dtype, num_models: int, chunk_bytes: int
+) -> int:
+    """The logits (N, V) of student and teacher, their gradient, and the losses' working rows.
+
+    The losses work in fp32 on a chunk of rows: one table per model, two where logits are bf16.
+    """
+    tables = (num_models + 1) * num_rows * vocab_size * dtype.itemsize
+    chunk = min(chunk_bytes, num_rows * vocab_size * _FP32)
+    return tables + num_models * (1 if dtype == torch.float32 else 2) * chunk
+
+
+def num_targets(run: Run) -> int:
+    """Target rows of one block."""
+    return Masking(run.task, run.data.vocab_size, 0, ()).num_targets(run.data.block_length)
+
+
+@contextlib.contextmanager
+def _new_tensors_in(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _layers(model: MaskedLM) -> nn.ModuleList:
+    layers = model.model.get_submodule(anatomy_of(model.model).layers)
+    assert isinstance(layers, nn.ModuleList)
+    return layers

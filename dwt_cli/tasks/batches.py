@@ -1,0 +1,84 @@
+"""``batch(step)``: any part of any step's batch, for anyone, without having made the ones before.
+
+Legend: B blocks, L positions, N target rows (B * targets per block).
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwt_cli.base.randomness import generator, seed_for
+from dwt_cli.data.pack import Blocks
+from dwt_cli.tasks.mlm import Masking
+from dwt_cli.tasks.task import Batch
+
+
+class TrainBatches:
+    """The training batches of one purpose: order and masks follow from (seed, purpose).
+
+    Each epoch is a permutation of all blocks. The samples of a step are numbered 0 ..
+    batch_size - 1; a part (a rank's, a micro-batch's) is a range of them.
+    """
+
+    def __init__(
+        self, blocks: Blocks, masking: Masking, batch_size: int, seed: int, purpose: str
+    ) -> None:
+        self.batch_size = batch_size
+        self.num_targets = batch_size * masking.num_targets(blocks.block_length)
+        self._blocks, self._masking = blocks, masking
+        self._order_seed = seed_for(seed, purpose, "order")
+        self._mask_seed = seed_for(seed, purpose, "masks")
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self._blocks) / self.batch_size
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self._blocks.block_length
+
+    def batch(self, step: int, part: int = 0, num_parts: int = 1) -> Batch:
+        """Part ``part`` of ``num_parts`` equal, consecutive parts of step ``step``'s batch."""
+        assert self.batch_size % num_parts == 0 and 0 <= part < num_parts
+        size = self.batch_size // num_parts
+        samples = range(part * size, (part + 1) * size)
+        places = [divmod(step * self.batch_size + sample, len(self._blocks)) for sample in samples]
+        numbers_B = np.array([self._order(epoch)[place] for epoch, place in places])
+        return self._masking.batch(
+            self._blocks[numbers_B], self._mask_seed, [(step, sample) for sample in samples]
+        )
+
+    @lru_cache(maxsize=2)  # noqa: B019 - a source lives as long as its process
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        return generator(self._order_seed, epoch).permutation(len(self._blocks))
+
+
+class HeldoutBatches:
+    """The held-out blocks under one fixed masking: the same for every run over a corpus."""
+
+    def __init__(self, blocks: Blocks, masking: Masking, num_blocks: int, batch_size: int) -> None:
+        count = min(num_blocks, len(blocks))
+        seed = seed_for("heldout", "masks")
+        self._batches = []
+        for start in range(0, count, batch_size):
+            numbers = np.arange(start, min(start + batch_size, count))
+            self._batches.append(
+                masking.batch(blocks[numbers], seed, [(int(number),) for number in numbers])
+            )
+        self.num_blocks = count
+        self.num_targets = count * masking.num_targets(blocks.block_length)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._batches)
+
+    def share(self, rank: int, num_ranks: int) -> Iterator[tuple[Batch, bool]]:
+        """The batches of one rank, and whether they count.
+
+        All ranks get equally many, so that they can be asked together: one that has run out sees
+        the first batch again, which then does not count.
+        """
+        for start in range(0, len(self._batches), num_ranks):
+            counts = start + rank < len(self._batches)
+            yield self._batches[start + rank if counts else 0], counts

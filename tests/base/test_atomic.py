@@ -1,0 +1,73 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from dwt_cli.base import atomic
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "aside"
+    (made / "inner").mkdir(parents=True)
+    (made / "a.bin").write_bytes(bytes(range(256)))
+    (made / "inner" / "manifest.json").write_text("{}")
+    atomic.publish(made, tmp_path / "deep" / "place")
+    assert not made.exists()
+    return tmp_path / "deep" / "place"
+
+
+def test_what_was_published_is_whole(folder: Path) -> None:
+    assert atomic.is_sealed(folder)
+    atomic.verify(folder)
+    sums = json.loads((folder / atomic.MANIFEST).read_text())
+    assert sums.keys() == {"a.bin", "inner/manifest.json"}
+
+
+@pytest.mark.parametrize("name", ["a.bin", "inner/manifest.json"])
+def test_a_changed_file_is_named(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(atomic.Damaged, match=f"{folder / name} has changed"):
+        atomic.verify(folder)
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "a.bin").unlink()
+    with pytest.raises(atomic.Damaged, match=r"lacks a\.bin"):
+        atomic.verify(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", None])
+def test_a_manifest_that_cannot_be_read_is_damage(folder: Path, content: bytes | None) -> None:
+    (folder / atomic.MANIFEST).unlink()
+    if content is not None:
+        (folder / atomic.MANIFEST).write_bytes(content)
+    with pytest.raises(atomic.Damaged, match="no readable"):
+        atomic.verify(folder)
+
+
+def test_publishing_again_replaces_all_of_the_old_folder(folder: Path, tmp_path: Path) -> None:
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    (newer / "b.txt").write_text("b")
+    atomic.publish(newer, folder)
+    atomic.verify(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["b.txt", "manifest.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "status.json"
+    atomic.write_json(path, {"state": "running"})
+
+    def no_space(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        atomic.write_json(path, {"state": "finished"})
+    assert json.loads(path.read_text()) == {"state": "running"}
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,34 @@
+import os
+import signal
+
+import pytest
+
+from dwt_cli.base.interrupt import Interrupt, Interrupted, stoppable
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_the_first_signal_is_noted_and_the_old_handlers_come_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Interrupt() as interrupt:
+        assert not interrupt.requested
+        os.kill(os.getpid(), number)
+        assert interrupt.requested
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_stops_at_once_and_other_signals_do_not() -> None:
+    with Interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_outside_a_training_a_signal_stops_at_once(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stoppable():
+        with pytest.raises(Interrupted) as stopped:
+            os.kill(os.getpid(), number)
+        assert (stopped.value.step, stopped.value.number) == (None, number)
+    assert signal.getsignal(number) is before

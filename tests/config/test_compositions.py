@@ -1,0 +1,170 @@
+"""What is offered works: every YAML of conf/ composes, and so does any mixture of them."""
+
+import io
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from dwt_cli.config import check, files
+from dwt_cli.config.compose import register, typed
+from dwt_cli.config.run import SCHEMAS, SEVERAL, Run
+from dwt_cli.recipe import worker
+from tests.miniature import options, write_text
+
+NUM_MIXTURES, NUM_BY_DEFAULT = 100, 12
+# they need more than a miniature run in one process has
+LEFT_OUT = ("data", "tracker", "launch", "parallel", "eval")
+
+# what a choice asks for besides its name
+NEEDED = {
+    ("data", "files"): ["data.path=text"],
+    ("teacher", "made"): ["teacher.num_layers=3"],
+    ("teacher", "checkpoint"): ["teacher.path=model"],
+    ("teacher", "several"): ["teacher.members=[very_weak,virtual]"],
+    ("student", "checkpoint"): ["student.path=model"],
+    ("remap", "paper"): ["teacher=small"],
+    ("launch", "torchrun"): ["launch.gpus=2"],
+    ("launch", "slurm"): ["launch.gpus=2"],
+}
+
+CHOICES = [(group, choice) for group, choices in files.groups().items() for choice in choices]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{g}={c}" for g, c in CHOICES])
+def test_every_choice_composes(composed: Callable[..., Run], group: str, choice: str) -> None:
+    run = composed(f"{group}={choice}", *NEEDED.get((group, choice), []))
+    check.check(run)
+    kind = SCHEMAS[group][str(files.schema(group, choice))]
+    chosen = getattr(run, group)
+    assert type(chosen[choice] if group in SEVERAL else chosen) is kind
+
+
+def test_no_yaml_is_left_out() -> None:
+    on_disk = list(files.settings_folder().rglob("*.yaml"))
+    primary = list(files.settings_folder().glob("*.yaml"))
+    assert len(CHOICES) + len(primary) == len(on_disk)
+    assert {group for group, _ in CHOICES} == SCHEMAS.keys()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compositions")
+    write_text(folder / "text", num_documents=30)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def composing() -> Iterator[Callable[[list[str]], Run]]:
+    register()
+    with initialize_config_dir(str(files.settings_folder()), version_base="1.3"):
+
+        def make(words: list[str]) -> Run:
+            run = typed(compose("config", words))
+            run.overrides = words
+            return run
+
+        yield make
+
+
+Draw = Callable[[random.Random], object]
+
+SETTINGS: dict[str, Draw] = {
+    "task.mask_ratio": lambda draw: draw.choice([0.15, 0.3, 0.4]),
+    "task.random_ratio": lambda draw: draw.choice([0.0, 0.1, 0.5]),
+    "objective.logits.temperature": lambda draw: round(draw.uniform(0.5, 4), 2),
+    "objective.logits.tau_squared": lambda draw: draw.choice(["true", "false"]),
+    "alpha.hard": lambda draw: draw.choice([0.0, 0.5, 1.0]),
+    "alpha.soft": lambda draw: draw.choice([0.3, 1.0, 2.5]),
+    "optim.lr": lambda draw: draw.choice(["1e-4", "1e-3"]),
+    "optim.warmup": lambda draw: draw.choice([0.0, 0.05]),
+    "optim.decay": lambda draw: draw.choice([0.0, 0.5, 0.8]),
+    "optim.weight_decay": lambda draw: draw.choice([0.0, 0.1]),
+    "train.micro_batch_size": lambda draw: draw.choice([2, 4, "null"]),
+    "train.precision": lambda draw: draw.choice(["fp32", "bf16"]),
+    "train.non_finite": lambda draw: draw.choice(["stop", "skip"]),
+    "train.log_every": lambda draw: draw.choice([1, 2]),
+    "train.keep_checkpoints": lambda draw: draw.choice([1, 3]),
+    "eval.num_blocks": lambda draw: draw.choice([4, 8]),
+    "student.num_layers": lambda draw: draw.randint(2, 4),
+    "student.dropout": lambda draw: draw.choice([0.0, 0.1]),
+    "scale.family": lambda draw: draw.choice(["bert", "modernbert"]),
+    "scale.num_heads": lambda draw: draw.choice([1, 2, 4]),
+    "seed": lambda draw: draw.randint(0, 9),
+}
+
+MINIATURE = ["train.max_steps=2", "scale.teacher_steps=2", "scale.epochs=null"]
+
+
+def mixture(number: int, place: Path) -> list[str]:
+    """A random command: a choice of some groups, and some settings, all within range."""
+    draw = random.Random(number)
+    chosen = {
+        group: draw.choice(choices)
+        for group, choices in files.groups().items()
+        if group not in LEFT_OUT
+    }
+    as_wide = ["width", "num_heads", "mlp_width"]  # a scale may have teachers of another size
+    if chosen["teacher"] == "checkpoint":  # needs a model of the drawn shape: tests/test_cli.py
+        chosen["teacher"] = "none"
+    chosen["student"] = "large"  # the other one too
+    if chosen["teacher"] in ("none", "virtual", "label_smoothing", "several"):
+        chosen["remap"] = "random"
+        if chosen["objective"] in ("minilm", "minilmv2", "hidden", "let"):
+            chosen["objective"] = "logits"  # the others look inside one model
+    more = ["teacher.num_layers=2"] if chosen["teacher"] == "made" else []
+    more += NEEDED[("teacher", "several")] if chosen["teacher"] == "several" else []
+    fit = [name for name in sorted(SETTINGS) if _fits(name, chosen["objective"])]
+    some = draw.sample(fit, 6)
+    last = ["remap.steps=2"] if chosen["remap"] == "ligo" else []
+    if chosen["remap"] in ("zero_init", "lemon"):  # pre-LN, and no deeper teacher
+        last = ["scale.family=modernbert", "student.num_layers=4", "scale.teacher_num_layers=4"]
+    return [
+        *options(place),
+        *MINIATURE,
+        *(f"scale.teacher_{size}=${{scale.{size}}}" for size in as_wide),
+        *(f"{group}={choice}" for group, choice in chosen.items()),
+        *more,
+        *(f"{name}={SETTINGS[name](draw)}" for name in some),
+        *last,
+    ]
+
+
+def _fits(setting: str, objective: str) -> bool:
+    """Objectives have their settings under their own names."""
+    return not setting.startswith("objective.") or setting.split(".")[1] == objective
+
+
+def works(number: int, place: Path, composing: Callable[[list[str]], Run]) -> None:
+    words = mixture(number, place)
+    run = composing(words)
+    check.check(run)
+    printed = io.StringIO()
+    worker.work(run, Console(file=printed, width=100))
+    assert "record: " in printed.getvalue(), words
+
+
+@pytest.mark.parametrize("number", range(NUM_BY_DEFAULT))
+def test_a_mixture_takes_two_steps(number: int, place: Path, composing: Any) -> None:
+    works(number, place, composing)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(NUM_BY_DEFAULT, NUM_MIXTURES))
+def test_any_mixture_takes_two_steps(number: int, place: Path, composing: Any) -> None:
+    works(number, place, composing)
+
+
+def test_all_mixtures_are_different(place: Path) -> None:
+    words = [mixture(number, place) for number in range(NUM_MIXTURES)]
+    assert len({tuple(each) for each in words}) == NUM_MIXTURES
+
+
+def test_the_mixtures_use_every_choice(place: Path) -> None:
+    used = {word for number in range(NUM_MIXTURES) for word in mixture(number, place)}
+    every = {f"{group}={choice}" for group, choice in CHOICES if group not in LEFT_OUT}
+    assert every - used == {"teacher=checkpoint", "student=checkpoint"}

@@ -1,0 +1,257 @@
+"""What is part of a run's identity, and which settings are refused."""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from enum import Enum
+from types import NoneType
+from typing import Any
+
+import pytest
+
+from dwt_cli.base.errors import UserError
+from dwt_cli.base.identity import fingerprint, plain
+from dwt_cli.config.check import check, problems, warnings
+from dwt_cli.config.run import SCHEMAS, Run, RunOptions
+from dwt_cli.data.options import HubPart
+from dwt_cli.evaluate.options import Glue
+from dwt_cli.track.options import Tracker
+from dwt_cli.training.options import Optim
+
+BOOKKEEPING = {
+    ("Train", "micro_batch_size"),
+    ("Train", "compile"),
+    ("Train", "checkpoint_every"),
+    ("Train", "keep_checkpoints"),
+    ("Train", "log_every"),
+    ("Files", "path"),
+    ("Checkpoint", "path"),
+    ("CheckpointStudent", "path"),
+    ("CheckpointTeacher", "path"),
+    ("SeveralTeachers", "members"),  # what they stand for counts
+    ("Eval", "measures"),
+    ("Eval", "at"),
+    ("Eval", "glue"),
+    ("Eval", "blimp"),
+    ("Eval", "probing"),
+    ("Blimp", "path"),
+    ("Glue", "path"),
+}
+OUTSIDE = ["tracker", "launch", "parallel", "jobs", "scale", "run", "choices", "overrides"]
+CLASSES = sorted(
+    {node for nodes in SCHEMAS.values() for node in nodes.values()} | {Glue, HubPart, RunOptions},
+    key=lambda node: node.__name__,
+)
+FIELDS = [(node, f.name) for node in CLASSES for f in dataclasses.fields(node)]
+
+
+@pytest.fixture(scope="module")
+def nano(composed: Callable[..., Run]) -> Run:
+    return composed("tracker=none")
+
+
+def samples(hint: Any) -> Iterator[Any]:
+    """Values of a type, all different."""
+    if typing.get_origin(hint) is not None or NoneType in typing.get_args(hint):
+        inner = typing.get_args(hint)
+        match typing.get_origin(hint):
+            case o if o is list:
+                yield []
+                yield from ([value] for value in samples(inner[0]))
+            case o if o is tuple:
+                yield from (tuple(v) for v in zip(*map(samples, inner), strict=True))
+            case o if o is dict:
+                yield from ({"key": value} for value in samples(inner[1]))
+            case _:
+                yield None
+                yield from samples(next(kind for kind in inner if kind is not NoneType))
+    elif dataclasses.is_dataclass(hint):
+        first = {f.name: next(samples(kind)) for f, kind in typed_fields(hint)}
+        yield hint(**first)
+        for f, kind in typed_fields(hint):
+            for value in [*samples(kind)][1:]:
+                yield hint(**first | {f.name: value})
+    elif issubclass(hint, Enum):
+        yield from hint
+    elif hint is bool:
+        yield from (False, True)
+    else:
+        yield from map(hint, (3, 4))
+
+
+def typed_fields(node: Any) -> list[tuple[dataclasses.Field[Any], Any]]:
+    hints = typing.get_type_hints(node)
+    return [(f, hints[f.name]) for f in dataclasses.fields(node)]
+
+
+@pytest.mark.parametrize(("node", "name"), FIELDS, ids=[f"{c.__name__}.{n}" for c, n in FIELDS])
+def test_every_field_is_identity_unless_it_is_bookkeeping(node: type, name: str) -> None:
+    first = next(samples(node))
+    kind = {f.name: hint for f, hint in typed_fields(node)}[name]
+    variants = [dataclasses.replace(first, **{name: value}) for value in samples(kind)]
+    distinct = len({repr(plain(variant)) for variant in variants})
+    fingerprints = len({fingerprint(variant) for variant in variants})
+    assert distinct > 1
+    assert fingerprints == (1 if (node.__name__, name) in BOOKKEEPING else distinct)
+
+
+@pytest.mark.parametrize("f", dataclasses.fields(Run), ids=lambda f: f.name)
+def test_of_a_run_what_is_around_it_is_not_identity(nano: Run, f: dataclasses.Field[Any]) -> None:
+    run = deepcopy(nano)
+    setattr(run, f.name, "something else")
+    assert (fingerprint(run) == fingerprint(nano)) == (f.name in OUTSIDE)
+
+
+def test_the_class_is_identity() -> None:
+    by_class = {fingerprint(next(samples(node))) for node in CLASSES}
+    assert len(by_class) == len(CLASSES)
+    assert fingerprint(Optim(lr=1)) != fingerprint(Optim(lr=2))
+
+
+def test_a_fingerprint_is_the_same_in_every_process() -> None:
+    assert fingerprint("corpus", {"b": 1, "a": [1, 2]}, Tracker()) == "e6d9ffc8824ffa82"
+
+
+def changed(run: Run, **settings: Any) -> Run:
+    """A copy with settings, ``__`` for a dot."""
+    run = deepcopy(run)
+    for path, value in settings.items():
+        *groups, name = path.split("__")
+        place: Any = run
+        for group in groups:
+            place = place[group] if isinstance(place, dict) else getattr(place, group)
+        assert hasattr(place, name), path
+        setattr(place, name, value)
+    return run
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["scale=paper"],
+        ["teacher=none"],
+        ["optim=adamw", "scale.family=bert"],
+        ["teacher=extremely_weak", "alpha=strong", "remap=paper"],
+        ["teacher=checkpoint", "teacher.path=x"],
+        ["teacher=checkpoint", "teacher.path=x", "student=checkpoint", "student.path=y"],
+        ["teacher.budget=0.1", "teacher.temperature=2"],
+        ["data@teacher.data=files", "teacher.data.path=x"],
+        ["teacher=virtual"],
+        ["teacher=several", "teacher.members=[small,untrained,label_smoothing,some/model]"],
+        ["data=wikibooks"],
+        ["data=files", "data.path=x"],
+        ["alpha=off"],
+    ],
+    ids=str,
+)
+def test_what_is_offered_has_no_problems(
+    composed: Callable[..., Run], overrides: list[str]
+) -> None:
+    assert list(problems(composed(*overrides))) == []
+
+
+REFUSED: list[dict[str, Any]] = [
+    {"data__block_length": 7},
+    {"data__vocab_size": 99},
+    {"data__heldout_fraction": 0.0},
+    {"data__heldout_fraction": 0.6},
+    {"data__max_heldout_blocks": 0},
+    {"data__max_gb": 0.0},
+    {"task__mask_ratio": 0.0},
+    {"task__mask_ratio": 0.95},
+    {"task__keep_ratio": -0.1},
+    {"task__random_ratio": 1.1},
+    {"task__keep_ratio": 0.6, "task__random_ratio": 0.6},
+    {"student__num_layers": 0},
+    {"student__mlp_width": 0},
+    {"student__num_heads": 0},
+    {"student__width": 130, "student__num_heads": 4},
+    {"student__width": 6, "student__num_heads": 2},
+    {"student__dropout": 1.0},
+    {"student__vocab_size": 300},
+    {"student__max_length": 32},
+    {"teacher__num_layers": 0},
+    {"teacher__vocab_size": 300},
+    {"teacher__max_steps": 0},
+    {"teacher__budget": 0.3},
+    {"teacher__temperature": 0.0},
+    {"alpha__soft": -1.0},
+    {"alpha__hard": -1.0},
+    {"objective__logits__temperature": 0.0},
+    {"train__max_steps": 0},
+    {"train__max_steps": None},
+    {"train__epochs": -1.0},
+    {"train__max_minutes": 0.0},
+    {"train__batch_size": 0},
+    {"train__micro_batch_size": 7},
+    {"train__micro_batch_size": 0},
+    {"train__micro_batch_size": -64},
+    {"train__checkpoint_every": 0},
+    {"train__keep_checkpoints": 0},
+    {"eval__every": 0},
+    {"eval__num_blocks": 0},
+    {"eval__at": [1.5]},
+    {"eval__glue__num_seeds": 0},
+    {"eval__glue__max_length": 7},
+    {"optim__lr": 0.0},
+    {"optim__eps": -1e-6},
+    {"optim__clip_norm": 0.0},
+    {"optim__weight_decay": -0.1},
+    {"optim__warmup": -0.1},
+    {"optim__decay": 1.1},
+    {"optim__warmup": 0.6, "optim__decay": 0.6},
+    {"optim__betas": (0.9, 1.0)},
+    {"optim__hidden_lr": 0.0},
+    {"optim__momentum": 1.0},
+    {"launch__num_threads": 0},
+]
+
+
+@pytest.mark.parametrize("settings", REFUSED, ids=str)
+def test_one_line_that_names_setting_and_value(nano: Run, settings: dict[str, Any]) -> None:
+    found = list(problems(changed(nano, **settings)))
+    assert found
+    for path, value in settings.items():
+        name = path.replace("__", ".")
+        said = "null" if value is None else str(value)
+        if isinstance(value, tuple | list):  # the one that is out of range
+            said = str(value[-1])
+        assert any(name in line and said in line for line in found), found
+    assert all("\n" not in line for line in found)
+    with pytest.raises(UserError):
+        check(changed(nano, **settings))
+
+
+def test_a_stand_alone_student_cannot_be_remapped(composed: Callable[..., Run]) -> None:
+    (problem,) = problems(composed("teacher=none", "remap=paper"))
+    assert problem.startswith("remap.depth=paper with teacher=none")
+
+
+def test_numbers_at_the_limits_are_taken(nano: Run) -> None:
+    run = changed(
+        nano,
+        train__micro_batch_size=1,
+        optim__warmup=0.0,
+        optim__decay=0.0,
+        optim__weight_decay=0.0,
+        task__keep_ratio=0.5,
+        task__random_ratio=0.5,
+        alpha__soft=0.0,
+        train__max_steps=1,
+        launch__num_threads=1,
+    )
+    assert list(problems(run)) == []
+
+
+def test_settings_without_effect_are_said(nano: Run, composed: Callable[..., Run]) -> None:
+    assert list(warnings(nano)) == []
+    alone = composed("teacher=none")
+    alone.overrides = ["teacher=none", "+alpha.soft=3", "objective.logits.temperature=2"]
+    assert [line.split()[0] for line in warnings(alone)] == ["alpha", "objective"]
+    assert any(
+        "tau_squared" in line
+        for line in warnings(changed(nano, objective__logits__tau_squared=True))
+    )
+    assert any("max_minutes" in line for line in warnings(changed(nano, train__max_minutes=1.0)))

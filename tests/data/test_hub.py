@@ -1,0 +1,162 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dwt_cli.data import hub
+from dwt_cli.data.hub import Hub, Part, sentences
+from dwt_cli.data.source import CorpusError, Document, no_progress
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", tmp_path / "modules")
+
+
+def folder(path: Path, rows: list[str], kind: str = "jsonl") -> str:
+    path.mkdir()
+    if kind == "parquet":
+        pq.write_table(pa.table({"text": rows}), path / "train.parquet")
+    else:
+        lines = "".join(json.dumps({"text": row}) + "\n" for row in rows)
+        (path / "train.jsonl").write_text(lines)
+    return str(path)
+
+
+def read(*parts: Part, n: int = 1, most: int | None = None) -> list[Document]:
+    return list(Hub(parts, n, most).documents(no_progress))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_row_is_a_document(tmp_path: Path, kind: str) -> None:
+    rows = ["First article.\n\nIts  second paragraph.", "", "Second article."]
+    part = Part(folder(tmp_path / "wiki", rows, kind))
+    assert read(part) == [
+        Document("wiki/train#0", ("First article.", "Its second paragraph.")),
+        Document("wiki/train#2", ("Second article.",)),
+    ]
+
+
+def test_lines_are_grouped_into_articles_by_their_titles(tmp_path: Path) -> None:
+    rows = ["", " = First = ", "", " Some text . ", " = = Section = = ", " More . ", " = Second = "]
+    part = Part(folder(tmp_path / "wikitext", rows), rows="line")
+    assert read(part) == [
+        Document("wikitext/train#0", ("First", "Some text .", "Section", "More .")),
+        Document("wikitext/train#1", ("Second",)),
+    ]
+
+
+def test_rows_of_one_sentence_are_grouped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "SENTENCE_ROWS", 2)
+    part = Part(folder(tmp_path / "books", ["a b .", "c d .", "e f ."]), rows="sentence")
+    assert read(part) == [
+        Document("books/train#0", ("a b .", "c d .")),
+        Document("books/train#1", ("e f .",)),
+    ]
+
+
+@pytest.mark.parametrize("most", [None, 1, 3, 5])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
+def test_every_nth_sentence_of_the_whole_stream(tmp_path: Path, n: int, most: int | None) -> None:
+    numbers = iter(range(1000))
+
+    def row(sizes: list[int]) -> str:
+        return "\n".join(" ".join(f"It is {next(numbers)}." for _ in range(s)) for s in sizes)
+
+    one = Part(folder(tmp_path / "one", [row([3, 1]), row([2]), row([1, 5, 4])]))
+    two = Part(folder(tmp_path / "two", [row([2]), row([6, 1])]))
+    kept = [
+        int(sentence.removeprefix("It is ").rstrip("."))
+        for document in read(one, two, n=n, most=most)
+        for paragraph in document.paragraphs
+        for sentence in sentences(paragraph)
+    ]
+    assert kept == list(range(0, 25, n))[:most]
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        ["He came.", "She left!", "Why?", "Nobody knew."],
+        ['"Go."', '"Why?" he asked.', "(It was late.)", "1914 was over."],
+        ["Mr. J. R. Smith, e.g. of the U.S. Army, met Dr. No."],
+        ["It cost 3.5 dollars at example.com, i.e. little.", "Then came more."],
+        ["Born in St. Louis vs. Paris ...", "Nothing else."],
+        ["all in small letters . nothing is known about the end of it ."],
+        ["A clause . ", "Another clause ."],
+    ],
+)
+def test_sentences(expected: list[str]) -> None:
+    expected = [sentence.strip() for sentence in expected]
+    assert sentences(" ".join(expected)) == expected
+
+
+def test_provenance_tells_apart_what_differs(tmp_path: Path) -> None:
+    part = Part("some/set", "en")
+    found = [
+        Hub([part]).provenance(),
+        Hub([part], 4).provenance(),
+        Hub([Part("some/set", "de")]).provenance(),
+        Hub([Part("some/set", "en", revision="abc")]).provenance(),
+        Hub([part, part]).provenance(),
+        Hub([Part(folder(tmp_path / "a", ["x"]))]).provenance(),
+        Hub([Part(folder(tmp_path / "b", ["y"]))]).provenance(),
+    ]
+    assert len({json.dumps(one) for one in found}) == len(found)
+    assert str(tmp_path) not in json.dumps(found)
+
+
+def test_the_data_sets_of_the_paper_are_known() -> None:
+    (wikitext,) = Hub(hub.WIKITEXT).provenance()["parts"]
+    books, wikipedia = Hub(hub.WIKIBOOKS, 4).provenance()["parts"]
+    assert (wikitext["config"], wikitext["rows"]) == ("wikitext-103-raw-v1", "line")
+    assert (books["rows"], books["revision"]) == ("sentence", "refs/convert/parquet")
+    assert (wikipedia["rows"], wikipedia["revision"]) == ("document", None)
+
+
+def test_a_missing_column_lists_the_columns(tmp_path: Path) -> None:
+    part = Part(folder(tmp_path / "wiki", ["Some text."]), text_column="body")
+    with pytest.raises(CorpusError, match=r"data.parts.text_column=body: .* choose one of text"):
+        read(part)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "dev"}, "dev.*Available splits: .*train.*check data.parts"),
+        ({"config": "fr"}, "'fr' not found.*check data.parts"),
+        ({"dataset": "no/such/folder/at/all"}, "cannot be read: .*check data.parts"),
+    ],
+)
+def test_what_is_not_there_is_one_line(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    options = {"dataset": folder(tmp_path / "wiki", ["Some text."])} | change
+    with pytest.raises(CorpusError, match=message) as caught:
+        read(Part(**options))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"data.parts.dataset={options['dataset']} ")
+
+
+def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(*args: object, **kwargs: object) -> Iterator[dict[str, str]]:
+        yield {"text": "Some text."}
+        raise ConnectionError("the line\nwent dead")
+
+    monkeypatch.setattr(datasets, "load_dataset", stream)
+    documents = Hub([Part("some/set")]).documents(no_progress)
+    assert next(documents).paragraphs == ("Some text.",)
+    with pytest.raises(CorpusError, match=r"some/set .*: the line went dead; check the network"):
+        next(documents)
+
+
+@pytest.mark.parametrize(("parts", "n"), [([], 1), ([Part("a/b")], 0)])
+def test_senseless_settings_are_refused(parts: list[Part], n: int) -> None:
+    with pytest.raises(CorpusError):
+        Hub(parts, n)

@@ -1,0 +1,178 @@
+"""The objectives that look inside, against slow versions in fp64; and pairs that cannot work."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dwt_cli.base.errors import UserError
+from dwt_cli.distill.objective.features import inside_objectives, wishes
+from dwt_cli.distill.objective.hidden import HiddenStates
+from dwt_cli.distill.objective.options import (
+    Distance,
+    ForwardKL,
+    Hidden,
+    MiniLM,
+    MiniLMv2,
+    Objective,
+)
+from dwt_cli.distill.objective.relations import MiniLMRelations, MiniLMv2Relations
+from dwt_cli.models.features import Features, Heads
+
+B, L = 2, 5
+
+
+def heads(num_heads: int, head_width: int, seed: int) -> Heads:
+    draw = torch.Generator().manual_seed(seed)
+    shape = (B, num_heads, L, head_width)
+    return Heads(*(torch.randn(shape, generator=draw).requires_grad_() for _ in range(3)))
+
+
+def slow_relation_kl(
+    teacher: list[list[Tensor]], student: list[list[Tensor]], t_width: int, s_width: int
+) -> Tensor:
+    """Mean over queries of KL(softmax(teacher products) || softmax(student products)).
+
+    Each side: for every (block, head) a pair of (L, width) matrices left and right.
+    """
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for (t_left, t_right), (s_left, s_right) in zip(teacher, student, strict=True):
+        for query in range(L):
+            t = torch.stack([t_left[query] @ t_right[key] for key in range(L)]) / math.sqrt(t_width)
+            s = torch.stack([s_left[query] @ s_right[key] for key in range(L)]) / math.sqrt(s_width)
+            t, s = t.exp() / t.exp().sum(), s.exp() / s.exp().sum()
+            total = total + (t * (t / s).log()).sum()
+            count += 1
+    return total / count
+
+
+def per_head(left: Tensor, right: Tensor) -> list[list[Tensor]]:
+    return [
+        [left[b, h].double(), right[b, h].double()] for b in range(B) for h in range(left.shape[1])
+    ]
+
+
+def recut(part_BHLE: Tensor, num_heads: int) -> Tensor:
+    """(B, H, L, E) -> (B, R, L, F), position by position."""
+    blocks = []
+    for b in range(B):
+        rows = [
+            torch.cat([part_BHLE[b, h, p] for h in range(part_BHLE.shape[1])]) for p in range(L)
+        ]
+        width = len(rows[0]) // num_heads
+        blocks.append(
+            torch.stack(
+                [
+                    torch.stack([row[r * width : (r + 1) * width] for row in rows])
+                    for r in range(num_heads)
+                ]
+            )
+        )
+    return torch.stack(blocks)
+
+
+def assert_same(found: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert found.item() > 1e-3
+    ours = torch.autograd.grad(found, inputs, allow_unused=True)
+    theirs = torch.autograd.grad(expected, inputs, allow_unused=True)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_minilm() -> None:
+    student, teacher = heads(3, 4, 0), heads(3, 2, 1)
+    module = MiniLMRelations(MiniLM(student_layer=1, teacher_layer=-1))
+    found = module(Features(heads={1: student}), Features(heads={-1: teacher}))
+    s, t = student, teacher
+    expected = slow_relation_kl(
+        per_head(t.queries_BHLE, t.keys_BHLE), per_head(s.queries_BHLE, s.keys_BHLE), 2, 4
+    ) + slow_relation_kl(
+        per_head(t.values_BHLE, t.values_BHLE), per_head(s.values_BHLE, s.values_BHLE), 2, 4
+    )
+    assert_same(found, expected, list(student))
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 4])
+def test_minilmv2_with_other_head_counts(num_heads: int) -> None:
+    student, teacher = heads(3, 4, 0), heads(4, 2, 1)  # widths of 12 and 8
+    module = MiniLMv2Relations(MiniLMv2(), num_heads)
+    found = module(Features(heads={-1: student}), Features(heads={-1: teacher}))
+    losses = []
+    for s, t in zip(student, teacher, strict=True):
+        s, t = recut(s, num_heads), recut(t, num_heads)
+        losses.append(
+            slow_relation_kl(per_head(t, t), per_head(s, s), 8 // num_heads, 12 // num_heads)
+        )
+    assert_same(found, torch.stack(losses).mean(), list(student))
+
+
+@pytest.mark.parametrize("distance", Distance)
+def test_hidden_states(distance: Distance) -> None:
+    draw = torch.Generator().manual_seed(0)
+    student = {0: torch.randn(B, L, 6, generator=draw), -1: torch.randn(B, L, 6, generator=draw)}
+    teacher = {-1: torch.randn(B, L, 4, generator=draw), 1: torch.randn(B, L, 4, generator=draw)}
+    for tensor in student.values():
+        tensor.requires_grad_()
+    options = Hidden(pairs=[[0, -1], [-1, 1]], distance=distance)
+    module = HiddenStates(options, student_width=6, teacher_width=4)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
+    found = module(Features(hidden=student), Features(hidden=teacher))
+    distances = []
+    for (ours, theirs), projection in zip(options.pairs, module.projections, strict=True):
+        for b in range(B):
+            for position in range(L):
+                x = projection.weight.double() @ student[ours][b, position].double()
+                y = teacher[theirs][b, position].double()
+                if distance is Distance.cosine:
+                    distances.append(1 - (x @ y) / (x @ x).sqrt() / (y @ y).sqrt())
+                else:
+                    distances.append((x - y).square().sum() / 4)
+    assert_same(found, torch.stack(distances).mean(), [*student.values(), *module.parameters()])
+
+
+def sizes(num_heads: int = 2, width: int = 8, num_layers: int = 3) -> Any:
+    return SimpleNamespace(
+        model_type="bert",
+        num_attention_heads=num_heads,
+        hidden_size=width,
+        num_hidden_layers=num_layers,
+    )
+
+
+def test_only_what_looks_inside_has_a_module() -> None:
+    objectives: dict[str, Objective] = {
+        "logits": ForwardKL(),
+        "minilm": MiniLM(student_layer=0),
+        "hidden": Hidden(pairs=[[1, -1], [2, 0]]),
+    }
+    made = inside_objectives(objectives, sizes(), sizes(num_layers=2))
+    assert made.keys() == {"minilm", "hidden"}
+    ours, theirs = wishes(made)
+    assert (ours.heads_layers, ours.hidden_layers) == ({0}, {1, 2})
+    assert (theirs.heads_layers, theirs.hidden_layers) == ({-1}, {-1, 0})
+
+
+@pytest.mark.parametrize(
+    ("options", "ours", "theirs", "said"),
+    [
+        (MiniLM(), sizes(2), sizes(4), "the student has 2 heads, the teacher 4"),
+        (MiniLMv2(num_relation_heads=3), sizes(), sizes(), "num_relation_heads=3 does not divide"),
+        (MiniLMv2(), sizes(4), sizes(1, 6), "does not divide the teacher's width of 6"),
+        (Hidden(pairs=[[3, 0]]), sizes(), sizes(), "student: layer 3 of a model with 3 layers"),
+        (Hidden(pairs=[[0, -4]]), sizes(), sizes(), "teacher: layer -4 of a model with 3"),
+    ],
+    ids=str,
+)
+def test_sizes_that_cannot_be_compared(
+    options: Objective, ours: Any, theirs: Any, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        inside_objectives({"it": options}, ours, theirs)

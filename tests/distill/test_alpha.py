@@ -1,0 +1,142 @@
+import itertools
+import math
+from typing import Any
+
+import pytest
+
+from dwt_cli.distill.alpha import (
+    SCHEDULES,
+    Constant,
+    Cosine,
+    Exponential,
+    Linear,
+    Overtake,
+    Schedule,
+    Step,
+    Weights,
+    Wsd,
+)
+from dwt_cli.training.moment import Moment
+
+MOMENTS = [Moment(step / 10) for step in range(10)]
+
+
+def softs(schedule: Schedule) -> list[float]:
+    return [schedule.weights(moment).soft for moment in MOMENTS]
+
+
+def test_constant_is_the_papers_normal_and_strong() -> None:
+    assert {Constant(hard=1, soft=4).weights(moment) for moment in MOMENTS} == {Weights(1, 4)}
+
+
+def test_linear_goes_straight_from_soft_to_soft_end() -> None:
+    schedule = Linear(hard=2, soft=4, soft_end=1)
+    assert [schedule.weights(moment).hard for moment in MOMENTS] == [2] * 10
+    assert softs(schedule) == pytest.approx([4.0, 3.7, 3.4, 3.1, 2.8, 2.5, 2.2, 1.9, 1.6, 1.3])
+
+
+def test_knowledge_inheritance_hands_over_from_teacher_to_label() -> None:
+    schedule = Linear(hard=0, hard_end=1, soft=1, soft_end=0, until=0.5)
+    for moment in MOMENTS:
+        teacher = max(1 - moment.progress / 0.5, 0)
+        assert schedule.weights(moment) == pytest.approx((1 - teacher, teacher))
+
+
+def test_cosine_is_level_at_its_ends() -> None:
+    expected = [1 + 3 * 0.5 * (1 + math.cos(math.pi * step / 10)) for step in range(10)]
+    assert softs(Cosine(soft=4, soft_end=1)) == pytest.approx(expected)
+
+
+def test_exponential_has_one_factor_from_step_to_step() -> None:
+    found = softs(Exponential(soft=4, soft_end=0.5))
+    factors = {round(late / early, 12) for early, late in itertools.pairwise(found)}
+    assert found[0] == 4
+    assert factors == {round((0.5 / 4) ** 0.1, 12)}
+    assert softs(Exponential(soft=2, soft_end=2)) == [2] * 10
+
+
+def test_a_ramp_that_is_over_stays_where_it_came_to() -> None:
+    assert softs(Linear(soft=4, soft_end=2, until=0.2)) == pytest.approx([4, 3] + [2] * 8)
+
+
+def test_step_listens_first_and_then_no_more() -> None:
+    assert softs(Step(soft=3, until=0.4)) == [3] * 4 + [0] * 6
+
+
+def test_wsd_follows_the_learning_rate() -> None:
+    for lr in (0.0, 0.3, 1.0):
+        assert Wsd(hard=2, soft=4).weights(Moment(0.5, lr)) == Weights(2, 4 * lr)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Constant(soft=0),
+        Constant(soft=0.1),
+        Linear(soft=0, soft_end=0),
+        Linear(soft=0, soft_end=1),
+        Linear(soft=1, soft_end=0),
+        Linear(soft=1, soft_end=0, until=0.35),
+        Cosine(soft=1, soft_end=0, until=0.6),
+        Exponential(soft=1, soft_end=0.1),
+        Step(soft=0),
+        Step(soft=1, until=0.5),
+        Wsd(soft=0),
+        Wsd(soft=1),
+    ],
+    ids=str,
+)
+def test_soft_is_over_means_zero_from_here_on(schedule: Schedule) -> None:
+    for number, moment in enumerate(MOMENTS):
+        rest = [schedule.weights(later).soft for later in MOMENTS[number:]]
+        assert schedule.soft_is_over(moment) == (not any(rest))
+
+
+def test_overtake_follows_the_lag_and_ends_with_it() -> None:
+    """Against the running mean written out, step by step."""
+    schedule = Overtake(soft=4, full=2, span=4)
+    lags = [3.0, 2.0, 1.0, 0.6, 0.1, -0.4, -0.9, -1.0, 2.0, 2.0]
+    memory: dict[str, float] = {"num_taught": 7.0}
+    assert schedule.weights(Moment(0.0, 1.0, memory)) == Weights(1, 4)
+    released = False
+    for step, lag in enumerate(lags):
+        metrics = {"hard_loss": 5 + lag}
+        if not released:  # afterwards the teacher is not asked any more
+            metrics["teacher_loss"] = 5.0
+        memory = dict(schedule.remember(memory, metrics))
+        weighted = [(3 / 4) ** (step - k) for k in range(step + 1)]
+        mean = sum(w * x for w, x in zip(weighted, lags, strict=False)) / sum(weighted)
+        released = released or mean <= 0
+        moment = Moment(step / 10, 1.0, memory)
+        assert schedule.soft_is_over(moment) == released
+        expected = 0 if released else 4 * min(1, mean / 2)
+        assert schedule.weights(moment).soft == pytest.approx(expected)
+    assert released
+    assert memory["num_taught"] == 7  # what others note stays
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_negative_weight_is_a_problem_and_names_its_setting(name: str) -> None:
+    make = SCHEDULES[name]
+    assert make().problems() == []
+    assert make(hard=0).problems() == []
+    (problem,) = make(hard=-0.5).problems()
+    assert problem.startswith("alpha.hard=-0.5:")
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "named"),
+    [
+        (Linear, {"until": 0.0}, "alpha.until=0.0"),
+        (Step, {"until": 1.5}, "alpha.until=1.5"),
+        (Linear, {"hard_end": -1.0}, "alpha.hard_end=-1.0"),
+        (Exponential, {"soft_end": 0.0}, "alpha.soft=4.0 and alpha.soft_end=0.0"),
+        (Overtake, {"full": 0.0}, "alpha.full=0.0"),
+        (Overtake, {"span": 1.0}, "alpha.span=1.0"),
+    ],
+)
+def test_what_no_schedule_can_do(
+    make: type[Schedule], settings: dict[str, Any], named: str
+) -> None:
+    (problem,) = make(**settings).problems()
+    assert problem.startswith(named)

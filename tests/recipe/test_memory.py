@@ -1,0 +1,185 @@
+"""What a rank is said to hold against what torch's own trackers count."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from dwt_cli.base.machine import Machine
+from dwt_cli.config.run import Run
+from dwt_cli.distill.loss import MaskedLanguageModelling
+from dwt_cli.models.making import make_model, outline
+from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.recipe.memory import memory, state
+from dwt_cli.tasks.task import Batch
+from dwt_cli.training import parallel
+from dwt_cli.training.moment import Moment
+from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.options import Fsdp
+
+CPU = torch.device("cpu")
+GPU = Machine(torch.device("cuda"), torch.bfloat16)
+NUM_RANKS, NUM_BLOCKS, NUM_ROWS = 8, 16, 16 * 9  # of a micro-batch of blocks of 64
+SIZES = ["scale.width=64", "scale.num_heads=2", "scale.mlp_width=128", "scale.vocab_size=1000",
+         "student.num_layers=3", "teacher=none"]  # fmt: skip
+
+both_families = pytest.mark.parametrize("family", ["bert", "modernbert"])
+both_types = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+one_or_two_parts = pytest.mark.parametrize("num_parts", [1, 2])
+
+
+def sized(composed: Callable[..., Run], num_ranks: int, num_parts: int, *more: str) -> Run:
+    """A run whose every rank takes ``num_parts`` micro-batches of NUM_BLOCKS."""
+    batch = f"train.batch_size={NUM_BLOCKS * num_ranks * num_parts}"
+    return composed(*SIZES, batch, f"train.micro_batch_size={NUM_BLOCKS}", *more)
+
+
+def a_step(
+    track: Callable[[], MemTracker], model: nn.Module, optimizer: Optimizer, num_parts: int
+) -> int:
+    """The peak that a tracker sees of the second step, when the moments are there.
+
+    In the first one it would also count the whole tensors by which shapes of shards are worked out.
+    """
+    rows_N = torch.zeros(NUM_ROWS, dtype=torch.long)
+    batch = Batch(torch.zeros(NUM_BLOCKS, 64, dtype=torch.long), rows_N, rows_N)
+    loss = MaskedLanguageModelling()
+
+    def step(after_part: Callable[[], None]) -> None:
+        for part in range(num_parts):
+            if hasattr(model, "set_requires_gradient_sync"):
+                model.set_requires_gradient_sync(part == num_parts - 1)
+            loss(model, batch, Moment(0.5)).total.backward()
+            after_part()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step(lambda: None)
+    with (tracker := track()):
+        step(tracker.reset_mod_stats)
+    return int(tracker.get_tracker_snapshot("peak")[CPU]["Total"])
+
+
+def of_all(model: nn.Module, optimizer: Optimizer) -> MemTracker:
+    tracker = MemTracker()
+    tracker.track_external(model, *optimizer.parts)
+    return tracker
+
+
+@one_or_two_parts
+@both_types
+@both_families
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
+def test_alone(
+    composed: Callable[..., Run], family: str, optim: str, dtype: torch.dtype, num_parts: int
+) -> None:
+    run = sized(composed, 1, num_parts, f"scale.family={family}", f"optim={optim}")
+    account = memory(run, Machine(CPU, dtype))
+    with FakeTensorMode():
+        model = MaskedLM(outline(run.student, CPU), dtype).train()
+        optimizer = Optimizer(model, run.optim)
+        found = a_step(lambda: of_all(model, optimizer), model, optimizer, num_parts)
+    assert account.total == pytest.approx(found, rel=0.01), account
+
+
+@pytest.fixture
+def replicas() -> Iterator[None]:
+    """A group of this process alone, in which DDP does what it does in any."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def shards() -> Iterator[None]:
+    """This process is rank 0 of ranks that are not there: what is sent goes nowhere."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=NUM_RANKS)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+@pytest.mark.usefixtures("replicas")
+def test_replicated(composed: Callable[..., Run], num_parts: int) -> None:
+    """DDP's buckets are the gradients. Its reducer is C++: the tensors are real, and tiny."""
+    run = sized(composed, NUM_RANKS, num_parts, "scale.family=bert", "optim=adamw")
+    account = memory(run, Machine(CPU, torch.float32), NUM_RANKS)
+    model = MaskedLM(make_model(run.student, 0, "student"), torch.float32).train()
+    replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    optimizer = Optimizer(model, run.optim)
+    found = a_step(lambda: of_all(replica, optimizer), replica, optimizer, num_parts)
+    assert account.total == pytest.approx(found, rel=0.01), account
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "num_parts", "checkpointing"),
+    [
+        ("bert", torch.float32, 1, False),
+        ("bert", torch.bfloat16, 2, False),
+        ("bert", torch.bfloat16, 1, True),
+        ("modernbert", torch.bfloat16, 1, False),
+        ("modernbert", torch.float32, 2, True),
+        ("bert", torch.float32, 1, True),
+        ("bert", torch.bfloat16, 2, True),
+        ("modernbert", torch.bfloat16, 1, True),
+    ],
+)
+@pytest.mark.usefixtures("shards")
+def test_sharded(
+    composed: Callable[..., Run],
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    dtype: torch.dtype,
+    num_parts: int,
+    checkpointing: bool,
+) -> None:
+    words = [f"scale.family={family}", "optim=adamw", "parallel=fsdp"]
+    words += [f"parallel.activation_checkpointing={checkpointing}"]
+    run = sized(composed, NUM_RANKS, num_parts, *words)
+    account = memory(run, Machine(CPU, dtype), NUM_RANKS)
+    mesh = init_device_mesh("cpu", (NUM_RANKS,))  # it counts on real numbers
+    monkeypatch.setattr(parallel, "init_device_mesh", lambda *_: mesh)
+    assert isinstance(run.parallel, Fsdp)
+    with FakeTensorMode():
+        model = MaskedLM(outline(run.student, CPU), dtype).train()
+        parallel.shard(model, nn.ModuleDict(), run.parallel, CPU, dtype)
+        optimizer = Optimizer(model, run.optim)
+        found = a_step(lambda: FSDPMemTracker(model, *optimizer.parts), model, optimizer, num_parts)
+    assert account.total == pytest.approx(found, rel=0.1), account
+
+
+def test_a_teacher_is_whole_on_every_rank_or_shared(composed: Callable[..., Run]) -> None:
+    words = ["launch=torchrun", "launch.gpus=8", "parallel=fsdp", "scale=paper"]
+    shared = "parallel.shard_teacher=true"
+    alone, taught, sharing = (
+        state(composed(*more, *words), GPU, 8)
+        for more in (["teacher=none"], ["teacher=small"], ["teacher=small", shared])
+    )
+    teacher = 4 * sum(p.numel() for p in outline(composed("scale=paper").teacher).parameters())
+    assert taught.weights - alone.weights == teacher
+    assert sharing.weights - alone.weights == pytest.approx(teacher / 8, abs=8)
+    whole = state(composed("teacher=none", "scale=paper"), GPU)
+    assert whole.total == pytest.approx(8 * alone.total, rel=1e-6)
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_what_is_offloaded_is_in_the_machine(composed: Callable[..., Run], num_parts: int) -> None:
+    """All of it, but for the sum of gradients over micro-batches."""
+    words = ["teacher=small", "launch=torchrun", "launch.gpus=8", "parallel=fsdp"]
+    kept = sized(composed, 8, num_parts, "parallel.shard_teacher=true", *words)
+    moved = replace(kept, parallel=Fsdp(shard_teacher=True, cpu_offload=True))
+    alone = state(kept, GPU)
+    assert state(moved, GPU, 8).total == (0 if num_parts == 1 else alone.gradients)
+    assert state(moved, GPU, 8).offloaded == pytest.approx(alone.total / 8, abs=8)
+    assert memory(moved, GPU, 8).total < memory(kept, GPU, 8).total
+    on_cpu = Machine(CPU, torch.float32)
+    assert state(moved, on_cpu, 8) == state(kept, on_cpu, 8)

@@ -1,0 +1,115 @@
+"""What is planned against what torch counts, and against the paper."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dwt_cli.config.run import Run
+from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
+from dwt_cli.models.making import outline
+from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.recipe import plan
+from dwt_cli.recipe.memory import num_targets
+from tests.miniature import dwt_train, options
+
+SENTENCES, TOKENS_PER_SENTENCE = 30_000_000, 24.576  # the first of the paper, the second assumed
+SIZES = ["scale.width=64", "scale.num_heads=2", "scale.mlp_width=128", "scale.vocab_size=1000",
+         "student.num_layers=2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", ["paper", "large", "large_modernbert"])
+def test_flops_at_full_size(composed: Callable[..., Run], scale: str) -> None:
+    """A forward and a backward pass of fake tensors, attention as two products."""
+    run = composed(f"scale={scale}")
+    length = run.data.block_length
+    with (
+        FakeTensorMode(),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
+        model = MaskedLM(outline(run.student, "cpu"), torch.float32)
+        ids_BL = torch.zeros(1, length, dtype=torch.long)
+        rows_N = torch.zeros(num_targets(run), dtype=torch.long)
+        model(ids_BL, rows_N).sum().backward()
+    planned = FORWARD_AND_BACKWARD * plan.flops_per_token(run, model.model) * length
+    assert counter.get_total_flops() == pytest.approx(planned, rel=0.02)
+
+
+def test_parts_add_up(composed: Callable[..., Run]) -> None:
+    for family in ("bert", "modernbert"):
+        model = outline(composed(*SIZES, f"scale.family={family}").student)
+        parts = plan.parameters_by_part(model)
+        assert sum(parts.values()) == num_parameters(model)
+        assert parts["embeddings"] > 64_000 and parts["head"] < 10_000, "tied, and counted once"
+
+
+def test_the_papers_run(composed: Callable[..., Run]) -> None:
+    """67 M parameters (section 3.1), 20 epochs of 30 M sentences, 16 of them on 8 GPUs."""
+    run = composed("scale=paper", "launch=torchrun", "launch.gpus=8")
+    run.run.train_tokens = round(SENTENCES * TOKENS_PER_SENTENCE)
+    assert num_parameters(outline(run.student)) == pytest.approx(67e6, rel=0.01)
+    assert num_parameters(outline(run.teacher)) == pytest.approx(0.78 * 67e6, rel=0.02)
+    assert run.train.batch_size / run.launch.num_ranks == 16
+    tokens = 20 * SENTENCES * TOKENS_PER_SENTENCE
+    assert plan.num_steps(run) == round(tokens / (8 * 16 * 128)) == run.scale.teacher_steps
+    run.run.train_tokens = None
+    assert plan.num_steps(run) is None
+    run.train.max_steps, run.train.epochs = 7, None
+    assert plan.num_steps(run) == 7
+
+
+def test_flops_in_all_written_out(composed: Callable[..., Run]) -> None:
+    """A teacher that is asked in the first half of the steps, and trained for ten."""
+    run = composed(*SIZES, "scale.max_steps=100", "scale.teacher_steps=10", "alpha=linear_to_zero",
+                   "alpha.until=0.5")  # fmt: skip
+    student, teacher = outline(run.student), outline(run.teacher)
+    per_step = run.train.batch_size * run.data.block_length
+    expected = 100 * 3 * plan.flops_per_token(run, student) + (50 + 30) * plan.flops_per_token(
+        run, teacher
+    )
+    assert plan.flops_in_all(run) == pytest.approx(per_step * expected, rel=0.01)
+
+
+def test_hours() -> None:
+    assert plan.hours(3600e12, 2, 0.5) == 1
+
+
+def test_one_gpu_is_a_day(composed: Callable[..., Run]) -> None:
+    """At the peak and the share of it that conf/scale/one_gpu.yaml names."""
+    run = composed("scale=one_gpu")
+    run.run.train_tokens = round(SENTENCES * TOKENS_PER_SENTENCE)
+    flops = plan.flops_in_all(run)
+    assert flops is not None
+    assert 20 < plan.hours(flops, 312, 0.3) < 24
+    tokens = run.scale.teacher_steps * run.train.batch_size * run.data.block_length
+    assert run.train.epochs is not None
+    assert tokens == pytest.approx(run.train.epochs * run.run.train_tokens, rel=0.01)
+
+
+def test_a_plan_touches_nothing(tmp_path: Path) -> None:
+    answer = dwt_train(*options(tmp_path), "run.plan=true", "run.peak_tflops=1", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    for words in ("student, parameters", "teacher, FLOPs", "hours in all", "it fits"):
+        assert words in answer.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("parallel", "gb", "answer"),
+    [("ddp", 80, "it fits"), ("fsdp", 80, "it fits"), ("ddp", 1, "it does not fit: lower")],
+)
+def test_for_gpus_that_are_not_here(tmp_path: Path, parallel: str, gb: int, answer: str) -> None:
+    words = ["scale=paper", "launch=torchrun", "launch.gpus=8", f"parallel={parallel}",
+             "run.plan=true", f"run.device_gb={gb}", "run.peak_tflops=312",
+             "run.train_tokens=737280000", "tracker=none"]  # fmt: skip
+    told = dwt_train(*words, cwd=tmp_path, COLUMNS="200")
+    assert told.returncode == 0, told.stderr
+    for part in (answer, f"{gb}.000 GB (cuda)", "16 sequences, 1 in a step on each of 8 ranks",
+                 f"({parallel}, ring)", "900,000; 14,745,600,000"):  # fmt: skip
+        assert part in told.stdout, told.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,237 @@
+"""Every kind of teacher, through whole runs at a size of seconds."""
+
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import ElectraConfig, ElectraForMaskedLM
+
+from dwt_cli.base.errors import UserError
+from dwt_cli.base.machine import Machine
+from dwt_cli.config.run import Run
+from dwt_cli.distill.teacher.options import BUDGETS
+from dwt_cli.evaluate.snapshots import Snapshots
+from dwt_cli.recipe import preflight, worker
+from dwt_cli.recipe.plan import flops_in_all
+from dwt_cli.recipe.teacher import _step_at
+from tests.miniature import options, write_text
+
+Summary = dict[str, Any]
+Summed = Callable[..., Summary]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teachers")
+    write_text(folder / "text")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summed(place: Path, composed: Callable[..., Run]) -> Summed:
+    """The summary of a run, and what was printed as ``printed``."""
+
+    def make(*choices: str) -> Summary:
+        run = composed(*options(place), "scale.teacher_steps=40", "alpha=normal", *choices)
+        printed = io.StringIO()
+        worker.work(run, Console(file=printed, width=120))
+        line = next(x for x in printed.getvalue().splitlines() if x.startswith("record: "))
+        folder = Path(line.removeprefix("record: "))
+        summary: Summary = json.loads((folder / "summary.json").read_text())
+        return {**summary, "folder": folder, "printed": printed.getvalue()}
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def alone(summed: Summed) -> Summary:
+    return summed("teacher=none")
+
+
+@pytest.fixture(scope="module")
+def small(summed: Summed, alone: Summary) -> Summary:
+    return summed("teacher=small")
+
+
+def folders(place: Path, kind: str) -> set[Path]:
+    return {path.parent for path in (place / "cache" / kind).glob("*/manifest.json")}
+
+
+def gap(run: Summary, alone: Summary) -> None:
+    """The report has the teacher's own held-out loss, and how far it is from the student alone."""
+    difference = run["teacher"]["heldout"]["loss"] - alone["student"]["heldout"]["loss"]
+    assert run["comparison"]["teacher_minus_stand_alone"] == pytest.approx(difference)
+    assert f"{difference:+.3f}" in run["printed"]
+
+
+@pytest.mark.parametrize("num_steps", [1, 4, 7, 60, 160, 333])
+def test_a_budget_is_of_the_step_at_which_the_model_was_kept(
+    tmp_path: Path, num_steps: int
+) -> None:
+    now = 0
+    keeping = Snapshots(lambda place: place.write_text(str(now)), tmp_path, BUDGETS[1:])
+    for now in range(1, num_steps + 1):
+        keeping.stepped(now, now / num_steps, {})
+    kept = {float(place.name): int(place.read_text()) for place in tmp_path.iterdir()}
+    assert kept == {budget: _step_at(budget, num_steps) for budget in BUDGETS[1:-1]}
+
+
+def test_a_stand_alone_student_that_comes_later_is_compared_with(summed: Summed) -> None:
+    before = summed("teacher=small", "seed=7")
+    assert before["stand_alone"] is None
+    assert "no stand-alone student" in before["printed"]
+    later = summed("teacher=none", "seed=7")
+    again = summed("teacher=small", "seed=7")
+    gap(again, later)
+    assert "no stand-alone student" not in again["printed"]
+    assert again["stand_alone"] == later["student"]
+    assert summed("teacher=none", "seed=7")["stand_alone"] is None  # not with itself
+
+
+def test_one_training_serves_every_budget(
+    place: Path, summed: Summed, alone: Summary, small: Summary
+) -> None:
+    before = folders(place, "teacher")
+    half, tenth = summed("teacher.budget=0.5"), summed("teacher.budget=0.1")
+    assert folders(place, "teacher") == before
+    for run, steps in ((half, 20), (tenth, 4)):
+        teacher = run["teacher"]
+        assert (teacher["steps"], teacher["tokens"]) == (steps, steps * 8 * 16)
+        assert teacher["flops"] == pytest.approx(small["teacher"]["flops"] * steps / 40)
+        assert run["cost"]["teacher_pretraining_flops"] == teacher["flops"]
+        gap(run, alone)
+    losses = [run["teacher"]["heldout"]["loss"] for run in (tenth, half, small)]
+    assert losses == sorted(losses, reverse=True)
+    assert len({run["folder"] for run in (half, tenth, small)}) == 3
+
+
+@pytest.mark.parametrize("objective", ["logits", "minilmv2"])
+def test_what_is_charged_is_what_was_planned(
+    place: Path, summed: Summed, composed: Callable[..., Run], objective: str
+) -> None:
+    """Who shows the inside of a last layer computes all of it, and pays for it while it listens."""
+    words = [f"objective={objective}", "alpha=linear_to_zero", "alpha.until=0.5"]
+    cost = summed(*words)["cost"]
+    planned = flops_in_all(composed(*options(place), "scale.teacher_steps=40", *words))
+    parts = ("student_flops", "teacher_forward_flops", "teacher_pretraining_flops")
+    assert sum(cost[part] for part in parts) == pytest.approx(planned)
+
+
+def test_an_untrained_teacher_is_where_the_trained_one_began(
+    place: Path, summed: Summed, alone: Summary, small: Summary
+) -> None:
+    before = folders(place, "teacher")
+    untrained = summed("teacher=untrained")
+    assert folders(place, "teacher") == before
+    assert untrained["teacher"]["heldout"] == small["teacher"]["heldout_at_start"]
+    assert untrained["cost"]["teacher_pretraining_flops"] == 0
+    gap(untrained, alone)
+
+
+def test_a_virtual_teacher_costs_nothing_and_knows_the_labels(
+    summed: Summed, alone: Summary
+) -> None:
+    run = summed("teacher=virtual")
+    assert run["teacher"]["heldout"]["loss"] == pytest.approx(-math.log(0.99), rel=1e-4)
+    assert run["cost"]["teacher_forward_flops"] == run["teacher"]["parameters"] == 0
+    gap(run, alone)
+    assert "told the labels" in run["printed"] and "teacher ahead" not in run["printed"]
+
+
+def test_several_teachers_are_made_once_and_mixed(
+    place: Path, summed: Summed, alone: Summary, small: Summary
+) -> None:
+    before = folders(place, "teacher")
+    several = ("teacher=several", "teacher.members=[small,very_weak]")
+    run = summed(*several, "teacher.weights=[3,1]")
+    assert len(folders(place, "teacher") - before) == 1  # small is there
+    facts = run["teacher"]["members"]
+    assert list(facts) == ["small", "very_weak"]
+    assert facts["small"] == small["teacher"]
+    losses = [member["heldout"]["loss"] for member in facts.values()]
+    # the mixture's loss is at most the mean of its members' (the logarithm is concave)
+    assert run["teacher"]["heldout"]["loss"] <= (3 * losses[0] + losses[1]) / 4 + 1e-6
+    assert run["cost"]["teacher_pretraining_flops"] == pytest.approx(
+        sum(member["flops"] for member in facts.values())
+    )
+    assert run["cost"]["teacher_forward_flops"] > small["cost"]["teacher_forward_flops"]
+    gap(run, alone)
+    by_token = summed(*several, "teacher.weights=[3,1]", "teacher.weighting=token")
+    assert by_token["identity"] != run["identity"]
+
+
+def test_a_teacher_of_another_text_reads_it_in_the_students_tokens(
+    place: Path, summed: Summed, alone: Summary, small: Summary
+) -> None:
+    other = write_text(place / "other", num_documents=40)
+    for path in other.iterdir():  # the same letters, and hardly a common word
+        path.write_text(path.read_text()[::-1])
+    corpora, teachers = folders(place, "corpus"), folders(place, "teacher")
+    run = summed("data@teacher.data=files", f"teacher.data.path={other}")
+    (theirs,), (ours,) = folders(place, "corpus") - corpora, corpora
+    assert len(folders(place, "teacher") - teachers) == 1
+    words = [(folder / "tokenizer" / "tokenizer.json").read_bytes() for folder in (ours, theirs)]
+    assert words[0] == words[1]
+    assert run["corpus"]["fingerprint"] == ours.name
+    assert run["teacher"]["heldout"]["loss"] > small["teacher"]["heldout"]["loss"]
+    gap(run, alone)
+
+
+def test_a_checkpoint_among_several(summed: Summed, alone: Summary) -> None:
+    path = f"{alone['folder']}/model"
+    run = summed("teacher=several", f"teacher.members=[{path},virtual]")
+    assert run["teacher"]["members"][path]["heldout"]["loss"] == pytest.approx(
+        alone["student"]["heldout"]["loss"], abs=1e-6
+    )
+    assert run["cost"]["teacher_pretraining_flops"] is None  # of a checkpoint it is not known
+    assert "teacher pre-training unknown" in run["printed"]
+
+
+def test_a_family_without_anatomy_teaches_by_its_logits(
+    place: Path, summed: Summed, composed: Callable[..., Run]
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ElectraForMaskedLM(
+            ElectraConfig(
+                vocab_size=200, embedding_size=12, hidden_size=16, num_hidden_layers=1,
+                num_attention_heads=2, intermediate_size=16,
+            )
+        )  # fmt: skip
+    model.save_pretrained(place / "electra")
+    corpus = next(iter(folders(place, "corpus")))
+    for path in (corpus / "tokenizer").iterdir():
+        (place / "electra" / path.name).write_bytes(path.read_bytes())
+    words = ["teacher=checkpoint", f"teacher.path={place}/electra"]
+    shared = composed(*options(place), *words, "parallel=fsdp", "parallel.shard_teacher=true")
+    with pytest.raises(UserError, match=r"shard_teacher=true with teacher.path.*electra"):
+        preflight.check(
+            shared, Machine.of(shared.launch.device, 1, shared.train.precision), num_ranks=2
+        )
+    run = summed(*words)
+    assert run["cost"]["teacher_forward_flops"] > 0
+    assert run["teacher"]["heldout"]["loss"] == pytest.approx(math.log(200), abs=0.5)
+    # the tokens are the checkpoint's, so the student alone is to be trained on them too
+    assert run["stand_alone"] is None
+    words = ["teacher=none", f"data.tokenizer={place}/electra"]
+    assert f"length yet: dwt-train {' '.join(words)}\n" in run["printed"]
+    alone = summed(*words)
+    again = summed("teacher=checkpoint", f"teacher.path={place}/electra", "alpha.soft=2")
+    gap(again, alone)
+
+
+@pytest.mark.parametrize("teacher", ["none", "very_weak"])
+def test_an_existing_model_is_trained_on(alone: Summary, summed: Summed, teacher: str) -> None:
+    path = f"student.path={alone['folder']}/model"
+    run = summed("student=checkpoint", path, f"teacher={teacher}")
+    before, end = run["student"]["heldout_at_start"]["loss"], run["student"]["heldout"]["loss"]
+    assert before == pytest.approx(alone["student"]["heldout"]["loss"], abs=1e-6)
+    assert end < before
+    assert run["folder"] != alone["folder"]
+    assert (teacher == "none") == (run["teacher"] is None)

@@ -1,0 +1,201 @@
+"""The resume contract: a continued training is the uninterrupted one, bit by bit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dwt_cli.base.errors import UserError
+from dwt_cli.distill.alpha import Overtake
+from dwt_cli.distill.objective.options import ForwardKL, Hidden
+from dwt_cli.training.checkpoint import Checkpoints, Counters
+from dwt_cli.training.loop import Training
+
+Make = Callable[..., Training]
+
+
+class Crashed(Exception):
+    pass
+
+
+def crash_after(number: int) -> Callable[[int], None]:
+    def then(step: int) -> None:
+        if step == number:
+            raise Crashed
+
+    return then
+
+
+def everything(training: Training) -> dict[str, Any]:
+    found = {f"model.{name}": t for name, t in training.model.state_dict().items()}
+    found |= {f"aux.{name}": t for name, t in training.loss.aux.state_dict().items()}
+    for number, part in enumerate(training.optimizer.parts):
+        for index, entries in part.state_dict()["state"].items():
+            found |= {f"{number}.{index}.{key}": value for key, value in entries.items()}
+    return found
+
+
+def assert_identical(one: Training, two: Training) -> None:
+    ours, theirs = everything(one), everything(two)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype
+        assert torch.equal(tensor, theirs[name]), name
+
+
+REACTING = {
+    "schedule": Overtake(span=3.0),
+    "objectives": {"logits": ForwardKL(), "hidden": Hidden(pairs=[[0, 0], [-1, -1]])},
+}
+
+
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+@pytest.mark.parametrize("parts", [{}, REACTING], ids=["plain", "reacting"])
+def test_straight_or_crashed_and_continued_is_bit_identical(
+    training: Make, watcher: Any, optim: str, family: str, parts: dict[str, Any]
+) -> None:
+    seen = watcher()
+    straight = training(optim, family, dropout=0.1, observer=seen, folder="straight", **parts)
+    straight.run()
+
+    crashing = training(
+        optim,
+        family,
+        dropout=0.1,
+        checkpoint_every=3,
+        observer=watcher(then=crash_after(5)),
+        **parts,
+    )
+    with pytest.raises(Crashed):
+        crashing.run()
+    after = watcher()
+    continued = training(optim, family, dropout=0.1, observer=after, **parts)
+    torch.manual_seed(123)
+    continued.run()
+    assert after.starts == [3]
+    assert after.losses() == seen.losses()[3:]
+    assert after.evaluations == seen.evaluations
+    assert_identical(continued, straight)
+
+
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
+def test_restored_into_fresh_objects_it_is_the_same(training: Make, optim: str) -> None:
+    made = training(optim, max_steps=3)
+    counters = made.run()
+    fresh = training(optim, max_steps=3)
+    assert not torch.equal(*(next(t.model.parameters()) for t in (made, fresh)))
+    assert fresh.checkpoints.restore(fresh.model, fresh.loss.aux, fresh.optimizer) == counters
+    assert_identical(made, fresh)
+    rates = [[g["lr"] for p in t.optimizer.parts for g in p.param_groups] for t in (made, fresh)]
+    assert rates[0] == rates[1]
+
+
+@pytest.fixture
+def saved(training: Make) -> Training:
+    """Sealed checkpoints at steps 3 and 6."""
+    made = training(checkpoint_every=3)
+    made.run()
+    return made
+
+
+def restore(
+    training: Make, tmp_path: Path, said: list[str], identity: str = "identity"
+) -> Counters:
+    fresh = training()
+    return Checkpoints(tmp_path / "checkpoints", identity, 2, said.append).restore(
+        fresh.model, fresh.loss.aux, fresh.optimizer
+    )
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "weights": lambda place: _flip(place / "model.safetensors"),
+    "state": lambda place: _flip(place / "state.json"),
+    "missing": lambda place: (place / "optimizer.safetensors").unlink(),
+    "short": lambda place: (place / "optimizer.safetensors").write_bytes(b""),
+    "manifest": lambda place: (place / "manifest.json").write_bytes(b"\xff\x00"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    saved: Training, training: Make, tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / "checkpoints" / "step-00000006"
+    DAMAGE[kind](place)
+    said: list[str] = []
+    assert restore(training, tmp_path, said).step == 3
+    assert len(said) == 1
+    assert str(place) in said[0]
+    assert restore(training, tmp_path, said).step == 3
+    assert len(said) == 1, "it is said once"
+
+
+def test_when_all_are_damaged_it_begins_anew(
+    saved: Training, training: Make, tmp_path: Path
+) -> None:
+    for place in (tmp_path / "checkpoints").glob("step-*"):
+        _flip(place / "model.safetensors")
+    said: list[str] = []
+    assert restore(training, tmp_path, said) == Counters()
+    assert [line for step in (6, 3) for line in said if f"step-0000000{step}" in line] == said[:2]
+
+
+def test_what_is_half_written_does_not_count(
+    saved: Training, training: Make, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "step-00000006", folder / "step-00000009")
+    (folder / "step-00000009" / "manifest.json").unlink()
+    shutil.copytree(folder / "step-00000003", folder / ".writing")
+    said: list[str] = []
+    assert restore(training, tmp_path, said).step == 6
+    assert said == []
+    saved.checkpoints.save(saved.model, saved.loss.aux, saved.optimizer, Counters(step=9))
+    assert restore(training, tmp_path, said).step == 9
+    assert not (folder / ".writing").exists()
+
+
+def test_a_checkpoint_of_another_training_is_refused(
+    saved: Training, training: Make, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="of another run"):
+        restore(training, tmp_path, [], identity="another")
+
+
+def test_the_last_few_and_the_best_are_kept(training: Make, tmp_path: Path) -> None:
+    made = training()
+    checkpoints = Checkpoints(tmp_path / "kept", "identity", 2, print)
+    kept = []
+    for step in range(1, 7):
+        checkpoints.save(
+            made.model,
+            made.loss.aux,
+            made.optimizer,
+            Counters(step=step, best_loss=1.0, best_step=min(step, 2)),
+        )
+        kept.append(checkpoints.steps())
+    assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [2, 5, 6]]
+
+
+def test_nothing_in_a_checkpoint_is_a_pickle(saved: Training, tmp_path: Path) -> None:
+    place = tmp_path / "checkpoints" / "step-00000006"
+    assert sorted(path.name for path in place.iterdir()) == [
+        "manifest.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
+    state = json.loads((place / "state.json").read_text())
+    assert state["identity"] == "identity"
+    assert state["counters"]["step"] == 6
