@@ -4,7 +4,9 @@ Hydra composes against these classes (each group file extends one of them), and 
 composed config into plain objects, once. Nothing below the front door sees a DictConfig. This
 module imports no torch: TAB completion and ``--help`` load it.
 
-A field marked `bookkeeping` cannot change a run's result and is left out of its identity.
+A field marked `bookkeeping` cannot change a run's result and is left out of its identity; one
+marked `added` is left out while it has its default. A class that is renamed keeps the name that
+identities know as ``tag: ClassVar[str]``, which its subclasses do not inherit.
 """
 
 import dataclasses
@@ -31,6 +33,14 @@ from dwt_cli.settings import groups
 def bookkeeping(default: Any) -> Any:
     """A field that says where, how fast or under what label; never what comes out."""
     return field(default=default, metadata={"identity": False})
+
+
+_UNLESS_DEFAULT = "unless default"
+
+
+def added(default: Any) -> Any:
+    """A field that came later: at its default, a plain value, every identity stays what it was."""
+    return field(default=default, metadata={"identity": _UNLESS_DEFAULT})
 
 
 # ---------------------------------------------------------------------------------------- data
@@ -930,9 +940,9 @@ def plain(options: Any) -> Any:
 def identity(options: Any) -> Any:
     """`plain`, with the class of each dataclass and without what cannot change a result."""
     if dataclasses.is_dataclass(options):
-        kept = [f for f in dataclasses.fields(options) if f.metadata.get("identity", True)]
+        kept = [f for f in dataclasses.fields(options) if _counts(f, getattr(options, f.name))]
         return {
-            "class": type(options).__name__,
+            "class": vars(type(options)).get("tag", type(options).__name__),
             **{f.name: identity(getattr(options, f.name)) for f in kept},
         }
     if isinstance(options, Mapping):
@@ -940,6 +950,12 @@ def identity(options: Any) -> Any:
     if isinstance(options, list | tuple):
         return [identity(value) for value in options]
     return plain(options)
+
+
+def _counts(f: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether a field with this value is part of an identity."""
+    counts = f.metadata.get("identity", True)
+    return bool(counts) and (counts != _UNLESS_DEFAULT or value != f.default)
 
 
 def fingerprint(*parts: Any) -> str:

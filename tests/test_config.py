@@ -4,9 +4,10 @@ import dataclasses
 import typing
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 from enum import Enum
 from types import NoneType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,7 +19,9 @@ from dwt_cli.config import (
     Run,
     RunOptions,
     Tracker,
+    added,
     fingerprint,
+    identity,
     plain,
 )
 from dwt_cli.errors import UserError
@@ -116,6 +119,51 @@ def test_the_class_is_identity() -> None:
 
 def test_a_fingerprint_is_the_same_in_every_process() -> None:
     assert fingerprint("corpus", {"b": 1, "a": [1, 2]}, Tracker()) == "e6d9ffc8824ffa82"
+
+
+@dataclass
+class Wheel:
+    """Options as they are today."""
+
+    spokes: int = 32
+
+
+@dataclass
+class SpokedWheel:
+    """The same ones, renamed."""
+
+    tag: ClassVar[str] = "Wheel"
+    spokes: int = 32
+
+
+@dataclass
+class TubelessWheel(SpokedWheel):
+    """A choice beside them that has their fields."""
+
+
+@dataclass
+class WheelWithHub:
+    """The same ones with a field that came later."""
+
+    tag: ClassVar[str] = "Wheel"
+    spokes: int = 32
+    hub: str | None = added(None)
+
+
+def test_a_renamed_class_keeps_its_name_in_the_identity() -> None:
+    assert identity(SpokedWheel(28)) == {"class": "Wheel", "spokes": 28}
+    assert fingerprint(SpokedWheel()) == fingerprint(Wheel())
+    assert plain(SpokedWheel()) == {"spokes": 32}
+
+
+def test_a_tag_is_not_inherited() -> None:
+    assert identity(TubelessWheel())["class"] == "TubelessWheel"
+
+
+def test_a_new_field_counts_unless_it_has_its_default() -> None:
+    assert fingerprint(WheelWithHub()) == fingerprint(Wheel())
+    assert identity(WheelWithHub(hub="dynamo")) == {"class": "Wheel", "spokes": 32, "hub": "dynamo"}
+    assert plain(WheelWithHub()) == {"spokes": 32, "hub": None}
 
 
 def changed(run: Run, **settings: Any) -> Run:
