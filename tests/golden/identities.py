@@ -37,10 +37,15 @@ Identities = dict[str, Any]
 def pinned() -> Iterator[None]:
     """Make what identities follow besides the command the same everywhere.
 
-    Installed packages are text: the docstrings are said to be these. The working directory has a
-    folder ``text`` and a checkpoint ``model``, of which only the bytes count.
+    Installed packages are text: the docstrings are said to be those of docs.json, the environment
+    of the results on record. The working directory has a folder ``text`` and a checkpoint
+    ``model``, of which only the bytes count.
     """
-    docs = {"source": "docs", "pinned": True}
+    docs = json.loads(FILE.with_name("docs.json").read_text(encoding="utf-8"))
+
+    def provenance(self: Docs) -> dict[str, Any]:
+        return docs | {"packages": {name: docs["packages"][name] for name in self.packages}}
+
     with TemporaryDirectory() as folder, chdir(folder):
         for file, content in {
             "text/a.txt": "One sentence.\n",
@@ -51,7 +56,7 @@ def pinned() -> Iterator[None]:
         }.items():
             Path(file).parent.mkdir(exist_ok=True)
             Path(file).write_text(content, encoding="utf-8")
-        with patch.object(Docs, "provenance", lambda self: docs | {"packages": self.packages}):
+        with patch.object(Docs, "provenance", provenance):
             yield
 
 
@@ -73,9 +78,8 @@ def composed(words: str) -> Run:
     return run
 
 
-def identities(words: str) -> Identities:
-    """Return everything that a command's run and its parts are found by."""
-    run = composed(words)
+def identities(run: Run) -> Identities:
+    """Return everything that a run and its parts are found by."""
     machine = Machine(torch.device("cpu"), torch.float32)  # it is in none of them
     recipe = Recipe(run, machine, Cache("cache", print))
     found = {
@@ -98,7 +102,8 @@ def kept() -> dict[str, Identities]:
 def main() -> None:
     """Write the file anew, a line for each command."""
     with pinned():
-        lines = [f"  {json.dumps(words)}: {json.dumps(identities(words))}" for words in every()]
+        found = {words: identities(composed(words)) for words in every()}
+    lines = [f"  {json.dumps(words)}: {json.dumps(each)}" for words, each in found.items()]
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 

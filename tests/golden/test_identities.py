@@ -4,16 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from dwt_cli.config import SCHEMAS, SEVERAL
+from dwt_cli.settings import schema
 from tests.golden import commands
-from tests.golden.identities import identities, kept, pinned
+from tests.golden.identities import composed, identities, kept, pinned
 
 KEPT = kept()
-BY_DEFAULT = [
-    *commands.MIXTURES,
-    *commands.every_choice(),
-    *commands.other_arms(),
-    *commands.few_recorded(),
-]
+BY_DEFAULT = [*commands.MIXTURES, *commands.few_recorded()]
+EVERY_CHOICE = commands.every_choice()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,21 +22,30 @@ def everything_else_pinned() -> Iterator[None]:
 
 @pytest.mark.parametrize("words", BY_DEFAULT)
 def test_a_command_gives_the_identities_it_gave(words: str) -> None:
-    assert identities(words) == KEPT[words]
+    assert identities(composed(words)) == KEPT[words]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [words for words in KEPT if words not in BY_DEFAULT])
+@pytest.mark.parametrize("words", [w for w in KEPT if w not in {*BY_DEFAULT, *EVERY_CHOICE}])
 def test_so_does_every_command_on_record(words: str) -> None:
-    assert identities(words) == KEPT[words]
+    assert identities(composed(words)) == KEPT[words]
+
+
+@pytest.mark.parametrize("words", EVERY_CHOICE)
+def test_every_choice_composes_and_gives_the_identities_it_gave(words: str) -> None:
+    run = composed(words)
+    group, choice = words.split()[0].split("=")
+    kind = SCHEMAS[group][str(schema(group, choice))]
+    chosen = getattr(run, group)
+    assert type(chosen[choice] if group in SEVERAL else chosen) is kind
+    assert identities(run) == KEPT[words]
 
 
 def test_every_command_is_kept_and_no_other() -> None:
     assert list(KEPT) == commands.every()
 
 
-def test_runs_that_were_one_on_record_are_one_and_others_are_not() -> None:
+def test_what_is_on_record_is_found_again() -> None:
     on_record = commands.recorded()
-    pairs = {(identity, KEPT[words]["run"]) for words, identity in on_record.items()}
+    assert {words: KEPT[words]["run"] for words in on_record} == on_record
     assert len(on_record) == 206
-    assert len(pairs) == len({old for old, _ in pairs}) == len({new for _, new in pairs}) == 126
