@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+from dwt_cli.base.options import UNLESS_DEFAULT
+
 
 def plain(options: Any) -> Any:
     """Dataclasses, enums and containers as JSON values."""
@@ -22,9 +24,9 @@ def plain(options: Any) -> Any:
 def identity(options: Any) -> Any:
     """`plain`, with the class of each dataclass and without what cannot change a result."""
     if dataclasses.is_dataclass(options):
-        kept = [f for f in dataclasses.fields(options) if f.metadata.get("identity", True)]
+        kept = [f for f in dataclasses.fields(options) if _counts(f, getattr(options, f.name))]
         return {
-            "class": type(options).__name__,
+            "class": vars(type(options)).get("tag", type(options).__name__),
             **{f.name: identity(getattr(options, f.name)) for f in kept},
         }
     if isinstance(options, Mapping):
@@ -32,6 +34,12 @@ def identity(options: Any) -> Any:
     if isinstance(options, list | tuple):
         return [identity(value) for value in options]
     return plain(options)
+
+
+def _counts(f: dataclasses.Field[Any], value: Any) -> bool:
+    """Return whether a field with this value is part of an identity."""
+    counts = f.metadata.get("identity", True)
+    return bool(counts) and (counts != UNLESS_DEFAULT or value != f.default)
 
 
 def fingerprint(*parts: Any) -> str:

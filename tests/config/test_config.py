@@ -4,14 +4,16 @@ import dataclasses
 import typing
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 from enum import Enum
 from types import NoneType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.identity import fingerprint, plain
+from dwt_cli.base.identity import fingerprint, identity, plain
+from dwt_cli.base.options import added
 from dwt_cli.config.check import check, problems, warnings
 from dwt_cli.config.run import SCHEMAS, Run, RunOptions
 from dwt_cli.data.options import HubPart
@@ -111,6 +113,51 @@ def test_the_class_is_identity() -> None:
 
 def test_a_fingerprint_is_the_same_in_every_process() -> None:
     assert fingerprint("corpus", {"b": 1, "a": [1, 2]}, Tracker()) == "e6d9ffc8824ffa82"
+
+
+@dataclass
+class Wheel:
+    """Options as they are today."""
+
+    spokes: int = 32
+
+
+@dataclass
+class SpokedWheel:
+    """The same ones, renamed."""
+
+    tag: ClassVar[str] = "Wheel"
+    spokes: int = 32
+
+
+@dataclass
+class TubelessWheel(SpokedWheel):
+    """A choice beside them that has their fields."""
+
+
+@dataclass
+class WheelWithHub:
+    """The same ones with a field that came later."""
+
+    tag: ClassVar[str] = "Wheel"
+    spokes: int = 32
+    hub: str | None = added(None)
+
+
+def test_a_renamed_class_keeps_its_name_in_the_identity() -> None:
+    assert identity(SpokedWheel(28)) == {"class": "Wheel", "spokes": 28}
+    assert fingerprint(SpokedWheel()) == fingerprint(Wheel())
+    assert plain(SpokedWheel()) == {"spokes": 32}
+
+
+def test_a_tag_is_not_inherited() -> None:
+    assert identity(TubelessWheel())["class"] == "TubelessWheel"
+
+
+def test_a_new_field_counts_unless_it_has_its_default() -> None:
+    assert fingerprint(WheelWithHub()) == fingerprint(Wheel())
+    assert identity(WheelWithHub(hub="dynamo")) == {"class": "Wheel", "spokes": 32, "hub": "dynamo"}
+    assert plain(WheelWithHub()) == {"spokes": 32, "hub": None}
 
 
 def changed(run: Run, **settings: Any) -> Run:

@@ -1,0 +1,114 @@
+"""The identities that commands give today: identities.json.
+
+``python -m tests.golden.identities`` rewrites the file. Whoever commits it says why each line of
+the difference has changed: a finished run, teacher or text of another identity is not found again.
+"""
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from dwt_cli.base.cache import Cache
+from dwt_cli.base.machine import Machine
+from dwt_cli.cli import overrides as command
+from dwt_cli.config import check
+from dwt_cli.config.arms import words_of
+from dwt_cli.config.compose import register, typed
+from dwt_cli.config.files import settings_folder
+from dwt_cli.config.run import Run, Study
+from dwt_cli.data.docs import Docs
+from dwt_cli.distill.remap.options import Ligo
+from dwt_cli.recipe.recipe import Recipe
+from dwt_cli.recipe.student import Starts
+from tests.golden.commands import every
+
+FILE = Path(__file__).with_name("identities.json")
+
+Identities = dict[str, Any]
+"""run, alone (its stand-alone student), corpus, teachers, and for remap=ligo maps."""
+
+
+@contextmanager
+def pinned() -> Iterator[None]:
+    """Make what identities follow besides the command the same everywhere.
+
+    Installed packages are text: the docstrings are said to be those of docs.json, the environment
+    of the results on record. The working directory has a folder ``text`` and a checkpoint
+    ``model``, of which only the bytes count.
+    """
+    docs = json.loads(FILE.with_name("docs.json").read_text(encoding="utf-8"))
+
+    def provenance(self: Docs) -> dict[str, Any]:
+        return docs | {"packages": {name: docs["packages"][name] for name in self.packages}}
+
+    with TemporaryDirectory() as folder, chdir(folder):
+        for file, content in {
+            "text/a.txt": "One sentence.\n",
+            "text/b.txt": "Another one.\n",
+            "model/config.json": "{}\n",
+            "model/model.safetensors": "weights\n",
+            "model/tokenizer.json": "{}\n",
+        }.items():
+            Path(file).parent.mkdir(exist_ok=True)
+            Path(file).write_text(content, encoding="utf-8")
+        with patch.object(Docs, "provenance", provenance):
+            yield
+
+
+def composed(words: str) -> Run:
+    """Read and compose a command as the front door does, and check it."""
+    read = command.read(shlex.split(words))
+    primary, overrides = read.options.config_name or "config", read.options.overrides
+    register(Study if read.is_study else Run)
+    folder = str(settings_folder())
+    if not read.is_study:
+        with initialize_config_dir(folder, version_base="1.3"):
+            run = typed(compose(primary, overrides))
+    else:
+        search = f"hydra.searchpath=[file://{folder}]"
+        with initialize_config_dir(read.options.config_dir, version_base="1.3"):
+            of_arm = words_of(compose(primary, [search, *overrides]), overrides)
+            run = typed(compose(primary, [search, *overrides, *of_arm]))
+    check.check(run)
+    return run
+
+
+def identities(run: Run) -> Identities:
+    """Return everything that a run and its parts are found by."""
+    machine = Machine(torch.device("cpu"), torch.float32)  # it is in none of them
+    recipe = Recipe(run, machine, Cache("cache", print))
+    found = {
+        "run": recipe.student_id,
+        "alone": recipe.stand_alone_id,
+        "corpus": recipe.corpus_id,
+        "teachers": list(recipe.teachers.identities()),
+    }
+    if isinstance(run.remap, Ligo):
+        found["maps"] = Starts(recipe.shop, recipe.teachers).maps_id
+    return found
+
+
+def kept() -> dict[str, Identities]:
+    """Return what the file says, by command."""
+    found: dict[str, Identities] = json.loads(FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def main() -> None:
+    """Write the file anew, a line for each command."""
+    with pinned():
+        found = {words: identities(composed(words)) for words in every()}
+    lines = [f"  {json.dumps(words)}: {json.dumps(each)}" for words, each in found.items()]
+    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

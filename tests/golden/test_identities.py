@@ -1,0 +1,51 @@
+"""A command gives the identities that it gave: what was computed under them is found again."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from dwt_cli.config.files import schema
+from dwt_cli.config.run import SCHEMAS, SEVERAL
+from tests.golden import commands
+from tests.golden.identities import composed, identities, kept, pinned
+
+KEPT = kept()
+BY_DEFAULT = [*commands.MIXTURES, *commands.few_recorded()]
+EVERY_CHOICE = commands.every_choice()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def everything_else_pinned() -> Iterator[None]:
+    with pinned():
+        yield
+
+
+@pytest.mark.parametrize("words", BY_DEFAULT)
+def test_a_command_gives_the_identities_it_gave(words: str) -> None:
+    assert identities(composed(words)) == KEPT[words]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [w for w in KEPT if w not in {*BY_DEFAULT, *EVERY_CHOICE}])
+def test_so_does_every_command_on_record(words: str) -> None:
+    assert identities(composed(words)) == KEPT[words]
+
+
+@pytest.mark.parametrize("words", EVERY_CHOICE)
+def test_every_choice_composes_and_gives_the_identities_it_gave(words: str) -> None:
+    run = composed(words)
+    group, choice = words.split()[0].split("=")
+    kind = SCHEMAS[group][str(schema(group, choice))]
+    chosen = getattr(run, group)
+    assert type(chosen[choice] if group in SEVERAL else chosen) is kind
+    assert identities(run) == KEPT[words]
+
+
+def test_every_command_is_kept_and_no_other() -> None:
+    assert list(KEPT) == commands.every()
+
+
+def test_what_is_on_record_is_found_again() -> None:
+    on_record = commands.recorded()
+    assert {words: KEPT[words]["run"] for words in on_record} == on_record
+    assert len(on_record) == 206
