@@ -51,10 +51,7 @@ def train(tree: Path, place: Path, kept: str, compositions: dict[str, list[str]]
     """
     folder = place / kept
     folder.mkdir(exist_ok=True)
-    commands = {
-        name: miniatures.command(words, _root(kept, name), f"{kept}/cache")
-        for name, words in compositions.items()
-    }
+    commands = {name: miniatures.command(name, words, kept) for name, words in compositions.items()}
     file = folder / "commands.json"
     file.write_text(json.dumps(commands), encoding="utf-8")
     environment = {name: v for name, v in os.environ.items() if not name.startswith("DWT_")}
@@ -70,10 +67,6 @@ def train(tree: Path, place: Path, kept: str, compositions: dict[str, list[str]]
     )
     codes = json.loads(done.stdout)
     return {name: _last_line(folder / f"{name}.log") for name, code in codes.items() if code}
-
-
-def _root(kept: str, name: str) -> str:
-    return f"{kept}/{name.replace(',', '').replace(' ', '-')}"
 
 
 def _last_line(log: Path) -> str:
@@ -116,7 +109,7 @@ def compare(commit: str, place: Path, identities: bool) -> bool:
     first = {"start": ["teacher=none", "scale.max_steps=2"]}
     if failed := train(trees["old"], place, "start", first):
         raise SystemExit(f"{commit}: {failed}")
-    (model,) = (place / _root("start", "start")).glob("*/model")
+    (model,) = (place / miniatures.place("start", "start")).glob("*/model")
     shutil.copytree(model, place / "model")
     every = {
         **miniatures.TOGETHER, **miniatures.ALONE, **miniatures.TAUGHT, **miniatures.OPENED,
@@ -127,7 +120,7 @@ def compare(commit: str, place: Path, identities: bool) -> bool:
         said = [f"{kept} tree failed: {lines[name]}" for kept, lines in failed.items()
                 if name in lines]  # fmt: skip
         if not said:
-            old, new = (read(place / _root(kept, name)) for kept in trees)
+            old, new = (read(place / miniatures.place(kept, name)) for kept in trees)
             said = [found] if (found := difference(old, new)) else []
             if identities and old.identity != new.identity:
                 said.append(f"identity: {old.identity} was, {new.identity} is")
