@@ -51,10 +51,7 @@ def train(tree: Path, place: Path, kept: str, compositions: dict[str, list[str]]
     """
     folder = place / kept
     folder.mkdir(exist_ok=True)
-    commands = {
-        name: miniatures.command(words, _root(kept, name), f"{kept}/cache")
-        for name, words in compositions.items()
-    }
+    commands = {name: miniatures.command(name, words, kept) for name, words in compositions.items()}
     file = folder / "commands.json"
     file.write_text(json.dumps(commands), encoding="utf-8")
     environment = {name: v for name, v in os.environ.items() if not name.startswith("DWT_")}
@@ -70,10 +67,6 @@ def train(tree: Path, place: Path, kept: str, compositions: dict[str, list[str]]
     )
     codes = json.loads(done.stdout)
     return {name: _last_line(folder / f"{name}.log") for name, code in codes.items() if code}
-
-
-def _root(kept: str, name: str) -> str:
-    return f"{kept}/{name.replace(',', '').replace(' ', '-')}"
 
 
 def _last_line(log: Path) -> str:
@@ -108,26 +101,28 @@ def difference(old: Result, new: Result) -> str | None:
     return None
 
 
-def compare(commit: str, place: Path, identities: bool) -> bool:
-    """Train in both trees and print what differs; return whether nothing does."""
+def compare(commit: str, place: Path, identities: bool, only: str) -> bool:
+    """Train in both trees and print what differs; return whether nothing does.
+
+    only: what the names of the miniatures contain.
+    """
     started = time.perf_counter()
     miniatures.prepare(place)
     trees = {"old": export(commit, place / "tree"), "new": HERE}
     first = {"start": ["teacher=none", "scale.max_steps=2"]}
     if failed := train(trees["old"], place, "start", first):
         raise SystemExit(f"{commit}: {failed}")
-    (model,) = (place / _root("start", "start")).glob("*/model")
+    (model,) = (place / miniatures.place("start", "start")).glob("*/model")
     shutil.copytree(model, place / "model")
-    every = {
-        **miniatures.TOGETHER, **miniatures.ALONE, **miniatures.TAUGHT, **miniatures.OPENED,
-    }  # fmt: skip
-    failed = {kept: train(tree, place, kept, every) for kept, tree in trees.items()}
+    kinds = (miniatures.TOGETHER, miniatures.ALONE, miniatures.TAUGHT, miniatures.OPENED)
+    every = {name: words for kind in kinds for name, words in kind.items() if only in name}
+    broken = {kept: train(tree, place, kept, every) for kept, tree in trees.items()}
     num_equal = 0
     for name in every:
-        said = [f"{kept} tree failed: {lines[name]}" for kept, lines in failed.items()
+        said = [f"{kept} tree failed: {lines[name]}" for kept, lines in broken.items()
                 if name in lines]  # fmt: skip
         if not said:
-            old, new = (read(place / _root(kept, name)) for kept in trees)
+            old, new = (read(place / miniatures.place(kept, name)) for kept in trees)
             said = [found] if (found := difference(old, new)) else []
             if identities and old.identity != new.identity:
                 said.append(f"identity: {old.identity} was, {new.identity} is")
@@ -143,9 +138,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--against", default="2c6f4f7", metavar="COMMIT")
     parser.add_argument("--identities", action="store_true", help="compare them too")
+    parser.add_argument("--only", default="", metavar="WORD", help="miniatures with this in them")
     options = parser.parse_args()
     with TemporaryDirectory(prefix="dwt-bits-") as folder:
-        sys.exit(not compare(options.against, Path(folder), options.identities))
+        sys.exit(not compare(options.against, Path(folder), options.identities, options.only))
 
 
 if __name__ == "__main__":

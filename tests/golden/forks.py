@@ -1,4 +1,4 @@
-"""Commands carried out in forks of one process that has torch loaded: saves each five seconds.
+"""Commands carried out in forks of one process that has torch loaded: saves each ten seconds.
 
 A script of its own, given to the interpreter of a tree (on PYTHONPATH) with a JSON file of
 {name: arguments}; it knows of the package that ``python -m dwt_cli.cli`` trains, and no more. What
@@ -12,8 +12,17 @@ import runpy
 import sys
 from pathlib import Path
 
-import torch  # noqa: F401
-import transformers  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import scipy.stats  # noqa: F401
+import sklearn.linear_model  # noqa: F401
+import torch.distributed.fsdp  # noqa: F401
+from hydra import compose  # noqa: F401
+from transformers import (  # noqa: F401
+    AutoModelForMaskedLM,
+    BertForMaskedLM,
+    ModernBertForMaskedLM,
+    PreTrainedTokenizerFast,
+)
 
 _AT_A_TIME = 2
 

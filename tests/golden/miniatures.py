@@ -54,8 +54,13 @@ TOGETHER = {
 }
 
 
-def command(words: list[str], root: str, cache: str) -> list[str]:
-    """Build the whole command, for the folder that `prepare` has made."""
+def place(kept: str, name: str) -> str:
+    """Name the folder of a miniature's run, below one of all."""
+    return f"{kept}/{name.replace(',', '').replace(' ', '-')}"
+
+
+def command(name: str, words: list[str], kept: str) -> list[str]:
+    """Build the whole command, to be given in the folder that `prepare` has made."""
     return [
         *SCALE,
         "scale.num_layers=4",
@@ -66,8 +71,8 @@ def command(words: list[str], root: str, cache: str) -> list[str]:
         "data.heldout_fraction=0.2",
         "train.precision=fp32",
         "launch.device=cpu",
-        f"run.root={root}",
-        f"run.cache={cache}",
+        f"run.root={place(kept, name)}",
+        f"run.cache={kept}/cache",
         *words,
     ]
 
