@@ -19,6 +19,7 @@ from timing import table
 from dwt_cli.data.corpus import build
 from dwt_cli.data.options import Data
 from dwt_cli.data.source import no_progress
+from dwt_cli.tasks.options import MaskedLM
 from tests.conftest import BLOCK_LENGTH, VOCAB_SIZE, Sentences
 from tests.training.parity import PARALLEL, Outcome, Setting, outcomes, relative_difference
 
@@ -58,7 +59,7 @@ def main() -> None:
         corpus = Path(folder) / "corpus"
         corpus.mkdir()
         data = Data(block_length=BLOCK_LENGTH, vocab_size=VOCAB_SIZE, heldout_fraction=0.25)
-        build(Sentences(), data, None, corpus, no_progress, print)
+        build(Sentences(), data, MaskedLM.frame, None, corpus, no_progress, print)
 
         def place() -> Path:
             return Path(mkdtemp(dir=folder))

@@ -23,6 +23,7 @@ from dwt_cli.distill.teacher.signal import ModelSignal, Signal
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import MadeStudent
 from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.tasks import options as task_options
 from dwt_cli.tasks.batches import TrainBatches
 from dwt_cli.tasks.mlm import Masking
 from dwt_cli.training.checkpoint import Checkpoints, Counters
@@ -127,6 +128,7 @@ def _synthetic_batches(run: Run) -> TrainBatches:
         shards = Path(folder) / "shards"
         write_blocks(ids.tolist(), shards, length, size, max_bytes=1e9)
         blocks = Blocks(shards)  # stays mapped when the folder is gone
+    assert isinstance(run.task, task_options.MaskedLM)
     masking = Masking(
         run.task, size, SPECIAL_TOKENS.index("[MASK]"), tuple(range(len(SPECIAL_TOKENS)))
     )

@@ -63,9 +63,10 @@ def data_options() -> Data:
 def corpus_folder(tmp_path_factory: pytest.TempPathFactory, data_options: Data) -> Path:
     from dwt_cli.data.corpus import build
     from dwt_cli.data.source import no_progress
+    from dwt_cli.tasks.options import MaskedLM
 
     folder = tmp_path_factory.mktemp("corpus")
-    build(Sentences(), data_options, None, folder, no_progress, print)
+    build(Sentences(), data_options, MaskedLM.frame, None, folder, no_progress, print)
     return folder
 
 
@@ -82,15 +83,9 @@ def masking(corpus: Any) -> Any:
 
 
 def masking_of(corpus: Any) -> Any:
-    from dwt_cli.tasks.mlm import Masking
-    from dwt_cli.tasks.options import Task
+    from dwt_cli.tasks.options import MaskedLM
 
-    return Masking(
-        Task(),
-        len(corpus.tokenizer),
-        corpus.tokenizer.mask_token_id,
-        tuple(sorted(corpus.tokenizer.all_special_ids)),
-    )
+    return MaskedLM().targets(corpus.tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,6 @@ from dwt_cli.distill.teacher.options import (
 )
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.options import Architecture, CheckpointStudent, Family, MadeStudent
-from dwt_cli.tasks.options import Task
 from dwt_cli.training.options import Fsdp, Muon, Parallel, Train
 
 _LARGEST_SIZE, _MOST_LAYERS, _MOST_THREADS, _MOST_RANKS = 1 << 16, 1000, 1024, 1 << 16
@@ -69,7 +68,7 @@ def problems(run: Run) -> Iterator[str]:
     yield from _problems_of_scale(run.scale)
     yield from _at_least("seed", run.seed, 0)
     yield from _problems_of_data("data", run.data)
-    yield from _problems_of_task(run.task)
+    yield from problems_of_options("task", run.task)
     if isinstance(run.student, MadeStudent):
         yield from _problems_of_model("student", run.student, run)
     for setting, teacher in each_teacher(run):
@@ -197,6 +196,18 @@ def _between(setting: str, value: float, low: float, high: float) -> Iterator[st
         yield f"{setting}={value}: it lies between {low} and {high}"
 
 
+def problems_of_options(setting: str, options: Any) -> Iterator[str]:
+    """Yield what is wrong within options: numbers out of their ranges, then their own checks."""
+    for f in dataclasses.fields(options):
+        value = getattr(options, f.name)
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if allowed := f.metadata.get("range"):
+            lines = (allowed.problem(f"{setting}.{f.name}", number) for number in numbers)
+            yield from filter(None, lines)
+    if own := getattr(options, "problems", None):
+        yield from own(setting)
+
+
 def _problems_of_data(setting: str, data: Data) -> Iterator[str]:
     yield from _at_least(f"{setting}.block_length", data.block_length, 8)
     yield from _at_least(f"{setting}.vocab_size", data.vocab_size, 100)
@@ -212,17 +223,6 @@ def _problems_of_data(setting: str, data: Data) -> Iterator[str]:
             yield from _at_least(f"{setting}.max_sentences", data.max_sentences, 1)
         if not data.parts:
             yield f"{setting}.parts=[]: name at least one data set"
-
-
-def _problems_of_task(task: Task) -> Iterator[str]:
-    yield from _between("task.mask_ratio", task.mask_ratio, 0.01, 0.9)
-    yield from _between("task.keep_ratio", task.keep_ratio, 0.0, 1.0)
-    yield from _between("task.random_ratio", task.random_ratio, 0.0, 1.0)
-    if task.keep_ratio + task.random_ratio > 1:
-        yield (
-            f"task.keep_ratio={task.keep_ratio} and task.random_ratio="
-            f"{task.random_ratio}: together they are at most 1"
-        )
 
 
 def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str]:

@@ -46,7 +46,7 @@ from dwt_cli.distill.teacher.options import (
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.options import Checkpoint, CheckpointStudent, Family, MadeStudent, Student
 from dwt_cli.study.options import StudyOptions
-from dwt_cli.tasks.options import Task
+from dwt_cli.tasks.options import MaskedLM, Task
 from dwt_cli.track.options import Tracker, Wandb
 from dwt_cli.training.options import Fsdp, Muon, Optim, Parallel, Train
 
@@ -164,7 +164,7 @@ class Study(Run):
 
 SCHEMAS: dict[str, dict[str, type]] = {
     "data": {"docs": Docs, "files": Files, "hub": Hub},
-    "task": {"mlm": Task},
+    "task": {"mlm": MaskedLM},
     "teacher": {
         "none": Teacher,
         "made": MadeTeacher,

@@ -6,7 +6,7 @@ The folder holds ``tokenizer/``, ``train/`` and ``heldout/`` (numbered shards), 
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from dwt_cli.base import atomic
 from dwt_cli.data import docs, files, hub
 from dwt_cli.data.heldout import LeakCheck
-from dwt_cli.data.options import Data, Docs, Files, Hub
+from dwt_cli.data.options import Data, Docs, Files, Frame, Hub
 from dwt_cli.data.pack import Blocks, block_bytes, pack, write_blocks
 from dwt_cli.data.source import CorpusError, Document, Progress, Source
 from dwt_cli.data.tokenizer import ids_of, train_tokenizer
@@ -64,6 +64,7 @@ class Corpus:
 def build(
     source: Source,
     options: Data,
+    frame: Frame,
     tokenizer_path: str | None,
     folder: Path,
     progress: Progress,
@@ -71,6 +72,7 @@ def build(
 ) -> None:
     """Read, split, tokenise, pack and write a corpus into ``folder``.
 
+    frame: the special tokens of blocks and paragraphs.
     tokenizer_path: a tokenizer to open; None trains one. Raises `CorpusError` when the text is
     too short for a block on either side of the split.
     """
@@ -87,14 +89,14 @@ def build(
             options.block_length,
         )
     else:
-        tokenizer = open_tokenizer(tokenizer_path)
+        tokenizer = open_tokenizer(tokenizer_path, (frame.begin, frame.end))
     tokenizer.save_pretrained(folder / "tokenizer")
 
     def packed(documents: Iterable[Document]) -> Iterator[list[int]]:
         ids = itertools.chain.from_iterable(
             _encode(tokenizer, portion) for portion in _portions(documents)
         )
-        return pack(ids, options.block_length, tokenizer.cls_token_id, tokenizer.sep_token_id)
+        return pack(ids, options.block_length, *frame.ids(tokenizer))
 
     def write(documents: Iterable[Document], name: str, max_bytes: float) -> tuple[int, bool]:
         return write_blocks(
@@ -134,8 +136,8 @@ def build(
     )
 
 
-def open_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """A tokenizer with the special tokens that masked blocks need; `CorpusError` without them."""
+def open_tokenizer(path: str, special_tokens: Sequence[str | None]) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that has a token in these roles; raise `CorpusError` without them."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, trust_remote_code=False
@@ -148,11 +150,11 @@ def open_tokenizer(path: str) -> PreTrainedTokenizerBase:
             f"tokenizer {path} cannot be opened ({reason}); set data.tokenizer to a folder with "
             "tokenizer.json, or a name on the hub"
         ) from error
-    for role in ("cls_token", "sep_token", "mask_token"):
+    for role in filter(None, special_tokens):
         if getattr(tokenizer, role) is None:
             raise CorpusError(
-                f"tokenizer {path} has no {role}: masked language models need one; "
-                "set data.tokenizer to another"
+                f"tokenizer {path} has no {role}, which the task needs; set data.tokenizer to "
+                "another"
             )
     return tokenizer
 

@@ -1,10 +1,33 @@
 """The options of the text: where it comes from, and how it becomes packed blocks."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from omegaconf import II, MISSING
 
 from dwt_cli.base.options import bookkeeping
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The special tokens around text, by their roles in a tokenizer, as ``cls_token``.
+
+    begin: of a block, and of a sentence by itself; None: nothing. end: of a paragraph, and of a
+    sentence by itself.
+    """
+
+    begin: str | None
+    end: str
+
+    def ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+        """Return the ids that stand before and after text."""
+        before = [] if self.begin is None else [getattr(tokenizer, f"{self.begin}_id")]
+        return before, [getattr(tokenizer, f"{self.end}_id")]
 
 
 @dataclass

@@ -13,22 +13,22 @@ BLOCKS_PER_SHARD = 1 << 16
 
 
 def pack(
-    documents: Iterable[list[list[int]]], block_length: int, cls_id: int, sep_id: int
+    documents: Iterable[list[list[int]]], block_length: int, before: list[int], after: list[int]
 ) -> Iterator[list[int]]:
-    """Tokenised documents (paragraphs of ids) as blocks of ``block_length`` ids, no padding.
+    """Yield tokenised documents (paragraphs of ids) as blocks of ``block_length`` ids, no padding.
 
-    Every paragraph ends with [SEP]; every block begins with [CLS]; a block may hold the end of
-    one document and the beginning of the next. What does not fill the last block is left out.
+    before: what every block begins with. after: what every paragraph ends with. A block may hold
+    the end of one document and the beginning of the next. What does not fill the last block is
+    left out.
     """
     stream: list[int] = []
-    content = block_length - 1
+    content = block_length - len(before)
     for paragraphs in documents:
         for paragraph in paragraphs:
-            stream += paragraph
-            stream.append(sep_id)
+            stream += paragraph + after
         whole = len(stream) // content
         for start in range(0, whole * content, content):
-            yield [cls_id, *stream[start : start + content]]
+            yield before + stream[start : start + content]
         del stream[: whole * content]
 
 

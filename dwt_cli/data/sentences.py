@@ -5,20 +5,22 @@ import re
 import numpy as np
 
 from dwt_cli.data.corpus import Corpus
+from dwt_cli.data.options import Frame
 
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+")
 
 
-def heldout_sentences(corpus: Corpus) -> list[str]:
-    """Distinct sentences in the order of the text, as the corpus's tokenizer decodes them.
+def heldout_sentences(corpus: Corpus, frame: Frame) -> list[str]:
+    """Return distinct sentences in the order of the text, as the corpus's tokenizer decodes them.
 
     Left out are sentences with a token that stands for unknown text, and the paragraph that the
     last block cuts off.
     """
     tokenizer = corpus.tokenizer
+    before, (end,) = frame.ids(tokenizer)
     blocks_BL = corpus.heldout[np.arange(len(corpus.heldout))]
-    stream = blocks_BL[:, 1:].reshape(-1)  # without the [CLS] of each block
-    ends = np.flatnonzero(stream == tokenizer.sep_token_id)
+    stream = blocks_BL[:, len(before) :].reshape(-1)
+    ends = np.flatnonzero(stream == end)
     paragraphs = np.split(stream, ends + 1)[:-1]
     texts = tokenizer.batch_decode([paragraph[:-1].tolist() for paragraph in paragraphs])
     sentences = dict.fromkeys(

@@ -1,11 +1,9 @@
 """Minimal pairs: does a model find the good sentence likelier than the bad one? Zero-shot.
 
 BLiMP (Warstadt et al. 2020, 1912.00582): 67 paradigms of 1,000 pairs that differ in one point of
-grammar. A masked model has no likelihood of a sentence; it has the pseudo-log-likelihood of
-Salazar et al. 2020 (1910.14659, eq. 1): the sum over the tokens of log p(token | all the others).
+grammar. The task says how likely a sentence is.
 
-Legend: S sentences, L positions, T tokens of a sentence (L - 2), C masked copies (S * T),
-V vocabulary.
+Legend: S sentences of one length, L positions.
 """
 
 import hashlib
@@ -20,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.evaluate.options import Blimp
 from dwt_cli.evaluate.score import Say, Score, Subject
 from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
 from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.tasks.task import Targets
 
 NUM_PARADIGMS = 67
 _WORTH_COMPILING = 10_000  # pairs: it takes as long as some thousands of them, and is faster then
@@ -54,12 +52,8 @@ def scores(subject: Subject, options: Blimp, say: Say) -> list[Score]:
     model = MaskedLM(subject.model, subject.dtype).eval()
     if len(pairs) >= _WORTH_COMPILING:
         model.compile(dynamic=True)
-    good, bad = np.split(
-        pseudo_log_likelihoods(
-            model, encoded.sentences, subject.tokenizer.mask_token_id, subject.device
-        ),
-        2,
-    )
+    targets = subject.task.targets(subject.tokenizer)
+    good, bad = np.split(log_likelihoods(model, encoded.sentences, targets, subject.device), 2)
     hits: dict[str, list[bool]] = defaultdict(list)
     groups: dict[str, set[str]] = defaultdict(set)
     details = set()
@@ -102,32 +96,16 @@ def _score(
 
 
 @torch.inference_mode()
-def pseudo_log_likelihoods(
-    model: MaskedLM, sentences: Sequence[Sentence], mask_id: int, device: torch.device
+def log_likelihoods(
+    model: MaskedLM, sentences: Sequence[Sentence], targets: Targets, device: torch.device
 ) -> NDArray[np.float64]:
-    """Of each sentence, in nats: every token between [CLS] and [SEP] is masked in turn.
-
-    The same sentence has the same value wherever it stands.
-    """
+    """Return log p in nats of each sentence; the same one has the same wherever it stands."""
     distinct = list(dict.fromkeys(sentences))
     values: dict[Sentence, float] = {}
-    for numbers, ids_SL in equally_long(distinct, device, copies=lambda length: length - 2):
-        sums_S = _sums(model, ids_SL, mask_id)
-        values.update(zip((distinct[number] for number in numbers), sums_S.tolist(), strict=True))
+    for numbers, ids_SL in equally_long(distinct, device, targets.num_passes):
+        log_p_S = targets.log_likelihood(model, ids_SL).tolist()
+        values.update(zip((distinct[number] for number in numbers), log_p_S, strict=True))
     return np.array([values[sentence] for sentence in sentences])
-
-
-def _sums(model: MaskedLM, ids_SL: Tensor, mask_id: int) -> Tensor:
-    num_sentences, length = ids_SL.shape
-    num_tokens = length - 2
-    copies_STL = ids_SL[:, None].repeat(1, num_tokens, 1)
-    copies_STL[:, :, 1:-1].diagonal(dim1=1, dim2=2).fill_(mask_id)
-    positions_T = torch.arange(1, num_tokens + 1, device=ids_SL.device)
-    copies_C = torch.arange(num_sentences * num_tokens, device=ids_SL.device)
-    rows_C = copies_C * length + positions_T.repeat(num_sentences)
-    logits_CV = model(copies_STL.flatten(0, 1), rows_C).float()
-    log_p_C = -nn.functional.cross_entropy(logits_CV, ids_SL[:, 1:-1].flatten(), reduction="none")
-    return log_p_C.double().view(num_sentences, num_tokens).sum(1)
 
 
 def check(options: Blimp) -> None:

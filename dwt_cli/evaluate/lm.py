@@ -1,6 +1,6 @@
-"""Held-out masked language modelling: loss, perplexity, accuracy.
+"""Language modelling on held-out text: loss, perplexity, accuracy.
 
-Legend: N target rows, V vocabulary.
+Legend: B blocks, N target rows, V vocabulary.
 """
 
 import math
@@ -21,7 +21,7 @@ from dwt_cli.tasks.task import Batch
 def heldout_metrics(
     model: MaskedLM, heldout: HeldoutBatches, device: torch.device, ranks: Ranks = ALONE
 ) -> dict[str, float]:
-    """The metrics of a model, which is left in eval mode."""
+    """Return the metrics of a model, which is left in eval mode."""
     return metrics_of(_asked(model), heldout, device, ranks)
 
 
@@ -31,10 +31,10 @@ def metrics_of(
     device: torch.device,
     ranks: Ranks = ALONE,
 ) -> dict[str, float]:
-    """Of what answers a batch with logits (N, V) on its target rows.
+    """Return the metrics of what answers a batch with logits (N, V) on its target rows.
 
-    loss: mean cross-entropy per masked token, in nats. perplexity: exp(loss). accuracy: 0..1. Each
-    rank looks at its share; all get the same figures.
+    loss: mean cross-entropy per target, in nats. perplexity: exp(loss). accuracy: 0..1. Each rank
+    computes its share; all get the same figures.
     """
     targets = _targets(logits, heldout, device, ranks)
     totals = ranks.sum(torch.stack([targets.losses_N.sum(), targets.correct_N.sum()]))
@@ -47,11 +47,11 @@ def metrics_of(
 
 
 def scores(subject: Subject, heldout: HeldoutBatches) -> list[Score]:
-    """The same as scores; the standard errors are over blocks, whose targets share a context."""
+    """Return the same as scores; the errors are over blocks, whose targets share a context."""
     model = MaskedLM(subject.model, subject.dtype).to(subject.device)
     targets = _targets(_asked(model), heldout, subject.device)
-    loss, loss_error = _over_blocks(targets.losses_N, heldout.num_blocks)
-    accuracy, accuracy_error = _over_blocks(targets.correct_N, heldout.num_blocks)
+    loss, loss_error = _over_blocks(targets.losses_N, targets.blocks_N)
+    accuracy, accuracy_error = _over_blocks(targets.correct_N, targets.blocks_N)
     perplexity = _perplexity(loss)
     count = heldout.num_targets
     return [
@@ -62,16 +62,17 @@ def scores(subject: Subject, heldout: HeldoutBatches) -> list[Score]:
 
 
 def _asked(model: MaskedLM) -> Callable[[Batch], Tensor]:
-    """The logits of a model in eval mode."""
+    """Return what computes a model's logits, in eval mode."""
     model.eval()
     return lambda batch: model(batch.ids_BL, batch.rows_N)
 
 
 class _Targets(NamedTuple):
-    """Of every masked token, in fp64: its cross-entropy, and 1 where the model has it right."""
+    """Each target's cross-entropy, 1 where the model has it right (both fp64), and its block."""
 
     losses_N: Tensor
     correct_N: Tensor
+    blocks_N: Tensor
 
 
 @torch.no_grad()
@@ -81,22 +82,28 @@ def _targets(
     device: torch.device,
     ranks: Ranks = ALONE,
 ) -> _Targets:
-    losses, correct = [], []
+    losses, correct, blocks = [], [], []
     for held, counts in heldout.share(ranks.rank, ranks.size):
         batch = held.to(device)
         logits_NV = logits(batch).float()
         taken = len(batch.labels_N) if counts else 0
         losses.append(F.cross_entropy(logits_NV, batch.labels_N, reduction="none")[:taken])
         correct.append((logits_NV.argmax(-1) == batch.labels_N)[:taken])
-    return _Targets(torch.cat(losses).double(), torch.cat(correct).double())
+        blocks.append(batch.places_B3[batch.rows_N // batch.ids_BL.shape[1], 0][:taken])
+    return _Targets(torch.cat(losses).double(), torch.cat(correct).double(), torch.cat(blocks))
 
 
 def _perplexity(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def _over_blocks(values_N: Tensor, num_blocks: int) -> tuple[float, float]:
-    """Mean and standard error; every block has the same number of targets."""
-    of_block = values_N.view(num_blocks, -1).mean(1)
-    error = of_block.std() / num_blocks**0.5 if num_blocks > 1 else torch.tensor(math.nan)
-    return of_block.mean().item(), error.item()
+def _over_blocks(values_N: Tensor, blocks_N: Tensor) -> tuple[float, float]:
+    """Return the mean over targets and its standard error, of blocks that are drawn whole."""
+    mean = values_N.mean()
+    sums_B = torch.zeros(int(blocks_N.max()) + 1, dtype=values_N.dtype, device=values_N.device)
+    sums_B.index_add_(0, blocks_N, values_N - mean)
+    num_blocks = len(sums_B)
+    if num_blocks == 1:
+        return mean.item(), math.nan
+    variance = sums_B.square().sum() * num_blocks / (num_blocks - 1)
+    return mean.item(), variance.sqrt().item() / len(values_N)

@@ -17,8 +17,8 @@ from dwt_cli.tasks.batches import HeldoutBatches
 class Looking:
     """A subject, what is asked of it, and what a measure may need besides.
 
-    text: makes the corpus in the subject's own tokens, with what identifies it, and the masked
-    held-out set. advance: told how far which measure has come.
+    text: makes the corpus in the subject's own tokens, with what identifies it, and the held-out
+    batches of it. advance: told how far which measure has come.
     """
 
     subject: Subject
@@ -32,7 +32,7 @@ class Looking:
 class Measure:
     """pieces: what is computed. summed_up: from the pieces' scores to what is reported.
 
-    needs_head: whether the model's masked-LM head is used.
+    needs_head: whether the model's language-model head is used.
     """
 
     pieces: Callable[[Looking], Iterable[Piece]]
@@ -45,7 +45,7 @@ class Measure:
 def _lm(looking: Looking) -> Iterator[Piece]:
     _, corpus_id, heldout = looking.text()
     yield Piece(
-        "masked language modelling",
+        "held-out text",
         lambda: ("lm", corpus_id, heldout.num_targets),
         lambda folder: Found(lm.scores(looking.subject, heldout), {}),
     )
@@ -110,7 +110,9 @@ def carry_out(looking: Looking, cache: Cache, has_head: bool) -> Results:
     for name in looking.options.measures:
         measure = MEASURES[name]
         if measure.needs_head and not has_head:
-            results.problems.append(f"{name}: the model has no masked-LM head; choose eval=glue")
+            results.problems.append(
+                f"{name}: the model has no language-model head; choose eval=glue"
+            )
             continue
         found = list(_found(measure, looking, cache, results.problems))
         results.scores[name] = measure.summed_up(found)

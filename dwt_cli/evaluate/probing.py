@@ -65,7 +65,7 @@ def scores(subject: Subject, corpus: Corpus, options: Probing, say: Say) -> list
     """
     sentences = [
         sentence
-        for sentence in heldout_sentences(corpus)
+        for sentence in heldout_sentences(corpus, subject.task.frame)
         if MIN_WORDS <= len(sentence.split()) <= MAX_WORDS
     ]
     found = []
@@ -177,11 +177,18 @@ def _score(subject: Subject, examples: Examples) -> Score:
 
 @torch.inference_mode()
 def sentence_means(subject: Subject, sentences: Sequence[Sentence]) -> NDArray[np.float32]:
-    """The mean of each sentence's last hidden states (E, D), without those of [CLS] and [SEP]."""
+    """Return the mean of each sentence's last hidden states (E, D), without those of its frame."""
     model = MaskedLM(subject.model, subject.dtype).eval()
+    before, after = subject.task.frame.ids(subject.tokenizer)
     means_ED = np.empty((len(sentences), subject.model.config.hidden_size), dtype=np.float32)
     for numbers, ids_SL in equally_long(sentences, subject.device):
-        means_ED[numbers] = model.hidden(ids_SL)[:, 1:-1].float().mean(1).cpu().numpy()
+        means_ED[numbers] = (
+            model.hidden(ids_SL)[:, len(before) : ids_SL.shape[1] - len(after)]
+            .float()
+            .mean(1)
+            .cpu()
+            .numpy()
+        )
     return means_ED
 
 

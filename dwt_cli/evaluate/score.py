@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dwt_cli.tasks.options import Task
+
 
 @dataclass(frozen=True)
 class Subject:
-    """The model that is looked at: fp32 weights, its tokenizer, and its fingerprint."""
+    """A model under test: fp32 weights, its tokenizer and its task, and its fingerprint."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    task: Task
     identity: str
     device: torch.device
     dtype: torch.dtype

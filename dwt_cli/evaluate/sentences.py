@@ -17,7 +17,7 @@ from dwt_cli.models.anatomy import num_positions
 _POSITIONS = {"cpu": 1 << 12, "cuda": 1 << 18}  # on a CPU a batch's activations stay in the cache
 
 Sentence = tuple[int, ...]
-"""[CLS], the ids of the tokens, [SEP]."""
+"""The ids of the tokens, in the task's frame: of masked language models [CLS] ... [SEP]."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,28 @@ class Encoded:
 
 
 def encode(subject: Subject, texts: Sequence[str]) -> Encoded:
-    """Tokenise, cut to the model's positions, and frame with [CLS] and [SEP]."""
-    tokenizer = subject.tokenizer
-    room = num_positions(subject.model.config) - 2
-    ids = ids_of(tokenizer, texts)
-    framed = [(tokenizer.cls_token_id, *each[:room], tokenizer.sep_token_id) for each in ids]
+    """Tokenise, cut to the model's positions, and frame with the task's special tokens."""
+    before, after = subject.task.frame.ids(subject.tokenizer)
+    room = num_positions(subject.model.config) - len(before) - len(after)
+    ids = ids_of(subject.tokenizer, texts)
+    framed = [(*before, *each[:room], *after) for each in ids]
     return Encoded(framed, sum(len(each) > room for each in ids))
 
 
 def equally_long(
     sentences: Sequence[Sentence],
     device: torch.device,
-    copies: Callable[[int], int] = lambda length: 1,
+    passes: Callable[[int], int] = lambda length: 1,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Batches of one length each: the sentences' numbers, and their ids (S, L) int64.
 
-    copies: how often a sentence of L positions goes through the model; it bounds the batch.
+    passes: how often a sentence of L positions goes through the model; it bounds the batch.
     """
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, sentence in enumerate(sentences):
         by_length[len(sentence)].append(number)
     for length, numbers in sorted(by_length.items()):
-        size = max(1, _POSITIONS[device.type] // (length * max(1, copies(length))))
+        size = max(1, _POSITIONS[device.type] // (length * max(1, passes(length))))
         for start in range(0, len(numbers), size):
             chosen = numbers[start : start + size]
             yield chosen, torch.tensor([sentences[number] for number in chosen], device=device)

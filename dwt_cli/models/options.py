@@ -8,6 +8,13 @@ from omegaconf import II, MISSING
 from dwt_cli.base.options import bookkeeping
 
 
+class Head(Enum):
+    """What a language model predicts: masked tokens, or each next one."""
+
+    masked = "masked"
+    causal = "causal"
+
+
 class Family(Enum):
     """The shape of a model that is made here."""
 

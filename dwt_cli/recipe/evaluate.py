@@ -28,6 +28,7 @@ from dwt_cli.models.checkpoint import located, open_config, open_encoder, proven
 from dwt_cli.recipe.recipe import Recipe
 from dwt_cli.recipe.stage import Workshop
 from dwt_cli.tasks.batches import HeldoutBatches
+from dwt_cli.tasks.options import Task
 from dwt_cli.track.dashboard import Dashboard
 from dwt_cli.track.display import Display, plain_line
 
@@ -47,7 +48,7 @@ def evaluate(run: Evaluation, console: Console) -> None:
     machine = Machine.of(run.launch.device, run.launch.num_threads, run.train.precision)
     cache = Cache(run.run.cache, say)
     measures.check(run.eval)
-    subject, has_head = _opened(run.model, run.revision, run.data.tokenizer, machine)
+    subject, has_head = _opened(run.model, run.revision, run.data.tokenizer, machine, run.task)
     with Display(console, dict.fromkeys(("corpus", *run.eval.measures), 0.0)) as display:
         text = once(lambda: _text(run, subject, machine, cache, display))
         results = _measured(run, subject, has_head, text, cache, display)
@@ -84,7 +85,7 @@ def evaluate_run(
                     ]
                 )
                 continue
-            subject, has_head = _opened(str(place), None, None, machine)
+            subject, has_head = _opened(str(place), None, None, machine, run.task)
             moments[moment] = _measured(run, subject, has_head, text, cache, display)
     _tell(run, moments, plan.student_id, folder, machine, console)
 
@@ -138,12 +139,14 @@ def _readable(path: str) -> str:
 
 
 def _opened(
-    path: str, revision: str | None, tokenizer_path: str | None, machine: Machine
+    path: str, revision: str | None, tokenizer_path: str | None, machine: Machine, task: Task
 ) -> tuple[Subject, bool]:
-    """The model at a path, and whether it has a masked-LM head."""
+    """The model at a path, and whether its language-model head was saved."""
     options = CheckpointTeacher(path=path, revision=revision)
     open_config(_SETTING, options)
-    tokenizer = corpora.open_tokenizer(tokenizer_path or located(_SETTING, path))
+    tokenizer = corpora.open_tokenizer(
+        tokenizer_path or located(_SETTING, path), task.special_tokens
+    )
     model, lacking = open_encoder(_SETTING, options)
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
@@ -158,7 +161,7 @@ def _opened(
     identity = fingerprint(
         "model", provenance(path, commit), tokenizer_path and provenance(tokenizer_path)
     )
-    subject = Subject(model.eval(), tokenizer, identity, machine.device, machine.dtype)
+    subject = Subject(model.eval(), tokenizer, task, identity, machine.device, machine.dtype)
     return subject, not lacking
 
 

@@ -21,7 +21,6 @@ from dwt_cli.models.features import Features
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.recipe.shapes import shown, student_outline, teacher_outlines
-from dwt_cli.tasks.mlm import Masking
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import Fsdp, Optim
 
@@ -248,7 +247,7 @@ def logit_bytes(
 
 def num_targets(run: Run) -> int:
     """Target rows of one block."""
-    return Masking(run.task, run.data.vocab_size, 0, ()).num_targets(run.data.block_length)
+    return run.task.num_targets(run.data.block_length)
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def _check_tokenizers(run: Run) -> None:
     path = tokenizer_path(run)
     if path is None:
         return
-    vocabulary = corpora.open_tokenizer(path).get_vocab()
+    vocabulary = corpora.open_tokenizer(path, run.task.special_tokens).get_vocab()
     size = len(vocabulary)
     if size > run.data.vocab_size:
         raise UserError(
@@ -84,7 +84,9 @@ def _check_tokenizers(run: Run) -> None:
         )
     for setting, checkpoint in checkpoints(run):
         try:
-            theirs = corpora.open_tokenizer(located(setting, checkpoint.path)).get_vocab()
+            theirs = corpora.open_tokenizer(
+                located(setting, checkpoint.path), run.task.special_tokens
+            ).get_vocab()
         except UserError:  # it has none: that its ids mean the same cannot be seen
             continue
         differing = sum(theirs.get(entry) != number for entry, number in vocabulary.items())

@@ -29,7 +29,6 @@ from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parame
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.recipe.preflight import tokenizer_path
 from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
-from dwt_cli.tasks.mlm import Masking
 from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
 from dwt_cli.training.checkpoint import Checkpoints
@@ -91,7 +90,13 @@ class Workshop:
 
         def make(folder: Path) -> None:
             corpora.build(
-                self._source, self.run.data, tokenizer_path(self.run), folder, advance, display.say
+                self._source,
+                self.run.data,
+                self.run.task.frame,
+                tokenizer_path(self.run),
+                folder,
+                advance,
+                display.say,
             )
 
         about = {"options": plain(self.run.data)}
@@ -158,19 +163,10 @@ class Workshop:
         wrapped = MaskedLM(model, self.machine.dtype, self.run.train.compile)
         return wrapped.to(self.machine.device)
 
-    def _masking(self, corpus: Corpus) -> Masking:
-        tokenizer = corpus.tokenizer
-        return Masking(
-            self.run.task,
-            len(tokenizer),
-            tokenizer.mask_token_id,
-            tuple(sorted(tokenizer.all_special_ids)),
-        )
-
     def heldout(self, corpus: Corpus) -> HeldoutBatches:
         return HeldoutBatches(
             corpus.heldout,
-            self._masking(corpus),
+            self.run.task.targets(corpus.tokenizer),
             self.run.eval.num_blocks,
             self.run.train.micro_batch_size or self.run.train.batch_size // self.ranks.size,
         )
@@ -191,7 +187,7 @@ class Workshop:
     def step_flops(self, model: PreTrainedModel, seen: Features | None = None) -> float:
         """Of one forward pass of a model over the batch of a step; ``seen``: inside of it."""
         length = self.run.data.block_length
-        num_targets = Masking(self.run.task, self.run.data.vocab_size, 0, ()).num_targets(length)
+        num_targets = self.run.task.num_targets(length)
         return forward_flops(model, self.run.train.batch_size, length, num_targets, seen)
 
     def lasting(self, steps: int) -> Train:
@@ -221,7 +217,11 @@ class Workshop:
             given.cpu()  # until it is wanted in one piece
         heldout = self.heldout(corpus)
         batches = TrainBatches(
-            corpus.train, self._masking(corpus), job.train.batch_size, job.seed, job.purpose
+            corpus.train,
+            self.run.task.targets(corpus.tokenizer),
+            job.train.batch_size,
+            job.seed,
+            job.purpose,
         )
         latest: dict[str, float] = {}
 

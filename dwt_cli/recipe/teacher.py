@@ -275,7 +275,15 @@ class Teachers:
         def make(folder: Path) -> None:
             tokenizer = self._shop.cache.place("corpus", self._shop.corpus_id) / "tokenizer"
             source = self._sources[stage]
-            corpora.build(source, data, str(tokenizer), folder, advance, display.say)
+            corpora.build(
+                source,
+                data,
+                self._shop.run.task.frame,
+                str(tokenizer),
+                folder,
+                advance,
+                display.say,
+            )
 
         about = {"options": plain(data)}
         with _about_teachers_text():

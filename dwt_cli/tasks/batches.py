@@ -1,6 +1,6 @@
 """``batch(step)``: any part of any step's batch, for anyone, without having made the ones before.
 
-Legend: B blocks, L positions, N target rows (B * targets per block).
+Legend: B blocks, L positions, N target rows.
 """
 
 from collections.abc import Iterator
@@ -11,25 +11,24 @@ from numpy.typing import NDArray
 
 from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.data.pack import Blocks
-from dwt_cli.tasks.mlm import Masking
-from dwt_cli.tasks.task import Batch
+from dwt_cli.tasks.task import HELDOUT, Batch, Place, Targets
 
 
 class TrainBatches:
-    """The training batches of one purpose: order and masks follow from (seed, purpose).
+    """The training batches of one purpose: all that is drawn follows from (seed, purpose).
 
     Each epoch is a permutation of all blocks. The samples of a step are numbered 0 ..
     batch_size - 1; a part (a rank's, a micro-batch's) is a range of them.
     """
 
     def __init__(
-        self, blocks: Blocks, masking: Masking, batch_size: int, seed: int, purpose: str
+        self, blocks: Blocks, targets: Targets, batch_size: int, seed: int, purpose: str
     ) -> None:
         self.batch_size = batch_size
-        self.num_targets = batch_size * masking.num_targets(blocks.block_length)
-        self._blocks, self._masking = blocks, masking
+        self.num_targets = batch_size * targets.num_targets(blocks.block_length)
+        self._blocks, self._targets = blocks, targets
         self._order_seed = seed_for(seed, purpose, "order")
-        self._mask_seed = seed_for(seed, purpose, "masks")
+        self._draw_seed = seed_for(seed, purpose, "masks")
 
     @property
     def steps_per_epoch(self) -> float:
@@ -44,11 +43,13 @@ class TrainBatches:
         assert self.batch_size % num_parts == 0 and 0 <= part < num_parts
         size = self.batch_size // num_parts
         samples = range(part * size, (part + 1) * size)
-        places = [divmod(step * self.batch_size + sample, len(self._blocks)) for sample in samples]
-        numbers_B = np.array([self._order(epoch)[place] for epoch, place in places])
-        return self._masking.batch(
-            self._blocks[numbers_B], self._mask_seed, [(step, sample) for sample in samples]
-        )
+        places = [Place(self._block(step, sample), step, sample) for sample in samples]
+        blocks_BL = self._blocks[np.array([place.block for place in places])]
+        return self._targets.batch(blocks_BL, self._draw_seed, places)
+
+    def _block(self, step: int, sample: int) -> int:
+        epoch, number = divmod(step * self.batch_size + sample, len(self._blocks))
+        return int(self._order(epoch)[number])
 
     @lru_cache(maxsize=2)  # noqa: B019 - a source lives as long as its process
     def _order(self, epoch: int) -> NDArray[np.int64]:
@@ -56,19 +57,17 @@ class TrainBatches:
 
 
 class HeldoutBatches:
-    """The held-out blocks under one fixed masking: the same for every run over a corpus."""
+    """The held-out blocks, always with the same targets: for every run over a corpus."""
 
-    def __init__(self, blocks: Blocks, masking: Masking, num_blocks: int, batch_size: int) -> None:
+    def __init__(self, blocks: Blocks, targets: Targets, num_blocks: int, batch_size: int) -> None:
         count = min(num_blocks, len(blocks))
         seed = seed_for("heldout", "masks")
         self._batches = []
         for start in range(0, count, batch_size):
-            numbers = np.arange(start, min(start + batch_size, count))
-            self._batches.append(
-                masking.batch(blocks[numbers], seed, [(int(number),) for number in numbers])
-            )
-        self.num_blocks = count
-        self.num_targets = count * masking.num_targets(blocks.block_length)
+            numbers = range(start, min(start + batch_size, count))
+            places = [Place(number, HELDOUT, number) for number in numbers]
+            self._batches.append(targets.batch(blocks[np.array(numbers)], seed, places))
+        self.num_targets = sum(len(batch.labels_N) for batch in self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._batches)

@@ -1,16 +1,19 @@
-"""Masked language modelling: which positions of a block are targets.
+"""Masked language modelling: which positions of a block are masked.
 
-Legend: B blocks, L positions, N target rows (B * targets per block)."""
+Legend: B blocks, L positions, T targets of a block, N = B * T target rows, S sentences,
+C masked copies of them, V vocabulary.
+"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from dwt_cli.base.randomness import generator
-from dwt_cli.tasks.options import Task
-from dwt_cli.tasks.task import Batch
+from dwt_cli.tasks.options import MaskedLM
+from dwt_cli.tasks.task import Batch, Place
 
 
 @dataclass(frozen=True)
@@ -21,23 +24,21 @@ class Masking:
     special_ids are never drawn, and masked only in a block that has too few ordinary tokens.
     """
 
-    task: Task
+    task: MaskedLM
     vocab_size: int
     mask_id: int
     special_ids: tuple[int, ...]
 
     def num_targets(self, block_length: int) -> int:
-        """Targets per block: the ratio of the positions after [CLS], at least one."""
-        return max(1, round(self.task.mask_ratio * (block_length - 1)))
+        """Return the number of masked positions, which is the same in every block."""
+        return self.task.num_targets(block_length)
 
-    def batch(
-        self, blocks_BL: NDArray[np.int64], seed: int, places: list[tuple[int, ...]]
-    ) -> Batch:
-        """Mask blocks (B, L), each with the random numbers of its own place under ``seed``."""
+    def batch(self, blocks_BL: NDArray[np.int64], seed: int, places: Sequence[Place]) -> Batch:
+        """Mask int64 blocks (B, L), each with the random numbers of its own place."""
         num_blocks, length = blocks_BL.shape
         num_targets = self.num_targets(length)
         uniforms_BU = np.stack(
-            [generator(seed, *place).random(length + 2 * num_targets) for place in places]
+            [place.generator(seed).random(length + 2 * num_targets) for place in places]
         )
         keys_BL, action_BT, draw_BT = np.split(uniforms_BU, [length, length + num_targets], axis=1)
         # specials come last, and serve only when a block has too few ordinary tokens
@@ -54,6 +55,27 @@ class Masking:
         masked_BL = blocks_BL.copy()
         np.put_along_axis(masked_BL, positions_BT, shown_BT, axis=1)
         rows_BT = positions_BT + np.arange(num_blocks)[:, None] * length
-        return Batch(
-            *map(torch.from_numpy, (masked_BL, rows_BT.reshape(-1), labels_BT.reshape(-1)))
-        )
+        tensors = (masked_BL, rows_BT.reshape(-1), labels_BT.reshape(-1), np.array(places))
+        return Batch(*map(torch.from_numpy, tensors))
+
+    def num_passes(self, length: int) -> int:
+        """Return the number of tokens between [CLS] and [SEP]: each is masked in turn."""
+        return length - 2
+
+    def log_likelihood(self, model: nn.Module, ids_SL: Tensor) -> Tensor:
+        """Return the pseudo-log-likelihood (S,) in nats, fp64 (Salazar et al. 2020, 1910.14659).
+
+        A masked model has no likelihood of a sentence; its eq. 1 is the sum over the tokens of
+        log p(token | all the others).
+        """
+        num_sentences, length = ids_SL.shape
+        num_tokens = self.num_passes(length)
+        copies_STL = ids_SL[:, None].repeat(1, num_tokens, 1)
+        copies_STL[:, :, 1:-1].diagonal(dim1=1, dim2=2).fill_(self.mask_id)
+        positions_T = torch.arange(1, num_tokens + 1, device=ids_SL.device)
+        copies_C = torch.arange(num_sentences * num_tokens, device=ids_SL.device)
+        rows_C = copies_C * length + positions_T.repeat(num_sentences)
+        logits_CV = model(copies_STL.flatten(0, 1), rows_C).float()
+        labels_C = ids_SL[:, 1:-1].flatten()
+        log_p_C = -nn.functional.cross_entropy(logits_CV, labels_C, reduction="none")
+        return log_p_C.double().view(num_sentences, num_tokens).sum(1)

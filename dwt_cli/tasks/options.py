@@ -1,12 +1,78 @@
-"""The options of the tasks."""
+"""The tasks: which positions of a block are predicted, and what follows from it.
 
+A task is its settings and these answers. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from dwt_cli.base.options import between
+from dwt_cli.data.options import Frame
+from dwt_cli.models.options import Head
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from dwt_cli.tasks.task import Targets
 
 
 @dataclass
 class Task:
+    """A way to train a language model on blocks of text.
+
+    head: the model's. unit: what a loss is per. pipeline_tag: what such a model is for, in the
+    hub's words. frame: the special tokens around text. special_tokens: the roles that a tokenizer
+    must have a token for.
+    """
+
+    head: ClassVar[Head]
+    unit: ClassVar[str]
+    pipeline_tag: ClassVar[str]
+    frame: ClassVar[Frame]
+    special_tokens: ClassVar[tuple[str, ...]]
+
+    def num_targets(self, block_length: int) -> int:
+        """Return how many targets a block has; the most where blocks differ."""
+        raise NotImplementedError
+
+    def targets(self, tokenizer: PreTrainedTokenizerBase) -> Targets:
+        """Return what makes batches of blocks in the tokens of a tokenizer."""
+        raise NotImplementedError
+
+
+@dataclass
+class MaskedLM(Task):
     """Masked language modelling: BERT's 80/10/10 on a fixed number of positions per block."""
 
-    mask_ratio: float = 0.15
-    keep_ratio: float = 0.1
-    random_ratio: float = 0.1
+    tag: ClassVar[str] = "Task"
+    head: ClassVar[Head] = Head.masked
+    unit: ClassVar[str] = "masked token"
+    pipeline_tag: ClassVar[str] = "fill-mask"
+    frame: ClassVar[Frame] = Frame("cls_token", "sep_token")
+    special_tokens: ClassVar[tuple[str, ...]] = ("cls_token", "sep_token", "mask_token")
+
+    mask_ratio: float = between(0.01, 0.9, default=0.15)
+    keep_ratio: float = between(0.0, 1.0, default=0.1)
+    random_ratio: float = between(0.0, 1.0, default=0.1)
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield what is wrong across fields, a line each; setting: what the fields' begin with."""
+        if self.keep_ratio + self.random_ratio > 1:
+            yield (
+                f"{setting}.keep_ratio={self.keep_ratio} and {setting}.random_ratio="
+                f"{self.random_ratio}: together they are at most 1"
+            )
+
+    def num_targets(self, block_length: int) -> int:
+        """Return the ratio of the positions after [CLS], at least one."""
+        return max(1, round(self.mask_ratio * (block_length - 1)))
+
+    def targets(self, tokenizer: PreTrainedTokenizerBase) -> Targets:
+        """Return the masking of a tokenizer's tokens."""
+        from dwt_cli.tasks.mlm import Masking
+
+        specials = tuple(sorted(tokenizer.all_special_ids))
+        return Masking(self, len(tokenizer), tokenizer.mask_token_id, specials)

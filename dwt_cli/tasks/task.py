@@ -1,29 +1,77 @@
-"""A batch of a task.
+"""What a task makes of blocks: batches of inputs and targets.
 
-Legend: B blocks, L positions, N target rows (B * targets per block)."""
+Legend: B blocks, L positions, N target rows of all blocks, S sentences, V vocabulary.
+"""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dwt_cli.base.randomness import generator
+
+HELDOUT = -1
+"""The step of a block that no training step has drawn."""
+
+
+class Place(NamedTuple):
+    """Where a sample stands: its block's number, the step, and its number in the step's batch.
+
+    Of a held-out block step is `HELDOUT`, and sample the block's number again.
+    """
+
+    block: int
+    step: int
+    sample: int
+
+    def generator(self, seed: int) -> np.random.Generator:
+        """Return the sample's own random numbers: the same however a batch is split."""
+        counters = (self.sample,) if self.step == HELDOUT else (self.step, self.sample)
+        return generator(seed, *counters)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Masked blocks and what was masked.
+    """Blocks as the model reads them, and what it is to predict.
 
-    ids_BL: int64 token ids with the masking applied.
-    rows_N: int64 places of the targets in the flattened (B * L) positions.
-    labels_N: int64 ids that stood there.
+    ids_BL: int64 token ids. rows_N: int64 places of the targets in the flattened (B * L)
+    positions, block after block; a block may have more of them than another. labels_N: int64 ids
+    to predict there. places_B3: int64, a `Place` for each block. documents_BL: int64 number of the
+    document of each position, or None where documents are not told apart.
     """
 
     ids_BL: Tensor
     rows_N: Tensor
     labels_N: Tensor
+    places_B3: Tensor
+    documents_BL: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """On a device; a GPU copies pinned memory while it computes."""
-        tensors = [self.ids_BL, self.rows_N, self.labels_N]
-        if device.type == "cuda":
-            tensors = [tensor.pin_memory() for tensor in tensors]
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+        """Return the batch on a device; a GPU copies pinned memory while it computes."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+            return pinned.to(device, non_blocking=True)
+
+        tensors = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return replace(self, **{name: moved(tensor) for name, tensor in tensors.items()})
+
+
+class Targets(Protocol):
+    """A task in the tokens of one tokenizer."""
+
+    def num_targets(self, block_length: int) -> int:
+        """Return how many targets a block has; the most where blocks differ."""
+
+    def batch(self, blocks_BL: NDArray[np.int64], seed: int, places: Sequence[Place]) -> Batch:
+        """Return blocks as a batch; what is drawn for one follows from ``seed`` and its place."""
+
+    def num_passes(self, length: int) -> int:
+        """Return how often a sentence of ``length`` ids goes through the model to be scored."""
+
+    def log_likelihood(self, model: nn.Module, ids_SL: Tensor) -> Tensor:
+        """Return log p (S,) in nats, fp64, of framed sentences of one length."""

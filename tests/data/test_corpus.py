@@ -8,8 +8,10 @@ import pytest
 
 from dwt_cli.data.corpus import Corpus, build, open_source, open_tokenizer
 from dwt_cli.data.heldout import is_heldout
-from dwt_cli.data.options import Data, Docs, Files, Hub, HubPart
+from dwt_cli.data.options import Data, Docs, Files, Frame, Hub, HubPart
 from dwt_cli.data.source import CorpusError, Document, no_progress
+
+FRAME = Frame("cls_token", "sep_token")
 
 
 def words_of(corpus: Corpus, part: Any) -> list[str]:
@@ -52,7 +54,7 @@ def test_built_again_it_is_the_same_to_the_byte(
 ) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "00007.npy").write_bytes(b"left by an interrupted start")
-    build(sentences(), data_options, None, tmp_path, no_progress, print)
+    build(sentences(), data_options, FRAME, None, tmp_path, no_progress, print)
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) >= 5
     for name in files:
@@ -64,9 +66,8 @@ def test_limits_are_kept_and_said(
 ) -> None:
     said: list[str] = []
     options = replace(data_options, max_heldout_blocks=5, max_gb=100.5 * 24 * 2 / 1e9)
-    build(
-        sentences(), options, str(corpus_folder / "tokenizer"), tmp_path, no_progress, said.append
-    )
+    tokenizer = str(corpus_folder / "tokenizer")
+    build(sentences(), options, FRAME, tokenizer, tmp_path, no_progress, said.append)
     corpus = Corpus.open(tmp_path)
     assert (len(corpus.train), len(corpus.heldout)) == (100, 5)
     assert corpus.report["cut_at_max_gb"]
@@ -92,7 +93,7 @@ def test_too_little_text_is_said_in_one_line(
             return {}
 
     with pytest.raises(CorpusError, match=expected) as caught:
-        build(Source(), data_options, None, tmp_path, no_progress, print)
+        build(Source(), data_options, FRAME, None, tmp_path, no_progress, print)
     assert "\n" not in str(caught.value)
 
 
@@ -103,10 +104,10 @@ def test_a_tokenizer_without_a_mask_is_refused(corpus_folder: Path, tmp_path: Pa
     del config["mask_token"]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(CorpusError, match="has no mask_token") as caught:
-        open_tokenizer(str(tmp_path))
+        open_tokenizer(str(tmp_path), ("cls_token", "mask_token"))
     assert "\n" not in str(caught.value)
     with pytest.raises(CorpusError, match="cannot be opened") as caught:
-        open_tokenizer(str(tmp_path / "nothing"))
+        open_tokenizer(str(tmp_path / "nothing"), ())
     assert "\n" not in str(caught.value)
 
 

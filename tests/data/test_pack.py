@@ -9,6 +9,7 @@ from dwt_cli.data import pack as packing
 from dwt_cli.data.pack import Blocks, block_bytes, pack, write_blocks
 
 CLS, SEP = 2, 3
+FRAME = ([CLS], [SEP])
 
 
 @pytest.mark.parametrize("length", [2, 5, 8, 100])
@@ -24,11 +25,16 @@ def test_packing_loses_nothing_but_the_unfilled_end(length: int) -> None:
     stream = [
         token for document in documents for paragraph in document for token in [*paragraph, SEP]
     ]
-    packed = list(pack(documents, length, CLS, SEP))
+    packed = list(pack(documents, length, *FRAME))
     assert all(len(block) == length and block[0] == CLS for block in packed)
     content = [token for block in packed for token in block[1:]]
     assert content == stream[: len(content)]
     assert 0 <= len(stream) - len(content) < length - 1
+
+
+def test_blocks_may_begin_with_nothing_but_text() -> None:
+    packed = pack([[[5, 6, 7], [8]], [[9, 10]]], 4, [], [SEP])
+    assert list(packed) == [[5, 6, 7, SEP], [8, SEP, 9, 10]]
 
 
 def test_blocks_come_before_the_text_ends() -> None:
@@ -36,7 +42,7 @@ def test_blocks_come_before_the_text_ends() -> None:
         while True:
             yield [[5, 6, 7, 8]]
 
-    packed = pack(endless(), 6, CLS, SEP)
+    packed = pack(endless(), 6, *FRAME)
     assert [next(packed) for _ in range(2)] == [[CLS, 5, 6, 7, 8, SEP]] * 2
 
 

@@ -12,12 +12,14 @@ from transformers import PreTrainedModel
 from dwt_cli.base.errors import UserError
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate import sentences
-from dwt_cli.evaluate.blimp import pseudo_log_likelihoods, read, scores
+from dwt_cli.evaluate.blimp import log_likelihoods, read, scores
 from dwt_cli.evaluate.options import Blimp
 from dwt_cli.evaluate.score import Subject
+from dwt_cli.models import wrapper
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.tasks.mlm import Masking
+from dwt_cli.tasks.options import MaskedLM
 
 CPU = torch.device("cpu")
 MASK = 4
@@ -35,7 +37,7 @@ def sharp(model: PreTrainedModel) -> PreTrainedModel:
 @pytest.fixture
 def subject(tiny: Callable[..., Architecture], corpus: Corpus) -> Subject:
     model = sharp(make_model(tiny(dropout=0.5), 0, "student"))
-    return Subject(model, corpus.tokenizer, "tiny", CPU, torch.float32)
+    return Subject(model, corpus.tokenizer, MaskedLM(), "tiny", CPU, torch.float32)
 
 
 def one_token_at_a_time(model: PreTrainedModel, sentence: tuple[int, ...]) -> float:
@@ -65,7 +67,8 @@ def test_against_one_token_at_a_time(
         for length in (1, 7, 3, 7, 12, 7, 1)
     ]
     drawn.append(drawn[1])
-    found = pseudo_log_likelihoods(MaskedLM(model, torch.float32), drawn, MASK, CPU)
+    masking = Masking(MaskedLM(), 160, MASK, (0, 1, 2, 3, 4))
+    found = log_likelihoods(wrapper.MaskedLM(model, torch.float32), drawn, masking, CPU)
     expected = [one_token_at_a_time(model, sentence) for sentence in drawn]
     assert found == pytest.approx(expected, rel=1e-4)
     assert found[1] == found[-1]

@@ -17,12 +17,13 @@ from dwt_cli.evaluate.options import Eval, Glue, Protocol
 from dwt_cli.evaluate.score import Score, Subject
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
+from dwt_cli.tasks.options import MaskedLM
 
 
 @pytest.fixture
 def subject(tiny: Callable[..., Architecture], corpus: Corpus) -> Subject:
     model = make_model(tiny("bert", num_layers=1), 0, "student").eval()
-    return Subject(model, corpus.tokenizer, "tiny", torch.device("cpu"), torch.float32)
+    return Subject(model, corpus.tokenizer, MaskedLM(), "tiny", torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture
@@ -138,4 +139,4 @@ def test_a_measure_of_the_head_is_refused_without_one(subject: Subject, tmp_path
     )
     results = measures.carry_out(looking, Cache(str(tmp_path), print), has_head=False)
     assert results.scores == {}
-    assert "no masked-LM head" in results.problems[0]
+    assert "no language-model head" in results.problems[0]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dwt_cli.data.corpus import Corpus
-from dwt_cli.evaluate.lm import heldout_metrics
+from dwt_cli.evaluate.lm import _over_blocks, heldout_metrics
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import MaskedLM
@@ -49,3 +49,23 @@ def test_a_model_that_knows_nothing_has_the_entropy_of_the_vocabulary(
     found = heldout_metrics(MaskedLM(model, torch.float32), heldout, CPU)
     assert found["loss"] == pytest.approx(math.log(160), rel=1e-6)
     assert found["perplexity"] == pytest.approx(160, rel=1e-5)
+
+
+def test_the_error_is_that_of_blocks_whatever_their_number_of_targets() -> None:
+    draw = torch.Generator().manual_seed(0)
+    values_BT = torch.randn(30, 5, generator=draw, dtype=torch.float64)
+    blocks_BT = torch.arange(30)[:, None].expand(30, 5)
+    mean, error = _over_blocks(values_BT.flatten(), blocks_BT.flatten())
+    assert mean == pytest.approx(values_BT.mean().item())
+    assert error == pytest.approx(values_BT.mean(1).std().item() / 30**0.5)
+
+    kept_BT = torch.rand(30, 5, generator=draw) < 0.6
+    values_N, blocks_N = values_BT[kept_BT], blocks_BT[kept_BT]
+    mean, error = _over_blocks(values_N, blocks_N)
+    assert mean == pytest.approx(values_N.mean().item())
+    left_out = []
+    for block in range(30):  # the jackknife: each block left out once
+        left_out.append(values_N[blocks_N != block].mean().item())
+    spread = sum((each - sum(left_out) / 30) ** 2 for each in left_out) * 29 / 30
+    assert error == pytest.approx(spread**0.5, rel=0.1)
+    assert math.isnan(_over_blocks(values_N[:2], blocks_N[:2] * 0)[1])

@@ -26,6 +26,7 @@ from dwt_cli.evaluate.probing import (
 from dwt_cli.evaluate.score import Subject
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
+from dwt_cli.tasks.options import MaskedLM
 
 CPU = torch.device("cpu")
 OPTIONS = Probing(num_sentences=200, num_words=6, num_per_word=20)
@@ -142,7 +143,7 @@ def test_means_are_those_of_the_tokens_alone(
     tiny: Callable[..., Architecture], corpus: Corpus, family: str
 ) -> None:
     model = make_model(tiny(family, dropout=0.5), 0, "student")
-    subject = Subject(model, corpus.tokenizer, "tiny", CPU, torch.float32)
+    subject = Subject(model, corpus.tokenizer, MaskedLM(), "tiny", CPU, torch.float32)
     sentences = [(2, 7, 9, 3), (2, 11, 3), (2, 30, 31, 32, 33, 3), (2, 9, 7, 3)]
     found = sentence_means(subject, sentences)
     for mean_D, sentence in zip(found, sentences, strict=True):
@@ -153,7 +154,7 @@ def test_means_are_those_of_the_tokens_alone(
 
 def test_scores_of_a_model(tiny: Callable[..., Architecture], corpus: Corpus) -> None:
     model = make_model(tiny(), 0, "student")
-    subject = Subject(model, corpus.tokenizer, "tiny", CPU, torch.float32)
+    subject = Subject(model, corpus.tokenizer, MaskedLM(), "tiny", CPU, torch.float32)
     shift, content = scores(subject, corpus, replace(OPTIONS, num_words=3, num_per_word=10), print)
     assert (shift.task, content.task) == ("probing/bigram_shift", "probing/word_content")
     assert shift.baselines == {"chance": 0.5, "bag of words": 0.5}
@@ -167,9 +168,9 @@ def test_scores_of_a_model(tiny: Callable[..., Architecture], corpus: Corpus) ->
 def test_a_task_that_lacks_sentences_is_told_of(
     tiny: Callable[..., Architecture], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probing, "heldout_sentences", lambda corpus: ["a b c d e."] * 60)
+    monkeypatch.setattr(probing, "heldout_sentences", lambda *_: ["a b c d e."] * 60)
     subject = Subject(
-        make_model(tiny(), 0, "student"), corpus.tokenizer, "tiny", CPU, torch.float32
+        make_model(tiny(), 0, "student"), corpus.tokenizer, MaskedLM(), "tiny", CPU, torch.float32
     )
     said: list[str] = []
     assert [score.task for score in scores(subject, corpus, OPTIONS, said.append)] == [

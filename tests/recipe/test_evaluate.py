@@ -107,7 +107,7 @@ def test_a_run_is_measured_at_moments_and_its_model_not_twice(
     ).save_pretrained(headless)
     code, out, err = ask(main.evaluate_main, *of_eval(place), f"model={headless}")
     assert code == 2
-    assert "no masked-LM head" in err
+    assert "no language-model head" in err
 
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {

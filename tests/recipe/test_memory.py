@@ -51,7 +51,9 @@ def a_step(
     In the first one it would also count the whole tensors by which shapes of shards are worked out.
     """
     rows_N = torch.zeros(NUM_ROWS, dtype=torch.long)
-    batch = Batch(torch.zeros(NUM_BLOCKS, 64, dtype=torch.long), rows_N, rows_N)
+    batch = Batch(
+        torch.zeros(NUM_BLOCKS, 64, dtype=torch.long), rows_N, rows_N, torch.zeros(NUM_BLOCKS, 3)
+    )
     loss = MaskedLanguageModelling()
 
     def step(after_part: Callable[[], None]) -> None:

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from dwt_cli.base.randomness import generator
 from dwt_cli.data.pack import Blocks, write_blocks
 from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
 from dwt_cli.tasks.mlm import Masking
-from dwt_cli.tasks.options import Task
-from dwt_cli.tasks.task import Batch
+from dwt_cli.tasks.options import MaskedLM
+from dwt_cli.tasks.task import HELDOUT, Batch, Place
 
 L, V, NUM_BLOCKS = 32, 500, 46
 CLS, SEP, MASK = 2, 3, 4
 SPECIAL = (0, 1, 2, 3, 4)
-MASKING = Masking(Task(), V, MASK, SPECIAL)
+MASKING = Masking(MaskedLM(), V, MASK, SPECIAL)
 NUM_TARGETS = round(0.15 * (L - 1))
 
 
@@ -41,6 +42,10 @@ def source(
     blocks: Blocks, seed: int = 0, purpose: str = "student", batch_size: int = 8
 ) -> TrainBatches:
     return TrainBatches(blocks, MASKING, batch_size, seed, purpose)
+
+
+def places(num_samples: int) -> list[Place]:
+    return [Place(0, 1, sample) for sample in range(num_samples)]
 
 
 def restored(batch: Batch) -> torch.Tensor:
@@ -144,7 +149,7 @@ def many() -> tuple[np.ndarray, Batch]:
     num_blocks = 6000
     block = np.concatenate([[CLS], np.arange(100, 100 + L - 2), [SEP]])
     blocks_BL = np.tile(block, (num_blocks, 1))
-    return blocks_BL, MASKING.batch(blocks_BL, 5, [(0, sample) for sample in range(num_blocks)])
+    return blocks_BL, MASKING.batch(blocks_BL, 5, places(num_blocks))
 
 
 def test_the_number_of_targets_is_exact_and_none_is_special(many: tuple[np.ndarray, Batch]) -> None:
@@ -164,9 +169,9 @@ def test_positions_are_uniform(many: tuple[np.ndarray, Batch]) -> None:
 
 @pytest.mark.parametrize(("keep", "random"), [(0.1, 0.1), (0.3, 0.0), (0.0, 0.5)])
 def test_shares_of_masked_random_and_kept(keep: float, random: float) -> None:
-    masking = Masking(Task(keep_ratio=keep, random_ratio=random), V, MASK, SPECIAL)
+    masking = Masking(MaskedLM(keep_ratio=keep, random_ratio=random), V, MASK, SPECIAL)
     block = np.concatenate([[CLS], np.arange(100, 100 + L - 1)])
-    batch = masking.batch(np.tile(block, (4000, 1)), 5, [(1, sample) for sample in range(4000)])
+    batch = masking.batch(np.tile(block, (4000, 1)), 5, places(4000))
     shown, labels = batch.ids_BL.flatten()[batch.rows_N], batch.labels_N
     count = len(labels)
     ordinary = V - len(SPECIAL)
@@ -181,9 +186,9 @@ def test_shares_of_masked_random_and_kept(keep: float, random: float) -> None:
 
 
 def test_substitutes_are_uniform_over_ordinary_ids() -> None:
-    masking = Masking(Task(keep_ratio=0.0, random_ratio=1.0), 60, MASK, (0, 1, 2, 3, 4, 59))
+    masking = Masking(MaskedLM(keep_ratio=0.0, random_ratio=1.0), 60, MASK, (0, 1, 2, 3, 4, 59))
     blocks_BL = np.full((6000, L), 7)
-    batch = masking.batch(blocks_BL, 5, [(sample, 0) for sample in range(6000)])
+    batch = masking.batch(blocks_BL, 5, places(6000))
     counts = np.bincount(batch.ids_BL.flatten()[batch.rows_N], minlength=60)
     assert counts[[0, 1, 2, 3, 4, 59]].sum() == 0
     _is_uniform(counts[5:59])
@@ -198,7 +203,7 @@ def _is_uniform(counts: np.ndarray) -> None:
 def test_specials_serve_only_when_there_is_nothing_else() -> None:
     blocks_BL = np.full((50, L), SEP)
     blocks_BL[:, 5 : 5 + NUM_TARGETS - 1] = 77
-    batch = MASKING.batch(blocks_BL, 0, [(sample,) for sample in range(50)])
+    batch = MASKING.batch(blocks_BL, 0, places(50))
     assert ((batch.labels_N == 77).view(50, -1).sum(1) == NUM_TARGETS - 1).all()
 
 
@@ -207,10 +212,31 @@ def test_specials_serve_only_when_there_is_nothing_else() -> None:
     [(0.15, 128, 19), (0.15, 64, 9), (0.01, 8, 1), (0.9, 8, 6), (0.9, 512, 460)],
 )
 def test_number_of_targets(ratio: float, length: int, expected: int) -> None:
-    masking = Masking(Task(mask_ratio=ratio), V, MASK, SPECIAL)
+    masking = Masking(MaskedLM(mask_ratio=ratio), V, MASK, SPECIAL)
     assert masking.num_targets(length) == expected
     block = np.arange(100, 100 + length)[None]
-    assert len(masking.batch(block, 0, [(0,)]).rows_N) == expected
+    assert len(masking.batch(block, 0, places(1)).rows_N) == expected
+
+
+def test_a_batch_knows_its_places(blocks: Blocks) -> None:
+    batches = source(blocks)
+    whole, part = batches.batch(7), batches.batch(7, 1, 2)
+    assert whole.places_B3.dtype == torch.int64
+    assert (whole.places_B3[:, 1] == 7).all()
+    assert whole.places_B3[:, 2].tolist() == list(range(8))
+    assert torch.equal(part.places_B3, whole.places_B3[4:])
+    np.testing.assert_array_equal(restored(whole), blocks[whole.places_B3[:, 0].numpy()])
+    for batch in HeldoutBatches(blocks, MASKING, 20, 7):
+        np.testing.assert_array_equal(restored(batch), blocks[batch.places_B3[:, 0].numpy()])
+        assert (batch.places_B3[:, 1] == HELDOUT).all()
+
+
+def test_what_is_drawn_for_a_place_stays_what_it_was(blocks: Blocks) -> None:
+    blocks_BL = np.arange(100, 100 + L)[None]
+    for place, counters in ((Place(9, 3, 4), (3, 4)), (Place(9, HELDOUT, 9), (9,))):
+        drawn = generator(5, *counters).random(L)[None] + np.isin(blocks_BL, SPECIAL)
+        expected = np.sort(np.argpartition(drawn, NUM_TARGETS)[:, :NUM_TARGETS])[0]
+        assert MASKING.batch(blocks_BL, 5, [place]).rows_N.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20])

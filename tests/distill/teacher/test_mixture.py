@@ -38,7 +38,9 @@ def members() -> list[Told]:
 
 def rows(start: int, end: int) -> Batch:
     numbers = torch.arange(start, end)
-    return Batch(torch.zeros((1, N), dtype=torch.int64), numbers, LABELS_N[numbers])
+    return Batch(
+        torch.zeros((1, N), dtype=torch.int64), numbers, LABELS_N[numbers], torch.zeros((1, 3))
+    )
 
 
 def obvious(members: list[Told], weighting: Weighting) -> list[list[float]]:

@@ -12,7 +12,10 @@ from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.tasks.task import Batch
 
 BATCH = Batch(
-    torch.randint(5, 160, (2, 24)), torch.tensor([3, 7, 30, 41]), torch.tensor([9, 9, 9, 9])
+    torch.randint(5, 160, (2, 24)),
+    torch.tensor([3, 7, 30, 41]),
+    torch.tensor([9, 9, 9, 9]),
+    torch.zeros((2, 3)),
 )
 
 

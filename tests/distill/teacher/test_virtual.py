@@ -11,7 +11,12 @@ from dwt_cli.tasks.task import Batch
 
 V = 13
 LABELS_N = torch.tensor([0, 5, 12, 5])
-BATCH = Batch(torch.zeros((2, 8), dtype=torch.int64), torch.tensor([1, 3, 9, 15]), LABELS_N)
+BATCH = Batch(
+    torch.zeros((2, 8), dtype=torch.int64),
+    torch.tensor([1, 3, 9, 15]),
+    LABELS_N,
+    torch.zeros((2, 3)),
+)
 
 
 @pytest.mark.parametrize("confidence", [0.99, 0.9, 0.2])
