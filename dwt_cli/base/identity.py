@@ -3,37 +3,30 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from dwt_cli.base.options import UNLESS_DEFAULT
+from dwt_cli.base.options import UNLESS_DEFAULT, fold
 
 
 def plain(options: Any) -> Any:
-    """Dataclasses, enums and containers as JSON values."""
-    if dataclasses.is_dataclass(options):
-        return {f.name: plain(getattr(options, f.name)) for f in dataclasses.fields(options)}
-    if isinstance(options, Mapping):
-        return {str(key): plain(value) for key, value in options.items()}
-    if isinstance(options, list | tuple):
-        return [plain(value) for value in options]
-    return options.name if isinstance(options, Enum) else options
+    """Return dataclasses, enums and containers as JSON values."""
+    return fold(options, lambda _, content: content, _name)
 
 
 def identity(options: Any) -> Any:
-    """`plain`, with the class of each dataclass and without what cannot change a result."""
-    if dataclasses.is_dataclass(options):
-        kept = [f for f in dataclasses.fields(options) if _counts(f, getattr(options, f.name))]
-        return {
-            "class": vars(type(options)).get("tag", type(options).__name__),
-            **{f.name: identity(getattr(options, f.name)) for f in kept},
-        }
-    if isinstance(options, Mapping):
-        return {str(key): identity(value) for key, value in options.items()}
-    if isinstance(options, list | tuple):
-        return [identity(value) for value in options]
-    return plain(options)
+    """Return `plain`, with the class of each dataclass and without what cannot change a result."""
+    return fold(options, _identity, _name)
+
+
+def _identity(options: Any, content: dict[str, Any]) -> dict[str, Any]:
+    kept = [f.name for f in dataclasses.fields(options) if _counts(f, getattr(options, f.name))]
+    name = vars(type(options)).get("tag", type(options).__name__)
+    return {"class": name, **{field: content[field] for field in kept}}
+
+
+def _name(value: Any) -> Any:
+    return value.name if isinstance(value, Enum) else value
 
 
 def _counts(f: dataclasses.Field[Any], value: Any) -> bool:
@@ -43,6 +36,6 @@ def _counts(f: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def fingerprint(*parts: Any) -> str:
-    """16 hexadecimal digits that change whenever something that determines a result does."""
+    """Return 16 hexadecimal digits that change whenever something that determines a result does."""
     text = json.dumps([identity(part) for part in parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

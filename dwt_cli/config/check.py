@@ -6,12 +6,13 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.config.launch import Executor, Joblib, Launch, Slurm, Torchrun
-from dwt_cli.config.run import Evaluation, Run, Scale, each_teacher
+from dwt_cli.base.options import Range, dotted, leaves, nodes
+from dwt_cli.config.launch import Launch
+from dwt_cli.config.run import Evaluation, Run, each_teacher
 from dwt_cli.data.options import Data, Hub
 from dwt_cli.distill.objective.options import (
     ConfidenceMix,
@@ -38,44 +39,55 @@ from dwt_cli.distill.teacher.options import (
 )
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.options import Architecture, CheckpointStudent, Family, MadeStudent
-from dwt_cli.training.options import Fsdp, Muon, Parallel, Train
+from dwt_cli.training.options import Fsdp, Parallel
 
-_LARGEST_SIZE, _MOST_LAYERS, _MOST_THREADS, _MOST_RANKS = 1 << 16, 1000, 1024, 1 << 16
-_FEWEST_MINUTES = 5
+_LARGEST_SIZE, _MOST_LAYERS = 1 << 16, 1000
 
 
 def check(run: Run) -> None:
-    """Every rule that concerns more than one field, or more than a field's type.
-
-    Raises `UserError` with the first problem, before any work.
-    """
+    """Raise `UserError` with the first problem of a run's settings, before any work."""
     for problem in problems(run):
         raise UserError(problem)
 
 
 def problems(run: Run) -> Iterator[str]:
-    """What is wrong with a run's settings, one line each: setting, value, remedy."""
-    for setting, value in leaves(run):
-        yield from _problems_of_value(setting, value)
-    asked = [
-        f"run.{n}=true" for n in ("fresh", "export", "schedule", "plan") if getattr(run.run, n)
-    ]
-    if len(asked) > 1:
-        yield f"{' and '.join(asked)}: these are different wishes; leave one out"
-    for name in ("train_tokens", "peak_tflops", "device_gb"):
-        yield from _above_0_or_null(f"run.{name}", getattr(run.run, name))
-    yield from _between("run.mfu", run.run.mfu, 0.001, 1.0)
-    yield from _problems_of_scale(run.scale)
-    yield from _at_least("seed", run.seed, 0)
+    """Yield what is wrong with a run's settings, one line each: setting, value, remedy.
+
+    First each value by itself; if all are within their ranges, each class of options by itself,
+    then the rules across rooms.
+    """
+    # what a scale sets, other groups refer to
+    every = sorted(nodes(run), key=lambda node: node[0] != "scale")
+    outside = [line for setting, options in every for line in _outside(setting, options)]
+    yield from outside or _combined(every, run)
+
+
+def _outside(setting: str, options: Any) -> Iterator[str]:
+    """Yield the lines for single values that are empty, not finite or out of their ranges."""
+    for f in dataclasses.fields(options):
+        bounds: Range | None = f.metadata.get("range")
+        for name, value in leaves(getattr(options, f.name), dotted(setting, f.name)):
+            if isinstance(value, str) and not value.strip():
+                yield f"{name}={value!r}: it is empty; give a value, or leave the setting out"
+            elif isinstance(value, float) and not (
+                math.isfinite(value) or (bounds and bounds.infinite and value > 0)
+            ):
+                yield f"{name}={value}: a finite number is needed"
+            elif bounds and (line := bounds.problem(name, value)):
+                yield line
+
+
+def _combined(every: list[tuple[str, Any]], run: Run) -> Iterator[str]:
+    for setting, options in every:
+        if own := getattr(options, "problems", None):
+            yield from own(setting)
     yield from _problems_of_data("data", run.data)
-    yield from problems_of_options("task", run.task)
     if isinstance(run.student, MadeStudent):
         yield from _problems_of_model("student", run.student, run)
     for setting, teacher in each_teacher(run):
         yield from _problems_of_teacher(setting, teacher, run)
     if isinstance(run.teacher, SeveralTeachers):
         yield from _problems_of_members(run.teacher, run)
-    yield from run.alpha.problems()
     yield from _problems_of_remap(run)
     yield from _problems_of_objective(run)
     yield from _problems_of_training(run)
@@ -142,50 +154,6 @@ def warnings(run: Run) -> Iterator[str]:
         )
 
 
-def leaves(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting below dataclasses and lists with its dotted name: what a user may have set."""
-    if dataclasses.is_dataclass(options):
-        for f in dataclasses.fields(options):
-            if f.name not in ("choices", "overrides"):
-                yield from leaves(getattr(options, f.name), f"{prefix}.{f.name}".lstrip("."))
-    elif isinstance(options, Mapping):
-        for name, value in options.items():
-            yield from leaves(value, f"{prefix}.{name}")
-    elif isinstance(options, list | tuple):
-        for value in options:
-            yield from leaves(value, prefix)
-    else:
-        yield prefix, options
-
-
-def _problems_of_value(setting: str, value: Any) -> Iterator[str]:
-    if isinstance(value, str) and not value.strip():
-        yield f"{setting}={value!r}: it is empty; give a value, or leave the setting out"
-    if isinstance(value, float) and (
-        math.isnan(value) or (math.isinf(value) and setting != "optim.clip_norm")
-    ):
-        yield f"{setting}={value}: a finite number is needed"
-
-
-def _problems_of_scale(scale: Scale) -> Iterator[str]:
-    for role in ("", "teacher_"):
-        layers = getattr(scale, f"{role}num_layers")
-        yield from _between(f"scale.{role}num_layers", layers, 1, _MOST_LAYERS)
-        for name in (f"{role}width", f"{role}num_heads", f"{role}mlp_width"):
-            yield from _between(f"scale.{name}", getattr(scale, name), 1, _LARGEST_SIZE)
-    yield from _at_least("scale.vocab_size", scale.vocab_size, 100)
-    yield from _at_least("scale.block_length", scale.block_length, 8)
-    for name in ("batch_size", "teacher_steps", "eval_every", "checkpoint_every", "log_every"):
-        yield from _at_least(f"scale.{name}", getattr(scale, name), 1)
-    for name in ("max_steps", "epochs"):
-        yield from _above_0_or_null(f"scale.{name}", getattr(scale, name))
-
-
-def _above_0_or_null(setting: str, value: float | None) -> Iterator[str]:
-    if value is not None and value <= 0:
-        yield f"{setting}={value}: it is above 0, or null for no such limit"
-
-
 def _at_least(setting: str, value: float, least: float) -> Iterator[str]:
     if value < least:
         yield f"{setting}={value}: it is at least {least}"
@@ -194,18 +162,6 @@ def _at_least(setting: str, value: float, least: float) -> Iterator[str]:
 def _between(setting: str, value: float, low: float, high: float) -> Iterator[str]:
     if not low <= value <= high:
         yield f"{setting}={value}: it lies between {low} and {high}"
-
-
-def problems_of_options(setting: str, options: Any) -> Iterator[str]:
-    """Yield what is wrong within options: numbers out of their ranges, then their own checks."""
-    for f in dataclasses.fields(options):
-        value = getattr(options, f.name)
-        numbers = value if isinstance(value, list | tuple) else [value]
-        if allowed := f.metadata.get("range"):
-            lines = (allowed.problem(f"{setting}.{f.name}", number) for number in numbers)
-            yield from filter(None, lines)
-    if own := getattr(options, "problems", None):
-        yield from own(setting)
 
 
 def _problems_of_data(setting: str, data: Data) -> Iterator[str]:
@@ -403,7 +359,7 @@ def _problems_of_objective(run: Run) -> Iterator[str]:
 
 
 def _problems_of_training(run: Run) -> Iterator[str]:
-    train, optim = run.train, run.optim
+    train = run.train
     if train.compile and type(run.parallel) is not Parallel:
         yield (
             "train.compile=true with parallel=fsdp: a sharded model is not compiled here; set "
@@ -414,52 +370,15 @@ def _problems_of_training(run: Run) -> Iterator[str]:
             f"train.compile=true with objective={'+'.join(run.objective)}: what looks inside a "
             "model is not compiled; set train.compile=false, or compare logits alone"
         )
-    limits = {
-        "max_steps": train.max_steps,
-        "epochs": train.epochs,
-        "max_minutes": train.max_minutes,
-    }
-    if all(value is None for value in limits.values()):
-        yield "train.max_steps, train.epochs and train.max_minutes are all null: set one of them"
-    for name, value in limits.items():
-        yield from _above_0_or_null(f"train.{name}", value)
-    yield from _at_least("train.batch_size", train.batch_size, 1)
-    micro = train.micro_batch_size
-    if micro is not None and (micro < 1 or train.batch_size % micro):
+    if isinstance(run.remap, Ligo) and isinstance(run.parallel, Fsdp):
         yield (
-            f"train.micro_batch_size={micro} does not divide train.batch_size="
-            f"{train.batch_size}: choose a divisor, or null for the whole batch"
+            "remap=ligo with parallel=fsdp: its maps are not sharded; choose parallel=ddp, or "
+            "another remap"
         )
-    yield from _at_least("train.checkpoint_every", train.checkpoint_every, 1)
-    yield from _at_least("train.keep_checkpoints", train.keep_checkpoints, 1)
-    yield from _at_least("train.log_every", train.log_every, 1)
-    for name in ("lr", "eps", "clip_norm"):
-        if getattr(optim, name) <= 0:
-            yield f"optim.{name}={getattr(optim, name)}: it is above 0"
-    yield from _at_least("optim.weight_decay", optim.weight_decay, 0)
-    yield from _between("optim.warmup", optim.warmup, 0.0, 1.0)
-    yield from _between("optim.decay", optim.decay, 0.0, 1.0)
-    if optim.warmup + optim.decay > 1:
-        yield (
-            f"optim.warmup={optim.warmup} and optim.decay={optim.decay}: "
-            "they are shares of one run, together at most 1"
-        )
-    if len(optim.betas) != 2:
-        yield f"optim.betas={list(optim.betas)}: they are two, as in optim.betas=[0.9,0.98]"
-    for beta in optim.betas:
-        yield from _between("optim.betas", beta, 0.0, 0.9999)
-    if isinstance(optim, Muon):
-        if optim.hidden_lr <= 0:
-            yield f"optim.hidden_lr={optim.hidden_lr}: it is above 0"
-        yield from _between("optim.momentum", optim.momentum, 0.0, 0.9999)
-        yield from _at_least("optim.hidden_weight_decay", optim.hidden_weight_decay, 0)
-    yield from _problems_of_sharding(run)
-    if isinstance(run.launch, Torchrun):
-        yield from _problems_of_ranks(run.launch, train)
-    if isinstance(run.jobs, Joblib) and run.jobs.num_parallel is not None:
-        yield from _at_least("jobs.num_parallel", run.jobs.num_parallel, 1)
-    if run.launch.num_threads is not None:
-        yield from _between("launch.num_threads", run.launch.num_threads, 1, _MOST_THREADS)
+    try:
+        train.num_parts(run.launch.num_ranks)
+    except UserError as problem:
+        yield str(problem)
 
 
 def _problems_of_eval(options: Eval) -> Iterator[str]:
@@ -477,50 +396,3 @@ def _problems_of_eval(options: Eval) -> Iterator[str]:
     for name in ("num_sentences", "num_words", "num_per_word"):
         yield from _at_least(f"eval.probing.{name}", getattr(options.probing, name), 2)
     yield from _at_least("eval.probing.seed", options.probing.seed, 0)
-
-
-def _problems_of_sharding(run: Run) -> Iterator[str]:
-    if isinstance(run.remap, Ligo) and isinstance(run.parallel, Fsdp):
-        yield (
-            "remap=ligo with parallel=fsdp: its maps are not sharded; choose parallel=ddp, or "
-            "another remap"
-        )
-
-
-def _problems_of_ranks(launch: Torchrun, train: Train) -> Iterator[str]:
-    for name in ("gpus", "nodes"):
-        yield from _between(f"launch.{name}", getattr(launch, name), 1, _MOST_RANKS)
-    yield from _between("launch.max_restarts", launch.max_restarts, 0, _MOST_RANKS)
-    if launch.max_wait_minutes <= 0:
-        yield f"launch.max_wait_minutes={launch.max_wait_minutes}: it is above 0"
-    endpoint = launch.rdzv_endpoint
-    if isinstance(launch, Slurm):
-        yield from _problems_of_job(launch)
-    elif endpoint is None and launch.nodes > 1:
-        yield (
-            f"launch.nodes={launch.nodes}: say where they meet, as in "
-            "launch.rdzv_endpoint=HOST:29400, the same on each"
-        )
-    if endpoint is not None and not re.fullmatch(r"[^:]+:\d{1,5}", endpoint):
-        yield f"launch.rdzv_endpoint={endpoint}: write HOST:PORT, as in node1:29400"
-    if launch.gpus >= 1 and launch.nodes >= 1:
-        try:
-            train.num_parts(launch.gpus * launch.nodes)
-        except UserError as problem:
-            yield str(problem)
-
-
-def _problems_of_job(launch: Slurm) -> Iterator[str]:
-    if launch.minutes < _FEWEST_MINUTES:
-        yield (
-            f"launch.minutes={launch.minutes}: a job needs {_FEWEST_MINUTES} at least, the last "
-            "ones of which are for a checkpoint"
-        )
-    yield from _at_least("launch.max_timeouts", launch.max_timeouts, 0)
-    for name in ("cpus", "memory_gb"):
-        yield from _above_0_or_null(f"launch.{name}", getattr(launch, name))
-    if launch.executor is not Executor.slurm and launch.nodes > 1:
-        yield (
-            f"launch.nodes={launch.nodes} with launch.executor={launch.executor.name}: that is one "
-            "machine; leave launch.nodes out"
-        )

@@ -1,12 +1,15 @@
 """The options of launch and jobs: how many processes, where."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from typing import ClassVar
 
-from omegaconf import MISSING
+from dwt_cli.base.options import Device, above, at_least, between
 
-from dwt_cli.base.options import Device
+_MOST_RANKS = 1 << 16
 
 
 @dataclass
@@ -14,7 +17,7 @@ class Launch:
     """One process on this machine. num_threads: of each process; null shares the cores."""
 
     device: Device = Device.auto
-    num_threads: int | None = None
+    num_threads: int | None = between(1, 1024, None)
 
     @property
     def num_ranks(self) -> int:
@@ -37,11 +40,13 @@ class Torchrun(Launch):
     max_wait_minutes: how long a rank waits for another, and a node for the others.
     """
 
-    gpus: int = MISSING
-    nodes: int = 1
+    meets_by_itself: ClassVar[bool] = False
+
+    gpus: int = between(1, _MOST_RANKS)
+    nodes: int = between(1, _MOST_RANKS, 1)
     rdzv_endpoint: str | None = None
-    max_restarts: int = 0
-    max_wait_minutes: float = 60.0
+    max_restarts: int = between(0, _MOST_RANKS, 0)
+    max_wait_minutes: float = above(0, 60.0)
 
     @property
     def num_ranks(self) -> int:
@@ -50,6 +55,17 @@ class Torchrun(Launch):
     @property
     def max_wait(self) -> timedelta:
         return timedelta(minutes=self.max_wait_minutes)
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield what is wrong with the settings together, one line each."""
+        endpoint = self.rdzv_endpoint
+        if self.nodes > 1 and endpoint is None and not self.meets_by_itself:
+            yield (
+                f"{setting}.nodes={self.nodes}: give the place where they meet, as in "
+                f"{setting}.rdzv_endpoint=HOST:29400, the same on each"
+            )
+        if endpoint is not None and not re.fullmatch(r"[^:]+:\d{1,5}", endpoint):
+            yield f"{setting}.rdzv_endpoint={endpoint}: write HOST:PORT, as in node1:29400"
 
 
 class Executor(Enum):
@@ -69,15 +85,25 @@ class Slurm(Torchrun):
     folder: of the logs, below run.root. wait: until the job has ended; false leaves it alone.
     """
 
+    meets_by_itself: ClassVar[bool] = True
+
     partition: str | None = None
     account: str | None = None
-    minutes: int = 1440
-    max_timeouts: int = 3
-    cpus: int | None = None
-    memory_gb: float | None = None
+    minutes: int = at_least(5, 1440, "the last ones are for a checkpoint")
+    max_timeouts: int = at_least(0, 3)
+    cpus: int | None = above(0, None)
+    memory_gb: float | None = above(0, None)
     folder: str = "slurm"
     wait: bool = True
     executor: Executor = Executor.slurm
+
+    def problems(self, setting: str) -> Iterator[str]:
+        yield from super().problems(setting)
+        if self.executor is not Executor.slurm and self.nodes > 1:
+            yield (
+                f"{setting}.nodes={self.nodes} with {setting}.executor={self.executor.name}: that "
+                f"is one machine; leave {setting}.nodes out"
+            )
 
 
 @dataclass
@@ -97,7 +123,7 @@ class Joblib(Jobs):
     num_parallel: how many; null: one for each CUDA device, or for each core.
     """
 
-    num_parallel: int | None = None
+    num_parallel: int | None = at_least(1, None)
 
 
 @dataclass

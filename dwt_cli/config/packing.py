@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
+from dwt_cli.base.options import fold
 from dwt_cli.config.run import SCHEMAS, Evaluation, Run, Study
 
 
@@ -28,7 +29,14 @@ _CLASS, _MEMBER = "class", "member"
 
 def packed(run: Run) -> str:
     """JSON from which `unpacked` makes the same run."""
-    return json.dumps(_packed(run))
+
+    def leaf(value: Any) -> Any:
+        is_choice = isinstance(value, Enum)
+        return {_CLASS: type(value).__name__, _MEMBER: value.name} if is_choice else value
+
+    return json.dumps(
+        fold(run, lambda each, content: {_CLASS: type(each).__name__, **content}, leaf)
+    )
 
 
 def unpacked(text: str) -> Run:
@@ -36,17 +44,6 @@ def unpacked(text: str) -> Run:
     run = _unpacked(json.loads(text))
     assert isinstance(run, Run)
     return run
-
-
-def _packed(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        fields = {f.name: _packed(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {_CLASS: type(value).__name__, **fields}
-    if isinstance(value, Enum):
-        return {_CLASS: type(value).__name__, _MEMBER: value.name}
-    if isinstance(value, Mapping):
-        return {key: _packed(each) for key, each in value.items()}
-    return [_packed(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _unpacked(value: Any) -> Any:

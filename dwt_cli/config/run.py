@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import II, MISSING
 
-from dwt_cli.base.options import bookkeeping
+from dwt_cli.base.options import above, at_least, between, bookkeeping
 from dwt_cli.config.launch import Joblib, Jobs, Launch, Slurm, Submitit, Torchrun
 from dwt_cli.data.options import Data, Docs, Files, Hub
 from dwt_cli.distill.alpha import SCHEDULES, Schedule
@@ -50,16 +50,7 @@ from dwt_cli.tasks.options import MaskedLM, Task
 from dwt_cli.track.options import Tracker, Wandb
 from dwt_cli.training.options import Fsdp, Muon, Optim, Parallel, Train
 
-# ---------------------------------------------------------------------------------------- data
-
-
-# --------------------------------------------------------------------- task, models and losses
-
-
-# ------------------------------------------------------------------------------------- training
-
-
-# ---------------------------------------------------------------------------------- around a run
+LARGEST_SIZE = 1 << 16
 
 
 @dataclass
@@ -69,24 +60,24 @@ class Scale:
     num_layers: of student=large. teacher_num_layers: of teacher=small.
     """
 
-    num_layers: int = 6
+    num_layers: int = between(1, 1000, 6)
     family: Family = MISSING
-    width: int = MISSING
-    num_heads: int = MISSING
-    mlp_width: int = MISSING
-    vocab_size: int = MISSING
-    teacher_num_layers: int = 4
-    teacher_width: int = II("scale.width")
-    teacher_num_heads: int = II("scale.num_heads")
-    teacher_mlp_width: int = II("scale.mlp_width")
-    block_length: int = MISSING
-    batch_size: int = MISSING
-    max_steps: int | None = MISSING
-    epochs: float | None = None
-    teacher_steps: int = MISSING
-    eval_every: int = MISSING
-    checkpoint_every: int = MISSING
-    log_every: int = 1
+    width: int = between(1, LARGEST_SIZE)
+    num_heads: int = between(1, LARGEST_SIZE)
+    mlp_width: int = between(1, LARGEST_SIZE)
+    vocab_size: int = at_least(100)
+    teacher_num_layers: int = between(1, 1000, 4)
+    teacher_width: int = between(1, LARGEST_SIZE, II("scale.width"))
+    teacher_num_heads: int = between(1, LARGEST_SIZE, II("scale.num_heads"))
+    teacher_mlp_width: int = between(1, LARGEST_SIZE, II("scale.mlp_width"))
+    block_length: int = at_least(8)
+    batch_size: int = at_least(1)
+    max_steps: int | None = above(0, hint="null is no such limit")
+    epochs: float | None = above(0, None, hint="null is no such limit")
+    teacher_steps: int = at_least(1)
+    eval_every: int = at_least(1)
+    checkpoint_every: int = at_least(1)
+    log_every: int = at_least(1, 1)
 
 
 @dataclass
@@ -106,15 +97,22 @@ class RunOptions:
     export: bool = False
     schedule: bool = False
     plan: bool = False
-    train_tokens: int | None = None
-    peak_tflops: float | None = None
-    mfu: float = 0.4
-    device_gb: float | None = None
+    train_tokens: int | None = above(0, None)
+    peak_tflops: float | None = above(0, None)
+    mfu: float = between(0.001, 1.0, 0.4)
+    device_gb: float | None = above(0, None)
 
     @property
     def only_looks(self) -> bool:
         """Whether nothing is trained."""
         return self.export or self.schedule or self.plan
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield a line where more than one thing is asked for."""
+        modes = ("fresh", "export", "schedule", "plan")
+        asked = [f"{setting}.{mode}=true" for mode in modes if getattr(self, mode)]
+        if len(asked) > 1:
+            yield f"{' and '.join(asked)}: only one of them is possible; leave the others out"
 
 
 @dataclass
@@ -139,7 +137,7 @@ class Run:
     jobs: Jobs = bookkeeping(MISSING)
     scale: Scale = bookkeeping(MISSING)
     run: RunOptions = field(default_factory=RunOptions, metadata={"identity": False})
-    seed: int = 0
+    seed: int = at_least(0, 0)
     choices: dict[str, str] = field(default_factory=dict, metadata={"identity": False})
     overrides: list[str] = field(default_factory=list, metadata={"identity": False})
 

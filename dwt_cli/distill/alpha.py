@@ -45,7 +45,7 @@ class Schedule:
         """The memory after a step with these metrics; means over the step's targets, in nats."""
         return memory
 
-    def problems(self) -> list[str]:
+    def problems(self, setting: str = "alpha") -> list[str]:
         """What is wrong with the settings, one line each."""
         return [
             f"alpha.{name}={value}: a loss weight is not negative"
@@ -92,8 +92,8 @@ class Ramp(Schedule):
     def _done(self, moment: Moment) -> float:
         return 1.0 if moment.progress >= self.until else self.way(moment.progress / self.until)
 
-    def problems(self) -> list[str]:
-        return [*super().problems(), *_problems_of_until(self.until)]
+    def problems(self, setting: str = "alpha") -> list[str]:
+        return [*super().problems(setting), *_problems_of_until(self.until)]
 
 
 @dataclass
@@ -134,8 +134,8 @@ class Exponential(Ramp):
         now = self.soft * (self.soft_end / self.soft) ** share
         return (now - self.soft) / (self.soft_end - self.soft)
 
-    def problems(self) -> list[str]:
-        found = super().problems()
+    def problems(self, setting: str = "alpha") -> list[str]:
+        found = super().problems(setting)
         if min(self.soft, self.soft_end) == 0:
             found.append(
                 f"alpha.soft={self.soft} and alpha.soft_end={self.soft_end}: an exponential never "
@@ -157,8 +157,8 @@ class Step(Schedule):
     def soft_is_over(self, moment: Moment) -> bool:
         return self.soft == 0 or moment.progress >= self.until
 
-    def problems(self) -> list[str]:
-        return [*super().problems(), *_problems_of_until(self.until)]
+    def problems(self, setting: str = "alpha") -> list[str]:
+        return [*super().problems(setting), *_problems_of_until(self.until)]
 
 
 @dataclass
@@ -216,8 +216,8 @@ class Overtake(Schedule):
         }
         return noted | {"overtaken": float(_unbiased(noted, self.span) <= 0)}
 
-    def problems(self) -> list[str]:
-        found = super().problems()
+    def problems(self, setting: str = "alpha") -> list[str]:
+        found = super().problems(setting)
         if self.full <= 0:
             found.append(f"alpha.full={self.full}: the lag with the full weight is above 0 nats")
         if self.span <= 1:

@@ -1,13 +1,14 @@
 """The options of a training: how long, at what rates, shared among ranks how."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import Enum
 
 from omegaconf import II
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.options import Precision, bookkeeping
+from dwt_cli.base.options import Precision, Range, above, at_least, between, bookkeeping
 
 
 class Falling(Enum):
@@ -21,19 +22,20 @@ class Falling(Enum):
 class Optim:
     """AdamW: linear warm-up, a plateau, and a decay to zero, as shares of the run."""
 
-    lr: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    decay: float = 0.95
+    lr: float = above(0, 5e-4)
+    betas: tuple[float, float] = between(0.0, 0.9999, (0.9, 0.98))
+    eps: float = above(0, 1e-6)
+    weight_decay: float = at_least(0, 0.01)
+    warmup: float = between(0.0, 1.0, 0.05)
+    decay: float = between(0.0, 1.0, 0.95)
     falling: Falling = Falling.linear
-    clip_norm: float = 1.0
+    clip_norm: float = field(default=1.0, metadata={"range": Range(0, beyond=True, infinite=True)})
 
     def lr_factor(self, progress: float) -> float:
-        """The learning rate at a share of the run, relative to its peak: up, level, down to zero.
+        """Return the learning rate at a share of the run, relative to its peak.
 
-        With ``decay = 1 - warmup`` this is the usual linear warm-up and linear (or cosine) decay.
+        It goes up, stays, and goes down to zero. With ``decay = 1 - warmup`` this is the usual
+        linear warm-up and linear (or cosine) decay.
         """
         rising = progress / self.warmup if self.warmup > 0 else 1.0
         left = min(1.0, (1 - progress) / self.decay) if self.decay > 0 else 1.0
@@ -41,14 +43,30 @@ class Optim:
             left = (1 - math.cos(math.pi * left)) / 2
         return max(0.0, min(rising, left))
 
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield what is wrong with the settings together, one line each."""
+        if self.warmup + self.decay > 1:
+            yield (
+                f"{setting}.warmup={self.warmup} and {setting}.decay={self.decay}: "
+                "they are shares of one run, together at most 1"
+            )
+        if len(self.betas) != 2:
+            yield (
+                f"{setting}.betas={list(self.betas)}: they are two, as in "
+                f"{setting}.betas=[0.9,0.98]"
+            )
+
 
 @dataclass
 class Muon(Optim):
     """Muon on the hidden matrices, AdamW with the fields above on everything else."""
 
-    hidden_lr: float = 0.02
-    momentum: float = 0.95
-    hidden_weight_decay: float = 0.0
+    hidden_lr: float = above(0, 0.02)
+    momentum: float = between(0.0, 0.9999, 0.95)
+    hidden_weight_decay: float = at_least(0, 0.0)
+
+
+_NO_LIMIT = "null is no such limit"
 
 
 class NonFinite(Enum):
@@ -60,25 +78,32 @@ class NonFinite(Enum):
 
 @dataclass
 class Train:
-    """How long, in what portions, at what precision. The first limit that is met ends the run.
+    """How long, in what micro-batches, at what precision. The first limit that is met ends the run.
 
     compile: by torch.compile, which takes about a minute and pays off in longer runs.
     """
 
-    max_steps: int | None = II("scale.max_steps")
-    epochs: float | None = II("scale.epochs")
-    max_minutes: float | None = None
-    batch_size: int = II("scale.batch_size")
-    micro_batch_size: int | None = bookkeeping(None)
+    max_steps: int | None = above(0, II("scale.max_steps"), _NO_LIMIT)
+    epochs: float | None = above(0, II("scale.epochs"), _NO_LIMIT)
+    max_minutes: float | None = above(0, None, _NO_LIMIT)
+    batch_size: int = at_least(1, II("scale.batch_size"))
+    micro_batch_size: int | None = at_least(1, None, identity=False)
     precision: Precision = Precision.auto
     compile: bool = bookkeeping(False)
     non_finite: NonFinite = NonFinite.stop
-    checkpoint_every: int = bookkeeping(II("scale.checkpoint_every"))
-    keep_checkpoints: int = bookkeeping(2)
-    log_every: int = bookkeeping(II("scale.log_every"))
+    checkpoint_every: int = at_least(1, II("scale.checkpoint_every"), identity=False)
+    keep_checkpoints: int = at_least(1, 2, identity=False)
+    log_every: int = at_least(1, II("scale.log_every"), identity=False)
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield what is wrong with the settings together, one line each."""
+        limits = ("max_steps", "epochs", "max_minutes")
+        if all(getattr(self, name) is None for name in limits):
+            first, second, third = (f"{setting}.{name}" for name in limits)
+            yield f"{first}, {second} and {third} are all null: set one of them"
 
     def num_parts(self, num_ranks: int) -> int:
-        """In how many portions each of so many ranks takes its share of a batch.
+        """Return the number of micro-batches of each rank's share of a batch.
 
         Raises `UserError` for a batch that does not divide.
         """
@@ -90,9 +115,11 @@ class Train:
             )
         num_parts, rest = divmod(of_rank, self.micro_batch_size or of_rank)
         if rest:
+            among = f" over {num_ranks} ranks" if num_ranks > 1 else ""
             raise UserError(
-                f"train.micro_batch_size={self.micro_batch_size} does not divide the {of_rank} "
-                f"sequences of each of {num_ranks} ranks: choose a divisor, or null for all"
+                f"train.micro_batch_size={self.micro_batch_size} does not divide "
+                f"train.batch_size={self.batch_size}{among}: choose a divisor of {of_rank}, or "
+                "null for all at once"
             )
         return num_parts
 

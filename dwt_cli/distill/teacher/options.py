@@ -82,4 +82,4 @@ class SeveralTeachers(Teacher):
     weights: list[float] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
     weighting: Weighting = Weighting.fixed
-    teachers: list[Teacher] = field(default_factory=list)
+    teachers: list[Teacher] = field(default_factory=list, metadata={"names": "members"})
