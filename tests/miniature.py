@@ -1,10 +1,9 @@
-"""The real command at a size that trains in seconds, on text made here."""
+"""Words of a run that trains in seconds, and its text, made here."""
 
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.processes import dwt_train as dwt_train
 
 SCALE = [
     "scale.width=16",
@@ -30,21 +29,6 @@ def write_text(folder: Path, num_documents: int = 60) -> Path:
         lines = [" ".join(draw.choices(words, k=draw.randint(9, 14))) + "." for _ in range(8)]
         (folder / f"{number:03d}.txt").write_text("\n\n".join(lines) + "\n")
     return folder
-
-
-def dwt_train(
-    *arguments: str, cwd: Path, timeout: float = 120, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the front door as a person would, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "dwt_cli.cli", *arguments],
-        cwd=cwd,
-        text=True,
-        capture_output=True,
-        timeout=timeout,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", **environment},
-    )
 
 
 def options(folder: Path) -> list[str]:

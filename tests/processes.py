@@ -1,24 +1,42 @@
-"""The front door in processes that a test may stop, kill and start again.
+"""``dwt-train`` in processes that a test may wait for, stop, kill and start again.
 
-Most of them are forked from one that has torch loaded already, which saves each of them five
-seconds: they are real processes with an id, a life and a death of their own.
+They are forked from one that has torch loaded already, which saves each of them five seconds: they
+are real processes with an id, a life and a death of their own.
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, ClassVar
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
 
-_FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["dwt_cli.recipe.worker", "dwt_cli.cli.main", "tests.processes"])
+_PRELOADED = [
+    "dwt_cli.cli.main",
+    "dwt_cli.launch.sweep",
+    "dwt_cli.launch.torchrun",
+    "dwt_cli.recipe.evaluate",
+    "dwt_cli.recipe.worker",
+    "matplotlib.backends.backend_agg",
+    "scipy.stats",
+    "sklearn.linear_model",
+    "sklearn.metrics",
+    "tests.processes",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.modernbert.modeling_modernbert",
+]
+_FORKSERVER = multiprocessing.get_context("forkserver")  # one server per process of pytest
+_FORKSERVER.set_forkserver_preload(_PRELOADED)
 
 
 def together(
@@ -78,6 +96,30 @@ def _rank(
         answers.put((rank, work(ranks, *arguments)))
 
 
+def dwt_train(
+    *arguments: str, cwd: Path, timeout: float = 120, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``dwt-train`` to its end as a person would, in a process of its own.
+
+    environment: what is set beside this process's own. A negative return code is a signal.
+    Raises `subprocess.TimeoutExpired` when it takes longer than ``timeout`` seconds.
+    """
+    command = ["dwt-train", *arguments]
+    settings = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"} | environment
+    with tempfile.TemporaryDirectory(prefix="dwt-test-") as folder:
+        logs = Path(folder, "out"), Path(folder, "err")
+        process = _begin(command, cwd, *logs, settings)
+        process.join(timeout)
+        code = process.exitcode
+        if code is None:
+            process.kill()
+            process.join()
+        output, errors = (log.read_text(errors="replace") for log in logs)
+    if code is None:
+        raise subprocess.TimeoutExpired(command, timeout, output, errors)
+    return subprocess.CompletedProcess(command, code, output, errors)
+
+
 class Started:
     """``dwt-train`` with these arguments, at work from now on; output goes to a file."""
 
@@ -86,10 +128,8 @@ class Started:
     def __init__(self, arguments: list[str], cwd: Path, **environment: str) -> None:
         Started.every.append(self)
         self._log = cwd / f"output-{len(Started.every)}.txt"
-        self._process = _FORKSERVER.Process(
-            target=_front_door, args=(arguments, cwd, self._log, environment)
-        )
-        self._process.start()
+        command = ["dwt-train", *arguments]
+        self._process = _begin(command, cwd, self._log, self._log, environment)
         assert self._process.pid is not None
         self.pid = self._process.pid
 
@@ -137,16 +177,34 @@ class Started:
         return code
 
 
-def _front_door(arguments: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> None:
+def _begin(
+    command: list[str], cwd: Path, out: Path, err: Path, environment: dict[str, str]
+) -> ForkServerProcess:
+    arguments = (command, cwd, (out, err), os.environ | environment)
+    process = _FORKSERVER.Process(target=_command, args=arguments)
+    process.start()
+    return process
+
+
+def _command(
+    command: list[str], cwd: Path, logs: tuple[Path, Path], environment: dict[str, str]
+) -> None:
+    missing = [name for name in _PRELOADED if name not in sys.modules]
+    assert not missing, f"not preloaded, each process would do it again: {missing}"
     os.chdir(cwd)
+    os.environ.clear()
     os.environ.update(environment)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
+    for stream, log in enumerate(logs, start=1):
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, stream)
+        os.close(file)
     sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    sys.argv = ["dwt-train", *arguments]
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    sys.argv = command
 
     from dwt_cli.cli import main
 
-    main.main()
+    try:
+        main.main()
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves without them

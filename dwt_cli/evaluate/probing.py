@@ -21,9 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.randomness import generator, seed_for
@@ -194,6 +191,8 @@ def sentence_means(subject: Subject, sentences: Sequence[Sentence]) -> NDArray[n
 
 def bag_of_words(examples: Examples, without: Sequence[str] = ()) -> Any:
     """Counts of words (E, W), sparse."""
+    from sklearn.feature_extraction.text import CountVectorizer  # here: it takes a second
+
     counter = CountVectorizer(token_pattern=_WORD, stop_words=list(without) or None)
     return counter.fit_transform(examples.texts)
 
@@ -220,6 +219,9 @@ def _hits(
     validation: NDArray[np.bool_],
     test: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     if isinstance(features, np.ndarray):
         features = StandardScaler().fit(features[train]).transform(features)
     fitted = [
