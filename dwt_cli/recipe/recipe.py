@@ -180,7 +180,7 @@ class Recipe:
     def student_so_far(self, corpus: Corpus, folder: Path, say: Callable[[str], None]) -> Trained:
         """The student of the newest checkpoint below ``folder``, trained no further."""
         model = self._starts.own()
-        wrapped = self.shop.wrapped(model)
+        wrapped = self.shop.wrapped(model).to(self.shop.machine.device)
         train = self.run.train
         checkpoints = Checkpoints(
             folder / "checkpoints", self.student_id, train.keep_checkpoints, say

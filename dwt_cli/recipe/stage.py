@@ -35,7 +35,7 @@ from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import Fsdp, Optim, Train
-from dwt_cli.training.parallel import gather, shard
+from dwt_cli.training.parallel import load_state, shard, state_on_first
 from dwt_cli.training.protocols import Observer
 
 
@@ -160,8 +160,8 @@ class Workshop:
             )
 
     def wrapped(self, model: PreTrainedModel) -> MaskedLM:
-        wrapped = MaskedLM(model, self.machine.dtype, self.run.train.compile)
-        return wrapped.to(self.machine.device)
+        """The model as it is called, where it is: `train` brings it to the device."""
+        return MaskedLM(model, self.machine.dtype, self.run.train.compile)
 
     def heldout(self, corpus: Corpus) -> HeldoutBatches:
         return HeldoutBatches(
@@ -207,14 +207,20 @@ class Workshop:
     ) -> dict[str, Any]:
         """Run the loop on a model, from wherever an earlier start has come to; its facts.
 
-        save, at: the model on its way is written so, at these shares of the training.
+        A model that is sharded comes from CPU memory, and when this returns it is there again, on
+        rank 0 alone. save, at: the model on its way is written so, at these shares of the training.
         """
         device, parallel = self.machine.device, self.run.parallel
-        given, whole = wrapped, wrapped.model
+        whole = wrapped.model
+        facts = {"parameters": num_parameters(whole)}
+        step_flops = self.step_flops(whole) * FORWARD_AND_BACKWARD
         if shards := isinstance(parallel, Fsdp) and self.ranks.size > 1:
-            wrapped = MaskedLM(copy.deepcopy(whole), self.machine.dtype)
+            wrapped.cpu()  # remap has looked at it on the device
+            if self.ranks.is_first:
+                wrapped = MaskedLM(copy.deepcopy(whole), self.machine.dtype)
             shard(wrapped, loss.aux, parallel, device, self.machine.dtype)
-            given.cpu()  # until it is wanted in one piece
+        else:
+            wrapped.to(device)
         heldout = self.heldout(corpus)
         batches = TrainBatches(
             corpus.train,
@@ -230,8 +236,8 @@ class Workshop:
             return latest
 
         def update_whole() -> None:
-            if shards:
-                gather(wrapped.model, whole)
+            if shards and (state := state_on_first(wrapped.model)):
+                load_state(whole, state)
 
         writers: list[Observer] = []
         if self.ranks.is_first:
@@ -265,9 +271,7 @@ class Workshop:
         latest.clear()
         counters = training.run()
         update_whole()
-        given.to(device)
-        return {
-            "parameters": num_parameters(whole),
+        return facts | {
             "steps": counters.step,
             "tokens": counters.step * batches.tokens_per_step,
             "epochs": counters.step / batches.steps_per_epoch,
@@ -276,7 +280,7 @@ class Workshop:
             "heldout_at_start": before,
             "heldout": latest or evaluate(),  # nothing was left to train after a restart
             "best_heldout": {"loss": counters.best_loss, "step": counters.best_step},
-            "flops": self.step_flops(whole) * FORWARD_AND_BACKWARD * counters.step,
+            "flops": step_flops * counters.step,
             "seconds": counters.elapsed_s,
         }
 

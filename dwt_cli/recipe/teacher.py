@@ -163,7 +163,7 @@ class Teachers:
             assert isinstance(options, CheckpointTeacher)
             setting = "teacher.path" if stage == "teacher" else "teacher.members"
             model, facts = open_model(setting, options), {"flops": None}
-        wrapped = self._shop.wrapped(model)
+        wrapped = self._shop.wrapped(model).to(self._shop.machine.device)
         if "heldout" not in facts:
             facts["heldout"] = self._shop.heldout_metrics(wrapped, corpus)
         facts["parameters"] = num_parameters(model)

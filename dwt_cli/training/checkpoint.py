@@ -1,27 +1,36 @@
-"""The whole resume contract: what a checkpoint holds, and which one is opened.
+"""Checkpoints of a training: what they hold, which are kept, and which one is opened.
 
 A checkpoint is a sealed folder ``step-00000400`` with model.safetensors, optimizer.safetensors
 and state.json, and aux.safetensors if the loss has trainable parts. It is never a pickle. Its
-tensors are whole, however many ranks have trained them: any other number goes on from it.
+tensors are whole and named after their parameters, so that any number of ranks, sharded or not,
+goes on from it. They are put together on rank 0, in CPU memory, and nowhere else.
 """
 
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.parallel import as_sharded, whole
+from dwt_cli.training.parallel import load_state, state_on_first
+
+Groups = dict[str, Any]
+"""A torch optimizer's parameter group, its parameters by name."""
 
 
 @dataclass
@@ -68,57 +77,47 @@ class Checkpoints:
         )
 
     def save(
-        self, model: nn.Module, aux: nn.Module, optimizer: Optimizer, counters: Counters
+        self, model: nn.Module, aux: nn.ModuleDict, optimizer: Optimizer, counters: Counters
     ) -> None:
         """Write a checkpoint in one piece, then drop those that are no longer kept.
 
         Raises `UserError` when the disk is full; the checkpoints before it stay.
         """
-        tensors, scalars = _split_state(optimizer)
-        files = {"model": _tensors(model), "aux": _tensors(aux), "optimizer": tensors}
-        if not self._ranks.is_first:
-            return
-        state = {
-            "identity": self._identity,
-            "counters": dataclasses.asdict(counters),
-            "optimizer": scalars,
-        }
         aside = self._folder / ".writing"
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            with atomic.needing_room(self._folder):
-                aside.mkdir(parents=True)
-                for name, content in files.items():
-                    if content:
-                        save_file(content, aside / f"{name}.safetensors")
+        with self._writing(aside) if self._ranks.is_first else nullcontext():
+            # one after the other, so that rank 0 never holds all of them at once
+            _write(state_on_first(model), aside / "model.safetensors")
+            _write(state_on_first(aux), aside / "aux.safetensors")
+            moments, groups = _optimizer_state(_both(model, aux), optimizer)
+            _write(moments, aside / "optimizer.safetensors")
+            if self._ranks.is_first:
+                state = {
+                    "identity": self._identity,
+                    "counters": dataclasses.asdict(counters),
+                    "optimizer": groups,
+                }
                 atomic.write_json(aside / "state.json", state)
                 atomic.publish(aside, self._place(counters.step))
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-        for step in self.steps()[: -self._keep]:
-            if step != counters.best_step:
-                shutil.rmtree(self._place(step))
+        if self._ranks.is_first:
+            for step in self.steps()[: -self._keep]:
+                if step != counters.best_step:
+                    shutil.rmtree(self._place(step))
 
-    def restore(self, model: nn.Module, aux: nn.Module, optimizer: Optimizer) -> Counters:
+    def restore(self, model: nn.Module, aux: nn.ModuleDict, optimizer: Optimizer) -> Counters:
         """Load the newest whole checkpoint; fresh counters when there is none.
 
-        A damaged one is named and set aside, and the one before it is taken.
+        A damaged one is named and set aside, and the one before it is taken. Rank 0 alone reads.
         """
         name = self._ranks.from_first("the newest checkpoint", self._newest_whole)
         if name is None:
             return Counters()
         place = self._folder / name
-        if not atomic.is_sealed(place):
-            raise UserError(
-                f"rank {self._ranks.rank} does not see {place}: set run.root and run.cache to "
-                "folders that all nodes share"
-            )
-        state = self._state(place)
-        _load(model, place / "model.safetensors")
+        state = self._ranks.from_first("the checkpoint's state", lambda: self._state(place))
+        load_state(model, self._read(place / "model.safetensors"), self._ranks)
         if aux.state_dict():
-            _load(aux, place / "aux.safetensors")
-        _join_state(optimizer, load_file(place / "optimizer.safetensors"), state["optimizer"])
+            load_state(aux, self._read(place / "aux.safetensors"), self._ranks)
+        moments = self._read(place / "optimizer.safetensors")
+        _load_optimizer(_both(model, aux), optimizer, moments, state["optimizer"], self._ranks)
         return Counters(**state["counters"])
 
     def restore_model(self, model: nn.Module) -> Counters | None:
@@ -126,12 +125,24 @@ class Checkpoints:
         if (name := self._newest_whole()) is None:
             return None
         place = self._folder / name
-        _load(model, place / "model.safetensors")
+        load_state(model, load_file(place / "model.safetensors"))
         return Counters(**self._state(place)["counters"])
 
-    def drop(self) -> None:
-        """Delete all: the training is finished and its model is exported."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+    @contextmanager
+    def _writing(self, aside: Path) -> Iterator[None]:
+        """Make the folder to write to, and remove it when writing fails."""
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            with atomic.needing_room(self._folder):
+                aside.mkdir(parents=True)
+                yield
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+
+    def _read(self, file: Path) -> dict[str, Tensor]:
+        """A file's tensors on rank 0; nothing on the others, and where there is no such file."""
+        return load_file(file) if self._ranks.is_first and file.exists() else {}
 
     def _newest_whole(self) -> str | None:
         """The name of the newest whole checkpoint; damaged ones are set aside."""
@@ -164,49 +175,81 @@ class Checkpoints:
         return self._folder / f"step-{step:08d}"
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers in one piece, a tied one under one name."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        found.setdefault(id(tensor), (name, tensor))
-    return {name: whole(tensor.detach()).contiguous() for name, tensor in found.values()}
+def _write(tensors: dict[str, Tensor], file: Path) -> None:
+    if tensors:
+        save_file(tensors, file)
 
 
-@torch.no_grad()
-def _load(module: nn.Module, file: Path) -> None:
-    """Fill a module, whole or sharded, with what `_tensors` has found in one like it."""
-    saved = load_file(file)
-    ours = module.state_dict(keep_vars=True)
-    tied = {id(ours[name]) for name in saved}
-    assert tied == {id(tensor) for tensor in ours.values()}, f"{file} is of another model"
-    for name, tensor in saved.items():
-        ours[name].copy_(as_sharded(tensor, ours[name]))
+def _both(model: nn.Module, aux: nn.ModuleDict) -> nn.ModuleDict:
+    """One module with all that an optimizer moves, which gives each parameter its name."""
+    return nn.ModuleDict({"model": model, "aux": aux})
 
 
-def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Optimiser state as named tensors and, per torch optimiser, everything else as JSON."""
-    tensors, scalars = {}, []
-    for number, part in enumerate(optimizer.parts):
-        state = part.state_dict()
-        for index, entries in state["state"].items():
-            for key, value in entries.items():
-                tensors[f"{number}.{index}.{key}"] = whole(value).contiguous()
-        scalars.append({"param_groups": state["param_groups"]})
-    return tensors, scalars
+def _optimizer_state(
+    modules: nn.ModuleDict, optimizer: Optimizer
+) -> tuple[dict[str, Tensor], list[Groups]]:
+    """Tensors by ``parameter.entry`` and the parameter groups, on rank 0; nothing elsewhere."""
+    # torch's function has an optimizer that has done nothing yet take a step with zeros first
+    moved = [part for part in optimizer.parts if part.state]
+    if not moved:
+        return {}, []
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = get_optimizer_state_dict(modules, moved, options=options)
+    tensors = {
+        f"{name}.{entry}": value.contiguous()
+        for name, entries in state.get("state", {}).items()
+        for entry, value in entries.items()
+    }
+    return tensors, state.get("param_groups", [])
 
 
-def _join_state(
-    optimizer: Optimizer, tensors: dict[str, Tensor], scalars: list[dict[str, Any]]
+def _load_optimizer(
+    modules: nn.ModuleDict,
+    optimizer: Optimizer,
+    tensors: dict[str, Tensor],
+    groups: list[Groups],
+    ranks: Ranks,
 ) -> None:
-    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizer.parts]
+    """Load what `_optimizer_state` has found on rank 0 into the optimizers of all ranks."""
+    names = {parameter: name for name, parameter in modules.named_parameters()}
+    if any("param_groups" in group for group in groups):
+        tensors, groups = _by_name(tensors, groups, optimizer, names)
+    state: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        number, index, key = name.split(".", 2)
-        states[int(number)].setdefault(int(index), {})[key] = value
-    for part, state, rest in zip(optimizer.parts, states, scalars, strict=True):
-        parameters = [p for group in part.param_groups for p in group["params"]]
-        for place, moments in state.items():
-            like = parameters[place]
-            for key, value in moments.items():
-                if value.shape == like.shape:  # a moment is cut as its parameter is, a count is not
-                    moments[key] = as_sharded(value, like)
-        part.load_state_dict({"state": state, **rest})
+        parameter, _, entry = name.rpartition(".")
+        state.setdefault(parameter, {})[entry] = value
+    moved = set(ranks.from_first("the optimizer's state", lambda: list(state)))
+    several = ranks.size > 1
+    options = StateDictOptions(full_state_dict=several, broadcast_from_rank0=several, strict=False)
+    for part in optimizer.parts:
+        ours = [p for group in part.param_groups for p in group["params"]]
+        if moved.isdisjoint(names[p] for p in ours):
+            continue
+        given: Any = {"state": state, "param_groups": groups} if ranks.is_first else {}
+        set_optimizer_state_dict(modules, part, given, options=options)
+        # torch's function starts all moments at zero: those that had not begun have not yet
+        for parameter in ours:
+            if names[parameter] not in moved:
+                part.state.pop(parameter, None)
+
+
+def _by_name(
+    tensors: dict[str, Tensor],
+    parts: list[Groups],
+    optimizer: Optimizer,
+    names: dict[nn.Parameter, str],
+) -> tuple[dict[str, Tensor], list[Groups]]:
+    """Rename the state of older checkpoints, which had ``part.position.entry`` for names."""
+    order = [
+        [names[p] for group in part.param_groups for p in group["params"]]
+        for part in optimizer.parts
+    ]
+    renamed = {}
+    for name, value in tensors.items():
+        part, position, entry = name.split(".")
+        renamed[f"{order[int(part)][int(position)]}.{entry}"] = value
+    return renamed, [
+        group | {"params": [ours[position] for position in group["params"]]}
+        for ours, part in zip(order, parts, strict=True)
+        for group in part["param_groups"]
+    ]

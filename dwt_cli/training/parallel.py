@@ -6,10 +6,16 @@ so each rank's share is multiplied by their number.
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -18,10 +24,10 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from dwt_cli.base.ranks import Ranks
+from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.training.options import Fsdp
@@ -59,25 +65,42 @@ def shard(
             fully_shard(module, mesh=mesh, offload_policy=place, reshard_after_forward=True)
 
 
-@torch.no_grad()
-def gather(sharded: nn.Module, model: nn.Module) -> None:
-    """Copy the weights of a sharded module into a whole one like it, on every rank."""
-    theirs = dict(sharded.named_parameters())
-    for name, parameter in model.named_parameters():
-        parameter.copy_(whole(theirs[name]))
+def state_on_first(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers in one piece, in CPU memory, on rank 0; nothing on the others.
+
+    A tied tensor has its first name alone. All ranks call it: what is sharded is put together
+    tensor by tensor.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = get_model_state_dict(module, options=options)
+    names = dict.fromkeys(_first_names(module).values())
+    return {name: state[name].contiguous() for name in names if name in state}
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], ranks: Ranks = ALONE) -> None:
+    """Fill a module, whole or sharded, with what rank 0 has from `state_on_first` of one like it.
+
+    Each rank receives one tensor at a time and keeps its share of it.
+    """
+    names = _first_names(module)
+    if ranks.is_first:
+        assert state.keys() == set(names.values()), "the tensors are of another model"
+        state = {name: state[first] for name, first in names.items()}
+    several = ranks.size > 1
+    options = StateDictOptions(full_state_dict=several, broadcast_from_rank0=several)
+    set_model_state_dict(module, dict(state), options=options)
+
+
+def _first_names(module: nn.Module) -> dict[str, str]:
+    """Each name of a module's state, and the first name of the same tensor."""
+    first: dict[int, str] = {}
+    tensors = module.state_dict(keep_vars=True)
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor in one piece, on every rank; another one as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def as_sharded(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor cut as ``like`` is: each rank takes its share, nothing is sent."""
-    if not isinstance(like, DTensor):
-        return tensor
-    tensor = tensor.to(like.device)
-    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
 class Gradients:

@@ -11,10 +11,10 @@ from torch import nn
 
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.data.corpus import Corpus
-from dwt_cli.distill.alpha import Constant, Schedule
+from dwt_cli.distill.alpha import Constant, Schedule, Weights
 from dwt_cli.distill.loss import Lesson, MaskedLanguageModelling
 from dwt_cli.distill.objective.features import inside_objectives
-from dwt_cli.distill.objective.options import ForwardKL, Objective
+from dwt_cli.distill.objective.options import ForwardKL, Hidden, Objective
 from dwt_cli.distill.teacher.signal import ModelSignal
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.models.making import make_model
@@ -23,6 +23,7 @@ from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
 from dwt_cli.tasks.mlm import Masking
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Length, Training
+from dwt_cli.training.moment import Moment
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import Fsdp, Muon, Optim, Parallel, Train
 from dwt_cli.training.parallel import shard
@@ -56,6 +57,32 @@ class Watcher:
 
     def losses(self) -> list[float]:
         return [metrics["loss"] for _, _, metrics in self.steps]
+
+
+class Crashed(Exception):
+    pass
+
+
+def crash_after(number: int) -> Callable[[int], None]:
+    def then(step: int) -> None:
+        if step == number:
+            raise Crashed
+
+    return then
+
+
+@dataclass
+class Late(Schedule):
+    """The teacher, and with it the projection of hidden states, begins after four steps of six."""
+
+    def weights(self, moment: Moment) -> Weights:
+        return Weights(self.hard, float(moment.progress > 0.6))
+
+    def soft_is_over(self, moment: Moment) -> bool:
+        return False
+
+
+WITH_PROJECTIONS = {"logits": ForwardKL(), "hidden": Hidden(pairs=[[0, 0], [-1, -1]])}
 
 
 @pytest.fixture(scope="session")

@@ -8,26 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
 from dwt_cli.distill.alpha import Overtake
-from dwt_cli.distill.objective.options import ForwardKL, Hidden
 from dwt_cli.training.checkpoint import Checkpoints, Counters
 from dwt_cli.training.loop import Training
+from tests.training.conftest import WITH_PROJECTIONS, Crashed, Late, crash_after
 
 Make = Callable[..., Training]
-
-
-class Crashed(Exception):
-    pass
-
-
-def crash_after(number: int) -> Callable[[int], None]:
-    def then(step: int) -> None:
-        if step == number:
-            raise Crashed
-
-    return then
 
 
 def everything(training: Training) -> dict[str, Any]:
@@ -47,15 +37,13 @@ def assert_identical(one: Training, two: Training) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
-REACTING = {
-    "schedule": Overtake(span=3.0),
-    "objectives": {"logits": ForwardKL(), "hidden": Hidden(pairs=[[0, 0], [-1, -1]])},
-}
+REACTING = {"schedule": Overtake(span=3.0), "objectives": WITH_PROJECTIONS}
+LATE = {"schedule": Late(), "objectives": WITH_PROJECTIONS}
 
 
 @pytest.mark.parametrize("optim", ["adamw", "muon"])
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
-@pytest.mark.parametrize("parts", [{}, REACTING], ids=["plain", "reacting"])
+@pytest.mark.parametrize("parts", [{}, REACTING, LATE], ids=["plain", "reacting", "late"])
 def test_straight_or_crashed_and_continued_is_bit_identical(
     training: Make, watcher: Any, optim: str, family: str, parts: dict[str, Any]
 ) -> None:
@@ -199,3 +187,58 @@ def test_nothing_in_a_checkpoint_is_a_pickle(saved: Training, tmp_path: Path) ->
     state = json.loads((place / "state.json").read_text())
     assert state["identity"] == "identity"
     assert state["counters"]["step"] == 6
+
+
+PARTS = {"optim": "muon", "objectives": WITH_PROJECTIONS}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_tensors_are_named_after_their_parameters(
+    training: Make, tmp_path: Path, compiled: bool
+) -> None:
+    made = training(**PARTS, compiled=compiled)
+    training(**PARTS, max_steps=1).run()  # its moments, without waiting for a compilation
+    made.checkpoints.restore(made.model, made.loss.aux, made.optimizer)
+    made.checkpoints.save(made.model, made.loss.aux, made.optimizer, Counters(step=2))
+    place = tmp_path / "checkpoints" / "step-00000002"
+    model, aux = dict(made.model.named_parameters()), dict(made.loss.aux.named_parameters())
+    assert load_file(place / "model.safetensors").keys() == model.keys(), "a tied one once"
+    assert load_file(place / "aux.safetensors").keys() == aux.keys()
+    found = load_file(place / "optimizer.safetensors")
+    moving = {f"model.{name}" for name in model} | {f"aux.{name}" for name in aux}
+    assert {name.rpartition(".")[0] for name in found} == moving
+    weight = "model.model.bert.embeddings.word_embeddings.weight"
+    entries = {name for name in found if name.startswith(f"{weight}.")}
+    assert entries == {f"{weight}.{entry}" for entry in ("step", "exp_avg", "exp_avg_sq")}
+
+
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
+def test_an_older_checkpoint_with_numbers_for_names_opens(
+    training: Make, tmp_path: Path, optim: str
+) -> None:
+    parts = {"optim": optim, "objectives": WITH_PROJECTIONS, "max_steps": 3}
+    made = training(**parts)
+    made.run()
+    place = tmp_path / "checkpoints" / "step-00000003"
+    state = json.loads((place / "state.json").read_text())
+    tensors, state["optimizer"] = {}, []
+    for number, part in enumerate(made.optimizer.parts):
+        of_part = part.state_dict()
+        for index, entries in of_part["state"].items():
+            tensors |= {f"{number}.{index}.{key}": value for key, value in entries.items()}
+        state["optimizer"].append({"param_groups": of_part["param_groups"]})
+    save_file(tensors, place / "optimizer.safetensors")
+    atomic.write_json(place / "state.json", state)
+    atomic.seal(place)
+    fresh = training(**parts)
+    fresh.checkpoints.restore(fresh.model, fresh.loss.aux, fresh.optimizer)
+    assert_identical(made, fresh)
+
+
+def test_an_optimizer_that_has_done_nothing_stays_so(training: Make) -> None:
+    """As after steps that were all skipped: torch's functions would count a step of zeros."""
+    made, fresh = training(), training()
+    made.checkpoints.save(made.model, made.loss.aux, made.optimizer, Counters(step=1))
+    fresh.checkpoints.restore(fresh.model, fresh.loss.aux, fresh.optimizer)
+    assert not any(part.state for t in (made, fresh) for part in t.optimizer.parts)
+    assert_identical(made, fresh)

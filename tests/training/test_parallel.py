@@ -1,11 +1,31 @@
 """The same experiment on any number of ranks, to rounding."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.training.parity import BATCH_SIZE, Outcome, Setting, outcomes, relative_difference
+from dwt_cli.base.ranks import Ranks
+from dwt_cli.data.corpus import Corpus
+from tests.conftest import masking_of
+from tests.processes import together
+from tests.training.conftest import (
+    WITH_PROJECTIONS,
+    Crashed,
+    Late,
+    Watcher,
+    crash_after,
+    make_training,
+)
+from tests.training.parity import (
+    BATCH_SIZE,
+    PARALLEL,
+    Outcome,
+    Setting,
+    outcomes,
+    relative_difference,
+)
 
 OF_LOSSES = {"adamw": 1e-5, "muon": 1e-3}
 
@@ -69,23 +89,70 @@ def test_any_number_of_ranks_is_one(setting: Setting, corpus_folder: Path, tmp_p
     check_parity(setting, alone, corpus_folder, tmp_path)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-@pytest.mark.parametrize(
-    "then", [1, pytest.param(4, marks=pytest.mark.slow)], ids=lambda ranks: f"then {ranks}"
-)
+RESUMED = [
+    (Setting(2, "ddp"), Setting(1)),
+    (Setting(2, "fsdp"), Setting(1)),
+    (Setting(2, "ddp"), Setting(2, "fsdp, offloaded")),
+    (Setting(2, "fsdp", 1, "muon"), Setting(2, "fsdp", 1, "muon")),
+    pytest.param(Setting(2, "fsdp"), Setting(4, "ddp"), marks=pytest.mark.slow),
+    pytest.param(Setting(2, "ddp"), Setting(4, "fsdp"), marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("first", "then"), RESUMED, ids=str)
 def test_a_checkpoint_goes_on_at_another_size(
-    parallel: str,
-    then: int,
+    first: Setting,
+    then: Setting,
     alone: dict[tuple[str, str], Outcome],
     corpus_folder: Path,
     tmp_path: Path,
 ) -> None:
-    first = Setting(2, parallel, num_steps=10, checkpoint_every=8)
+    first = replace(first, num_steps=10, checkpoint_every=8)
     begun = outcomes(first, corpus_folder, tmp_path)[0]
-    (gone_on, *_) = outcomes(Setting(then, parallel), corpus_folder, tmp_path)
+    (gone_on, *_) = outcomes(then, corpus_folder, tmp_path)
     assert len(gone_on.losses) == 12, "from the checkpoint of step 8"
-    expected = alone["adamw", "modernbert"].losses
-    assert begun.losses[:8] + gone_on.losses == pytest.approx(expected, rel=1e-5)
+    if (first.num_ranks, first.parallel) == (then.num_ranks, then.parallel):
+        assert gone_on.losses[:2] == begun.losses[8:10], "to the last bit"
+    expected = alone[then.optim, then.family].losses
+    tolerance = OF_LOSSES[then.optim]
+    assert begun.losses[:8] + gone_on.losses == pytest.approx(expected, rel=tolerance)
+
+
+def test_a_projection_that_has_not_begun_begins_later(corpus_folder: Path, tmp_path: Path) -> None:
+    """The checkpoint of step 3 has no moments of it, and those that it gets count from step 4."""
+    for straight, continued in together(2, _late, corpus_folder, tmp_path):
+        assert len(straight) == 2 * 3
+        assert continued == straight
+
+
+def _late(ranks: Ranks, corpus_folder: Path, folder: Path) -> tuple[list[float], list[float]]:
+    """Losses of the last steps of trainings at one go, and of those that crashed and went on."""
+    torch.set_num_threads(1)
+    corpus = Corpus.open(corpus_folder)
+    losses: dict[str, list[float]] = {"straight": [], "continued": []}
+
+    def train(name: str, parallel: str, observer: Watcher) -> None:
+        make_training(
+            folder / name / parallel,
+            corpus,
+            masking_of(corpus),
+            schedule=Late(),
+            objectives=WITH_PROJECTIONS,
+            observer=observer,
+            ranks=ranks,
+            parallel=PARALLEL[parallel],
+            micro_batch_size=4,
+            checkpoint_every=3,
+        ).run()
+
+    for parallel in ("ddp", "fsdp"):
+        with pytest.raises(Crashed):
+            train("continued", parallel, Watcher(then=crash_after(4)))
+        for name, found in losses.items():
+            seen = Watcher()
+            train(name, parallel, seen)
+            found += seen.losses()[-3:]
+    return losses["straight"], losses["continued"]
 
 
 @pytest.mark.cuda
