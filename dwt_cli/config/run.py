@@ -47,7 +47,7 @@ from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.options import Checkpoint, CheckpointStudent, Family, MadeStudent, Student
 from dwt_cli.study.options import StudyOptions
 from dwt_cli.tasks.options import MaskedLM, Task
-from dwt_cli.track.options import Tracker, Wandb
+from dwt_cli.track.options import NoTracker, Tracker, Wandb
 from dwt_cli.training.options import Fsdp, Muon, Optim, Parallel, Train
 
 LARGEST_SIZE = 1 << 16
@@ -188,7 +188,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "optim": {"adamw": Optim, "muon": Muon},
     "train": {"default": Train},
     "eval": {"eval": Eval},
-    "tracker": {"none": Tracker, "wandb": Wandb},
+    "tracker": {"none": NoTracker, "wandb": Wandb},
     "launch": {"local": Launch, "torchrun": Torchrun, "slurm": Slurm},
     "parallel": {"ddp": Parallel, "fsdp": Fsdp},
     "jobs": {"basic": Jobs, "joblib": Joblib, "submitit": Submitit},

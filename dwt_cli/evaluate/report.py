@@ -1,7 +1,7 @@
 """What an evaluation says: a table in the terminal, rows for a file and for a dashboard."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
@@ -53,11 +53,6 @@ def print_scores(console: Console, say: Say, title: str, moments: Mapping[str, R
 def problems(moments: Mapping[str, Results]) -> list[str]:
     """What could not be measured, each thing once."""
     return list(dict.fromkeys(line for results in moments.values() for line in results.problems))
-
-
-def summary(scores: Sequence[Score]) -> dict[str, float]:
-    """The scores by name, for a dashboard."""
-    return {f"{score.task}/{score.metric}": score.value for score in scores}
 
 
 def _cell(score: Score) -> str:

@@ -31,7 +31,6 @@ from dwt_cli.study.report import write_report
 from dwt_cli.study.results import read_results
 from dwt_cli.study.terminal import print_report
 from dwt_cli.track.display import plain_line
-from dwt_cli.track.options import Wandb
 from dwt_cli.track.overview import Overview
 
 FAILED = 2
@@ -84,9 +83,7 @@ def carry_out(
             say(f"failed: {job.arm}, length {job.length}, seed {job.seed}: {job.error}")
         results = read_results(folder)
         print_report(console, results, write_report(folder, results))
-        tracker = runs[0].tracker
-        if isinstance(tracker, Wandb) and (command := show(folder, tracker, say)):
-            say(f"W&B has not been sent everything: {command}")
+        show(results, folder, runs[0].tracker, say)
     finally:
         lock.release()
     return FAILED if failed else 0
@@ -198,11 +195,8 @@ def _from(place: Path | None) -> str | None:
 def _labelled(cell: _Cell, study: str) -> Run:
     """The run as its dashboard groups it: by study, with arm and seed as tags."""
     run = cell.run
-    if not isinstance(run.tracker, Wandb):
-        return run
-    tags = [*run.tracker.tags, f"arm={cell.arm}", f"seed={run.seed}", f"length={cell.length}"]
-    tracker = replace(run.tracker, group=run.tracker.group or study, tags=tags)
-    return replace(run, tracker=tracker)
+    tags = [f"arm={cell.arm}", f"seed={run.seed}", f"length={cell.length}"]
+    return replace(run, tracker=run.tracker.labelled(study, tags))
 
 
 # ---------------------------------------------------------------------------- what was asked for

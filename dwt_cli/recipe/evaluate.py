@@ -29,8 +29,8 @@ from dwt_cli.recipe.recipe import Recipe
 from dwt_cli.recipe.stage import Workshop
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.options import Task
-from dwt_cli.track.dashboard import Dashboard
 from dwt_cli.track.display import Display, plain_line
+from dwt_cli.track.options import Entry
 
 Text = Callable[[], tuple[Corpus, str, HeldoutBatches]]
 _SETTING = "model"
@@ -114,10 +114,8 @@ def _tell(
         {"scores": found, "not_measured": lacking, "environment": machine.describe()},
     )
     report.print_scores(console, say, folder.name, moments)
-    if dashboard := Dashboard.open(run.tracker, plain(run), identity, folder.name, folder, say):
-        last = [score for scores in list(moments.values())[-1].scores.values() for score in scores]
-        if command := dashboard.scores(found, report.summary(last)):
-            say(f"W&B has not been sent everything: {command}")
+    with run.tracker.open(Entry(folder, identity, folder.name, plain(run)), say):
+        pass  # scores.json is there
     for line in lacking:
         say(f"not measured: {line}")
     say(f"scores: {folder / 'scores.json'}")

@@ -36,7 +36,6 @@ from dwt_cli.recipe.teacher import Prepared, Teachers
 from dwt_cli.track.display import Display
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.moment import Moment
-from dwt_cli.training.protocols import Observer
 
 
 @dataclass
@@ -133,7 +132,6 @@ class Recipe:
         teacher: Prepared | None,
         display: Display,
         folder: Path,
-        observers: list[Observer],
     ) -> Trained:
         """The run itself: its metrics, checkpoints and facts go to ``folder``."""
         run, more = self.run, {}
@@ -150,7 +148,6 @@ class Recipe:
             MaskedLanguageModelling(taught.lesson, compiled=run.train.compile),
             corpus,
             display,
-            observers,
             save=lambda place: save_model(model, corpus, place),
             at=run.eval.at,
         )

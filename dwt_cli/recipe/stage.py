@@ -201,7 +201,6 @@ class Workshop:
         loss: MaskedLanguageModelling,
         corpus: Corpus,
         display: Display,
-        observers: Sequence[Observer] = (),
         save: Callable[[Path], None] | None = None,
         at: Sequence[float] = (),
     ) -> dict[str, Any]:
@@ -241,7 +240,7 @@ class Workshop:
 
         writers: list[Observer] = []
         if self.ranks.is_first:
-            writers = [MetricsLog(job.folder / "metrics.jsonl", job.train.log_every), *observers]
+            writers = [MetricsLog(job.folder / "metrics.jsonl", job.train.log_every)]
         if save is not None:
             folder = snapshots_of(job.folder)
             writers.append(Snapshots(save, folder, at, update_whole, self.ranks))

@@ -28,8 +28,8 @@ from dwt_cli.recipe.recipe import Recipe
 from dwt_cli.recipe.record import Record, find, readable, summary_of
 from dwt_cli.track.card import model_card
 from dwt_cli.track.curves import draw_curves
-from dwt_cli.track.dashboard import Dashboard
 from dwt_cli.track.display import Display, plain_line
+from dwt_cli.track.options import Entry
 from dwt_cli.track.schedule import draw_schedule
 from dwt_cli.track.summary import compared, print_summary, summarise
 
@@ -107,42 +107,31 @@ def _carry_out(run: Run, plan: Recipe, machine: Machine, record: Record, console
     say = plain_line(console)
     for difference in record.start(machine.describe()):
         say(f"warning: {difference}")
-    dashboard = Dashboard.open(
-        run.tracker, plain(run), record.identity, record.name, record.folder, say
-    )
-    try:
+    entry = Entry(record.folder, record.identity, record.name, plain(run))
+    with run.tracker.open(entry, say) as dashboard:
         with Display(console, plan.work()) as display:
             corpus = plan.corpus(display)
             teacher = plan.teacher(corpus, display)
-            student = plan.student(
-                corpus, teacher, display, record.folder, [dashboard] if dashboard else []
-            )
-    except BaseException:
-        if dashboard is not None and (command := dashboard.abort()):
-            say(f"W&B has not been sent everything: {command}")
-        raise
-
-    summary = summarise(
-        {
-            "name": record.name,
-            "identity": record.identity,
-            "choices": run.choices,
-            "seed": run.seed,
-            "seconds": time.perf_counter() - started,
-            "peak_memory_gb": machine.peak_memory_gb(),
-            "corpus": {"fingerprint": plan.corpus_id, **corpus.report},
-        },
-        student.facts,
-        teacher.facts if teacher else None,
-    )
-    save_model(student.take(), corpus, record.folder / "model")
-    atomic.write_text(record.folder / "model" / "README.md", model_card(summary, plain(run)))
-    summary = _compared(run, plan, record, summary)
-    if dashboard is not None:
-        summary["sync"] = dashboard.finish(
-            {**student.facts["heldout"], **summary["cost"]}, record.folder
+            student = plan.student(corpus, teacher, display, record.folder)
+        summary = summarise(
+            {
+                "name": record.name,
+                "identity": record.identity,
+                "choices": run.choices,
+                "seed": run.seed,
+                "seconds": time.perf_counter() - started,
+                "peak_memory_gb": machine.peak_memory_gb(),
+                "corpus": {"fingerprint": plan.corpus_id, **corpus.report},
+            },
+            student.facts,
+            teacher.facts if teacher else None,
         )
-    record.finish(summary)
+        save_model(student.take(), corpus, record.folder / "model")
+        atomic.write_text(record.folder / "model" / "README.md", model_card(summary, plain(run)))
+        summary = _compared(run, plan, record, summary)
+        record.finish(summary)
+        if command := dashboard.finish():
+            record.finish({**summary, "sync": command})
 
 
 def _compared(run: Run, plan: Recipe, record: Record, summary: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +158,7 @@ def _take_part(plan: Recipe) -> None:
     with Display(Console(quiet=True), plan.work()) as display:
         corpus = plan.corpus(display)
         teacher = plan.teacher(corpus, display)
-        plan.student(corpus, teacher, display, Path(folder), [])
+        plan.student(corpus, teacher, display, Path(folder))
 
 
 def _export(run: Run, plan: Recipe, console: Console) -> None:

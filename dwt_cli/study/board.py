@@ -12,41 +12,33 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.study.comparisons import judge
 from dwt_cli.study.record import StudyRecord
-from dwt_cli.study.results import read_results
+from dwt_cli.study.results import Results
 from dwt_cli.study.tables import interval
-from dwt_cli.track.options import Wandb
-from dwt_cli.track.wandb import WandbTracker
+from dwt_cli.track.options import Entry, Tracker
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
 
-def show(folder: Path, options: Wandb, say: Callable[[str], None]) -> str | None:
-    """Send the verdicts, a row per run and the figures of a report; how to send what is left."""
-    results = read_results(folder)
-    name = results.study.name
-    tracker = WandbTracker.start(
-        directory=folder,
-        project=options.project,
-        entity=options.entity,
-        group=options.group or name,
-        tags=[*options.tags, "study"],
-        run_name=f"study {name}",
-        run_id=f"study-{fingerprint(name, str(folder.resolve()))}",
-        config={"study": name, "question": results.study.question, "arms": results.study.arms},
-        say=say,
-    )
-    judged = judge(results)
-    head = ["claim", "length", "difference", "verdict"]
-    rows = [[j.claim.claim, j.length, interval(j.found), j.verdict] for j in judged]
-    tracker.table("verdicts", head, rows)
+def show(results: Results, folder: Path, options: Tracker, say: Callable[[str], None]) -> None:
+    """Send the verdicts, a row per run and the figures of a study's report."""
+    study = results.study
     with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
         columns, *cells = csv.reader(file)
-    tracker.table("runs", columns, cells)
-    for picture in sorted(folder.glob("*.png")):
-        tracker.figure(picture.stem, picture)
-    tracker.finish({"num_runs": len(results.cells), "num_left_out": len(results.left_out)})
-    return tracker.sync_command()
+    verdicts = [[j.claim.claim, j.length, interval(j.found), j.verdict] for j in judge(results)]
+    entry = Entry(
+        folder,
+        identity=f"study-{fingerprint(study.name, str(folder.resolve()))}",
+        name=f"study {study.name}",
+        config={"study": study.name, "question": study.question, "arms": study.arms},
+        tables={
+            "verdicts": (["claim", "length", "difference", "verdict"], verdicts),
+            "runs": (columns, cells),
+        },
+        summary={"num_runs": len(results.cells), "num_left_out": len(results.left_out)},
+    )
+    with options.labelled(study.name, ["study"]).open(entry, say):
+        pass  # everything is there
 
 
 def workspace(study: StudyRecord, entity: str, project: str) -> "Workspace":

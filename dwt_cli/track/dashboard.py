@@ -1,80 +1,85 @@
-"""A run on a dashboard, as the tracker's options say: an observer, or none."""
+"""The reader of a run's record (`dwt_cli.track.wandb`), started and ended beside the run."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
-from dwt_cli.track.options import Tracker, Wandb
-from dwt_cli.track.wandb import WandbTracker
+from dwt_cli.base import atomic
+from dwt_cli.track import wandb
+from dwt_cli.track.options import Entry, Wandb
+
+FINISH_S = 5.0
+"""Seconds that the end of a run waits for a server."""
 
 
-class Dashboard:
-    """Weights & Biases as an observer of the student's training; see `dwt_cli.track.wandb`."""
+class Dashboard(AbstractContextManager["Dashboard"]):
+    """A process that follows a run directory, or nothing where none was started.
 
-    def __init__(self, options: Wandb, tracker: WandbTracker) -> None:
-        self._options, self._tracker = options, tracker
+    It has a session of its own, so that no signal of the terminal reaches it, and learns of the
+    end by its standard input, which the system closes even where the run is killed.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None], log_model: bool = False) -> None:
+        self._folder, self._say, self._log_model = folder.absolute(), say, log_model
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = time.monotonic()
 
     @classmethod
-    def open(
-        cls,
-        options: Tracker,
-        config: dict[str, Any],
-        identity: str,
-        name: str,
-        folder: Path,
-        say: Callable[[str], None],
-    ) -> "Dashboard | None":
-        """None with tracker=none. config: the run's settings as JSON values."""
-        if not isinstance(options, Wandb):
+    def start(cls, options: Wandb, entry: Entry, say: Callable[[str], None]) -> "Dashboard":
+        """Start to send what is written in the entry's folder; a run never fails by it."""
+        dashboard = cls(entry.folder, say, options.log_model)
+        if os.environ.get("WANDB_MODE", "").strip().lower() == "disabled":
+            return dashboard
+        folder = dashboard._folder
+        try:
+            (folder / "wandb").mkdir(exist_ok=True)
+            atomic.write_json(wandb.about_file(folder), wandb.about(entry, options))
+            wandb.note(folder, opened=False, finished=False, problem=None)
+            with (folder / "wandb" / "reader.log").open("ab") as log:
+                dashboard._process = subprocess.Popen(
+                    [sys.executable, "-m", wandb.__name__, folder, "--follow", str(wandb.SERVER_S)],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            say(f"W&B: nothing is sent ({error.strerror}: {error.filename}); the run goes on")
+        return dashboard
+
+    def finish(self) -> str | None:
+        """Wait until the record is sent; return the command that sends what is left, or None.
+
+        A server costs `FINISH_S` seconds at most (and a model that was asked for what it takes at
+        10 MB/s). Only a process that was just started gets more, to load W&B.
+        """
+        process, self._process = self._process, None
+        if process is None:
             return None
-        return cls(
-            options,
-            WandbTracker.start(
-                directory=folder,
-                project=options.project,
-                entity=options.entity,
-                group=options.group,
-                tags=[*options.tags, *_tags(config["choices"])],
-                run_name=name,
-                run_id=identity,
-                config=config,
-                say=say,
-            ),
-        )
+        assert process.stdin is not None
+        process.stdin.close()
+        until = max(time.monotonic(), self._started + wandb.LOCAL_S) + FINISH_S
+        is_open = False
+        try:
+            while process.poll() is None and time.monotonic() < until:
+                if not is_open and wandb.read_state(self._folder)["opened"]:
+                    is_open = True
+                    allowed = FINISH_S + wandb.model_seconds(self._folder, self._log_model)
+                    until = time.monotonic() + allowed
+                time.sleep(0.05)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # W&B's own process ends with it
+                process.wait()
+        if problem := wandb.read_state(self._folder)["problem"]:
+            self._say(f"W&B: {problem}")
+        return wandb.unsent(self._folder)
 
-    def resumed(self, step: int) -> None:
-        pass
-
-    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
-        self._tracker.log(step, {f"train/{key}": value for key, value in metrics.items()})
-
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._tracker.log(step, {f"heldout/{key}": value for key, value in metrics.items()})
-
-    def finish(self, summary: Mapping[str, Any], folder: Path) -> str | None:
-        """Send figures, summary and, if asked for, the model; how to send what is left."""
-        self._tracker.figure("curves", folder / "curves.png")
-        if self._options.log_model:
-            self._tracker.model(folder / "model", folder.name)
-        self._tracker.finish(summary)
-        return self._tracker.sync_command()
-
-    def scores(self, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, float]) -> str | None:
-        """Send the scores of an evaluation, and end; how to send what is left."""
-        columns = ["moment", "measure", "task", "metric", "value", "stderr", "num_seeds"]
-        self._tracker.table("scores", columns, [[row[name] for name in columns] for row in rows])
-        self._tracker.finish(summary)
-        return self._tracker.sync_command()
-
-    def abort(self) -> str | None:
-        """The run stops before its end."""
-        self._tracker.finish({}, exit_code=1)
-        return self._tracker.sync_command()
-
-
-def _tags(choices: Mapping[str, str]) -> list[str]:
-    return [
-        f"{group}={choices[group]}"
-        for group in ("teacher", "alpha", "remap", "scale")
-        if group in choices
-    ]
+    def __exit__(self, *_: object) -> None:
+        if command := self.finish():
+            self._say(f"W&B has not been sent everything: {command}")

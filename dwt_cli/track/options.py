@@ -1,11 +1,55 @@
-"""The options of the dashboard."""
+"""Where a run is shown beside its own record."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from dwt_cli.track.dashboard import Dashboard
+
+Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
+"""Columns and rows."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder as a dashboard lists it.
+
+    config: the settings as JSON values. tables, summary: what the folder's own files lack.
+    """
+
+    folder: Path
+    identity: str
+    name: str
+    config: Mapping[str, Any]
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Tracker:
-    """No dashboard; metrics.jsonl and the figures are always written."""
+    """A dashboard, or none; metrics.jsonl and the figures are always written."""
+
+    def open(self, entry: Entry, say: Callable[[str], None]) -> "Dashboard":
+        """Start to send a folder's record, until `Dashboard.finish` or the end of the context."""
+        raise NotImplementedError
+
+    def labelled(self, group: str, tags: Sequence[str]) -> "Tracker":
+        """Return these options with more tags, and with the group unless they have their own."""
+        return self
+
+
+@dataclass
+class NoTracker(Tracker):
+    """No dashboard; ``python -m dwt_cli.track.wandb RUN_DIR`` sends a run later."""
+
+    tag: ClassVar[str] = "Tracker"
+
+    def open(self, entry: Entry, say: Callable[[str], None]) -> "Dashboard":
+        from dwt_cli.track.dashboard import Dashboard
+
+        return Dashboard(entry.folder, say)
 
 
 @dataclass
@@ -17,3 +61,11 @@ class Wandb(Tracker):
     group: str | None = None
     tags: list[str] = field(default_factory=list)
     log_model: bool = False
+
+    def open(self, entry: Entry, say: Callable[[str], None]) -> "Dashboard":
+        from dwt_cli.track.dashboard import Dashboard
+
+        return Dashboard.start(self, entry, say)
+
+    def labelled(self, group: str, tags: Sequence[str]) -> "Wandb":
+        return replace(self, group=self.group or group, tags=[*self.tags, *tags])

@@ -1,607 +1,304 @@
-"""Weights & Biases, kept at arm's length: a run is sent there, and can never be hurt from there.
+"""Weights & Biases as a reader of the record: ``python -m dwt_cli.track.wandb RUN_DIR``.
 
-Every call into W&B is made by one daemon thread, in order, and the training thread waits for that
-thread only where it must and never for longer than a stated time. So Ctrl-C never lands inside
-W&B, W&B can install no signal handler, and a call that hangs costs a bounded wait, after which
-W&B's own process is ended and the run goes on without it.
+Sends what a run directory holds: the settings, metrics.jsonl from where an earlier session came
+to, and at the end the numbers of summary.json and scores.json, the figures, and model/ if
+``tracker.log_model`` is set. So a run made with ``tracker=none`` is sent later by this command,
+and whatever could not be sent is sent by typing it again.
 
-A run is online if a key is set and the server answers, and offline otherwise; offline pieces stay
-below the run's folder until the command given by `WandbTracker.sync_command` sends them.
+A run starts it with ``--follow SECONDS`` as a process of its own (`dwt_cli.track.dashboard`): it
+then reads on until its standard input ends, which is when the run has ended or died. No signal,
+hanging server or exit hook of W&B reaches the process that trains.
 """
 
-from __future__ import annotations
-
-import atexit
+import argparse
 import contextlib
-import errno
-import hashlib
-import http.client
+import io
+import json
+import math
 import os
-import queue
 import re
 import shlex
 import shutil
 import signal
-import ssl
 import sys
 import threading
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-FINISH_S = 10.0
-"""Seconds that `WandbTracker.finish` gives W&B to send what is left, models apart."""
+import yaml
+
+from dwt_cli.base import atomic
+from dwt_cli.base.atomic import read_json
+from dwt_cli.track.options import Entry, Wandb
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+SERVER_S = 4.0
+"""Seconds that a server gets to take a followed run, and again to take what is left at its end."""
+
+LOCAL_S = 20.0
+"""Seconds that W&B's own process gets, with no network involved."""
 
 MODEL_BYTES_PER_S = 10e6
-"""Slowest upload that is waited for: `finish` waits a further second per 10 MB of model."""
+"""Slowest upload of a model that is waited for at the end."""
 
-_STEP = "step"
-_SERVICE_S = 20.0  # for W&B's own local process, with no network involved
-_FIGURE_S = 10.0
-_TEARDOWN_S = 3.0
-_MOST_PENDING = 10_000  # calls; W&B handles thousands a second, so this many means that it is stuck
-_UNSENT = ".unsent"  # marks an online piece of which something may not have reached the server
-
-_T = TypeVar("_T")
+_POLL_S = 1.0
+_COLUMNS = ("moment", "measure", "task", "metric", "value", "stderr", "num_seeds")
 
 
-class WandbTracker:
-    """One W&B run. Made by `start`; no method raises because of W&B.
+def about_file(folder: Path) -> Path:
+    """Return the file that says under which name and labels a folder is sent."""
+    return folder / "wandb" / "about.json"
 
-    What goes wrong is told once, through `say`, from the thread that uses the tracker.
+
+def about(entry: Entry, options: Wandb) -> dict[str, Any]:
+    """Return the content of `about_file`: an entry as W&B takes it."""
+    chosen = entry.config.get("choices", {})
+    labels = [f"{g}={chosen[g]}" for g in ("teacher", "alpha", "remap", "scale") if g in chosen]
+    return {
+        "id": entry.identity,
+        "name": entry.name[:128],
+        "project": re.sub(r"[/\\#?%:]", "-", options.project)[:128],
+        "entity": options.entity,
+        "group": options.group[:128] if options.group else None,
+        "tags": [tag[:64] for tag in [*options.tags, *labels] if tag],
+        "config": dict(entry.config),
+        "model": options.log_model,
+        "tables": dict(entry.tables),
+        "summary": dict(entry.summary),
+    }
+
+
+def model_seconds(folder: Path, log_model: bool) -> float:
+    """Return how long a folder's model may take to upload; 0 where it is not to be sent."""
+    files = folder.glob("model/*") if log_model else []
+    return sum(file.stat().st_size for file in files) / MODEL_BYTES_PER_S
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return how far the sessions of a folder have come.
+
+    opened, finished: whether the last session has opened its run, and ended in order. problem: why
+    it is not online, or not finished. sent: the last line of metrics.jsonl that an orderly session
+    has seen, as [step, whether it is an evaluation]; files: the times of what else was sent.
     """
+    never = {"opened": False, "finished": False, "problem": None, "sent": [-1, False]}
+    return {**never, "files": {}, **(read_json(_state_file(folder)) or {})}
 
-    run_id: str
-    """The id at W&B: the one asked for, less the characters that W&B does not take."""
 
-    def __init__(self, directory: Path, run_id: str, say: Callable[[str], None]) -> None:
-        """A tracker that records nothing; `start` is what connects it to W&B."""
-        self.run_id = _safe_id(run_id)
-        self._folder = Path(directory).absolute() / "wandb"
-        self._say = say
-        self._caller = _Caller()
-        self._run: Any = None  # the W&B run, or None where nothing is recorded
-        self._service: Any = None  # W&B's handle on its own process
-        self._earlier: list[Path] = []
-        self._piece: Path | None = None  # the folder of this session's part of the run
-        self._online = False
-        self._failure: str | None = None  # set by the W&B thread, told by the training thread
-        self._stop_asked = False
-        self._told: set[str] = set()
-        self._step = 0
-        self._models: list[Any] = []
-        self._model_bytes = 0
-        self._secrets = [os.environ.get("WANDB_API_KEY", "")]
-        self._environment: dict[str, str | None] = {}
-        self._pid = os.getpid()
+def note(folder: Path, **changed: Any) -> None:
+    """Change the state of a folder's session."""
+    atomic.write_json(_state_file(folder), {**read_state(folder), **changed})
 
-    @classmethod
-    def start(
-        cls,
-        directory: Path,
-        project: str,
-        entity: str | None,
-        group: str | None,
-        tags: Sequence[str],
-        run_name: str,
-        run_id: str,
-        config: dict[str, Any],
-        start_timeout_s: float = 5.0,
-        *,
-        say: Callable[[str], None],
-    ) -> WandbTracker:
-        """Start the run called `run_id`, or continue it if W&B already has it.
 
-        All files go below `directory`/wandb. WANDB_MODE (online, offline, disabled) is respected.
-        A server that cannot be used delays the start by `start_timeout_s` seconds at most; the
-        run is then recorded offline or, where W&B cannot even write its files, not at all.
-        """
-        tracker = cls(directory, run_id, say)
-        if os.environ.get("WANDB_MODE", "").strip().lower() == "disabled":
-            return tracker
-        identity = {
-            "project": re.sub(r"[/\\#?%:]", "-", project)[:128],
-            "entity": entity,
-            "group": group[:128] if group else None,
-            "tags": [tag[:64] for tag in tags if tag],
-            "name": run_name[:128],
-            "config": config,
-        }
-        try:
-            _check_writable(tracker._folder)
-            tracker._earlier = tracker._pieces()
-            tracker._set_environment()
-            tracker._open(identity, start_timeout_s)
-        except Exception as error:
-            tracker._tell(f"W&B: nothing is recorded ({tracker._plain(error)}); training goes on.")
-            tracker._abandon()
-            tracker._drop_new_pieces()
-        except KeyboardInterrupt:
-            tracker._abandon()
-            raise
-        else:
-            # Last, and so called before W&B's own exit hook, which waits without a limit.
-            atexit.register(tracker._at_exit)
-        return tracker
+def unsent(folder: Path) -> str | None:
+    """Return the command that sends what only the disk has, or None if there is nothing."""
+    if not read_state(folder)["finished"]:
+        return f"python -m dwt_cli.track.wandb {shlex.quote(str(folder))}"
+    pieces = folder.glob("wandb/offline-run-*")
+    if all(any(piece.glob("*.wandb.synced")) for piece in pieces):
+        return None
+    return f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record `metrics` at `step`, without waiting for W&B.
 
-        The step is a metric of its own that W&B draws the others against: W&B's own count must
-        only grow, so it drops or renumbers the steps that a resumed run takes a second time.
-        """
-        self._step = step
-        row = {**metrics, _STEP: step}
-        self._send(lambda: self._run.log(row))
+def _state_file(folder: Path) -> Path:
+    return folder / "wandb" / "state.json"
 
-    def figure(self, name: str, path: Path) -> None:
-        """Record the PNG at `path`, at the step last logged. The file may change afterwards."""
-        self._media(name, lambda wandb: wandb.Image(str(path)))
 
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Record a table, at the step last logged."""
-        self._media(name, lambda wandb: wandb.Table(list(columns), [list(row) for row in rows]))
+class Tail:
+    """The lines of a metrics file as they are written; begins anew where the file is replaced."""
 
-    def _media(self, name: str, make: Callable[[Any], Any]) -> None:
-        """Record what `make` makes of the wandb module, and wait until it is on the disk."""
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: io.BufferedReader | None = None
 
-        def send() -> None:
-            import wandb
-
-            self._run.log({name: make(wandb), _STEP: step})
-
-        step = self._step
-        sent = self._send(send)
-        if sent is not None:
-            with contextlib.suppress(Exception):
-                sent.result(timeout=_FIGURE_S)
-            self._tell_news()
-
-    def model(self, path: Path, name: str) -> None:
-        """Record the folder at `path` as a model artifact, without waiting for W&B.
-
-        The files are not copied: they must stay as they are until they are uploaded, which is at
-        the end of `finish` for an online run, and after the sync command for an offline one.
-        """
-        folder = Path(path).absolute()
-
-        def send() -> None:
-            import wandb
-
-            artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:128], type="model")
-            artifact.add_dir(str(folder), policy="immutable", skip_cache=True)
-            self._models.append(self._run.log_artifact(artifact))
-
-        if self._send(send) is not None:
-            with contextlib.suppress(OSError):
-                self._model_bytes += sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-
-    def finish(self, summary: Mapping[str, Any], exit_code: int = 0) -> None:
-        """Record `summary`, send what is left and leave nothing of W&B behind in this process.
-
-        An `exit_code` other than 0 shows the run as failed. Takes `FINISH_S` seconds and a few
-        more at most, and longer only while a model uploads to a server that answers (see
-        `MODEL_BYTES_PER_S`).
-        """
-        self._tell_news()
-        if self._run is None:
-            self._abandon()
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the whole lines that were written since the last call."""
+        if not self._path.exists():
             return
-        run = self._run
-        model_s = self._model_bytes / MODEL_BYTES_PER_S
-        values = dict(summary)
-        try:
-            self._send(lambda: run.summary.update(values))
-            # What was logged is on its way to W&B's process once an empty call has had its turn.
-            self._caller.call(lambda: None, FINISH_S + model_s)
-            if self._online:
-                self._wait_for_models(model_s)
-            # W&B keeps to the same limit by itself; it then has its files in order.
-            self._caller.call(lambda: run.finish(exit_code=exit_code), FINISH_S + 2.0)
-            if not self._online:
-                self._check_recorded()
-            elif self._failure is None and self._piece is not None:
-                (self._piece / _UNSENT).unlink(missing_ok=True)
-        except Exception as error:
-            self._fail(error)
-        except KeyboardInterrupt:
-            self._abandon()
-            raise
-        self._tell_news()
-        self._close()
+        if self._file is None or not os.path.samestat(
+            os.fstat(self._file.fileno()), self._path.stat()
+        ):
+            self._file = self._path.open("rb")
+        while (text := self._file.readline()).endswith(b"\n"):
+            yield json.loads(text)
+        self._file.seek(-len(text), io.SEEK_CUR)  # half a line, still being written
 
-    def sync_command(self) -> str | None:
-        """The command that sends all of this run that is only on disk, or None if nothing is."""
-        waiting = [piece for piece in self._pieces() if not any(piece.glob("*.wandb.synced"))]
-        offline = [piece for piece in waiting if piece.name.startswith("offline-")]
-        online = [p for p in waiting if (p / _UNSENT).exists()]
-        if self._run is not None and self._failure is None and self._piece in online:
-            online.remove(self._piece)  # being sent as we speak
-        folder = shlex.quote(str(self._folder))
-        words = [shlex.quote(str(piece)) for piece in online]
-        if online:
-            words.insert(0, "--include-online")
-        if offline:
-            # The pattern also covers the pieces that later resumptions add.
-            words.append(f"{folder}/offline-run-*-{self.run_id}*")
-        return " ".join(["wandb sync", *words]) if words else None
 
-    # ---- starting
+def send(
+    folder: Path, said: Mapping[str, Any], ended: threading.Event, server_s: float | None
+) -> None:
+    """Send a folder's record until it has ended. said: the content of `about_file`.
 
-    def _open(self, identity: dict[str, Any], start_timeout_s: float) -> None:
-        """Open the run, online if possible. Raises if it cannot even be recorded offline."""
-        with _program_hooks_kept():
-            import wandb  # here, because it takes half a second
+    server_s: how long a server may take where a run waits for it. Raises what W&B raises when not
+    even an offline run can be written, or not all of it can be sent.
+    """
+    import wandb
 
-            settings = self._caller.call(lambda: self._set_up(wandb), _SERVICE_S)
-            if settings._noop:
-                self._close()
-                return
-            problem = None
-            if not settings._offline:
-                problem = self._open_online(wandb, settings, identity, start_timeout_s)
-            if self._run is None:
-                self._run = self._caller.call(
-                    lambda: self._init(wandb, identity, "offline", _SERVICE_S), _SERVICE_S
-                )
-            self._piece = Path(self._run.settings.sync_dir)
-        if self._online:
-            (self._piece / _UNSENT).touch()
-        if problem:
-            self._tell(f"W&B: {problem}, so the run is recorded offline. {self._how_to_send()}")
+    run = _open(folder, said, server_s)
+    state = read_state(folder)
+    sent, files, tail = state["sent"], state["files"], Tail(folder / "metrics.jsonl")
+    while True:
+        is_last = ended.is_set()  # asked before reading, so that nothing is missed
+        for row in tail.rows():
+            # What a resumed training takes a second time is the same again.
+            if (place := [row["step"], "heldout/loss" in row]) > sent:
+                run.log({key: math.nan if value is None else value for key, value in row.items()})
+                sent = place
+        if is_last:
+            break
+        ended.wait(_POLL_S)
 
-    def _open_online(
-        self, wandb: Any, settings: Any, identity: dict[str, Any], start_timeout_s: float
-    ) -> str | None:
-        """Open the run online and return None, or return what keeps it from being online."""
-        deadline = time.monotonic() + start_timeout_s
-        try:
-            if not self._find_key(settings):
-                return "no key is set"
-        except Exception as error:
-            return f"the key cannot be used ({self._plain(error)})"
-        if not (settings.http_proxy or settings.https_proxy):  # the probe knows neither
-            problem = _server_problem(settings.base_url, start_timeout_s / 2)
-            if problem:
-                return problem
-        left = max(deadline - time.monotonic() - 0.5, 0.5)  # so that W&B's own limit comes first
-        try:
-            self._run = self._caller.call(
-                lambda: self._init(wandb, identity, "online", left), left + 0.5
-            )
-            self._online = True
-            return None
-        except Exception as error:
-            # A fresh W&B process and thread, since the old ones may be stuck on the failed start.
-            _end_service(self._service)
-            self._caller.end()
-            self._caller = _Caller()
-            self._caller.call(lambda: self._set_up(wandb), _SERVICE_S)
-            self._drop_new_pieces()
-            return f"{_host(settings.base_url)} did not take the run ({self._plain(error)})"
+    def is_new(path: Path) -> bool:
+        before = files.get(path.name)
+        files[path.name] = path.stat().st_mtime_ns if path.exists() else None
+        return before != files[path.name]
 
-    def _set_up(self, wandb: Any) -> Any:
-        """Start W&B's process, silently; the settings that the user's own files and shell give."""
-        self._service = wandb.setup(wandb.Settings(silent=True, x_service_wait=_SERVICE_S))
-        return self._service.settings
+    at = {"step": max(sent[0], 0)}
+    tables, scores = dict(said["tables"]), _scores(folder)
+    if is_new(folder / "scores.json"):
+        tables["scores"] = (_COLUMNS, [[score[key] for key in _COLUMNS] for score in scores])
+    for name, (columns, rows) in tables.items():
+        run.log({name: wandb.Table(list(columns), [list(row) for row in rows]), **at})
+    for picture in filter(is_new, sorted(folder.glob("*.png"))):
+        run.log({picture.stem: wandb.Image(str(picture)), **at})
+    if said["model"] and (folder / "model").is_dir() and is_new(folder / "model"):
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", folder.name)[:128]
+        artifact = wandb.Artifact(name, type="model")
+        artifact.add_dir(str(folder / "model"), policy="immutable", skip_cache=True)
+        run.log_artifact(artifact)
+    summary = {**_numbers(folder, scores), **said["summary"]}
+    run.summary.update(summary)
+    log = Path(run.settings.sync_dir) / "logs" / "debug-internal.log"
+    run.finish(exit_code=0 if summary else 1)
+    if log.exists() and "failed to save record" in log.read_text(errors="replace"):
+        raise OSError(f"{log.parents[1]}: writing failed along the way")  # it tells its log alone
+    note(folder, finished=True, sent=sent, files=files)
 
-    def _init(self, wandb: Any, identity: dict[str, Any], mode: str, seconds: float) -> Any:
+
+def _open(folder: Path, said: Mapping[str, Any], server_s: float | None) -> "Run":
+    """Open the run, online if a key is set and the server takes it, else offline."""
+    import wandb
+
+    finish_s = 0.0 if server_s is None else server_s + model_seconds(folder, said["model"])
+
+    def opened(mode: Any, seconds: float) -> "Run":
         settings = wandb.Settings(
             silent=True,
             console="off",
             init_timeout=seconds,
-            finish_timeout=FINISH_S,
+            finish_timeout=finish_s,  # 0: none
             finish_timeout_raises=True,
-            stop_fn=lambda: self._stop_was_asked(),  # W&B copies settings, and so a bound method
-            use_dot_wandb=False,
-            # No code, repository or paths of this machine; system statistics stay.
+            stop_fn=lambda: print("stop was pressed on the web page; only Ctrl-C stops a run"),
+            # No code, repository or paths of this machine; statistics of the run that is followed.
             save_code=False,
             disable_code=True,
             disable_git=True,
             label_disable=True,
             x_disable_meta=True,
+            x_disable_stats=server_s is None,
+            x_stats_pid=os.getppid(),
             program="dwt-train",
         )
+        named = ("id", "name", "project", "entity", "group", "tags", "config")
         run = wandb.init(
-            dir=str(self._folder.parent),
-            id=self.run_id,
+            dir=str(folder),
             resume="allow",
             mode=mode,
-            reinit="create_new",
             settings=settings,
-            **identity,
+            **{key: said[key] for key in named},
         )
-        run.define_metric(_STEP, hidden=True)
-        run.define_metric("*", step_metric=_STEP)
+        # W&B's own count must only grow; the step as a metric may be taken a second time.
+        run.define_metric("step", hidden=True)
+        run.define_metric("*", step_metric="step")
         return run
 
-    def _find_key(self, settings: Any) -> bool:
-        """Whether W&B has credentials: from the environment, netrc or its settings file."""
-        from wandb.sdk.lib import wbauth
-
-        key = self._caller.call(
-            lambda: wbauth.authenticate_session(
-                host=settings.base_url, source="dwt-train", prompt=False
-            ),
-            _SERVICE_S,
-        )
-        self._secrets.append(getattr(key, "api_key", ""))
-        return key is not None
-
-    def _set_environment(self) -> None:
-        """Keep W&B's caches below the folder and its crash reports at home, until `_close`."""
-        values = {
-            "WANDB_CACHE_DIR": str(self._folder / "cache"),
-            "WANDB_DATA_DIR": str(self._folder / "data"),
-            "WANDB_ERROR_REPORTING": "false",
-        }
-        for name, value in values.items():
-            self._environment[name] = os.environ.get(name)
-            os.environ.setdefault(name, value)
-
-    # ---- sending
-
-    def _send(self, job: Callable[[], None]) -> Future[None] | None:
-        """Have the W&B thread do `job`; None if nothing is recorded (any more)."""
-        self._tell_news()
-        if self._run is None or self._failure is not None:
-            return None
-
-        def guarded() -> None:
-            if self._failure is None:
-                try:
-                    job()
-                except Exception as error:
-                    self._fail(error)
-
-        if self._caller.pending() > _MOST_PENDING:
-            self._fail(TimeoutError("W&B's process does not keep up"))
-            self._tell_news()
-            return None
-        return self._caller.submit(guarded)
-
-    def _wait_for_models(self, seconds: float) -> None:
-        """Wait until the models are at the server, or until one is refused or out of time."""
-        deadline = time.monotonic() + seconds
-        for artifact in self._models:
-            uploaded = self._caller.submit(artifact.wait)
-            while not wait([uploaded], timeout=2.0).done and self._failure is None:
-                if time.monotonic() > deadline:
-                    self._fail(TimeoutError("the model takes too long to upload"))
-                elif problem := _server_problem(self._run.settings.base_url, 3.0):
-                    self._fail(ConnectionError(problem))
-            if not uploaded.done():
-                self._caller.end()
-                self._caller = _Caller()  # the old one waits for the upload, and would for ever
-                return
-            error = uploaded.exception()
-            if error is not None:
-                self._fail(error)
-
-    def _stop_was_asked(self) -> None:
-        """Called by W&B where it would send the process SIGINT: stop pressed on the web page."""
-        self._stop_asked = True
-
-    def _fail(self, error: BaseException) -> None:
-        if self._failure is None:
-            self._failure = self._plain(error)
-
-    # ---- telling
-
-    def _tell_news(self) -> None:
-        """Tell what the W&B thread found out since the last call."""
-        if self._stop_asked:
-            self._tell("W&B: stop was pressed on the web page; here, Ctrl-C stops the run.")
-        if self._failure is not None:
-            self._tell(
-                f"W&B: not everything is sent or recorded ({self._failure}). {self._how_to_send()}"
-            )
-
-    def _tell(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
-            self._say(message)
-
-    def _how_to_send(self) -> str:
-        command = self.sync_command()
-        return f"To send what is on disk: {command}" if command else "Training goes on."
-
-    def _plain(self, error: BaseException) -> str:
-        """The error in one line, with no key in it."""
-        if isinstance(error, OSError) and error.strerror:
-            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        else:
-            text = str(error).strip().partition("\n")[0] or type(error).__name__
-        for secret in filter(None, self._secrets):
-            text = text.replace(secret, "***")
-        return text[:300]
-
-    # ---- ending
-
-    def _pieces(self) -> list[Path]:
-        """The folders of this run: one per session, all with the one id."""
-        name = re.compile(rf"(offline-)?run-\d+_\d+-{re.escape(self.run_id)}(-\d+)?")
-        return sorted(p for p in self._folder.glob("*run-*") if name.fullmatch(p.name))
-
-    def _drop_new_pieces(self) -> None:
-        """Remove what a failed start left, which is nothing but W&B's own log files."""
-        for piece in set(self._pieces()) - set(self._earlier):
+    mode, problem = wandb.setup(wandb.Settings(silent=True)).settings.mode, None
+    before = set(folder.glob("wandb/run-*"))
+    try:
+        run = opened(mode, server_s if server_s and mode == "online" else LOCAL_S)
+    except Exception as error:
+        if mode != "online":
+            raise
+        wandb.teardown()  # the failed start would keep the run's id
+        for piece in set(folder.glob("wandb/run-*")) - before:
             shutil.rmtree(piece, ignore_errors=True)
-
-    def _check_recorded(self) -> None:
-        """Raises OSError if W&B could not write all of this piece: it says so in its log alone."""
-        _check_writable(self._folder)
-        assert self._piece is not None
-        log = (self._piece / "logs" / "debug-internal.log").read_text(errors="replace")
-        if "failed to save record" in log:
-            raise OSError(errno.EIO, "writing failed along the way", str(self._piece))
-
-    def _close(self) -> None:
-        """End W&B's process in good order, or in any case."""
-        import wandb
-
-        with contextlib.suppress(Exception):
-            self._caller.call(wandb.teardown, _TEARDOWN_S)
-        self._abandon()
-
-    def _abandon(self) -> None:
-        """Leave W&B at once; a process of its own that is still there is ended."""
-        self._run = None
-        atexit.unregister(self._at_exit)
-        _end_service(self._service)
-        self._caller.end()
-        for name, value in self._environment.items():
-            if value is None:
-                os.environ.pop(name, None)
-        self._environment = {}
-
-    def _at_exit(self) -> None:
-        """Finish a run that the program left open."""
-        if os.getpid() == self._pid:
-            self.finish({}, exit_code=1)
+        run, problem = opened("offline", LOCAL_S), f"recorded offline ({plain(error)})"
+    note(folder, opened=True, finished=False, problem=problem)
+    return run
 
 
-class _Caller:
-    """One daemon thread that makes calls in order, and that others need not wait for."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
-        self._jobs = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def submit(self, job: Callable[[], _T]) -> Future[_T]:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="wandb-calls", daemon=True)
-            self._thread.start()
-        future: Future[_T] = Future()
-        self._jobs.put((job, future))
-        return future
-
-    def call(self, job: Callable[[], _T], seconds: float) -> _T:
-        """What `job` returns; raises what it raises, and TimeoutError after `seconds`."""
-        future = self.submit(job)
-        try:
-            return future.result(timeout=max(seconds, 0.0))
-        except TimeoutError:
-            if future.done():
-                raise
-            raise TimeoutError(f"no answer from W&B's process within {seconds:.0f} s") from None
-
-    def pending(self) -> int:
-        return self._jobs.qsize()
-
-    def end(self) -> None:
-        self._jobs.put(None)
-
-    def _work(self) -> None:
-        while (item := self._jobs.get()) is not None:
-            job, future = item
-            try:
-                future.set_result(job())
-            except Exception as error:
-                future.set_exception(error)
-            except BaseException as error:  # W&B calls sys.exit when its process ends badly
-                future.set_exception(RuntimeError(f"W&B's process ended ({error!r})"))
+def _scores(folder: Path) -> list[dict[str, Any]]:
+    return (read_json(folder / "scores.json") or {"scores": []})["scores"]
 
 
-def _safe_id(run_id: str) -> str:
-    """`run_id` as W&B and a shell take it; one that is too long keeps its identity in a hash."""
-    clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_id).strip("-.") or "run"
-    if len(clean) > 100:
-        clean = f"{clean[:88]}-{hashlib.sha256(clean.encode()).hexdigest()[:11]}"
-    return clean
+def _numbers(folder: Path, scores: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a run comes to: held-out measures, cost, and the scores of its last moment."""
+    summary = read_json(folder / "summary.json")
+    found = {**summary["student"]["heldout"], **summary["cost"]} if summary else {}
+    last = [score for score in scores if score["moment"] == scores[-1]["moment"]]
+    return found | {f"{score['task']}/{score['metric']}": score["value"] for score in last}
 
 
-def _check_writable(folder: Path) -> None:
-    """Raises OSError if files cannot be written in `folder`.
+def plain(error: BaseException) -> str:
+    """Return the error in one line, with no key in it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    key = os.environ.get("WANDB_API_KEY")
+    return re.sub(r"\w{40,}", "***", text.replace(key, "***") if key else text)[:300]
 
-    W&B itself would go to the temporary folder instead, where nobody would look for the run.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".probe-{os.getpid()}"
+
+def _recorded(folder: Path, project: str, entity: str | None) -> dict[str, Any]:
+    """Return what `about` would, of a run directory that no dashboard was asked for."""
     try:
-        with probe.open("wb") as file:
-            file.write(bytes(65536))
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        probe.unlink(missing_ok=True)
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except OSError:
+        sys.exit(f"{folder} is no run's folder: it has no config.yaml")
+    name, _, identity = folder.name.rpartition("-")
+    return about(Entry(folder, identity, name, config), Wandb(project=project, entity=entity))
 
 
-def _host(base_url: str) -> str:
-    return urllib.parse.urlsplit(base_url).hostname or base_url
+def main() -> None:
+    """Send the folder that the command line names, and leave without W&B's exit hooks."""
+    parser = argparse.ArgumentParser(prog="python -m dwt_cli.track.wandb")
+    parser.add_argument("folder", type=Path, help="a run's directory")
+    parser.add_argument("--project", default="dwt", help="of a run made with tracker=none")
+    parser.add_argument("--entity", help="of a run made with tracker=none")
+    parser.add_argument("--follow", type=float, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    folder = asked.folder.absolute()
+    said = read_json(about_file(folder)) or _recorded(folder, asked.project, asked.entity)
+    (folder / "wandb").mkdir(exist_ok=True)
+    ended = threading.Event()
 
+    def wait_for_the_end() -> None:
+        sys.stdin.buffer.read()
+        ended.set()
+        seconds = 2 * LOCAL_S + asked.follow + model_seconds(folder, said["model"])
+        signal.alarm(int(seconds))  # ends a session that hangs
 
-def _server_problem(base_url: str, seconds: float) -> str | None:
-    """Why the server cannot be used, or None if it answers or if that is for W&B to find out."""
-    answers: list[str | None] = []
-    host = _host(base_url)
-
-    def ask() -> None:
-        request = urllib.request.Request(
-            f"{base_url}/graphql",
-            data=b'{"query": "{__typename}"}',
-            headers={"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=seconds):
-                answers.append(None)
-        except urllib.error.HTTPError as error:
-            answers.append(f"{host} answers {error.code}" if error.code >= 500 else None)
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, ssl.SSLError):
-                answers.append(None)  # W&B may know certificates that Python does not
-            elif not isinstance(error.reason, TimeoutError):
-                answers.append(f"{host} cannot be reached ({error.reason})")
-        except TimeoutError:
-            pass
-        except (OSError, http.client.HTTPException, ValueError):
-            answers.append(None)
-
-    # In a thread, because looking up a name takes no timeout.
-    thread = threading.Thread(target=ask, name="wandb-probe", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answers[0] if answers else f"{host} does not answer"
-
-
-@contextlib.contextmanager
-def _program_hooks_kept() -> Iterator[None]:
-    """Put back sys.exit and sys.excepthook, which W&B replaces to learn the exit code."""
-    leave, complain = sys.exit, sys.excepthook
+    if asked.follow is not None:
+        threading.Thread(target=wait_for_the_end, daemon=True).start()
+    else:
+        ended.set()
+    # W&B's caches stay below the folder, and its crash reports at home.
+    os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "wandb" / "cache"))
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb" / "data"))
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    code = 0
     try:
-        yield
-    finally:
-        sys.exit, sys.excepthook = leave, complain
+        send(folder, said, ended, asked.follow)
+    except Exception as error:
+        code = 1
+        print(f"W&B: {plain(error)}")
+        with contextlib.suppress(OSError):
+            note(folder, finished=False, problem=f"not all is sent ({plain(error)})")
+    if asked.follow is None and (command := unsent(folder)):
+        print(f"W&B has not been sent everything: {command}")
+    sys.stdout.flush()
+    os._exit(code)  # W&B's own hook waits without a limit; its process ends with this one
 
 
-def _end_service(service: Any) -> None:
-    """End W&B's own process: whatever waits for it, here or at exit, then returns at once.
-
-    W&B has no public call for this, hence its private names; if they change, W&B's own time
-    limits remain.
-    """
-    if service is None:
-        return
-    with contextlib.suppress(Exception):
-        from wandb.sdk import wandb_setup
-        from wandb.sdk.lib import wbauth
-        from wandb.sdk.lib.service import service_token
-
-        if wandb_setup._singleton is service:
-            wandb_setup._singleton = None
-            wbauth.unauthenticate_session(update_settings=False)
-        connection = service._connection
-        if connection is None or connection._proc is None:
-            return  # never started, or started by another process, which then owns it
-        service_token.clear_service_in_env()
-        connection._cleanup()  # takes back W&B's exit hook
-        process = connection._proc._process
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # its own session, so its helpers go with it
-            process.wait(timeout=5)
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ from dwt_cli.config.check import check, problems, warnings
 from dwt_cli.config.run import SCHEMAS, Run, RunOptions
 from dwt_cli.data.options import HubPart
 from dwt_cli.evaluate.options import Glue
-from dwt_cli.track.options import Tracker
+from dwt_cli.track.options import NoTracker
 from dwt_cli.training.options import Optim
 
 BOOKKEEPING = {
@@ -112,7 +112,7 @@ def test_the_class_is_identity() -> None:
 
 
 def test_a_fingerprint_is_the_same_in_every_process() -> None:
-    assert fingerprint("corpus", {"b": 1, "a": [1, 2]}, Tracker()) == "e6d9ffc8824ffa82"
+    assert fingerprint("corpus", {"b": 1, "a": [1, 2]}, NoTracker()) == "e6d9ffc8824ffa82"
 
 
 @dataclass

@@ -19,10 +19,11 @@ from hydra import compose, initialize_config_dir
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.machine import Machine
 from dwt_cli.cli.main import overrides as command
+from dwt_cli.config import check
 from dwt_cli.config.arms import words_of
 from dwt_cli.config.compose import register, typed
 from dwt_cli.config.files import settings_folder
-from dwt_cli.config.run import Run, Study, check
+from dwt_cli.config.run import Run, Study
 from dwt_cli.data.docs import Docs
 from dwt_cli.distill.remap.options import Ligo
 from dwt_cli.recipe.recipe import Recipe

@@ -1,586 +1,482 @@
-"""The W&B room against real wandb: what it records, and that nothing there can hurt a run.
+"""Real wandb as a reader of records: what it sends, and that nothing there can hurt a run.
 
-Every case runs in a process of its own, because wandb keeps its state for the whole process.
+The runs here are folders written by hand; W&B is in the reader's process alone, so that a case
+costs one interpreter. No case waits for a clock: it waits for what has to happen.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
-import socket
+import re
+import resource
+import shlex
+import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from PIL import Image
+
+from dwt_cli.base import atomic
+from dwt_cli.track import dashboard as parent
+from dwt_cli.track import wandb as reader
+from dwt_cli.track.dashboard import Dashboard
+from dwt_cli.track.metrics import MetricsLog
+from dwt_cli.track.options import Entry, NoTracker, Wandb
+from tests.track.server import Server, closed_port, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "0123456789abcdef0123456789abcdef01234567"
-SLACK_S = 1.5  # for a machine that does other things at the same time
-
-# What each case runs: `case` is given `tracker()`, which starts a tracker and notes the time.
-CHILD = """
-import json, os, resource, signal, sys, threading, time
-from pathlib import Path
-
-from dwt_cli.track import wandb as room
-
-told, facts = [], {}
-folder = Path(sys.argv[1])
+IDENTITY = "0123456789abcdef"
+CHOICES = {"teacher": "weak", "alpha": "wsd", "optim": "adamw"}
+CONFIG = {"seed": 3, "choices": CHOICES}
+PATIENCE_S = 120.0  # for something that has to happen, on a machine that does much else
 
 
-def tracker(start_timeout_s=2.0, run_id="sweep/a:1"):
-    begin = time.monotonic()
-    made = room.WandbTracker.start(
-        folder, "dwt", None, "group", ["tag"], "a name", run_id, {"lr": 1e-3}, start_timeout_s,
-        say=told.append,
-    )
-    facts["start_s"] = time.monotonic() - begin
-    return made
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Leave nothing of this machine's W&B settings, and time for W&B to load on a busy one."""
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("NETRC", os.devnull)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(reader, "LOCAL_S", PATIENCE_S)
 
 
-def finish(made):
-    begin = time.monotonic()
-    made.finish({"best": 0.5})
-    facts["finish_s"] = time.monotonic() - begin
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a server that answers all the time it needs."""
+    monkeypatch.setattr(reader, "SERVER_S", PATIENCE_S)
+    monkeypatch.setattr(parent, "FINISH_S", PATIENCE_S)
 
 
-def report(made):
-    print(json.dumps(facts | {"told": told, "sync": made.sync_command()}), flush=True)
+class Run:
+    """A run directory as a training writes it."""
+
+    def __init__(self, place: Path, name: str = "a run") -> None:
+        self.folder = place / f"{name}-{IDENTITY}"
+        self.folder.mkdir(parents=True)
+        self.said: list[str] = []
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+        self.log = MetricsLog(self.folder / "metrics.jsonl", every=1)
+
+    def open(self, **options: Any) -> Dashboard:
+        entry = Entry(self.folder, IDENTITY, "a run", CONFIG)
+        return Wandb(**options).open(entry, self.said.append)
+
+    def train(self, start: int, stop: int) -> None:
+        """Go on after the checkpoint of step ``start``, to the step ``stop``."""
+        self.log.resumed(start)
+        for step in range(start + 1, stop + 1):
+            self.log.stepped(step, step / 10, {"hard_loss": 1 / step, "teacher_loss": float("nan")})
+        self.log.evaluated(stop, {"loss": 0.5})
+
+    def end(self) -> None:
+        Image.new("RGB", (8, 8)).save(self.folder / "curves.png")
+        (self.folder / "model").mkdir()
+        (self.folder / "model" / "model.safetensors").write_bytes(bytes(1000))
+        facts = {"student": {"heldout": {"loss": 0.5}}, "cost": {"student_flops": 7}}
+        atomic.write_json(self.folder / "summary.json", facts)
+
+    def evaluate(self) -> None:
+        score = {"measure": "glue", "metric": "accuracy", "stderr": None, "num_seeds": 1}
+        found = [{"moment": "score", "task": "rte", "value": 0.75, **score}]
+        atomic.write_json(self.folder / "scores.json", {"scores": found})
+
+    def records(self, prefix: str) -> list[Path]:
+        """W&B's own files of all sessions."""
+        return sorted(self.folder.glob(f"wandb/{prefix}-2*/*.wandb"))
+
+    def state(self) -> dict[str, Any]:
+        return reader.read_state(self.folder)
 
 
-"""
-
-SIMPLE = """
-run = tracker()
-for step in range(20):
-    run.log(step, {"loss": 1.0})
-finish(run)
-report(run)
-"""
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
 
 
-@dataclass
-class Outcome:
-    """What a child reported, with the time that its whole process took."""
-
-    start_s: float = 0.0
-    finish_s: float = 0.0
-    told: list[str] = field(default_factory=list)
-    sync: str | None = None
-    more: dict[str, Any] = field(default_factory=dict)
-    exit_code: int = 0
-    process_s: float = 0.0
-    output: str = ""
+def until(happened: Callable[[], Any]) -> None:
+    limit = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < limit, "it did not happen"
+        time.sleep(0.05)
 
 
-def run_child(folder: Path, case: str, **environment: str) -> Outcome:
-    """Run `case` with nothing of this machine's W&B settings; WANDB_* as in `environment`."""
-    home = folder.parent / "home"
-    home.mkdir(exist_ok=True)
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB") and k != "NETRC"}
-    clean |= {"HOME": str(home), "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"} | environment
-    begin = time.monotonic()
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD + case, str(folder)],
-        env=clean,
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or is a zombie that waits for its parent."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def processes_of_wandb(pid: int) -> list[int]:
+    """The processes that W&B has started for the process ``pid``."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (place / "cmdline").read_bytes().split(b"\0")
+            if b"--pid" in words and words[words.index(b"--pid") + 1] == str(pid).encode():
+                found.append(int(place.name))
+    return found
+
+
+def type_in(command: str, **environment: str) -> str:
+    """What a person's shell prints for a command that a run has named."""
+    for program in ("python", "wandb"):
+        if command.startswith(f"{program} "):
+            start = sys.executable if program == "python" else f"{sys.executable} -m wandb"
+            command = command.replace(program, start, 1)
+    done = subprocess.run(
+        command,
+        shell=True,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
-        check=False,
+        timeout=PATIENCE_S,
+        check=True,
     )
-    output = child.stdout + child.stderr
-    reports = [line for line in child.stdout.splitlines() if line.startswith("{")]
-    assert reports, output
-    facts = json.loads(reports[-1])
-    known = {
-        name: facts.pop(name) for name in ("start_s", "finish_s", "told", "sync") if name in facts
-    }
-    assert not any(home.rglob("*")), "files outside the run's folder"
-    return Outcome(
-        **known,
-        more=facts,
-        exit_code=child.returncode,
-        process_s=time.monotonic() - begin,
-        output=output,
-    )
+    return done.stdout + done.stderr
 
 
-def pieces(folder: Path, prefix: str) -> list[Path]:
-    """The record files of all sessions."""
-    return sorted(folder.glob(f"wandb/{prefix}-2*/*.wandb"))
+def in_order(server: Server, key: str) -> list[int]:
+    return [row["step"] for row in server.rows if key in row]
 
 
-def assert_key_is_nowhere(folder: Path, outcome: Outcome) -> None:
-    assert KEY not in outcome.output
-    holders = [p for p in folder.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
-    assert holders == []
-
-
-@pytest.fixture(scope="module")
-def normal_start_s(tmp_path_factory: pytest.TempPathFactory) -> float:
-    """Seconds that a start takes here when nothing is wrong, the import of wandb included."""
-    folder = tmp_path_factory.mktemp("normal") / "run"
-    return run_child(folder, SIMPLE, WANDB_MODE="offline").start_s
-
-
-# ---- a server
-
-
-class Server(ThreadingHTTPServer):
-    """As much of a W&B server as one run needs. `mood` may change at any time.
-
-    "good" answers, "500" answers with that, "probe-only" answers a first greeting and then hangs.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, mood: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.mood = mood
-        self.rows: list[dict[str, Any]] = []
-        self.complete = False
-        self.stopped = False
-        self.closing = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are part of the game."""
-
-    def reply(self, path: str, body: bytes) -> dict[str, Any]:
-        if "file_stream" in path:
-            stream = json.loads(body)
-            history = stream.get("files", {}).get("wandb-history.jsonl", {"content": []})
-            self.rows += [json.loads(line) for line in history["content"]]
-            self.complete = self.complete or stream.get("complete", False)
-            return {"stopped": self.stopped}
-        if path != "/graphql":
-            return {}
-        query = json.loads(body)
-        values = query.get("variables") or {}
-        project = {"id": "P", "name": "dwt", "entity": {"id": "E", "name": "team"}}
-        if "upsertBucket" in query["query"]:
-            bucket = {"id": "R", "name": values["name"], "config": "{}", "project": project}
-            return {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
-        if query.get("operationName") == "RunResumeStatus":
-            return {"data": {"model": project | {"bucket": None}}}
-        if query.get("operationName") == "CreateRunFiles":
-            files = [{"name": n, "uploadUrl": f"{self.url}/up/{n}"} for n in values["files"]]
-            made = {"runID": "R", "uploadHeaders": [], "files": files}
-            return {"data": {"createRunFiles": made}}
-        return {"data": {}}
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        if self.server.mood == "probe-only" and b"{__typename}" not in body:
-            self.server.closing.wait()
-            return
-        answer = json.dumps(self.server.reply(self.path, body)).encode()
-        self.send_response(500 if self.server.mood == "500" else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def do_PUT(self) -> None:
-        self.do_POST()
-
-    def do_HANG(self) -> None:
-        """The test's own request: from now on, answer nothing but a greeting."""
-        self.server.mood = "probe-only"
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def serving(mood: str) -> Iterator[Server]:
-    server = Server(mood)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.closing.set()
-        server.shutdown()
-        server.server_close()
-
-
-@contextmanager
-def silent_port() -> Iterator[str]:
-    """A port that takes connections and never answers."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(64)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-@contextmanager
-def closed_port() -> Iterator[str]:
-    """A port where nothing listens: bound, so that nobody else takes it meanwhile."""
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{holder.getsockname()[1]}"
-
-
-@contextmanager
-def bad_url(trouble: str) -> Iterator[str]:
-    if trouble == "silent":
-        with silent_port() as url:
-            yield url
-    elif trouble == "closed":
-        with closed_port() as url:
-            yield url
-    else:
-        with serving(trouble) as server:
-            yield server.url
+def assert_key_is_nowhere(run: Run) -> None:
+    assert not any(KEY in line for line in run.said)
+    files = [path for path in run.folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
 # ---- nothing wrong
 
 
-def test_offline_run_and_its_resumption_are_one_run_that_one_command_sends(tmp_path: Path) -> None:
-    folder = tmp_path / "run with a space"
-    folder.mkdir()
-    outcome = run_child(
-        folder,
-        """
-from PIL import Image
+def test_a_run_and_its_resumption_are_one_run_online(
+    run: Run, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving("good") as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        hooks = signal.getsignal(signal.SIGINT), sys.excepthook, sys.exit
+        with run.open(group="a group", tags=["mine"]) as dashboard:
+            run.train(0, 6)
+            until(lambda: run.state()["opened"])
+            assert dashboard.finish() is None
+        assert run.state()["sent"] == [6, True]
+        assert server.exit_codes == [1]  # it was interrupted
+        assert (signal.getsignal(signal.SIGINT), sys.excepthook, sys.exit) == hooks
+        assert "wandb" not in sys.modules
 
-Image.new("RGB", (8, 8)).save(folder / "curve.png")
-(folder / "student").mkdir()
-(folder / "student" / "weights.bin").write_bytes(bytes(1000))
-for session in range(2):
-    run = tracker()
-    for step in range(10 * session, 10 * session + 10):
-        run.log(step, {f"loss_of_session_{session}": 1.0})
-    run.figure("curve", folder / "curve.png")
-    run.table("scores", ["task", "value"], [["RTE", 0.5]])
-    run.model(folder / "student", "student")
-    finish(run)
-facts["threads"] = [t.name for t in threading.enumerate() if "wandb" in t.name.lower()]
-facts["environment"] = [name for name in os.environ if name.startswith("WANDB")]
-report(run)
-""",
-        WANDB_MODE="offline",
-    )
-    assert outcome.told == []
-    assert outcome.finish_s < 5
-    assert outcome.more["environment"] == ["WANDB_MODE"]
-    records = pieces(folder, "offline-run")
-    assert [p.name for p in records] == ["run-sweep-a-1.wandb"] * 2
-    for session, record in enumerate(records):
-        assert f"loss_of_session_{session}".encode() in record.read_bytes()
-        assert list(record.parent.glob("files/media/images/curve*.png"))
-        (table,) = record.parent.glob("files/media/table/scores*.json")
-        assert json.loads(table.read_text())["data"] == [["RTE", 0.5]]
-        assert b"student" in record.read_bytes()
+        with run.open(group="a group", tags=["mine"]):
+            run.train(4, 10)  # from the checkpoint of step 4
+            run.end()
+        assert run.said == []
+        assert server.exit_codes == [1, 0]
+        assert in_order(server, "train/hard_loss") == list(range(1, 11))
+        assert in_order(server, "heldout/loss") == [6, 10]
+        assert len(in_order(server, "curves")) == 1
+    losses = [row["train/hard_loss"] for row in server.rows if "train/hard_loss" in row]
+    assert losses == [1 / step for step in range(1, 11)]
+    assert server.summary["loss"] == 0.5
+    assert server.summary["student_flops"] == 7
+    assert server.run["name"] == IDENTITY
+    assert server.run["groupName"] == "a group"
+    assert server.run["tags"] == ["mine", "teacher=weak", "alpha=wsd"]
+    assert json.loads(server.run["config"])["seed"]["value"] == 3
+    assert run.records("run") and not run.records("offline-run")
+    assert_key_is_nowhere(run)
 
-    assert outcome.sync is not None
-    listed = subprocess.run(
-        outcome.sync.replace("wandb sync", f"{sys.executable} -m wandb sync --dry-run", 1),
-        shell=True,
-        cwd=tmp_path,
-        env=os.environ | {"HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "Would sync 2 run(s)" in listed.stdout + listed.stderr
 
-    # wandb marks what it has sent; once both pieces are, there is nothing left to send.
-    for record in records:
+def test_offline_sessions_are_one_run_that_one_command_sends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "with a space")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for start, stop in ((0, 6), (4, 10)):
+        with run.open(log_model=True) as dashboard:
+            run.train(start, stop)
+            if stop == 10:
+                run.end()
+                run.evaluate()
+            command = dashboard.finish()
+    assert command == f"wandb sync {shlex.quote(str(run.folder / 'wandb'))}/offline-run-*"
+    assert run.said == []
+    first, second = run.records("offline-run")
+    assert b"hard_loss" in first.read_bytes() and b"hard_loss" in second.read_bytes()
+    assert b"model.safetensors" in second.read_bytes() or b'"model"' in second.read_bytes()
+    assert list(second.parent.glob("files/media/images/curves*.png"))
+    (table,) = second.parent.glob("files/media/table/scores*.json")
+    (row,) = json.loads(table.read_text())["data"]
+    assert row == ["score", "glue", "rte", "accuracy", 0.75, None, 1]
+    assert b"rte/accuracy" in second.read_bytes() and b"student_flops" in second.read_bytes()
+    monkeypatch.delenv("WANDB_MODE")
+    assert "2 run" in type_in(f"{command} --dry-run")
+    for record in (first, second):  # as wandb marks what it has sent
         record.with_suffix(".wandb.synced").touch()
-    from dwt_cli.track.wandb import WandbTracker
-
-    assert WandbTracker(folder, "sweep/a:1", print).sync_command() is None
+    assert reader.unsent(run.folder) is None
 
 
-def test_online_run_is_sent_and_leaves_the_process_as_it_was(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+def test_a_run_that_no_tracker_watched_is_sent_later(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = Entry(run.folder, IDENTITY, "a run", CONFIG)
+    with NoTracker().open(entry, run.said.append) as dashboard:
+        run.train(0, 10)
+        assert dashboard.finish() is None
+    run.end()
+    assert not (run.folder / "wandb").exists()
     with serving("good") as server:
-        outcome = run_child(
-            folder,
-            """
-before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)], sys.exit, sys.excepthook
-facts["imported"] = "wandb" in sys.modules
-run = tracker(start_timeout_s=5.0)
-for step in range(20):
-    run.log(step, {"loss": 1.0})
-after = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)], sys.exit, sys.excepthook
-facts["same"] = before == after
-finish(run)
-report(run)
-""",
-            WANDB_BASE_URL=server.url,
-            WANDB_API_KEY=KEY,
-        )
-    assert outcome.told == []
-    assert outcome.sync is None
-    assert outcome.more == {"imported": False, "same": True}
-    assert server.complete
-    assert [row["step"] for row in server.rows] == list(range(20))
-    assert {row["loss"] for row in server.rows} == {1.0}
-    assert pieces(folder, "run")
-    assert not pieces(folder, "offline-run")
-    assert_key_is_nowhere(folder, outcome)
+        command = f"python -m dwt_cli.track.wandb {shlex.quote(str(run.folder))}"
+        printed = type_in(command, WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
+        assert in_order(server, "train/hard_loss") == list(range(1, 11))
+        assert server.exit_codes == [0]
+    assert server.run["name"] == IDENTITY
+    assert server.run["displayName"] == "a run"
+    assert server.summary["loss"] == 0.5
+    assert "not been sent" not in printed
+    assert_key_is_nowhere(run)
 
 
-def test_key_in_netrc_counts_as_a_key(tmp_path: Path) -> None:
-    netrc = tmp_path / "netrc"
-    with closed_port() as url:
-        netrc.write_text(f"machine {url.removeprefix('http://')}\n login user\n password {KEY}\n")
-        netrc.chmod(0o600)
-        outcome = run_child(tmp_path / "run", SIMPLE, WANDB_BASE_URL=url, NETRC=str(netrc))
-    assert "cannot be reached" in outcome.told[0]
-    assert_key_is_nowhere(tmp_path / "run", outcome)
-
-
-def test_no_key_means_offline_and_says_how_to_send(tmp_path: Path) -> None:
-    outcome = run_child(tmp_path / "run", SIMPLE)
-    assert len(outcome.told) == 1
-    assert "no key" in outcome.told[0]
-    assert outcome.sync is not None
-    assert outcome.sync in outcome.told[0]
-    assert len(pieces(tmp_path / "run", "offline-run")) == 1
-
-
-def test_key_that_cannot_be_one_means_offline(tmp_path: Path) -> None:
-    outcome = run_child(tmp_path / "run", SIMPLE, WANDB_API_KEY="not a key")
-    assert len(outcome.told) == 1
-    assert "the key cannot be used" in outcome.told[0]
-    assert "not a key" not in outcome.output
-    assert len(pieces(tmp_path / "run", "offline-run")) == 1
-
-
-def test_stop_on_the_web_page_is_told_and_interrupts_nothing(tmp_path: Path) -> None:
-    with serving("good") as server:
-        server.stopped = True
-        outcome = run_child(
-            tmp_path / "run",
-            """
-import asyncio
-from wandb.sdk.lib import run_stopping
-
-run_stopping._SLEEP = lambda seconds: asyncio.sleep(0.1)  # in place of 15 s between two looks
-run = tracker(start_timeout_s=5.0)
-deadline = time.monotonic() + 10
-while not told and time.monotonic() < deadline:
-    run.log(0, {"loss": 1.0})
-    time.sleep(0.05)
-finish(run)
-report(run)
-""",
-            WANDB_BASE_URL=server.url,
-            WANDB_API_KEY=KEY,
-        )
-    assert outcome.exit_code == 0, outcome.output
-    assert len(outcome.told) == 1
-    assert "stop was pressed" in outcome.told[0]
-
-
-def test_disabled_means_that_wandb_is_not_even_imported(tmp_path: Path) -> None:
-    case = SIMPLE.replace("report(run)", 'facts["imported"] = "wandb" in sys.modules\nreport(run)')
-    outcome = run_child(tmp_path / "run", case, WANDB_MODE="disabled", WANDB_API_KEY=KEY)
-    assert (outcome.told, outcome.sync, outcome.more) == ([], None, {"imported": False})
-    assert not (tmp_path / "run").exists()
+def test_disabled_means_that_nothing_is_started(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with run.open() as dashboard:
+        assert dashboard.finish() is None
+    assert not (run.folder / "wandb").exists()
+    assert run.said == []
 
 
 # ---- the server
 
+TROUBLES = {
+    "no key": "No API key",
+    "a key that is none": "invalid",
+    "a key that the server refuses": "401",
+    "a key in netrc": "refused|deadline",
+    "no server": "refused|deadline",
+    "a server that hangs": "deadline",
+    "a server that fails": "500|deadline",
+}
 
-@pytest.mark.parametrize(
-    ("trouble", "words"),
-    [
-        ("silent", "does not answer"),
-        ("closed", "cannot be reached"),
-        ("500", "answers 500"),
-        ("probe-only", "did not take the run"),
-    ],
-)
-def test_bad_server_delays_the_start_by_the_limit_at_most(
-    tmp_path: Path, normal_start_s: float, trouble: str, words: str
+
+@pytest.fixture(scope="module")
+def in_trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Run]]:
+    """One run with each trouble, all followed at the same time."""
+    place = tmp_path_factory.mktemp("trouble")
+    runs = {name: Run(place, name.replace(" ", "_")) for name in TROUBLES}
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as servers:
+        patch.setattr(reader, "LOCAL_S", PATIENCE_S)
+        for name in [name for name in os.environ if name.startswith("WANDB")]:
+            patch.delenv(name)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("HOME", str(place))
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        closed = servers.enter_context(closed_port())
+        netrc = place / "netrc"
+        netrc.write_text(f"machine {closed[7:]}\n login user\n password {KEY}\n")
+        netrc.chmod(0o600)
+        moods = {"a server that hangs": "hanging", "a server that fails": "500"}
+        moods["a key that the server refuses"] = "401"
+        dashboards = {}
+        for name, run in runs.items():
+            patch.setenv("NETRC", str(netrc) if name == "a key in netrc" else os.devnull)
+            patch.setenv("WANDB_API_KEY", "not a key" if name == "a key that is none" else KEY)
+            if name in ("no key", "a key in netrc"):
+                patch.delenv("WANDB_API_KEY")
+            mood = moods.get(name)
+            url = servers.enter_context(serving(mood)).url if mood else closed
+            patch.setenv("WANDB_BASE_URL", url)
+            dashboards[name] = run.open()
+            run.train(0, 3)
+        commands = {name: dashboard.finish() for name, dashboard in dashboards.items()}
+        for name, run in runs.items():
+            run.said.append(commands[name] or "")
+        yield runs
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_what_cannot_be_online_is_recorded_offline(
+    in_trouble: Mapping[str, Run], trouble: str
 ) -> None:
-    folder = tmp_path / "run"
-    with bad_url(trouble) as url:
-        outcome = run_child(folder, SIMPLE, WANDB_BASE_URL=url, WANDB_API_KEY=KEY)
-    assert outcome.start_s < normal_start_s + 2.0 + SLACK_S
-    assert outcome.finish_s < 3
-    assert outcome.process_s < normal_start_s + 2.0 + 3 + 2 * SLACK_S
-    assert len(outcome.told) == 1
-    assert words in outcome.told[0]
-    assert outcome.sync is not None
-    assert outcome.sync in outcome.told[0]
-    (record,) = pieces(folder, "offline-run")
-    assert b"loss" in record.read_bytes()
-    assert not pieces(folder, "run"), "the failed start left a folder"
-    assert_key_is_nowhere(folder, outcome)
+    run = in_trouble[trouble]
+    reason, command = run.said
+    assert reason.startswith("W&B: recorded offline (")
+    assert re.search(TROUBLES[trouble], reason)
+    assert "not a key" not in reason
+    assert command == f"wandb sync {shlex.quote(str(run.folder / 'wandb'))}/offline-run-*"
+    (record,) = run.records("offline-run")
+    assert b"hard_loss" in record.read_bytes()
+    assert not run.records("run"), "the failed start left a folder"
+    assert run.state()["sent"] == [3, True]
+    assert_key_is_nowhere(run)
 
 
-def test_server_that_stops_answering_bounds_the_finish(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+def test_a_server_that_stops_answering_gets_its_seconds_and_the_command_sends_the_rest(
+    run: Run, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parent, "FINISH_S", 1.0)
     with serving("good") as server:
-        outcome = run_child(
-            folder,
-            """
-import urllib.request
-
-room.FINISH_S = 2.0
-run = tracker(start_timeout_s=5.0)
-hang = urllib.request.Request(os.environ["WANDB_BASE_URL"] + "/hang", method="HANG")
-urllib.request.urlopen(hang).read()
-for step in range(20):
-    run.log(step, {"loss": 1.0})
-finish(run)
-report(run)
-""",
-            WANDB_BASE_URL=server.url,
-            WANDB_API_KEY=KEY,
-        )
-    assert 1.5 < outcome.finish_s < 2.0 + 2.0 + SLACK_S
-    assert len(outcome.told) == 1
-    (record,) = pieces(folder, "run")
-    assert outcome.sync == f"wandb sync --include-online {record.parent}"
-    assert outcome.sync in outcome.told[0]
-    assert b"loss" in record.read_bytes()
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        with run.open() as dashboard:
+            process = dashboard._process
+            assert process is not None
+            until(lambda: run.state()["opened"])
+            assert processes_of_wandb(process.pid)
+            server.mood = "hanging"
+            run.train(0, 10)
+            run.end()
+            command = dashboard.finish()
+        assert process.returncode == -signal.SIGKILL
+        until(lambda: not processes_of_wandb(process.pid))
+        assert command == f"python -m dwt_cli.track.wandb {shlex.quote(str(run.folder))}"
+        assert server.rows == []
+        server.mood = "good"
+        type_in(command)
+        assert in_order(server, "train/hard_loss") == list(range(1, 11))
+        assert server.exit_codes[-1] == 0
+    assert reader.unsent(run.folder) is None
 
 
 # ---- this machine
 
 
-def test_folder_that_cannot_be_made_means_that_nothing_is_recorded(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    folder.write_text("a file where the folder should be")
-    outcome = run_child(folder, SIMPLE, WANDB_MODE="offline")
-    assert len(outcome.told) == 1
-    assert "nothing is recorded" in outcome.told[0]
-    assert outcome.sync is None
-    assert outcome.start_s < 1
-    assert outcome.finish_s < 1
-
-
-def test_disk_that_fills_up_along_the_way_is_told(tmp_path: Path) -> None:
-    # A limit on the size of files stands in for the disk: like it, it fails W&B's writes alone.
-    outcome = run_child(
-        tmp_path / "run",
-        """
-run = tracker()
-service = run._service._connection._proc._process.pid
-resource.prlimit(service, resource.RLIMIT_FSIZE, (40_000, 40_000))
-for step in range(3000):
-    run.log(step, {"loss": step / 7})
-finish(run)
-report(run)
-""",
-        WANDB_MODE="offline",
-    )
-    assert len(outcome.told) == 1
-    assert "not everything is sent or recorded" in outcome.told[0]
-    assert outcome.sync is not None
-    assert outcome.sync in outcome.told[0]
-    assert outcome.finish_s < 5
-
-
-def test_process_of_wandb_that_dies_is_told_once_and_training_goes_on(tmp_path: Path) -> None:
-    outcome = run_child(
-        tmp_path / "run",
-        """
-run = tracker()
-run.log(0, {"loss": 1.0})
-time.sleep(0.3)
-os.kill(run._service._connection._proc._process.pid, signal.SIGKILL)
-time.sleep(0.3)
-for step in range(1, 30):
-    run.log(step, {"loss": 1.0})
-    time.sleep(0.01)
-facts["told_while_training"] = len(told)
-finish(run)
-report(run)
-""",
-        WANDB_MODE="offline",
-    )
-    assert outcome.more == {"told_while_training": 1}
-    assert len(outcome.told) == 1
-    assert outcome.finish_s < 5
-    assert outcome.exit_code == 0
-    assert "Traceback" not in outcome.output
-
-
-@pytest.mark.parametrize("end", ["finish", "exit"])
-def test_process_of_wandb_that_hangs_holds_up_neither_the_run_nor_its_end(
-    tmp_path: Path, end: str
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_reader_that_hangs_or_dies_holds_up_nothing(
+    run: Run, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = run_child(
-        tmp_path / "run",
-        """
-room.FINISH_S = room._TEARDOWN_S = 1.0
-run = tracker()
-os.kill(run._service._connection._proc._process.pid, signal.SIGSTOP)
-begin = time.monotonic()
-for step in range(5000):
-    run.log(step, {"loss": 1.0})
-facts["logs_s"] = time.monotonic() - begin
+    monkeypatch.setattr(reader, "LOCAL_S", 0.0)
+    monkeypatch.setattr(parent, "FINISH_S", 0.5)
+    with run.open() as dashboard:
+        process = dashboard._process
+        assert process is not None
+        os.kill(process.pid, how)
+        run.train(0, 10)
+        command = dashboard.finish()
+    assert command == f"python -m dwt_cli.track.wandb {shlex.quote(str(run.folder))}"
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_ctrl_c_while_the_end_waits_ends_the_reader_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dashboard = run.open()
+    process = dashboard._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+
+    def press(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", press)
+    with pytest.raises(KeyboardInterrupt):
+        dashboard.finish()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_folder_that_cannot_be_made_is_reported(run: Run) -> None:
+    (run.folder / "wandb").write_text("a file where the folder should be")
+    with run.open() as dashboard:
+        assert dashboard.finish() is None
+    (line,) = run.said
+    assert "nothing is sent" in line
+
+
+def test_a_disk_that_fills_up_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A limit on the size of files stands in for the disk.
+    run.train(0, 3000)
+    done = subprocess.run(
+        [sys.executable, "-m", "dwt_cli.track.wandb", str(run.folder)],
+        env={**os.environ, "WANDB_MODE": "offline"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert not run.state()["finished"]
+    assert "python -m dwt_cli.track.wandb" in done.stdout
+
+
+TRAINS = """
+import sys, time
+from pathlib import Path
+from dwt_cli.track.options import Entry, Wandb
+
+folder = Path(sys.argv[1])
+with Wandb().open(Entry(folder, "0123456789abcdef", "a run", {}), print) as dashboard:
+    print(dashboard._process.pid, flush=True)
+    time.sleep(600)
 """
-        + ("finish(run)\nreport(run)" if end == "finish" else "report(run)"),
-        WANDB_MODE="offline",
-    )
-    assert outcome.more["logs_s"] < 1.0
-    assert outcome.process_s < 10
-    if end == "finish":
-        assert len(outcome.told) == 1
-        assert outcome.finish_s < 1.0 + 1.0 + SLACK_S
 
 
-def test_run_that_is_never_finished_ends_with_the_program(tmp_path: Path) -> None:
-    outcome = run_child(
-        tmp_path / "run",
-        """
-run = tracker()
-run.log(0, {"loss": 1.0})
-report(run)
-sys.exit(3)
-""",
-        WANDB_MODE="offline",
-    )
-    assert outcome.exit_code == 3
-    assert outcome.process_s < 10
-    (record,) = pieces(tmp_path / "run", "offline-run")
-    assert b"loss" in record.read_bytes()
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_when_the_run_is_killed_the_reader_sends_what_there_is_and_ends(
+    run: Run, how: signal.Signals
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINS, str(run.folder)],
+        env={**os.environ, "WANDB_MODE": "offline"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as training:
+        assert training.stdout is not None
+        pid = int(training.stdout.readline())
+        run.train(0, 10)
+        until(lambda: run.state()["opened"])
+        os.killpg(training.pid, how)  # as a terminal sends Ctrl-C
+        printed, _ = training.communicate(timeout=PATIENCE_S)
+    until(lambda: has_ended(pid) and not processes_of_wandb(pid))
+    assert run.state()["sent"] == [10, True]
+    assert run.state()["finished"]
+    assert ("wandb sync" in printed) == (how == signal.SIGINT)
 
 
-@pytest.mark.parametrize(
-    ("given", "taken"),
-    [("a/b\\c#d?e%f:g", "a-b-c-d-e-f-g"), ("plain_id-1.2", "plain_id-1.2"), ("///", "run")],
-)
-def test_ids_hold_only_what_wandb_takes(given: str, taken: str) -> None:
-    from dwt_cli.track.wandb import WandbTracker
-
-    assert WandbTracker(Path("x"), given, print).run_id == taken
+# ---- what needs no process
 
 
-def test_long_ids_stay_apart() -> None:
-    from dwt_cli.track.wandb import WandbTracker
+def test_a_tail_yields_whole_lines_once_and_begins_anew_with_a_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail = reader.Tail(path)
+    assert list(tail.rows()) == []
+    path.write_text('{"step": 1}\n{"step":')
+    assert list(tail.rows()) == [{"step": 1}]
+    with path.open("a") as file:
+        file.write(" 2}\n")
+    assert list(tail.rows()) == [{"step": 2}]
+    assert list(tail.rows()) == []
+    atomic.write_text(path, '{"step": 1}\n')
+    assert list(tail.rows()) == [{"step": 1}]
 
-    one, other = (WandbTracker(Path("x"), "a" * 200 + end, print).run_id for end in "bc")
-    assert one != other
-    assert len(one) <= 100
+
+def test_names_hold_only_what_wandb_takes() -> None:
+    entry = Entry(Path("x"), IDENTITY, "n" * 200, CONFIG)
+    about = reader.about(entry, Wandb(project="a/b\\c#d?e%f:g", tags=["t" * 100]))
+    assert about["project"] == "a-b-c-d-e-f-g"
+    assert len(about["name"]) == 128
+    assert about["tags"] == ["t" * 64, "teacher=weak", "alpha=wsd"]
+
+
+def test_labels_of_a_study_leave_a_group_of_ones_own() -> None:
+    assert Wandb(tags=["a"]).labelled("study", ["b"]) == Wandb(group="study", tags=["a", "b"])
+    assert Wandb(group="mine").labelled("study", []).group == "mine"
+    assert NoTracker().labelled("study", ["b"]) == NoTracker()
+
+
+def test_errors_are_one_line_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "short secret")
+    assert reader.plain(ValueError(f"no {KEY}, no short secret\nmore")) == "no ***, no *** more"
+    assert reader.plain(ValueError()) == "ValueError"
