@@ -196,8 +196,8 @@ def test_nodes_with_other_texts_end_with_a_line_each(text: Path, tmp_path: Path)
 
 def test_a_job_that_is_preempted_comes_back(text: Path, tmp_path: Path, alone: list[float]) -> None:
     """In submitit's local executor, which starts a task again as SLURM does."""
-    words = [*elsewhere(text, tmp_path), "train.checkpoint_every=1"]
-    door = Started([*words, *SLURM, "launch.executor=local"], tmp_path)
+    words = [*elsewhere(text, tmp_path), "train.checkpoint_every=1", *SLURM, "launch.gpus=1"]
+    door = Started([*words, "launch.executor=local"], tmp_path)
     door.wait_until(lambda: list(tmp_path.glob("runs/*/checkpoints/step-*")))
     (controller,) = children(door.pid)
     (task,) = children(controller)
@@ -209,7 +209,7 @@ def test_a_job_that_is_preempted_comes_back(text: Path, tmp_path: Path, alone: l
     assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
 
 
-@pytest.mark.parametrize("executor", ["local", "debug"])
+@pytest.mark.parametrize("executor", ["local", pytest.param("debug", marks=pytest.mark.slow)])
 def test_what_a_failed_job_says_is_passed_on(text: Path, tmp_path: Path, executor: str) -> None:
     words = [*elsewhere(text, tmp_path), *SLURM, "launch.device=auto"]
     done = dwt_train(*words, f"launch.executor={executor}", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
