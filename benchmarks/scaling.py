@@ -20,10 +20,8 @@ from dwt_cli.base.machine import Machine
 from dwt_cli.base.options import Precision
 from dwt_cli.config.run import Run
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
-from dwt_cli.recipe.memory import memory
-from dwt_cli.recipe.plan import flops_per_token
-from dwt_cli.recipe.shapes import student_outline, teacher_outlines
-from dwt_cli.recipe.traffic import traffic
+from dwt_cli.recipe.memory import memory, traffic
+from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.training.options import Fsdp
 
 PEAK_TFLOPS, MFU, DEVICE_GB = 312, 0.4, 80
@@ -73,14 +71,17 @@ class Step:
 
 def step(run: Run, num_ranks: int, sequences: int) -> Step:
     rate = PEAK_TFLOPS * 1e12 * MFU
-    student = student_outline(run)
+    shapes = Shapes.of(run)
+    flops = shapes.conditions.token_flops
     tokens = sequences * run.data.block_length
-    forward = tokens * flops_per_token(run, student) / rate
-    asking = sum(flops_per_token(run, model) for model in teacher_outlines(run).values())
+    forward = tokens * flops(shapes.student_model) / rate
+    asking = sum(map(flops, shapes.teacher_models.values()))
     compute = FORWARD_AND_BACKWARD * forward + tokens * asking / rate
     backward = (FORWARD_AND_BACKWARD - 1) * forward
     dtype = Machine.elsewhere(DEVICE_GB, Precision.bf16).dtype
-    sent = traffic(run.parallel, num_parameters(student), dtype, num_parts=1).sent(num_ranks)
+    sent = traffic(run.parallel, num_parameters(shapes.student_model), dtype, num_parts=1).sent(
+        num_ranks
+    )
     window = compute if isinstance(run.parallel, Fsdp) else backward
     return Step(num_ranks, sequences, compute, window, sent)
 
@@ -110,7 +111,7 @@ def _rows(way: str, run: Run, per_gpu: bool) -> Iterator[list[str]]:
 
 def _memory_row(way: str, run: Run, num_ranks: int) -> list[str]:
     run.train.batch_size, run.train.micro_batch_size = SEQUENCES * num_ranks, None
-    account = memory(run, Machine.elsewhere(DEVICE_GB, Precision.bf16), num_ranks)
+    account = memory(Shapes.of(run), Machine.elsewhere(DEVICE_GB, Precision.bf16), num_ranks)
     sizes = [*account.kinds.values(), account.total]
     name = f"{way}, {num_ranks}" if isinstance(run.parallel, Fsdp) else f"{way}, any number"
     return [name, *(f"{size / 1e9:.2f}" for size in sizes)]

@@ -13,7 +13,7 @@ from dwt_cli.launch.process import QUIETLY
 def launch(run: Run) -> None:
     """Carry a run or an evaluation out: in this process, in several that begin here, or in a job.
 
-    Raises what `dwt_cli.recipe.worker.work` and `dwt_cli.recipe.evaluate.evaluate` raise, and
+    Raises what `dwt_cli.recipe.worker.work` and `dwt_cli.recipe.worker.evaluate` raise, and
     `dwt_cli.base.errors.Told`.
     """
     stays = run.run.only_looks or isinstance(run, Evaluation)
@@ -29,9 +29,9 @@ def launch(run: Run) -> None:
         # nor for these
         from dwt_cli.base.ranks import are_several
         from dwt_cli.launch import torchrun
-        from dwt_cli.recipe import evaluate, worker
+        from dwt_cli.recipe import worker
     if isinstance(run, Evaluation):
-        evaluate.evaluate(run, console)
+        worker.evaluate(run, console)
     elif isinstance(run.launch, Torchrun) and not are_several() and not stays:
         torchrun.launch(run, run.launch)
     else:

@@ -63,7 +63,7 @@ def submit(run: Run, options: Slurm) -> submitit.Job[None]:
         folder, options.executor.name, slurm_max_num_timeout=options.max_timeouts
     )
     executor.update_parameters(
-        name=readable(run),
+        name=readable(run.choices, run.overrides, run.seed),
         timeout_min=options.minutes,
         nodes=options.nodes,
         tasks_per_node=1,

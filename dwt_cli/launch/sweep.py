@@ -16,14 +16,12 @@ from rich.console import Console
 
 from dwt_cli.base import locks
 from dwt_cli.base.atomic import read_json
-from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
-from dwt_cli.base.machine import Machine
 from dwt_cli.config.launch import Slurm, Submitit
 from dwt_cli.config.run import Run, Study
 from dwt_cli.launch import pool
-from dwt_cli.recipe.recipe import Recipe, is_stand_alone
+from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import LOCK, find
 from dwt_cli.study.board import show
 from dwt_cli.study.record import FILE, Claim, Job, StudyRecord, read_study, write_study
@@ -95,7 +93,7 @@ def _work_off(ledger: "_Ledger", cells: Sequence[_Cell], folder: Path, console: 
     names = {cell.identity: f"{cell.arm}, length {cell.length}, seed {cell.run.seed}"
              for cell in cells}  # fmt: skip
     missing = [cell for cell in cells if every[cell.identity] is cell and not ledger.has(cell)]
-    steps = {cell.identity: float(cell.run.train.max_steps or 1) for cell in missing}
+    steps = {cell.identity: float(cell.run.train.num_steps(None) or 1) for cell in missing}
     tasks = [
         pool.Task(_labelled(cell, folder.name), folder / "logs" / f"{cell.identity}.json")
         for cell in missing
@@ -212,8 +210,7 @@ def _cells(runs: Sequence[Run], arguments: Sequence[str]) -> list[_Cell]:
     ]
     cells = []
     for run in runs:
-        machine = Machine.of(run.launch.device, run.launch.num_threads, run.train.precision)
-        identity = Recipe(run, machine, Cache(run.run.cache, print)).student_id
+        identity = recipe_of(run).identity
         words = tuple(run.overrides)
         if isinstance(run, Study):
             of_arm = shlex.split(run.study.arms[run.arm])
@@ -260,6 +257,6 @@ def _asked(name: str, cells: Sequence[_Cell], arguments: Sequence[str]) -> Study
             (),
         )
     arms = {cell.arm: cell.arm for cell in cells}
-    alone = {cell.arm for cell in cells if is_stand_alone(cell.run)}
+    alone = {cell.arm for cell in cells if not recipe_of(cell.run).teachers}
     baseline = alone.pop() if len(alone) == 1 else None
     return StudyRecord(name, "", command, baseline, 0.02, arms, tuple(arms), (), ())

@@ -1,146 +1,188 @@
-"""How good a model is, in plain prose: of a checkpoint (``dwt-eval``), or of a run's own models."""
+"""The stage that measures models: a run's own, or a checkpoint (``dwt-eval``)."""
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache as once
+from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.identity import fingerprint, plain
+from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.machine import Machine
-from dwt_cli.config.run import Evaluation, Run
+from dwt_cli.base.ranks import ALONE
 from dwt_cli.data import corpus as corpora
 from dwt_cli.data.corpus import Corpus
-from dwt_cli.distill.teacher.options import CheckpointTeacher
+from dwt_cli.data.options import Data
 from dwt_cli.evaluate import measures, report
 from dwt_cli.evaluate.measures import Looking, Results
+from dwt_cli.evaluate.options import Eval
 from dwt_cli.evaluate.score import Subject
 from dwt_cli.evaluate.snapshots import place_of
 from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.checkpoint import located, open_config, open_encoder, provenance
-from dwt_cli.recipe.recipe import Recipe
-from dwt_cli.recipe.stage import Workshop
+from dwt_cli.models.options import Checkpoint
+from dwt_cli.recipe.conditions import Conditions
+from dwt_cli.recipe.corpus import CorpusStage
+from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.options import Task
-from dwt_cli.track.display import Display, plain_line
-from dwt_cli.track.options import Entry
+from dwt_cli.track.display import plain_line
+from dwt_cli.track.options import Entry, Tracker
 
-Text = Callable[[], tuple[Corpus, str, HeldoutBatches]]
+Moments = dict[str, Results]
+"""What was measured, by the moment of the training: "at 25%", or "score" for its end."""
+
 _SETTING = "model"
 
 
-def evaluate(run: Evaluation, console: Console) -> None:
-    """``dwt-eval``: measure a checkpoint, print the table, and write it below ``run.root``.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationStage(Stage):
+    """Models and what is measured of them; the artifact is the scores by moment.
 
-    Raises `UserError` when the model cannot be opened, and after all else when something could
-    not be measured.
+    The first rank measures, the others go on.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    say = plain_line(console)
-    machine = Machine.of(run.launch.device, run.launch.num_threads, run.train.precision)
-    cache = Cache(run.run.cache, say)
-    measures.check(run.eval)
-    subject, has_head = _opened(run.model, run.revision, run.data.tokenizer, machine, run.task)
-    with Display(console, dict.fromkeys(("corpus", *run.eval.measures), 0.0)) as display:
-        text = once(lambda: _text(run, subject, machine, cache, display))
-        results = _measured(run, subject, has_head, text, cache, display)
-    folder = Path(run.run.root).expanduser() / f"eval-{_readable(run.model)}-{subject.identity}"
-    folder.mkdir(parents=True, exist_ok=True)
-    _tell(run, {"score": results}, f"eval-{subject.identity}", folder, machine, console)
 
+    name: str = "evaluation"
+    options: Eval
+    conditions: Conditions
 
-def evaluate_run(
-    run: Run, plan: Recipe, machine: Machine, cache: Cache, folder: Path, console: Console
-) -> None:
-    """The models of a finished run, at the moments that ``eval.at`` names.
+    @property
+    def bars(self) -> tuple[str, ...]:
+        return ("corpus", *self.options.measures)
 
-    Raises `UserError` after all else when something could not be measured.
-    """
-    if run.eval.measures == ["lm"] and run.eval.at == [1.0]:
-        return  # its summary has it
-    moments: dict[str, Results] = {}
-    with Display(console, dict.fromkeys(("corpus", *run.eval.measures), 0.0)) as display:
+    @abstractmethod
+    def models(self, at: Context) -> Iterator[tuple[str, "Opened | Results"]]:
+        """Yield each moment with the model of then, or with why there is none."""
 
+    @abstractmethod
+    def text(self, opened: "Opened", at: Context) -> CorpusStage:
+        """Return the stage of the text on which a model is measured."""
+
+    def carry_out(self, done: Done, at: Context) -> Moments:
+        """Return what could be measured, and the lines for what could not."""
+        if not at.ranks.is_first:
+            return {}
+        return {
+            moment: self._measured(opened, done, replace(at, ranks=ALONE), at.ranks.size)
+            if isinstance(opened, Opened)
+            else opened
+            for moment, opened in self.models(at)
+        }
+
+    def _measured(self, opened: "Opened", done: Done, at: Context, num_ranks: int) -> Results:
         @once
         def text() -> tuple[Corpus, str, HeldoutBatches]:
-            corpus = plan.corpus(display)
-            return corpus, plan.corpus_id, plan.shop.heldout(corpus)
+            stage = self.text(opened, at)
+            if stage.name not in done:
+                done[stage.name] = stage.carry_out(done, at)
+            corpus = done[stage.name]
+            return corpus, stage.identity, self.conditions.heldout(corpus, num_ranks)
 
-        for share in sorted(run.eval.at):
-            place = place_of(folder, share)
-            moment = f"at {share:.0%}" if share < 1 else "score"
-            if not place.is_dir():
-                moments[moment] = Results(
-                    problems=[
-                        f"eval.at={share:g}: the run has no model of that moment, it was trained "
-                        "without this setting; run.fresh=true trains it anew"
-                    ]
-                )
-                continue
-            subject, has_head = _opened(str(place), None, None, machine, run.task)
-            moments[moment] = _measured(run, subject, has_head, text, cache, display)
-    _tell(run, moments, plan.student_id, folder, machine, console)
-
-
-def _measured(
-    run: Run, subject: Subject, has_head: bool, text: Text, cache: Cache, display: Display
-) -> Results:
-    return measures.carry_out(
-        Looking(subject, run.eval, text, display.say, display.update), cache, has_head
-    )
-
-
-def _tell(
-    run: Run,
-    moments: dict[str, Results],
-    identity: str,
-    folder: Path,
-    machine: Machine,
-    console: Console,
-) -> None:
-    """Write, send and print what was found."""
-    say = plain_line(console)
-    found, lacking = report.rows(moments), report.problems(moments)
-    atomic.write_json(
-        folder / "scores.json",
-        {"scores": found, "not_measured": lacking, "environment": machine.describe()},
-    )
-    report.print_scores(console, say, folder.name, moments)
-    with run.tracker.open(Entry(folder, identity, folder.name, plain(run)), say):
-        pass  # scores.json is there
-    for line in lacking:
-        say(f"not measured: {line}")
-    say(f"scores: {folder / 'scores.json'}")
-    if lacking:
-        raise UserError(
-            lacking[0]
-            if len(lacking) == 1
-            else f"{len(lacking)} things could not be "
-            "measured: see above; the same command goes on with what is missing"
+        subject = Subject(
+            opened.model,
+            opened.tokenizer,
+            self.conditions.task,
+            opened.identity,
+            at.machine.device,
+            at.machine.dtype,
         )
+        asked = Looking(subject, self.options, text, at.show.say, at.show.update)
+        return measures.carry_out(asked, at.cache, opened.has_head)
 
 
-def _readable(path: str) -> str:
-    """A path's last two parts, without what a file name or a shell would trip over."""
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(Path(path).parts[-2:]))[:80]
+@dataclass(frozen=True, kw_only=True)
+class RunEvaluation(EvaluationStage):
+    """A run's own models, at the shares of its training that ``eval.at`` names."""
+
+    corpus: CorpusStage
+    student: Stage
+
+    @property
+    def identity(self) -> str:
+        return self.student.identity
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is asked for but what the summary has."""
+        return self.options.measures == ["lm"] and self.options.at == [1.0]
+
+    def models(self, at: Context) -> Iterator[tuple[str, "Opened | Results"]]:
+        for share in sorted(self.options.at):
+            place = place_of(at.folder, share)
+            moment = f"at {share:.0%}" if share < 1 else "score"
+            if place.is_dir():
+                yield moment, opened_model(str(place), self.conditions.task)
+                continue
+            problem = (
+                f"eval.at={share:g}: the run has no model of that moment, it was trained without "
+                "this setting; run.fresh=true trains it anew"
+            )
+            yield moment, Results(problems=[problem])
+
+    def text(self, opened: "Opened", at: Context) -> CorpusStage:
+        return self.corpus
 
 
-# ------------------------------------------------------------------------------------ the subject
+@dataclass(frozen=True, kw_only=True)
+class ModelEvaluation(EvaluationStage):
+    """A checkpoint, on text in its own tokens."""
+
+    path: str
+    revision: str | None
+    data: Data
+
+    @cached_property
+    def opened(self) -> "Opened":
+        """The model; `UserError` when it cannot be opened."""
+        return opened_model(self.path, self.conditions.task, self.revision, self.data.tokenizer)
+
+    @property
+    def identity(self) -> str:
+        return self.opened.identity
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder for its scores: a path's last two parts, and the identity."""
+        readable = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(Path(self.path).parts[-2:]))[:80]
+        return f"eval-{readable}-{self.identity}"
+
+    def models(self, at: Context) -> Iterator[tuple[str, "Opened | Results"]]:
+        yield "score", self.opened
+
+    def text(self, opened: "Opened", at: Context) -> CorpusStage:
+        """Return the stage of the text in the model's tokens; models may share a tokenizer."""
+        tokenizer = str(_kept(opened.tokenizer, at.cache))
+        data = replace(
+            self.data,
+            tokenizer=tokenizer,
+            vocab_size=len(opened.tokenizer),
+            block_length=min(self.data.block_length, num_positions(opened.model.config)),
+        )
+        return CorpusStage(data=data, task=self.conditions.task, tokenizer=lambda: tokenizer)
 
 
-def _opened(
-    path: str, revision: str | None, tokenizer_path: str | None, machine: Machine, task: Task
-) -> tuple[Subject, bool]:
-    """The model at a path, and whether its language-model head was saved."""
-    options = CheckpointTeacher(path=path, revision=revision)
+class Opened(NamedTuple):
+    """A model and its tokenizer, and whether it has the head that it was pre-trained with."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: str
+    has_head: bool
+
+
+def opened_model(
+    path: str, task: Task, revision: str | None = None, tokenizer_path: str | None = None
+) -> Opened:
+    """Return the model at a path; `UserError` when it and its tokenizer cannot be used."""
+    options = Checkpoint(path=path, revision=revision)
     open_config(_SETTING, options)
     tokenizer = corpora.open_tokenizer(
         tokenizer_path or located(_SETTING, path), task.special_tokens
@@ -159,28 +201,11 @@ def _opened(
     identity = fingerprint(
         "model", provenance(path, commit), tokenizer_path and provenance(tokenizer_path)
     )
-    subject = Subject(model.eval(), tokenizer, task, identity, machine.device, machine.dtype)
-    return subject, not lacking
-
-
-def _text(
-    run: Evaluation, subject: Subject, machine: Machine, cache: Cache, display: Display
-) -> tuple[Corpus, str, HeldoutBatches]:
-    """The corpus in the subject's tokens; models that share a tokenizer share it."""
-    tokenizer = subject.tokenizer
-    data = replace(
-        run.data,
-        tokenizer=str(_kept(tokenizer, cache)),
-        vocab_size=len(tokenizer),
-        block_length=min(run.data.block_length, num_positions(subject.model.config)),
-    )
-    shop = Workshop(replace(run, data=data), machine, cache)
-    corpus = shop.corpus(display)
-    return corpus, shop.corpus_id, shop.heldout(corpus)
+    return Opened(model.eval(), tokenizer, identity, not lacking)
 
 
 def _kept(tokenizer: PreTrainedTokenizerBase, cache: Cache) -> Path:
-    """The tokenizer in a folder without its model: a corpus is found by the sums of that folder."""
+    """Return a folder of the tokenizer without its model: a corpus is found by that folder."""
 
     def make(folder: Path) -> None:
         tokenizer.save_pretrained(folder)
@@ -189,3 +214,34 @@ def _kept(tokenizer: PreTrainedTokenizerBase, cache: Cache) -> Path:
         "tokenizer", tokenizer.get_vocab(), tokenizer.special_tokens_map, type(tokenizer).__name__
     )
     return cache.get("tokenizer", identity, make, {})
+
+
+def report_scores(
+    moments: Moments,
+    folder: Path,
+    identity: str,
+    settings: dict[str, Any],
+    tracker: Tracker,
+    machine: Machine,
+    console: Console,
+) -> None:
+    """Write, send and print what was measured; `UserError` last for what could not be."""
+    say = plain_line(console)
+    found, lacking = report.rows(moments), report.problems(moments)
+    atomic.write_json(
+        folder / "scores.json",
+        {"scores": found, "not_measured": lacking, "environment": machine.describe()},
+    )
+    report.print_scores(console, say, folder.name, moments)
+    with tracker.open(Entry(folder, identity, folder.name, settings), say):
+        pass  # scores.json is there
+    for line in lacking:
+        say(f"not measured: {line}")
+    say(f"scores: {folder / 'scores.json'}")
+    if lacking:
+        raise UserError(
+            lacking[0]
+            if len(lacking) == 1
+            else f"{len(lacking)} things could not be "
+            "measured: see above; the same command goes on with what is missing"
+        )

@@ -1,4 +1,4 @@
-"""What one device holds while it trains, by kind, without training.
+"""What one device holds while it trains, by kind, and what ranks send, without training.
 
 The student is built of fake tensors and called once: shapes, no numbers. Bytes everywhere.
 Legend: B blocks of a device's micro-batch, L positions, N target rows, V vocabulary, D width.
@@ -6,7 +6,7 @@ Legend: B blocks of a device's micro-batch, L positions, N target rows, V vocabu
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dwt_cli.base.machine import Machine
-from dwt_cli.config.run import Run
 from dwt_cli.distill.objective.fused import CHUNK_BYTES, FUSED_BYTES
 from dwt_cli.models.anatomy import anatomy_of, is_known
 from dwt_cli.models.features import Features
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.recipe.shapes import shown, student_outline, teacher_outlines
+from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.options import Fsdp, Optim
+from dwt_cli.training.options import Fsdp, Optim, Parallel
 
 _FP32 = 4
 _CPU = torch.device("cpu")
@@ -77,32 +76,34 @@ class Memory(State):
         return self.weights + self.optimizer + self.gathered + max(passing, self.gradients)
 
 
-def memory(run: Run, machine: Machine, num_ranks: int = 1) -> Memory:
-    """Of each of ``num_ranks`` ranks.
+def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
+    """Return what each of ``num_ranks`` ranks holds.
 
     For a device that is not here the attention of a GPU is assumed, which keeps no table of
     weights. What a communication library and the device's own context take is not counted.
     """
-    num_parts = run.train.num_parts(num_ranks)
-    num_blocks = run.train.batch_size // num_ranks // num_parts
-    num_rows = num_blocks * num_targets(run)
-    parallel = run.parallel if num_ranks > 1 else None
+    conditions = shapes.conditions
+    train = conditions.train
+    num_parts = train.num_parts(num_ranks)
+    num_blocks = train.batch_size // num_ranks // num_parts
+    num_rows = num_blocks * conditions.num_targets
+    parallel = conditions.parallel if num_ranks > 1 else None
     shards = isinstance(parallel, Fsdp)
-    seen, _ = shown(run)
+    features, _ = shapes.features
     # weights as they are gathered; fake tensors of a GPU need one, a CPU's have the same shapes
     with FakeTensorMode(), _new_tensors_in(machine.dtype if shards else torch.float32):
-        model = MaskedLM(student_outline(run, _CPU), machine.dtype).train()
+        model = MaskedLM(shapes.student_on(_CPU), machine.dtype).train()
         if machine.device.type == "cuda":
             model.model.set_attn_implementation("sdpa")
         kept, again = activation_bytes(
             model,
-            torch.zeros(num_blocks, run.data.block_length, dtype=torch.long),
+            torch.zeros(num_blocks, conditions.block_length, dtype=torch.long),
             torch.zeros(num_rows, dtype=torch.long),
             isinstance(parallel, Fsdp) and parallel.activation_checkpointing,
-            seen,
+            features,
         )
         gathered = gathered_bytes(model, machine.dtype) if shards else 0
-    teachers = teacher_outlines(run).values()
+    teachers = shapes.teacher_models.values()
     if isinstance(parallel, Fsdp) and parallel.shard_teacher:  # one model computes at a time
         theirs = [
             gathered_bytes(MaskedLM(teacher, machine.dtype), machine.dtype)
@@ -110,15 +111,15 @@ def memory(run: Run, machine: Machine, num_ranks: int = 1) -> Memory:
             if is_known(teacher.config)  # the others are refused
         ]
         gathered = max([gathered, *theirs])
+    virtual = len(shapes.teachers) - len(teachers)
     logits = logit_bytes(
         num_rows,
-        run.data.vocab_size,
-        machine.dtype,
-        1 + len(teachers),
-        (FUSED_BYTES if run.train.compile else CHUNK_BYTES)[machine.device.type],
+        conditions.vocab_size,
+        [machine.dtype] * (1 + len(teachers)) + [torch.float32] * virtual,
+        (FUSED_BYTES if train.compile else CHUNK_BYTES)[machine.device.type],
     )
     return Memory(
-        **vars(state(run, machine, num_ranks)),
+        **vars(state(shapes, machine, num_ranks)),
         gathered=gathered,
         # when a layer is computed again the logits are gone
         activations=kept + max(0, again - logits),
@@ -128,24 +129,26 @@ def memory(run: Run, machine: Machine, num_ranks: int = 1) -> Memory:
     )
 
 
-def state(run: Run, machine: Machine, num_ranks: int = 1) -> State:
-    """Weights, gradients and optimizer of one rank: what a run takes at the least.
+def state(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> State:
+    """Return weights, gradients and optimizer of one rank: what a run takes at the least.
 
     Of sharded models the gradients of a step's micro-batches are summed whole, and shared out
     after the last one.
     """
-    student = MaskedLM(student_outline(run), torch.float32)
-    fsdp = run.parallel if isinstance(run.parallel, Fsdp) and num_ranks > 1 else None
+    conditions = shapes.conditions
+    student = MaskedLM(shapes.student_model, torch.float32)
+    parallel = conditions.parallel
+    fsdp = parallel if isinstance(parallel, Fsdp) and num_ranks > 1 else None
     num_shards = num_ranks if fsdp else 1
     own = num_parameters(student) * _FP32
-    theirs = sum(num_parameters(teacher) for teacher in teacher_outlines(run).values()) * _FP32
+    theirs = sum(num_parameters(teacher) for teacher in shapes.teacher_models.values()) * _FP32
     if fsdp and fsdp.shard_teacher:
         theirs //= num_shards
-    whole_gradients = run.train.num_parts(num_ranks) > 1
+    whole_gradients = conditions.train.num_parts(num_ranks) > 1
     share = State(
         weights=own // num_shards + theirs,
         gradients=own if whole_gradients else own // num_shards,
-        optimizer=optimizer_bytes(student, run.optim) // num_shards,
+        optimizer=optimizer_bytes(student, conditions.optim) // num_shards,
         offloaded=0,
     )
     if fsdp is None or not fsdp.cpu_offload or machine.device.type == "cpu":
@@ -234,20 +237,17 @@ def gathered_bytes(model: MaskedLM, dtype: torch.dtype) -> int:
 
 
 def logit_bytes(
-    num_rows: int, vocab_size: int, dtype: torch.dtype, num_models: int, chunk_bytes: int
+    num_rows: int, vocab_size: int, dtypes: Sequence[torch.dtype], chunk_bytes: int
 ) -> int:
-    """The logits (N, V) of student and teacher, their gradient, and the losses' working rows.
+    """Return the bytes of logits (N, V), of the student's gradient, and the losses' working rows.
 
-    The losses work in fp32 on a chunk of rows: one table per model, two where logits are bf16.
+    dtypes: of the student's logits, then of each teacher's. The losses work in fp32 on a chunk of
+    rows: one table per model, two where its logits are bf16.
     """
-    tables = (num_models + 1) * num_rows * vocab_size * dtype.itemsize
-    chunk = min(chunk_bytes, num_rows * vocab_size * _FP32)
-    return tables + num_models * (1 if dtype == torch.float32 else 2) * chunk
-
-
-def num_targets(run: Run) -> int:
-    """Target rows of one block."""
-    return run.task.num_targets(run.data.block_length)
+    size = num_rows * vocab_size
+    tables = (dtypes[0].itemsize + sum(dtype.itemsize for dtype in dtypes)) * size
+    chunk = min(chunk_bytes, size * _FP32)
+    return tables + sum(1 if dtype == torch.float32 else 2 for dtype in dtypes) * chunk
 
 
 @contextlib.contextmanager
@@ -264,3 +264,47 @@ def _layers(model: MaskedLM) -> nn.ModuleList:
     layers = model.model.get_submodule(anatomy_of(model.model).layers)
     assert isinstance(layers, nn.ModuleList)
     return layers
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of the tensors that a step's collectives put together, the same on every rank.
+
+    all_reduce: gradients, summed for everybody. all_gather: shards of weights, put together.
+    reduce_scatter: gradients, summed and shared out.
+    """
+
+    all_reduce: int = 0
+    all_gather: int = 0
+    reduce_scatter: int = 0
+
+    def sent(self, num_ranks: int) -> float:
+        """What each rank sends, and receives, when the ranks form a ring.
+
+        A ring passes a tensor around in ``num_ranks`` pieces, each to ``num_ranks - 1`` others:
+        once to gather or to scatter, twice to reduce for everybody (arXiv 1802.05799).
+        """
+        around = 2 * self.all_reduce + self.all_gather + self.reduce_scatter
+        return around * (num_ranks - 1) / num_ranks
+
+
+def traffic(
+    parallel: Parallel,
+    num_parameters: int,
+    dtype: torch.dtype,
+    num_parts: int,
+    num_teacher_parameters: int = 0,
+) -> Traffic:
+    """Of one step of ``num_parts`` micro-batches on each rank.
+
+    DDP sums gradients once, in fp32. FSDP gathers the weights in ``dtype`` for every forward pass,
+    and again for the backward pass, and sums gradients once, in fp32. A sharded teacher is
+    gathered for every forward pass too.
+    """
+    gradients = num_parameters * torch.float32.itemsize
+    if not isinstance(parallel, Fsdp):
+        return Traffic(all_reduce=gradients)
+    gathered = 2 * num_parameters
+    if parallel.shard_teacher:
+        gathered += num_teacher_parameters
+    return Traffic(all_gather=num_parts * gathered * dtype.itemsize, reduce_scatter=gradients)

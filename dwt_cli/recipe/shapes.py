@@ -1,41 +1,86 @@
 """The models of a run as shapes: on the meta device, or of fake tensors; no memory, no numbers."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 from transformers import PreTrainedModel
 
-from dwt_cli.config.run import Run, each_teacher
+from dwt_cli.config.run import Run, checkpoints, each_teacher
 from dwt_cli.distill.objective.features import inside_objectives, wishes
-from dwt_cli.distill.teacher.options import CheckpointTeacher, MadeTeacher
+from dwt_cli.distill.objective.options import Objective
+from dwt_cli.distill.teacher.options import CheckpointTeacher, MadeTeacher, Teacher
 from dwt_cli.models.checkpoint import open_config, outline_of
 from dwt_cli.models.features import Features
+from dwt_cli.models.flops import FORWARD_AND_BACKWARD
 from dwt_cli.models.making import outline
-from dwt_cli.models.options import CheckpointStudent, MadeStudent
+from dwt_cli.models.options import Checkpoint, CheckpointStudent, MadeStudent, Student
+from dwt_cli.recipe.conditions import Conditions
 
 
-def student_outline(run: Run, device: torch.device | str = "meta") -> PreTrainedModel:
-    """The student on the meta device (or, of fake tensors, on any)."""
-    if isinstance(run.student, CheckpointStudent):
-        return outline_of(open_config("student.path", run.student), device)
-    assert isinstance(run.student, MadeStudent)
-    return outline(run.student, device)
+@dataclass(frozen=True)
+class Shapes:
+    """A run's models without their weights, and the conditions under which they work.
 
+    teachers: single ones, by the setting that their own settings begin with. checkpoints: those
+    models that exist, with the setting that names each.
+    """
 
-def teacher_outlines(run: Run) -> dict[str, PreTrainedModel]:
-    """The models that teach, by their settings' names; a virtual teacher is none."""
-    models = {}
-    for name, teacher in each_teacher(run):
-        if isinstance(teacher, MadeTeacher):
-            models[name] = outline(teacher)
-        elif isinstance(teacher, CheckpointTeacher):
-            setting = "teacher.path" if name == "teacher" else "teacher.members"
-            models[name] = outline_of(open_config(setting, teacher, any_family=True))
-    return models
+    student: Student
+    teachers: Mapping[str, Teacher]
+    objectives: Mapping[str, Objective]
+    conditions: Conditions
+    checkpoints: Sequence[tuple[str, Checkpoint]]
 
+    @classmethod
+    def of(cls, run: Run) -> "Shapes":
+        """Return those of a run; nothing is opened yet."""
+        conditions = Conditions(
+            run.task,
+            run.train,
+            run.optim,
+            run.eval,
+            run.parallel,
+            run.data.block_length,
+            run.data.vocab_size,
+        )
+        teachers, opened = dict(each_teacher(run)), list(checkpoints(run))
+        return cls(run.student, teachers, run.objective, conditions, opened)
 
-def shown(run: Run) -> tuple[Features, Features]:
-    """What the run's objectives look at inside the student, and inside its teacher."""
-    teachers = teacher_outlines(run)
-    if list(teachers) != ["teacher"]:  # nobody looks inside several
-        return Features(), Features()
-    student = student_outline(run).config
-    return wishes(inside_objectives(run.objective, student, teachers["teacher"].config))
+    def student_on(self, device: torch.device | str) -> PreTrainedModel:
+        """Return the student on the meta device or, of fake tensors, on any."""
+        if isinstance(self.student, CheckpointStudent):
+            return outline_of(open_config("student.path", self.student), device)
+        assert isinstance(self.student, MadeStudent)
+        return outline(self.student, device)
+
+    @cached_property
+    def student_model(self) -> PreTrainedModel:
+        """The student on the meta device."""
+        return self.student_on("meta")
+
+    @cached_property
+    def step_flops(self) -> float:
+        """FLOPs of a step of the student without a teacher, forward and backward."""
+        return self.conditions.step_flops(self.student_model) * FORWARD_AND_BACKWARD
+
+    @cached_property
+    def teacher_models(self) -> dict[str, PreTrainedModel]:
+        """The models that teach, by their settings' names; a virtual teacher is none."""
+        models = {}
+        for name, teacher in self.teachers.items():
+            if isinstance(teacher, MadeTeacher):
+                models[name] = outline(teacher)
+            elif isinstance(teacher, CheckpointTeacher):
+                setting = "teacher.path" if name == "teacher" else "teacher.members"
+                models[name] = outline_of(open_config(setting, teacher, any_family=True))
+        return models
+
+    @cached_property
+    def features(self) -> tuple[Features, Features]:
+        """The features that the objectives ask the student for, and its teacher."""
+        if list(self.teacher_models) != ["teacher"]:  # several are asked for logits alone
+            return Features(), Features()
+        student, teacher = self.student_model.config, self.teacher_models["teacher"].config
+        return wishes(inside_objectives(self.objectives, student, teacher))

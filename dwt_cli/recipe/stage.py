@@ -1,122 +1,58 @@
-"""What every stage of a recipe works with: the run's text, its machine, one way to train."""
+"""A stage of a recipe, where it is carried out, and the one way to train in it."""
 
 import copy
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import nn
-from transformers import PreTrainedModel
 
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.base.machine import Machine
-from dwt_cli.base.ranks import ALONE, Ranks
-from dwt_cli.config.run import Run
-from dwt_cli.data import corpus as corpora
-from dwt_cli.data.corpus import Corpus
-from dwt_cli.distill.loss import MaskedLanguageModelling
-from dwt_cli.evaluate.lm import heldout_metrics
+from dwt_cli.base.ranks import Ranks
 from dwt_cli.evaluate.snapshots import Snapshots, snapshots_of
-from dwt_cli.models.checkpoint import provenance
-from dwt_cli.models.features import Features
-from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
+from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.recipe.preflight import tokenizer_path
-from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
 from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
+from dwt_cli.track.summary import Facts
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.options import Fsdp, Optim, Train
+from dwt_cli.training.options import Fsdp, Optim, Parallel, Train
 from dwt_cli.training.parallel import load_state, shard, state_on_first
-from dwt_cli.training.protocols import Observer
+from dwt_cli.training.protocols import Batches, Loss, Observer
+
+Done = dict[str, Any]
+"""The artifacts of the stages that are done, by the stages' names."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One training: where it keeps its state, how long it lasts and at what rates.
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where stages are carried out: this machine, its cache, and the other ranks of the run."""
 
-    purpose, seed: what its randomness is a function of. identity: what it is; checkpoints of
-    another are refused. shown_as: its name on the display.
-    """
+    machine: Machine
+    cache: Cache
+    ranks: Ranks
 
-    purpose: str
-    shown_as: str
-    identity: str
+    def at(self, folder: Path, show: Display) -> "Context":
+        """Return the context of the stages of one run."""
+        return Context(**vars(self), folder=folder, show=show)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context(Site):
+    """A site, a run's directory, which rank 0 writes, and what shows how far a stage is."""
+
     folder: Path
-    seed: int
-    train: Train
-    optim: Optim
-
-
-class Workshop:
-    """The run's options and what comes of them; the stages add nothing to it.
-
-    All ranks go through the stages together, the first one writes.
-    """
-
-    def __init__(self, run: Run, machine: Machine, cache: Cache, ranks: Ranks = ALONE) -> None:
-        self.run, self.machine, self.cache, self.ranks = run, machine, cache, ranks
-        self._source = corpora.open_source(run.data)
-
-    # ------------------------------------------------------------------------------- the text
-
-    @cached_property
-    def corpus_id(self) -> str:
-        """What determines the text, its tokens and its split."""
-        path = tokenizer_path(self.run)
-        data = replace(self.run.data, tokenizer=None)
-        return fingerprint(
-            "corpus",
-            corpora.BUILDER_VERSION,
-            self._source.provenance(),
-            data,
-            path and provenance(path),
-        )
-
-    def corpus(self, display: Display) -> Corpus:
-        """Text to packed blocks, once."""
-        started = time.perf_counter()
-
-        def advance(done: int, total: int) -> None:
-            display.update("corpus", min(0.99, done / total) if total else 0.0, "reading text")
-
-        def make(folder: Path) -> None:
-            corpora.build(
-                self._source,
-                self.run.data,
-                self.run.task.frame,
-                tokenizer_path(self.run),
-                folder,
-                advance,
-                display.say,
-            )
-
-        about = {"options": plain(self.run.data)}
-        corpus = Corpus.open(self.prepared("corpus", self.corpus_id, make, about))
-        self._warn_of_few_heldout(len(corpus.heldout), display)
-        report = corpus.report
-        display.update(
-            "corpus",
-            1.0,
-            (
-                f"{report['train_tokens']:,} tokens, vocabulary {report['vocabulary']:,}, "
-                f"{time.perf_counter() - started:.0f} s"
-            ),
-        )
-        return corpus
+    show: Display
 
     def prepared(
         self, kind: str, identity: str, make: Callable[[Path], None], about: dict[str, Any]
     ) -> Path:
-        """An artifact of the cache that one rank of each machine makes, and all open."""
+        """Return an artifact of the cache that one rank of each machine makes, and all open."""
         folder = Path(
             self.ranks.once_per_machine(
                 f"the {kind}", lambda: str(self.cache.get(kind, identity, make, about))
@@ -128,7 +64,7 @@ class Workshop:
     def trained(
         self, kind: str, identity: str, make: Callable[[Path], None], about: dict[str, Any]
     ) -> Path:
-        """An artifact of the cache that all ranks make together and the first one writes."""
+        """Return an artifact of the cache that all ranks make together and rank 0 writes."""
         made_in: list[str] = []
 
         def making(folder: Path) -> None:
@@ -150,142 +86,143 @@ class Workshop:
             )
         return place
 
-    def _warn_of_few_heldout(self, there: int, display: Display) -> None:
-        wanted = self.run.eval.num_blocks
-        said = any(override.startswith("eval.num_blocks=") for override in self.run.overrides)
-        if said and wanted > there:
-            display.say(
-                f"warning: eval.num_blocks={wanted} has no effect above the {there} held-out "
-                "blocks there are; raise data.heldout_fraction"
-            )
 
-    def wrapped(self, model: PreTrainedModel) -> MaskedLM:
-        """The model as it is called, where it is: `train` brings it to the device."""
-        return MaskedLM(model, self.machine.dtype, self.run.train.compile)
+class Stage(ABC):
+    """From options to an artifact. A stage is made of values alone: what it is can be asked of it
+    before, and without, its being carried out.
 
-    def heldout(self, corpus: Corpus) -> HeldoutBatches:
-        return HeldoutBatches(
-            corpus.heldout,
-            self.run.task.targets(corpus.tokenizer),
-            self.run.eval.num_blocks,
-            self.run.train.micro_batch_size or self.run.train.batch_size // self.ranks.size,
-        )
+    name: its own among the stages of a recipe.
+    """
 
-    def heldout_metrics(self, model: MaskedLM, corpus: Corpus) -> dict[str, float]:
-        """Of a model on the student's held-out text; see `dwt_cli.evaluate.lm`."""
-        return heldout_metrics(model, self.heldout(corpus), self.machine.device, self.ranks)
+    name: str
 
-    def share_teacher(self, wrapped: MaskedLM) -> None:
-        """Leave each rank its share of a teacher, if that is asked for."""
-        parallel = self.run.parallel
-        if isinstance(parallel, Fsdp) and parallel.shard_teacher and self.ranks.size > 1:
-            nothing_beside = nn.ModuleDict()
-            shard(wrapped, nothing_beside, parallel, self.machine.device, self.machine.dtype)
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """The fingerprint of what determines the artifact: own options, and earlier stages."""
 
-    # ----------------------------------------------------------------------------- the training
+    @property
+    def bars(self) -> tuple[str, ...]:
+        """The bars that it has on the display."""
+        return (self.name,)
 
-    def step_flops(self, model: PreTrainedModel, seen: Features | None = None) -> float:
-        """Of one forward pass of a model over the batch of a step; ``seen``: inside of it."""
-        length = self.run.data.block_length
-        num_targets = self.run.task.num_targets(length)
-        return forward_flops(model, self.run.train.batch_size, length, num_targets, seen)
+    def cost(self, done: Mapping[str, Any]) -> float | None:
+        """Return the FLOPs of its training as far as they are known once ``done`` is; or None."""
+        return 0.0
 
-    def lasting(self, steps: int) -> Train:
-        """The run's way of training, for a length of its own."""
-        return replace(self.run.train, max_steps=steps, epochs=None, max_minutes=None)
+    def is_kept(self, cache: Cache) -> bool:
+        """Return whether the cache has its artifact."""
+        return False
 
-    def train(
-        self,
-        job: Job,
-        wrapped: MaskedLM,
-        loss: MaskedLanguageModelling,
-        corpus: Corpus,
-        display: Display,
-        save: Callable[[Path], None] | None = None,
-        at: Sequence[float] = (),
-    ) -> dict[str, Any]:
-        """Run the loop on a model, from wherever an earlier start has come to; its facts.
+    @abstractmethod
+    def carry_out(self, done: Done, at: Context) -> Any:
+        """Return the artifact: found, finished, or made. All ranks are here."""
 
-        A model that is sharded comes from CPU memory, and when this returns it is there again, on
-        rank 0 alone. save, at: the model on its way is written so, at these shares of the training.
-        """
-        device, parallel = self.machine.device, self.run.parallel
-        whole = wrapped.model
-        facts = {"parameters": num_parameters(whole)}
-        step_flops = self.step_flops(whole) * FORWARD_AND_BACKWARD
-        if shards := isinstance(parallel, Fsdp) and self.ranks.size > 1:
-            wrapped.cpu()  # remap has looked at it on the device
-            if self.ranks.is_first:
-                wrapped = MaskedLM(copy.deepcopy(whole), self.machine.dtype)
-            shard(wrapped, loss.aux, parallel, device, self.machine.dtype)
-        else:
-            wrapped.to(device)
-        heldout = self.heldout(corpus)
-        batches = TrainBatches(
-            corpus.train,
-            self.run.task.targets(corpus.tokenizer),
-            job.train.batch_size,
-            job.seed,
-            job.purpose,
-        )
-        latest: dict[str, float] = {}
 
-        def evaluate() -> dict[str, float]:
-            latest.update(heldout_metrics(wrapped, heldout, device, self.ranks))
-            return latest
+@dataclass(frozen=True)
+class Setup:
+    """A training: what it is, where it keeps its state, how long it lasts and at what rates.
 
-        def update_whole() -> None:
-            if shards and (state := state_on_first(wrapped.model)):
-                load_state(whole, state)
+    purpose, seed: what its randomness is a function of. stage: whose bar shows it. identity: what
+    checkpoints have to be of. folder: of metrics, checkpoints and snapshots. step_flops: of the
+    model, forward and backward. shares: of the training, at which `save` is called.
+    """
 
-        writers: list[Observer] = []
-        if self.ranks.is_first:
-            writers = [MetricsLog(job.folder / "metrics.jsonl", job.train.log_every)]
-        if save is not None:
-            folder = snapshots_of(job.folder)
-            writers.append(Snapshots(save, folder, at, update_whole, self.ranks))
-        before = dict(evaluate())
-        training = Training(
-            model=wrapped,
-            loss=loss,
-            batches=batches,
-            optimizer=Optimizer(wrapped, job.optim, loss.aux),
-            clip_norm=job.optim.clip_norm,
-            options=job.train,
-            length=Length.of(job.train, batches),
-            evaluate=evaluate,
-            eval_every=self.run.eval.every,
-            checkpoints=Checkpoints(
-                job.folder / "checkpoints",
-                job.identity,
-                job.train.keep_checkpoints,
-                display.say,
-                self.ranks,
-            ),
-            observer=_All([TrainingDisplay(display, job.shown_as), *writers], at_start=before),
-            device=device,
-            seed=job.seed,
-            ranks=self.ranks,
-        )
-        latest.clear()
-        counters = training.run()
-        update_whole()
-        return facts | {
-            "steps": counters.step,
-            "tokens": counters.step * batches.tokens_per_step,
-            "epochs": counters.step / batches.steps_per_epoch,
-            "num_skipped": counters.num_skipped,
-            "num_taught": counters.memory.get("num_taught", 0),
-            "heldout_at_start": before,
-            "heldout": latest or evaluate(),  # nothing was left to train after a restart
-            "best_heldout": {"loss": counters.best_loss, "step": counters.best_step},
-            "flops": step_flops * counters.step,
-            "seconds": counters.elapsed_s,
-        }
+    purpose: str
+    stage: str
+    identity: str
+    folder: Path
+    seed: int
+    train: Train
+    optim: Optim
+    parallel: Parallel
+    eval_every: int
+    step_flops: float
+    shares: Sequence[float] = ()
+
+
+def train(
+    setup: Setup,
+    model: MaskedLM,
+    loss: Loss,
+    batches: Batches,
+    evaluate: Callable[[MaskedLM], dict[str, float]],
+    at: Context,
+    save: Callable[[Path], None] | None = None,
+) -> Facts:
+    """Run the loop on a model, from wherever an earlier start has come to; return its facts.
+
+    A model that is sharded comes from CPU memory, and when this returns it is there again, on rank
+    0 alone. evaluate: returns held-out metrics of a model, ``loss`` among them. save: writes it.
+    """
+    whole, parallel = model.model, setup.parallel
+    parameters = num_parameters(whole)
+    if shards := isinstance(parallel, Fsdp) and at.ranks.size > 1:
+        model.cpu()  # it was evaluated on the device before, if it was remapped
+        if at.ranks.is_first:
+            model = MaskedLM(copy.deepcopy(whole), at.machine.dtype)
+        shard(model, loss.aux, parallel, at.machine.device, at.machine.dtype)
+    else:
+        model.to(at.machine.device)
+    latest: dict[str, float] = {}
+
+    def evaluated() -> dict[str, float]:
+        latest.update(evaluate(model))
+        return latest
+
+    def update_whole() -> None:
+        if shards and (state := state_on_first(model.model)):
+            load_state(whole, state)
+
+    watching: list[Observer] = [TrainingDisplay(at.show, setup.stage)]
+    if at.ranks.is_first:
+        watching.append(MetricsLog(setup.folder / "metrics.jsonl", setup.train.log_every))
+    if save is not None:
+        folder = snapshots_of(setup.folder)
+        watching.append(Snapshots(save, folder, setup.shares, update_whole, at.ranks))
+    before = dict(evaluated())
+    training = Training(
+        model=model,
+        loss=loss,
+        batches=batches,
+        optimizer=Optimizer(model, setup.optim, loss.aux),
+        clip_norm=setup.optim.clip_norm,
+        options=setup.train,
+        length=Length.of(setup.train, batches),
+        evaluate=evaluated,
+        eval_every=setup.eval_every,
+        checkpoints=Checkpoints(
+            setup.folder / "checkpoints",
+            setup.identity,
+            setup.train.keep_checkpoints,
+            at.show.say,
+            at.ranks,
+        ),
+        observer=_All(watching, at_start=before),
+        device=at.machine.device,
+        seed=setup.seed,
+        ranks=at.ranks,
+    )
+    latest.clear()
+    counters = training.run()
+    update_whole()
+    return Facts(
+        parameters=parameters,
+        steps=counters.step,
+        tokens=counters.step * batches.tokens_per_step,
+        epochs=counters.step / batches.steps_per_epoch,
+        num_skipped=counters.num_skipped,
+        num_taught=int(counters.memory.get("num_taught", 0)),
+        heldout_at_start=before,
+        heldout=latest or evaluated(),  # nothing was left to train after a restart
+        best_heldout={"loss": counters.best_loss, "step": counters.best_step},
+        flops=setup.step_flops * counters.step,
+        seconds=counters.elapsed_s,
+    )
 
 
 class _All:
-    """Several observers as one; a training that begins is told of with its first metrics."""
+    """Several observers as one; a training that begins starts with its first metrics."""
 
     def __init__(self, observers: list[Observer], at_start: Mapping[str, float]) -> None:
         self._observers, self._at_start = observers, at_start

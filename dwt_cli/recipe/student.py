@@ -1,131 +1,286 @@
-"""The student before its first step: fresh, opened, or made of its teacher's weights."""
+"""The stages of the student: where it starts, and its training, alone or with a teacher."""
 
-import json
-import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from dwt_cli.base import atomic
+from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
-from dwt_cli.data.corpus import Corpus
-from dwt_cli.distill.loss import MaskedLanguageModelling
-from dwt_cli.distill.remap.ligo import Growing
-from dwt_cli.distill.remap.options import FromTeacher, Ligo
+from dwt_cli.distill.alpha import Schedule
+from dwt_cli.distill.loss import Lesson, MaskedLanguageModelling
+from dwt_cli.distill.objective.features import inside_objectives, wishes
+from dwt_cli.distill.objective.options import Objective, Revise, Select
+from dwt_cli.distill.remap.options import FromTeacher, Remap
 from dwt_cli.distill.remap.picture import draw_origins
-from dwt_cli.distill.remap.remap import Account, remap
-from dwt_cli.models.checkpoint import open_model
-from dwt_cli.models.making import make_model
-from dwt_cli.models.options import CheckpointStudent, MadeStudent
+from dwt_cli.distill.remap.remap import remap
+from dwt_cli.distill.teacher.options import Teacher
+from dwt_cli.models.checkpoint import provenance, save_model
+from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
+from dwt_cli.models.options import CheckpointStudent, Student
 from dwt_cli.models.wrapper import MaskedLM
-from dwt_cli.recipe.stage import Job, Workshop
-from dwt_cli.recipe.teacher import Prepared, Teachers
-from dwt_cli.track.display import Display
-from dwt_cli.training.options import Optim
+from dwt_cli.recipe.corpus import CorpusStage, num_tokens
+from dwt_cli.recipe.maps import MapsStage, fresh
+from dwt_cli.recipe.shapes import Shapes
+from dwt_cli.recipe.stage import Context, Done, Setup, Stage, train
+from dwt_cli.recipe.teacher import Prepared, TeacherStage, share
+from dwt_cli.track.summary import Facts
+from dwt_cli.training.checkpoint import Checkpoints
+from dwt_cli.training.moment import Moment
+
+_SAMPLES = 1000  # moments of a run at which its schedule is asked for the teacher's weight
 
 
-class Starts:
-    """Where a student begins."""
+class Trained(NamedTuple):
+    """A model, and what is known of it and its training."""
 
-    def __init__(self, workshop: Workshop, teachers: Teachers) -> None:
-        self._shop, self._teachers = workshop, teachers
+    model: PreTrainedModel
+    facts: Facts
 
-    def own(self) -> PreTrainedModel:
-        """The student as it is without a teacher's weights."""
-        run = self._shop.run
-        if isinstance(run.student, CheckpointStudent):
-            return open_model("student.path", run.student)
-        assert isinstance(run.student, MadeStudent)
-        return make_model(run.student, run.seed, "student")
+
+@dataclass(frozen=True)
+class Teaching:
+    """A teacher, by its stage and its options, and how the student is compared with it."""
+
+    stage: TeacherStage
+    options: Teacher
+    alpha: Schedule
+    objectives: Mapping[str, Objective]
+    revise: Revise
+    select: Select
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """The parts of a fingerprint."""
+        compared = (self.alpha, self.objectives, self.revise, self.select)
+        return (self.options, *self.stage.identities, *compared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentStage(Stage):
+    """A student from its start to the end of its training; its artifact is a `Trained` one.
+
+    after: an earlier student's stage, whose model this one trains on. folder: of its metrics and
+    checkpoints, below the run's directory. train_tokens: the length of the text, where it is said
+    before there is a corpus.
+    """
+
+    name: str = "student"
+    purpose: str = "student"
+    folder: str = ""
+    student: Student
+    seed: int
+    remap: Remap
+    shapes: Shapes
+    corpus: CorpusStage
+    maps: MapsStage | None = None
+    teaching: Teaching | None = None
+    after: "StudentStage | None" = None
+    train_tokens: int | None = None
 
     @cached_property
-    def maps_id(self) -> str:
-        """What determines the maps that `remap=ligo` learns."""
-        run = self._shop.run
+    def identity(self) -> str:
+        conditions, student = self.shapes.conditions, self.student
+        opened = student if isinstance(student, CheckpointStudent) else None
         return fingerprint(
-            "ligo",
-            self._shop.corpus_id,
-            run.teacher,
-            *self._teachers.identities(),
-            run.task,
-            run.student,
-            run.remap,
-            self._shop.lasting(getattr(run.remap, "steps", 0)),
-            run.eval,  # its facts have a held-out loss
-            run.seed,
+            "student",
+            self.corpus.identity,
+            conditions.task,
+            student,
+            self.remap,
+            conditions.optim,
+            conditions.train,
+            conditions.eval,
+            self.seed,
+            *([] if opened is None else [provenance(opened.path, opened.revision)]),
+            *(self.teaching.identity if self.teaching else ()),
+            *([self.after.identity] if self.after else []),
         )
 
-    def remapped(
+    def alone(self) -> "StudentStage":
+        """Return the same student without any teacher."""
+        before = self.after and self.after.alone()
+        return replace(self, remap=Remap(), maps=None, teaching=None, after=before)
+
+    def num_steps(self, done: Mapping[str, Any]) -> int | None:
+        """Return the length of the training; None while the length of the text is not known."""
+        tokens = num_tokens(done, self.corpus.name) or self.train_tokens
+        return self.shapes.conditions.num_steps(tokens)
+
+    def cost(self, done: Mapping[str, Any]) -> float | None:
+        """Return the FLOPs of the student and of its teachers' forward passes."""
+        steps = self.num_steps(done)
+        if steps is None:
+            return None
+        flops = steps * self.shapes.step_flops
+        if self.teaching is not None:
+            samples = min(steps, _SAMPLES)
+            taught = steps * num_taught(self.teaching.alpha, samples) / samples
+            flops += taught * self._teaching_flops
+        return flops
+
+    @cached_property
+    def _teaching_flops(self) -> float:
+        """FLOPs of a step with the teacher beyond those of one without it."""
+        conditions, student = self.shapes.conditions, self.shapes.student_model
+        ours, theirs = self.shapes.features
+        features = conditions.step_flops(student, ours) - conditions.step_flops(student)
+        asked = sum(conditions.step_flops(m, theirs) for m in self.shapes.teacher_models.values())
+        return FORWARD_AND_BACKWARD * features + asked
+
+    def carry_out(self, done: Done, at: Context) -> Trained:
+        """Return the student at its end; metrics and checkpoints are in the run's directory."""
+        conditions, corpus = self.shapes.conditions, done[self.corpus.name]
+        start = self._start(done, at)
+        taught = self._taught(start.model, done, at)
+        setup = Setup(
+            purpose=self.purpose,
+            stage=self.name,
+            identity=self.identity,
+            folder=at.folder / self.folder,
+            seed=self.seed,
+            train=conditions.train,
+            optim=conditions.optim,
+            parallel=conditions.parallel,
+            eval_every=conditions.eval.every,
+            step_flops=conditions.step_flops(start.model) * FORWARD_AND_BACKWARD,
+            shares=conditions.eval.at,
+        )
+        facts = train(
+            setup,
+            conditions.wrapped(start.model, at.machine),
+            MaskedLanguageModelling(taught.lesson, compiled=conditions.train.compile),
+            conditions.batches(corpus, setup.seed, setup.purpose),
+            conditions.evaluation(corpus, at.machine, at.ranks),
+            at,
+            save=lambda place: save_model(start.model, corpus, place),
+        )
+        num_taught = facts.num_taught or 0
+        return Trained(
+            start.model,
+            replace(
+                facts,
+                flops=(facts.flops or 0) + taught.features_flops * num_taught,
+                teacher_forward_flops=taught.asked_flops * num_taught,
+                remap=start.remap,
+            ),
+        )
+
+    def newest(self, done: Done, at: Context) -> Trained:
+        """Return the student of the newest checkpoint, trained no further."""
+        conditions, corpus = self.shapes.conditions, done[self.corpus.name]
+        model, folder = fresh(self.student, self.seed), at.folder / self.folder
+        wrapped = conditions.wrapped(model, at.machine).to(at.machine.device)
+        checkpoints = Checkpoints(
+            folder / "checkpoints", self.identity, conditions.train.keep_checkpoints, at.show.say
+        )
+        counters = checkpoints.restore_model(wrapped)
+        if counters is None:
+            raise UserError(f"{folder} has no whole checkpoint: train first")
+        facts = Facts(
+            parameters=num_parameters(model),
+            steps=counters.step,
+            tokens=counters.step * conditions.tokens_per_step,
+            heldout=conditions.evaluation(corpus, at.machine, at.ranks)(wrapped),
+        )
+        return Trained(model, facts)
+
+    # ------------------------------------------------------------------------------- the start
+
+    def _start(self, done: Done, at: Context) -> "_Start":
+        """Return the student before its first step: fresh, opened, remapped, or an earlier one."""
+        if self.after is not None:
+            return _Start(done[self.after.name].model)
+        student = fresh(self.student, self.seed)
+        if not isinstance(self.remap, FromTeacher):
+            return _Start(student)
+        assert self.teaching is not None
+        return _Start(student, self._remap(self.remap, student, self.teaching, done, at))
+
+    def _remap(
         self,
-        student: PreTrainedModel,
         options: FromTeacher,
-        teacher: Prepared,
-        corpus: Corpus,
-        display: Display,
-        folder: Path,
+        student: PreTrainedModel,
+        teaching: Teaching,
+        done: Done,
+        at: Context,
     ) -> dict[str, Any]:
-        """Start the student from its teacher, in place; what that cost and what it is worth.
+        """Start the student from its teacher, in place; return what that cost and is worth.
 
         losses: held-out, before the student's first step, in nats. Where each tensor comes from
-        goes to ``folder``, with a picture.
+        goes to the run's directory, with a picture.
         """
+        conditions, corpus = self.shapes.conditions, done[self.corpus.name]
+        teacher: Prepared = done[teaching.stage.name]
         assert teacher.model is not None
-        facts: dict[str, Any] = {"flops": 0, "seconds": 0.0}
+        evaluate = conditions.evaluation(corpus, at.machine, at.ranks)
 
         def loss() -> float:
-            plain_student = MaskedLM(student, self._shop.machine.dtype)  # one look: not compiled
-            return self._shop.heldout_metrics(plain_student.to(self._shop.machine.device), corpus)[
-                "loss"
-            ]
+            evaluated_once = MaskedLM(student, at.machine.dtype)  # not worth compiling
+            return evaluate(evaluated_once.to(at.machine.device))["loss"]
 
-        losses = {"teacher": teacher.facts["heldout"]["loss"], "random": loss()}
-        if isinstance(options, Ligo):
-            account, learned = self._grown(student, teacher.model, options, corpus, display)
-            facts = {name: learned[name] for name in facts}
+        losses = {"teacher": teacher.facts.loss, "random": loss()}
+        facts: dict[str, Any] = {"flops": 0, "seconds": 0.0}
+        if self.maps is not None:
+            account = self.maps.apply(student, done, at)
+            learned = self.maps.facts(done[self.maps.name])
+            facts = {"flops": learned.flops, "seconds": learned.seconds}
         else:
             account = remap(student, teacher.model, options)
         losses["remapped"] = loss()
         facts["losses"] = losses
-        if self._shop.ranks.is_first:
+        if at.ranks.is_first:
+            folder = at.folder / self.folder
             atomic.write_json(folder / "remap.json", plain(vars(account)) | facts)
-            ours, theirs = (model.config.num_hidden_layers for model in (student, teacher.model))
+            ours, theirs = (m.config.num_hidden_layers for m in (student, teacher.model))
             draw_origins(account, ours, theirs, folder / "remap.png")
         return facts
 
-    def _grown(
-        self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel,
-        options: Ligo,
-        corpus: Corpus,
-        display: Display,
-    ) -> tuple[Account, dict[str, Any]]:
-        """Learn the maps once, and apply them."""
-        shop = self._shop
-        growing = Growing(student, teacher, options, shop.machine.dtype).to(shop.machine.device)
+    def _taught(self, student: PreTrainedModel, done: Done, at: Context) -> "_Taught":
+        if self.teaching is None:
+            return _Taught()
+        teaching, conditions = self.teaching, self.shapes.conditions
+        teacher: Prepared = done[teaching.stage.name]
+        inside, asked_flops, features_flops = nn.ModuleDict(), teacher.step_flops, 0.0
+        if teacher.model is not None:
+            inside = inside_objectives(teaching.objectives, student.config, teacher.model.config)
+            ours, theirs = wishes(inside)
+            asked_flops = conditions.step_flops(teacher.model, theirs)
+            features_flops = conditions.step_flops(student, ours) - conditions.step_flops(student)
+        share(teacher, conditions, at)
+        lesson = Lesson(
+            teacher.signal,
+            teaching.alpha,
+            teaching.objectives,
+            inside.to(at.machine.device),
+            teaching.revise,
+            teaching.select,
+        )
+        return _Taught(lesson, asked_flops, FORWARD_AND_BACKWARD * features_flops)
 
-        def make(folder: Path) -> None:
-            job = Job(
-                purpose="remap",
-                shown_as="remap",
-                identity=self.maps_id,
-                folder=folder,
-                seed=shop.run.seed,
-                train=shop.lasting(options.steps),
-                optim=Optim(lr=options.lr, weight_decay=0.0),
-            )
-            facts = shop.train(job, growing, MaskedLanguageModelling(), corpus, display)
-            if not shop.ranks.is_first:
-                return
-            save_file(growing.maps(), folder / "maps.safetensors")
-            atomic.write_json(folder / "facts.json", facts)
-            shutil.rmtree(folder / "checkpoints")  # finished: nobody resumes it
 
-        place = shop.trained("maps", self.maps_id, make, {"options": plain(options)})
-        facts = json.loads((place / "facts.json").read_text(encoding="utf-8"))
-        display.update("remap", 1.0, f"held-out {facts['heldout']['loss']:.3f}")
-        device = str(shop.machine.device)
-        return growing.fold(load_file(place / "maps.safetensors", device=device)), facts
+class _Start(NamedTuple):
+    """A student before its first step, and what its start from a teacher cost and is worth."""
+
+    model: PreTrainedModel
+    remap: dict[str, Any] | None = None
+
+
+class _Taught(NamedTuple):
+    """A distillation, and the FLOPs of a distilled step beyond those of a plain one.
+
+    asked_flops: the teacher's. features_flops: the student's, for the features it gives.
+    """
+
+    lesson: Lesson | None = None
+    asked_flops: float = 0.0
+    features_flops: float = 0.0
+
+
+def num_taught(schedule: Schedule, num_steps: int) -> int:
+    """Return the steps in which the teacher runs; with a schedule that reacts, as it begins."""
+    return sum(schedule.weights(Moment(step / num_steps)).soft != 0 for step in range(num_steps))

@@ -1,4 +1,4 @@
-"""The teacher's stage of a recipe: whatever teaches, made or opened, until it can be asked.
+"""The stages of the teacher: a model that is trained here or opened, a mixture, or no model.
 
 One pre-training serves every ``teacher.budget``: the model is kept at a fixed grid of shares of
 it, beside the finished one, in the cache.
@@ -8,7 +8,9 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+import weakref
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +19,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from dwt_cli.base import atomic
+from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
-from dwt_cli.config.run import each_teacher
 from dwt_cli.data import corpus as corpora
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Data
@@ -40,185 +42,181 @@ from dwt_cli.distill.teacher.virtual import VirtualSignal
 from dwt_cli.evaluate.lm import metrics_of
 from dwt_cli.evaluate.snapshots import place_of
 from dwt_cli.models.checkpoint import open_folder, open_model, provenance, save_model
-from dwt_cli.models.flops import num_parameters
-from dwt_cli.models.making import make_model
-from dwt_cli.recipe.stage import Job, Workshop
+from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
+from dwt_cli.models.making import make_model, outline
+from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.recipe.conditions import Conditions
+from dwt_cli.recipe.corpus import CorpusStage
+from dwt_cli.recipe.stage import Context, Done, Setup, Stage, train
 from dwt_cli.track.curves import draw_curves
-from dwt_cli.track.display import Display
+from dwt_cli.track.summary import Facts
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prepared:
-    """A teacher that can be asked.
+    """A teacher that can be asked. Its signal alone holds the model, and can let go of it.
 
-    facts: what a summary says of it, its own held-out loss among them. step_flops: what its signal
-    costs for a step's batch. model: the one whose weights remap may copy; None where there is not
-    one. share: what leaves each rank its share of the model, after that. `take` hands the signal on
-    to who will release it.
+    step_flops: what the signal costs for a step's batch. wrapped: the one model behind the signal,
+    which is None where there is no model or more than one.
     """
 
-    facts: dict[str, Any]
+    facts: Facts
     step_flops: float
-    signal: Signal | None
-    model: PreTrainedModel | None = None
-    share: Callable[[], None] | None = None
+    signal: Signal
+    wrapped: "weakref.ref[MaskedLM] | None" = None
 
-    def take(self) -> Signal:
-        """The signal; neither it nor its model is kept here any longer."""
-        signal, share = self.signal, self.share
-        self.signal = self.model = self.share = None
-        assert signal is not None, "it was taken before"
-        if share is not None:
-            share()
-        return signal
+    @property
+    def model(self) -> PreTrainedModel | None:
+        """The model whose weights remap may copy, while it is there."""
+        wrapped = self.wrapped and self.wrapped()
+        return wrapped.model if wrapped else None
 
 
-class Teachers:
-    """Everything that teaches in one run."""
+@dataclass(frozen=True, kw_only=True)
+class TeacherStage(Stage):
+    """A teacher, until it can be asked: its artifact is a `Prepared` one."""
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._shop, self._options = workshop, workshop.run.teacher
-        self._sources = {
-            name: _source(teacher.data)
-            for name, teacher in self.made.items()
-            if teacher.data is not None
-        }
+    name: str
+    conditions: Conditions
+    corpus: CorpusStage
 
-    @cached_property
-    def made(self) -> dict[str, MadeTeacher]:
-        """Those that are trained here, by the name of their stage: teacher, or teacher 1, ..."""
-        return {
-            name: teacher
-            for name, teacher in self._by_stage.items()
-            if isinstance(teacher, MadeTeacher) and teacher.budget > 0
-        }
+    @property
+    def bars(self) -> tuple[str, ...]:
+        return ()
 
-    @cached_property
-    def _by_stage(self) -> dict[str, Teacher]:
-        several = isinstance(self._options, SeveralTeachers)
-        return {
-            f"teacher {number}" if several else "teacher": teacher
-            for number, (_, teacher) in enumerate(each_teacher(self._shop.run), 1)
-        }
-
-    # ------------------------------------------------------------------------ what they are
-
+    @property
     def identities(self) -> tuple[str, ...]:
-        """What determines the models, one fingerprint for each; nothing for teacher=none."""
-        return tuple(self.identity(stage) for stage in self._by_stage)
+        """The fingerprints of the single teachers."""
+        return (self.identity,)
 
-    def identity(self, stage: str) -> str:
-        """Of what is made or opened for one teacher; its budget and temperature are not in it."""
-        teacher, run = self._by_stage[stage], self._shop.run
-        if isinstance(teacher, CheckpointTeacher):
-            return fingerprint("checkpoint", provenance(teacher.path, teacher.revision))
-        if not isinstance(teacher, MadeTeacher):
-            return fingerprint("virtual")
+    def known_facts(self, cache: Cache) -> Facts | None:
+        """Return the facts of one that was trained to its end before; else None."""
+        return None
+
+    @abstractmethod
+    def carry_out(self, done: Done, at: Context) -> Prepared:
+        """Return the teacher. All ranks are here."""
+
+    def _facts_of(self, signal: Signal, done: Done, at: Context, **facts: Any) -> Facts:
+        heldout = self.conditions.heldout(done[self.corpus.name], at.ranks.size)
+        return Facts(heldout=metrics_of(signal, heldout, at.machine.device), **facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtualStage(TeacherStage):
+    """A teacher that is no model."""
+
+    options: VirtualTeacher
+
+    @property
+    def identity(self) -> str:
+        return fingerprint("virtual")
+
+    def carry_out(self, done: Done, at: Context) -> Prepared:
+        signal = VirtualSignal(self.options.confidence, self.conditions.vocab_size)
+        return Prepared(self._facts_of(signal, done, at, parameters=0, flops=0), 0, signal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStage(TeacherStage):
+    """A teacher that is one model."""
+
+    options: ModelTeacher
+
+    @abstractmethod
+    def model(self, done: Done, at: Context) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """Return the model, and its facts; ``heldout`` may be lacking."""
+
+    def carry_out(self, done: Done, at: Context) -> Prepared:
+        model, facts = self.model(done, at)
+        wrapped = self.conditions.wrapped(model, at.machine).to(at.machine.device)
+        if "heldout" not in facts:
+            evaluate = self.conditions.evaluation(done[self.corpus.name], at.machine, at.ranks)
+            facts["heldout"] = evaluate(wrapped)
+        facts["parameters"] = num_parameters(model)
+        if self.bars:
+            at.show.update(self.name, 1.0, f"held-out {facts['heldout']['loss']:.3f}")
+        return Prepared(
+            Facts.from_json(facts),
+            self.conditions.step_flops(model),
+            ModelSignal(wrapped, self.options.temperature),
+            weakref.ref(wrapped),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedStage(ModelStage):
+    """A teacher that exists. setting: the one that names it."""
+
+    options: CheckpointTeacher
+    setting: str
+
+    @cached_property
+    def identity(self) -> str:
+        return fingerprint("checkpoint", provenance(self.options.path, self.options.revision))
+
+    def model(self, done: Done, at: Context) -> tuple[PreTrainedModel, dict[str, Any]]:
+        return open_model(self.setting, self.options), {"flops": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedStage(ModelStage):
+    """A teacher that is pre-trained here, or left as it is made.
+
+    text: its own; None: the student's. It is evaluated on the student's held-out text always.
+    """
+
+    options: MadeTeacher
+    text: "TextStage | None" = None
+
+    @cached_property
+    def identity(self) -> str:
+        """The fingerprint of the pre-training, whatever share of it the budget is."""
         return fingerprint(
             "teacher",
-            self._text_id(stage) if stage in self._sources else self._shop.corpus_id,
-            replace(teacher, budget=1.0, temperature=1.0, data=None),
-            run.task,
-            run.optim,
-            self._shop.lasting(teacher.max_steps),
-            run.eval,  # its facts have a held-out loss
+            (self.text or self.corpus).identity,
+            replace(self.options, budget=1.0, temperature=1.0, data=None),
+            self.conditions.task,
+            self.conditions.optim,
+            self.conditions.lasting(self.options.max_steps),
+            self.conditions.eval,  # its facts have a held-out loss
         )
 
-    def _text_id(self, stage: str) -> str:
-        data, source = self.made[stage].data, self._sources[stage]
-        return fingerprint(
-            "teacher's text",
-            corpora.BUILDER_VERSION,
-            source.provenance(),
-            data,
-            self._shop.corpus_id,  # its tokenizer
-        )
+    @property
+    def bars(self) -> tuple[str, ...]:
+        return (self.name,) if self.options.budget > 0 else ()
 
-    def known_facts(self) -> dict[str, Any] | None:
-        """Of one that was trained here to its end; None for others, or if it is gone."""
-        teacher = self.made.get("teacher")
-        if teacher is None or teacher.budget < 1:
+    def cost(self, done: Mapping[str, Any]) -> float:
+        return self._training_flops if self.options.budget > 0 else 0.0
+
+    @cached_property
+    def _training_flops(self) -> float:
+        forward = self.conditions.step_flops(outline(self.options))
+        return forward * FORWARD_AND_BACKWARD * self.options.max_steps
+
+    def is_kept(self, cache: Cache) -> bool:
+        return cache.holds("teacher", self.identity)
+
+    def known_facts(self, cache: Cache) -> Facts | None:
+        if self.options.budget < 1 or not self.is_kept(cache):
             return None
-        place = self._shop.cache.place("teacher", self.identity("teacher"))
-        return _read_facts(place) if atomic.is_sealed(place) else None
+        return Facts.from_json(_read_facts(cache.place("teacher", self.identity)))
 
-    # --------------------------------------------------------------------- getting them ready
-
-    def prepare(self, corpus: Corpus, display: Display) -> Prepared | None:
-        """The teacher of the run; None for teacher=none."""
-        members = [self._one(stage, corpus, display) for stage in self._by_stage]
-        if isinstance(self._options, SeveralTeachers):
-            return self._mixture(self._options, members, corpus)
-        return members[0] if members else None
-
-    def _one(self, stage: str, corpus: Corpus, display: Display) -> Prepared:
-        options = self._by_stage[stage]
-        if isinstance(options, VirtualTeacher):
-            signal = VirtualSignal(options.confidence, self._shop.run.data.vocab_size)
-            return Prepared(self._facts_of_signal(signal, corpus, parameters=0, flops=0), 0, signal)
-        assert isinstance(options, ModelTeacher)
-        if isinstance(options, MadeTeacher):
-            model, facts = self._made(stage, options, corpus, display)
-        else:
-            assert isinstance(options, CheckpointTeacher)
-            setting = "teacher.path" if stage == "teacher" else "teacher.members"
-            model, facts = open_model(setting, options), {"flops": None}
-        wrapped = self._shop.wrapped(model).to(self._shop.machine.device)
-        if "heldout" not in facts:
-            facts["heldout"] = self._shop.heldout_metrics(wrapped, corpus)
-        facts["parameters"] = num_parameters(model)
-        if stage in self.made:
-            display.update(stage, 1.0, f"held-out {facts['heldout']['loss']:.3f}")
-        return Prepared(
-            facts,
-            self._shop.step_flops(model),
-            ModelSignal(wrapped, options.temperature),
-            model,
-            lambda: self._shop.share_teacher(wrapped),
-        )
-
-    def _mixture(
-        self, options: SeveralTeachers, members: list[Prepared], corpus: Corpus
-    ) -> Prepared:
-        flops = [member.facts["flops"] for member in members]
-        signal = MixtureSignal(
-            [member.take() for member in members],
-            options.weights or [1.0] * len(members),
-            options.temperatures or [1.0] * len(members),
-            options.weighting,
-        )
-        facts = self._facts_of_signal(
-            signal,
-            corpus,
-            parameters=sum(member.facts["parameters"] for member in members),
-            flops=None if None in flops else sum(flops),
-            seconds=sum(member.facts.get("seconds", 0.0) for member in members),
-            members=dict(zip(options.members, (each.facts for each in members), strict=True)),
-        )
-        return Prepared(facts, sum(member.step_flops for member in members), signal)
-
-    def _facts_of_signal(self, signal: Signal, corpus: Corpus, **facts: Any) -> dict[str, Any]:
-        heldout = metrics_of(signal, self._shop.heldout(corpus), self._shop.machine.device)
-        return {**facts, "heldout": heldout}
-
-    # --------------------------------------------------------------------------- making one
-
-    def _made(
-        self, stage: str, options: MadeTeacher, corpus: Corpus, display: Display
-    ) -> tuple[PreTrainedModel, dict[str, Any]]:
-        """The model at its budget, and its facts; those of a snapshot lack ``heldout``."""
+    def model(self, done: Done, at: Context) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """Return the model at its budget."""
+        options = self.options
         if options.budget == 0:
             return make_model(options, options.seed, "teacher"), {"flops": 0, "steps": 0}
-        folder = self._shop.trained(
+        folder = at.trained(
             "teacher",
-            self.identity(stage),
-            lambda folder: self._pretrain(stage, options, corpus, display, folder),
-            {"options": plain(replace(options, budget=1.0)), "corpus": self._shop.corpus_id},
+            self.identity,
+            lambda folder: self._pretrain(done, at, folder),
+            {"options": plain(replace(options, budget=1.0)), "corpus": self.corpus.identity},
         )
         facts = _read_facts(folder)
         if options.budget == 1:
             return open_folder(folder / "model"), facts
-        step, place = _step_at(options.budget, options.max_steps), place_of(folder, options.budget)
+        step, place = step_at(options.budget, options.max_steps), place_of(folder, options.budget)
         if not place.is_dir():
             raise UserError(
                 f"teacher.budget={options.budget:g}: {folder} was trained without keeping the "
@@ -229,70 +227,185 @@ class Teachers:
         tokens = facts["tokens"] * step // facts["steps"]
         return open_folder(place), {"steps": step, "tokens": tokens, **scaled}
 
-    def _pretrain(
-        self, stage: str, options: MadeTeacher, corpus: Corpus, display: Display, folder: Path
-    ) -> None:
-        shop = self._shop
-        if shop.ranks.from_first("the teacher", (folder / "facts.json").is_file):
+    def _pretrain(self, done: Done, at: Context, folder: Path) -> None:
+        if at.ranks.from_first("the teacher", (folder / "facts.json").is_file):
             # a start before this one came to the end
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             return
-        model = make_model(options, options.seed, "teacher")
-        job = Job(
+        conditions, corpus = self.conditions, done[self.corpus.name]
+        text = self.text.carry_out(done, at) if self.text else corpus
+        model = make_model(self.options, self.options.seed, "teacher")
+        setup = Setup(
             purpose="teacher",
-            shown_as=stage,
-            identity=self.identity(stage),
+            stage=self.name,
+            identity=self.identity,
             folder=folder,
-            seed=options.seed,
-            train=self._shop.lasting(options.max_steps),
-            optim=self._shop.run.optim,
+            seed=self.options.seed,
+            train=conditions.lasting(self.options.max_steps),
+            optim=conditions.optim,
+            parallel=conditions.parallel,
+            eval_every=conditions.eval.every,
+            step_flops=conditions.step_flops(model) * FORWARD_AND_BACKWARD,
+            shares=BUDGETS[1:],
         )
-        facts = self._shop.train(
-            job,
-            self._shop.wrapped(model),
-            MaskedLanguageModelling(compiled=self._shop.run.train.compile),
-            self._text(stage, options, corpus, display),
-            display,
+        facts = train(
+            setup,
+            conditions.wrapped(model, at.machine),
+            MaskedLanguageModelling(compiled=conditions.train.compile),
+            conditions.batches(text, setup.seed, setup.purpose),
+            conditions.evaluation(corpus, at.machine, at.ranks),
+            at,
             save=model.save_pretrained,
-            at=BUDGETS[1:],
         )
-        if not shop.ranks.is_first:
+        if not at.ranks.is_first:
             return
         draw_curves(folder / "metrics.jsonl", folder / "curves.png", "teacher", {})
         save_model(model, corpus, folder / "model")
-        atomic.write_json(folder / "facts.json", facts)
+        atomic.write_json(folder / "facts.json", facts.to_json())
         shutil.rmtree(folder / "checkpoints")  # finished: nobody resumes it
 
-    def _text(self, stage: str, options: MadeTeacher, corpus: Corpus, display: Display) -> Corpus:
-        """What a teacher is trained on; it is looked at on the student's held-out text always."""
-        data = options.data
-        if data is None:
-            return corpus
 
-        def advance(done: int, total: int) -> None:
-            display.update(stage, 0.0, f"reading its text {done / total if total else 0:.0%}")
+@dataclass(frozen=True, kw_only=True)
+class TextStage(Stage):
+    """A teacher's own text, in the tokens of the student's; it is read if the teacher is trained.
+
+    name: the teacher's stage, whose bar shows how far the reading is.
+    """
+
+    name: str
+    data: Data
+    corpus: CorpusStage
+
+    @cached_property
+    def source(self) -> Source:
+        """The text itself, opened."""
+        with _about_teachers_text():
+            return corpora.open_source(self.data)
+
+    @cached_property
+    def identity(self) -> str:
+        return fingerprint(
+            "teacher's text",
+            corpora.BUILDER_VERSION,
+            self.source.provenance(),
+            self.data,
+            self.corpus.identity,  # its tokenizer
+        )
+
+    def carry_out(self, done: Done, at: Context) -> Corpus:
+        """Return the student's corpus with this text to train on."""
+
+        def advance(so_far: int, total: int) -> None:
+            share = so_far / total if total else 0
+            at.show.update(self.name, 0.0, f"reading its text {share:.0%}")
 
         def make(folder: Path) -> None:
-            tokenizer = self._shop.cache.place("corpus", self._shop.corpus_id) / "tokenizer"
-            source = self._sources[stage]
+            tokenizer = at.cache.place("corpus", self.corpus.identity) / "tokenizer"
             corpora.build(
-                source,
-                data,
-                self._shop.run.task.frame,
+                self.source,
+                self.data,
+                self.corpus.task.frame,
                 str(tokenizer),
                 folder,
                 advance,
-                display.say,
+                at.show.say,
             )
 
-        about = {"options": plain(data)}
         with _about_teachers_text():
-            text = self._shop.prepared("corpus", self._text_id(stage), make, about)
+            text = at.prepared("corpus", self.identity, make, {"options": plain(self.data)})
+        corpus: Corpus = done[self.corpus.name]
         return replace(corpus, train=Corpus.open(text).train)
 
 
-def _step_at(budget: float, max_steps: int) -> int:
-    """The first step at which so much is done."""
+@dataclass(frozen=True, kw_only=True)
+class MixtureStage(TeacherStage):
+    """Several teachers as one. members: their stages, which come before."""
+
+    options: SeveralTeachers
+    members: Sequence[TeacherStage]
+
+    @cached_property
+    def identity(self) -> str:
+        return fingerprint("mixture", self.options, *self.identities)
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        return tuple(member.identity for member in self.members)
+
+    def carry_out(self, done: Done, at: Context) -> Prepared:
+        options = self.options
+        members: list[Prepared] = [done[member.name] for member in self.members]
+        for member in members:
+            share(member, self.conditions, at)
+        signal = MixtureSignal(
+            [member.signal for member in members],
+            options.weights or [1.0] * len(members),
+            options.temperatures or [1.0] * len(members),
+            options.weighting,
+        )
+        flops = [member.facts.flops for member in members]
+        facts = self._facts_of(
+            signal,
+            done,
+            at,
+            parameters=sum(member.facts.parameters for member in members),
+            flops=None if None in flops else sum(each or 0 for each in flops),
+            seconds=sum(member.facts.seconds or 0.0 for member in members),
+            members=dict(zip(options.members, (each.facts for each in members), strict=True)),
+        )
+        return Prepared(facts, sum(member.step_flops for member in members), signal)
+
+
+def share(teacher: Prepared, conditions: Conditions, at: Context) -> None:
+    """Leave each rank its share of a teacher, if that is asked for."""
+    wrapped = teacher.wrapped and teacher.wrapped()
+    if wrapped:
+        conditions.share_teacher(wrapped, at.machine, at.ranks)
+
+
+def teacher_stages(
+    options: Teacher,
+    each: Mapping[str, Teacher],
+    conditions: Conditions,
+    corpus: CorpusStage,
+) -> list[TeacherStage]:
+    """Return the stages after which the last one's artifact is the teacher; none for none.
+
+    each: every single teacher, with the setting that its own settings begin with.
+    """
+    if not isinstance(options, SeveralTeachers):
+        return [_stage("teacher", teacher, conditions, corpus) for teacher in each.values()]
+    members = [
+        _stage(f"teacher {number}", teacher, conditions, corpus)
+        for number, teacher in enumerate(each.values(), 1)
+    ]
+    mixture = MixtureStage(
+        name="teacher", options=options, members=members, conditions=conditions, corpus=corpus
+    )
+    return [*members, mixture]
+
+
+def _stage(
+    name: str, options: Teacher, conditions: Conditions, corpus: CorpusStage
+) -> TeacherStage:
+    if isinstance(options, MadeTeacher):
+        text = None
+        if options.data is not None and options.budget > 0:
+            text = TextStage(name=name, data=options.data, corpus=corpus)
+        return TrainedStage(
+            name=name, options=options, text=text, conditions=conditions, corpus=corpus
+        )
+    if isinstance(options, CheckpointTeacher):
+        setting = "teacher.path" if name == "teacher" else "teacher.members"
+        return OpenedStage(
+            name=name, options=options, setting=setting, conditions=conditions, corpus=corpus
+        )
+    assert isinstance(options, VirtualTeacher), "each kind of teacher has a stage of its own"
+    return VirtualStage(name=name, options=options, conditions=conditions, corpus=corpus)
+
+
+def step_at(budget: float, max_steps: int) -> int:
+    """Return the first step at which so much is done."""
     return math.ceil(round(budget * max_steps, 6))
 
 
@@ -301,14 +414,9 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _source(data: Data) -> Source:
-    with _about_teachers_text():
-        return corpora.open_source(data)
-
-
 @contextlib.contextmanager
 def _about_teachers_text() -> Iterator[None]:
-    """A mistake in ``teacher.data`` is not mistaken for one in ``data``."""
+    """Let a mistake in ``teacher.data`` not be taken for one in ``data``."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What one sees while a run is at work: a bar per stage and one ETA over all of them.
+"""The display of a run at work: a bar per stage and one ETA over all of them.
 
 On a terminal the bars are live; in a log file there is a plain line now and then instead.
 """
@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 _QUIET_SECONDS = 15.0  # between two lines in a log file
@@ -29,14 +29,14 @@ def _fixed(width: int) -> Column:
 
 
 class Display(AbstractContextManager["Display"]):
-    """The stages of a recipe and their work in FLOPs (0: not known, takes no part in the ETA)."""
+    """A bar for each stage. costs: FLOPs by stage; None: not known yet, and no ETA is given."""
 
-    def __init__(self, console: Console, stages: Mapping[str, float]) -> None:
+    def __init__(self, console: Console, costs: Mapping[str, float | None] | None = None) -> None:
         self.say = plain_line(console)
-        self._work = dict(stages)
-        self._done = dict.fromkeys(stages, 0.0)
+        self._costs: dict[str, float | None] = {}
+        self._done: dict[str, float] = {}
         self._live = console.is_terminal
-        self._said = 0.0
+        self._printed = 0.0
         self._spent = (0.0, 0.0)  # seconds and FLOPs of training in this process
         self._bars = Progress(
             TextColumn("[bold]{task.description}", table_column=_fixed(9)),
@@ -48,10 +48,8 @@ class Display(AbstractContextManager["Display"]):
             console=console,
             disable=not self._live,
         )
-        self._tasks = {
-            stage: self._bars.add_task(stage, total=1.0, start=False, text="", eta="")
-            for stage in stages
-        }
+        self._tasks: dict[str, TaskID] = {}
+        self.expect(costs or {})
 
     def __enter__(self) -> "Display":
         self._bars.start()
@@ -65,11 +63,18 @@ class Display(AbstractContextManager["Display"]):
     ) -> None:
         self._bars.stop()
 
+    def expect(self, costs: Mapping[str, float | None]) -> None:
+        """Add the stages that are new, and correct what the others cost."""
+        self._costs |= costs
+        for stage in (name for name in costs if name not in self._tasks):
+            self._done[stage] = 0.0
+            self._tasks[stage] = self._bars.add_task(stage, total=1.0, start=False, text="", eta="")
+
     def update(
         self, stage: str, share: float, text: str = "", seconds: float | None = None
     ) -> None:
-        """A stage has come to a share of itself, in ``seconds`` since the last update."""
-        work = (share - self._done[stage]) * self._work[stage]
+        """Show that a stage has come to a share of itself, in ``seconds`` since the last update."""
+        work = (share - self._done[stage]) * (self._costs[stage] or 0.0)
         if seconds is not None and work > 0:
             self._spent = (self._spent[0] + seconds, self._spent[1] + work)
         self._done[stage] = share
@@ -78,22 +83,31 @@ class Display(AbstractContextManager["Display"]):
         self._bars.update(self._tasks[stage], completed=share, text=text, eta=eta)
         if share >= 1:
             self._bars.stop_task(self._tasks[stage])
-        if not self._live and (share >= 1 or time.monotonic() - self._said > _QUIET_SECONDS):
-            self._said = time.monotonic()
+        if not self._live and (share >= 1 or time.monotonic() - self._printed > _QUIET_SECONDS):
+            self._printed = time.monotonic()
             self.say(f"{stage:<8} {share:4.0%}  {eta or 'done':<11}  {text}")
 
     def _eta(self) -> str:
-        """Until everything is done, all stages; dots until a training has shown its speed."""
+        """Until all stages are done; dots until a training has shown its speed."""
+        left = [
+            None if cost is None else (1 - self._done[stage]) * cost
+            for stage, cost in self._costs.items()
+            if self._done[stage] < 1
+        ]
         seconds, flops = self._spent
-        if flops == 0:
+        if flops == 0 or None in left:
             return "ETA ..."
-        left = sum((1 - self._done[stage]) * work for stage, work in self._work.items())
-        rest = round(left * seconds / flops)
-        return f"ETA {rest // 3600:d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
+        return f"ETA {clock(sum(cost for cost in left if cost is not None) * seconds / flops)}"
+
+
+def clock(seconds: float) -> str:
+    """Return hours, minutes and seconds."""
+    whole = round(seconds)
+    return f"{whole // 3600:d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 class TrainingDisplay:
-    """An observer that shows one training stage on a display."""
+    """An observer that shows one training on a display."""
 
     def __init__(self, display: Display, stage: str) -> None:
         self._display, self._stage = display, stage

@@ -1,4 +1,4 @@
-"""What one sees while the runs of a multirun are at work: done, running, failed, and one ETA.
+"""The display of a multirun at work: runs done, running and failed, and one ETA.
 
 On a terminal the bars are live; in a log file there is a line for each run that ends.
 """
@@ -12,7 +12,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from dwt_cli.track.display import plain_line
+from dwt_cli.track.display import clock, plain_line
 from dwt_cli.track.metrics import newest
 
 
@@ -58,7 +58,7 @@ class Overview(AbstractContextManager["Overview"]):
         self._bars.stop()
 
     def at_work(self, identity: str, name: str, folder: Path | None) -> None:
-        """A run goes on; how far it has come is read off its metrics."""
+        """Show a run that goes on; how far it has come is read off its metrics."""
         if identity not in self._tasks:
             self._tasks[identity] = self._bars.add_task(name, total=1.0, text="getting ready")
         step, share, loss = newest(folder / "metrics.jsonl") if folder else (None, None, None)
@@ -69,7 +69,7 @@ class Overview(AbstractContextManager["Overview"]):
         self._bars.update(self._all, text=self._line())
 
     def ended(self, identity: str, name: str, error: str | None, loss: float | None) -> None:
-        """A run has ended, well or not."""
+        """Count a run that has ended, well or not."""
         if task := self._tasks.pop(identity, None):
             self._bars.remove_task(task)
         self._shares.pop(identity, None)
@@ -77,9 +77,9 @@ class Overview(AbstractContextManager["Overview"]):
         self._num_failed += error is not None
         self._num_done += error is None
         self._bars.update(self._all, completed=self._num_done, text=self._line())
-        said = error or ("finished" if loss is None else f"held-out loss {loss:.3f}")
+        result = error or ("finished" if loss is None else f"held-out loss {loss:.3f}")
         ended = self._num_done + self._num_failed
-        self._say(f"{ended} of {self._total}, {self._eta()}: {name}: {said}")
+        self._say(f"{ended} of {self._total}, {self._eta()}: {name}: {result}")
 
     def _line(self) -> str:
         return (
@@ -95,5 +95,4 @@ class Overview(AbstractContextManager["Overview"]):
         if done == 0:
             return "ETA ..."
         rest = sum(self._left.values()) - under_way
-        seconds = round(rest * (time.monotonic() - self._started) / done)
-        return f"ETA {seconds // 3600:d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        return f"ETA {clock(rest * (time.monotonic() - self._started) / done)}"

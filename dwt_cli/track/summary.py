@@ -1,67 +1,138 @@
-"""What a finished run says: the comparison, the cost, and where everything lies."""
+"""What a finished run reports: what is known of its models, the comparison, the cost."""
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.table import Table
 
 
-def summarise(
-    run_facts: Mapping[str, Any],
-    student: Mapping[str, Any],
-    teacher: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """The content of summary.json, before it is compared with anything.
+@dataclass(frozen=True)
+class Facts:
+    """A model and its training; what is None is not known, and left out of the file.
 
-    run_facts: identity, choices and the like. student, teacher: the facts of each training.
+    parameters: distinct ones. heldout: its metrics on the held-out text, at its end.
+    flops: of its training; null in the file where nobody knows. tokens: read in training.
+    num_taught: steps with a teacher. remap: FLOPs and seconds of the start from a teacher, and
+    held-out losses around it. members: of a mixture of teachers, by name.
     """
-    teacher_forward = student["teacher_forward_flops"]
-    remap = student.get("remap", {"flops": 0, "seconds": 0.0})
-    return {
-        **run_facts,
-        "student": dict(student),
-        "teacher": None if teacher is None else dict(teacher),
-        "stand_alone": None,
-        "comparison": {},
-        "cost": {
-            "tokens": student["tokens"],
-            "student_flops": student["flops"],
-            "teacher_forward_flops": teacher_forward,
+
+    parameters: int
+    heldout: dict[str, float]
+    flops: float | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    epochs: float | None = None
+    num_skipped: int | None = None
+    num_taught: int | None = None
+    heldout_at_start: dict[str, float] | None = None
+    best_heldout: dict[str, float | None] | None = None
+    seconds: float | None = None
+    remap: dict[str, Any] | None = None
+    teacher_forward_flops: float | None = None
+    members: "dict[str, Facts]" = field(default_factory=dict)
+
+    @property
+    def loss(self) -> float:
+        """The held-out loss, in nats per target."""
+        return self.heldout["loss"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of a file, without what is not known."""
+        known = {k: v for k, v in vars(self).items() if v is not None or k == "flops"}
+        members = {name: member.to_json() for name, member in known.pop("members").items()}
+        return known | ({"members": members} if members else {})
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Return what `to_json` has made, of this or an earlier version."""
+        known = _known(cls, content)
+        members = known.pop("members", {})
+        return cls(**known, members={name: Facts.from_json(m) for name, m in members.items()})
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The content of summary.json.
+
+    seconds: of the process that finished. corpus: fingerprint and report of the text.
+    stand_alone: the same student without a teacher, if it is there. sync: the command that sends
+    what a dashboard has not got.
+    """
+
+    name: str
+    identity: str
+    choices: dict[str, str]
+    seed: int
+    seconds: float
+    peak_memory_gb: float
+    corpus: dict[str, Any]
+    student: Facts
+    teacher: Facts | None = None
+    stand_alone: Facts | None = None
+    sync: str | None = None
+
+    @property
+    def comparison(self) -> dict[str, Any]:
+        """Held-out losses minus the stand-alone student's, in nats; empty without that one."""
+        if self.stand_alone is None:
+            return {}
+        alone = self.stand_alone.loss
+        gaps: dict[str, Any] = {"student_minus_stand_alone": self.student.loss - alone}
+        if self.teacher is not None:
+            gap = self.teacher.loss - alone
+            gaps["teacher_minus_stand_alone"] = gap
+            gaps["teacher_ahead"] = gap <= 0
+            gaps["members_minus_stand_alone"] = {
+                name: member.loss - alone for name, member in self.teacher.members.items()
+            }
+        return gaps
+
+    @property
+    def cost(self) -> dict[str, float | None]:
+        """Tokens, FLOPs and seconds; None for the pre-training of a checkpoint."""
+        student, teacher = self.student, self.teacher
+        remap = student.remap or {"flops": 0, "seconds": 0.0}
+        return {
+            "tokens": student.tokens,
+            "student_flops": student.flops,
+            "teacher_forward_flops": student.teacher_forward_flops,
             "remap_flops": remap["flops"],
-            "teacher_pretraining_flops": 0 if teacher is None else teacher["flops"],
-            "student_seconds": student["seconds"],
+            "teacher_pretraining_flops": 0 if teacher is None else teacher.flops,
+            "student_seconds": student.seconds,
             "remap_seconds": remap["seconds"],
-            "teacher_pretraining_seconds": 0 if teacher is None else teacher.get("seconds"),
-        },
-    }
-
-
-def compared(summary: Mapping[str, Any], stand_alone: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary of a run with a teacher, beside that of the same student without one."""
-    alone = stand_alone["student"]
-
-    def gap(facts: Mapping[str, Any]) -> float:
-        difference: float = facts["heldout"]["loss"] - alone["heldout"]["loss"]
-        return difference
-
-    teacher = summary["teacher"]
-    comparison: dict[str, Any] = {"student_minus_stand_alone": gap(summary["student"])}
-    if teacher is not None:
-        comparison["teacher_minus_stand_alone"] = gap(teacher)
-        comparison["teacher_ahead"] = gap(teacher) <= 0
-        comparison["members_minus_stand_alone"] = {
-            name: gap(member) for name, member in teacher.get("members", {}).items()
+            "teacher_pretraining_seconds": 0 if teacher is None else teacher.seconds,
         }
-    return {**summary, "stand_alone": dict(alone), "comparison": comparison}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of summary.json."""
+        content = dict(vars(self))
+        for role in ("student", "teacher", "stand_alone"):
+            content[role] = content[role] and content[role].to_json()
+        sync = content.pop("sync")
+        content |= {"comparison": self.comparison, "cost": self.cost}
+        return content | ({"sync": sync} if sync else {})
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Return what `to_json` has made, of this or an earlier version."""
+        known = _known(cls, content)
+        for role in ("student", "teacher", "stand_alone"):
+            if known.get(role) is not None:
+                known[role] = Facts.from_json(known[role])
+        return cls(**known)
 
 
-def print_summary(
-    console: Console, summary: Mapping[str, Any], folder: Path, alone_command: str
-) -> None:
-    """The table, the cost line and the places."""
-    table = Table(title=str(summary["name"]), title_justify="left")
+def _known(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: content[f.name] for f in dataclasses.fields(kind) if f.name in content}
+
+
+def print_summary(console: Console, summary: Summary, folder: Path, alone_command: str) -> None:
+    """Print the table, the cost line and the places."""
+    table = Table(title=summary.name, title_justify="left")
     for heading in (
         "model",
         "size",
@@ -72,24 +143,24 @@ def print_summary(
         "vs alone",
     ):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    comparison = summary["comparison"]
-    members = (summary["teacher"] or {}).get("members", {})
+    comparison = summary.comparison
+    members = summary.teacher.members if summary.teacher else {}
     gaps = comparison.get("members_minus_stand_alone", {})
     rows = (
-        ("teacher", summary["teacher"], comparison.get("teacher_minus_stand_alone")),
+        ("teacher", summary.teacher, comparison.get("teacher_minus_stand_alone")),
         *((f"- {name}", member, gaps.get(name)) for name, member in members.items()),
-        ("student", summary["student"], comparison.get("student_minus_stand_alone")),
-        ("stand-alone", summary["stand_alone"], None),
+        ("student", summary.student, comparison.get("student_minus_stand_alone")),
+        ("stand-alone", summary.stand_alone, None),
     )
     for name, facts, difference in rows:
         if facts is not None:
             table.add_row(
                 name,
-                f"{facts['parameters'] / 1e6:.2f} M",
-                f"{facts['tokens'] / 1e6:.2f} M" if facts.get("tokens") else "?",
-                f"{facts['heldout']['loss']:.3f}",
-                f"{facts['heldout']['perplexity']:.1f}",
-                f"{facts['heldout']['accuracy']:.1%}",
+                f"{facts.parameters / 1e6:.2f} M",
+                f"{facts.tokens / 1e6:.2f} M" if facts.tokens else "?",
+                f"{facts.loss:.3f}",
+                f"{facts.heldout['perplexity']:.1f}",
+                f"{facts.heldout['accuracy']:.1%}",
                 "" if difference is None else f"{difference:+.3f}",
             )
     console.print(table)
@@ -97,40 +168,42 @@ def print_summary(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _lines(summary: Mapping[str, Any], folder: Path, alone_command: str) -> list[str]:
-    cost, comparison = summary["cost"], summary["comparison"]
+def _lines(summary: Summary, folder: Path, alone_command: str) -> list[str]:
+    cost, comparison, teacher = summary.cost, summary.comparison, summary.teacher
     lines = []
-    if comparison.get("teacher_ahead") and summary["teacher"]["parameters"] == 0:
+    if comparison.get("teacher_ahead") and teacher and teacher.parameters == 0:
         lines.append("a virtual teacher is told the labels: its loss says nothing of any model")
     elif comparison.get("teacher_ahead"):
         lines.append(
             "teacher ahead: it is better than the stand-alone student; this is no longer "
             "distillation from a weak teacher"
         )
-    if summary["teacher"] is not None and "teacher_ahead" not in comparison:
+    if teacher is not None and "teacher_ahead" not in comparison:
         lines.append(f"no stand-alone student of this seed and length yet: {alone_command}")
-    if start := summary["student"].get("remap"):
-        losses = ", ".join(f"{name} {loss:.3f}" for name, loss in start["losses"].items())
+    if remap := summary.student.remap:
+        losses = ", ".join(f"{name} {loss:.3f}" for name, loss in remap["losses"].items())
         lines.append(f"held-out loss before the first step: {losses}")
-    pretraining = cost["teacher_pretraining_flops"]
-    learning = f", remap {_flops(cost['remap_flops'])}" if cost.get("remap_flops") else ""
+    learning = f", remap {_flops(cost['remap_flops'])}" if cost["remap_flops"] else ""
     lines += [
-        f"cost: {cost['tokens'] / 1e6:.2f} M tokens; student {_flops(cost['student_flops'])}, "
-        f"teacher forward {_flops(cost['teacher_forward_flops'])}{learning}, teacher pre-training "
-        f"{'unknown' if pretraining is None else _flops(pretraining)}; "
-        f"{summary['seconds']:.0f} s in all, peak memory {summary['peak_memory_gb']:.2f} GB",
-        f"text: {summary['corpus']['fingerprint']}, "
-        f"{summary['corpus']['heldout_8gram_residue']:.1%} of held-out 8-grams occur in training",
+        f"cost: {(cost['tokens'] or 0) / 1e6:.2f} M tokens; student "
+        f"{_flops(cost['student_flops'])}, teacher forward "
+        f"{_flops(cost['teacher_forward_flops'])}{learning}, teacher pre-training "
+        f"{_flops(cost['teacher_pretraining_flops'])}; "
+        f"{summary.seconds:.0f} s in all, peak memory {summary.peak_memory_gb:.2f} GB",
+        f"text: {summary.corpus['fingerprint']}, "
+        f"{summary.corpus['heldout_8gram_residue']:.1%} of held-out 8-grams occur in training",
         f"model: {folder / 'model'}",
         f"curves: {folder / 'curves.png'}",
         f"record: {folder}",
     ]
-    if summary.get("sync"):
-        lines.append(f"W&B has not been sent everything: {summary['sync']}")
+    if summary.sync:
+        lines.append(f"W&B has not been sent everything: {summary.sync}")
     return lines
 
 
-def _flops(count: float) -> str:
+def _flops(count: float | None) -> str:
+    if count is None:
+        return "unknown"
     for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12)):
         if count >= size:
             return f"{count / size:.2f} {unit}"

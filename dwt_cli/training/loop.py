@@ -36,11 +36,7 @@ class Length:
 
     @classmethod
     def of(cls, train: Train, batches: Batches) -> "Length":
-        limits = [train.max_steps]
-        if train.epochs is not None:
-            limits.append(max(1, round(train.epochs * batches.steps_per_epoch)))
-        steps = [limit for limit in limits if limit is not None]
-        return cls(min(steps) if steps else None, train.max_minutes)
+        return cls(train.num_steps(batches.steps_per_epoch), train.max_minutes)
 
     def progress(self, counters: Counters) -> float:
         """The share of the run that is done, in [0, 1]."""

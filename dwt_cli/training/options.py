@@ -102,6 +102,15 @@ class Train:
             first, second, third = (f"{setting}.{name}" for name in limits)
             yield f"{first}, {second} and {third} are all null: set one of them"
 
+    def num_steps(self, steps_per_epoch: float | None) -> int | None:
+        """Return the optimizer steps; None if not limited, or by an epoch of unknown length."""
+        limits = [] if self.max_steps is None else [self.max_steps]
+        if self.epochs is not None:
+            if steps_per_epoch is None:
+                return None
+            limits.append(max(1, round(self.epochs * steps_per_epoch)))
+        return min(limits, default=None)
+
     def num_parts(self, num_ranks: int) -> int:
         """Return the number of micro-batches of each rank's share of a batch.
 

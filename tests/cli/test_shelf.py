@@ -11,19 +11,22 @@ import pytest
 
 from dwt_cli.base import atomic, locks
 from dwt_cli.base.cache import Cache
+from dwt_cli.base.identity import plain
+from dwt_cli.base.ranks import ALONE
 from dwt_cli.cli import shelf
 from dwt_cli.config.run import Run
-from dwt_cli.recipe.record import Record
+from dwt_cli.recipe.record import Label, Record, readable
 from dwt_cli.track.metrics import MetricsLog
+from dwt_cli.track.summary import Facts, Summary
 
 Capture = pytest.CaptureFixture[str]
 CORPUS, TEACHER, HALF = "a" * 16, "b" * 16, "c" * 16
 
 
 def record(composed: Callable[..., Run], root: Path, seed: int) -> Record:
-    run = composed("teacher=weak", f"seed={seed}", f"run.root={root}")
-    run.choices = {"teacher": "weak"}
-    return Record(run, f"{seed:016d}")
+    run, choices = composed("teacher=weak", f"seed={seed}"), {"teacher": "weak"}
+    name = readable(choices, run.overrides, seed)
+    return Record(root, Label(name, f"{seed:016d}", choices, seed, plain(run)), print, ALONE)
 
 
 def test_runs_and_what_has_become_of_them(
@@ -41,7 +44,8 @@ def test_runs_and_what_has_become_of_them(
         interrupted.status("interrupted")
     with record(composed, tmp_path, 2) as finished:
         finished.start({})
-        finished.finish({"student": {"heldout": {"loss": 3.125}}})
+        student = Facts(parameters=1, heldout={"loss": 3.125})
+        finished.finish(Summary("weak", "0" * 16, {}, 2, 1.0, 0.1, {}, student))
     with record(composed, tmp_path, 3) as dead:
         dead.start({})
     (tmp_path / "something else").mkdir()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from dwt_cli.config.compose import register, typed
 from dwt_cli.config.run import SCHEMAS, Run, check, files
-from dwt_cli.recipe.recipe import worker
+from dwt_cli.recipe import worker
 from tests.miniature import options, write_text
 
 NUM_MIXTURES, NUM_BY_DEFAULT = 100, 12

@@ -30,7 +30,7 @@ from dwt_cli.base import atomic
 from dwt_cli.cli import main
 from dwt_cli.config import files
 from dwt_cli.config.run import SCHEMAS, SEVERAL, RunOptions
-from dwt_cli.recipe import recipe
+from dwt_cli.recipe.corpus import CorpusStage
 from tests.miniature import dwt_train, options, write_text
 
 Snapshot = Mapping[Path, tuple[int, bytes]]
@@ -700,7 +700,7 @@ def test_out_of_memory(
     def corpus(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(recipe.Recipe, "corpus", corpus)
+    monkeypatch.setattr(CorpusStage, "carry_out", corpus)
     _is_one_line(
         ask(*options(place), "teacher=none", f"seed={seed}"),
         "train.micro_batch_size",
@@ -714,7 +714,7 @@ def test_the_program_s_own_fault_keeps_its_traceback(
     def corpus(*arguments: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(recipe.Recipe, "corpus", corpus)
+    monkeypatch.setattr(CorpusStage, "carry_out", corpus)
     with pytest.raises(KeyError, match="a bug"):
         ask(*options(place), "teacher=none", "seed=4")
 

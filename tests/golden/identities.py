@@ -13,21 +13,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from hydra import compose, initialize_config_dir
 
-from dwt_cli.base.cache import Cache
-from dwt_cli.base.machine import Machine
-from dwt_cli.cli.main import overrides as command
+from dwt_cli.cli import overrides as command
 from dwt_cli.config import check
 from dwt_cli.config.arms import words_of
 from dwt_cli.config.compose import register, typed
 from dwt_cli.config.files import settings_folder
 from dwt_cli.config.run import Run, Study
 from dwt_cli.data.docs import Docs
-from dwt_cli.distill.remap.options import Ligo
-from dwt_cli.recipe.recipe import Recipe
-from dwt_cli.recipe.student import Starts
+from dwt_cli.recipe.recipe import recipe_of
 from tests.golden.commands import every
 
 FILE = Path(__file__).with_name("identities.json")
@@ -83,16 +78,15 @@ def composed(words: str) -> Run:
 
 def identities(run: Run) -> Identities:
     """Return everything that a run and its parts are found by."""
-    machine = Machine(torch.device("cpu"), torch.float32)  # it is in none of them
-    recipe = Recipe(run, machine, Cache("cache", print))
+    recipe = recipe_of(run)
     found = {
-        "run": recipe.student_id,
-        "alone": recipe.stand_alone_id,
-        "corpus": recipe.corpus_id,
-        "teachers": list(recipe.teachers.identities()),
+        "run": recipe.identity,
+        "alone": recipe.stand_alone,
+        "corpus": recipe.corpus.identity,
+        "teachers": recipe.teacher_identities,
     }
-    if isinstance(run.remap, Ligo):
-        found["maps"] = Starts(recipe.shop, recipe.teachers).maps_id
+    if maps := recipe.student.maps:
+        found["maps"] = maps.identity
     return found
 
 

@@ -20,6 +20,7 @@ from dwt_cli.distill.loss import MaskedLanguageModelling
 from dwt_cli.models.making import make_model, outline
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.recipe.memory import memory, state
+from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.tasks.task import Batch
 from dwt_cli.training import parallel
 from dwt_cli.training.moment import Moment
@@ -37,10 +38,10 @@ both_types = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 one_or_two_parts = pytest.mark.parametrize("num_parts", [1, 2])
 
 
-def sized(composed: Callable[..., Run], num_ranks: int, num_parts: int, *more: str) -> Run:
+def sized(composed: Callable[..., Run], num_ranks: int, num_parts: int, *more: str) -> Shapes:
     """A run whose every rank takes ``num_parts`` micro-batches of NUM_BLOCKS."""
     batch = f"train.batch_size={NUM_BLOCKS * num_ranks * num_parts}"
-    return composed(*SIZES, batch, f"train.micro_batch_size={NUM_BLOCKS}", *more)
+    return Shapes.of(composed(*SIZES, batch, f"train.micro_batch_size={NUM_BLOCKS}", *more))
 
 
 def a_step(
@@ -84,11 +85,11 @@ def of_all(model: nn.Module, optimizer: Optimizer) -> MemTracker:
 def test_alone(
     composed: Callable[..., Run], family: str, optim: str, dtype: torch.dtype, num_parts: int
 ) -> None:
-    run = sized(composed, 1, num_parts, f"scale.family={family}", f"optim={optim}")
-    account = memory(run, Machine(CPU, dtype))
+    shapes = sized(composed, 1, num_parts, f"scale.family={family}", f"optim={optim}")
+    account = memory(shapes, Machine(CPU, dtype))
     with FakeTensorMode():
-        model = MaskedLM(outline(run.student, CPU), dtype).train()
-        optimizer = Optimizer(model, run.optim)
+        model = MaskedLM(shapes.student_on(CPU), dtype).train()
+        optimizer = Optimizer(model, shapes.conditions.optim)
         found = a_step(lambda: of_all(model, optimizer), model, optimizer, num_parts)
     assert account.total == pytest.approx(found, rel=0.01), account
 
@@ -113,11 +114,11 @@ def shards() -> Iterator[None]:
 @pytest.mark.usefixtures("replicas")
 def test_replicated(composed: Callable[..., Run], num_parts: int) -> None:
     """DDP's buckets are the gradients. Its reducer is C++: the tensors are real, and tiny."""
-    run = sized(composed, NUM_RANKS, num_parts, "scale.family=bert", "optim=adamw")
-    account = memory(run, Machine(CPU, torch.float32), NUM_RANKS)
-    model = MaskedLM(make_model(run.student, 0, "student"), torch.float32).train()
+    shapes = sized(composed, NUM_RANKS, num_parts, "scale.family=bert", "optim=adamw")
+    account = memory(shapes, Machine(CPU, torch.float32), NUM_RANKS)
+    model = MaskedLM(make_model(shapes.student, 0, "student"), torch.float32).train()
     replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    optimizer = Optimizer(model, run.optim)
+    optimizer = Optimizer(model, shapes.conditions.optim)
     found = a_step(lambda: of_all(replica, optimizer), replica, optimizer, num_parts)
     assert account.total == pytest.approx(found, rel=0.01), account
 
@@ -146,15 +147,16 @@ def test_sharded(
 ) -> None:
     words = [f"scale.family={family}", "optim=adamw", "parallel=fsdp"]
     words += [f"parallel.activation_checkpointing={checkpointing}"]
-    run = sized(composed, NUM_RANKS, num_parts, *words)
-    account = memory(run, Machine(CPU, dtype), NUM_RANKS)
+    shapes = sized(composed, NUM_RANKS, num_parts, *words)
+    account = memory(shapes, Machine(CPU, dtype), NUM_RANKS)
     mesh = init_device_mesh("cpu", (NUM_RANKS,))  # it counts on real numbers
     monkeypatch.setattr(parallel, "init_device_mesh", lambda *_: mesh)
-    assert isinstance(run.parallel, Fsdp)
+    options = shapes.conditions.parallel
+    assert isinstance(options, Fsdp)
     with FakeTensorMode():
-        model = MaskedLM(outline(run.student, CPU), dtype).train()
-        parallel.shard(model, nn.ModuleDict(), run.parallel, CPU, dtype)
-        optimizer = Optimizer(model, run.optim)
+        model = MaskedLM(shapes.student_on(CPU), dtype).train()
+        parallel.shard(model, nn.ModuleDict(), options, CPU, dtype)
+        optimizer = Optimizer(model, shapes.conditions.optim)
         found = a_step(lambda: FSDPMemTracker(model, *optimizer.parts), model, optimizer, num_parts)
     assert account.total == pytest.approx(found, rel=0.1), account
 
@@ -163,13 +165,13 @@ def test_a_teacher_is_whole_on_every_rank_or_shared(composed: Callable[..., Run]
     words = ["launch=torchrun", "launch.gpus=8", "parallel=fsdp", "scale=paper"]
     shared = "parallel.shard_teacher=true"
     alone, taught, sharing = (
-        state(composed(*more, *words), GPU, 8)
+        state(Shapes.of(composed(*more, *words)), GPU, 8)
         for more in (["teacher=none"], ["teacher=small"], ["teacher=small", shared])
     )
     teacher = 4 * sum(p.numel() for p in outline(composed("scale=paper").teacher).parameters())
     assert taught.weights - alone.weights == teacher
     assert sharing.weights - alone.weights == pytest.approx(teacher / 8, abs=8)
-    whole = state(composed("teacher=none", "scale=paper"), GPU)
+    whole = state(Shapes.of(composed("teacher=none", "scale=paper")), GPU)
     assert whole.total == pytest.approx(8 * alone.total, rel=1e-6)
 
 
@@ -178,7 +180,8 @@ def test_what_is_offloaded_is_in_the_machine(composed: Callable[..., Run], num_p
     """All of it, but for the sum of gradients over micro-batches."""
     words = ["teacher=small", "launch=torchrun", "launch.gpus=8", "parallel=fsdp"]
     kept = sized(composed, 8, num_parts, "parallel.shard_teacher=true", *words)
-    moved = replace(kept, parallel=Fsdp(shard_teacher=True, cpu_offload=True))
+    offloading = Fsdp(shard_teacher=True, cpu_offload=True)
+    moved = replace(kept, conditions=replace(kept.conditions, parallel=offloading))
     alone = state(kept, GPU)
     assert state(moved, GPU, 8).total == (0 if num_parts == 1 else alone.gradients)
     assert state(moved, GPU, 8).offloaded == pytest.approx(alone.total / 8, abs=8)

@@ -14,7 +14,8 @@ from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.making import outline
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.recipe import plan
-from dwt_cli.recipe.memory import num_targets
+from dwt_cli.recipe.recipe import recipe_of
+from dwt_cli.recipe.shapes import Shapes
 from tests.miniature import dwt_train, options
 
 SENTENCES, TOKENS_PER_SENTENCE = 30_000_000, 24.576  # the first of the paper, the second assumed
@@ -26,7 +27,7 @@ SIZES = ["scale.width=64", "scale.num_heads=2", "scale.mlp_width=128", "scale.vo
 def test_flops_at_full_size(composed: Callable[..., Run], scale: str) -> None:
     """A forward and a backward pass of fake tensors, attention as two products."""
     run = composed(f"scale={scale}")
-    length = run.data.block_length
+    conditions, length = Shapes.of(run).conditions, run.data.block_length
     with (
         FakeTensorMode(),
         sdpa_kernel(SDPBackend.MATH),
@@ -34,9 +35,9 @@ def test_flops_at_full_size(composed: Callable[..., Run], scale: str) -> None:
     ):
         model = MaskedLM(outline(run.student, "cpu"), torch.float32)
         ids_BL = torch.zeros(1, length, dtype=torch.long)
-        rows_N = torch.zeros(num_targets(run), dtype=torch.long)
+        rows_N = torch.zeros(conditions.num_targets, dtype=torch.long)
         model(ids_BL, rows_N).sum().backward()
-    planned = FORWARD_AND_BACKWARD * plan.flops_per_token(run, model.model) * length
+    planned = FORWARD_AND_BACKWARD * conditions.token_flops(model.model) * length
     assert counter.get_total_flops() == pytest.approx(planned, rel=0.02)
 
 
@@ -56,23 +57,25 @@ def test_the_papers_run(composed: Callable[..., Run]) -> None:
     assert num_parameters(outline(run.teacher)) == pytest.approx(0.78 * 67e6, rel=0.02)
     assert run.train.batch_size / run.launch.num_ranks == 16
     tokens = 20 * SENTENCES * TOKENS_PER_SENTENCE
-    assert plan.num_steps(run) == round(tokens / (8 * 16 * 128)) == run.scale.teacher_steps
+    assert num_steps(run) == round(tokens / (8 * 16 * 128)) == run.scale.teacher_steps
     run.run.train_tokens = None
-    assert plan.num_steps(run) is None
+    assert num_steps(run) is None
     run.train.max_steps, run.train.epochs = 7, None
-    assert plan.num_steps(run) == 7
+    assert num_steps(run) == 7
+
+
+def num_steps(run: Run) -> int | None:
+    return recipe_of(run).student.num_steps({})
 
 
 def test_flops_in_all_written_out(composed: Callable[..., Run]) -> None:
     """A teacher that is asked in the first half of the steps, and trained for ten."""
     run = composed(*SIZES, "scale.max_steps=100", "scale.teacher_steps=10", "alpha=linear_to_zero",
                    "alpha.until=0.5")  # fmt: skip
-    student, teacher = outline(run.student), outline(run.teacher)
-    per_step = run.train.batch_size * run.data.block_length
-    expected = 100 * 3 * plan.flops_per_token(run, student) + (50 + 30) * plan.flops_per_token(
-        run, teacher
-    )
-    assert plan.flops_in_all(run) == pytest.approx(per_step * expected, rel=0.01)
+    conditions = Shapes.of(run).conditions
+    student, teacher = (conditions.step_flops(outline(o)) for o in (run.student, run.teacher))
+    expected = 100 * 3 * student + (50 + 30) * teacher
+    assert plan.flops_in_all(recipe_of(run)) == pytest.approx(expected, rel=0.01)
 
 
 def test_hours() -> None:
@@ -83,7 +86,7 @@ def test_one_gpu_is_a_day(composed: Callable[..., Run]) -> None:
     """At the peak and the share of it that conf/scale/one_gpu.yaml names."""
     run = composed("scale=one_gpu")
     run.run.train_tokens = round(SENTENCES * TOKENS_PER_SENTENCE)
-    flops = plan.flops_in_all(run)
+    flops = plan.flops_in_all(recipe_of(run))
     assert flops is not None
     assert 20 < plan.hours(flops, 312, 0.3) < 24
     tokens = run.scale.teacher_steps * run.train.batch_size * run.data.block_length

@@ -19,7 +19,8 @@ from dwt_cli.distill.teacher.options import BUDGETS
 from dwt_cli.evaluate.snapshots import Snapshots
 from dwt_cli.recipe import preflight, worker
 from dwt_cli.recipe.plan import flops_in_all
-from dwt_cli.recipe.teacher import _step_at
+from dwt_cli.recipe.recipe import recipe_of
+from dwt_cli.recipe.teacher import step_at
 from tests.miniature import options, write_text
 
 Summary = dict[str, Any]
@@ -79,7 +80,7 @@ def test_a_budget_is_of_the_step_at_which_the_model_was_kept(
     for now in range(1, num_steps + 1):
         keeping.stepped(now, now / num_steps, {})
     kept = {float(place.name): int(place.read_text()) for place in tmp_path.iterdir()}
-    assert kept == {budget: _step_at(budget, num_steps) for budget in BUDGETS[1:-1]}
+    assert kept == {budget: step_at(budget, num_steps) for budget in BUDGETS[1:-1]}
 
 
 def test_a_stand_alone_student_that_comes_later_is_compared_with(summed: Summed) -> None:
@@ -118,7 +119,8 @@ def test_what_is_charged_is_what_was_planned(
     """Who shows the inside of a last layer computes all of it, and pays for it while it listens."""
     words = [f"objective={objective}", "alpha=linear_to_zero", "alpha.until=0.5"]
     cost = summed(*words)["cost"]
-    planned = flops_in_all(composed(*options(place), "scale.teacher_steps=40", *words))
+    run = composed(*options(place), "scale.teacher_steps=40", *words)
+    planned = flops_in_all(recipe_of(run))
     parts = ("student_flops", "teacher_forward_flops", "teacher_pretraining_flops")
     assert sum(cost[part] for part in parts) == pytest.approx(planned)
 
@@ -212,7 +214,9 @@ def test_a_family_without_anatomy_teaches_by_its_logits(
     shared = composed(*options(place), *words, "parallel=fsdp", "parallel.shard_teacher=true")
     with pytest.raises(UserError, match=r"shard_teacher=true with teacher.path.*electra"):
         preflight.check(
-            shared, Machine.of(shared.launch.device, 1, shared.train.precision), num_ranks=2
+            recipe_of(shared),
+            Machine.of(shared.launch.device, 1, shared.train.precision),
+            num_ranks=2,
         )
     run = summed(*words)
     assert run["cost"]["teacher_forward_flops"] > 0

@@ -13,7 +13,7 @@ from dwt_cli.base.ranks import Ranks
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.making import outline
-from dwt_cli.recipe.traffic import Traffic, traffic
+from dwt_cli.recipe.memory import Traffic, traffic
 from dwt_cli.training.checkpoint import Counters
 from dwt_cli.training.options import Fsdp, Optim
 from tests.conftest import masking_of, tiny_architecture
