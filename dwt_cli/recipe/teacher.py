@@ -259,7 +259,8 @@ class TrainedStage(ModelStage):
         )
         if not at.ranks.is_first:
             return
-        draw_curves(folder / "metrics.jsonl", folder / "curves.png", "teacher", {})
+        unit = conditions.task.unit
+        draw_curves(folder / "metrics.jsonl", folder / "curves.png", "teacher", {}, unit)
         save_model(model, corpus, folder / "model")
         atomic.write_json(folder / "facts.json", facts.to_json())
         shutil.rmtree(folder / "checkpoints")  # finished: nobody resumes it

@@ -136,7 +136,7 @@ def _train(
         )
         if first:
             save_model(student.model, corpus, folder / "model")
-            card = model_card(summary.to_json(), label.settings)
+            card = model_card(summary.to_json(), label.settings, recipe.corpus.task)
             atomic.write_text(folder / "model" / "README.md", card)
         summary = _compared(recipe, summary, folder, site.ranks)
         record.finish(summary)
@@ -161,6 +161,7 @@ def _compared(recipe: Recipe, summary: Summary, folder: Path, ranks: Ranks) -> S
         folder / "curves.png",
         summary.name,
         {name: facts.loss for name, facts in references.items() if facts},
+        recipe.corpus.task.unit,
     )
     return summary
 
@@ -221,7 +222,9 @@ def _export(recipe: Recipe, label: Label, root: Path, site: Site, console: Conso
             "student": student.facts.to_json(),
             "teacher": teacher and teacher.to_json(),
         }
-        atomic.write_text(aside / "README.md", model_card(about, label.settings))
+        atomic.write_text(
+            aside / "README.md", model_card(about, label.settings, recipe.corpus.task)
+        )
         shutil.rmtree(place, ignore_errors=True)
         os.replace(aside, place)
         say(f"model after step {student.facts.steps}: {place}")

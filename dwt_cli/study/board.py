@@ -15,6 +15,7 @@ from dwt_cli.study.record import StudyRecord
 from dwt_cli.study.results import Results
 from dwt_cli.study.tables import interval
 from dwt_cli.track.options import Entry, Tracker
+from dwt_cli.track.wandb import one_line
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -42,7 +43,7 @@ def show(results: Results, folder: Path, options: Tracker, say: Callable[[str], 
 
 
 def workspace(study: StudyRecord, entity: str, project: str) -> "Workspace":
-    """Panels for what comes out, and for each factor; a line is the mean of an arm's runs."""
+    """Return panels for what comes out and for each factor; a line is an arm's mean."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -100,7 +101,7 @@ def workspace(study: StudyRecord, entity: str, project: str) -> "Workspace":
 
 
 def save_workspace(study: StudyRecord, place: str) -> str:
-    """Make the workspace at ``ENTITY/PROJECT``; its address.
+    """Make the workspace at ``ENTITY/PROJECT`` and return its address.
 
     Raises `UserError` when W&B does not take it.
     """
@@ -110,9 +111,8 @@ def save_workspace(study: StudyRecord, place: str) -> str:
     try:
         saved = workspace(study, entity, project).save()
     except Exception as error:  # whatever a network, a key or a server may say
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--workspace {place}: W&B did not take it ({reason}); check the key (wandb login), "
-            "the names and the network"
+            f"--workspace {place}: W&B did not take it ({one_line(error)}); check the key "
+            "(wandb login), the names and the network"
         ) from error
     return str(saved.url)

@@ -1,18 +1,20 @@
-"""The model card: what the saved student is, from the summary alone."""
+"""The model card: what the saved student is, from the summary and its task."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from dwt_cli.tasks.options import Task
 
-def model_card(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """README.md of the model folder, with the hub's metadata on top."""
+
+def model_card(summary: Mapping[str, Any], config: Mapping[str, Any], task: Task) -> str:
+    """Return README.md of the model folder, with the hub's metadata on top."""
     head = {
         "library_name": "transformers",
-        "pipeline_tag": "fill-mask",
+        "pipeline_tag": task.pipeline_tag,
         "language": "en",
-        "tags": ["masked-lm", "distillation-from-weak-teacher"],
+        "tags": [f"{task.head.name}-lm", "distillation-from-weak-teacher"],
     }
     student, teacher = summary["student"], summary["teacher"]
     heldout = student["heldout"]
@@ -30,12 +32,12 @@ def model_card(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 # {summary["name"]}
 
-A masked language model of {student["parameters"] / 1e6:.2f} M parameters, {with_whom} by
+A {task.head.name} language model of {student["parameters"] / 1e6:.2f} M parameters, {with_whom} by
 `dwt-train` (Distillation from Weak Teacher, arXiv 2305.18239).
 
 | held-out | |
 |---|---|
-| cross-entropy per masked token | {heldout["loss"]:.4f} nats |
+| cross-entropy per {task.unit} | {heldout["loss"]:.4f} nats |
 | perplexity | {heldout["perplexity"]:.2f} |
 | accuracy | {heldout["accuracy"]:.2%} |
 

@@ -12,8 +12,13 @@ from dwt_cli.track.metrics import read_lines
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 
-def draw_curves(metrics: Path, picture: Path, title: str, references: dict[str, float]) -> None:
-    """Draw ``metrics.jsonl`` to a PNG. references: held-out losses to compare with, by name."""
+def draw_curves(
+    metrics: Path, picture: Path, title: str, references: dict[str, float], unit: str
+) -> None:
+    """Draw ``metrics.jsonl`` to a PNG.
+
+    references: held-out losses to compare with, by name. unit: what a loss is per.
+    """
     matplotlib.use("Agg")
     lines = read_lines(metrics)
     with_teacher = any(line.get("train/alpha_soft") for line in lines)
@@ -22,11 +27,11 @@ def draw_curves(metrics: Path, picture: Path, title: str, references: dict[str, 
     _curve(axes[0], lines, "heldout/loss", "this model", BLUE, marker="o")
     for (name, loss), colour in zip(references.items(), (ORANGE, GREEN), strict=False):
         axes[0].axhline(loss, color=colour, linestyle="--", label=f"{name}, at its end")
-    finish(axes[0], "held-out loss", "cross-entropy (nats per masked token)")
+    finish(axes[0], "held-out loss", f"cross-entropy (nats per {unit})")
     _curve(axes[1], lines, "train/hard_loss", "hard: with the label", BLUE)
     _curve(axes[1], lines, "train/soft_loss", "soft: against the teacher", ORANGE)
     _curve(axes[1], lines, "train/teacher_loss", "the teacher's own, with the label", GREY)
-    finish(axes[1], "losses on training batches", "nats per masked token")
+    finish(axes[1], "losses on training batches", f"nats per {unit}")
     if with_teacher:
         _curve(axes[2], lines, "train/alpha_hard", "alpha_hard", BLUE)
         _curve(axes[2], lines, "train/alpha_soft", "alpha_soft", ORANGE)
@@ -52,7 +57,7 @@ def _curve(
 
 
 def finish(axes: Axes, title: str, unit: str, along: str = "optimizer step") -> None:
-    """Title, units, grid and a legend if there is anything to tell apart."""
+    """Give axes a title, units, a grid, and a legend if there is anything to tell apart."""
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(along)
     axes.set_ylabel(unit)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from dwt_cli.base import atomic
@@ -74,7 +74,8 @@ class Dashboard(AbstractContextManager["Dashboard"]):
                 time.sleep(0.05)
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # W&B's own process ends with it
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # W&B's own process ends with it
                 process.wait()
         if problem := wandb.read_state(self._folder)["problem"]:
             self._say(f"W&B: {problem}")

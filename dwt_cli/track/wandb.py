@@ -225,7 +225,7 @@ def _open(folder: Path, said: Mapping[str, Any], server_s: float | None) -> "Run
         wandb.teardown()  # the failed start would keep the run's id
         for piece in set(folder.glob("wandb/run-*")) - before:
             shutil.rmtree(piece, ignore_errors=True)
-        run, problem = opened("offline", LOCAL_S), f"recorded offline ({plain(error)})"
+        run, problem = opened("offline", LOCAL_S), f"recorded offline ({one_line(error)})"
     note(folder, opened=True, finished=False, problem=problem)
     return run
 
@@ -242,7 +242,7 @@ def _numbers(folder: Path, scores: list[dict[str, Any]]) -> dict[str, Any]:
     return found | {f"{score['task']}/{score['metric']}": score["value"] for score in last}
 
 
-def plain(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Return the error in one line, with no key in it."""
     text = " ".join(str(error).split()) or type(error).__name__
     key = os.environ.get("WANDB_API_KEY")
@@ -291,9 +291,9 @@ def main() -> None:
         send(folder, said, ended, asked.follow)
     except Exception as error:
         code = 1
-        print(f"W&B: {plain(error)}")
+        print(f"W&B: {one_line(error)}")
         with contextlib.suppress(OSError):
-            note(folder, finished=False, problem=f"not all is sent ({plain(error)})")
+            note(folder, finished=False, problem=f"not all is sent ({one_line(error)})")
     if asked.follow is None and (command := unsent(folder)):
         print(f"W&B has not been sent everything: {command}")
     sys.stdout.flush()

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dwt_cli.tasks.options import MaskedLM
 from dwt_cli.track.card import model_card
 
 SUMMARY: dict[str, Any] = {
@@ -25,9 +26,12 @@ def test_the_card_says_what_the_summary_knows(alone: bool) -> None:
     name = "none" if alone else "small"
     summary = SUMMARY | {"choices": {"teacher": name, "alpha": "decay"}}
     summary |= {"teacher": None} if alone else {}
-    card = model_card(summary, CONFIG)
+    card = model_card(summary, CONFIG, MaskedLM())
     _, head, text = card.split("---\n", 2)
     assert yaml.safe_load(head)["pipeline_tag"] == "fill-mask"
+    assert "masked-lm" in yaml.safe_load(head)["tags"]
+    assert "A masked language model of 1.23 M" in text
+    assert "cross-entropy per masked token" in text
     assert yaml.safe_load(head)["library_name"] == "transformers"
     for figure in (
         "1.23 M",

@@ -21,7 +21,9 @@ def drawn(
     folder: Path, lines: list[dict[str, float]], references: dict[str, float]
 ) -> "tuple[np.ndarray, dict[tuple[int, int, int], int]]":
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    draw_curves(folder / "metrics.jsonl", folder / "curves.png", "a title", references)
+    draw_curves(
+        folder / "metrics.jsonl", folder / "curves.png", "a title", references, "masked token"
+    )
     pixels = (matplotlib.image.imread(folder / "curves.png")[..., :3] * 255).round().astype(int)
     return pixels, {
         colour: int((np.abs(pixels - colour).max(-1) <= 4).sum())

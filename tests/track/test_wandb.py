@@ -478,5 +478,5 @@ def test_labels_of_a_study_leave_a_group_of_ones_own() -> None:
 
 def test_errors_are_one_line_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "short secret")
-    assert reader.plain(ValueError(f"no {KEY}, no short secret\nmore")) == "no ***, no *** more"
-    assert reader.plain(ValueError()) == "ValueError"
+    assert reader.one_line(ValueError(f"no {KEY}, no short secret\nmore")) == "no ***, no *** more"
+    assert reader.one_line(ValueError()) == "ValueError"
