@@ -22,7 +22,6 @@ from dwt_cli.config.run import Run
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.recipe.memory import memory, traffic
 from dwt_cli.recipe.shapes import Shapes
-from dwt_cli.training.options import Fsdp
 
 PEAK_TFLOPS, MFU, DEVICE_GB = 312, 0.4, 80
 GPUS_OF_A_NODE, EFFICIENCY = 8, 0.8
@@ -79,10 +78,9 @@ def step(run: Run, num_ranks: int, sequences: int) -> Step:
     compute = FORWARD_AND_BACKWARD * forward + tokens * asking / rate
     backward = (FORWARD_AND_BACKWARD - 1) * forward
     dtype = Machine.elsewhere(DEVICE_GB, Precision.bf16).dtype
-    sent = traffic(run.parallel, num_parameters(shapes.student_model), dtype, num_parts=1).sent(
-        num_ranks
-    )
-    window = compute if isinstance(run.parallel, Fsdp) else backward
+    sharding, size = run.parallel.sharding(num_ranks), num_parameters(shapes.student_model)
+    sent = traffic(sharding, size, dtype, num_parts=1).sent(num_ranks)
+    window = compute if sharding else backward
     return Step(num_ranks, sequences, compute, window, sent)
 
 
@@ -113,7 +111,7 @@ def _memory_row(way: str, run: Run, num_ranks: int) -> list[str]:
     run.train.batch_size, run.train.micro_batch_size = SEQUENCES * num_ranks, None
     account = memory(Shapes.of(run), Machine.elsewhere(DEVICE_GB, Precision.bf16), num_ranks)
     sizes = [*account.kinds.values(), account.total]
-    name = f"{way}, {num_ranks}" if isinstance(run.parallel, Fsdp) else f"{way}, any number"
+    name = f"{way}, {num_ranks}" if run.parallel.sharding(num_ranks) else f"{way}, any number"
     return [name, *(f"{size / 1e9:.2f}" for size in sizes)]
 
 

@@ -1,31 +1,34 @@
-"""What a person did wrong, as opposed to what the program did."""
+"""A person's mistakes, as opposed to the program's, and the exit codes of both."""
 
 import difflib
 from collections.abc import Sequence
 
+FAULT, MISTAKE = 1, 2
+"""Exit codes of a process that has reported an error: by a traceback, or in one line."""
 
-class Told(Exception):
-    """Another process has said what went wrong; ``code`` is what to leave with."""
+
+class Reported(Exception):
+    """Another process has reported what went wrong; ``code`` is the exit code."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"a rank has left with {code}")
+        super().__init__(f"a rank has ended with exit code {code}")
         self.code = code
 
 
 class UserError(ValueError):
     """A mistake in a setting or a file: one line with the setting, the value and the remedy.
 
-    The front door prints it without a traceback and leaves with a non-zero exit code.
+    A command prints it without a traceback and ends with `MISTAKE`.
     """
 
 
-def not_among(said: str, kind: str, word: str, words: Sequence[str], prefix: str = "") -> str:
-    """The line for a word that is none of those there are; said: how a person wrote it."""
+def not_among(written: str, kind: str, word: str, words: Sequence[str], prefix: str = "") -> str:
+    """Return the line for a word that is none of those there are; written: as it was typed."""
     hint = nearest(word, words, prefix)
-    return f"{said}: there is no such {kind}{hint} (there are: {', '.join(words)})"
+    return f"{written}: there is no such {kind}{hint} (there are: {', '.join(words)})"
 
 
 def nearest(word: str, words: Sequence[str], prefix: str = "") -> str:
-    """A question for the nearest of the words, or nothing."""
+    """Return a question for the nearest of the words, or nothing."""
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f", did you mean {prefix}{near[0]}?" if near else ""

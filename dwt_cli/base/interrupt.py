@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM, SIGUSR1 and 2: a wish that the loop fulfils at the next step's end.
+"""Ctrl-C, SIGTERM, SIGUSR1 and 2: requests to stop, which the loop fulfils after its step.
 
 Outside the loop, where nothing is lost, they stop at once. Either way a process that was asked to
-stop leaves with 128 plus the signal's number, as shells count it: 130, 143, 138 and 140.
+stop ends with 128 plus the signal's number, as shells count it: 130, 143, 138 and 140.
 """
 
 import contextlib
@@ -12,24 +12,23 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-
 GRACE_S = 120
-"""What a process that was asked to stop is given to finish its step and write a checkpoint."""
+"""The time that a process has to finish its step and write a checkpoint when asked to stop."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupted(KeyboardInterrupt):
     """Asked to stop. ``step``: steps done, in a checkpoint; None: stopped outside a training.
 
-    said: what there is to say of it, where the same command is not what goes on.
+    message: the line to print, where the same command is not what goes on.
     """
 
     def __init__(
-        self, step: int | None = None, number: int = signal.SIGINT, said: str | None = None
+        self, step: int | None = None, number: int = signal.SIGINT, message: str | None = None
     ) -> None:
         super().__init__("stopped" if step is None else f"stopped after step {step}")
-        self.step, self.number, self.said = step, number, said
+        self.step, self.number, self.message = step, number, message
 
 
 @contextlib.contextmanager
@@ -46,11 +45,11 @@ def stoppable() -> Iterator[None]:
 class Interrupt:
     """While this context is open the first signal is noted; a second Ctrl-C stops at once.
 
-    is_heard: whether this process says so; of several that get the signal one does.
+    reports: whether this process prints that; of several that get the signal one does.
     """
 
-    def __init__(self, is_heard: bool = True) -> None:
-        self.requested, self._is_heard = False, is_heard
+    def __init__(self, reports: bool = True) -> None:
+        self.requested, self._reports = False, reports
         self.number = int(signal.SIGINT)
 
     def __enter__(self) -> "Interrupt":
@@ -69,7 +68,7 @@ class Interrupt:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.requested:
             self.requested, self.number = True, number
-            if self._is_heard:  # print() may be what the signal has interrupted
+            if self._reports:  # print() may be what the signal has interrupted
                 os.write(
                     2, b"\nfinishing this step and writing a checkpoint; Ctrl-C stops at once\n"
                 )
@@ -77,14 +76,19 @@ class Interrupt:
             raise Interrupted(number=number)
 
 
-def leave(stop: KeyboardInterrupt, program: str, arguments: Sequence[str]) -> int:
-    """Say that a run was stopped and which command goes on; the process's exit code."""
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """Return the exit code of a process that was stopped."""
+    return 128 + getattr(stop, "number", int(signal.SIGINT))
+
+
+def report(stop: KeyboardInterrupt, program: str, arguments: Sequence[str]) -> int:
+    """Print that a run was stopped and which command goes on; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # from here on Ctrl-C leaves no trace
     again = [argument for argument in arguments if not argument.startswith("run.fresh=")]
-    command = shlex.join([program, *again])
-    said = getattr(stop, "said", None) or f"{stop or 'stopped'}; to go on: {command}"
-    print(f"{program}: {said}", file=sys.stderr, flush=True)
-    return 128 + getattr(stop, "number", int(signal.SIGINT))
+    to_go_on = f"{stop or 'stopped'}; to go on: {shlex.join([program, *again])}"
+    message = getattr(stop, "message", None) or to_go_on
+    print(f"{program}: {message}", file=sys.stderr, flush=True)
+    return exit_code(stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Who is at work in a folder: a lock file, which the operating system frees when its holder dies.
+"""Lock files, which the operating system frees when their holder dies.
 
 The file names its holder, for those who find it taken.
 """
@@ -10,18 +10,18 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_GLANCE_S = 0.5  # longer than `is_held` holds what it looks at
+_TIMEOUT_S = 0.5  # longer than `is_held` holds a lock
 
 
 class Held(Exception):
-    """Somebody else holds the lock. The message says who: process and host."""
+    """Another process holds the lock. The message names it: process and host."""
 
 
 def take(path: Path) -> FileLock:
-    """The lock at ``path``, now; raises `Held` when another process has it."""
+    """Return the lock at ``path``, now; raises `Held` when another process has it."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=_GLANCE_S, poll_interval=0.05)
+        lock.acquire(timeout=_TIMEOUT_S, poll_interval=0.05)
     except Timeout as busy:
         raise Held(_holder(path)) from busy
     _sign(path)
@@ -29,7 +29,7 @@ def take(path: Path) -> FileLock:
 
 
 def wait_for(path: Path) -> FileLock:
-    """The lock at ``path``, as soon as its holder lets go of it."""
+    """Return the lock at ``path``, as soon as its holder lets go of it."""
     lock = FileLock(path)
     lock.acquire(poll_interval=0.2)
     _sign(path)
@@ -37,7 +37,7 @@ def wait_for(path: Path) -> FileLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process has the lock; creates nothing, and holds it for an instant."""
+    """Return whether a living process has the lock; creates nothing, holds it for an instant."""
     if not path.is_file():
         return False
     lock = FileLock(path)
@@ -45,7 +45,7 @@ def is_held(path: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
-    except OSError:  # somebody else's folder: what it says of itself has to do
+    except OSError:  # somebody else's folder: its status file has to do
         return False
     lock.release()
     return False
@@ -58,6 +58,6 @@ def _sign(path: Path) -> None:
 
 def _holder(path: Path) -> str:
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if said := path.read_text(encoding="utf-8").strip():
-            return said
+        if holder := path.read_text(encoding="utf-8").strip():
+            return holder
     return "another process"

@@ -7,17 +7,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dwt_cli.base.errors import UserError
+from dwt_cli.base.errors import MISTAKE, UserError
 from dwt_cli.study.board import save_workspace
 from dwt_cli.study.report import write_report
 from dwt_cli.study.results import read_results
 from dwt_cli.study.terminal import print_report
 
-_MISTAKE = 2
 
-
-def report_main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report, print the verdicts and where everything lies."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the report, print the verdicts and where everything is: ``dwt-report``."""
     parser = argparse.ArgumentParser(
         "dwt-report", description="Statistics, figures and a report of a study, finished or not."
     )
@@ -38,8 +36,8 @@ def report_main(arguments: Sequence[str] | None = None) -> int:
             print(f"workspace: {save_workspace(results.study, options.workspace)}")
     except UserError as error:
         print(f"dwt-report: {error}", file=sys.stderr)
-        return _MISTAKE
+        return MISTAKE
     except OSError as error:
         print(f"dwt-report: {folder} cannot be written ({error.strerror})", file=sys.stderr)
-        return _MISTAKE
+        return MISTAKE
     return 0

@@ -7,12 +7,14 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import Range, dotted, leaves, nodes
-from dwt_cli.config.launch import Launch
-from dwt_cli.config.run import Evaluation, Run, each_teacher
+from dwt_cli.config.run import Mode, Run, RunOptions, each_teacher
 from dwt_cli.data.options import Data, Hub
 from dwt_cli.distill.objective.options import (
     ConfidenceMix,
@@ -39,7 +41,7 @@ from dwt_cli.distill.teacher.options import (
 )
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.options import Architecture, CheckpointStudent, Family, MadeStudent
-from dwt_cli.training.options import Fsdp, Parallel
+from dwt_cli.training.options import Ddp
 
 _LARGEST_SIZE, _MOST_LAYERS = 1 << 16, 1000
 
@@ -48,6 +50,32 @@ def check(run: Run) -> None:
     """Raise `UserError` with the first problem of a run's settings, before any work."""
     for problem in problems(run):
         raise UserError(problem)
+
+
+def check_folders(options: RunOptions) -> None:
+    """Raise `UserError` unless folders can be made below ``run.root`` and ``run.cache``."""
+    _check_writable("run.root", Path(options.root).expanduser())
+    _check_writable("run.cache", Cache(options.cache, print).root)
+
+
+def _check_writable(setting: str, folder: Path) -> None:
+    try:
+        existing = nearest_existing(folder)
+        if not existing.is_dir():
+            raise UserError(f"{setting}={folder}: {existing} is a file; set {setting} to a folder")
+        with TemporaryDirectory(prefix=".dwt-", dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{setting}={folder} cannot be written ({error.strerror}); set {setting} to another "
+            "folder"
+        ) from error
+
+
+def nearest_existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    absolute = folder.absolute()
+    return next(place for place in (absolute, *absolute.parents) if place.exists())
 
 
 def problems(run: Run) -> Iterator[str]:
@@ -122,11 +150,11 @@ def warnings(run: Run) -> Iterator[str]:
     for group, unlike in (("revise", Revise), ("select", Select)):
         if not compared and type(getattr(run, group)) is not unlike:
             yield f"{group} has no effect: no objective compares distributions"
-    if not run.run.plan:
+    if run.run.mode is not Mode.plan:
         about_plans = {"run.train_tokens", "run.peak_tflops", "run.mfu", "run.device_gb"}
         for name in sorted(keys & about_plans):
             yield f"{name} has no effect without run.plan=true"
-    if type(run.parallel) is not Parallel and type(run.launch) is Launch and "parallel" in said:
+    if run.parallel != Ddp() and run.launch.ranks is None and "parallel" in said:
         yield "parallel has no effect with launch=local: choose launch=torchrun"
     elif "parallel.shard_teacher" in keys and not any(
         isinstance(teacher, ModelTeacher) for _, teacher in each_teacher(run)
@@ -145,7 +173,7 @@ def warnings(run: Run) -> Iterator[str]:
     for name in sorted({key.split(".")[1] for key in keys if key.startswith("eval.")}):
         if dataclasses.is_dataclass(getattr(run.eval, name)) and name not in run.eval.measures:
             yield f"eval.{name} has no effect with eval.measures=[{','.join(run.eval.measures)}]"
-    if isinstance(run, Evaluation) and (idle := sorted(keys & {"eval.at", "eval.every"})):
+    if run.evaluation and (idle := sorted(keys & {"eval.at", "eval.every"})):
         yield f"{idle[0]} has no effect here: it is about a training"
     if run.train.max_minutes is not None:
         yield (
@@ -360,7 +388,7 @@ def _problems_of_objective(run: Run) -> Iterator[str]:
 
 def _problems_of_training(run: Run) -> Iterator[str]:
     train = run.train
-    if train.compile and type(run.parallel) is not Parallel:
+    if train.compile and run.parallel != Ddp():
         yield (
             "train.compile=true with parallel=fsdp: a sharded model is not compiled here; set "
             "train.compile=false, or parallel=ddp"
@@ -370,7 +398,7 @@ def _problems_of_training(run: Run) -> Iterator[str]:
             f"train.compile=true with objective={'+'.join(run.objective)}: what looks inside a "
             "model is not compiled; set train.compile=false, or compare logits alone"
         )
-    if isinstance(run.remap, Ligo) and isinstance(run.parallel, Fsdp):
+    if isinstance(run.remap, Ligo) and run.parallel != Ddp():
         yield (
             "remap=ligo with parallel=fsdp: its maps are not sharded; choose parallel=ddp, or "
             "another remap"

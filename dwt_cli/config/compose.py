@@ -1,6 +1,7 @@
 """From Hydra's composed config to a typed `Run`."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -10,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from dwt_cli.base.errors import UserError
+from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.config.files import groups
 from dwt_cli.config.run import SCHEMAS, Run
 from dwt_cli.distill.teacher.options import CheckpointTeacher, SeveralTeachers, Teacher
@@ -75,3 +76,31 @@ def _member(name: str, composed: DictConfig, search: Sequence[str]) -> Teacher:
     run = deepcopy(composed)
     run.teacher = choice
     return typed(run).teacher
+
+
+def words_of_arm(composed: DictConfig, own: Sequence[str]) -> list[str]:
+    """Return the words of the arm that a study's composed config names.
+
+    own: those of the command itself. Raises `UserError` for an arm that there is not, and
+    where the command sets what the arm sets: all arms would be the same.
+    """
+    arms = composed.study.arms
+    if OmegaConf.is_missing(composed, "arm") or composed.arm not in arms:
+        arm = "..." if OmegaConf.is_missing(composed, "arm") else composed.arm
+        raise UserError(not_among(f"arm={arm}", "arm", arm, list(arms), prefix="arm="))
+    words = shlex.split(arms[composed.arm])
+    theirs = {word.partition("=")[0]: word for word in own}
+    for word in words:
+        if (key := word.partition("=")[0]) in theirs and theirs[key] != word:
+            raise UserError(
+                f"{theirs[key]}: the arm {composed.arm} sets {word}; leave it out, or write an arm "
+                f"of your own: '+study.arms.mine=\"...\"' arm={composed.arm},mine"
+            )
+    return words
+
+
+def arms_as_written(composed: DictConfig) -> dict[str, str]:
+    """Return every arm of a study as its file has it, the seed not yet filled in."""
+    written = OmegaConf.to_container(composed.study.arms, resolve=False)
+    assert isinstance(written, dict)
+    return {str(arm): str(words) for arm, words in written.items()}

@@ -1,5 +1,6 @@
 """The options of launch and jobs: how many processes, where."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +15,20 @@ _MOST_RANKS = 1 << 16
 
 @dataclass
 class Launch:
-    """One process on this machine. num_threads: of each process; null shares the cores."""
+    """In how many processes, and where. num_threads: of each process; null shares the cores."""
 
     device: Device = Device.auto
     num_threads: int | None = between(1, 1024, None)
+
+    @property
+    def ranks(self) -> "Torchrun | None":
+        """How several processes are started; None: it is one."""
+        return None
+
+    @property
+    def job(self) -> "Slurm | None":
+        """The job in which they are started; None: they are started here."""
+        return None
 
     @property
     def num_ranks(self) -> int:
@@ -28,6 +39,11 @@ class Launch:
     def max_wait(self) -> timedelta:
         """How long a rank waits for another."""
         return timedelta(hours=1)
+
+
+@dataclass
+class Local(Launch):
+    """One process on this machine."""
 
 
 @dataclass
@@ -47,6 +63,10 @@ class Torchrun(Launch):
     rdzv_endpoint: str | None = None
     max_restarts: int = between(0, _MOST_RANKS, 0)
     max_wait_minutes: float = above(0, 60.0)
+
+    @property
+    def ranks(self) -> "Torchrun":
+        return self
 
     @property
     def num_ranks(self) -> int:
@@ -97,6 +117,10 @@ class Slurm(Torchrun):
     wait: bool = True
     executor: Executor = Executor.slurm
 
+    @property
+    def job(self) -> "Slurm":
+        return self
+
     def problems(self, setting: str) -> Iterator[str]:
         yield from super().problems(setting)
         if self.executor is not Executor.slurm and self.nodes > 1:
@@ -108,12 +132,28 @@ class Slurm(Torchrun):
 
 @dataclass
 class Jobs:
-    """How the runs of a multirun are carried out: one after the other, each a process of its own.
+    """How the runs of a multirun are carried out, each in a process of its own.
 
-    fail_fast: begin no other one after one has failed.
+    shares_machine: whether those at work share its devices and cores. needs_slurm: whether each
+    is handed to SLURM. fail_fast: begin no other one after one has failed.
     """
 
+    shares_machine: ClassVar[bool] = False
+    needs_slurm: ClassVar[bool] = False
+
     fail_fast: bool = False
+
+    def at_a_time(self, num_devices: int) -> int:
+        """Return how many are at work at a time on a machine with so many CUDA devices."""
+        raise NotImplementedError
+
+
+@dataclass
+class Basic(Jobs):
+    """One after the other."""
+
+    def at_a_time(self, num_devices: int) -> int:
+        return 1
 
 
 @dataclass
@@ -123,7 +163,12 @@ class Joblib(Jobs):
     num_parallel: how many; null: one for each CUDA device, or for each core.
     """
 
+    shares_machine: ClassVar[bool] = True
+
     num_parallel: int | None = at_least(1, None)
+
+    def at_a_time(self, num_devices: int) -> int:
+        return self.num_parallel or num_devices or os.cpu_count() or 1
 
 
 @dataclass
@@ -132,3 +177,9 @@ class Submitit(Joblib):
 
     num_parallel: how many are handed over at a time; null: 100.
     """
+
+    shares_machine: ClassVar[bool] = False
+    needs_slurm: ClassVar[bool] = True
+
+    def at_a_time(self, num_devices: int) -> int:
+        return self.num_parallel or 100

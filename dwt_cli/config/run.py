@@ -10,11 +10,12 @@ A field marked `bookkeeping` cannot change a run's result and is left out of its
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 
 from omegaconf import II, MISSING
 
 from dwt_cli.base.options import above, at_least, between, bookkeeping
-from dwt_cli.config.launch import Joblib, Jobs, Launch, Slurm, Submitit, Torchrun
+from dwt_cli.config.launch import Basic, Joblib, Jobs, Launch, Local, Slurm, Submitit, Torchrun
 from dwt_cli.data.options import Data, Docs, Files, Hub
 from dwt_cli.distill.alpha import SCHEDULES, Schedule
 from dwt_cli.distill.objective.options import (
@@ -48,7 +49,7 @@ from dwt_cli.models.options import Checkpoint, CheckpointStudent, Family, MadeSt
 from dwt_cli.study.options import StudyOptions
 from dwt_cli.tasks.options import MaskedLM, Task
 from dwt_cli.track.options import NoTracker, Tracker, Wandb
-from dwt_cli.training.options import Fsdp, Muon, Optim, Parallel, Train
+from dwt_cli.training.options import AdamW, Ddp, Fsdp, Muon, Optim, Parallel, Train
 
 LARGEST_SIZE = 1 << 16
 
@@ -80,6 +81,21 @@ class Scale:
     log_every: int = at_least(1, 1)
 
 
+class Mode(Enum):
+    """What a command does: train, or train anew, or one of three things without a training."""
+
+    train = "train"
+    fresh = "fresh"
+    export = "export"
+    schedule = "schedule"
+    plan = "plan"
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run is carried out."""
+        return self in (Mode.train, Mode.fresh)
+
+
 @dataclass
 class RunOptions:
     """Where things are kept, and what to do about a record that exists.
@@ -103,14 +119,13 @@ class RunOptions:
     device_gb: float | None = above(0, None)
 
     @property
-    def only_looks(self) -> bool:
-        """Whether nothing is trained."""
-        return self.export or self.schedule or self.plan
+    def mode(self) -> Mode:
+        """What is asked for: one of the four that are false by default, or the training."""
+        return next((mode for mode in Mode if getattr(self, mode.name, False)), Mode.train)
 
     def problems(self, setting: str) -> Iterator[str]:
-        """Yield a line where more than one thing is asked for."""
-        modes = ("fresh", "export", "schedule", "plan")
-        asked = [f"{setting}.{mode}=true" for mode in modes if getattr(self, mode)]
+        """Yield a line where more than one mode is asked for."""
+        asked = [f"{setting}.{mode.name}=true" for mode in Mode if getattr(self, mode.name, False)]
         if len(asked) > 1:
             yield f"{' and '.join(asked)}: only one of them is possible; leave the others out"
 
@@ -141,6 +156,16 @@ class Run:
     choices: dict[str, str] = field(default_factory=dict, metadata={"identity": False})
     overrides: list[str] = field(default_factory=list, metadata={"identity": False})
 
+    @property
+    def evaluation(self) -> "Evaluation | None":
+        """The evaluation that it is; None: it is a run."""
+        return None
+
+    @property
+    def of_study(self) -> "Study | None":
+        """The run with its place in a study; None: it is in none."""
+        return None
+
 
 @dataclass
 class Evaluation(Run):
@@ -148,6 +173,10 @@ class Evaluation(Run):
 
     model: str = MISSING
     revision: str | None = None
+
+    @property
+    def evaluation(self) -> "Evaluation":
+        return self
 
 
 @dataclass
@@ -158,6 +187,10 @@ class Study(Run):
     arm: str = MISSING
     length: int = MISSING
     stretch: float = 1.0
+
+    @property
+    def of_study(self) -> "Study":
+        return self
 
 
 SCHEMAS: dict[str, dict[str, type]] = {
@@ -185,13 +218,13 @@ SCHEMAS: dict[str, dict[str, type]] = {
     },
     "revise": {"none": Revise, "label_revision": LabelRevision, "confidence_mix": ConfidenceMix},
     "select": {"all": Select, "gate": Gate, "correct": Correct, "confident": Confident},
-    "optim": {"adamw": Optim, "muon": Muon},
+    "optim": {"adamw": AdamW, "muon": Muon},
     "train": {"default": Train},
     "eval": {"eval": Eval},
     "tracker": {"none": NoTracker, "wandb": Wandb},
-    "launch": {"local": Launch, "torchrun": Torchrun, "slurm": Slurm},
-    "parallel": {"ddp": Parallel, "fsdp": Fsdp},
-    "jobs": {"basic": Jobs, "joblib": Joblib, "submitit": Submitit},
+    "launch": {"local": Local, "torchrun": Torchrun, "slurm": Slurm},
+    "parallel": {"ddp": Ddp, "fsdp": Fsdp},
+    "jobs": {"basic": Basic, "joblib": Joblib, "submitit": Submitit},
     "scale": {"scale": Scale},
 }
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from dwt_cli.evaluate.options import Protocol
-from dwt_cli.training.options import Falling, Optim
+from dwt_cli.training.options import AdamW, Falling, Optim
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class FineTuning:
     max_dev: int | None = None
 
 
-_SANE = Optim(lr=4e-5, betas=(0.9, 0.999), eps=1e-8, warmup=0.0, decay=1.0, falling=Falling.cosine)
+_SANE = AdamW(lr=4e-5, betas=(0.9, 0.999), eps=1e-8, warmup=0.0, decay=1.0, falling=Falling.cosine)
 _BERT = replace(_SANE, warmup=0.1, decay=0.9, falling=Falling.linear)
 
 PROTOCOLS = {

@@ -5,24 +5,24 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from dwt_cli.config.launch import Slurm, Torchrun
-from dwt_cli.config.run import Evaluation, Run
+from dwt_cli.config.run import Run
 from dwt_cli.launch.process import QUIETLY
 
 
-def launch(run: Run) -> None:
+def start(run: Run) -> None:
     """Carry a run or an evaluation out: in this process, in several that begin here, or in a job.
 
     Raises what `dwt_cli.recipe.worker.work` and `dwt_cli.recipe.worker.evaluate` raise, and
-    `dwt_cli.base.errors.Told`.
+    `dwt_cli.base.errors.Reported`.
     """
-    stays = run.run.only_looks or isinstance(run, Evaluation)
-    if isinstance(run.launch, Slurm) and not stays:
+    evaluation, ranks, job = run.evaluation, run.launch.ranks, run.launch.job
+    is_training = run.run.mode.trains and evaluation is None
+    if job and is_training:
         from dwt_cli.launch import slurm  # a command that only asks for help does not pay for it
 
-        slurm.launch(run, run.launch)
+        slurm.start(run, job)
         return
-    if isinstance(run.launch, Torchrun):
+    if ranks:
         os.environ.update(QUIETLY | os.environ)
     console = Console()
     with console.status("loading torch and transformers"):
@@ -30,16 +30,16 @@ def launch(run: Run) -> None:
         from dwt_cli.base.ranks import are_several
         from dwt_cli.launch import torchrun
         from dwt_cli.recipe import worker
-    if isinstance(run, Evaluation):
-        worker.evaluate(run, console)
-    elif isinstance(run.launch, Torchrun) and not are_several() and not stays:
-        torchrun.launch(run, run.launch)
+    if evaluation:
+        worker.evaluate(evaluation, console)
+    elif ranks and is_training and not are_several():
+        torchrun.start(run, ranks)
     else:
         worker.work(run, console)
 
 
-def carry_out(runs: Sequence[Run], study: str | None, arguments: Sequence[str]) -> int:
-    """Carry the runs of a multirun out, each in processes of its own; the exit code.
+def start_all(runs: Sequence[Run], study: str | None, arguments: Sequence[str]) -> int:
+    """Carry the runs of a multirun out, each in processes of its own; returns the exit code.
 
     study: the name of its primary config. arguments: the command that asks for them.
     """

@@ -1,4 +1,4 @@
-"""A process that is handed a packed run: one rank of it, a node's launcher, or a multirun's job."""
+"""The life of a process that is handed a packed run: its signals, its last line, its exit code."""
 
 import ctypes
 import platform
@@ -9,37 +9,36 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dwt_cli.base import interrupt
-from dwt_cli.base.errors import Told
+from dwt_cli.base.errors import FAULT, MISTAKE, Reported
 from dwt_cli.config import explain, packing
 from dwt_cli.config.run import Run
 
-MISTAKE, FAULT = 2, 1
-"""Exit codes of a process that has told what went wrong, in a line or by a traceback."""
-
 QUIETLY = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
-"""In the environment of those who start ranks: that others have gone is said in one line."""
+"""Environment of those who start ranks: that other ranks have ended is reported in one line."""
 
 
-def carry_out(work: Callable[[Run], None], at_parents_end: int = signal.SIGKILL) -> None:
-    """Do ``work`` on the run that is packed in the file of the command line, and leave.
+def carry_out(
+    work: Callable[[Run], None], file: Path, at_parents_end: signal.Signals = signal.SIGKILL
+) -> None:
+    """Do ``work`` on the run that is packed in a file, and exit.
 
     at_parents_end: the signal with which this process ends when its parent is gone (Linux only).
     """
     if platform.system() == "Linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, at_parents_end)
-    run = packing.unpacked(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    run = packing.unpacked(file.read_text(encoding="utf-8"))
     try:
         with interrupt.stoppable():
             work(run)
-    except Told as told:
-        sys.exit(told.code)
+    except Reported as error:
+        sys.exit(error.code)
     except KeyboardInterrupt as stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        print(getattr(stop, "said", None) or stop, file=sys.stderr, flush=True)
-        sys.exit(128 + getattr(stop, "number", int(signal.SIGINT)))
+        print(getattr(stop, "message", None) or stop, file=sys.stderr, flush=True)
+        sys.exit(interrupt.exit_code(stop))
     except Exception as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # those that fall silent are sooner gone
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, when another rank has ended
         line = explain.answer(error)
         if line is None:
             traceback.print_exc()

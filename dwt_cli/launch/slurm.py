@@ -22,7 +22,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import Checkpointable, DelayedSubmission
 
 from dwt_cli.base import atomic
-from dwt_cli.base.errors import Told, UserError
+from dwt_cli.base.errors import Reported, UserError
 from dwt_cli.base.interrupt import GRACE_S, Interrupted
 from dwt_cli.base.options import Device
 from dwt_cli.config import packing
@@ -31,15 +31,15 @@ from dwt_cli.config.run import Run
 from dwt_cli.launch.process import QUIETLY
 from dwt_cli.recipe.record import readable
 
-_SIGNAL_S = GRACE_S + 30  # so long before the end of its time a job is told of it
-_GLANCE_S = 1.0
+_SIGNAL_S = GRACE_S + 30  # so long before the end of its time a job gets a signal
+_POLL_S = 1.0
 
 
-def launch(run: Run, options: Slurm) -> None:
-    """Submit a run and, with launch.wait, see it through.
+def start(run: Run, options: Slurm) -> None:
+    """Submit a run and, with launch.wait, wait for its end.
 
-    Raises what `submit` raises, `UserError` with what a failed job has said, and `Interrupted`
-    when somebody stops waiting: the job goes on.
+    Raises what `submit` raises, `UserError` with a failed job's message, and `Interrupted` when
+    somebody stops waiting: the job goes on.
     """
     job = submit(run, options)
     print(f"job {job.job_id}: submitted; its log: {job.paths.stdout}", flush=True)
@@ -92,13 +92,13 @@ def _wait_for(job: submitit.Job[None], executor: Executor) -> None:
             if job.state != state:
                 state = job.state
                 print(f"job {job.job_id}: {state.lower()}", flush=True)
-            time.sleep(_GLANCE_S)
+            time.sleep(_POLL_S)
         error = job.exception()
     except KeyboardInterrupt as stop:
         end = "scancel" if executor is Executor.slurm else "kill"
         raise Interrupted(
             number=getattr(stop, "number", signal.SIGINT),
-            said=f"job {job.job_id} goes on; to look: tail -f {job.paths.stdout}; "
+            message=f"job {job.job_id} goes on; to look: tail -f {job.paths.stdout}; "
             f"to end it: {end} {job.job_id}",
         ) from stop
     for line in (job.stdout() or "").splitlines():
@@ -109,19 +109,19 @@ def _wait_for(job: submitit.Job[None], executor: Executor) -> None:
 
 
 def _in_one_line(job: submitit.Job[None], error: BaseException) -> BaseException:
-    """What the job has said of its end; its log has everything."""
+    """Return the job's last message as an error; its log has everything."""
     lines = (job.stderr() or "").splitlines()
-    if told := [line for line in lines if line.startswith("dwt-train: ")]:
-        return UserError(told[-1].removeprefix("dwt-train: "))
-    if isinstance(error, Told):  # of the debug executor: it was said here
+    if messages := [line for line in lines if line.startswith("dwt-train: ")]:
+        return UserError(messages[-1].removeprefix("dwt-train: "))
+    if isinstance(error, Reported):  # by the debug executor, here
         return error
     return UserError(
-        f"job {job.job_id} has left no result ({job.state.lower()}); {job.paths.stderr} says more"
+        f"job {job.job_id} has left no result ({job.state.lower()}); see {job.paths.stderr}"
     )
 
 
 class _Node(Checkpointable):
-    """What a job does on one node. submitit pickles it: it holds the path of a file, no more."""
+    """A job's work on one node. submitit pickles it: it holds the path of a file, no more."""
 
     def __init__(self, file: str) -> None:
         self._file = file
@@ -129,22 +129,22 @@ class _Node(Checkpointable):
 
     def __call__(self) -> None:
         run = packing.unpacked(Path(self._file).read_text(encoding="utf-8"))
-        assert isinstance(run.launch, Slurm)
-        launch = replace(run.launch, rdzv_endpoint=_meeting_place(run.launch))
+        assert run.launch.job is not None
+        launch = replace(run.launch.job, rdzv_endpoint=_rendezvous(run.launch.job))
         with TemporaryDirectory(prefix="dwt-") as folder:
             file = Path(folder) / "run.json"
             file.write_text(packing.packed(replace(run, launch=launch)), encoding="utf-8")
             self._ranks = subprocess.Popen(
-                [sys.executable, "-m", "dwt_cli.launch.torchrun", str(file)],
+                [sys.executable, "-m", "dwt_cli.launch", "node", str(file)],
                 env=QUIETLY | os.environ,
             )
-            signal.signal(signal.SIGTERM, self._end)  # submitit does not heed it
+            signal.signal(signal.SIGTERM, self._end)  # submitit ignores it
             code = self._ranks.wait()
         if code:
-            raise Told(code)
+            raise Reported(code)
 
     def checkpoint(self) -> DelayedSubmission:
-        """submitit's question what to do when the job comes back, asked before it goes."""
+        """Return what to do when the job comes back; submitit asks before it goes."""
         if self._ranks is not None:
             self._end()
             # asked in the midst of the other wait, which holds the lock of Popen.wait
@@ -153,13 +153,13 @@ class _Node(Checkpointable):
         return DelayedSubmission(_Node(self._file))
 
     def _end(self, *signal_and_frame: object) -> None:
-        """Have the ranks finish their step, write a checkpoint and leave."""
+        """Have the ranks finish their step, write a checkpoint and exit."""
         assert self._ranks is not None
         self._ranks.terminate()
 
 
-def _meeting_place(options: Slurm) -> str | None:
-    """Where the nodes of this job meet: on its first one, at a port that follows its number."""
+def _rendezvous(options: Slurm) -> str | None:
+    """Return HOST:PORT where this job's nodes meet: the first one, a port from the job's number."""
     if options.rdzv_endpoint is not None or options.nodes == 1:
         return options.rdzv_endpoint
     job = submitit.JobEnvironment()

@@ -1,4 +1,4 @@
-"""The runs of a multirun: what is missing is carried out, and what comes of all is told.
+"""The runs of a multirun: what is missing is carried out, and what comes of all is reported.
 
 Runs are found by what they are, so a second start does what is missing, and arms that several
 studies share are trained once. The study's folder, ``<run.root>/studies/<name>/``, has study.json,
@@ -16,10 +16,9 @@ from rich.console import Console
 
 from dwt_cli.base import locks
 from dwt_cli.base.atomic import read_json
-from dwt_cli.base.errors import UserError
+from dwt_cli.base.errors import MISTAKE, UserError
 from dwt_cli.base.identity import fingerprint, plain
-from dwt_cli.config.launch import Slurm, Submitit
-from dwt_cli.config.run import Run, Study
+from dwt_cli.config.run import Mode, Run
 from dwt_cli.launch import pool
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import LOCK, find
@@ -30,9 +29,6 @@ from dwt_cli.study.results import read_results
 from dwt_cli.study.terminal import print_report
 from dwt_cli.track.display import plain_line
 from dwt_cli.track.overview import Overview
-
-FAILED = 2
-"""The exit code of a multirun of which a run has failed."""
 
 _AXES = {"seed", "scale.max_steps", "train.max_steps"}  # what is no arm, but a seed or a length
 
@@ -57,16 +53,16 @@ class _Cell:
 def carry_out(
     runs: Sequence[Run], study: str | None, arguments: Sequence[str], console: Console
 ) -> int:
-    """Do what is missing, each run in a process of its own; 0, or `FAILED` when one has failed.
+    """Do what is missing, each run in a process of its own; returns the exit code.
 
     study: the name of the primary config, where it is a study's. Raises `UserError` when another
     process is at work in the study's folder, KeyboardInterrupt when it was asked to stop.
     """
     say = plain_line(console)
-    if isinstance(runs[0].jobs, Submitit) and not isinstance(runs[0].launch, Slurm):
+    if runs[0].jobs.needs_slurm and not runs[0].launch.job:
         raise UserError("jobs=submitit: runs are handed to SLURM with launch=slurm; choose it too")
     cells = _cells(runs, arguments)
-    name = study if study and isinstance(runs[0], Study) else f"multirun-{_kind_of(cells)}"
+    name = study if study and runs[0].of_study else f"multirun-{_kind_of(cells)}"
     folder = Path(runs[0].run.root).expanduser() / "studies" / name
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -84,7 +80,7 @@ def carry_out(
         show(results, folder, runs[0].tracker, say)
     finally:
         lock.release()
-    return FAILED if failed else 0
+    return MISTAKE if failed else 0
 
 
 def _work_off(ledger: "_Ledger", cells: Sequence[_Cell], folder: Path, console: Console) -> None:
@@ -95,24 +91,24 @@ def _work_off(ledger: "_Ledger", cells: Sequence[_Cell], folder: Path, console: 
     missing = [cell for cell in cells if every[cell.identity] is cell and not ledger.has(cell)]
     steps = {cell.identity: float(cell.run.train.num_steps(None) or 1) for cell in missing}
     tasks = [
-        pool.Task(_labelled(cell, folder.name), folder / "logs" / f"{cell.identity}.json")
+        pool.Queued(_labelled(cell, folder.name), folder / "logs" / f"{cell.identity}.json")
         for cell in missing
     ]
     with Overview(console, folder.name, steps, num_done=len(every) - len(missing)) as overview:
 
-        def glance(task: pool.Task) -> None:
-            identity = task.file.stem
+        def poll(queued: pool.Queued) -> None:
+            identity = queued.file.stem
             ledger.note(identity, "running")
             overview.at_work(identity, names[identity], find(ledger.root, identity))
 
         try:
-            for outcome in pool.Crew(options, glance).carry_out(tasks):
-                identity = outcome.task.file.stem
+            for outcome in pool.Pool(options, poll).carry_out(tasks):
+                identity = outcome.queued.file.stem
                 if outcome.begun:
                     ledger.note(identity, "failed" if outcome.error else "finished", outcome.error)
                     overview.ended(identity, names[identity], outcome.error, ledger.loss(identity))
         finally:
-            ledger.nobody_works()
+            ledger.note_stopped()
 
 
 class _Ledger:
@@ -141,11 +137,11 @@ class _Ledger:
     def has(self, cell: _Cell) -> bool:
         """Whether nothing is left to do for it."""
         run = cell.run
-        looked = run.eval.measures == ["lm"] and run.eval.at == [1.0]
-        return looked and not run.run.fresh and self._jobs[cell.key].state == "finished"
+        is_plain = run.eval.measures == ["lm"] and run.eval.at == [1.0]
+        return is_plain and run.run.mode is Mode.train and self._jobs[cell.key].state == "finished"
 
     def note(self, identity: str, state: State, error: str | None = None) -> None:
-        """What has become of a run, in every arm that it is."""
+        """Note what has become of a run, in every arm that it is."""
         place = _from(find(self.root, identity))
         with self._turn:
             before = dict(self._jobs)
@@ -155,8 +151,8 @@ class _Ledger:
             if self._jobs != before:
                 self._write()
 
-    def nobody_works(self) -> None:
-        """What was stopped on its way is missing."""
+    def note_stopped(self) -> None:
+        """Note what was stopped on its way as missing."""
         for job in list(self._jobs.values()):
             if job.state == "running" and job.identity:
                 self.note(job.identity, "missing")
@@ -212,10 +208,10 @@ def _cells(runs: Sequence[Run], arguments: Sequence[str]) -> list[_Cell]:
     for run in runs:
         identity = recipe_of(run).identity
         words = tuple(run.overrides)
-        if isinstance(run, Study):
-            of_arm = shlex.split(run.study.arms[run.arm])
+        if place := run.of_study:
+            of_arm = shlex.split(place.study.arms[place.arm])
             typed = words[: len(words) - len(of_arm)]
-            cells.append(_Cell(run, identity, run.arm, run.length, (*options, *typed)))
+            cells.append(_Cell(run, identity, place.arm, place.length, (*options, *typed)))
         else:
             arm = " ".join(word for word in words if _key(word) in swept - _AXES) or "run"
             cells.append(_Cell(run, identity, arm, run.train.max_steps or 0, words))
@@ -243,8 +239,8 @@ def _kind_of(cells: Sequence[_Cell]) -> str:
 def _asked(name: str, cells: Sequence[_Cell], arguments: Sequence[str]) -> StudyRecord:
     run = cells[0].run
     command = shlex.join(["dwt-train", *arguments])
-    if isinstance(run, Study):
-        study = run.study
+    if run.of_study:
+        study = run.of_study.study
         return StudyRecord(
             name,
             study.question,

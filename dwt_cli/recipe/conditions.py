@@ -16,7 +16,7 @@ from dwt_cli.models.flops import forward_flops
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
 from dwt_cli.tasks.options import Task
-from dwt_cli.training.options import Fsdp, Optim, Parallel, Train
+from dwt_cli.training.options import Optim, Parallel, Train
 from dwt_cli.training.parallel import shard
 
 
@@ -89,6 +89,6 @@ class Conditions:
 
     def share_teacher(self, wrapped: MaskedLM, machine: Machine, ranks: Ranks) -> None:
         """Leave each rank its share of a teacher, if that is asked for."""
-        parallel = self.parallel
-        if isinstance(parallel, Fsdp) and parallel.shard_teacher and ranks.size > 1:
-            shard(wrapped, nn.ModuleDict(), parallel, machine.device, machine.dtype)
+        sharding = self.parallel.sharding(ranks.size)
+        if sharding and sharding.shard_teacher:
+            shard(wrapped, nn.ModuleDict(), sharding, machine.device, machine.dtype)

@@ -28,7 +28,7 @@ from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Context, Done, Setup, Stage, train
 from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
-from dwt_cli.training.options import Optim
+from dwt_cli.training.options import AdamW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class MapsStage(Stage):
                 folder=folder,
                 seed=self.seed,
                 train=conditions.lasting(self.options.steps),
-                optim=Optim(lr=self.options.lr, weight_decay=0.0),
+                optim=AdamW(lr=self.options.lr, weight_decay=0.0),
                 parallel=conditions.parallel,
                 eval_every=conditions.eval.every,
                 step_flops=self.shapes.step_flops,

@@ -21,7 +21,7 @@ from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.options import Fsdp, Optim, Parallel
+from dwt_cli.training.options import Fsdp, Optim
 
 _FP32 = 4
 _CPU = torch.device("cpu")
@@ -87,11 +87,10 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     num_parts = train.num_parts(num_ranks)
     num_blocks = train.batch_size // num_ranks // num_parts
     num_rows = num_blocks * conditions.num_targets
-    parallel = conditions.parallel if num_ranks > 1 else None
-    shards = isinstance(parallel, Fsdp)
+    sharding = conditions.parallel.sharding(num_ranks)
     features, _ = shapes.features
     # weights as they are gathered; fake tensors of a GPU need one, a CPU's have the same shapes
-    with FakeTensorMode(), _new_tensors_in(machine.dtype if shards else torch.float32):
+    with FakeTensorMode(), _new_tensors_in(machine.dtype if sharding else torch.float32):
         model = MaskedLM(shapes.student_on(_CPU), machine.dtype).train()
         if machine.device.type == "cuda":
             model.model.set_attn_implementation("sdpa")
@@ -99,12 +98,12 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
             model,
             torch.zeros(num_blocks, conditions.block_length, dtype=torch.long),
             torch.zeros(num_rows, dtype=torch.long),
-            isinstance(parallel, Fsdp) and parallel.activation_checkpointing,
+            sharding is not None and sharding.activation_checkpointing,
             features,
         )
-        gathered = gathered_bytes(model, machine.dtype) if shards else 0
+        gathered = gathered_bytes(model, machine.dtype) if sharding else 0
     teachers = shapes.teacher_models.values()
-    if isinstance(parallel, Fsdp) and parallel.shard_teacher:  # one model computes at a time
+    if sharding and sharding.shard_teacher:  # one model computes at a time
         theirs = [
             gathered_bytes(MaskedLM(teacher, machine.dtype), machine.dtype)
             for teacher in teachers
@@ -125,7 +124,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         activations=kept + max(0, again - logits),
         logits=logits,
         # DDP's buckets are the gradients, and stay
-        gradients_stay=num_parts > 1 or (parallel is not None and not shards),
+        gradients_stay=num_parts > 1 or (num_ranks > 1 and not sharding),
     )
 
 
@@ -137,8 +136,7 @@ def state(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> State:
     """
     conditions = shapes.conditions
     student = MaskedLM(shapes.student_model, torch.float32)
-    parallel = conditions.parallel
-    fsdp = parallel if isinstance(parallel, Fsdp) and num_ranks > 1 else None
+    fsdp = conditions.parallel.sharding(num_ranks)
     num_shards = num_ranks if fsdp else 1
     own = num_parameters(student) * _FP32
     theirs = sum(num_parameters(teacher) for teacher in shapes.teacher_models.values()) * _FP32
@@ -289,22 +287,22 @@ class Traffic:
 
 
 def traffic(
-    parallel: Parallel,
+    sharding: Fsdp | None,
     num_parameters: int,
     dtype: torch.dtype,
     num_parts: int,
     num_teacher_parameters: int = 0,
 ) -> Traffic:
-    """Of one step of ``num_parts`` micro-batches on each rank.
+    """Return the traffic of one step of ``num_parts`` micro-batches on each rank.
 
     DDP sums gradients once, in fp32. FSDP gathers the weights in ``dtype`` for every forward pass,
     and again for the backward pass, and sums gradients once, in fp32. A sharded teacher is
     gathered for every forward pass too.
     """
     gradients = num_parameters * torch.float32.itemsize
-    if not isinstance(parallel, Fsdp):
+    if sharding is None:
         return Traffic(all_reduce=gradients)
     gathered = 2 * num_parameters
-    if parallel.shard_teacher:
+    if sharding.shard_teacher:
         gathered += num_teacher_parameters
     return Traffic(all_gather=num_parts * gathered * dtype.itemsize, reduce_scatter=gradients)

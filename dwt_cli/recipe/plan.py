@@ -18,7 +18,6 @@ from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.recipe.memory import memory, traffic
 from dwt_cli.recipe.recipe import Recipe
 from dwt_cli.recipe.shapes import Shapes
-from dwt_cli.training.options import Fsdp
 
 
 def parameters_by_part(model: PreTrainedModel) -> dict[str, int]:
@@ -99,19 +98,20 @@ def _time(recipe: Recipe, options: RunOptions, num_ranks: int) -> Iterator[tuple
 
 def _each_rank(shapes: Shapes, machine: Machine, num_ranks: int) -> Iterator[tuple[str, str]]:
     """Yield what each rank reads, holds and sends."""
-    train, parallel = shapes.conditions.train, shapes.conditions.parallel
+    train = shapes.conditions.train
+    sharding = shapes.conditions.parallel.sharding(num_ranks)
     num_parts = train.num_parts(num_ranks)
     micro_batch = train.batch_size // num_ranks // num_parts
     yield "micro-batch", f"{micro_batch:,} sequences, {num_parts} in a step{_on_each(num_ranks)}"
     if num_ranks > 1:
         sent = traffic(
-            parallel,
+            sharding,
             num_parameters(shapes.student_model),
             machine.dtype,
             num_parts,
             sum(map(num_parameters, shapes.teacher_models.values())),
         ).sent(num_ranks)
-        way = "fsdp" if isinstance(parallel, Fsdp) else "ddp"
+        way = "fsdp" if sharding else "ddp"
         yield "sent in a step", f"{sent / 1e9:.3f} GB by each rank ({way}, ring)"
     account = memory(shapes, machine, num_ranks)
     for kind, num_bytes in {**account.kinds, "at its peak": account.total}.items():

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.machine import Machine
-from dwt_cli.config.places import nearest_existing
+from dwt_cli.config.check import nearest_existing
 from dwt_cli.data import corpus as corpora
 from dwt_cli.distill.objective.features import inside_objectives
 from dwt_cli.distill.remap.options import FromTeacher
@@ -26,7 +26,6 @@ from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.memory import state
 from dwt_cli.recipe.recipe import Recipe
 from dwt_cli.recipe.shapes import Shapes
-from dwt_cli.training.options import Fsdp
 
 _CHECKPOINT_BYTES = 8  # per parameter, at least: fp32 weight and one moment
 
@@ -44,8 +43,8 @@ def check(
     _check_room(root, num_parameters(student))
     opened = {setting: _opened(setting, each, conditions) for setting, each in shapes.checkpoints}
     _check_tokenizers(recipe.corpus.tokenizer(), shapes.checkpoints, conditions)
-    parallel = conditions.parallel
-    if num_ranks > 1 and isinstance(parallel, Fsdp) and parallel.shard_teacher:
+    sharding = conditions.parallel.sharding(num_ranks)
+    if sharding and sharding.shard_teacher:
         _check_layers_are_known(opened)
     teacher = opened.get("teacher.path", shapes.teacher_models.get("teacher"))
     if teacher is not None:
@@ -138,7 +137,7 @@ def _check_memory(shapes: Shapes, machine: Machine, num_ranks: int, scale: str) 
         if isinstance(student, MadeStudent):
             named = f"scale={scale} with student.num_layers={student.num_layers}"
             remedy = "lower scale.width, scale.vocab_size or student.num_layers"
-        if num_ranks > 1 and not isinstance(shapes.conditions.parallel, Fsdp):
+        if num_ranks > 1 and not shapes.conditions.parallel.sharding(num_ranks):
             remedy += ", or share it among the ranks with parallel=fsdp"
         raise UserError(
             f"out of memory: {named} takes {_gb(needed)} on each rank for weights, gradients and "

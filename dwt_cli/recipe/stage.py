@@ -21,7 +21,7 @@ from dwt_cli.track.summary import Facts
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.options import Fsdp, Optim, Parallel, Train
+from dwt_cli.training.options import Optim, Parallel, Train
 from dwt_cli.training.parallel import load_state, shard, state_on_first
 from dwt_cli.training.protocols import Batches, Loss, Observer
 
@@ -155,13 +155,13 @@ def train(
     A model that is sharded comes from CPU memory, and when this returns it is there again, on rank
     0 alone. evaluate: returns held-out metrics of a model, ``loss`` among them. save: writes it.
     """
-    whole, parallel = model.model, setup.parallel
+    whole, sharding = model.model, setup.parallel.sharding(at.ranks.size)
     parameters = num_parameters(whole)
-    if shards := isinstance(parallel, Fsdp) and at.ranks.size > 1:
+    if sharding:
         model.cpu()  # it was evaluated on the device before, if it was remapped
         if at.ranks.is_first:
             model = MaskedLM(copy.deepcopy(whole), at.machine.dtype)
-        shard(model, loss.aux, parallel, at.machine.device, at.machine.dtype)
+        shard(model, loss.aux, sharding, at.machine.device, at.machine.dtype)
     else:
         model.to(at.machine.device)
     latest: dict[str, float] = {}
@@ -171,7 +171,7 @@ def train(
         return latest
 
     def update_whole() -> None:
-        if shards and (state := state_on_first(model.model)):
+        if sharding and (state := state_on_first(model.model)):
             load_state(whole, state)
 
     watching: list[Observer] = [TrainingDisplay(at.show, setup.stage)]

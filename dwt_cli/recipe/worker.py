@@ -19,7 +19,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
 from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import ALONE, Ranks
-from dwt_cli.config.run import Evaluation, Run
+from dwt_cli.config.run import Evaluation, Mode, Run
 from dwt_cli.evaluate import measures
 from dwt_cli.models.checkpoint import save_model
 from dwt_cli.recipe import preflight
@@ -51,17 +51,18 @@ def work(run: Run, console: Console) -> None:
 def _work(run: Run, console: Console, ranks: Ranks) -> None:
     _let_transformers_be_quiet()
     say, options, root = plain_line(console), run.run, Path(run.run.root).expanduser()
-    if options.schedule:
+    mode = options.mode
+    if mode is Mode.schedule:
         picture = root / f"schedule-{run.choices['alpha']}.png"
         draw_schedule(run.alpha, run.optim, run.objective, run.choices, picture)
         say(f"schedule: {picture}")
         return
     recipe = recipe_of(run)
-    if options.plan and options.device_gb is not None:
+    if mode is Mode.plan and options.device_gb is not None:
         machine = Machine.elsewhere(options.device_gb, run.train.precision)
     else:
         machine = Machine.of(run.launch.device, run.launch.num_threads, run.train.precision, ranks)
-    if options.plan:
+    if mode is Mode.plan:
         print_plan(recipe, options, machine, max(ranks.size, run.launch.num_ranks), console)
         return
     site = Site(machine=machine, cache=Cache(options.cache, say), ranks=ranks)
@@ -70,7 +71,7 @@ def _work(run: Run, console: Console, ranks: Ranks) -> None:
     measures.check(run.eval)
     name = readable(run.choices, run.overrides, run.seed)
     label = Label(name, recipe.identity, run.choices, run.seed, plain(run))
-    if options.export:
+    if mode is Mode.export:
         _export(recipe, label, root, site, console)
         return
     ranks.agree(
@@ -81,7 +82,7 @@ def _work(run: Run, console: Console, ranks: Ranks) -> None:
             **machine.describe()["versions"],
         }
     )
-    with Record(root, label, say, ranks, fresh=options.fresh) as record:
+    with Record(root, label, say, ranks, fresh=mode is Mode.fresh) as record:
         if record.summary is None:
             with _status_of_a_failure(record):
                 summary = _train(recipe, label, run.tracker, record, site, console)

@@ -75,7 +75,7 @@ class Training:
         """
         counters = self.checkpoints.restore(self.model, self.loss.aux, self.optimizer)
         self.observer.resumed(counters.step)
-        with Interrupt(is_heard=self.ranks.is_first) as interrupt:
+        with Interrupt(reports=self.ranks.is_first) as interrupt:
             while (progress := self.length.progress(counters)) < 1:
                 self._step(counters, progress)
                 best = self._evaluate(counters)

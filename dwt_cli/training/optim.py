@@ -8,7 +8,7 @@ from torch import nn
 from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.models.wrapper import Wrapper
 from dwt_cli.training import muon
-from dwt_cli.training.options import Muon, Optim
+from dwt_cli.training.options import Optim
 
 
 class Optimizer:
@@ -19,7 +19,7 @@ class Optimizer:
 
     def __init__(self, model: Wrapper, options: Optim, aux: nn.Module | None = None) -> None:
         self._options = options
-        hidden = set(_hidden_matrices(model)) if isinstance(options, Muon) else set()
+        hidden = set(_hidden_matrices(model)) if options.muon else set()
         named = dict(model.named_parameters())
         rest = [parameter for name, parameter in named.items() if name not in hidden]
         rest += [] if aux is None else aux.parameters()
@@ -38,13 +38,13 @@ class Optimizer:
                 fused=True,
             )
         ]
-        if isinstance(options, Muon):
+        if own := options.muon:
             self.parts.append(
                 muon.Muon(
                     [named[name] for name in named if name in hidden],
-                    lr=options.hidden_lr,
-                    momentum=options.momentum,
-                    weight_decay=options.hidden_weight_decay,
+                    lr=own.hidden_lr,
+                    momentum=own.momentum,
+                    weight_decay=own.hidden_weight_decay,
                 )
             )
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import ClassVar
 
 from omegaconf import II
 
@@ -20,7 +21,10 @@ class Falling(Enum):
 
 @dataclass
 class Optim:
-    """AdamW: linear warm-up, a plateau, and a decay to zero, as shares of the run."""
+    """An optimiser's AdamW, and its schedule.
+
+    That is linear warm-up, a plateau, and a decay to zero, as shares of the run.
+    """
 
     lr: float = above(0, 5e-4)
     betas: tuple[float, float] = between(0.0, 0.9999, (0.9, 0.98))
@@ -30,6 +34,11 @@ class Optim:
     decay: float = between(0.0, 1.0, 0.95)
     falling: Falling = Falling.linear
     clip_norm: float = field(default=1.0, metadata={"range": Range(0, beyond=True, infinite=True)})
+
+    @property
+    def muon(self) -> "Muon | None":
+        """The options of the hidden matrices' own optimiser; None: they have AdamW too."""
+        return None
 
     def lr_factor(self, progress: float) -> float:
         """Return the learning rate at a share of the run, relative to its peak.
@@ -58,12 +67,23 @@ class Optim:
 
 
 @dataclass
+class AdamW(Optim):
+    """AdamW on every parameter."""
+
+    tag: ClassVar[str] = "Optim"
+
+
+@dataclass
 class Muon(Optim):
     """Muon on the hidden matrices, AdamW with the fields above on everything else."""
 
     hidden_lr: float = above(0, 0.02)
     momentum: float = between(0.0, 0.9999, 0.95)
     hidden_weight_decay: float = at_least(0, 0.0)
+
+    @property
+    def muon(self) -> "Muon":
+        return self
 
 
 _NO_LIMIT = "null is no such limit"
@@ -135,7 +155,19 @@ class Train:
 
 @dataclass
 class Parallel:
+    """How the ranks of a run hold its models."""
+
+    def sharding(self, num_ranks: int) -> "Fsdp | None":
+        """Return how so many ranks shard a model; None: each of them holds all of it."""
+        raise NotImplementedError
+
+
+@dataclass
+class Ddp(Parallel):
     """Every rank holds the whole model; gradients are summed while they are computed (DDP)."""
+
+    def sharding(self, num_ranks: int) -> None:
+        return None
 
 
 @dataclass
@@ -150,3 +182,6 @@ class Fsdp(Parallel):
     activation_checkpointing: bool = False
     cpu_offload: bool = False
     shard_teacher: bool = False
+
+    def sharding(self, num_ranks: int) -> "Fsdp | None":
+        return self if num_ranks > 1 else None

@@ -138,12 +138,30 @@ def test_help_tells_every_choice(tmp_path: Path) -> None:
             assert choice in text
 
 
-def test_the_front_door_loads_no_torch() -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        "main.main --help",
+        "main.evaluate_main --help",
+        "main.main --cfg job",
+        "report.main --help",
+        "runs.main --help",
+        "cache.main --help",
+    ],
+)
+def test_what_needs_no_torch_does_not_load_it(command: str) -> None:
+    function, *words = command.split()
     code = (
-        "import sys; import dwt_cli.cli.main; import dwt_cli.config.compose as c; c.register();"
-        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+        "import os, sys\n"
+        f"from dwt_cli.cli import {function.partition('.')[0]}\n"
+        f"sys.argv = ['dwt', *{words}]\n"
+        "try:\n"
+        f"    {function}()\n"
+        "finally:\n"
+        "    os._exit('torch' in sys.modules or 'transformers' in sys.modules)\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_wheel_answers_from_another_folder(tmp_path: Path) -> None:

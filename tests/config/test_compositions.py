@@ -10,8 +10,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
+from dwt_cli.config import check, files
 from dwt_cli.config.compose import register, typed
-from dwt_cli.config.run import SCHEMAS, Run, check, files
+from dwt_cli.config.run import SCHEMAS, Run
 from dwt_cli.recipe import worker
 from tests.miniature import options, write_text
 

@@ -19,7 +19,7 @@ from dwt_cli.config.run import SCHEMAS, Run, RunOptions
 from dwt_cli.data.options import HubPart
 from dwt_cli.evaluate.options import Glue
 from dwt_cli.track.options import NoTracker
-from dwt_cli.training.options import Optim
+from dwt_cli.training.options import AdamW
 
 BOOKKEEPING = {
     ("Train", "micro_batch_size"),
@@ -108,7 +108,7 @@ def test_of_a_run_what_is_around_it_is_not_identity(nano: Run, f: dataclasses.Fi
 def test_the_class_is_identity() -> None:
     by_class = {fingerprint(next(samples(node))) for node in CLASSES}
     assert len(by_class) == len(CLASSES)
-    assert fingerprint(Optim(lr=1)) != fingerprint(Optim(lr=2))
+    assert fingerprint(AdamW(lr=1)) != fingerprint(AdamW(lr=2))
 
 
 def test_a_fingerprint_is_the_same_in_every_process() -> None:

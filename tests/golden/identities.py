@@ -17,8 +17,7 @@ from hydra import compose, initialize_config_dir
 
 from dwt_cli.cli import overrides as command
 from dwt_cli.config import check
-from dwt_cli.config.arms import words_of
-from dwt_cli.config.compose import register, typed
+from dwt_cli.config.compose import register, typed, words_of_arm
 from dwt_cli.config.files import settings_folder
 from dwt_cli.config.run import Run, Study
 from dwt_cli.data.docs import Docs
@@ -70,7 +69,7 @@ def composed(words: str) -> Run:
     else:
         search = f"hydra.searchpath=[file://{folder}]"
         with initialize_config_dir(read.options.config_dir, version_base="1.3"):
-            of_arm = words_of(compose(primary, [search, *overrides]), overrides)
+            of_arm = words_of_arm(compose(primary, [search, *overrides]), overrides)
             run = typed(compose(primary, [search, *overrides, *of_arm]))
     check.check(run)
     return run

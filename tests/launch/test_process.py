@@ -1,4 +1,4 @@
-"""A process that is handed a packed run: what it says at its end, and with which code."""
+"""A process that is handed a packed run: its last line and its exit code."""
 
 import subprocess
 import sys
@@ -11,14 +11,17 @@ from dwt_cli.config import packing
 from dwt_cli.config.run import Run
 
 SCRIPT = """
-from dwt_cli.base.errors import Told, UserError
+import sys
+from pathlib import Path
+
+from dwt_cli.base.errors import Reported, UserError
 from dwt_cli.launch.process import carry_out
 from dwt_cli.base.interrupt import Interrupted
 
 def work(run):
     raise {error}
 
-carry_out(work)
+carry_out(work, Path(sys.argv[1]))
 """
 
 
@@ -26,10 +29,10 @@ carry_out(work)
     ("error", "code", "last_line"),
     [
         ("UserError('seed=x: choose a number')", 2, "dwt-train: seed=x: choose a number"),
-        ("Told(2)", 2, ""),
+        ("Reported(2)", 2, ""),
         ("RuntimeError('a bug')", 1, "RuntimeError: a bug"),
         ("Interrupted(step=3, number=15)", 143, "stopped after step 3"),
-        ("Interrupted(said='job 7 goes on')", 130, "job 7 goes on"),
+        ("Interrupted(message='job 7 goes on')", 130, "job 7 goes on"),
     ],
 )
 def test_how_it_ends(

@@ -89,11 +89,11 @@ def test_it_is_not_waited_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     root = cluster("echo Submitted batch job 123")
-    slurm.launch(*asked(composed, root, "launch.wait=false"))
+    slurm.start(*asked(composed, root, "launch.wait=false"))
     assert capsys.readouterr().out.startswith("job 123: submitted")
 
 
-def test_who_stops_waiting_is_told_how_to_look_and_to_end(
+def test_the_message_when_waiting_is_stopped(
     composed: Callable[..., Run],
     cluster: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -104,8 +104,8 @@ def test_who_stops_waiting_is_told_how_to_look_and_to_end(
     root = cluster("echo Submitted batch job 123")
     monkeypatch.setattr(slurm.time, "sleep", impatient)
     with pytest.raises(Interrupted) as stop:
-        slurm.launch(*asked(composed, root))
-    assert stop.value.said == (
+        slurm.start(*asked(composed, root))
+    assert stop.value.message == (
         f"job 123 goes on; to look: tail -f {root}/slurm/123_0_log.out; to end it: scancel 123"
     )
 
@@ -117,6 +117,6 @@ def test_its_nodes_meet_on_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
         "SLURM_JOB_NODELIST": "node[07-09]",
     }.items():
         monkeypatch.setenv(name, value)
-    assert slurm._meeting_place(Slurm(gpus=8, nodes=3)) == "node07:24567"
-    assert slurm._meeting_place(Slurm(gpus=8)) is None, "by itself on one node"
-    assert slurm._meeting_place(Slurm(gpus=8, nodes=2, rdzv_endpoint="a:1")) == "a:1"
+    assert slurm._rendezvous(Slurm(gpus=8, nodes=3)) == "node07:24567"
+    assert slurm._rendezvous(Slurm(gpus=8)) is None, "by itself on one node"
+    assert slurm._rendezvous(Slurm(gpus=8, nodes=2, rdzv_endpoint="a:1")) == "a:1"

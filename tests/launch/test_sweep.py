@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from dwt_cli.config import files
-from dwt_cli.config.launch import Joblib, Jobs
+from dwt_cli.config.launch import Basic, Joblib, Jobs
 from dwt_cli.config.run import Run
-from dwt_cli.launch.pool import Crew, Task
+from dwt_cli.launch.pool import Pool, Queued
 from tests.miniature import dwt_train, options, write_text
 from tests.processes import Started
 
@@ -99,7 +99,7 @@ def test_a_second_start_does_only_what_is_missing(place: Path, first: Any) -> No
     assert jobs["weak", 1]["words"][:2] == ["--config-dir", str(place / "studies")]
 
 
-@pytest.mark.slow  # seven processes; that a crew asks its processes to stop is tested below
+@pytest.mark.slow  # seven processes; that a pool asks its processes to stop is tested below
 def test_a_study_that_was_stopped_goes_on_in_mid_training(place: Path, first: Any) -> None:
     command = study_command(place, "arm=long", "seed=3", "scale.checkpoint_every=1000")
     started = Started(command, place)
@@ -158,10 +158,10 @@ def quick_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     script = tmp_path / "python"
     script.write_text(
         "#!/bin/sh\n"
-        'trap "touch $3.stopped; exit 130" INT\n'
-        'echo "$OMP_NUM_THREADS" > "$3.threads"\n'
-        'case "$3" in *long*) while true; do sleep 0.1; done;; esac\n'
-        'case "$3" in *bad*) echo "dwt-train: it is bad"; exit 2;; *shot*) kill -9 $$;; esac\n'
+        'trap "touch $4.stopped; exit 130" INT\n'
+        'echo "$OMP_NUM_THREADS" > "$4.threads"\n'
+        'case "$4" in *long*) while true; do sleep 0.1; done;; esac\n'
+        'case "$4" in *bad*) echo "dwt-train: it is bad"; exit 2;; *shot*) kill -9 $$;; esac\n'
     )
     script.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(script))
@@ -169,13 +169,13 @@ def quick_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def outcomes(folder: Path, made: Run, jobs: Jobs, names: list[str]) -> dict[str, Any]:
-    tasks = [Task(made, folder / f"{name}.json") for name in names]
-    crew = Crew(jobs, lambda task: None)
-    return {each.task.file.stem: each for each in crew.carry_out(tasks)}
+    tasks = [Queued(made, folder / f"{name}.json") for name in names]
+    pool = Pool(jobs, lambda queued: None)
+    return {each.queued.file.stem: each for each in pool.carry_out(tasks)}
 
 
 def test_the_last_line_is_what_a_job_failed_of(quick_processes: Path, made: Run) -> None:
-    found = outcomes(quick_processes, made, Jobs(), ["good", "bad", "shot", "last"])
+    found = outcomes(quick_processes, made, Basic(), ["good", "bad", "shot", "last"])
     assert {name: each.error for name, each in found.items()} == {
         "good": None,
         "bad": "it is bad",
@@ -185,7 +185,7 @@ def test_the_last_line_is_what_a_job_failed_of(quick_processes: Path, made: Run)
 
 
 def test_fail_fast_begins_no_other(quick_processes: Path, made: Run) -> None:
-    found = outcomes(quick_processes, made, Jobs(fail_fast=True), ["good", "bad", "later"])
+    found = outcomes(quick_processes, made, Basic(fail_fast=True), ["good", "bad", "later"])
     assert {name: each.begun for name, each in found.items()} == {
         "good": True,
         "bad": True,
@@ -196,10 +196,10 @@ def test_fail_fast_begins_no_other(quick_processes: Path, made: Run) -> None:
 def test_when_nobody_listens_any_more_the_processes_are_asked_to_stop(
     quick_processes: Path, made: Run
 ) -> None:
-    tasks = [Task(made, quick_processes / f"{name}.json") for name in ("good", "long")]
+    tasks = [Queued(made, quick_processes / f"{name}.json") for name in ("good", "long")]
     at_work = quick_processes / "long.json.threads"
-    each = Crew(Joblib(num_parallel=2), lambda task: None).carry_out(tasks)
-    assert next(each).task is tasks[0]
+    each = Pool(Joblib(num_parallel=2), lambda queued: None).carry_out(tasks)
+    assert next(each).queued is tasks[0]
     while not at_work.exists() or not at_work.read_text():
         time.sleep(0.01)
     each.close()
@@ -220,7 +220,7 @@ def test_every_shipped_study_composes_all_of_its_runs(
     from dwt_cli.cli import main
 
     asked: list[Run] = []
-    monkeypatch.setattr(main, "carry_out", lambda runs, *_: asked.extend(runs) or 0)
+    monkeypatch.setattr(main, "start_all", lambda runs, *_: asked.extend(runs) or 0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["dwt-train", "-cn", name, "seed=0", "length=30"])
     with pytest.raises(SystemExit) as left:

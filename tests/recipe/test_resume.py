@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForMaskedLM
 
-from dwt_cli.cli.shelf import seen_runs
+from dwt_cli.cli.runs import listed_runs
 from tests.miniature import options, write_text
 from tests.processes import Started
 
@@ -208,7 +208,7 @@ def test_killed_in_every_stage(place: Place, undisturbed: Place) -> None:
         assert 0 < resumed_at(started.output) < STEPS
         executed_again += seen - resumed_at(started.output)
     assert executed_again > 0
-    (dead,) = seen_runs(place.folder / "runs")
+    (dead,) = listed_runs(place.folder / "runs")
     assert (dead.state, dead.total, dead.teacher) == ("dead", STEPS, "small")
 
     older, newest = place.checkpoints()[-2:]
@@ -273,7 +273,7 @@ def test_asked_to_stop_it_writes_a_checkpoint_and_says_how_to_go_on(
         assert f"dwt-train: stopped after step {step}; to go on: {again}\n" in started.output
         assert "Traceback" not in started.output
         assert place.checkpoints()[-1].name == f"step-{step:08d}"
-        (run,) = seen_runs(place.folder / "runs")
+        (run,) = listed_runs(place.folder / "runs")
         assert (run.state, run.step) == ("interrupted", step)
         at = step + 3
     export(place, step)
@@ -314,7 +314,7 @@ def test_a_second_ctrl_c_stops_now(place: Place) -> None:
     assert started.ended() == 130
     assert "dwt-train: stopped; to go on: dwt-train" in started.output
     assert "Traceback" not in started.output
-    (run,) = seen_runs(place.folder / "runs")
+    (run,) = listed_runs(place.folder / "runs")
     assert (run.state, run.step) == ("interrupted", None)
 
 
@@ -380,7 +380,7 @@ def test_two_at_once(place: Place, undisturbed: Place) -> None:
     first.freeze_when(lambda: place.in_cache("teacher/*.partial/checkpoints/step-*/manifest.json"))
     at_teacher = f"waiting for process {first.pid} on {here}, which prepares teacher/"
     other.wait_until(lambda: at_teacher in other.output)
-    assert [run.state for run in seen_runs(place.folder / "runs")] == ["running", "running"]
+    assert [run.state for run in listed_runs(place.folder / "runs")] == ["running", "running"]
     first.kill()
     assert other.ended() == 0, other.output
     assert resumed_at(other.output, "teacher") > 0

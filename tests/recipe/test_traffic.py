@@ -15,7 +15,7 @@ from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.making import outline
 from dwt_cli.recipe.memory import Traffic, traffic
 from dwt_cli.training.checkpoint import Counters
-from dwt_cli.training.options import Fsdp, Optim
+from dwt_cli.training.options import AdamW, Fsdp
 from tests.conftest import masking_of, tiny_architecture
 from tests.processes import together
 from tests.training.conftest import make_training
@@ -49,7 +49,7 @@ def weigh(
     torch.set_num_threads(1)
     opened = Corpus.open(corpus)
     training = make_training(
-        folder, opened, masking_of(opened), Optim(lr=1e-3), ranks=ranks,
+        folder, opened, masking_of(opened), AdamW(lr=1e-3), ranks=ranks,
         parallel=PARALLEL[parallel], batch_size=8, micro_batch_size=4 // num_parts,
     )  # fmt: skip
     weighing = Weighing()
@@ -63,7 +63,7 @@ def weigh(
 def test_a_step(parallel: str, num_parts: int, corpus_folder: Path, tmp_path: Path) -> None:
     """To the padding of shards, which a miniature notices."""
     size, teacher = (num_parameters(outline(tiny_architecture(num_layers=n))) for n in (2, 1))
-    planned = traffic(PARALLEL[parallel], size, torch.float32, num_parts, teacher)
+    planned = traffic(PARALLEL[parallel].sharding(2), size, torch.float32, num_parts, teacher)
     for found in together(2, weigh, parallel, num_parts, corpus_folder, tmp_path):
         assert found == pytest.approx({k: v for k, v in vars(planned).items() if v}, rel=0.02)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from dwt_cli.cli.report import report_main
+from dwt_cli.cli.report import main
 from dwt_cli.study import figures
 from dwt_cli.study.record import read_study, write_study
 from dwt_cli.study.report import write_report
@@ -40,7 +40,7 @@ def row(text: str, *cells: str) -> list[str]:
 
 def test_a_whole_study(tmp_path: Path, capsys: Capture) -> None:
     folder = miniature.write(tmp_path)
-    assert report_main([str(folder)]) == 0
+    assert main([str(folder)]) == 0
     said = capsys.readouterr().out
     assert "a weak teacher helps" in said and "supported" in said and "contradicted" in said
     assert "30 of 30 runs are in the report" in said and "left out" not in said
@@ -128,7 +128,7 @@ def test_half_a_study(tmp_path: Path, unpictured: None, capsys: Capture) -> None
     other_versions(folder, place(folder, "poor", 200, 0))
     for seed in (0, 1, 2):
         shutil.rmtree(place(folder, "weak", 200, seed))
-    assert report_main([str(folder)]) == 0
+    assert main([str(folder)]) == 0
     said = capsys.readouterr().out
     assert "13 of 18 runs are in the report" in said and "what was left out, and why" in said
     text = (folder / "report.md").read_text()
@@ -171,7 +171,7 @@ def test_a_teacher_ahead_is_marked(
 
 
 def test_a_folder_that_is_no_studys(tmp_path: Path, capsys: Capture) -> None:
-    assert report_main([str(tmp_path)]) == 2
+    assert main([str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == (

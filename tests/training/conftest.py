@@ -25,13 +25,13 @@ from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.options import Fsdp, Muon, Optim, Parallel, Train
+from dwt_cli.training.options import AdamW, Fsdp, Muon, Optim, Parallel, Train
 from dwt_cli.training.parallel import shard
 from tests.conftest import tiny_architecture
 
 CPU = torch.device("cpu")
 OPTIMISERS: dict[str, Optim] = {
-    "adamw": Optim(lr=5e-3, warmup=0.2, decay=0.8),
+    "adamw": AdamW(lr=5e-3, warmup=0.2, decay=0.8),
     "muon": Muon(lr=5e-3, warmup=0.2, decay=0.5, hidden_weight_decay=0.01),
 }
 

@@ -12,7 +12,7 @@ from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Linear
 from dwt_cli.distill.objective.options import ForwardKL, Hidden, MiniLMv2
-from dwt_cli.training.options import Fsdp, Muon, Optim, Parallel
+from dwt_cli.training.options import AdamW, Ddp, Fsdp, Muon
 from dwt_cli.training.parallel import whole
 from tests.conftest import masking_of
 from tests.processes import together
@@ -20,11 +20,11 @@ from tests.training.conftest import Watcher, make_training
 
 NUM_STEPS, BATCH_SIZE = 20, 16
 OPTIMISERS = {
-    "adamw": Optim(lr=5e-3, warmup=0.2, decay=0.8, clip_norm=float("inf")),
+    "adamw": AdamW(lr=5e-3, warmup=0.2, decay=0.8, clip_norm=float("inf")),
     "muon": Muon(lr=5e-3, warmup=0.2, decay=0.5, clip_norm=float("inf")),
 }
 PARALLEL = {
-    "ddp": Parallel(),
+    "ddp": Ddp(),
     "fsdp": Fsdp(),
     "fsdp, twice": Fsdp(activation_checkpointing=True),
     "fsdp, offloaded": Fsdp(cpu_offload=True, shard_teacher=True),

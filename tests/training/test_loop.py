@@ -17,7 +17,7 @@ from dwt_cli.training import loop
 from dwt_cli.training.checkpoint import Counters
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.moment import Moment
-from dwt_cli.training.options import NonFinite, Optim, Train
+from dwt_cli.training.options import AdamW, NonFinite, Train
 from dwt_cli.training.protocols import LossSum
 
 Make = Callable[..., Training]
@@ -60,7 +60,7 @@ def test_micro_batches_change_nothing_but_rounding(
 
 def test_a_steps_loss_and_gradient_are_means_over_its_targets(training: Make, watcher: Any) -> None:
     seen = watcher()
-    made = training(Optim(lr=1e-9, warmup=0.0, decay=0.0), observer=seen, max_steps=1)
+    made = training(AdamW(lr=1e-9, warmup=0.0, decay=0.0), observer=seen, max_steps=1)
     batch = made.batches.batch(0)
     expected = made.loss(made.model, batch, Moment(0.0))
     mean = expected.total / len(batch.labels_N)
@@ -90,7 +90,7 @@ def test_dropout_follows_from_the_step_not_from_the_process(training: Make, watc
 def test_it_learns(training: Make, watcher: Any) -> None:
     seen = watcher()
     training(
-        Optim(lr=1e-2, warmup=0.1, decay=0.5),
+        AdamW(lr=1e-2, warmup=0.1, decay=0.5),
         observer=seen,
         max_steps=60,
         eval_every=60,
@@ -137,7 +137,7 @@ def toy_training(
         batches=toy,
         clip_norm=1.0,
         eval_every=eval_every,
-        optimizer=Optimizer(toy.model, Optim(lr=0.1, warmup=0.0, decay=0.0)),
+        optimizer=Optimizer(toy.model, AdamW(lr=0.1, warmup=0.0, decay=0.0)),
         evaluate=evaluate or (lambda: {"loss": 1.0}),
         length=Length.of(made.options, toy),
         options=replace(made.options, micro_batch_size=None),

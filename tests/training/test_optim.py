@@ -8,7 +8,7 @@ from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.options import Falling, Muon, Optim
+from dwt_cli.training.options import AdamW, Falling, Muon, Optim
 
 Tiny = Callable[..., Architecture]
 
@@ -32,7 +32,7 @@ def test_warmup_and_decay_as_in_transformers(
     schedule = SCHEDULES[falling](theirs, num_warmup, num_steps)
     warmup = num_warmup / num_steps
     for step in range(num_steps):
-        assert Optim(warmup=warmup, decay=1 - warmup, falling=falling).lr_factor(
+        assert AdamW(warmup=warmup, decay=1 - warmup, falling=falling).lr_factor(
             step / num_steps
         ) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12), step
         theirs.step()
@@ -40,9 +40,9 @@ def test_warmup_and_decay_as_in_transformers(
 
 
 def test_a_plateau_between_warmup_and_decay() -> None:
-    factors = [Optim(warmup=0.2, decay=0.4).lr_factor(p / 10) for p in range(11)]
+    factors = [AdamW(warmup=0.2, decay=0.4).lr_factor(p / 10) for p in range(11)]
     assert factors == pytest.approx([0, 0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0], abs=1e-12)
-    assert [Optim(warmup=0, decay=0).lr_factor(p / 10) for p in range(11)] == [1] * 11
+    assert [AdamW(warmup=0, decay=0).lr_factor(p / 10) for p in range(11)] == [1] * 11
 
 
 MUONS = {
@@ -95,7 +95,7 @@ def test_muon_leaves_an_output_matrix_that_is_not_tied(tiny: Tiny) -> None:
 @pytest.mark.parametrize("family", MUONS)
 def test_adamw_decays_matrices_alone(tiny: Tiny, family: str) -> None:
     model = wrapped(tiny, family)
-    (adamw,) = Optimizer(model, Optim(weight_decay=0.3)).parts
+    (adamw,) = Optimizer(model, AdamW(weight_decay=0.3)).parts
     assert sorted(id(p) for group in adamw.param_groups for p in group["params"]) == sorted(
         map(id, model.parameters())
     )
@@ -113,7 +113,7 @@ def test_all_rates_move_together_each_from_its_own_peak(tiny: Tiny) -> None:
         assert rates == [pytest.approx([0.1 * factor] * 2), pytest.approx([0.4 * factor])]
 
 
-@pytest.mark.parametrize("options", [Optim(lr=0.1), Muon(lr=0.1, hidden_lr=0.1)])
+@pytest.mark.parametrize("options", [AdamW(lr=0.1), Muon(lr=0.1, hidden_lr=0.1)])
 def test_a_step_moves_every_parameter_and_its_gradient_is_gone(tiny: Tiny, options: Optim) -> None:
     model = wrapped(tiny, "bert")
     optimizer = Optimizer(model, options)

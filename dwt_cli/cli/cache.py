@@ -1,4 +1,4 @@
-"""What is kept where: ``dwt-runs`` and ``dwt-cache``. Imports no torch."""
+"""``dwt-cache``: what is prepared and kept. Imports no torch."""
 
 import argparse
 import re
@@ -11,95 +11,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from dwt_cli.base import atomic, cache, locks
 from dwt_cli.base.atomic import read_json
-from dwt_cli.recipe.record import LOCK
+from dwt_cli.cli.tables import console, table
 from dwt_cli.track.metrics import newest
 
 _DAY_S = 86_400.0
-_NOTHING_SAID = 2  # the exit code of a question that nobody could answer
-
-
-# ---------------------------------------------------------------------------------------- runs
+_NO_ANSWER = 2  # the exit code when nobody can be asked whether to delete
 
 
 @dataclass(frozen=True)
-class SeenRun:
-    """What a run directory says of itself to somebody who passes by.
-
-    state: running | interrupted | failed | finished, or dead: said to be running by a process that
-    is no longer there. step, total: None where nothing is known. loss: the newest held-out one.
-    """
-
-    folder: Path
-    state: str
-    step: int | None
-    total: int | None
-    loss: float | None
-    teacher: str
-    when: datetime | None
-
-
-def seen_runs(root: Path) -> list[SeenRun]:
-    """The runs of a folder, the one that was touched last at the end."""
-    runs = [_seen(path.parent) for path in root.glob("*/status.json")]
-    return sorted(runs, key=lambda run: (run.when.timestamp() if run.when else 0.0, run.folder))
-
-
-def _seen(folder: Path) -> SeenRun:
-    status = read_json(folder / "status.json") or {}
-    summary = read_json(folder / "summary.json")
-    state = "finished" if summary else str(status.get("state", "?"))
-    if state == "running" and not locks.is_held(folder / LOCK):
-        state = "dead"
-    step, progress, loss = newest(folder / "metrics.jsonl")
-    return SeenRun(
-        folder,
-        state,
-        step,
-        round(step / progress) if step and progress else None,
-        summary["student"]["heldout"]["loss"] if summary else loss,
-        str(status.get("teacher") or "?"),
-        datetime.fromisoformat(status["time"]).astimezone() if "time" in status else None,
-    )
-
-
-def runs_main(arguments: Sequence[str] | None = None) -> int:
-    """``dwt-runs``: the runs of a folder."""
-    parser = argparse.ArgumentParser(
-        "dwt-runs", description="List runs and how far they have come."
-    )
-    parser.add_argument("action", nargs="?", choices=["list"], default="list")
-    parser.add_argument("--root", type=Path, default=Path("runs"), help="as run.root (runs)")
-    root: Path = parser.parse_args(arguments).root.expanduser()
-    runs = seen_runs(root)
-    table = _table("state", ">step", ">held-out", "teacher", "when", "run")
-    for run in runs:
-        table.add_row(
-            run.state,
-            "" if run.step is None else f"{run.step} of {run.total or '?'}",
-            "" if run.loss is None else f"{run.loss:.3f}",
-            run.teacher,
-            f"{run.when:%Y-%m-%d %H:%M}" if run.when else "",
-            run.folder.name,
-        )
-    if not runs:
-        print(f"no runs in {root}")
-        return 0
-    _console().print(table)
-    if any(run.state == "dead" for run in runs):
-        print("dead: its process is gone without a word; the same command goes on with the run")
-    return 0
-
-
-# --------------------------------------------------------------------------------------- cache
-
-
-@dataclass(frozen=True)
-class Kept:
+class Entry:
     """A folder of the cache.
 
     state: whole | being made | unfinished (its maker was stopped and may go on) | damaged (set
@@ -119,17 +41,17 @@ class Kept:
         return self.folder.with_name(self.fingerprint + cache.LOCK)
 
 
-def kept(root: Path) -> list[Kept]:
-    """Everything in a cache, by kind, the least recently used first."""
+def entries_of(root: Path) -> list[Entry]:
+    """Return everything in a cache, by kind, the least recently used first."""
     found = [
-        _kept(folder, *name.groups())
+        _entry(folder, *name.groups())
         for folder in root.glob("*/*")
         if (name := re.fullmatch(r"([0-9a-f]{16})(\.\w+)?", folder.name)) and folder.is_dir()
     ]
     return sorted(found, key=lambda entry: (entry.kind, entry.used))
 
 
-def _kept(folder: Path, fingerprint: str, suffix: str | None) -> Kept:
+def _entry(folder: Path, fingerprint: str, suffix: str | None) -> Entry:
     files = [path.stat() for path in folder.rglob("*") if path.is_file()]
     state = "whole" if atomic.is_sealed(folder) and suffix is None else "unfinished"
     if suffix == cache.DAMAGED:
@@ -137,7 +59,7 @@ def _kept(folder: Path, fingerprint: str, suffix: str | None) -> Kept:
     elif suffix == cache.PARTIAL and locks.is_held(folder.with_name(fingerprint + cache.LOCK)):
         state = "being made"
     used = folder.stat().st_mtime
-    return Kept(
+    return Entry(
         folder,
         folder.parent.name,
         fingerprint,
@@ -149,7 +71,7 @@ def _kept(folder: Path, fingerprint: str, suffix: str | None) -> Kept:
 
 
 def _what(folder: Path) -> str:
-    """What made an artifact, in a few words."""
+    """Return what made an artifact, in a few words."""
     options = (read_json(folder / cache.ABOUT) or {}).get("options", {})
     report, facts = read_json(folder / "report.json"), read_json(folder / "facts.json")
     words = []
@@ -178,8 +100,8 @@ def _source(options: dict[str, Any]) -> str:
     return " + ".join(options.get("packages") or ["documentation"])
 
 
-def clean(entries: Iterable[Kept]) -> Iterator[tuple[Kept, str | None]]:
-    """Delete entries; yields each with None, or with who is at work on it, and then it stays."""
+def clean(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str | None]]:
+    """Delete entries; yields each with None, or with the holder of its lock, and then it stays."""
     for entry in entries:
         try:
             lock = locks.take(entry.lock)
@@ -195,8 +117,8 @@ def clean(entries: Iterable[Kept]) -> Iterator[tuple[Kept, str | None]]:
         yield entry, None
 
 
-def cache_main(arguments: Sequence[str] | None = None) -> int:
-    """``dwt-cache``: the prepared corpora and teachers."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """List, size or clean the prepared corpora and teachers: ``dwt-cache``."""
     parser = argparse.ArgumentParser(
         "dwt-cache", description="List, size and clean prepared corpora and teachers."
     )
@@ -211,7 +133,7 @@ def cache_main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="clean: do not ask")
     options = parser.parse_args(arguments)
     root = Path(options.cache).expanduser() if options.cache else cache.default_root()
-    entries = kept(root)
+    entries = entries_of(root)
     if options.action == "clean":
         return _clean(entries, options.older_than, options.yes)
     if not entries:
@@ -226,15 +148,15 @@ def cache_main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _list(entries: list[Kept]) -> None:
-    table = _table("kind", "fingerprint", "state", ">size", "last used", "what")
+def _list(entries: list[Entry]) -> None:
+    rows = table("kind", "fingerprint", "state", ">size", "last used", "what")
     for entry in entries:
         used = f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}"
-        table.add_row(entry.kind, entry.fingerprint, entry.state, _size([entry]), used, entry.what)
-    _console().print(table)
+        rows.add_row(entry.kind, entry.fingerprint, entry.state, _size([entry]), used, entry.what)
+    console().print(rows)
 
 
-def _clean(entries: list[Kept], older_than: float | None, agreed: bool) -> int:
+def _clean(entries: list[Entry], older_than: float | None, agreed: bool) -> int:
     before = -1.0 if older_than is None else time.time() - older_than * _DAY_S
     chosen = [
         entry
@@ -248,8 +170,8 @@ def _clean(entries: list[Kept], older_than: float | None, agreed: bool) -> int:
     if not agreed:
         question = f"delete {len(chosen)} folders, {_size(chosen)}? [y/N] "
         if not sys.stdin.isatty():
-            print(f"{question}\nnothing is deleted: nobody is there to answer; give --yes")
-            return _NOTHING_SAID
+            print(f"{question}\nnothing is deleted: there is no terminal; give --yes")
+            return _NO_ANSWER
         if input(question).strip().lower() not in ("y", "yes"):
             print("nothing is deleted")
             return 0
@@ -270,23 +192,9 @@ def _days(text: str) -> float:
     return days
 
 
-def _size(entries: Iterable[Kept]) -> str:
+def _size(entries: Iterable[Entry]) -> str:
     size = sum(entry.size for entry in entries)
     for unit, bytes_per in (("GB", 1e9), ("MB", 1e6)):
         if size >= bytes_per:
             return f"{size / bytes_per:.1f} {unit}"
     return f"{size / 1e3:.1f} kB"
-
-
-def _table(*headings: str) -> Table:
-    """``>`` before a heading: the column's values are aligned to the right."""
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        right = heading.startswith(">")
-        table.add_column(heading.lstrip(">"), justify="right" if right else "left", overflow="fold")
-    return table
-
-
-def _console() -> Console:
-    """As wide as the terminal; in a pipe or file every row is one line."""
-    return Console() if sys.stdout.isatty() else Console(width=1000)
