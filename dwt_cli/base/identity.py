@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
@@ -25,6 +26,12 @@ def _identity(options: Any, content: dict[str, Any]) -> dict[str, Any]:
     return {"class": name, **{field: content[field] for field in kept}}
 
 
+def counted(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a dataclass's settings, as `plain` has them, that are part of an identity."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    return {name: value for name, value in content.items() if _counts(fields[name], value)}
+
+
 def _name(value: Any) -> Any:
     return value.name if isinstance(value, Enum) else value
 
@@ -32,7 +39,7 @@ def _name(value: Any) -> Any:
 def _counts(f: dataclasses.Field[Any], value: Any) -> bool:
     """Return whether a field with this value is part of an identity."""
     counts = f.metadata.get("identity", True)
-    return bool(counts) and (counts != UNLESS_DEFAULT or value != f.default)
+    return bool(counts) and (counts != UNLESS_DEFAULT or _name(value) != _name(f.default))
 
 
 def fingerprint(*parts: Any) -> str:

@@ -17,13 +17,13 @@ from rich.console import Console
 from dwt_cli.base import locks
 from dwt_cli.base.atomic import read_json
 from dwt_cli.base.errors import MISTAKE, UserError
-from dwt_cli.base.identity import fingerprint, plain
+from dwt_cli.base.identity import fingerprint
 from dwt_cli.config.run import Mode, Run
 from dwt_cli.launch import pool
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import LOCK, find
 from dwt_cli.study.board import show
-from dwt_cli.study.record import FILE, Claim, Job, StudyRecord, read_study, write_study
+from dwt_cli.study.record import FILE, Job, StudyRecord, read_study, write_study
 from dwt_cli.study.report import write_report
 from dwt_cli.study.results import read_results
 from dwt_cli.study.terminal import print_report
@@ -240,19 +240,8 @@ def _asked(name: str, cells: Sequence[_Cell], arguments: Sequence[str]) -> Study
     run = cells[0].run
     command = shlex.join(["dwt-train", *arguments])
     if run.of_study:
-        study = run.of_study.study
-        return StudyRecord(
-            name,
-            study.question,
-            command,
-            study.baseline,
-            study.smallest_effect,
-            study.arms,
-            tuple(study.exploratory),
-            tuple(Claim(**plain(claim)) for claim in study.claims),
-            (),
-        )
+        return StudyRecord(**vars(run.of_study.study), name=name, command=command)
     arms = {cell.arm: cell.arm for cell in cells}
     alone = {cell.arm for cell in cells if not recipe_of(cell.run).teachers}
     baseline = alone.pop() if len(alone) == 1 else None
-    return StudyRecord(name, "", command, baseline, 0.02, arms, tuple(arms), (), ())
+    return StudyRecord("", baseline, arms=arms, exploratory=[*arms], name=name, command=command)

@@ -7,31 +7,37 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeVar
 
 from dwt_cli.study.compute import Account, Cost, cost_to_reach, crossings, loss_at
-from dwt_cli.study.record import Claim
+from dwt_cli.study.options import Claim
 from dwt_cli.study.results import Cell, Results
 from dwt_cli.study.statistics import Difference, difference, holm, verdict
 
 BySeed = dict[int, float]
+_Values = Mapping[int, float | None]  # by seed
+_X = TypeVar("_X")
+
+
+def _minus(ours: _Values, theirs: _Values) -> BySeed:
+    """Return the differences for the seeds that both have."""
+    pairs = ((seed, one, theirs.get(seed)) for seed, one in ours.items())
+    return {seed: a - b for seed, a, b in pairs if a is not None and b is not None}
 
 
 def losses_apart(
     results: Results, arm: str, against: str, length: int, progress: float = 1.0
 ) -> BySeed:
-    """Arm minus `against` at a share of the run, for the seeds that both have."""
-    others = results.of(against, length)
-    found = {}
-    for seed, cell in results.of(arm, length).items():
-        one = cell.loss_at(progress)
-        other = others[seed].loss_at(progress) if seed in others else None
-        if one is not None and other is not None:
-            found[seed] = one - other
-    return found
+    """Return arm minus `against` at a share of the run, for the seeds that both have."""
+    ours, theirs = (results.of(one, length) for one in (arm, against))
+    return _minus(
+        {seed: cell.loss_at(progress) for seed, cell in ours.items()},
+        {seed: cell.loss_at(progress) for seed, cell in theirs.items()},
+    )
 
 
 def curves_apart(results: Results, arm: str, against: str, length: int) -> dict[float, BySeed]:
-    """Arm minus `against` at every evaluation that both have, by the share of the run.
+    """Return arm minus `against` at every evaluation that both have, by the share of the run.
 
     The start is left out, where nothing has been learned.
     """
@@ -46,27 +52,31 @@ def curves_apart(results: Results, arm: str, against: str, length: int) -> dict[
     return dict(sorted(found.items()))
 
 
+def common(by_x: Mapping[_X, BySeed]) -> dict[_X, list[float]]:
+    """Return the values of the seeds that are there at every x; nothing if there is none."""
+    seeds = set.intersection(*map(set, by_x.values())) if by_x else set()
+    return {x: [of[seed] for seed in seeds] for x, of in by_x.items()} if seeds else {}
+
+
 def at_equal_flops(results: Results, arm: str, length: int, account: Account) -> BySeed:
-    """Arm minus the stand-alone student that has as many FLOPs, where there is one that long."""
-    found = {}
-    for seed, cell in results.of(arm, length).items():
-        budget = cell.flops(account)
-        points = results.stand_alone_points(seed)
-        alone = None if budget is None else loss_at(points, budget)
-        if alone is not None:
-            found[seed] = cell.loss - alone
-    return found
+    """Return arm minus the stand-alone of as many FLOPs, for the seeds with one that long."""
+    cells = results.of(arm, length)
+    alone = {
+        seed: loss_at(results.stand_alone_points(seed), budget)
+        for seed, cell in cells.items()
+        if (budget := cell.flops(account)) is not None
+    }
+    return _minus({seed: cell.loss for seed, cell in cells.items()}, alone)
 
 
 def teachers_apart(results: Results, arm: str, length: int) -> BySeed:
-    """The teacher minus the stand-alone student: at 0 or below it is no weak teacher."""
+    """Return the teacher minus the stand-alone student: at 0 or below it is no weak teacher."""
     assert results.baseline is not None
     alone = results.of(results.baseline, length)
-    found = {}
-    for seed, cell in results.of(arm, length).items():
-        if cell.teacher_loss is not None and seed in alone:
-            found[seed] = cell.teacher_loss - alone[seed].loss
-    return found
+    return _minus(
+        {seed: cell.teacher_loss for seed, cell in results.of(arm, length).items()},
+        {seed: cell.loss for seed, cell in alone.items()},
+    )
 
 
 # --------------------------------------------------------------------------------------- claims
@@ -85,14 +95,12 @@ class Judged:
 
 
 def judge(results: Results) -> list[Judged]:
-    """Every claim at every length that it is about, corrected for their number."""
+    """Return every claim at every length that it is about, corrected for their number."""
     study = results.study
     about = [
-        (claim, length)
-        for claim in study.claims
-        for length in (
-            study.lengths_of(claim.arm, claim.against) if claim.length is None else [claim.length]
-        )
+        (each, length)
+        for each in study.claims
+        for length in ([each.length] if each.length else study.lengths_of(each.arm, each.against))
     ]
     by_seed = [
         losses_apart(results, claim.arm, claim.against, length, claim.progress)
@@ -126,80 +134,67 @@ class AgainstAlone:
 
 
 def against_alone(results: Results) -> list[AgainstAlone]:
-    """Every arm that is not the stand-alone student itself, at every length that it has."""
-    if results.baseline is None:
+    """Return every arm that is not the stand-alone student, at every length that it has."""
+    if (base := results.baseline) is None:
         return []
-    found = []
-    for arm in results.compared:
-        for length in results.study.lengths_of(arm):
-            if results.of(arm, length):
-                equal_flops = {
-                    account: at_equal_flops(results, arm, length, account)
-                    for account in (Account.FORWARD, Account.WHOLE)
-                }
-                equal_steps = losses_apart(results, arm, results.baseline, length)
-                teacher = teachers_apart(results, arm, length)
-                found.append(AgainstAlone(arm, length, equal_steps, equal_flops, teacher))
-    return found
+    return [
+        AgainstAlone(
+            arm,
+            length,
+            losses_apart(results, arm, base, length),
+            {
+                account: at_equal_flops(results, arm, length, account)
+                for account in (Account.FORWARD, Account.WHOLE)
+            },
+            teachers_apart(results, arm, length),
+        )
+        for arm in results.compared
+        for length in results.study.lengths_of(arm)
+        if results.of(arm, length)
+    ]
 
 
 def costs_to_equal(results: Results, arm: str, length: int, account: Account) -> dict[int, Cost]:
     """What an arm takes to end where the stand-alone student of a length ends, as a multiple of
     that student's FLOPs, by seed. A seed that lacks some of the arm's lengths is left out."""
     assert results.baseline is not None
-    found = {}
     trained = [n for n in results.study.lengths_of(arm) if results.of(arm, n)]
-    for seed, alone in results.of(results.baseline, length).items():
-        points = results.points(arm, seed, account)
-        cost = cost_to_reach(points, alone.loss)
-        if cost is not None and len(points) == len(trained):
-            found[seed] = cost.over(alone.summary["cost"]["student_flops"])
-    return found
+    points = {seed: results.points(arm, seed, account) for seed in results.study.seeds}
+    return {
+        seed: cost.over(alone.summary["cost"]["student_flops"])
+        for seed, alone in results.of(results.baseline, length).items()
+        if len(points[seed]) == len(trained) and (cost := cost_to_reach(points[seed], alone.loss))
+    }
 
 
 # ------------------------------------------------------------------------------------ crossings
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two arms over the lengths. at_end: the mean difference at each. crossing: the lengths, in
-    steps, at which it changes sign, by interpolation in their logarithm."""
-
-    arm: str
-    against: str
-    at_end: dict[int, float]
-
-    @property
-    def crossing(self) -> list[float]:
-        points = [(math.log(length), gap) for length, gap in self.at_end.items()]
-        return [math.exp(x) for x in crossings(points)]
-
-
 def pairs(results: Results) -> list[tuple[str, str]]:
-    """Each arm with the baseline, and the pairs of the claims."""
+    """Return each arm with the baseline, and the pairs of the claims."""
     base = results.baseline
     named = [(arm, base) for arm in results.compared] if base is not None else []
     claimed = [(claim.arm, claim.against) for claim in results.study.claims]
     return list(dict.fromkeys(named + claimed))
 
 
-def over_lengths(results: Results, arm: str, against: str) -> Pair:
-    """A pair at every length that both arms have, over the seeds that they have at all of them."""
-    at = {
-        length: gaps
-        for length in results.study.lengths_of(arm, against)
-        if (gaps := losses_apart(results, arm, against, length))
-    }
-    seeds = set.intersection(*map(set, at.values())) if at else set()
-    means = {length: fmean(gaps[seed] for seed in seeds) for length, gaps in at.items() if seeds}
-    return Pair(arm, against, means)
+def over_lengths(results: Results, arm: str, against: str) -> dict[int, float]:
+    """Return the mean difference at the end of each length, over the seeds that have them all."""
+    lengths = results.study.lengths_of(arm, against)
+    found = {length: losses_apart(results, arm, against, length) for length in lengths}
+    by_length = common({length: gaps for length, gaps in found.items() if gaps})
+    return {length: fmean(gaps) for length, gaps in by_length.items()}
+
+
+def crossing_lengths(at_end: Mapping[int, float]) -> list[float]:
+    """Return the lengths at which differences change sign, interpolated in their logarithm."""
+    return [math.exp(x) for x in crossings([(math.log(n), gap) for n, gap in at_end.items()])]
 
 
 def within_run(results: Results, arm: str, against: str, length: int) -> list[tuple[float, float]]:
-    """(share of the run, mean difference) over the seeds whose curves are whole."""
-    by_share = curves_apart(results, arm, against, length)
-    seeds = set.intersection(*map(set, by_share.values())) if by_share else set()
-    return [(share, fmean(gaps[s] for s in seeds)) for share, gaps in by_share.items() if seeds]
+    """Return (share of the run, mean difference) over the seeds whose curves are whole."""
+    by_share = common(curves_apart(results, arm, against, length))
+    return [(share, fmean(gaps)) for share, gaps in by_share.items()]
 
 
 def of_full_length(results: Results, arm: str, length: int) -> dict[int, Cell]:

@@ -18,6 +18,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from dwt_cli.study.comparisons import (
     BySeed,
+    common,
     curves_apart,
     losses_apart,
     of_full_length,
@@ -131,12 +132,6 @@ def _band(
         axes.fill_between(list(by_x), low, high, color=style["color"], alpha=0.13, linewidth=0)
 
 
-def _common(by_x: Mapping[float, BySeed]) -> dict[float, list[float]]:
-    """The values of the seeds that are there at every x: a line's points are of the same runs."""
-    seeds = set.intersection(*map(set, by_x.values())) if by_x else set()
-    return {x: [of[seed] for seed in seeds] for x, of in by_x.items()} if seeds else {}
-
-
 def _limit(axes: Axes, middles: Sequence[float]) -> None:
     """The panel is for the middles: an interval of two seeds may be wider than all else."""
     low, high = axes.get_ylim()
@@ -156,7 +151,7 @@ def _curves(results: Results) -> Figure | None:
     figure, panels = _panels(list(found))
     for length, arms in found.items():
         for arm, by_share in arms.items():
-            points = {x: _range(values) for x, values in _common(by_share).items()}
+            points = {x: _range(values) for x, values in common(by_share).items()}
             _band(panels[length], points, arm, _style(results, arm))
         finish(panels[length], f"runs of {length} steps", f"held-out loss, {_NATS}", _SHARE)
     _legend(figure)
@@ -184,7 +179,7 @@ def _progress(results: Results) -> Figure | None:
     found: dict[int, dict[str, dict[float, list[float]]]] = {}
     for length in results.study.lengths:
         for arm in results.compared:
-            if by_share := _common(curves_apart(results, arm, base, length)):
+            if by_share := common(curves_apart(results, arm, base, length)):
                 found.setdefault(length, {})[arm] = by_share
     if not found:
         return None

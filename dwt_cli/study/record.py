@@ -8,31 +8,20 @@ import dataclasses
 import json
 import types
 import typing
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from omegaconf import MISSING
+
 from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
+from dwt_cli.base.identity import plain
+from dwt_cli.study.options import StudyOptions
 
 FILE = "study.json"
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What is expected of held-out loss, stated before any run: ``arm`` has the lower one.
-
-    length: null is one claim for every length. progress: the share of the run at which losses are
-    compared; below 1 the curve is read at the nearest evaluation.
-    """
-
-    claim: str
-    arm: str
-    against: str
-    expect: Literal["lower", "higher"]
-    length: int | None = None
-    progress: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,47 +41,27 @@ class Job:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class StudyRecord:
-    """The content of study.json.
+@dataclass(kw_only=True)
+class StudyRecord(StudyOptions):
+    """The content of study.json: what is asked, and the jobs that answer it.
 
-    baseline: the arm of the stand-alone student. smallest_effect: in nats of held-out loss; a
-    difference below it is none. arms: name -> the words that set it apart. exploratory: arms
-    without a verdict.
+    name: of the study's folder. command: the words that started it last.
     """
 
     name: str
-    question: str
     command: str
-    baseline: str | None
-    smallest_effect: float
-    arms: dict[str, str]
-    exploratory: tuple[str, ...]
-    claims: tuple[Claim, ...]
-    jobs: tuple[Job, ...]
+    jobs: tuple[Job, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be meant."""
-        named = {
-            "baseline": [self.baseline] if self.baseline is not None else [],
-            "exploratory": self.exploratory,
-            "claims": [arm for claim in self.claims for arm in (claim.arm, claim.against)],
-            "jobs": [job.arm for job in self.jobs],
-        }
-        for where, arms in named.items():
-            for arm in arms:
-                if arm not in self.arms:
-                    raise ValueError(f"{where} names the arm {arm!r}, which is not among arms")
-        for claim in self.claims:
-            if not 0 < claim.progress <= 1:
-                raise ValueError(f"claims: progress={claim.progress} is no share of a run")
-            if {claim.arm, claim.against} & set(self.exploratory):
-                raise ValueError(f"claims: {claim.claim!r} is about an exploratory arm")
-        if not self.smallest_effect >= 0:
-            raise ValueError(f"smallest_effect={self.smallest_effect} is below 0")
-        cells = [(job.arm, job.length, job.seed) for job in self.jobs]
-        if twice := next((cell for cell in cells if cells.count(cell) > 1), None):
-            raise ValueError("jobs: {} of length {} and seed {} is there twice".format(*twice))
+        if problem := next(self.problems(""), None):
+            raise ValueError(problem)
+        cells = Counter((job.arm, job.length, job.seed) for job in self.jobs)
+        for (arm, length, seed), number in cells.items():
+            if arm not in self.arms:
+                raise ValueError(f"jobs names the arm {arm!r}, which is not among arms")
+            if number > 1:
+                raise ValueError(f"jobs: {arm} of length {length} and seed {seed} is there twice")
 
     def lengths_of(self, *arms: str) -> list[int]:
         """The lengths at which each of these arms has a job, the shortest first."""
@@ -110,7 +79,7 @@ class StudyRecord:
 
 def write_study(folder: Path, study: StudyRecord) -> None:
     """Write study.json in one piece."""
-    atomic.write_json(folder / FILE, {"version": VERSION, **dataclasses.asdict(study)})
+    atomic.write_json(folder / FILE, {"version": VERSION, **plain(study)})
 
 
 def read_study(folder: Path) -> StudyRecord:
@@ -140,29 +109,40 @@ def read_study(folder: Path) -> StudyRecord:
 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
-    """A JSON value as the type that is annotated. Raises ValueError with the place."""
+    """Return a JSON value as the type that is annotated. Raises ValueError with the place."""
     outer, inner = typing.get_origin(kind), typing.get_args(kind)
+    wanted: Any = inner if outer is Literal else getattr(kind, "__members__", None)
     if outer is types.UnionType:
         (other,) = set(inner) - {types.NoneType}
         return None if value is None else _typed(other, value, where)
-    if outer is tuple and isinstance(value, list):
-        return tuple(_typed(inner[0], each, f"{where}[{n}]") for n, each in enumerate(value))
+    if outer in (tuple, list) and isinstance(value, list):
+        return outer(_typed(inner[0], each, f"{where}[{n}]") for n, each in enumerate(value))
     if outer is dict and isinstance(value, dict):
         return {key: _typed(inner[1], each, f"{where}.{key}") for key, each in value.items()}
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        hints = typing.get_type_hints(kind)
-        if unknown := value.keys() - hints.keys():
-            raise ValueError(f"{where} has {', '.join(sorted(unknown))}, which nobody knows")
-        found = {key: _typed(hints[key], each, f"{where}.{key}") for key, each in value.items()}
-        try:
-            return typing.cast(Any, kind)(**found)
-        except TypeError as error:
-            raise ValueError(f"{where} is incomplete ({error})") from error
-    if outer is Literal and value in inner:
-        return value
+        return _made(kind, value, where)
+    if wanted and isinstance(value, str) and value in wanted:
+        return value if outer is Literal else wanted[value]
     if kind is float and type(value) is int:
         return float(value)
     if isinstance(kind, type) and type(value) is kind:
         return value
-    wanted = " or ".join(map(repr, inner)) if outer is Literal else getattr(kind, "__name__", kind)
-    raise ValueError(f"{where} is {value!r}, and should be {wanted}")
+    said = " or ".join(map(repr, wanted)) if wanted else getattr(kind, "__name__", kind)
+    raise ValueError(f"{where} is {value!r}, and should be {said}")
+
+
+def _made(kind: Any, content: dict[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    if unknown := content.keys() - hints.keys():
+        raise ValueError(f"{where} has {', '.join(sorted(unknown))}, which nobody knows")
+    no_default = (MISSING, dataclasses.MISSING)
+    needed = {
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.default in no_default and f.default_factory is dataclasses.MISSING
+    }
+    if lacking := needed - content.keys():
+        raise ValueError(f"{where} is incomplete: it lacks {', '.join(sorted(lacking))}")
+    return kind(
+        **{key: _typed(hints[key], each, f"{where}.{key}") for key, each in content.items()}
+    )

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 import yaml
 
 from dwt_cli.base.atomic import read_json
+from dwt_cli.base.identity import counted
+from dwt_cli.evaluate.options import Eval
 from dwt_cli.study.compute import Account, Points, flops
 from dwt_cli.study.record import Job, StudyRecord, read_study
 from dwt_cli.track.metrics import read_lines
+from dwt_cli.training.options import Train
 
 _NEEDED = (
     ("identity",),
@@ -27,6 +30,7 @@ _NEEDED = (
     ("cost", "teacher_pretraining_flops"),
     ("cost", "student_seconds"),
 )
+_LENGTH = ("max_steps", "epochs", "max_minutes", "every")
 _NUM_WEIGHTS = 200  # points of a schedule, as many as a picture can show
 
 
@@ -35,8 +39,8 @@ class Cell:
     """One finished run. summary: its summary.json; environment: its environment.json.
 
     curve: (step, held-out loss) of every evaluation. weights: (share of the run, alpha_hard,
-    alpha_soft), thinned. settings: what makes a student, its text and its training, but the length
-    and the seed; None where config.yaml is unreadable.
+    alpha_soft), thinned. settings: what is recorded of a student, its training and its evaluation
+    and is part of an identity, but length and seed; None where config.yaml is unreadable.
     """
 
     job: Job
@@ -232,8 +236,13 @@ def _settings(path: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(content, dict):
         return None
-    found = {key: content.get(key) for key in ("data", "task", "student", "optim")}
-    return found | {"batch_size": (content.get("train") or {}).get("batch_size")}
+    found = {group: content.get(group) or {} for group in ("task", "student", "optim")}
+    for group, kind in (("train", Train), ("eval", Eval)):
+        settings = content.get(group) or {}
+        known = {f.name: settings[f.name] for f in fields(kind) if f.name in settings}
+        found[group] = {k: v for k, v in counted(kind, known).items() if k not in _LENGTH}
+    # a setting that came later is null where it is not set
+    return {group: {k: v for k, v in of.items() if v is not None} for group, of in found.items()}
 
 
 def _weights(lines: Sequence[Mapping[str, float]]) -> list[tuple[float, float, float]]:

@@ -7,10 +7,11 @@ difference is taken seed by seed, and Student's t is taken over the differences.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import stats
+
+from dwt_cli.study.options import Expect
 
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
@@ -76,7 +77,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 def verdict(
     found: Difference | None,
     adjusted_p: float,
-    expect: Literal["lower", "higher"],
+    expect: Expect,
     smallest_effect: float,
 ) -> str:
     """What becomes of a claim, by the rule that the report prints."""
@@ -88,7 +89,7 @@ def verdict(
         return NO_DIFFERENCE
     if not adjusted_p < SIGNIFICANT:
         return UNDECIDED
-    return SUPPORTED if (found.mean < 0) == (expect == "lower") else CONTRADICTED
+    return SUPPORTED if (found.mean < 0) == (expect is Expect.lower) else CONTRADICTED
 
 
 def spread(values: Sequence[float]) -> float:

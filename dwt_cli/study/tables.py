@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from itertools import product
 from statistics import fmean
 
 from dwt_cli.study.comparisons import (
@@ -10,11 +11,13 @@ from dwt_cli.study.comparisons import (
     BySeed,
     Judged,
     costs_to_equal,
+    crossing_lengths,
     over_lengths,
     pairs,
     within_run,
 )
 from dwt_cli.study.compute import Account, Cost, crossings
+from dwt_cli.study.options import Expect
 from dwt_cli.study.results import Results
 from dwt_cli.study.statistics import Difference, difference, spread
 
@@ -44,7 +47,7 @@ def interval(found: Difference | None, num_seeds: int | None = None) -> str:
 
 # ---------------------------------------------------------------------------------------- claims
 
-_SIGN = {"lower": "<", "higher": ">"}
+_SIGN = {Expect.lower: "<", Expect.higher: ">"}
 VERDICTS = ("claim", "length", "compared", "at", "difference [95%]", "pairs", "Holm's p", "verdict")
 
 
@@ -76,30 +79,20 @@ def losses_head(results: Results) -> list[str]:
 
 
 def losses(results: Results, compared: Iterable[AgainstAlone]) -> Rows:
-    """Held-out loss at the end; a seed whose teacher is ahead of the stand-alone is marked."""
-    ahead = {(each.arm, each.length): each.teacher_ahead for each in compared}
+    """Return held-out losses at the end; where the teacher is ahead, the seed is marked."""
+    ahead = {(each.arm, each.length, seed) for each in compared for seed in each.teacher_ahead}
     rows = []
-    for length in results.study.lengths:
-        for arm in results.study.arms:
-            cells = results.of(arm, length)
-            if not cells:
-                continue
+    for length, arm in product(results.study.lengths, results.study.arms):
+        if cells := results.of(arm, length):
             found = [cell.loss for cell in cells.values()]
-            marked = ahead.get((arm, length), [])
             by_seed = {
-                seed: f"{cell.loss:.3f}{AHEAD if seed in marked else ''}"
+                seed: f"{cell.loss:.3f}{AHEAD if (arm, length, seed) in ahead else ''}"
                 for seed, cell in cells.items()
             }
-            rows.append(
-                [
-                    arm,
-                    str(length),
-                    ", ".join(str(n) for n in sorted({cell.steps for cell in cells.values()})),
-                    f"{fmean(found):.3f}",
-                    f"{spread(found):.3f}" if len(found) > 1 else NONE,
-                    *(by_seed.get(seed, NONE) for seed in results.study.seeds),
-                ]
-            )
+            sd = f"{spread(found):.3f}" if len(found) > 1 else NONE
+            steps = _list(sorted({cell.steps for cell in cells.values()}))
+            each = [by_seed.get(seed, NONE) for seed in results.study.seeds]
+            rows.append([arm, str(length), steps, f"{fmean(found):.3f}", sd, *each])
     return rows
 
 
@@ -116,25 +109,16 @@ AGAINST_ALONE = (
 
 
 def against_alone(results: Results, compared: Iterable[AgainstAlone]) -> Rows:
-    rows = []
+    num, rows = len(results.study.seeds), []
     for each in compared:
-        num = len(results.study.seeds)
-        if each.teacher:
-            gap = f"{fmean(each.teacher.values()):+.3f}{AHEAD if each.teacher_ahead else ''}"
-        else:
-            gap = NONE
-        rows.append(
-            [
-                each.arm,
-                str(each.length),
-                _differences(each.equal_steps, num),
-                *(
-                    _differences(by_seed, num) if by_seed else _why_none(results, each, account)
-                    for account, by_seed in each.equal_flops.items()
-                ),
-                gap,
-            ]
-        )
+        equal_flops = [
+            _differences(by_seed, num) if by_seed else _why_none(results, each, account)
+            for account, by_seed in each.equal_flops.items()
+        ]
+        mean = f"{fmean(each.teacher.values()):+.3f}" if each.teacher else NONE
+        gap = mean + (AHEAD if each.teacher_ahead else "")
+        equal_steps = _differences(each.equal_steps, num)
+        rows.append([each.arm, str(each.length), equal_steps, *equal_flops, gap])
     return rows
 
 
@@ -159,16 +143,14 @@ COSTS = ("arm", "stand-alone of length", *(account.value for account in Account)
 
 
 def costs(results: Results, arms: Iterable[str]) -> Rows:
-    """Multiples of the FLOPs of the stand-alone student, whose final loss is to be reached."""
+    """Return multiples of the FLOPs of the stand-alone student, whose loss is to be reached."""
     assert results.baseline is not None
-    rows = []
-    for arm in arms:
-        for length in results.study.lengths_of(results.baseline):
-            by_account = [costs_to_equal(results, arm, length, account) for account in Account]
-            if any(by_account):
-                num = len(results.study.seeds)
-                said = [multiple(list(by_seed.values()), num) for by_seed in by_account]
-                rows.append([arm, str(length), *said])
+    num, rows = len(results.study.seeds), []
+    for arm, length in product(arms, results.study.lengths_of(results.baseline)):
+        by_account = [costs_to_equal(results, arm, length, account) for account in Account]
+        if any(by_account):
+            cells = [multiple(list(by_seed.values()), num) for by_seed in by_account]
+            rows.append([arm, str(length), *cells])
     return rows
 
 
@@ -206,16 +188,11 @@ def over_lengths_head(results: Results) -> list[str]:
 def crossings_over_lengths(results: Results) -> Rows:
     rows = []
     for arm, against in pairs(results):
-        pair = over_lengths(results, arm, against)
-        if len(pair.at_end) > 1:
-            at = [pair.at_end.get(length) for length in results.study.lengths]
-            rows.append(
-                [
-                    f"{arm} - {against}",
-                    *(NONE if gap is None else f"{gap:+.3f}" for gap in at),
-                    ", ".join(f"about {x:.0f} steps" for x in pair.crossing) or "nowhere",
-                ]
-            )
+        at_end = over_lengths(results, arm, against)
+        if len(at_end) > 1:
+            gaps = [f"{at_end[n]:+.3f}" if n in at_end else NONE for n in results.study.lengths]
+            places = ", ".join(f"about {x:.0f} steps" for x in crossing_lengths(at_end))
+            rows.append([f"{arm} - {against}", *gaps, places or "nowhere"])
     return rows
 
 
@@ -228,15 +205,10 @@ def crossings_within_run(results: Results) -> Rows:
         for length in results.study.lengths_of(arm, against):
             points = within_run(results, arm, against, length)
             if len(points) > 1:
-                at = [points[0], min(points, key=lambda p: abs(p[0] - 0.5)), points[-1]]
-                rows.append(
-                    [
-                        f"{arm} - {against}",
-                        str(length),
-                        *(f"{gap:+.3f} ({share:.0%})" for share, gap in at),
-                        ", ".join(f"{share:.0%}" for share in crossings(points)) or "nowhere",
-                    ]
-                )
+                middle = min(points, key=lambda point: abs(point[0] - 0.5))
+                at = [f"{gap:+.3f} ({share:.0%})" for share, gap in (points[0], middle, points[-1])]
+                places = ", ".join(f"{share:.0%}" for share in crossings(points))
+                rows.append([f"{arm} - {against}", str(length), *at, places or "nowhere"])
     return rows
 
 
@@ -265,31 +237,22 @@ def _list(numbers: Sequence[int]) -> str:
 
 
 def runs_csv(results: Results) -> str:
-    """Every job of the study, whether it is in the figures or not."""
+    """Return a line for every job of the study, whether it is in the figures or not."""
     text = io.StringIO()
-    columns = ["arm", "length", "seed", "steps", "heldout_loss", "teacher_heldout_loss"]
-    columns += [f"flops_{account.name.lower()}" for account in Account]
-    columns += ["student_seconds", "identity", "folder", "words", "left_out"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    flops = [f"flops_{account.name.lower()}" for account in Account]
+    columns = [
+        *("arm", "length", "seed", "steps", "heldout_loss", "teacher_heldout_loss", *flops),
+        *("student_seconds", "identity", "folder", "words", "left_out"),
+    ]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
     for job in results.study.jobs:
         cell = results.of(job.arm, job.length).get(job.seed)
-        row = {
-            "arm": job.arm,
-            "length": job.length,
-            "seed": job.seed,
-            "identity": job.identity,
-            "folder": job.folder,
-            "words": " ".join(job.words),
-            "left_out": results.why_not(job),
-        }
+        found: list[object] = [None] * (4 + len(flops))
         if cell is not None:
-            row |= {
-                "steps": cell.steps,
-                "heldout_loss": cell.loss,
-                "teacher_heldout_loss": cell.teacher_loss,
-                "student_seconds": cell.summary["cost"]["student_seconds"],
-                **{f"flops_{account.name.lower()}": cell.flops(account) for account in Account},
-            }
-        writer.writerow(row)
+            costs = [cell.flops(account) for account in Account]
+            seconds = cell.summary["cost"]["student_seconds"]
+            found = [cell.steps, cell.loss, cell.teacher_loss, *costs, seconds]
+        more = [job.identity, job.folder, " ".join(job.words), results.why_not(job)]
+        writer.writerow([job.arm, job.length, job.seed, *found, *more])
     return text.getvalue()

@@ -5,16 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dwt_cli.study.record import Claim, Job, StudyRecord, write_study
+from dwt_cli.study.options import Claim, Expect
+from dwt_cli.study.record import Job, StudyRecord, write_study
 
 ARMS = {"alone": "teacher=none", "weak": "teacher=small", "poor": "teacher=extremely_weak"}
 EFFECT = {"alone": 0.0, "weak": -0.1, "poor": 0.2}  # nats, at every length
 TEACHER = {"weak": 0.3, "poor": 0.9}  # its loss minus the stand-alone's
 STEP, FORWARD = 1e9, 0.25e9  # FLOPs per step
-CLAIMS = (
-    Claim("a weak teacher helps", "weak", "alone", "lower"),
-    Claim("a poor teacher helps", "poor", "alone", "lower", length=200),
-)
+CLAIMS = [
+    Claim("a weak teacher helps", "weak", "alone", Expect.lower),
+    Claim("a poor teacher helps", "poor", "alone", Expect.lower, length=200),
+]
 
 
 def loss_alone(steps: int, seed: int) -> float:
@@ -112,15 +113,12 @@ def write(
                     )
                 )
     study = StudyRecord(
-        "miniature",
         "Does a weak teacher help?",
-        "dwt-train --config-name miniature",
-        "alone",
-        0.02,
-        arms,
-        (),
-        CLAIMS,
-        tuple(jobs),
+        arms=arms,
+        claims=CLAIMS,
+        name="miniature",
+        command="dwt-train --config-name miniature",
+        jobs=tuple(jobs),
     )
     folder = root / "runs" / "studies" / "miniature"
     folder.mkdir(parents=True)

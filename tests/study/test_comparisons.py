@@ -10,6 +10,7 @@ from scipy import stats
 from dwt_cli.study.comparisons import (
     against_alone,
     costs_to_equal,
+    crossing_lengths,
     curves_apart,
     judge,
     losses_apart,
@@ -18,7 +19,7 @@ from dwt_cli.study.comparisons import (
     within_run,
 )
 from dwt_cli.study.compute import Account
-from dwt_cli.study.record import Claim
+from dwt_cli.study.options import Claim, Expect
 from dwt_cli.study.results import read_results
 from tests.study import miniature
 from tests.study.test_results import place
@@ -41,10 +42,10 @@ def test_pairs_take_away_the_luck_of_a_seed(tmp_path: Path) -> None:
 
 
 def test_verdicts_are_corrected_for_all_claims(tmp_path: Path) -> None:
-    claims = (
+    claims = [
         *miniature.CLAIMS,
-        Claim("poor is ahead early", "poor", "alone", "lower", 100, 0.4),
-    )
+        Claim("poor is ahead early", "poor", "alone", Expect.lower, 100, 0.4),
+    ]
     results = read_results(miniature.write(tmp_path, claims=claims))
     judged = judge(results)
     assert [(each.claim.arm, each.length) for each in judged] == [
@@ -121,7 +122,7 @@ def test_crossings_between_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(miniature, "summary", turning)
     monkeypatch.setattr(miniature, "noise", lambda arm, seed: 0.0)
     results = read_results(miniature.write(tmp_path, lengths=(100, 200, 400)))
-    pair = over_lengths(results, "weak", "alone")
-    assert pair.at_end == pytest.approx({100: -0.1, 200: -0.1, 400: 0.05})
-    assert pair.crossing == pytest.approx([200 * 2 ** (0.1 / 0.15)])
+    at_end = over_lengths(results, "weak", "alone")
+    assert at_end == pytest.approx({100: -0.1, 200: -0.1, 400: 0.05})
+    assert crossing_lengths(at_end) == pytest.approx([200 * 2 ** (0.1 / 0.15)])
     assert pairs(results) == [("weak", "alone"), ("poor", "alone")]

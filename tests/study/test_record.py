@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.study.record import FILE, Claim, read_study, write_study
+from dwt_cli.study.options import Claim, Expect
+from dwt_cli.study.record import FILE, read_study, write_study
 from tests.study import miniature
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    folder = miniature.write(tmp_path, seeds=(0, 1), exploratory=("poor",), claims=())
+    folder = miniature.write(tmp_path, seeds=(0, 1), exploratory=["poor"], claims=[])
     study = read_study(folder)
     assert (study.lengths, study.seeds, len(study.jobs)) == ([100, 200], [0, 1], 12)
-    assert study.exploratory == ("poor",)
+    assert study.exploratory == ["poor"]
     again = tmp_path / "again"
     again.mkdir()
     write_study(again, study)
@@ -27,7 +28,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_the_lengths_of_arms(tmp_path: Path) -> None:
     study = read_study(miniature.write(tmp_path, seeds=(0,)))
     assert study.lengths_of("alone", "weak") == [100, 200]
-    assert study.claims[1] == Claim("a poor teacher helps", "poor", "alone", "lower", 200, 1.0)
+    assert study.claims[1] == Claim("a poor teacher helps", "poor", "alone", Expect.lower, 200, 1.0)
 
 
 def change(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
@@ -45,10 +46,10 @@ def change(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
     [
         (change("version", to=2), "is of version 2, and this program reads version 1"),
         (lambda content: content.pop("version"), "is of version None"),
-        (lambda content: content.pop("arms"), "study.json is incomplete"),
+        (lambda content: content.pop("arms"), "study.json is incomplete: it lacks arms"),
         (change("colour", to="red"), "study.json has colour, which nobody knows"),
         (change("smallest_effect", to="small"), "smallest_effect is 'small', and should be float"),
-        (change("smallest_effect", to=-1), "smallest_effect=-1.0 is below 0"),
+        (change("smallest_effect", to=-1), "smallest_effect=-1.0: it is at least 0"),
         (change("jobs", "1", "seed", to=True), "jobs[1].seed is True, and should be int"),
         (change("jobs", "0", "state", to="lost"), "jobs[0].state is 'lost', and should be"),
         (change("claims", "0", "expect", to="best"), "should be 'lower' or 'higher'"),

@@ -107,7 +107,7 @@ def test_one_seed_has_no_intervals_and_says_so(tmp_path: Path, unpictured: None)
 
 @pytest.mark.parametrize("missing", ["from the record", "from the disk"])
 def test_without_a_baseline(tmp_path: Path, missing: str) -> None:
-    folder = miniature.write(tmp_path, seeds=(0, 1), lengths=(100,), claims=())
+    folder = miniature.write(tmp_path, seeds=(0, 1), lengths=(100,), claims=[])
     if missing == "from the record":
         write_study(folder, replace(read_study(folder), baseline=None))
         said = "There is no stand-alone arm: nothing is compared with it."
@@ -150,7 +150,7 @@ def test_nothing_has_been_run(tmp_path: Path) -> None:
 
 def test_exploratory_arms_get_no_verdict(tmp_path: Path, unpictured: None) -> None:
     claims = miniature.CLAIMS[:1]
-    folder = miniature.write(tmp_path, seeds=(0, 1), exploratory=("poor",), claims=claims)
+    folder = miniature.write(tmp_path, seeds=(0, 1), exploratory=["poor"], claims=claims)
     core, _, explored = report(folder).partition("## Exploratory arms")
     assert "No verdict was planned for these: poor." in explored
     against = core[core.index("## Against the stand-alone") : core.index("## Cost")]

@@ -162,14 +162,15 @@ def test_a_curve_without_its_end(
 # ------------------------------------------------------------------- the stand-alone's points
 
 
-def with_more(folder: Path, arm: str, steps: int, batch_size: int = 8, **said: Any) -> None:
+CONFIG = "data: {block_length: 64}\ntrain: {batch_size: 8}\n"
+
+
+def with_more(folder: Path, arm: str, steps: int, config: str = CONFIG, **said: Any) -> None:
     """One more arm of length 200 and seed 0, which has `steps`."""
     run = folder.parent.parent / arm
     summary = {**miniature.summary(arm, 200, 0, steps), "identity": arm, **said}
     miniature.write_run(run, summary)
-    (run / "config.yaml").write_text(
-        f"data: {{block_length: 64}}\ntrain: {{batch_size: {batch_size}}}\n"
-    )
+    (run / "config.yaml").write_text(config)
     study = read_study(folder)
     job = Job(arm, 200, 0, (), arm, f"../../{arm}", "finished")
     arms = {**study.arms, arm: ""}
@@ -178,13 +179,18 @@ def with_more(folder: Path, arm: str, steps: int, batch_size: int = 8, **said: A
 
 def test_longer_stand_alone_arms_are_points_of_it(tmp_path: Path) -> None:
     folder = miniature.write(tmp_path)
-    with_more(folder, "alone_1.25", 250)
-    with_more(folder, "alone_other_batch", 300, batch_size=16)
+    elsewhere = "train: {batch_size: 8, max_steps: 250, compile: true}\neval: {every: 50}\n"
+    with_more(folder, "alone_1.25", 250, elsewhere)
+    with_more(folder, "other_batch", 300, CONFIG.replace("batch_size: 8", "batch_size: 16"))
+    with_more(folder, "other_precision", 300, CONFIG.replace("8}", "8, precision: bf16}"))
+    with_more(folder, "other_evaluation", 300, CONFIG + "eval: {num_blocks: 8}\n")
     remapped = {**miniature.summary("x", 200, 0, 350)["student"], "remap": {"losses": {}}}
     with_more(folder, "remapped", 350, student=remapped)
     results = read_results(folder)
     assert results.stand_alone == {"alone", "alone_1.25"}
-    assert results.compared == ["weak", "poor", "alone_other_batch", "remapped"]
+    assert results.compared == [
+        *("weak", "poor", "other_batch", "other_precision", "other_evaluation", "remapped")
+    ]
     points = results.stand_alone_points(0)
     assert [flops for flops, _ in points] == [100e9, 200e9, 250e9]
     assert [loss for _, loss in points] == pytest.approx([5.9, 5.8, 5.75])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dwt_cli.study.options import Expect
 from dwt_cli.study.statistics import Difference, difference, holm, spread, verdict
 
 
@@ -90,4 +91,4 @@ def test_holm_by_its_definition() -> None:
     ],
 )
 def test_verdicts(found: Difference | None, p: float, expect: str, said: str) -> None:
-    assert verdict(found, p, expect, 0.02) == said
+    assert verdict(found, p, Expect[expect], 0.02) == said
