@@ -33,6 +33,7 @@ from dwt_cli.evaluate.options import Protocol
 from dwt_cli.evaluate.protocols import PROTOCOLS, FineTuning
 from dwt_cli.evaluate.score import Subject
 from dwt_cli.models.checkpoint import open_folder
+from dwt_cli.models.options import Head
 from dwt_cli.tasks.options import MaskedLM
 from dwt_cli.tasks.texts import Texts
 from dwt_cli.training.options import Falling
@@ -48,7 +49,9 @@ def main() -> None:
     protocol = PROTOCOLS[Protocol.quick]
     cpu = torch.device("cpu")
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    subject = Subject(open_folder(options.model), tokenizer, MaskedLM(), "", cpu, torch.float32)
+    subject = Subject(
+        open_folder(options.model, Head.masked), tokenizer, MaskedLM(), "", cpu, torch.float32
+    )
     rows = []
     for name in options.tasks:
         task = TASKS[name]

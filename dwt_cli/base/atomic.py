@@ -75,11 +75,8 @@ def seal(folder: Path) -> None:
     sums = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / MANIFEST:
-            with path.open("rb") as file:
-                sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                    file, "sha256"
-                ).hexdigest()
-                os.fsync(file.fileno())
+            sums[path.relative_to(folder).as_posix()] = file_sum(path)
+            _flush(path)
     write_json(folder / MANIFEST, sums)
     _flush(folder)
 
@@ -92,6 +89,12 @@ def publish(folder: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     os.replace(folder, place)
     _flush(place.parent)
+
+
+def file_sum(path: Path) -> str:
+    """Return the sha256 sum of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sum_of(folder: Path) -> str:
@@ -113,14 +116,13 @@ def verify(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise Damaged(f"{folder} lacks {name}")
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                raise Damaged(f"{path} has changed since it was written")
+        if file_sum(path) != expected:
+            raise Damaged(f"{path} has changed since it was written")
 
 
-def _flush(folder: Path) -> None:
-    """Names reach the disk as well as contents: a power cut undoes no move."""
-    handle = os.open(folder, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    """Write a file's content to the disk, or a folder's names: a power cut undoes no move."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

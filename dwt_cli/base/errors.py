@@ -22,6 +22,12 @@ class UserError(ValueError):
     """
 
 
+def first_line(error: BaseException | str) -> str:
+    """Return a library's own words, as far as they fit into a line of ours; else its class."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:")
+
+
 def not_among(written: str, kind: str, word: str, words: Sequence[str], prefix: str = "") -> str:
     """Return the line for a word that is none of those there are; written: as it was typed."""
     hint = nearest(word, words, prefix)

@@ -15,7 +15,7 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import Range, dotted, leaves, nodes
 from dwt_cli.config.run import Mode, Run, RunOptions, each_teacher
-from dwt_cli.data.options import Data, Hub
+from dwt_cli.data.options import Data
 from dwt_cli.distill.objective.options import (
     ConfidenceMix,
     Confident,
@@ -39,8 +39,7 @@ from dwt_cli.distill.teacher.options import (
     VirtualTeacher,
     Weighting,
 )
-from dwt_cli.evaluate.options import Eval
-from dwt_cli.models.options import Architecture, CheckpointStudent, Family, MadeStudent
+from dwt_cli.models.options import Architecture, CheckpointStudent, MadeStudent
 from dwt_cli.training.options import Ddp
 
 _LARGEST_SIZE, _MOST_LAYERS = 1 << 16, 1000
@@ -109,7 +108,6 @@ def _combined(every: list[tuple[str, Any]], run: Run) -> Iterator[str]:
     for setting, options in every:
         if own := getattr(options, "problems", None):
             yield from own(setting)
-    yield from _problems_of_data("data", run.data)
     if isinstance(run.student, MadeStudent):
         yield from _problems_of_model("student", run.student, run)
     for setting, teacher in each_teacher(run):
@@ -119,7 +117,6 @@ def _combined(every: list[tuple[str, Any]], run: Run) -> Iterator[str]:
     yield from _problems_of_remap(run)
     yield from _problems_of_objective(run)
     yield from _problems_of_training(run)
-    yield from _problems_of_eval(run.eval)
 
 
 def warnings(run: Run) -> Iterator[str]:
@@ -192,43 +189,7 @@ def _between(setting: str, value: float, low: float, high: float) -> Iterator[st
         yield f"{setting}={value}: it lies between {low} and {high}"
 
 
-def _problems_of_data(setting: str, data: Data) -> Iterator[str]:
-    yield from _at_least(f"{setting}.block_length", data.block_length, 8)
-    yield from _at_least(f"{setting}.vocab_size", data.vocab_size, 100)
-    yield from _between(f"{setting}.heldout_fraction", data.heldout_fraction, 0.0001, 0.5)
-    yield from _at_least(f"{setting}.max_heldout_blocks", data.max_heldout_blocks, 1)
-    if data.max_gb <= 0:
-        yield (
-            f"{setting}.max_gb={data.max_gb}: the packed corpus needs room; give gigabytes above 0"
-        )
-    if isinstance(data, Hub):
-        yield from _at_least(f"{setting}.every_nth_sentence", data.every_nth_sentence, 1)
-        if data.max_sentences is not None:
-            yield from _at_least(f"{setting}.max_sentences", data.max_sentences, 1)
-        if not data.parts:
-            yield f"{setting}.parts=[]: name at least one data set"
-
-
 def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str]:
-    yield from _between(f"{role}.num_layers", model.num_layers, 1, _MOST_LAYERS)
-    for name in ("width", "num_heads", "mlp_width"):
-        yield from _between(f"{role}.{name}", getattr(model, name), 1, _LARGEST_SIZE)
-    yield from _between(f"{role}.dropout", model.dropout, 0.0, 0.9)
-    if model.num_heads >= 1 and model.width % model.num_heads:
-        yield (
-            f"{role}.width={model.width} does not divide into {role}.num_heads="
-            f"{model.num_heads}: choose a multiple, as in {role}.width="
-            f"{_next_multiple(model.width, model.num_heads)} (scale.width for all models)"
-        )
-    elif (
-        model.family is Family.modernbert
-        and model.num_heads >= 1
-        and model.width // model.num_heads % 2
-    ):
-        yield (
-            f"{role}.width={model.width} over {role}.num_heads={model.num_heads}: rotary "
-            "positions need an even width per head; choose another scale.num_heads"
-        )
     if model.vocab_size != run.data.vocab_size:
         yield (
             f"{role}.vocab_size={model.vocab_size} and data.vocab_size={run.data.vocab_size}: "
@@ -266,7 +227,6 @@ def _problems_of_teacher(setting: str, teacher: Teacher, run: Run) -> Iterator[s
 
 
 def _problems_of_teachers_text(setting: str, text: Data, run: Run) -> Iterator[str]:
-    yield from _problems_of_data(setting, text)
     if text.tokenizer is not None:
         yield (
             f"{setting}.tokenizer={text.tokenizer}: the teacher's text is in the tokens of the "
@@ -330,21 +290,11 @@ def _problems_of_remap(run: Run) -> Iterator[str]:
             f"remap.depth={rule} with teacher={run.choices.get('teacher', '')}: the weights of one "
             "model are needed to start from; choose another teacher or remap=random"
         )
-    if isinstance(run.remap, Ligo):
-        yield from _at_least("remap.steps", run.remap.steps, 1)
-        if run.remap.lr <= 0:
-            yield f"remap.lr={run.remap.lr}: it is above 0"
-        if not run.remap.head:
-            yield "remap.head=false: maps are learned through the head; leave it out"
 
 
 def _temperature(setting: str, temperature: float) -> Iterator[str]:
     if temperature <= 0:
         yield f"{setting}={temperature}: a temperature is above 0; the paper uses 1"
-
-
-def _next_multiple(value: int, of: int) -> int:
-    return -(-value // of) * of
 
 
 def _problems_of_objective(run: Run) -> Iterator[str]:
@@ -407,20 +357,3 @@ def _problems_of_training(run: Run) -> Iterator[str]:
         train.num_parts(run.launch.num_ranks)
     except UserError as problem:
         yield str(problem)
-
-
-def _problems_of_eval(options: Eval) -> Iterator[str]:
-    yield from _at_least("eval.every", options.every, 1)
-    yield from _at_least("eval.num_blocks", options.num_blocks, 1)
-    for name in ("measures", "at"):
-        if not getattr(options, name):
-            yield f"eval.{name}=[]: name at least one"
-    for share in options.at:
-        yield from _between("eval.at", share, 0.0, 1.0)
-    yield from _at_least("eval.glue.num_seeds", options.glue.num_seeds, 1)
-    yield from _at_least("eval.glue.max_length", options.glue.max_length, 8)
-    if options.blimp.num_pairs is not None:
-        yield from _at_least("eval.blimp.num_pairs", options.blimp.num_pairs, 1)
-    for name in ("num_sentences", "num_words", "num_per_word"):
-        yield from _at_least(f"eval.probing.{name}", getattr(options.probing, name), 2)
-    yield from _at_least("eval.probing.seed", options.probing.seed, 0)

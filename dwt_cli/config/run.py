@@ -36,7 +36,7 @@ from dwt_cli.distill.objective.options import (
     SquaredError,
     TopK,
 )
-from dwt_cli.distill.remap.options import FromTeacher, Ligo, Remap
+from dwt_cli.distill.remap.options import FromTeacher, Ligo, RandomStart, Remap
 from dwt_cli.distill.teacher.options import (
     CheckpointTeacher,
     MadeTeacher,
@@ -205,7 +205,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     },
     "student": {"made": MadeStudent, "checkpoint": CheckpointStudent},
     "alpha": dict(SCHEDULES),
-    "remap": {"random": Remap, "rules": FromTeacher, "ligo": Ligo},
+    "remap": {"random": RandomStart, "rules": FromTeacher, "ligo": Ligo},
     "objective": {
         "forward_kl": ForwardKL,
         "reverse_kl": ReverseKL,
@@ -269,8 +269,7 @@ def each_teacher(run: Run) -> Iterator[tuple[str, Teacher]]:
 
 def checkpoints(run: Run) -> Iterator[tuple[str, Checkpoint]]:
     """Every model of a run that exists already, with the setting that names it."""
-    if isinstance(run.student, CheckpointStudent):
-        yield "student.path", run.student
+    yield from run.student.checkpoints()
     for setting, teacher in each_teacher(run):
         if isinstance(teacher, CheckpointTeacher):
             yield "teacher.path" if setting == "teacher" else "teacher.members", teacher

@@ -14,9 +14,9 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dwt_cli.base import atomic
-from dwt_cli.data import docs, files, hub
+from dwt_cli.base.errors import first_line
 from dwt_cli.data.heldout import LeakCheck
-from dwt_cli.data.options import Data, Docs, Files, Frame, Hub
+from dwt_cli.data.options import Data, Frame
 from dwt_cli.data.pack import Blocks, block_bytes, pack, write_blocks
 from dwt_cli.data.source import CorpusError, Document, Progress, Source
 from dwt_cli.data.tokenizer import ids_of, train_tokenizer
@@ -24,22 +24,6 @@ from dwt_cli.data.tokenizer import ids_of, train_tokenizer
 BUILDER_VERSION = 2  # raise it when the same text would give other blocks
 _PORTION_CHARACTERS = 1_000_000  # tokenised at once
 _SAMPLE_CHARACTERS = 64_000_000  # what a tokenizer is trained on: the beginning of the text
-
-
-def open_source(options: Data) -> Source:
-    """The text source that the options name."""
-    match options:
-        case Docs():
-            return docs.Docs(options.packages)
-        case Files():
-            return files.Files(options.path, options.text_column)
-        case Hub():
-            parts = [
-                hub.Part(part.dataset, part.config, part.split, part.text_column)
-                for part in options.parts
-            ]
-            return hub.Hub(parts, options.every_nth_sentence, options.max_sentences)
-    raise AssertionError(type(options))
 
 
 @dataclass(frozen=True)
@@ -82,7 +66,7 @@ def build(
     sample = list(_take(stream, _SAMPLE_CHARACTERS)) if tokenizer_path is None else []
     if tokenizer_path is None:
         if not sample:
-            raise CorpusError(f"data: {_named(options)} has no text; choose another source")
+            raise CorpusError(f"data: {options.named} has no text; choose another source")
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(
             [paragraph for document in sample for paragraph in document.paragraphs],
             options.vocab_size,
@@ -118,7 +102,7 @@ def build(
         if count == 0:
             raise CorpusError(
                 f"data.block_length={options.block_length}: the {name} part of "
-                f"{_named(options)} is shorter than one block; give more text, a lower "
+                f"{options.named} is shorter than one block; give more text, a lower "
                 "data.block_length, or another data.heldout_fraction"
             )
     atomic.write_json(
@@ -143,7 +127,7 @@ def open_tokenizer(path: str, special_tokens: Sequence[str | None]) -> PreTraine
             path, trust_remote_code=False
         )
     except Exception as error:  # whatever the tokenizers library and the hub's client raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        reason = first_line(error)
         if reason.startswith("Couldn't instantiate the backend"):  # lists what it has tried
             reason = "there is no tokenizer.json"
         raise CorpusError(
@@ -182,7 +166,3 @@ def _take(documents: Iterator[Document], max_characters: int) -> Iterator[Docume
         yield document
         if seen >= max_characters:
             return
-
-
-def _named(options: Data) -> str:
-    return f"data.path={options.path}" if isinstance(options, Files) else "the text"

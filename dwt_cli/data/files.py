@@ -1,7 +1,6 @@
 """Text files of one's own: .txt, .jsonl and .parquet, the first two also as .gz or .zst."""
 
 import glob
-import hashlib
 import io
 import itertools
 import json
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from dwt_cli.base.atomic import file_sum
 from dwt_cli.data.source import CorpusError, Document, Progress
 
 READER_VERSION = 1
@@ -58,11 +58,7 @@ class Files:
 
     def provenance(self) -> dict[str, Any]:
         """Name, size and sha256 of every file."""
-        files = []
-        for file in self._files:
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            files.append([self._name(file), file.stat().st_size, digest])
+        files = [[self._name(file), file.stat().st_size, file_sum(file)] for file in self._files]
         found: dict[str, Any] = {"source": "files", "reader": READER_VERSION, "files": files}
         if any(".txt" not in file.suffixes for file in self._files):
             found["text_column"] = self.text_column

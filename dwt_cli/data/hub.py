@@ -1,17 +1,18 @@
 """Data sets of the Hugging Face hub, streamed; every n-th sentence of them if wanted.
 
 The paper trains on every fourth sentence of BookCorpus and English Wikipedia (arXiv 2305.18239,
-section 3): `Hub(WIKIBOOKS, every_nth_sentence=4)`.
+section 3).
 """
 
-import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from dwt_cli.base.atomic import file_sum
+from dwt_cli.data.options import HubPart
 from dwt_cli.data.source import CorpusError, Document, Progress
 
 READER_VERSION = 1
@@ -23,27 +24,9 @@ SENTENCE_ROWS = 1000
 Rows = Literal["document", "line", "sentence"]
 
 
-@dataclass(frozen=True)
-class Part:
-    """One split of a data set: a name on the hub, or a folder that `load_dataset` can open.
-
-    What a row is: a whole `document`; a `line` of an article, which begins with ` = Title = ` (as
-    in wikitext); a `sentence`, 1000 of which are taken for a document (as in BookCorpus, which
-    does not say where its books end). `rows` and `revision` may stay None: they are known for the
-    data sets of the paper, else a row is a document of the main revision.
-    """
-
-    dataset: str
-    config: str | None = None
-    split: str = "train"
-    text_column: str = "text"
-    revision: str | None = None
-    rows: Rows | None = None
-
-
-WIKITEXT = (Part("Salesforce/wikitext", "wikitext-103-raw-v1"),)
-WIKIBOOKS = (Part("bookcorpus/bookcorpus"), Part("wikimedia/wikipedia", "20231101.en"))
-
+# What a row is: a whole document, unless it is said here: a line of an article, which begins with
+# ` = Title = `; a sentence, 1000 of which are taken for a document, where a data set does not say
+# where its books end.
 _ROWS: dict[str, Rows] = {"Salesforce/wikitext": "line", "bookcorpus/bookcorpus": "sentence"}
 # the main revision is a loading script, which `datasets` 4 and later refuse to run
 _REVISIONS = {"bookcorpus/bookcorpus": "refs/convert/parquet"}
@@ -59,12 +42,11 @@ class Hub:
     """
 
     def __init__(
-        self, parts: Sequence[Part], every_nth_sentence: int = 1, max_sentences: int | None = None
+        self,
+        parts: Sequence[HubPart],
+        every_nth_sentence: int = 1,
+        max_sentences: int | None = None,
     ) -> None:
-        if not parts:
-            raise CorpusError("data.parts=[]: name at least one data set")
-        if every_nth_sentence < 1:
-            raise CorpusError(f"data.every_nth_sentence={every_nth_sentence}: must be at least 1")
         self.parts = tuple(parts)
         self.every_nth_sentence, self.max_sentences = every_nth_sentence, max_sentences
 
@@ -136,7 +118,7 @@ def sentences(paragraph: str) -> list[str]:
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def _texts(part: Part) -> Iterator[str]:
+def _texts(part: HubPart) -> Iterator[str]:
     """The text column of the rows."""
     from datasets import load_dataset
 
@@ -168,7 +150,7 @@ def _texts(part: Part) -> Iterator[str]:
         raise _unreadable(part, error) from error
 
 
-def _unreadable(part: Part, error: Exception) -> CorpusError:
+def _unreadable(part: HubPart, error: Exception) -> CorpusError:
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     if isinstance(error, ConnectionError):
         remedy = "check the network, or read a local copy: data=files data.path=..."
@@ -217,30 +199,26 @@ def _lines(text: str) -> list[str]:
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def _is_local(part: Part) -> bool:
+def _is_local(part: HubPart) -> bool:
     return Path(part.dataset).is_dir()
 
 
-def _base_name(part: Part) -> str:
+def _base_name(part: HubPart) -> str:
     return Path(part.dataset).resolve().name if _is_local(part) else part.dataset
 
 
-def _name(part: Part) -> str:
+def _name(part: HubPart) -> str:
     return "/".join(filter(None, (_base_name(part), part.config, part.split)))
 
 
-def _rows(part: Part) -> Rows:
-    return part.rows or _ROWS.get(part.dataset, "document")
+def _rows(part: HubPart) -> Rows:
+    return _ROWS.get(part.dataset, "document")
 
 
-def _revision(part: Part) -> str | None:
-    return part.revision or _REVISIONS.get(part.dataset)
+def _revision(part: HubPart) -> str | None:
+    return _REVISIONS.get(part.dataset)
 
 
 def _sums(folder: Path) -> list[list[str]]:
-    files = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        files.append([path.relative_to(folder).as_posix(), digest])
-    return files
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [[path.relative_to(folder).as_posix(), file_sum(path)] for path in files]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from omegaconf import II, MISSING
 
-from dwt_cli.base.options import bookkeeping
+from dwt_cli.base.options import above, at_least, between, bookkeeping
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from dwt_cli.data.source import Source
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,22 @@ class Frame:
 class Data:
     """Text, and how it becomes packed blocks of tokens."""
 
-    block_length: int = II("scale.block_length")
-    vocab_size: int = II("scale.vocab_size")
+    block_length: int = at_least(8, default=II("scale.block_length"))
+    vocab_size: int = at_least(100, default=II("scale.vocab_size"))
     # a folder with a tokenizer, or a name on the hub; null trains one, or takes the checkpoint's
     tokenizer: str | None = None
-    heldout_fraction: float = 0.02
-    max_heldout_blocks: int = 4096
-    max_gb: float = 50.0
+    heldout_fraction: float = between(0.0001, 0.5, default=0.02)
+    max_heldout_blocks: int = at_least(1, default=4096)
+    max_gb: float = above(0, default=50.0)
+
+    @property
+    def named(self) -> str:
+        """What messages call the text."""
+        return "the text"
+
+    def open_source(self) -> Source:
+        """Return the text; `CorpusError` where there is none."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -48,6 +60,11 @@ class Docs(Data):
     """Docstrings of the standard library and of installed packages; empty: the default ones."""
 
     packages: list[str] = field(default_factory=list)
+
+    def open_source(self) -> Source:
+        from dwt_cli.data import docs
+
+        return docs.Docs(self.packages)
 
 
 @dataclass
@@ -57,10 +74,19 @@ class Files(Data):
     path: str = bookkeeping(MISSING)  # the files' sums count, not where they lie
     text_column: str = "text"
 
+    @property
+    def named(self) -> str:
+        return f"data.path={self.path}"
+
+    def open_source(self) -> Source:
+        from dwt_cli.data import files
+
+        return files.Files(self.path, self.text_column)
+
 
 @dataclass
 class HubPart:
-    """One data set of the Hugging Face hub (or a local folder that ``datasets`` can open)."""
+    """One split of a data set of the Hugging Face hub (or a folder that ``datasets`` can open)."""
 
     dataset: str = MISSING
     config: str | None = None
@@ -73,5 +99,15 @@ class Hub(Data):
     """Data sets of the hub, one after the other, every n-th sentence of them, up to a number."""
 
     parts: list[HubPart] = field(default_factory=list)
-    every_nth_sentence: int = 1
-    max_sentences: int | None = None
+    every_nth_sentence: int = at_least(1, default=1)
+    max_sentences: int | None = at_least(1, default=None)
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield what is wrong across fields, a line each; setting: what the fields' begin with."""
+        if not self.parts:
+            yield f"{setting}.parts=[]: name at least one data set"
+
+    def open_source(self) -> Source:
+        from dwt_cli.data import hub
+
+        return hub.Hub(self.parts, self.every_nth_sentence, self.max_sentences)

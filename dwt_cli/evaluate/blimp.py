@@ -6,7 +6,6 @@ grammar. The task says how likely a sentence is.
 Legend: S sentences of one length, L positions.
 """
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError
 from dwt_cli.evaluate.options import Blimp
 from dwt_cli.evaluate.score import Say, Score, Subject
@@ -124,11 +124,7 @@ def check(options: Blimp) -> None:
 
 def provenance(options: Blimp) -> dict[str, str]:
     """What determines the pairs: the sums of the files."""
-    sums = {}
-    for path in _files(options):
-        with path.open("rb") as file:
-            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
+    return {path.name: file_sum(path) for path in _files(options)}
 
 
 def _files(options: Blimp) -> list[Path]:

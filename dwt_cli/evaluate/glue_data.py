@@ -3,13 +3,13 @@
 The sizes are those of the official splits (arXiv 1804.07461, and the files themselves).
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dwt_cli.base.errors import UserError
+from dwt_cli.base.atomic import file_sum
+from dwt_cli.base.errors import UserError, first_line
 
 HUB = "nyu-mll/glue"
 _MOST_TORN = 0.01  # of a file's rows: more is another format, not a slip
@@ -110,11 +110,8 @@ def provenance(task: Task, path: str | None) -> dict[str, Any]:
     """What determines the data: the sums of the files, or the name on the hub."""
     if path is None:
         return {"hub": HUB, "config": task.hub}
-    sums = {}
-    for source in (task.train, *task.dev):
-        with _file(task, source, path).open("rb") as file:
-            sums[source.file] = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"files": sums}
+    sources = (task.train, *task.dev)
+    return {"files": {source.file: file_sum(_file(task, source, path)) for source in sources}}
 
 
 def read(task: Task, source: Source, path: str | None) -> Examples:
@@ -206,9 +203,9 @@ def _from_hub(task: Task, source: Source) -> list[Row]:
     try:
         rows = datasets.load_dataset(HUB, task.hub, split=source.split)
     except Exception as error:  # whatever the datasets library and the hub's client raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise UserError(
-            f"eval.glue.path=null: {HUB} {task.hub} cannot be read from the hub ({reason}); check "
-            "the network, or set eval.glue.path to a folder with the TSV files"
+            f"eval.glue.path=null: {HUB} {task.hub} cannot be read from the hub "
+            f"({first_line(error)}); check the network, or set eval.glue.path to a folder "
+            "with the TSV files"
         ) from error
     return [(tuple(row[name] for name in task.hub_texts), float(row["label"])) for row in rows]

@@ -1,11 +1,12 @@
 """The options of what is measured."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
 from omegaconf import II, MISSING
 
-from dwt_cli.base.options import bookkeeping
+from dwt_cli.base.options import at_least, between, bookkeeping
 
 
 class Protocol(Enum):
@@ -23,8 +24,8 @@ class Glue:
     path: str | None = bookkeeping(None)  # a folder of TSV files; null: nyu-mll/glue of the hub
     tasks: list[str] = field(default_factory=list)
     protocol: Protocol = Protocol.sane
-    num_seeds: int = 3
-    max_length: int = 128
+    num_seeds: int = at_least(1, default=3)
+    max_length: int = at_least(8, default=128)
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Blimp:
     """Minimal pairs. path: the folder of BLiMP's .jsonl files. num_pairs: of each; null is all."""
 
     path: str | None = bookkeeping(None)
-    num_pairs: int | None = None
+    num_pairs: int | None = at_least(1, default=None)
 
 
 @dataclass
@@ -43,24 +44,30 @@ class Probing:
     num_per_word sentences each.
     """
 
-    num_sentences: int = 4000
-    num_words: int = 40
-    num_per_word: int = 20
-    seed: int = 0
+    num_sentences: int = at_least(2, default=4000)
+    num_words: int = at_least(2, default=40)
+    num_per_word: int = at_least(2, default=20)
+    seed: int = at_least(0, default=0)
 
 
 @dataclass
 class Eval:
-    """The fixed masked held-out set, which a training looks at, and what is measured after it.
+    """The held-out text, on which a training is evaluated, and what is measured after it.
 
     measures: by name (`dwt_cli.evaluate.measures`). at: at which shares of the training. Neither
     is part of a run's identity: the same trained model can be measured again and otherwise.
     """
 
-    every: int = II("scale.eval_every")
-    num_blocks: int = 1024
+    every: int = at_least(1, default=II("scale.eval_every"))
+    num_blocks: int = at_least(1, default=1024)
     measures: list[str] = bookkeeping(MISSING)
-    at: list[float] = field(default_factory=lambda: [1.0], metadata={"identity": False})
+    at: list[float] = between(0.0, 1.0, default=[1.0], identity=False)
     glue: Glue = field(default_factory=Glue, metadata={"identity": False})
     blimp: Blimp = field(default_factory=Blimp, metadata={"identity": False})
     probing: Probing = field(default_factory=Probing, metadata={"identity": False})
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield a line for each list that names nothing; setting: what the fields' begin with."""
+        for name in ("measures", "at"):
+            if not getattr(self, name):
+                yield f"{setting}.{name}=[]: name at least one"

@@ -4,30 +4,55 @@ Weights are read from safetensors, or with torch's weights-only loading; code th
 model runs only when ``trust_remote_code`` was set by hand.
 """
 
-import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.initialization import no_init_weights
 
-from dwt_cli.base.errors import UserError
-from dwt_cli.data.corpus import Corpus
+from dwt_cli.base.atomic import file_sum
+from dwt_cli.base.errors import UserError, first_line
 from dwt_cli.models.anatomy import ANATOMIES
-from dwt_cli.models.options import Checkpoint
+from dwt_cli.models.options import Checkpoint, Head
 
-_TRUST = "read it, then set teacher.trust_remote_code=true, or "
+
+class _Kind(NamedTuple):
+    """Models with a head: the library's class and its configurations, and what they are called."""
+
+    auto: Any
+    configs: Any
+    name: str
+    classes: str
+
+
+_KINDS = {
+    Head.masked: _Kind(
+        AutoModelForMaskedLM,
+        MODEL_FOR_MASKED_LM_MAPPING,
+        "masked language model",
+        "*ForMaskedLM",
+    ),
+    Head.causal: _Kind(
+        AutoModelForCausalLM,
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        "causal language model",
+        "*ForCausalLM",
+    ),
+}
 
 
 def located(setting: str, path: str) -> str:
-    """What to open for a path: the folder, or the name on the hub.
+    """Return what to open for a path: the folder, or the name on the hub.
 
     Raises `UserError` for a file, and for a path that no hub name looks like and nothing is at.
     """
@@ -44,8 +69,10 @@ def located(setting: str, path: str) -> str:
     return path
 
 
-def open_config(setting: str, checkpoint: Checkpoint, any_family: bool = False) -> PreTrainedConfig:
-    """The configuration of a checkpoint; `UserError` when it is no masked language model.
+def open_config(
+    setting: str, checkpoint: Checkpoint, head: Head, any_family: bool = False
+) -> PreTrainedConfig:
+    """Return the configuration of a checkpoint; `UserError` for a model without such a head.
 
     setting: what names its path, as in ``teacher.path``. any_family: its logits are enough, its
     anatomy need not be known.
@@ -71,36 +98,40 @@ def open_config(setting: str, checkpoint: Checkpoint, any_family: bool = False) 
         )
     except Exception as error:
         raise _unreadable(said, error) from error
-    has_head = checkpoint.trust_remote_code or type(config) in MODEL_FOR_MASKED_LM_MAPPING
-    if config.model_type not in ANATOMIES and not (any_family and has_head):
+    kind = _KINDS[head]
+    has_head = checkpoint.trust_remote_code or type(config) in kind.configs
+    known = sorted(name for name, anatomy in ANATOMIES.items() if anatomy.predicts is head)
+    if config.model_type not in known and not (any_family and has_head):
         raise UserError(
             f"{said} is a {config.model_type}: "
             + (
-                "here masked language models of these types are trained on: "
+                f"here {kind.name}s of these types are trained on: "
                 if has_head
-                else "it is no masked language model; among those that are known here are "
+                else f"it is no {kind.name}; among those that are known here are "
             )
-            + f"{', '.join(sorted(ANATOMIES))}; choose one of them"
+            + f"{', '.join(known)}; choose one of them"
         )
     return config
 
 
-def open_model(setting: str, checkpoint: Checkpoint) -> PreTrainedModel:
-    """A checkpoint's masked language model, in fp32; `UserError` for one without its head."""
-    model, lacking = open_encoder(setting, checkpoint)
+def open_model(setting: str, checkpoint: Checkpoint, head: Head) -> PreTrainedModel:
+    """Return a checkpoint's language model, in fp32; `UserError` for one without its head."""
+    model, lacking = open_encoder(setting, checkpoint, head)
     if lacking:
         raise UserError(
             f"{setting}={checkpoint.path} lacks the weights {', '.join(lacking[:3])}: it was not "
-            "saved with a masked-LM head; choose a checkpoint of a *ForMaskedLM model"
+            f"saved with its head; choose a checkpoint of a {_KINDS[head].classes} model"
         )
     return model
 
 
-def open_encoder(setting: str, checkpoint: Checkpoint) -> tuple[PreTrainedModel, list[str]]:
-    """A checkpoint's model, in fp32, and the weights of its masked-LM head that it lacks."""
+def open_encoder(
+    setting: str, checkpoint: Checkpoint, head: Head
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return a checkpoint's model, in fp32, and the weights of its head that it lacks."""
     said = f"{setting}={checkpoint.path}"
     try:
-        model, report = AutoModelForMaskedLM.from_pretrained(
+        model, report = _KINDS[head].auto.from_pretrained(
             located(setting, checkpoint.path),
             revision=checkpoint.revision,
             trust_remote_code=checkpoint.trust_remote_code,
@@ -115,41 +146,40 @@ def open_encoder(setting: str, checkpoint: Checkpoint) -> tuple[PreTrainedModel,
     if any(name.startswith(f"{opened.base_model_prefix}.") for name in lacking):
         raise UserError(
             f"{said} lacks the weights {', '.join(lacking[:3])}; choose a "
-            "checkpoint of a *ForMaskedLM model"
+            f"checkpoint of a {_KINDS[head].classes} model"
         )
     return opened, lacking
 
 
-def save_model(model: PreTrainedModel, corpus: Corpus, folder: Path) -> None:
-    """Model and tokenizer in the hub's format."""
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write model and tokenizer in the hub's format."""
     model.save_pretrained(folder)
-    corpus.tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
-def outline_of(config: PreTrainedConfig, device: torch.device | str = "meta") -> PreTrainedModel:
-    """The model of a configuration, as `dwt_cli.models.making.outline`: shapes without memory."""
+def outline_of(
+    config: PreTrainedConfig, head: Head, device: torch.device | str = "meta"
+) -> PreTrainedModel:
+    """Return the model of a configuration, as `dwt_cli.models.making.outline`: shapes alone."""
     with torch.device(device), no_init_weights():
-        model: PreTrainedModel = AutoModelForMaskedLM.from_config(config)
+        model: PreTrainedModel = _KINDS[head].auto.from_config(config)
     model.tie_weights()
     return model
 
 
 def provenance(path: str, revision: str | None = None) -> dict[str, Any]:
-    """What determines a checkpoint or a tokenizer: a folder's contents, or a name on the hub."""
+    """Return what determines a checkpoint or a tokenizer: a folder's files, or a hub name."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return {"name": path, "revision": revision}
-    sums = {}
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".txt", ".model", ".safetensors", ".bin"):
-            with file.open("rb") as opened:
-                sums[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
-    return {"files": sums}
+    suffixes = (".json", ".txt", ".model", ".safetensors", ".bin")
+    files = sorted(file for file in folder.iterdir() if file.suffix in suffixes)
+    return {"files": {file.name: file_sum(file) for file in files}}
 
 
-def open_folder(folder: Path) -> PreTrainedModel:
-    """A model that this project saved, in fp32."""
-    model: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32)
+def open_folder(folder: Path, head: Head) -> PreTrainedModel:
+    """Return a model that this project saved, in fp32."""
+    model: PreTrainedModel = _KINDS[head].auto.from_pretrained(folder, dtype=torch.float32)
     return model
 
 
@@ -159,8 +189,7 @@ def _unreadable(said: str, error: Exception | str) -> UserError:
             f"{said} cannot be opened: its weights are a pickle that may run "
             "code, or a torn one; choose a checkpoint with model.safetensors"
         )
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
     return UserError(
-        f"{said} cannot be opened ({reason}); give a folder with "
+        f"{said} cannot be opened ({first_line(error)}); give a folder with "
         "config.json and model.safetensors, or a name on the hub"
     )

@@ -1,11 +1,22 @@
 """The options of a model: the shape of one that is made here, the place of one that exists."""
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from omegaconf import II, MISSING
 
-from dwt_cli.base.options import bookkeeping
+from dwt_cli.base.options import between, bookkeeping
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+STUDENT_PATH = "student.path"
 
 
 class Head(Enum):
@@ -16,29 +27,52 @@ class Head(Enum):
 
 
 class Family(Enum):
-    """The shape of a model that is made here."""
+    """The families of which models are made here; see `dwt_cli.models.families`."""
 
     bert = "bert"
     modernbert = "modernbert"
 
+    @property
+    def has_rotary_positions(self) -> bool:
+        """Whether positions turn pairs of a head's places."""
+        return self is Family.modernbert
+
+
+LARGEST_SIZE, MOST_LAYERS = 1 << 16, 1000
+
 
 @dataclass
 class Architecture:
-    """The size of a masked language model that is made here."""
+    """The size of a language model that is made here."""
 
-    num_layers: int = MISSING
+    num_layers: int = between(1, MOST_LAYERS)
     family: Family = II("scale.family")
-    width: int = II("scale.width")
-    num_heads: int = II("scale.num_heads")
-    mlp_width: int = II("scale.mlp_width")
+    width: int = between(1, LARGEST_SIZE, default=II("scale.width"))
+    num_heads: int = between(1, LARGEST_SIZE, default=II("scale.num_heads"))
+    mlp_width: int = between(1, LARGEST_SIZE, default=II("scale.mlp_width"))
     vocab_size: int = II("scale.vocab_size")
     max_length: int = II("scale.block_length")
-    dropout: float = 0.0
+    dropout: float = between(0.0, 0.9, default=0.0)
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield what is wrong across fields, a line each; setting: what the fields' begin with."""
+        if self.width % self.num_heads:
+            multiple = -(-self.width // self.num_heads) * self.num_heads
+            yield (
+                f"{setting}.width={self.width} does not divide into {setting}.num_heads="
+                f"{self.num_heads}: choose a multiple, as in {setting}.width={multiple} "
+                "(scale.width for all models)"
+            )
+        elif self.family.has_rotary_positions and self.width // self.num_heads % 2:
+            yield (
+                f"{setting}.width={self.width} over {setting}.num_heads={self.num_heads}: rotary "
+                "positions need an even width per head; choose another scale.num_heads"
+            )
 
 
 @dataclass
 class Checkpoint:
-    """A masked language model in the hub's format, from a folder or by name."""
+    """A language model in the hub's format, from a folder or by name."""
 
     path: str = bookkeeping(MISSING)  # a folder's sums count, not where it lies
     revision: str | None = None
@@ -46,15 +80,50 @@ class Checkpoint:
 
 
 @dataclass
-class Student:
+class Student(ABC):
     """The model that is wanted."""
+
+    @abstractmethod
+    def start(self, seed: int, head: Head) -> PreTrainedModel:
+        """Return the student, in fp32, as it is without a teacher's weights."""
+
+    @abstractmethod
+    def outline(self, device: torch.device | str, head: Head) -> PreTrainedModel:
+        """Return it on the meta device (or, of fake tensors, on any): shapes without memory."""
+
+    def checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
+        """Yield the model that it is opened from, if it is, with the setting that names it."""
+        yield from ()
 
 
 @dataclass
 class MadeStudent(Architecture, Student):
     """A student that is made here, with fresh weights or those that remap gives it."""
 
+    def start(self, seed: int, head: Head) -> PreTrainedModel:
+        from dwt_cli.models.making import make_model
+
+        return make_model(self, seed, "student")
+
+    def outline(self, device: torch.device | str, head: Head) -> PreTrainedModel:
+        from dwt_cli.models.making import outline
+
+        return outline(self, device)
+
 
 @dataclass
 class CheckpointStudent(Checkpoint, Student):
     """A student that exists and is trained on, with or without a teacher."""
+
+    def start(self, seed: int, head: Head) -> PreTrainedModel:
+        from dwt_cli.models.checkpoint import open_model
+
+        return open_model(STUDENT_PATH, self, head)
+
+    def outline(self, device: torch.device | str, head: Head) -> PreTrainedModel:
+        from dwt_cli.models.checkpoint import open_config, outline_of
+
+        return outline_of(open_config(STUDENT_PATH, self, head), head, device)
+
+    def checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
+        yield STUDENT_PATH, self

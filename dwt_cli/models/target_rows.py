@@ -19,7 +19,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import eager_attention_forward
 from transformers.models.modernbert.modeling_modernbert import rotate_half
 
-from dwt_cli.models.anatomy import Anatomy, anatomy_of
+from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.families.parts import Anatomy
 
 
 def take_rows(model: PreTrainedModel) -> None:

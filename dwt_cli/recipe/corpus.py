@@ -36,7 +36,7 @@ class CorpusStage(Stage):
     @cached_property
     def source(self) -> Source:
         """The text itself, opened."""
-        return corpora.open_source(self.data)
+        return self.data.open_source()
 
     @cached_property
     def identity(self) -> str:

@@ -183,11 +183,11 @@ def opened_model(
 ) -> Opened:
     """Return the model at a path; `UserError` when it and its tokenizer cannot be used."""
     options = Checkpoint(path=path, revision=revision)
-    open_config(_SETTING, options)
+    open_config(_SETTING, options, task.head)
     tokenizer = corpora.open_tokenizer(
         tokenizer_path or located(_SETTING, path), task.special_tokens
     )
-    model, lacking = open_encoder(_SETTING, options)
+    model, lacking = open_encoder(_SETTING, options, task.head)
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
             f"{_SETTING}={path} has a vocabulary of {model.config.vocab_size}, its tokenizer "

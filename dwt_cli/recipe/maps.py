@@ -19,9 +19,7 @@ from dwt_cli.distill.remap.ligo import Growing
 from dwt_cli.distill.remap.options import Ligo
 from dwt_cli.distill.remap.remap import Account
 from dwt_cli.distill.teacher.options import Teacher
-from dwt_cli.models.checkpoint import open_model
-from dwt_cli.models.making import make_model
-from dwt_cli.models.options import CheckpointStudent, MadeStudent, Student
+from dwt_cli.models.options import Student
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.shapes import Shapes
@@ -84,7 +82,7 @@ class MapsStage(Stage):
                 eval_every=conditions.eval.every,
                 step_flops=self.shapes.step_flops,
             )
-            growing = self.growing(fresh(self.student, self.seed), done, at)
+            growing = self.growing(self.student.start(self.seed, conditions.task.head), done, at)
             facts = train(
                 setup,
                 growing,
@@ -113,17 +111,9 @@ class MapsStage(Stage):
         assert teacher.model is not None
         device, dtype = at.machine.device, at.machine.dtype
         MaskedLM(student, dtype).to(device)
-        return Growing(student, teacher.model, self.options, dtype).to(device)
+        return self.options.growing(student, teacher.model, dtype).to(device)
 
     def apply(self, student: PreTrainedModel, done: Done, at: Context) -> Account:
         """Write what the learned maps make of the teacher into the student."""
         maps = load_file(done[self.name] / "maps.safetensors", device=str(at.machine.device))
         return self.growing(student, done, at).fold(maps)
-
-
-def fresh(student: Student, seed: int) -> PreTrainedModel:
-    """Return the student as it is without a teacher's weights: made, or opened."""
-    if isinstance(student, CheckpointStudent):
-        return open_model("student.path", student)
-    assert isinstance(student, MadeStudent)
-    return make_model(student, seed, "student")

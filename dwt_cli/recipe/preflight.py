@@ -15,12 +15,10 @@ from dwt_cli.base.machine import Machine
 from dwt_cli.config.check import nearest_existing
 from dwt_cli.data import corpus as corpora
 from dwt_cli.distill.objective.features import inside_objectives
-from dwt_cli.distill.remap.options import FromTeacher
-from dwt_cli.distill.remap.remap import remap
 from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.checkpoint import located, open_config, open_model
 from dwt_cli.models.flops import num_parameters
-from dwt_cli.models.options import Checkpoint, MadeStudent
+from dwt_cli.models.options import STUDENT_PATH, Checkpoint, MadeStudent
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.memory import state
@@ -49,9 +47,9 @@ def check(
     teacher = opened.get("teacher.path", shapes.teacher_models.get("teacher"))
     if teacher is not None:
         inside_objectives(shapes.objectives, student.config, teacher.config)
-    if isinstance(remapped, FromTeacher):
+    if remapped.needs_teacher:
         assert teacher is not None, "config.check asks for one model"
-        remap(student, teacher, remapped)  # shapes alone
+        remapped.start(student, teacher)  # shapes alone
 
 
 def _check_layers_are_known(teachers: Mapping[str, PreTrainedModel]) -> None:
@@ -95,7 +93,8 @@ def _check_tokenizers(
 def _opened(setting: str, checkpoint: Checkpoint, conditions: Conditions) -> PreTrainedModel:
     named = f"{setting}={checkpoint.path}"
     vocab_size, length = conditions.vocab_size, conditions.block_length
-    config = open_config(setting, checkpoint, any_family=setting != "student.path")
+    head = conditions.task.head
+    config = open_config(setting, checkpoint, head, any_family=setting != STUDENT_PATH)
     if config.vocab_size != vocab_size:
         raise UserError(
             f"{named} has a vocabulary of {config.vocab_size}, the text one of {vocab_size}: "
@@ -106,7 +105,7 @@ def _opened(setting: str, checkpoint: Checkpoint, conditions: Conditions) -> Pre
             f"{named} reads {positions} positions, data.block_length={length}: set "
             f"scale.block_length={positions} or less"
         )
-    model = open_model(setting, checkpoint)
+    model = open_model(setting, checkpoint, head)
     if not is_known(config):
         _try_out(named, model, length, vocab_size)
     return model

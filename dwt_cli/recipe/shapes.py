@@ -15,7 +15,7 @@ from dwt_cli.models.checkpoint import open_config, outline_of
 from dwt_cli.models.features import Features
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD
 from dwt_cli.models.making import outline
-from dwt_cli.models.options import Checkpoint, CheckpointStudent, MadeStudent, Student
+from dwt_cli.models.options import Checkpoint, Student
 from dwt_cli.recipe.conditions import Conditions
 
 
@@ -50,10 +50,7 @@ class Shapes:
 
     def student_on(self, device: torch.device | str) -> PreTrainedModel:
         """Return the student on the meta device or, of fake tensors, on any."""
-        if isinstance(self.student, CheckpointStudent):
-            return outline_of(open_config("student.path", self.student), device)
-        assert isinstance(self.student, MadeStudent)
-        return outline(self.student, device)
+        return self.student.outline(device, self.conditions.task.head)
 
     @cached_property
     def student_model(self) -> PreTrainedModel:
@@ -68,13 +65,14 @@ class Shapes:
     @cached_property
     def teacher_models(self) -> dict[str, PreTrainedModel]:
         """The models that teach, by their settings' names; a virtual teacher is none."""
-        models = {}
+        models, head = {}, self.conditions.task.head
         for name, teacher in self.teachers.items():
             if isinstance(teacher, MadeTeacher):
                 models[name] = outline(teacher)
             elif isinstance(teacher, CheckpointTeacher):
                 setting = "teacher.path" if name == "teacher" else "teacher.members"
-                models[name] = outline_of(open_config(setting, teacher, any_family=True))
+                config = open_config(setting, teacher, head, any_family=True)
+                models[name] = outline_of(config, head)
         return models
 
     @cached_property

@@ -15,16 +15,15 @@ from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.loss import Lesson, MaskedLanguageModelling
 from dwt_cli.distill.objective.features import inside_objectives, wishes
 from dwt_cli.distill.objective.options import Objective, Revise, Select
-from dwt_cli.distill.remap.options import FromTeacher, Remap
+from dwt_cli.distill.remap.options import RandomStart, Remap
 from dwt_cli.distill.remap.picture import draw_origins
-from dwt_cli.distill.remap.remap import remap
 from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.models.checkpoint import provenance, save_model
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
-from dwt_cli.models.options import CheckpointStudent, Student
+from dwt_cli.models.options import Student
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.recipe.corpus import CorpusStage, num_tokens
-from dwt_cli.recipe.maps import MapsStage, fresh
+from dwt_cli.recipe.maps import MapsStage
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Context, Done, Setup, Stage, train
 from dwt_cli.recipe.teacher import Prepared, TeacherStage, share
@@ -85,7 +84,6 @@ class StudentStage(Stage):
     @cached_property
     def identity(self) -> str:
         conditions, student = self.shapes.conditions, self.student
-        opened = student if isinstance(student, CheckpointStudent) else None
         return fingerprint(
             "student",
             self.corpus.identity,
@@ -96,7 +94,7 @@ class StudentStage(Stage):
             conditions.train,
             conditions.eval,
             self.seed,
-            *([] if opened is None else [provenance(opened.path, opened.revision)]),
+            *(provenance(each.path, each.revision) for _, each in student.checkpoints()),
             *(self.teaching.identity if self.teaching else ()),
             *([self.after.identity] if self.after else []),
         )
@@ -104,7 +102,7 @@ class StudentStage(Stage):
     def alone(self) -> "StudentStage":
         """Return the same student without any teacher."""
         before = self.after and self.after.alone()
-        return replace(self, remap=Remap(), maps=None, teaching=None, after=before)
+        return replace(self, remap=RandomStart(), maps=None, teaching=None, after=before)
 
     def num_steps(self, done: Mapping[str, Any]) -> int | None:
         """Return the length of the training; None while the length of the text is not known."""
@@ -157,7 +155,7 @@ class StudentStage(Stage):
             conditions.batches(corpus, setup.seed, setup.purpose),
             conditions.evaluation(corpus, at.machine, at.ranks),
             at,
-            save=lambda place: save_model(start.model, corpus, place),
+            save=lambda place: save_model(start.model, corpus.tokenizer, place),
         )
         num_taught = facts.num_taught or 0
         return Trained(
@@ -173,7 +171,10 @@ class StudentStage(Stage):
     def newest(self, done: Done, at: Context) -> Trained:
         """Return the student of the newest checkpoint, trained no further."""
         conditions, corpus = self.shapes.conditions, done[self.corpus.name]
-        model, folder = fresh(self.student, self.seed), at.folder / self.folder
+        model, folder = (
+            self.student.start(self.seed, self.shapes.conditions.task.head),
+            at.folder / self.folder,
+        )
         wrapped = conditions.wrapped(model, at.machine).to(at.machine.device)
         checkpoints = Checkpoints(
             folder / "checkpoints", self.identity, conditions.train.keep_checkpoints, at.show.say
@@ -195,15 +196,14 @@ class StudentStage(Stage):
         """Return the student before its first step: fresh, opened, remapped, or an earlier one."""
         if self.after is not None:
             return _Start(done[self.after.name].model)
-        student = fresh(self.student, self.seed)
-        if not isinstance(self.remap, FromTeacher):
+        student = self.student.start(self.seed, self.shapes.conditions.task.head)
+        if not self.remap.needs_teacher:
             return _Start(student)
         assert self.teaching is not None
-        return _Start(student, self._remap(self.remap, student, self.teaching, done, at))
+        return _Start(student, self._remap(student, self.teaching, done, at))
 
     def _remap(
         self,
-        options: FromTeacher,
         student: PreTrainedModel,
         teaching: Teaching,
         done: Done,
@@ -230,7 +230,7 @@ class StudentStage(Stage):
             learned = self.maps.facts(done[self.maps.name])
             facts = {"flops": learned.flops, "seconds": learned.seconds}
         else:
-            account = remap(student, teacher.model, options)
+            account = self.remap.start(student, teacher.model)
         losses["remapped"] = loss()
         facts["losses"] = losses
         if at.ranks.is_first:

@@ -156,7 +156,7 @@ class OpenedStage(ModelStage):
         return fingerprint("checkpoint", provenance(self.options.path, self.options.revision))
 
     def model(self, done: Done, at: Context) -> tuple[PreTrainedModel, dict[str, Any]]:
-        return open_model(self.setting, self.options), {"flops": None}
+        return open_model(self.setting, self.options, self.conditions.task.head), {"flops": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ class TrainedStage(ModelStage):
         )
         facts = _read_facts(folder)
         if options.budget == 1:
-            return open_folder(folder / "model"), facts
+            return open_folder(folder / "model", self.conditions.task.head), facts
         step, place = step_at(options.budget, options.max_steps), place_of(folder, options.budget)
         if not place.is_dir():
             raise UserError(
@@ -225,7 +225,11 @@ class TrainedStage(ModelStage):
         share = step / facts["steps"]
         scaled = {name: facts[name] * share for name in ("epochs", "flops", "seconds")}
         tokens = facts["tokens"] * step // facts["steps"]
-        return open_folder(place), {"steps": step, "tokens": tokens, **scaled}
+        return open_folder(place, self.conditions.task.head), {
+            "steps": step,
+            "tokens": tokens,
+            **scaled,
+        }
 
     def _pretrain(self, done: Done, at: Context, folder: Path) -> None:
         if at.ranks.from_first("the teacher", (folder / "facts.json").is_file):
@@ -261,7 +265,7 @@ class TrainedStage(ModelStage):
             return
         unit = conditions.task.unit
         draw_curves(folder / "metrics.jsonl", folder / "curves.png", "teacher", {}, unit)
-        save_model(model, corpus, folder / "model")
+        save_model(model, corpus.tokenizer, folder / "model")
         atomic.write_json(folder / "facts.json", facts.to_json())
         shutil.rmtree(folder / "checkpoints")  # finished: nobody resumes it
 
@@ -281,7 +285,7 @@ class TextStage(Stage):
     def source(self) -> Source:
         """The text itself, opened."""
         with _about_teachers_text():
-            return corpora.open_source(self.data)
+            return self.data.open_source()
 
     @cached_property
     def identity(self) -> str:

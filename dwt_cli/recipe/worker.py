@@ -136,7 +136,7 @@ def _train(
             teacher=done[recipe.teachers[-1].name].facts if recipe.teachers else None,
         )
         if first:
-            save_model(student.model, corpus, folder / "model")
+            save_model(student.model, corpus.tokenizer, folder / "model")
             card = model_card(summary.to_json(), label.settings, recipe.corpus.task)
             atomic.write_text(folder / "model" / "README.md", card)
         summary = _compared(recipe, summary, folder, site.ranks)
@@ -214,7 +214,7 @@ def _export(recipe: Recipe, label: Label, root: Path, site: Site, console: Conso
         place = folder / f"export-step-{student.facts.steps}"
         aside = folder / ".export"
         shutil.rmtree(aside, ignore_errors=True)
-        save_model(student.model, done[corpus_stage.name], aside)
+        save_model(student.model, done[corpus_stage.name].tokenizer, aside)
         about = {
             "name": label.name,
             "identity": label.identity,

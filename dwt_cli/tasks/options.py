@@ -5,6 +5,7 @@ A task is its settings and these answers. Imports no torch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Task:
+class Task(ABC):
     """A way to train a language model on blocks of text.
 
     head: the model's. unit: what a loss is per. pipeline_tag: what such a model is for, in the
@@ -34,13 +35,13 @@ class Task:
     frame: ClassVar[Frame]
     special_tokens: ClassVar[tuple[str, ...]]
 
+    @abstractmethod
     def num_targets(self, block_length: int) -> int:
         """Return how many targets a block has; the most where blocks differ."""
-        raise NotImplementedError
 
+    @abstractmethod
     def targets(self, tokenizer: PreTrainedTokenizerBase) -> Targets:
         """Return what makes batches of blocks in the tokens of a tokenizer."""
-        raise NotImplementedError
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dwt_cli.data.corpus import Corpus, build, open_source, open_tokenizer
+from dwt_cli.data.corpus import Corpus, build, open_tokenizer
 from dwt_cli.data.heldout import is_heldout
 from dwt_cli.data.options import Data, Docs, Files, Frame, Hub, HubPart
 from dwt_cli.data.source import CorpusError, Document, no_progress
@@ -115,8 +115,8 @@ def test_each_data_schema_opens_its_source(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     parts = [HubPart("x/y", "c", "s", "t")]
     sources = [
-        open_source(Docs(packages=["json"])),
-        open_source(Files(path=str(tmp_path))),
-        open_source(Hub(parts=parts, every_nth_sentence=4)),
+        Docs(packages=["json"]).open_source(),
+        Files(path=str(tmp_path)).open_source(),
+        Hub(parts=parts, every_nth_sentence=4).open_source(),
     ]
     assert [type(source).__name__ for source in sources] == ["Docs", "Files", "Hub"]

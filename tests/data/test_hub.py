@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dwt_cli.config.run import Run
 from dwt_cli.data import hub
-from dwt_cli.data.hub import Hub, Part, sentences
+from dwt_cli.data.hub import Hub, sentences
+from dwt_cli.data.options import HubPart
 from dwt_cli.data.source import CorpusError, Document, no_progress
 
 
@@ -29,23 +31,26 @@ def folder(path: Path, rows: list[str], kind: str = "jsonl") -> str:
     return str(path)
 
 
-def read(*parts: Part, n: int = 1, most: int | None = None) -> list[Document]:
+def read(*parts: HubPart, n: int = 1, most: int | None = None) -> list[Document]:
     return list(Hub(parts, n, most).documents(no_progress))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_a_row_is_a_document(tmp_path: Path, kind: str) -> None:
     rows = ["First article.\n\nIts  second paragraph.", "", "Second article."]
-    part = Part(folder(tmp_path / "wiki", rows, kind))
+    part = HubPart(folder(tmp_path / "wiki", rows, kind))
     assert read(part) == [
         Document("wiki/train#0", ("First article.", "Its second paragraph.")),
         Document("wiki/train#2", ("Second article.",)),
     ]
 
 
-def test_lines_are_grouped_into_articles_by_their_titles(tmp_path: Path) -> None:
+def test_lines_are_grouped_into_articles_by_their_titles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = ["", " = First = ", "", " Some text . ", " = = Section = = ", " More . ", " = Second = "]
-    part = Part(folder(tmp_path / "wikitext", rows), rows="line")
+    part = HubPart(folder(tmp_path / "wikitext", rows))
+    monkeypatch.setitem(hub._ROWS, part.dataset, "line")
     assert read(part) == [
         Document("wikitext/train#0", ("First", "Some text .", "Section", "More .")),
         Document("wikitext/train#1", ("Second",)),
@@ -54,7 +59,8 @@ def test_lines_are_grouped_into_articles_by_their_titles(tmp_path: Path) -> None
 
 def test_rows_of_one_sentence_are_grouped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "SENTENCE_ROWS", 2)
-    part = Part(folder(tmp_path / "books", ["a b .", "c d .", "e f ."]), rows="sentence")
+    part = HubPart(folder(tmp_path / "books", ["a b .", "c d .", "e f ."]))
+    monkeypatch.setitem(hub._ROWS, part.dataset, "sentence")
     assert read(part) == [
         Document("books/train#0", ("a b .", "c d .")),
         Document("books/train#1", ("e f .",)),
@@ -69,8 +75,8 @@ def test_every_nth_sentence_of_the_whole_stream(tmp_path: Path, n: int, most: in
     def row(sizes: list[int]) -> str:
         return "\n".join(" ".join(f"It is {next(numbers)}." for _ in range(s)) for s in sizes)
 
-    one = Part(folder(tmp_path / "one", [row([3, 1]), row([2]), row([1, 5, 4])]))
-    two = Part(folder(tmp_path / "two", [row([2]), row([6, 1])]))
+    one = HubPart(folder(tmp_path / "one", [row([3, 1]), row([2]), row([1, 5, 4])]))
+    two = HubPart(folder(tmp_path / "two", [row([2]), row([6, 1])]))
     kept = [
         int(sentence.removeprefix("It is ").rstrip("."))
         for document in read(one, two, n=n, most=most)
@@ -98,30 +104,29 @@ def test_sentences(expected: list[str]) -> None:
 
 
 def test_provenance_tells_apart_what_differs(tmp_path: Path) -> None:
-    part = Part("some/set", "en")
+    part = HubPart("some/set", "en")
     found = [
         Hub([part]).provenance(),
         Hub([part], 4).provenance(),
-        Hub([Part("some/set", "de")]).provenance(),
-        Hub([Part("some/set", "en", revision="abc")]).provenance(),
+        Hub([HubPart("some/set", "de")]).provenance(),
         Hub([part, part]).provenance(),
-        Hub([Part(folder(tmp_path / "a", ["x"]))]).provenance(),
-        Hub([Part(folder(tmp_path / "b", ["y"]))]).provenance(),
+        Hub([HubPart(folder(tmp_path / "a", ["x"]))]).provenance(),
+        Hub([HubPart(folder(tmp_path / "b", ["y"]))]).provenance(),
     ]
     assert len({json.dumps(one) for one in found}) == len(found)
     assert str(tmp_path) not in json.dumps(found)
 
 
-def test_the_data_sets_of_the_paper_are_known() -> None:
-    (wikitext,) = Hub(hub.WIKITEXT).provenance()["parts"]
-    books, wikipedia = Hub(hub.WIKIBOOKS, 4).provenance()["parts"]
+def test_the_data_sets_of_the_paper_are_known(composed: Callable[..., Run]) -> None:
+    (wikitext,) = composed("data=wikitext").data.open_source().provenance()["parts"]
+    books, wikipedia = composed("data=wikibooks").data.open_source().provenance()["parts"]
     assert (wikitext["config"], wikitext["rows"]) == ("wikitext-103-raw-v1", "line")
     assert (books["rows"], books["revision"]) == ("sentence", "refs/convert/parquet")
     assert (wikipedia["rows"], wikipedia["revision"]) == ("document", None)
 
 
 def test_a_missing_column_lists_the_columns(tmp_path: Path) -> None:
-    part = Part(folder(tmp_path / "wiki", ["Some text."]), text_column="body")
+    part = HubPart(folder(tmp_path / "wiki", ["Some text."]), text_column="body")
     with pytest.raises(CorpusError, match=r"data.parts.text_column=body: .* choose one of text"):
         read(part)
 
@@ -139,7 +144,7 @@ def test_what_is_not_there_is_one_line(
 ) -> None:
     options = {"dataset": folder(tmp_path / "wiki", ["Some text."])} | change
     with pytest.raises(CorpusError, match=message) as caught:
-        read(Part(**options))
+        read(HubPart(**options))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"data.parts.dataset={options['dataset']} ")
 
@@ -150,13 +155,7 @@ def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("the line\nwent dead")
 
     monkeypatch.setattr(datasets, "load_dataset", stream)
-    documents = Hub([Part("some/set")]).documents(no_progress)
+    documents = Hub([HubPart("some/set")]).documents(no_progress)
     assert next(documents).paragraphs == ("Some text.",)
     with pytest.raises(CorpusError, match=r"some/set .*: the line went dead; check the network"):
         next(documents)
-
-
-@pytest.mark.parametrize(("parts", "n"), [([], 1), ([Part("a/b")], 0)])
-def test_senseless_settings_are_refused(parts: list[Part], n: int) -> None:
-    with pytest.raises(CorpusError):
-        Hub(parts, n)

@@ -12,7 +12,7 @@ from transformers import ElectraConfig, GPT2Config, PreTrainedModel
 from dwt_cli.base.errors import UserError
 from dwt_cli.distill.teacher.options import CheckpointTeacher
 from dwt_cli.models.checkpoint import open_config, open_folder, open_model
-from dwt_cli.models.options import CheckpointStudent
+from dwt_cli.models.options import CheckpointStudent, Head
 
 FAMILIES = ["bert", "roberta", "distilbert", "modernbert"]
 OfFamily = Callable[[str], PreTrainedModel]
@@ -42,21 +42,23 @@ def test_safetensors(of_family: OfFamily, tmp_path: Path, family: str) -> None:
     model = of_family(family)
     model.save_pretrained(tmp_path)
     teacher = CheckpointTeacher(path=str(tmp_path))
-    assert open_config("teacher.path", teacher).vocab_size == 160
-    assert_same(open_model("teacher.path", teacher), model)
-    assert_same(open_folder(tmp_path), model)
+    assert open_config("teacher.path", teacher, Head.masked).vocab_size == 160
+    assert_same(open_model("teacher.path", teacher, Head.masked), model)
+    assert_same(open_folder(tmp_path, Head.masked), model)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_torch_s_old_format(of_family: OfFamily, tmp_path: Path, family: str) -> None:
     model = of_family(family)
     save_in_the_old_format(model, tmp_path)
-    assert_same(open_model("teacher.path", CheckpointTeacher(path=str(tmp_path))), model)
+    assert_same(
+        open_model("teacher.path", CheckpointTeacher(path=str(tmp_path)), Head.masked), model
+    )
 
 
 def test_half_precision_opens_as_fp32(of_family: OfFamily, tmp_path: Path) -> None:
     of_family("bert").to(torch.bfloat16).save_pretrained(tmp_path)
-    model = open_model("teacher.path", CheckpointTeacher(path=str(tmp_path)))
+    model = open_model("teacher.path", CheckpointTeacher(path=str(tmp_path)), Head.masked)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
@@ -73,7 +75,7 @@ def test_a_pickle_that_would_run_code_does_not(of_family: OfFamily, tmp_path: Pa
     model.config.save_pretrained(tmp_path)
     torch.save({**model.state_dict(), "evil": Evil(marker)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="cannot be opened") as caught:
-        open_model("teacher.path", CheckpointTeacher(path=str(tmp_path)))
+        open_model("teacher.path", CheckpointTeacher(path=str(tmp_path)), Head.masked)
     assert not marker.exists()
     assert "\n" not in str(caught.value)
     torch.load(tmp_path / "pytorch_model.bin", weights_only=False)
@@ -117,8 +119,8 @@ def _of_another_size(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _open(teacher: CheckpointTeacher) -> PreTrainedModel:
-    open_config("teacher.path", teacher, any_family=True)
-    return open_model("teacher.path", teacher)
+    open_config("teacher.path", teacher, Head.masked, any_family=True)
+    return open_model("teacher.path", teacher, Head.masked)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +155,6 @@ def test_what_is_no_teacher_is_refused_in_one_line(
 def test_another_family_is_opened_for_its_logits_alone(tmp_path: Path) -> None:
     ElectraConfig().save_pretrained(tmp_path)
     known = CheckpointStudent(path=str(tmp_path))
-    assert open_config("teacher.path", known, any_family=True).model_type == "electra"
+    assert open_config("teacher.path", known, Head.masked, any_family=True).model_type == "electra"
     with pytest.raises(UserError, match=f"student.path={tmp_path} is a electra: .* trained on"):
-        open_config("student.path", known)
+        open_config("student.path", known, Head.masked)

@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +8,11 @@ import torch
 from transformers import DistilBertConfig, DistilBertForMaskedLM
 
 from dwt_cli.config.run import Run
+from dwt_cli.data.tokenizer import SPECIAL_TOKENS
+from dwt_cli.models.anatomy import ANATOMIES
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.making import make_model, outline
-from dwt_cli.models.options import Architecture
+from dwt_cli.models.options import Architecture, Family
 from dwt_cli.models.wrapper import MaskedLM
 
 Tiny = Callable[..., Architecture]
@@ -99,6 +102,21 @@ def test_weights_depend_on_seed_and_purpose_alone(tiny: Tiny, family: str) -> No
     assert torch.equal(torch.get_rng_state(), state), "nobody else's numbers are used up"
     assert not torch.equal(weights(1, "student"), first)
     assert not torch.equal(weights(0, "teacher"), first)
+
+
+def test_a_made_model_numbers_special_tokens_as_the_tokenizer_does(tiny: Tiny) -> None:
+    for family, name in itertools.product(["bert", "modernbert"], ["pad", "cls", "sep"]):
+        number = getattr(outline(tiny(family)).config, f"{name}_token_id", None)
+        assert number in (None, SPECIAL_TOKENS.index(f"[{name.upper()}]")), (family, name)
+    assert outline(tiny("bert")).config.pad_token_id == 0
+    assert outline(tiny("modernbert")).config.eos_token_id == SPECIAL_TOKENS.index("[SEP]")
+
+
+def test_the_families_to_choose_from_are_those_that_are_made() -> None:
+    made = {name for name, anatomy in ANATOMIES.items() if anatomy.make is not None}
+    assert set(Family.__members__) == made
+    for family in Family:
+        assert family.has_rotary_positions == (ANATOMIES[family.name].rotary is not None)
 
 
 def test_every_layer_of_a_modernbert_attends_to_the_whole_block(tiny: Tiny) -> None:

@@ -25,7 +25,7 @@ from dwt_cli.models.wrapper import MaskedLM
 class Growing(MaskedLM):
     """A student whose weights are functions of its teacher's; the maps alone are trained.
 
-    widths: B and A, one map (new, old) for each letter of `dwt_cli.models.anatomy`, shared by all
+    widths: B and A, one map (new, old) for each letter of `Anatomy.axes`, shared by all
     tensors; B and A are apart, unlike in LiGO, so that they can begin as the width rule's.
     depths: w, one (S, T) for each tensor of a layer, which begins as the depth rule's choice.
     """

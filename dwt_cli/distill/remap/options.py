@@ -1,27 +1,110 @@
-"""The options of the student's start."""
+"""The options of the student's start. Imports no torch."""
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from omegaconf import MISSING
 
+from dwt_cli.base.options import above, at_least
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from dwt_cli.distill.remap.ligo import Growing
+    from dwt_cli.distill.remap.remap import Account
+
 
 @dataclass
-class Remap:
-    """How the student starts. By itself: from its random initialisation."""
+class Remap(ABC):
+    """How the student starts.
+
+    needs_teacher: whether from a teacher's weights. is_learned: whether maps are trained first.
+    """
+
+    needs_teacher: ClassVar[bool] = False
+    is_learned: ClassVar[bool] = False
+
+    @abstractmethod
+    def start(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Account:
+        """Write the teacher's weights into the student; return where each tensor is from.
+
+        Of learned maps, what they begin as. On the meta device shapes alone are compared. Raises
+        `UserError` where the teacher does not fit.
+        """
+
+
+@dataclass
+class RandomStart(Remap):
+    """From its random initialisation."""
+
+    tag: ClassVar[str] = "Remap"
+
+    def start(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Account:
+        from dwt_cli.distill.remap.remap import Account
+
+        return Account(reset=dict.fromkeys(student.state_dict(), "remap=random"))
 
 
 @dataclass
 class FromTeacher(Remap):
-    """From the teacher's weights, by a rule of `.depth` and one of `.width`."""
+    """From the teacher's weights, by a rule of `.depth` and one of `.width`.
+
+    mixes_layers: whether a student's layer may be made of any of the teacher's.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+    mixes_layers: ClassVar[bool] = False
+    depths: ClassVar[tuple[str, ...]] = ("fresh", "interpolate", "paper", "stack", "zero_init")
+    widths: ClassVar[tuple[str, ...]] = ("aki", "lemon", "net2net", "tile")
 
     depth: str = MISSING
     width: str | None = None  # null: the teacher has the student's sizes
     head: bool = True  # false: only the embeddings and the layers
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield a line for each rule that there is not; setting: what the fields' begin with."""
+        where = "where LiGO can begin" if self.is_learned else "known"
+        rules = (
+            (f"{setting}.depth", self.depth, self.depths),
+            (f"{setting}.width", self.width or "null", (*self.widths, "null")),
+        )
+        for name, rule, known in rules:
+            if rule not in known:
+                yield f"{name}={rule} is not {where}: use {', '.join(sorted(known))}"
+
+    def start(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Account:
+        from dwt_cli.distill.remap.remap import remap
+
+        return remap(student, teacher, self)
 
 
 @dataclass
 class Ligo(FromTeacher):
     """By maps that are learned on the corpus, and begin as the rules' (arXiv 2303.00980)."""
 
-    steps: int = 100
-    lr: float = 3e-3
+    is_learned: ClassVar[bool] = True
+    mixes_layers: ClassVar[bool] = True
+    depths: ClassVar[tuple[str, ...]] = ("interpolate", "paper", "stack")
+    widths: ClassVar[tuple[str, ...]] = ("net2net", "tile")
+
+    steps: int = at_least(1, default=100)
+    lr: float = above(0, default=3e-3)
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield a line for each rule that maps cannot begin as, and for a head left out."""
+        yield from super().problems(setting)
+        if not self.head:
+            yield f"{setting}.head=false: maps are learned through the head; leave it out"
+
+    def growing(
+        self, student: PreTrainedModel, teacher: PreTrainedModel, dtype: torch.dtype
+    ) -> Growing:
+        """Return the student as a function of its teacher, whose maps can be trained."""
+        from dwt_cli.distill.remap.ligo import Growing
+
+        return Growing(student, teacher, self, dtype)

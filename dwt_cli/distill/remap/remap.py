@@ -14,10 +14,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from dwt_cli.base.errors import UserError
 from dwt_cli.distill.remap import depth, width
 from dwt_cli.distill.remap.depth import Source
-from dwt_cli.distill.remap.options import FromTeacher, Ligo
+from dwt_cli.distill.remap.options import FromTeacher
 from dwt_cli.distill.remap.width import Axis, Piece
-from dwt_cli.models.anatomy import ANATOMIES, Anatomy, anatomy_of
-from dwt_cli.models.options import Family
+from dwt_cli.models.anatomy import ANATOMIES, anatomy_of
+from dwt_cli.models.families.parts import SIZES, Anatomy
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Account:
 
 @torch.no_grad()
 def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeacher) -> Account:
-    """Write the teacher's weights into the student, in place.
+    """Write the teacher's weights into the student, in place; return where each is from.
 
     On the meta device shapes alone are compared. Raises `UserError` when the rules cannot make one
     of the other: another family, a wider teacher, layers of another kind.
@@ -138,7 +138,7 @@ class Donor:
         return self.name_for(name, layer), self.name_for(name, following)
 
     def axes_of(self, name: str) -> list[str]:
-        """The letters of a tensor's axes; see `dwt_cli.models.anatomy`."""
+        """The letters of a tensor's axes; see `dwt_cli.models.families.parts`."""
         _, inside = self.anatomy.place_of(name)
         return self.anatomy.axes[inside].split()
 
@@ -162,7 +162,7 @@ def _check_nothing_is_lost(donor: Donor, account: Account, options: FromTeacher)
 
 
 def axes_by_letter(ours: PreTrainedConfig, theirs: PreTrainedConfig) -> dict[str, Axis]:
-    """The axes that grow, by the letters of `dwt_cli.models.anatomy`."""
+    """The axes that grow, by the letters of `Anatomy.axes`."""
     head = theirs.hidden_size // theirs.num_attention_heads
     written = {
         "D": Axis(theirs.hidden_size, ours.hidden_size),
@@ -193,17 +193,14 @@ def _widened(
 
 # ----------------------------------------------------------------------------- what can be done
 
-_LIGO_DEPTHS, _LIGO_WIDTHS = ("interpolate", "paper", "stack"), ("net2net", "tile")
-
 
 def sources_of(
     ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher
 ) -> list[Source]:
-    """Where each of the student's layers comes from.
+    """Return where each of the student's layers comes from.
 
     Raises `UserError` unless the rules can make the student's shapes of the teacher's.
     """
-    _check_names(options)
     anatomy = _check_family(ours, theirs, options)
     _check_sizes(ours, theirs, options, anatomy)
     num_student, num_teacher = ours.num_hidden_layers, theirs.num_hidden_layers
@@ -225,25 +222,13 @@ def sources_of(
     return sources
 
 
-def _check_names(options: FromTeacher) -> None:
-    learned = isinstance(options, Ligo)
-    depths = _LIGO_DEPTHS if learned else (*depth.RULES,)
-    widths = _LIGO_WIDTHS if learned else (*width.RULES,)
-    for setting, value, known in (
-        ("remap.depth", options.depth, depths),
-        ("remap.width", options.width or "null", (*widths, "null")),
-    ):
-        if value not in known:
-            where = "where LiGO can begin" if learned else "known"
-            raise UserError(f"{setting}={value} is not {where}: use {', '.join(sorted(known))}")
-
-
 def _check_family(
     ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher
 ) -> Anatomy:
     if ours.model_type != theirs.model_type:
-        makeable = theirs.model_type in Family.__members__
-        remedy = f"student.family={theirs.model_type} or " if makeable else ""
+        known = ANATOMIES.get(theirs.model_type)
+        can_be_made = known is not None and known.make is not None
+        remedy = f"student.family={theirs.model_type} or " if can_be_made else ""
         raise UserError(
             f"remap.depth={options.depth}: the student is a {ours.model_type}, the teacher a "
             f"{theirs.model_type}; choose {remedy}remap=random"
@@ -259,17 +244,10 @@ def _check_family(
     return anatomy
 
 
-_SIZES = {
-    "width": "hidden_size",
-    "mlp_width": "intermediate_size",
-    "num_heads": "num_attention_heads",
-}
-
-
 def _check_sizes(
     ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher, anatomy: Anatomy
 ) -> None:
-    for setting, key in _SIZES.items():
+    for setting, key in SIZES.items():
         mine, given = getattr(ours, key), getattr(theirs, key)
         if given > mine:
             raise UserError(
@@ -291,7 +269,7 @@ def _check_sizes(
             f"{theirs.num_attention_heads} of size {head}: heads are taken over whole; "
             f"{_head_remedy(ours.hidden_size, head)}, or remap=random"
         )
-    if any(getattr(ours, _SIZES[s]) != getattr(theirs, _SIZES[s]) for s in ("width", "mlp_width")):
+    if any(getattr(ours, SIZES[s]) != getattr(theirs, SIZES[s]) for s in ("width", "mlp_width")):
         if not anatomy.axes:
             raise UserError(
                 f"remap.width={options.width}: for a {ours.model_type} there is no width rule; "
@@ -349,7 +327,7 @@ def _shares(
     for layer, source in enumerate(sources):
         if source.layer is None:
             continue
-        if isinstance(options, Ligo):  # it may mix any of them
+        if options.mixes_layers:
             shares[layer] = {other: float(other == source.layer) for other in range(num_teacher)}
             continue
         shares[layer] = {source.layer: 1.0}

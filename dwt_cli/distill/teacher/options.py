@@ -5,7 +5,7 @@ from enum import Enum
 
 from omegaconf import II, MISSING
 
-from dwt_cli.base.options import bookkeeping
+from dwt_cli.base.options import between, bookkeeping
 from dwt_cli.data.options import Data
 from dwt_cli.models.options import Architecture, Checkpoint
 
@@ -41,9 +41,9 @@ class MadeTeacher(Architecture, ModelTeacher):
     looked at.
     """
 
-    width: int = II("scale.teacher_width")
-    num_heads: int = II("scale.teacher_num_heads")
-    mlp_width: int = II("scale.teacher_mlp_width")
+    width: int = between(1, 1 << 16, II("scale.teacher_width"))
+    num_heads: int = between(1, 1 << 16, II("scale.teacher_num_heads"))
+    mlp_width: int = between(1, 1 << 16, II("scale.teacher_mlp_width"))
     seed: int = 0
     max_steps: int = II("scale.teacher_steps")
     budget: float = 1.0
