@@ -348,7 +348,7 @@ def _loss_difference(run: Run) -> float:
     """Of the first batch's loss, relative, both in fp32."""
     parts = Parts.of(_in_fp32(run))
     training = parts.training(run.alpha, parts.signal())
-    ours = training._gradient(0, Moment(0.0))["loss"]
+    ours = training.accumulate(0, Moment(0.0))["loss"]
     theirs = ObviousSteps(parts, bf16=False).loss().item()
     return abs(ours - theirs) / abs(theirs)
 

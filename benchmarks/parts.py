@@ -99,7 +99,7 @@ class Steps:
         self._training, self._counters = training, Counters()
 
     def __call__(self) -> None:
-        self._training._step(self._counters, _MIDWAY)
+        self._training.step(self._counters, _MIDWAY)
 
 
 class TeacherForwards:

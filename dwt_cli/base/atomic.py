@@ -1,4 +1,4 @@
-"""Folders that are either whole or not there: built aside, sealed, moved into place, verified.
+"""Atomic folders and files: built aside, sealed, moved into place, verified when opened.
 
 A sealed folder has a ``manifest.json`` with the sha256 sum of every file. It is written last, so
 it is the commit mark; a folder without it does not count.
@@ -23,12 +23,12 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Damaged(Exception):
-    """A sealed folder that is not what was sealed. The message names folder and file."""
+    """Raised for a sealed folder whose files have changed. The message names folder and file."""
 
 
 @contextlib.contextmanager
 def needing_room(folder: Path) -> Iterator[None]:
-    """Where something is written below ``folder``: a full disk is told in one line."""
+    """Turn the error of a full disk, while ``folder`` is written to, into a `UserError`."""
     try:
         yield
     except UserError:
@@ -43,11 +43,11 @@ def needing_room(folder: Path) -> Iterator[None]:
 
 
 def _no_room(error: Exception) -> str | None:
-    """The system's words for a full disk, when that is what an error says."""
+    """Return the system's words for a full disk if that is the error, else None."""
     text = str(error)
-    said = re.search(r"os error (\d+)", text)  # in the exceptions of libraries written in Rust
-    number = int(said.group(1)) if said else getattr(error, "errno", None)
-    if number is None and re.search(r"\d+ requested and \d+ written", text):  # in numpy's
+    in_rust = re.search(r"os error (\d+)", text)  # exceptions of libraries written in Rust
+    number = int(in_rust.group(1)) if in_rust else getattr(error, "errno", None)
+    if number is None and re.search(r"\d+ requested and \d+ written", text):  # numpy's
         number = errno.ENOSPC
     return os.strerror(number).lower() if number in _NO_ROOM else None
 
@@ -67,11 +67,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
+    """Write a JSON file in one piece."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def seal(folder: Path) -> None:
-    """Sum every file of ``folder`` and write the manifest, flushed to the disk."""
+    """Write the manifest with the sum of every file of ``folder``, flushed to the disk."""
     sums = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / MANIFEST:
@@ -82,7 +83,7 @@ def seal(folder: Path) -> None:
 
 
 def publish(folder: Path, place: Path) -> None:
-    """Seal ``folder`` and move it to ``place``, which is replaced if it is there."""
+    """Seal ``folder`` and move it to ``place``, replacing what is there."""
     seal(folder)
     if place.exists():
         shutil.rmtree(place)
@@ -98,11 +99,12 @@ def file_sum(path: Path) -> str:
 
 
 def sum_of(folder: Path) -> str:
-    """The sha256 sum of a sealed folder's manifest, which stands for all of its files."""
+    """Return the sha256 sum of a sealed folder's manifest, which stands for all its files."""
     return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
 def is_sealed(folder: Path) -> bool:
+    """Whether a folder was written to its end."""
     return (folder / MANIFEST).is_file()
 
 
@@ -130,7 +132,7 @@ def _flush(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file's content; None when it is missing or unreadable."""
+    """Return a JSON file's content; None when it is missing or unreadable."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""What is expensive is made once: a folder per artifact, found by its fingerprint.
+"""A cache of what is expensive to make: a folder per artifact, found by its fingerprint.
 
 An artifact is a sealed folder ``<root>/<kind>/<fingerprint>``. It is made under a lock in
-``<fingerprint>.partial``, which outlives an interruption, so that who makes it next may go on.
+``<fingerprint>.partial``, which outlives an interruption, so that the next start may go on.
 """
 
 import contextlib
@@ -20,30 +20,31 @@ ABOUT, PARTIAL, DAMAGED, LOCK = "about.json", ".partial", ".damaged", ".lock"
 
 
 def default_root() -> Path:
-    """The user's cache folder."""
+    """Return the user's cache folder."""
     return platformdirs.user_cache_path("dwt")
 
 
 class Cache:
-    """The artifacts below one folder; None: the user's cache folder."""
+    """The artifacts below ``root``; None: the user's cache folder. say: prints a line."""
 
     def __init__(self, root: str | None, say: Callable[[str], None]) -> None:
         self.root = Path(root).expanduser() if root else default_root()
         self._say = say
 
     def place(self, kind: str, fingerprint: str) -> Path:
-        """Where the artifact is, or would be."""
+        """Return the folder where the artifact is, or would be."""
         return self.root / kind / fingerprint
 
     def holds(self, kind: str, fingerprint: str) -> bool:
+        """Whether the artifact is there."""
         return atomic.is_sealed(self.place(kind, fingerprint))
 
     def get(
         self, kind: str, fingerprint: str, make: Callable[[Path], None], about: dict[str, Any]
     ) -> Path:
-        """The artifact's folder, made by ``make(folder)`` unless it is there and whole.
+        """Return the artifact's folder, made by ``make(folder)`` unless it is there and whole.
 
-        ``about``: what made it, kept beside its files as ``about.json``.
+        about: its options, kept beside its files as ``about.json``.
         """
         place = self.place(kind, fingerprint)
         place.parent.mkdir(parents=True, exist_ok=True)

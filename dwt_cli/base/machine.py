@@ -1,4 +1,4 @@
-"""What this process runs on: device, number type, threads, versions, memory."""
+"""The machine that a process runs on: device, number type, threads, versions, memory."""
 
 import ctypes
 import os
@@ -38,7 +38,7 @@ def _physical_memory() -> int:
 class Machine:
     """The device, and the type in which matrix products are computed.
 
-    memory_bytes: what there is in all, of the CUDA device or for each process on this CPU.
+    memory_bytes: memory in all, of the CUDA device or for each process on this CPU.
     """
 
     device: torch.device
@@ -49,7 +49,10 @@ class Machine:
     def of(
         cls, device: Device, num_threads: int | None, precision: Precision, ranks: Ranks = ALONE
     ) -> "Machine":
-        """Look at the hardware; sets torch's number of threads."""
+        """Return the machine as it is found; sets torch's number of threads.
+
+        Raises `UserError` where ``device`` or the ranks want more CUDA devices than there are.
+        """
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         elif ranks.local_size > 1:
@@ -76,12 +79,12 @@ class Machine:
 
     @classmethod
     def elsewhere(cls, memory_gb: float, precision: Precision) -> "Machine":
-        """A CUDA device that is not here, one that multiplies bf16."""
+        """Return a CUDA device with bf16 that is not here, to plan for."""
         dtype = torch.float32 if precision is Precision.fp32 else torch.bfloat16
         return cls(torch.device("cuda"), dtype, round(memory_gb * 1e9))
 
     def describe(self) -> dict[str, Any]:
-        """What may make one record differ from another; no host name, no paths."""
+        """Return facts that may make results differ; no host name, no paths."""
         on_cuda = self.device.type == "cuda"
         return {
             "device": torch.cuda.get_device_name(self.device) if on_cuda else platform.machine(),
@@ -93,7 +96,7 @@ class Machine:
         }
 
     def peak_memory_gb(self) -> float:
-        """The most memory that was in use: of the CUDA device, or of this process."""
+        """Return the peak of memory in use, of the CUDA device or of this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 1e9
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

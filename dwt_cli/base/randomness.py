@@ -6,13 +6,13 @@ import numpy as np
 
 
 def seed_for(*parts: int | str) -> int:
-    """A 63-bit seed for a named purpose, e.g. ``seed_for(run.seed, "student", "weights")``."""
+    """Return a 63-bit seed for a purpose, e.g. ``seed_for(run.seed, "student", "weights")``."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(seed: int, *place: int) -> np.random.Generator:
-    """The generator of one place (at most 3 counters, e.g. step and sample) under a seed.
+    """Return the generator of one place (at most 3 counters, e.g. step, sample) under a seed.
 
     Philox is counter-based: any place is reached at once, and streams of up to 2**64 numbers do
     not overlap.

@@ -1,4 +1,4 @@
-"""This process among the others of one run: its number, and how all come to know the same.
+"""The processes of one run: the rank of this one, and how all of them agree.
 
 Tensors travel through torch's process group, everything else as JSON through its store.
 """
@@ -22,15 +22,15 @@ from torch.distributed.rendezvous import rendezvous
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import Device
 
-SILENT = 3
-"""The exit code of a rank that leaves because another one has failed, or has told of it."""
+SECONDARY_FAILURE = 3
+"""Exit code of a rank that ends because another one has failed, which reports it."""
 
-_GLANCE_S = 0.05
-_GONE = r"Connection (closed|reset) by peer|Broken pipe|NCCL.*remote|gloo.*(closed|reset)"
+_POLL_S = 0.05
+_PEER_LOST = r"Connection (closed|reset) by peer|Broken pipe|NCCL.*remote|gloo.*(closed|reset)"
 
 
 class Ranks:
-    """A process that works alone: rank 0 of 1. Everybody calls every method in the same order.
+    """A process that works alone: rank 0 of 1. All ranks call all methods in the same order.
 
     rank, size: this process and how many there are. local_rank, local_size: on this machine.
     """
@@ -39,41 +39,47 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, on each of them."""
+        """Return the sum over all ranks; ``tensor`` is overwritten with it."""
         return tensor
 
     def largest(self, number: float) -> float:
-        """The largest of all ranks' numbers."""
+        """Return the largest of all ranks' numbers."""
         return number
 
     def from_first(self, what: str, make: Callable[[], Any]) -> Any:
-        """What rank 0 makes (a JSON value); the others wait for ``what`` and get it too."""
+        """Return what rank 0 makes, a JSON value, on all ranks; they wait for it.
+
+        what: its name, for the message of a rank that has waited too long.
+        """
         return make()
 
     def once_per_machine(self, what: str, make: Callable[[], Any]) -> Any:
-        """What the first rank of each machine makes; the others there wait for it."""
+        """Return what the first rank of each machine makes; the others there wait for it."""
         return make()
 
     def agree(self, facts: dict[str, Any]) -> None:
-        """Raise `UserError` on a rank where a fact is another than on rank 0."""
+        """Raise `UserError` on a rank where a fact differs from rank 0's."""
 
 
 ALONE = Ranks()
 
 
 class Together(Ranks):
-    """One of several processes, as torchrun's environment says."""
+    """One of several processes, described by torchrun's environment variables.
+
+    max_wait: how long a rank waits for another; `UserError` after that.
+    """
 
     def __init__(self, device: Device, max_wait: timedelta) -> None:
         self.rank, self.size = (int(os.environ[key]) for key in ("RANK", "WORLD_SIZE"))
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         self._max_wait = max_wait
-        self._asked = 0
+        self._num_values = 0
         store, _, _ = next(iter(rendezvous("env://", timeout=self._max_wait)))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = PrefixStore(f"dwt-{attempt}", store)
@@ -114,14 +120,14 @@ class Together(Ranks):
                 )
 
     def is_first_to_fail(self) -> bool:
-        """Whether no other rank has failed before; asked once, by a rank that fails."""
-        with contextlib.suppress(RuntimeError):  # the store has gone with its holder
+        """Whether no other rank has failed before; called once, by a rank that fails."""
+        with contextlib.suppress(RuntimeError):  # the store has ended with rank 0
             return self._store.add("failures", 1) == 1
         return False
 
     def _key(self, name: str) -> str:
-        self._asked += 1
-        return f"{self._asked}-{name}"
+        self._num_values += 1
+        return f"{self._num_values}-{name}"
 
     def _from(self, ours: bool, key: str, what: str, make: Callable[[], Any]) -> Any:
         if ours:
@@ -129,27 +135,27 @@ class Together(Ranks):
             self._store.set(key, json.dumps(made))
             return made
         deadline = time.monotonic() + self._max_wait.total_seconds()
-        while not self._store.check([key]):  # in short glances: a signal is heard in between
+        while not self._store.check([key]):  # polled, so that signals are handled in between
             if time.monotonic() > deadline:
                 raise UserError(
                     f"launch.max_wait_minutes={self._max_wait.total_seconds() / 60:g}: rank "
                     f"{self.rank} has waited so long for {what}; raise it if this takes longer"
                 )
-            time.sleep(_GLANCE_S)
+            time.sleep(_POLL_S)
         return json.loads(self._store.get(key))
 
 
 def are_several() -> bool:
-    """Whether torchrun, ours or somebody's own, has started this process as one of its ranks."""
+    """Whether torchrun, ours or the user's own, has started this process as one of its ranks."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 @contextlib.contextmanager
 def joined(device: Device, max_wait: timedelta) -> Iterator[Ranks]:
-    """This process among the others, for as long as the context is open.
+    """Join the process group for as long as the context is open; yield this process's `Ranks`.
 
-    What goes wrong is raised on the rank where it went wrong first; the others leave silently.
-    max_wait: how long a rank waits for another.
+    An error is raised on the rank where it occurred first; the others exit without a message,
+    with `SECONDARY_FAILURE`. max_wait: how long a rank waits for another.
     """
     if not are_several():
         yield ALONE
@@ -158,14 +164,14 @@ def joined(device: Device, max_wait: timedelta) -> Iterator[Ranks]:
     try:
         yield ranks
     except BaseException as error:
-        if not _is_echo(error) and ranks.is_first_to_fail():
+        if not _is_lost_peer(error) and ranks.is_first_to_fail():
             raise
-        raise SystemExit(SILENT) from error
-    dist.barrier()  # nobody leaves while another still listens
+        raise SystemExit(SECONDARY_FAILURE) from error
+    dist.barrier()  # no rank ends while another still communicates
     dist.destroy_process_group()
 
 
-def _is_echo(error: BaseException) -> bool:
-    """Whether all that went wrong is that another rank has gone."""
+def _is_lost_peer(error: BaseException) -> bool:
+    """Whether an error only reports that the connection to another rank was lost."""
     causes = (error, error.__cause__)
-    return any(isinstance(e, RuntimeError) and re.search(_GONE, str(e)) for e in causes)
+    return any(isinstance(e, RuntimeError) and re.search(_PEER_LOST, str(e)) for e in causes)

@@ -19,7 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dwt_cli.base.errors import FAULT, Reported, UserError
 from dwt_cli.base.interrupt import GRACE_S, Interrupted
-from dwt_cli.base.ranks import SILENT
+from dwt_cli.base.ranks import SECONDARY_FAILURE
 from dwt_cli.config import packing
 from dwt_cli.config.launch import Torchrun
 from dwt_cli.config.run import Run
@@ -100,7 +100,8 @@ def _check_rendezvous(endpoint: str) -> None:
 
 
 def _in_one_line(codes: dict[int, int], options: Torchrun) -> Exception:
-    ended = (SILENT, 128 + signal.SIGTERM)  # because of another: the launcher sends SIGTERM then
+    # others end because of one: by themselves, or by the launcher's SIGTERM
+    ended = (SECONDARY_FAILURE, 128 + signal.SIGTERM)
     reported = [code for code in codes.values() if code > 0 and code not in ended]
     for rank, code in codes.items():
         if code < 0 and code != -signal.SIGTERM and not reported:  # SIGTERM ends the rest

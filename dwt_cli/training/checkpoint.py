@@ -35,12 +35,12 @@ Groups = dict[str, Any]
 
 @dataclass
 class Counters:
-    """Where a training stands.
+    """The progress of a training.
 
     step: optimizer steps done. elapsed_s: seconds spent in the loop, earlier starts included.
-    num_skipped: steps that were left out because of a non-finite gradient.
-    best_loss, best_step: the lowest held-out loss so far, in nats, and where.
-    memory: what the loss remembers from step to step.
+    num_skipped: steps without an update because a loss or gradient was not finite.
+    best_loss, best_step: the lowest held-out loss so far, in nats, and its step.
+    memory: the state that the loss keeps from step to step (`Loss.remember`).
     """
 
     step: int = 0
@@ -54,8 +54,8 @@ class Counters:
 class Checkpoints:
     """The checkpoints of one training: the last few and the best.
 
-    identity: what the training is; a checkpoint of another one is refused. All ranks save and
-    restore; the first one writes, all of them read.
+    identity: fingerprint of the training; a checkpoint of another one is refused. All ranks call
+    `save` and `restore`; rank 0 alone writes and reads. say: prints a line.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Checkpoints:
         self._ranks = ranks
 
     def steps(self) -> list[int]:
-        """Steps with a sealed checkpoint, ascending."""
+        """Return the steps with a sealed checkpoint, ascending."""
         found = self._folder.glob("step-*")
         return sorted(
             int(path.name.removeprefix("step-")) for path in found if atomic.is_sealed(path)
@@ -104,9 +104,9 @@ class Checkpoints:
                     shutil.rmtree(self._place(step))
 
     def restore(self, model: nn.Module, aux: nn.ModuleDict, optimizer: Optimizer) -> Counters:
-        """Load the newest whole checkpoint; fresh counters when there is none.
+        """Load the newest whole checkpoint; return its counters, fresh ones when there is none.
 
-        A damaged one is named and set aside, and the one before it is taken. Rank 0 alone reads.
+        A damaged one is named and set aside, and the one before it is taken.
         """
         name = self._ranks.from_first("the newest checkpoint", self._newest_whole)
         if name is None:
@@ -141,11 +141,11 @@ class Checkpoints:
             raise
 
     def _read(self, file: Path) -> dict[str, Tensor]:
-        """A file's tensors on rank 0; nothing on the others, and where there is no such file."""
+        """Return a file's tensors on rank 0; none on the others, or if there is no such file."""
         return load_file(file) if self._ranks.is_first and file.exists() else {}
 
     def _newest_whole(self) -> str | None:
-        """The name of the newest whole checkpoint; damaged ones are set aside."""
+        """Return the name of the newest whole checkpoint; damaged ones are set aside."""
         steps = self.steps()
         for step in reversed(steps):
             place = self._place(step)
@@ -181,15 +181,15 @@ def _write(tensors: dict[str, Tensor], file: Path) -> None:
 
 
 def _both(model: nn.Module, aux: nn.ModuleDict) -> nn.ModuleDict:
-    """One module with all that an optimizer moves, which gives each parameter its name."""
+    """Return one module with all that an optimizer trains, which names each parameter."""
     return nn.ModuleDict({"model": model, "aux": aux})
 
 
 def _optimizer_state(
     modules: nn.ModuleDict, optimizer: Optimizer
 ) -> tuple[dict[str, Tensor], list[Groups]]:
-    """Tensors by ``parameter.entry`` and the parameter groups, on rank 0; nothing elsewhere."""
-    # torch's function has an optimizer that has done nothing yet take a step with zeros first
+    """Return tensors by ``parameter.entry``, and the groups, on rank 0; nothing on the others."""
+    # torch's function would have an optimizer without state take a step with zero gradients
     moved = [part for part in optimizer.parts if part.state]
     if not moved:
         return {}, []
@@ -210,7 +210,7 @@ def _load_optimizer(
     groups: list[Groups],
     ranks: Ranks,
 ) -> None:
-    """Load what `_optimizer_state` has found on rank 0 into the optimizers of all ranks."""
+    """Load the state that `_optimizer_state` has returned on rank 0 on all ranks."""
     names = {parameter: name for name, parameter in modules.named_parameters()}
     if any("param_groups" in group for group in groups):
         tensors, groups = _by_name(tensors, groups, optimizer, names)
@@ -227,7 +227,7 @@ def _load_optimizer(
             continue
         given: Any = {"state": state, "param_groups": groups} if ranks.is_first else {}
         set_optimizer_state_dict(modules, part, given, options=options)
-        # torch's function starts all moments at zero: those that had not begun have not yet
+        # torch's function counts a step of zeros for parameters that had no gradient so far
         for parameter in ours:
             if names[parameter] not in moved:
                 part.state.pop(parameter, None)
@@ -239,7 +239,7 @@ def _by_name(
     optimizer: Optimizer,
     names: dict[nn.Parameter, str],
 ) -> tuple[dict[str, Tensor], list[Groups]]:
-    """Rename the state of older checkpoints, which had ``part.position.entry`` for names."""
+    """Return the state of an older checkpoint, keyed ``part.position.entry``, by names."""
     order = [
         [names[p] for group in part.param_groups for p in group["params"]]
         for part in optimizer.parts

@@ -1,7 +1,7 @@
-"""The train loop. A teacher, a stand-alone student, a student with a teacher: all run here.
+"""The training loop of a teacher, a stand-alone student, a student with a teacher, a classifier.
 
 A step's loss is a sum over target tokens, divided once by the step's number of targets, so that
-splitting a batch into parts changes nothing but rounding.
+splitting a batch into micro-batches changes nothing but rounding.
 """
 
 import math
@@ -23,7 +23,7 @@ from dwt_cli.training.moment import Moment
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import NonFinite, Train
 from dwt_cli.training.parallel import Gradients
-from dwt_cli.training.prefetch import Ahead
+from dwt_cli.training.prefetch import Prefetch
 from dwt_cli.training.protocols import Batches, Loss, Observer
 
 
@@ -36,10 +36,11 @@ class Length:
 
     @classmethod
     def of(cls, train: Train, batches: Batches) -> "Length":
+        """Return the length that options give a training on these batches."""
         return cls(train.num_steps(batches.steps_per_epoch), train.max_minutes)
 
     def progress(self, counters: Counters) -> float:
-        """The share of the run that is done, in [0, 1]."""
+        """Return the share of the run that is done, in [0, 1]."""
         shares = [0.0]
         if self.max_steps is not None:
             shares.append(counters.step / self.max_steps)
@@ -77,9 +78,9 @@ class Training:
         self.observer.resumed(counters.step)
         with Interrupt(reports=self.ranks.is_first) as interrupt:
             while (progress := self.length.progress(counters)) < 1:
-                self._step(counters, progress)
+                self.step(counters, progress)
                 best = self._evaluate(counters)
-                last = self.length.progress(counters) == 1  # looking takes time too
+                last = self.length.progress(counters) == 1  # evaluating takes time too
                 due = counters.step % self.options.checkpoint_every == 0
                 # a signal reaches the ranks at different times: they stop after the same step
                 stop = int(self.ranks.largest(interrupt.number if interrupt.requested else 0))
@@ -89,16 +90,18 @@ class Training:
                     raise Interrupted(counters.step, stop)
         return counters
 
-    def _step(self, counters: Counters, progress: float) -> None:
+    def step(self, counters: Counters, progress: float) -> None:
+        """Take the step after ``counters.step``, count it and report its metrics."""
         started = time.perf_counter()
         lr = self.optimizer.set_lr(progress)
-        metrics = self._gradient(counters.step, Moment(progress, lr, counters.memory))
-        norm = self._gradients.clip(self.clip_norm)
-        if math.isfinite(norm) and math.isfinite(metrics["loss"]):
+        metrics = self.accumulate(counters.step, Moment(progress, lr, counters.memory))
+        norm, aux_norm = self._gradients.clip(self.clip_norm)
+        if all(map(math.isfinite, (metrics["loss"], norm, aux_norm))):
             self.optimizer.step()
         elif self.options.non_finite is NonFinite.stop:
+            worst = norm if math.isfinite(aux_norm) else aux_norm
             raise UserError(
-                f"step {counters.step + 1}: loss {metrics['loss']}, gradient norm {norm}; lower "
+                f"step {counters.step + 1}: loss {metrics['loss']}, gradient norm {worst}; lower "
                 "optim.lr or raise optim.warmup, or go on with train.non_finite=skip"
             )
         else:
@@ -123,23 +126,23 @@ class Training:
         )
 
     @property
-    def reads_ahead(self) -> bool:
-        """A GPU would wait for the text; a CPU's cores have enough to do."""
+    def prefetches(self) -> bool:
+        """Whether a thread reads ahead: a GPU would wait, a CPU's cores have enough to do."""
         return self.device.type == "cuda"
 
     @cached_property
     def _read(self) -> Callable[[int, int], Any]:
-        """(step, part) to that part of the step's batch, on the device."""
-        parts, num_parts = self._parts
+        """Function from (step, number) to that micro-batch of the step, on the device."""
+        parts, num_parts = self._micro_batches
 
         def read(step: int, part: int) -> Any:
             return self.batches.batch(step, part, num_parts).to(self.device)
 
-        return Ahead(read, parts) if self.reads_ahead else read
+        return Prefetch(read, parts) if self.prefetches else read
 
     @property
-    def _parts(self) -> tuple[range, int]:
-        """The numbers of this rank's parts of a batch, and how many all ranks have."""
+    def _micro_batches(self) -> tuple[range, int]:
+        """Numbers of this rank's micro-batches in a step, and how many all ranks have."""
         num_ours = self.options.num_parts(self.ranks.size)
         first = num_ours * self.ranks.rank
         return range(first, first + num_ours), num_ours * self.ranks.size
@@ -148,13 +151,13 @@ class Training:
     def _gradients(self) -> Gradients:
         return Gradients(self.model, self.loss.aux, self.ranks)
 
-    def _gradient(self, step: int, moment: Moment) -> dict[str, float]:
-        """Accumulate the step's gradient over its parts; the step's mean metrics.
+    def accumulate(self, step: int, moment: Moment) -> dict[str, float]:
+        """Accumulate a step's gradient over its micro-batches; return the step's mean metrics.
 
-        The parts of all ranks are numbered through: rank 0 has the first ones.
+        The micro-batches of all ranks are numbered through: rank 0 has the first ones.
         """
         num_targets, num_ranks = self.batches.num_targets, self.ranks.size
-        parts, _ = self._parts
+        parts, _ = self._micro_batches
         sums: dict[str, Tensor] = {}
         facts: dict[str, float] = {}
         self.model.train()
@@ -162,7 +165,7 @@ class Training:
             batch = self._read(step, part)
             # dropout, if there is any, draws from here
             torch.manual_seed(seed_for(self.seed, "dropout", step, part))
-            with self._gradients.part(is_last=part == parts[-1]):
+            with self._gradients.micro_batch(is_last=part == parts[-1]):
                 loss = self.loss(self._gradients.model, batch, moment)
                 # what follows takes the mean over ranks
                 (loss.total * num_ranks / num_targets).backward()
@@ -174,7 +177,7 @@ class Training:
         return dict(zip(names, means, strict=True)) | facts
 
     def _evaluate(self, counters: Counters) -> bool:
-        """Look at the held-out text if it is time; whether the model is the best so far."""
+        """Evaluate on held-out text if it is time; return whether the model is the best so far."""
         last = self.length.progress(counters) == 1
         if not (last or counters.step % self.eval_every == 0):
             return False
@@ -183,7 +186,7 @@ class Training:
         counters.elapsed_s += self.ranks.largest(time.perf_counter() - started)
         self.observer.evaluated(counters.step, metrics)
         best = math.inf if counters.best_loss is None else counters.best_loss
-        if not metrics["loss"] < best:  # what is no number is not the best either
+        if not metrics["loss"] < best:  # nor is a loss that is not a number the best
             return False
         counters.best_loss, counters.best_step = metrics["loss"], counters.step
         return True

@@ -1,4 +1,4 @@
-"""What may be looked at before a step."""
+"""The state of a training before a step, from which schedules take the loss weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Moment:
-    """What a schedule may look at, before a step.
+    """The state of a training before a step.
 
     progress: the share of training that is done, in [0, 1). lr: the learning rate as a share of
-    its peak. memory: what the schedule itself has noted (`Schedule.remember`).
+    its peak. memory: the schedule's own state, from `Schedule.remember`.
     """
 
     progress: float

@@ -1,7 +1,7 @@
-"""Muon on a sharded model: one message for each hidden matrix and step.
+"""Muon on a sharded model: one all-gather for each hidden matrix and step.
 
-torch's Muon takes shares too, but each product of its Newton-Schulz iteration is then a round of
-messages: 11 to 16 for one matrix. Here the update is put together first, and every rank
+torch's Muon takes shards too, but each product of its Newton-Schulz iteration is then a round of
+messages: 11 to 16 for one matrix. Here the update is gathered first, and every rank
 orthogonalises it, as every rank does where the model is replicated.
 """
 
@@ -15,11 +15,11 @@ from dwt_cli.training.parallel import whole
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with Nesterov's momentum, which stays as sharded as its matrix."""
+    """`torch.optim.Muon` with Nesterov momentum that is sharded as its matrix is."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step; all of the matrices are sharded, or none is."""
+        """Take one step; all of the matrices are sharded, or none is."""
         if not any(isinstance(p, DTensor) for group in self.param_groups for p in group["params"]):
             return super().step(closure)  # type: ignore[no-untyped-call]
         assert closure is None, "nobody here asks for one"
@@ -43,7 +43,7 @@ class Muon(torch.optim.Muon):
 
 
 def _orthogonal_change(update: Tensor, group: dict[str, Any]) -> Tensor:
-    """What torch's own step makes of a whole update, without momentum and decay."""
+    """Return the change by torch's own step with a whole update, without momentum and decay."""
     change = nn.Parameter(torch.zeros_like(update))
     change.grad = update
     same = {name: group[name] for name in ("lr", "ns_coefficients", "eps", "ns_steps")}

@@ -1,6 +1,7 @@
 """AdamW, and Muon with AdamW beside it, under one learning-rate schedule."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,27 +13,26 @@ from dwt_cli.training.options import Optim
 
 
 class Optimizer:
-    """One or two torch optimisers that move together, each group at its own peak rate.
+    """One or two torch optimisers that step together, each group at its own peak rate.
 
-    aux: what is trained beside the model, always by AdamW.
+    aux: modules that are trained beside the model, always by AdamW. A module with an attribute
+    ``lr_scale`` has that many times the peak rate ``options.lr``.
     """
 
-    def __init__(self, model: Wrapper, options: Optim, aux: nn.Module | None = None) -> None:
+    def __init__(self, model: Wrapper, options: Optim, aux: nn.ModuleDict | None = None) -> None:
         self._options = options
         hidden = set(_hidden_matrices(model)) if options.muon else set()
         named = dict(model.named_parameters())
-        rest = [parameter for name, parameter in named.items() if name not in hidden]
-        rest += [] if aux is None else aux.parameters()
+        by_scale = {1.0: [named[name] for name in named if name not in hidden]}
+        for module in () if aux is None else aux.values():
+            by_scale.setdefault(getattr(module, "lr_scale", 1.0), []).extend(module.parameters())
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
                 [
-                    {
-                        "params": [p for p in rest if p.ndim >= 2],
-                        "weight_decay": options.weight_decay,
-                    },
-                    {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+                    group | {"lr": options.lr * scale}
+                    for scale, parameters in by_scale.items()
+                    for group in _decayed_and_not(parameters, options.weight_decay)
                 ],
-                lr=options.lr,
                 betas=(options.betas[0], options.betas[1]),
                 eps=options.eps,
                 fused=True,
@@ -50,7 +50,7 @@ class Optimizer:
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def set_lr(self, progress: float) -> float:
-        """Set every group's rate for a share of the run; returns the factor on the peaks."""
+        """Set every group's rate for a share of the run; return its factor on the peaks."""
         factor = self._options.lr_factor(progress)
         for part, peaks in zip(self.parts, self._peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
@@ -58,16 +58,25 @@ class Optimizer:
         return factor
 
     def step(self) -> None:
+        """Take one step with the gradients as they are."""
         for part in self.parts:
             part.step()
 
     def zero_grad(self) -> None:
+        """Free all gradients."""
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
 
+def _decayed_and_not(parameters: list[nn.Parameter], decay: float) -> Iterator[dict[str, Any]]:
+    """Yield a group of the matrices, which decay, and one of all others."""
+    for is_matrix, rate in ((True, decay), (False, 0.0)):
+        if chosen := [p for p in parameters if (p.ndim >= 2) == is_matrix]:
+            yield {"params": chosen, "weight_decay": rate}
+
+
 def _hidden_matrices(model: Wrapper) -> Iterator[str]:
-    """Names of the linear layers' weights, without the one that leads to the vocabulary."""
+    """Yield the names of the linear layers' weights, but for the output matrix."""
     output = f"model.{anatomy_of(model.model).output}"
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name != output:

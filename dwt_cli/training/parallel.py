@@ -1,7 +1,7 @@
 """One model trained by several ranks: replicated (DDP) or sharded (FSDP2).
 
 A step's loss is a sum over all ranks' targets, divided once; DDP and FSDP2 take means over ranks,
-so each rank's share is multiplied by their number.
+so each rank's loss is multiplied by their number.
 """
 
 import contextlib
@@ -36,9 +36,10 @@ from dwt_cli.training.options import Fsdp
 def shard(
     model: MaskedLM, aux: nn.ModuleDict, options: Fsdp, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Leave each rank a share of ``model``, layer by layer, and of ``aux``.
+    """Leave each rank its shards of ``model`` and of ``aux``, in place.
 
-    Weights are gathered on ``device`` in ``dtype``, gradients summed in fp32.
+    They may come from CPU memory: they are moved to ``device`` layer by layer, so that it never
+    holds the whole. Weights are gathered there in ``dtype``, gradients summed in fp32.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(
@@ -46,30 +47,30 @@ def shard(
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,  # it would fill a copy of `Features`
     )
-    place = OffloadPolicy()
+    offload = OffloadPolicy()
     if options.cpu_offload:
-        place = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+        offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     if options.activation_checkpointing:
         model.model.activation_checkpointing_enable()
     layers = model.model.get_submodule(anatomy_of(model.model).layers)
     assert isinstance(layers, nn.ModuleList)
     for layer in layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy, offload_policy=place)
-    # the outermost one too gives back what it has gathered: who asks for its parameters after a
-    # look at held-out text, the optimiser first of all, has to get the shares
+        fully_shard(layer, mesh=mesh, mp_policy=policy, offload_policy=offload)
+    # the root too frees what it has gathered: after an evaluation its parameters are the shards,
+    # which the optimiser is made of
     fully_shard(
-        model, mesh=mesh, mp_policy=policy, offload_policy=place, reshard_after_forward=True
+        model, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=True
     )
     for module in aux.values():
         if any(True for _ in module.parameters()):
-            fully_shard(module, mesh=mesh, offload_policy=place, reshard_after_forward=True)
+            fully_shard(module, mesh=mesh, offload_policy=offload, reshard_after_forward=True)
 
 
 def state_on_first(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers in one piece, in CPU memory, on rank 0; nothing on the others.
+    """Return whole parameters and buffers, in CPU memory, on rank 0; nothing on the others.
 
-    A tied tensor has its first name alone. All ranks call it: what is sharded is put together
-    tensor by tensor.
+    A tied tensor has its first name alone. All ranks call it: shards are gathered tensor by
+    tensor.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state: dict[str, Any] = get_model_state_dict(module, options=options)
@@ -78,9 +79,9 @@ def state_on_first(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], ranks: Ranks = ALONE) -> None:
-    """Fill a module, whole or sharded, with what rank 0 has from `state_on_first` of one like it.
+    """Load the result of `state_on_first` on rank 0 into a module of all ranks, whole or sharded.
 
-    Each rank receives one tensor at a time and keeps its share of it.
+    Each rank receives one tensor at a time and keeps its shard of it.
     """
     names = _first_names(module)
     if ranks.is_first:
@@ -92,23 +93,26 @@ def load_state(module: nn.Module, state: dict[str, Tensor], ranks: Ranks = ALONE
 
 
 def _first_names(module: nn.Module) -> dict[str, str]:
-    """Each name of a module's state, and the first name of the same tensor."""
+    """Return, for each name in a module's state, the first name of the same tensor."""
     first: dict[int, str] = {}
     tensors = module.state_dict(keep_vars=True)
     return {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor in one piece, on every rank; another one as it is."""
+    """Return a sharded tensor gathered, on every rank; another one as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 class Gradients:
-    """The gradients of a model and of its loss's ``aux`` modules, summed over all ranks."""
+    """The gradients of a model and of its loss's ``aux`` modules, summed over all ranks.
+
+    model: the module to call in the forward pass.
+    """
 
     def __init__(self, model: nn.Module, aux: nn.ModuleDict, ranks: Ranks) -> None:
-        self._aux, self._ranks = aux, ranks
-        self._parameters = [*model.parameters(), *aux.parameters()]
+        self._ranks = ranks
+        self._of_model, self._of_aux = list(model.parameters()), list(aux.parameters())
         self._sharded = [m for m in (model, *aux.values()) if isinstance(m, FSDPModule)]
         self._replica: DistributedDataParallel | None = None
         if ranks.size > 1 and not self._sharded:
@@ -116,18 +120,33 @@ class Gradients:
         self.model = self._replica or model
 
     @contextlib.contextmanager
-    def part(self, is_last: bool) -> Iterator[None]:
-        """Around the passes over one part of a step: gradients are exchanged in the last one."""
+    def micro_batch(self, is_last: bool) -> Iterator[None]:
+        """Wrap the passes over one micro-batch: gradients are exchanged in a step's last one."""
         for module in self._sharded:
             module.set_requires_gradient_sync(is_last)
         replica = self._replica
         with contextlib.nullcontext() if is_last or replica is None else replica.no_sync():
             yield
         if is_last and replica is not None:
-            for parameter in self._aux.parameters():
-                if parameter.grad is not None:
-                    self._ranks.sum(parameter.grad).div_(self._ranks.size)
+            self._average_aux()
 
-    def clip(self, most: float) -> float:
-        """Scale all of them down to a common norm of at most ``most``; the norm before."""
-        return whole(nn.utils.clip_grad_norm_(self._parameters, most)).item()
+    def _average_aux(self) -> None:
+        """Do for the ``aux`` modules what DDP does for the model: take means over ranks."""
+        if not self._of_aux:
+            return
+        present = torch.tensor([float(p.grad is not None) for p in self._of_aux])
+        on_all = self._ranks.sum(present.clone()) == self._ranks.size * present
+        assert on_all.all(), "which aux parameters have a gradient depends on a rank's data"
+        for parameter in self._of_aux:
+            if parameter.grad is not None:
+                self._ranks.sum(parameter.grad).div_(self._ranks.size)
+
+    def clip(self, max_norm: float) -> tuple[float, float]:
+        """Scale gradients down to a norm of at most ``max_norm``; return the norms before.
+
+        The model's and those of ``aux`` by a norm of their own: what is trained beside the model
+        never shrinks its step.
+        """
+        norms = [nn.utils.clip_grad_norm_(p, max_norm) for p in (self._of_model, self._of_aux)]
+        of_model, of_aux = (whole(norm).item() for norm in norms)
+        return of_model, of_aux

@@ -1,15 +1,15 @@
-"""The next part of a batch, made by a thread while the one before it is used."""
+"""Prefetching: a thread makes the next micro-batch while the one before it is used."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 
-class Ahead:
-    """``make(step, part)``, one part ahead of who asks for all parts of all steps in turn.
+class Prefetch:
+    """``make(step, part)``, one part ahead of a caller that takes all parts of all steps in turn.
 
-    make: a pure function, so that it does not matter who calls it and when; what it raises, the
-    step that needs the part raises. parts: those of this process, the same in every step.
+    make: a pure function, so that it does not matter who calls it and when. An error in it is
+    raised by the call that needs the part. parts: those of this process, the same in every step.
     """
 
     def __init__(self, make: Callable[[int, int], Any], parts: range) -> None:

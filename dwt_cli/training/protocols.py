@@ -1,4 +1,4 @@
-"""What the loop is handed: it imports no task, teacher, evaluation or tracker."""
+"""What the loop expects of its parts: it imports no task, teacher, evaluation or tracker."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -9,10 +9,11 @@ from dwt_cli.training.moment import Moment
 
 
 class LossSum(NamedTuple):
-    """A loss summed over the targets of one part of a batch.
+    """A loss summed over the targets of one micro-batch.
 
-    total: scalar with a gradient. sums: detached scalars that are summed over parts and divided
-    by the number of targets of the step. facts: the same for every part, e.g. the loss weights.
+    total: scalar with a gradient. sums: detached scalars that are summed over micro-batches and
+    divided by the number of targets of the step. facts: the same for all of them, e.g. the loss
+    weights.
     """
 
     total: Tensor
@@ -21,19 +22,24 @@ class LossSum(NamedTuple):
 
 
 class Loss(Protocol):
-    """What is minimised: a sum over the targets of one part of a batch.
+    """The function that is minimised: a sum over the targets of one micro-batch.
 
-    aux: trainable parts of the loss itself; trained and kept beside the model, never in it.
+    aux: trainable modules of the loss itself. They are trained and kept in checkpoints beside the
+    model, never in it; they are clipped by a norm of their own, and an attribute ``lr_scale`` of a
+    module multiplies its peak rate. Which of their parameters have a gradient is a function of the
+    step alone, never of a rank's data: ranks sum the gradients that there are, and would wait for
+    one another for ever.
     """
 
     aux: nn.ModuleDict
 
-    def __call__(self, model: nn.Module, batch: Any, moment: Moment) -> LossSum: ...
+    def __call__(self, model: nn.Module, batch: Any, moment: Moment) -> LossSum:
+        """Return the loss of a micro-batch at a moment of training."""
 
     def remember(
         self, memory: Mapping[str, float], metrics: Mapping[str, float]
     ) -> Mapping[str, float]:
-        """What later moments will know of this step; it travels in the checkpoint."""
+        """Return the ``memory`` of later moments after a step; checkpoints contain it."""
 
 
 class Batches(Protocol):
@@ -48,17 +54,18 @@ class Batches(Protocol):
     @property
     def steps_per_epoch(self) -> float: ...
 
-    def batch(self, step: int, part: int = 0, num_parts: int = 1) -> Any: ...
+    def batch(self, step: int, part: int = 0, num_parts: int = 1) -> Any:
+        """Return one of the equal, consecutive parts of a step's batch."""
 
 
 class Observer(Protocol):
-    """Who watches a training: the record, the progress display, a dashboard."""
+    """A listener to a training: its record, the progress display, snapshots of the model."""
 
     def resumed(self, step: int) -> None:
-        """Training goes on after ``step`` steps; what was seen beyond it will be seen again."""
+        """Begin, or go on after ``step`` steps: later ones that were reported come again."""
 
     def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
-        """Step number ``step`` (counted from 1) is done."""
+        """Take the metrics of step number ``step``, counted from 1."""
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """The held-out metrics after ``step`` steps."""
+        """Take the held-out metrics after ``step`` steps."""

@@ -1,4 +1,4 @@
-"""Several processes of one run: what they know of one another, and how they end together."""
+"""Several processes of one run: the values they share, and how they end together."""
 
 import os
 import time
@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.ranks import ALONE, SILENT, Ranks
+from dwt_cli.base.ranks import ALONE, SECONDARY_FAILURE, Ranks
 from tests.processes import rank_processes, together
 
 
-def _talk(ranks: Ranks, folder: Path) -> dict[str, Any]:
-    """Everything that ranks can say to one another, as if rank 1 had a machine of its own."""
+def _exchange(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Call every method of `Ranks`, as if rank 1 had a machine of its own."""
 
     def make() -> list[int]:
         (folder / f"made-by-{ranks.rank}").touch()
@@ -35,8 +35,8 @@ def _talk(ranks: Ranks, folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_what_they_tell_one_another(tmp_path: Path) -> None:
-    first, second = together(2, _talk, tmp_path)
+def test_all_ranks_get_the_same_values(tmp_path: Path) -> None:
+    first, second = together(2, _exchange, tmp_path)
     assert first == {"largest": 11.0, "first": [0], "machine": 0}
     assert [path.name for path in tmp_path.iterdir()] == ["made-by-0"]
     assert (second["largest"], second["first"], second["machine"]) == (11.0, [0], 0)
@@ -45,7 +45,7 @@ def test_what_they_tell_one_another(tmp_path: Path) -> None:
     assert "launch.max_wait_minutes=" in second["late"] and "for the corpus" in second["late"]
 
 
-def test_alone_there_is_nobody_to_ask() -> None:
+def test_a_process_alone_gets_its_own_values() -> None:
     assert ALONE.largest(3.0) == 3.0
     assert ALONE.from_first("it", lambda: 5) == ALONE.once_per_machine("it", lambda: 5) == 5
     ALONE.agree({"text": 1})
@@ -64,15 +64,15 @@ def _be_killed(ranks: Ranks) -> None:
 
 
 @pytest.mark.parametrize(("work", "code"), [(_fail, 1), (_be_killed, -9)])
-def test_the_others_end_silently_within_seconds(work: Any, code: int) -> None:
+def test_the_others_end_within_seconds_without_a_message(work: Any, code: int) -> None:
     _, processes = rank_processes(2, work, ())
     for process in processes:
         process.join(20)
-    assert [process.exitcode for process in processes] == [SILENT, code]
+    assert [process.exitcode for process in processes] == [SECONDARY_FAILURE, code]
 
 
 @pytest.mark.slow
 def test_twenty_starts_in_a_row_end_cleanly(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / str(number)).mkdir()
-        together(2, _talk, tmp_path / str(number))
+        together(2, _exchange, tmp_path / str(number))

@@ -54,7 +54,7 @@ def weigh(
     )  # fmt: skip
     weighing = Weighing()
     with weighing:
-        training._step(Counters(), 0.5)
+        training.step(Counters(), 0.5)
     return dict(weighing.bytes)
 
 

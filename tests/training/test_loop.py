@@ -13,12 +13,15 @@ from torch import nn
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.interrupt import Interrupted
+from dwt_cli.base.ranks import ALONE
 from dwt_cli.training import loop
 from dwt_cli.training.checkpoint import Counters
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import AdamW, NonFinite, Train
+from dwt_cli.training.parallel import Gradients
 from dwt_cli.training.protocols import LossSum
+from tests.training.conftest import WITH_PROJECTIONS
 
 Make = Callable[..., Training]
 
@@ -98,6 +101,31 @@ def test_it_learns(training: Make, watcher: Any) -> None:
         micro_batch_size=None,
     ).run()
     assert seen.steps[-1][2]["hard_loss"] < seen.steps[0][2]["hard_loss"] - 0.7
+
+
+@pytest.mark.parametrize("factor", [1.0, 1000.0])
+def test_aux_is_clipped_by_itself(training: Make, watcher: Any, factor: float) -> None:
+    """A thousandfold gradient of the projections leaves the student's step as it is, bit by bit."""
+    stepped, seen = [], watcher()
+    for each in (1.0, factor):
+        made = training(
+            AdamW(lr=1e-2, warmup=0.0, decay=0.0, clip_norm=1e-3),
+            objectives=WITH_PROJECTIONS,
+            observer=seen,
+            max_steps=1,
+            folder=f"{len(stepped)}",
+        )
+        aux = list(made.loss.aux.parameters())
+        for parameter in aux:
+            parameter.register_hook(lambda gradient, each=each: each * gradient)
+        made.run()
+        stepped.append(weights(made))
+    assert torch.equal(*stepped)
+    assert all(metrics["grad_norm"] > 1e-3 for _, _, metrics in seen.steps), "it is clipped"
+    made.accumulate(1, Moment(0.5))
+    norms = Gradients(made.model, made.loss.aux, ALONE).clip(1e-3)
+    assert norms[1] > 1e-3
+    assert nn.utils.get_total_norm([p.grad for p in aux]).item() == pytest.approx(1e-3, rel=1e-2)
 
 
 # ------------------------------------------------------------------ when it ends, who is told

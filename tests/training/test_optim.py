@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from dwt_cli.models.making import make_model
@@ -125,3 +126,18 @@ def test_a_step_moves_every_parameter_and_its_gradient_is_gone(tiny: Tiny, optio
     optimizer.zero_grad()
     assert all(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_module_beside_the_model_has_its_own_peak_rate(tiny: Tiny) -> None:
+    aux = nn.ModuleDict({"plain": nn.Linear(3, 3), "fast": nn.Linear(3, 3)})
+    aux["fast"].lr_scale = 10.0
+    optimizer = Optimizer(wrapped(tiny, "bert"), AdamW(lr=1e-3, warmup=0.5, decay=0.0), aux)
+    for progress in (0.25, 1.0):
+        factor = optimizer.set_lr(progress)
+        rates = {
+            p: g["lr"] for part in optimizer.parts for g in part.param_groups for p in g["params"]
+        }
+        assert {rates[p] for p in aux["plain"].parameters()} == {1e-3 * factor}
+        assert {rates[p] for p in aux["fast"].parameters()} == {1e-2 * factor}
+    decays = {p: g["weight_decay"] for g in optimizer.parts[0].param_groups for p in g["params"]}
+    assert [decays[p] for p in aux["fast"].parameters()] == [0.01, 0.0], "its bias does not decay"

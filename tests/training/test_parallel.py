@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dwt_cli.base.ranks import Ranks
 from dwt_cli.data.corpus import Corpus
+from dwt_cli.training.parallel import Gradients
 from tests.conftest import masking_of
 from tests.processes import together
 from tests.training.conftest import (
@@ -153,6 +155,24 @@ def _late(ranks: Ranks, corpus_folder: Path, folder: Path) -> tuple[list[float],
             train(name, parallel, seen)
             found += seen.losses()[-3:]
     return losses["straight"], losses["continued"]
+
+
+def test_an_aux_gradient_of_one_rank_alone_is_refused() -> None:
+    assert together(2, _uneven) == [True, True]
+
+
+def _uneven(ranks: Ranks) -> bool:
+    aux = nn.ModuleDict({"policy": nn.Linear(1, 1)})
+    gradients = Gradients(nn.Linear(1, 1), aux, ranks)
+
+    def step() -> None:
+        with gradients.micro_batch(is_last=True):
+            out = gradients.model(torch.ones(1, 1))
+            (aux["policy"](out) if ranks.is_first else out).sum().backward()
+
+    with pytest.raises(AssertionError, match="depends on a rank's data"):
+        step()
+    return True
 
 
 @pytest.mark.cuda

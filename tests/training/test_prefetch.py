@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dwt_cli.training.loop import Training
-from dwt_cli.training.prefetch import Ahead
+from dwt_cli.training.prefetch import Prefetch
 from tests.training.conftest import Watcher
 
 
@@ -22,7 +22,7 @@ def test_the_next_part_is_made_before_it_is_asked_for() -> None:
             second.set()
         return step, part
 
-    ahead = Ahead(make, range(2, 4))
+    ahead = Prefetch(make, range(2, 4))
     assert ahead(5, 2) == (5, 2)
     assert second.wait(30), "nobody has asked for it yet"
     asked = [(5, 3), (6, 2), (6, 3), (7, 2)]
@@ -37,7 +37,7 @@ def test_its_error_is_the_steps_that_needs_it() -> None:
             raise OSError("the shard is gone")
         return step
 
-    ahead = Ahead(make, range(1))
+    ahead = Prefetch(make, range(1))
     assert [ahead(0, 0), ahead(1, 0)] == [0, 1]
     with pytest.raises(OSError, match="the shard is gone"):
         ahead(2, 0)
@@ -47,12 +47,12 @@ def test_a_training_read_ahead_is_the_same(
     training: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = {}
-    for reads_ahead in (False, True):
+    for prefetches in (False, True):
         seen = Watcher()
-        made = training(num_parts=2, observer=seen, folder=str(reads_ahead))
-        monkeypatch.setattr(Training, "reads_ahead", reads_ahead)
+        made = training(num_parts=2, observer=seen, folder=str(prefetches))
+        monkeypatch.setattr(Training, "prefetches", prefetches)
         replace(made).run()
-        losses[reads_ahead] = seen.losses()
+        losses[prefetches] = seen.losses()
     assert losses[True] == losses[False]
 
 
@@ -64,6 +64,6 @@ def test_on_cuda(training: Callable[..., Training], compiled: bool) -> None:
     expected, seen, device = Watcher(), Watcher(), torch.device("cuda", 0)
     training(observer=expected, folder="cpu").run()
     made = training(observer=seen, folder="cuda", device=device, compiled=compiled)
-    assert made.reads_ahead
+    assert made.prefetches
     made.run()
     assert seen.losses() == pytest.approx(expected.losses(), rel=1e-4)
