@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from types import UnionType
+from types import SimpleNamespace, UnionType
 
 import pytest
 import torch
@@ -685,7 +685,7 @@ def test_a_number_out_of_range(ask: Ask, place: Path, setting: str) -> None:
 def test_a_full_disk_is_seen_beforehand(
     ask: Ask, place: Path, untouched: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000)
+    full = SimpleNamespace(total=10**9, used=10**9 - 1000, free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     _is_one_line(ask(*options(place), "teacher=none"), f"run.root={place}/runs", "free some room")
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from dwt_cli.distill.remap.remap import Account
 
 
-def draw_origins(account: Account, num_student: int, num_teacher: int, picture: Path) -> None:
-    """A matrix of shares, a row for each of the student's layers, the last one on top."""
+def draw_origins(account: Account, num_student: int, num_teacher: int, picture: Path) -> Figure:
+    """Draw a matrix of shares, a row for each of the student's layers, the last one on top."""
     matplotlib.use("Agg")
     shares = np.zeros((num_student, num_teacher))
     for layer, origins in account.layers.items():
@@ -37,6 +37,7 @@ def draw_origins(account: Account, num_student: int, num_teacher: int, picture: 
     )
     figure.colorbar(drawn, label="share")
     figure.savefig(picture, dpi=110)
+    return figure
 
 
 def _said(layer: int, account: Account) -> str:

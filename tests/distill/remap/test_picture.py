@@ -26,9 +26,7 @@ def test_a_cell_for_each_origin(tmp_path: Path) -> None:
 
 
 def test_what_a_layer_is_stands_beside_it(tmp_path: Path) -> None:
-    def axis(silent: list[int]) -> "np.ndarray":
-        dark(tmp_path, {0: {0: 1.0}, 1: {0: 1.0}}, silent)
-        return matplotlib.image.imread(tmp_path / "remap.png")
-
-    plain, marked = axis([]), axis([1])
-    assert plain.shape != marked.shape or (plain != marked).any()
+    account = Account(layers={0: {0: 1.0}, 1: {0: 1.0}}, silent=[1])
+    figure = draw_origins(account, 3, 2, tmp_path / "remap.png")
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["0", "1 (identity at first)", "2 (fresh)"]
