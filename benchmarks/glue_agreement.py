@@ -31,7 +31,7 @@ from dwt_cli.evaluate.glue_data import TASKS, Source, Task, read
 from dwt_cli.evaluate.metrics import METRICS
 from dwt_cli.evaluate.options import Protocol
 from dwt_cli.evaluate.protocols import PROTOCOLS, FineTuning
-from dwt_cli.evaluate.score import Subject
+from dwt_cli.evaluate.score import EvaluatedModel
 from dwt_cli.models.checkpoint import open_folder
 from dwt_cli.models.options import Head
 from dwt_cli.tasks.options import MaskedLM
@@ -49,19 +49,19 @@ def main() -> None:
     protocol = PROTOCOLS[Protocol.quick]
     cpu = torch.device("cpu")
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    subject = Subject(
+    tested = EvaluatedModel(
         open_folder(options.model, Head.masked), tokenizer, MaskedLM(), "", cpu, torch.float32
     )
     rows = []
     for name in options.tasks:
         task = TASKS[name]
-        train = _texts(subject, task, task.train, options)
-        dev = _texts(subject, task, task.dev[0], options)
+        train = _texts(tested, task, task.train, options)
+        dev = _texts(tested, task, task.dev[0], options)
         metric = METRICS[task.metrics[0]]
         for system, run in (("project", _ours), ("Trainer", _theirs)):
             found = []
             for seed in range(options.seeds):
-                outputs_NC = run(subject, options.model, train, dev, protocol, seed)
+                outputs_NC = run(tested, options.model, train, dev, protocol, seed)
                 found.append(100 * metric(dev.labels, outputs_NC.argmax(axis=1)))
                 print(f"{name} {system} seed {seed}: {found[-1]:.1f}", flush=True)
             rows.append((name, task.metrics[0], system, found))
@@ -79,29 +79,31 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _texts(subject: Subject, task: Task, source: Source, options: argparse.Namespace) -> Texts:
+def _texts(
+    tested: EvaluatedModel, task: Task, source: Source, options: argparse.Namespace
+) -> Texts:
     examples = read(task, source, options.glue)
     chosen = generator(0).permutation(len(examples.texts))[: options.examples]
     labels = np.array(examples.labels, dtype=np.int64)[chosen]
-    texts, _ = tokenised(subject, [examples.texts[n] for n in chosen], labels, _MAX_LENGTH)
+    texts, _ = tokenised(tested, [examples.texts[n] for n in chosen], labels, _MAX_LENGTH)
     return texts
 
 
 def _ours(
-    subject: Subject, model: Path, train: Texts, dev: Texts, protocol: FineTuning, seed: int
+    tested: EvaluatedModel, model: Path, train: Texts, dev: Texts, protocol: FineTuning, seed: int
 ) -> Any:
     (optim,) = protocol.optims
     optim = replace(optim, warmup=_WARMUP, decay=1 - _WARMUP, falling=Falling.cosine)
     with tempfile.TemporaryDirectory() as folder:
         tuned = fine_tune(
-            subject, train, [dev], 2, optim, protocol.epochs, protocol.batch_size, seed,
+            tested, train, [dev], 2, optim, protocol.epochs, protocol.batch_size, seed,
             Path(folder), lambda share, text: None, print,
         )  # fmt: skip
     return tuned.outputs[0]
 
 
 def _theirs(
-    subject: Subject, model: Path, train: Texts, dev: Texts, protocol: FineTuning, seed: int
+    tested: EvaluatedModel, model: Path, train: Texts, dev: Texts, protocol: FineTuning, seed: int
 ) -> Any:
     (optim,) = protocol.optims
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +134,7 @@ def _theirs(
             args=arguments,
             train_dataset=_rows(train),
             eval_dataset=_rows(dev),
-            data_collator=DataCollatorWithPadding(subject.tokenizer),
+            data_collator=DataCollatorWithPadding(tested.tokenizer),
         )
         trainer.train()
         return trainer.predict(_rows(dev)).predictions

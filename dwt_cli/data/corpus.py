@@ -22,7 +22,7 @@ from dwt_cli.data.source import CorpusError, Document, Progress, Source
 from dwt_cli.data.tokenizer import ids_of, train_tokenizer
 
 BUILDER_VERSION = 2  # raise it when the same text would give other blocks
-_PORTION_CHARACTERS = 1_000_000  # tokenised at once
+_CHUNK_CHARACTERS = 1_000_000  # tokenised at once
 _SAMPLE_CHARACTERS = 64_000_000  # what a tokenizer is trained on: the beginning of the text
 
 
@@ -78,7 +78,7 @@ def build(
 
     def packed(documents: Iterable[Document]) -> Iterator[list[int]]:
         ids = itertools.chain.from_iterable(
-            _encode(tokenizer, portion) for portion in _portions(documents)
+            _encode(tokenizer, chunk) for chunk in _chunks(documents)
         )
         return pack(ids, options.block_length, *frame.ids(tokenizer))
 
@@ -143,17 +143,17 @@ def open_tokenizer(path: str, special_tokens: Sequence[str | None]) -> PreTraine
     return tokenizer
 
 
-def _portions(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents in portions that keep all cores busy with tokenising."""
+def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield documents by as many as keep all cores busy with tokenising."""
     stream = iter(documents)
-    while portion := list(_take(stream, _PORTION_CHARACTERS)):
-        yield portion
+    while chunk := list(_take(stream, _CHUNK_CHARACTERS)):
+        yield chunk
 
 
 def _encode(
     tokenizer: PreTrainedTokenizerBase, documents: list[Document]
 ) -> Iterator[list[list[int]]]:
-    """The ids of each document's paragraphs."""
+    """Yield the ids of each document's paragraphs."""
     paragraphs = [paragraph for document in documents for paragraph in document.paragraphs]
     ids = iter(ids_of(tokenizer, paragraphs))
     return (list(itertools.islice(ids, len(document.paragraphs))) for document in documents)

@@ -57,7 +57,7 @@ class Files:
             progress(before, total)
 
     def provenance(self) -> dict[str, Any]:
-        """Name, size and sha256 of every file."""
+        """Return name, size and sha256 of every file."""
         files = [[self._name(file), file.stat().st_size, file_sum(file)] for file in self._files]
         found: dict[str, Any] = {"source": "files", "reader": READER_VERSION, "files": files}
         if any(".txt" not in file.suffixes for file in self._files):
@@ -146,7 +146,7 @@ def _problem(path: str, place: str, what: str) -> CorpusError:
 
 
 def _find(path: str) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the files in the order of their names."""
+    """Return the folder that names are relative to, and the files in the order of their names."""
     expanded = Path(path).expanduser()
     pattern = glob.escape(str(expanded)) if expanded.exists() else str(expanded)
     if expanded.is_dir():
@@ -171,7 +171,7 @@ def _find(path: str) -> tuple[Path, list[Path]]:
 
 
 def _lines(file: Path, name: str, path: str, advance: Callable[[int], None]) -> Iterator[str]:
-    """The decoded lines of a file, without a byte order mark."""
+    """Yield the decoded lines of a file, without a byte order mark."""
     with file.open("rb") as raw:
         for number, line in enumerate(_decompressed(raw, name), start=1):
             if number == 1:
@@ -207,7 +207,7 @@ MAX_WRAP_WIDTH = 100
 
 
 def paragraphs(lines: Iterable[str]) -> Iterator[Paragraph]:
-    """Paragraphs of a text file.
+    """Yield the paragraphs of a text file.
 
     In most files a line is a paragraph. In a hard-wrapped one (by the first 5000 lines: narrow,
     and sentences run on over the ends of lines) lines are joined up to a blank line, an indented
@@ -221,7 +221,7 @@ def paragraphs(lines: Iterable[str]) -> Iterator[Paragraph]:
 
 
 def _wrap_width(lines: list[str]) -> int:
-    """The width at which lines are wrapped (95 % are no longer), or 0 when they are not."""
+    """Return the width at which lines are wrapped (95 % are no longer), or 0 if they are not."""
     stripped = [line.strip() for line in lines]
     lengths = sorted(len(line) for line in stripped if line)
     pairs = [(a, b) for a, b in itertools.pairwise(stripped) if a and b]
@@ -267,7 +267,7 @@ def _joined(lines: Iterable[str], width: int) -> Iterator[Paragraph]:
 
 
 def _cut(name: str, lines: Iterable[str]) -> Iterator[Document]:
-    """Consecutive documents of at most DOCUMENT_BYTES, cut at blank lines where there are any."""
+    """Yield documents of at most DOCUMENT_BYTES, cut at blank lines where there are any."""
     parts = _parts(paragraphs(lines))
     first = next(parts, None)
     if first is None:

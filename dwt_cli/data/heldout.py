@@ -25,7 +25,7 @@ CHUNK = 1 << 21
 
 
 def is_heldout(name: str, fraction: float, seed: int = 0) -> bool:
-    """Whether the document of this name is held out; true for about `fraction` of all names."""
+    """Return whether the document of this name is held out; true for about `fraction` of all."""
     digest = blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2**64
 
@@ -45,7 +45,7 @@ class HeldOut:
 
 
 class LeakCheck:
-    """Splits a stream of documents in one pass and then clears the held-out side of leaks.
+    """A split of a stream of documents in one pass, whose held-out side is cleared of leaks.
 
     The training grams are spooled to an unnamed temporary file (8 bytes per word, in `folder`) and
     looked up at the end: the stream is read only once, a training document that comes before the
@@ -93,7 +93,7 @@ class LeakCheck:
         )
 
     def _in_training(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """For each held-out gram, whether it was spooled."""
+        """Return for each held-out gram whether it was spooled."""
         wanted, place = np.unique(hashes, return_inverse=True)
         found = np.zeros(len(wanted), dtype=bool)
         self._spool.seek(0)
@@ -120,7 +120,7 @@ _FACTORS = np.random.Generator(np.random.Philox(key=8)).integers(
 
 
 def grams(paragraphs: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The hashes of all word 8-grams [grams], and how many each paragraph has [paragraphs].
+    """Return the hashes of all word 8-grams [grams], and their number by paragraph.
 
     Words are lower-cased runs of \\w; a paragraph of 1 to 8 words is one gram, one without words
     has none. A gram's hash depends on its words, their order and their number only.
@@ -143,7 +143,7 @@ def grams(paragraphs: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64: every bit of the input reaches every bit of the output."""
+    """Return splitmix64's finaliser: every bit of the input reaches every bit of the output."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -67,7 +67,7 @@ class Hub:
                     return
 
     def provenance(self) -> dict[str, Any]:
-        """The parts with their revisions and n; for a local folder, the sums of its files."""
+        """Return n and the parts with their revisions; of a local folder, the sums of its files."""
         return {
             "source": "hub",
             "reader": READER_VERSION,
@@ -101,7 +101,7 @@ _ABBREVIATION = re.compile(
 
 
 def sentences(paragraph: str) -> list[str]:
-    """A paragraph cut after `.`, `!` or `?` (and closing quotes) where a capital or digit follows.
+    """Return a paragraph cut after `.`, `!` or `?` where a capital or digit follows.
 
     Initials and the common abbreviations do not end a sentence. Lower-cased text, such as
     BookCorpus, stays whole: its rows are sentences already.
@@ -119,7 +119,7 @@ def sentences(paragraph: str) -> list[str]:
 
 
 def _texts(part: HubPart) -> Iterator[str]:
-    """The text column of the rows."""
+    """Yield the text column of the rows."""
     from datasets import load_dataset
 
     column = part.text_column
@@ -174,7 +174,7 @@ _TITLE = re.compile(r"= [^=].* =\Z")
 
 
 def _grouped(texts: Iterable[str], rows: Rows) -> Iterator[list[str]]:
-    """Rows to documents: lists of paragraphs."""
+    """Yield documents, which are lists of paragraphs, of rows."""
     if rows == "document":
         for text in texts:
             yield _lines(text)

@@ -33,7 +33,7 @@ def pack(
 
 
 def block_bytes(block_length: int, vocab_size: int) -> int:
-    """What one block takes on disk."""
+    """Return the bytes of one block on disk."""
     return block_length * _dtype(vocab_size).itemsize
 
 

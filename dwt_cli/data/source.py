@@ -1,4 +1,4 @@
-"""What a text source is: something that streams documents and can say what determines them."""
+"""A text source: it streams documents and knows what determines them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Progress = Callable[[int, int], None]
 
 
 class CorpusError(UserError):
-    """A source cannot read what it was told to: one line with setting, value and remedy."""
+    """A source cannot be read: one line with setting, value and remedy."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Source(Protocol):
         ...
 
     def provenance(self) -> dict[str, Any]:
-        """What determines the text, JSON-able and without reading it all into memory."""
+        """Return what determines the text, JSON-able and without reading it all into memory."""
         ...
 
 
 def no_progress(done: int, total: int) -> None:
-    """The progress callback of those who do not want to know."""
+    """Do nothing: a progress callback."""

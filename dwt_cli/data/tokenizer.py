@@ -41,7 +41,7 @@ def train_tokenizer(
 
 
 def ids_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each text's tokens, without special tokens around them."""
+    """Return the ids of each text's tokens, without special tokens around them."""
     ids: list[list[int]] = tokenizer(
         list(texts),
         add_special_tokens=False,
@@ -62,7 +62,7 @@ def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
 
 
 def _vocabulary(texts: Sequence[str], vocab_size: int) -> dict[str, int]:
-    """The same vocabulary for the same texts.
+    """Return the same vocabulary for the same texts.
 
     The trainer by itself numbers the ##-pieces of one character in the order of a hash map, and
     breaks ties between merges by these numbers (huggingface/tokenizers#1794). It keeps the order
@@ -95,6 +95,6 @@ def _vocabulary(texts: Sequence[str], vocab_size: int) -> dict[str, int]:
 
 
 def _joins(wordpiece: Tokenizer, character: str) -> bool:
-    """Whether a word may go on with this character: no sign, no ideograph."""
+    """Return whether a word may go on with this character: no sign, no ideograph."""
     text = wordpiece.normalizer.normalize_str(f"a{character}")
     return len(wordpiece.pre_tokenizer.pre_tokenize_str(text)) == 1

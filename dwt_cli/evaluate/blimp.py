@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError
 from dwt_cli.evaluate.options import Blimp
-from dwt_cli.evaluate.score import Say, Score, Subject
+from dwt_cli.evaluate.score import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.tasks.task import Targets
@@ -41,19 +41,19 @@ class Pair:
     field: str
 
 
-def scores(subject: Subject, options: Blimp, say: Say) -> list[Score]:
-    """Accuracy overall and by field, in detail by term and paradigm; means over paradigms.
+def scores(tested: EvaluatedModel, options: Blimp, say: Say) -> list[Score]:
+    """Return accuracy overall and by field, in detail by term and paradigm; means over paradigms.
 
     The standard error is that of the pairs; the paradigms are taken as given.
     """
     pairs = read(options, say)
     texts = [pair.sentence_good for pair in pairs] + [pair.sentence_bad for pair in pairs]
-    encoded = encode(subject, texts)
-    model = MaskedLM(subject.model, subject.dtype).eval()
+    encoded = encode(tested, texts)
+    model = MaskedLM(tested.model, tested.dtype).eval()
     if len(pairs) >= _WORTH_COMPILING:
         model.compile(dynamic=True)
-    targets = subject.task.targets(subject.tokenizer)
-    good, bad = np.split(log_likelihoods(model, encoded.sentences, targets, subject.device), 2)
+    targets = tested.task.targets(tested.tokenizer)
+    good, bad = np.split(log_likelihoods(model, encoded.sentences, targets, tested.device), 2)
     hits: dict[str, list[bool]] = defaultdict(list)
     groups: dict[str, set[str]] = defaultdict(set)
     details = set()
@@ -109,7 +109,7 @@ def log_likelihoods(
 
 
 def check(options: Blimp) -> None:
-    """Raises `UserError` when there is no folder with files."""
+    """Raise `UserError` when there is no folder with files."""
     if options.path is None:
         raise UserError(
             "eval.blimp.path has no value: give the folder with BLiMP's .jsonl files (data/ of "
@@ -123,7 +123,7 @@ def check(options: Blimp) -> None:
 
 
 def provenance(options: Blimp) -> dict[str, str]:
-    """What determines the pairs: the sums of the files."""
+    """Return what determines the pairs: the sums of the files."""
     return {path.name: file_sum(path) for path in _files(options)}
 
 
@@ -132,7 +132,7 @@ def _files(options: Blimp) -> list[Path]:
 
 
 def read(options: Blimp, say: Say) -> list[Pair]:
-    """The first ``num_pairs`` of every file; a file that cannot be read is told of and left out.
+    """Return the first ``num_pairs`` of every file; one that cannot be read is left out, aloud.
 
     Raises `UserError` when no pair is left.
     """

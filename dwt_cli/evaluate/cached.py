@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.identity import fingerprint
-from dwt_cli.evaluate.score import Report, Score, Subject
+from dwt_cli.evaluate.score import EvaluatedModel, Report, Score
 
 _KIND, _FILE, _WORK = "scores", "scores.json", "work"
 
@@ -26,7 +26,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Piece:
-    """name: for readers. identity: what determines the scores, besides the subject.
+    """name: for readers. identity: what determines the scores, besides the model.
 
     compute: given a folder to work in, which outlives an interruption. Both may raise `UserError`.
     """
@@ -36,8 +36,8 @@ class Piece:
     compute: Callable[[Path], Found]
 
 
-def looked_up(piece: Piece, subject: Subject, cache: Cache) -> Found:
-    """The piece's scores, from the cache if they are known.
+def cached_scores(piece: Piece, tested: EvaluatedModel, cache: Cache) -> Found:
+    """Return the piece's scores, from the cache if they are known.
 
     Among the facts are the seconds that it took the process that came to its end.
     """
@@ -50,19 +50,19 @@ def looked_up(piece: Piece, subject: Subject, cache: Cache) -> Found:
         atomic.write_json(
             folder / _FILE,
             {
-                "model": subject.identity,
+                "model": tested.identity,
                 "piece": piece.name,
                 "scores": [dataclasses.asdict(score) for score in found.scores],
                 "facts": found.facts | {"seconds": seconds},
             },
         )
 
-    identity = fingerprint(subject.identity, str(subject.dtype), *piece.identity())
+    identity = fingerprint(tested.identity, str(tested.dtype), *piece.identity())
     folder = cache.get(_KIND, identity, make, {"options": {"name": piece.name}})
     kept = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     return Found([score_of(score) for score in kept["scores"]], kept["facts"])
 
 
 def score_of(kept: Report) -> Score:
-    """A score as it was before it became JSON."""
+    """Return a score as it was before it became JSON."""
     return Score(**kept | {"remarks": tuple(kept["remarks"])})

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dwt_cli.evaluate.score import Say, Subject
+from dwt_cli.evaluate.score import EvaluatedModel, Say
 from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.classifier import make_classifier, takes_segments
 from dwt_cli.models.wrapper import Classifier
@@ -23,7 +23,7 @@ _CHECKPOINT_EVERY = 2000  # steps: only a long fine-tuning is worth going on wit
 _DEV_BATCH = 64
 
 Outputs = NDArray[np.float32]
-"""What a classifier says of texts (texts, classes), or of a regression (texts, 1)."""
+"""The outputs of a classifier for texts (texts, classes), or of a regression (texts, 1)."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class FineTuned:
 
 
 def tokenised(
-    subject: Subject,
+    tested: EvaluatedModel,
     texts: Sequence[tuple[str, ...]],
     labels: NDArray[np.int64] | NDArray[np.float32],
     max_length: int,
 ) -> tuple[Texts, int]:
-    """Texts or pairs with special tokens, and how many were cut to what the model reads."""
-    limit = min(max_length, num_positions(subject.model.config))
+    """Return texts or pairs with special tokens, and how many were cut to the model's length."""
+    limit = min(max_length, num_positions(tested.model.config))
     columns = [list(column) for column in zip(*texts, strict=True)]
-    tokenizer = subject.tokenizer
+    tokenizer = tested.tokenizer
     rows = tokenizer(
         *columns, return_attention_mask=False, return_token_type_ids=True, verbose=False
     )
@@ -62,12 +62,12 @@ def tokenised(
         for name in ("input_ids", "token_type_ids"):
             for number, row in zip(long, cut[name], strict=True):
                 rows[name][number] = row
-    segments = rows["token_type_ids"] if takes_segments(subject.model) else None
+    segments = rows["token_type_ids"] if takes_segments(tested.model) else None
     return Texts(rows["input_ids"], segments, labels, tokenizer.pad_token_id), len(long)
 
 
 def fine_tune(
-    subject: Subject,
+    tested: EvaluatedModel,
     train: Texts,
     dev: Sequence[Texts],
     num_outputs: int,
@@ -79,12 +79,12 @@ def fine_tune(
     advance: Callable[[float, str], None],
     say: Say,
 ) -> FineTuned:
-    """Train a classifier on a copy of the subject's weights, and have it judge the dev sets.
+    """Train a classifier on a copy of the model's weights, and have it judge the dev sets.
 
     ``folder`` is where a training that was interrupted finds its checkpoint again.
     """
-    model = Classifier(make_classifier(subject.model, num_outputs, seed), subject.dtype)
-    model.to(subject.device)
+    model = Classifier(make_classifier(tested.model, num_outputs, seed), tested.dtype)
+    model.to(tested.device)
     batches = BucketedBatches(train, batch_size, seed, "fine-tuning")
     options = Train(
         max_steps=None,
@@ -96,7 +96,7 @@ def fine_tune(
     latest: list[Outputs] = []
 
     def evaluate() -> dict[str, float]:
-        judged = [predict(model, texts, subject.device) for texts in dev]
+        judged = [predict(model, texts, tested.device) for texts in dev]
         latest[:] = [outputs for outputs, _ in judged]
         return {"loss": judged[0][1]}
 
@@ -114,7 +114,7 @@ def fine_tune(
         eval_every=length.max_steps,
         checkpoints=Checkpoints(folder, f"fine-tuning {seed} {optim}", 1, say),
         observer=_Progress(advance),
-        device=subject.device,
+        device=tested.device,
         seed=seed,
     ).run()
     if not latest:  # it was stopped between its last checkpoint and its end
@@ -124,7 +124,7 @@ def fine_tune(
 
 @torch.no_grad()
 def predict(model: Classifier, texts: Texts, device: torch.device) -> tuple[Outputs, float]:
-    """The outputs in the order of the texts, in eval mode, and the mean loss."""
+    """Return the outputs in the order of the texts, in eval mode, and the mean loss."""
     model.eval()
     found: list[tuple[NDArray[np.int64], Outputs]] = []
     loss = 0.0

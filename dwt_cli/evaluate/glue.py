@@ -18,7 +18,7 @@ from dwt_cli.evaluate.glue_data import TASKS, Examples, Source, Task
 from dwt_cli.evaluate.metrics import METRICS, standard_error
 from dwt_cli.evaluate.options import Glue
 from dwt_cli.evaluate.protocols import PROTOCOLS
-from dwt_cli.evaluate.score import Say, Score, Subject
+from dwt_cli.evaluate.score import EvaluatedModel, Say, Score
 from dwt_cli.tasks.texts import Texts
 from dwt_cli.training.options import Optim
 
@@ -26,11 +26,11 @@ Advance = Callable[[float, str], None]
 AVERAGE, WITHOUT_WNLI = "GLUE", "GLUE without WNLI"
 
 
-def pieces(subject: Subject, options: Glue, say: Say, advance: Advance) -> Iterator[Piece]:
-    """One piece per task and seed, task by task."""
+def pieces(tested: EvaluatedModel, options: Glue, say: Say, advance: Advance) -> Iterator[Piece]:
+    """Yield one piece per task and seed, task by task."""
     names = list(options.tasks or TASKS)
     for number, name in enumerate(names):
-        task = _OnTask(subject, options, TASKS[name], say)
+        task = _OnTask(tested, options, TASKS[name], say)
         for seed in range(options.num_seeds):
             title = f"GLUE {name} {options.protocol.name} seed {seed}"
             done = number * options.num_seeds + seed
@@ -47,7 +47,7 @@ def _part(advance: Advance, done: int, total: int, title: str) -> Advance:
 
 
 def summed_up(found: Sequence[Sequence[Score]]) -> list[Score]:
-    """Mean and standard error over the seeds of each task's scores, then the averages.
+    """Return mean and standard error over the seeds of each task's scores, then the averages.
 
     The average is GLUE's: each task counts once, as the mean of its metrics (and of MNLI's two dev
     sets). It is there when all nine tasks are.
@@ -96,14 +96,14 @@ def _averages(scores: Sequence[Score]) -> Iterator[Score]:
 
 
 class _OnTask:
-    """A subject on one task: texts are read and tokenised when first needed, and then kept."""
+    """A model on one task: texts are read and tokenised when first needed, and then kept."""
 
-    def __init__(self, subject: Subject, options: Glue, task: Task, say: Say) -> None:
-        self._subject, self._options, self._task, self._say = subject, options, task, say
+    def __init__(self, tested: EvaluatedModel, options: Glue, task: Task, say: Say) -> None:
+        self._tested, self._options, self._task, self._say = tested, options, task, say
         self._protocol = PROTOCOLS[options.protocol]
 
     def identity(self, seed: int) -> tuple[object, ...]:
-        """What determines the piece of a seed, besides the subject."""
+        """Return what determines the piece of a seed, besides the model."""
         return (
             "glue",
             self._task.name,
@@ -135,7 +135,7 @@ class _OnTask:
 
     def _tuned(self, optim: Optim, seed: int, folder: Path, advance: Advance) -> FineTuned:
         return fine_tune(
-            self._subject,
+            self._tested,
             self._train[0],
             [texts for texts, _ in self._dev],
             len(self._task.labels) or 1,
@@ -186,7 +186,7 @@ class _OnTask:
             examples = _some(examples, most, source)
         labels = np.array(examples.labels)
         texts, num_cut = tokenised(
-            self._subject,
+            self._tested,
             examples.texts,
             labels.astype(np.int64) if self._task.labels else labels.astype(np.float32),
             self._options.max_length,
@@ -203,7 +203,7 @@ def _mean(scores: Sequence[Score]) -> float:
 
 
 def _some(examples: Examples, most: int, source: Source) -> Examples:
-    """The same few examples for every model, seed and day."""
+    """Return the same few examples for every model, seed and day."""
     order = generator(seed_for("glue", source.title, source.file)).permutation(len(examples.texts))
     chosen = sorted(order[:most])
     return replace(
@@ -214,7 +214,7 @@ def _some(examples: Examples, most: int, source: Source) -> Examples:
 
 
 def check(options: Glue) -> None:
-    """Raises `UserError` for a task or a folder that there is not."""
+    """Raise `UserError` for a task or a folder that there is not."""
     for name in options.tasks:
         if name not in TASKS:
             raise UserError(not_among(f"eval.glue.tasks=[{name}]", "task", name, list(TASKS)))

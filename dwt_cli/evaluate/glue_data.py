@@ -107,7 +107,7 @@ class Examples:
 
 
 def provenance(task: Task, path: str | None) -> dict[str, Any]:
-    """What determines the data: the sums of the files, or the name on the hub."""
+    """Return what determines the data: the sums of the files, or the name on the hub."""
     if path is None:
         return {"hub": HUB, "config": task.hub}
     sources = (task.train, *task.dev)
@@ -115,7 +115,7 @@ def provenance(task: Task, path: str | None) -> dict[str, Any]:
 
 
 def read(task: Task, source: Source, path: str | None) -> Examples:
-    """One split; `UserError` when it is not there or not what it should be."""
+    """Return one split; `UserError` when it is not there or not what it should be."""
     remarks: list[str] = []
     if path is None:
         rows = _from_hub(task, source)
@@ -136,7 +136,7 @@ Row = tuple[tuple[str, ...], float]
 
 
 def _file(task: Task, source: Source, path: str) -> Path:
-    """The split's file, or one that has more to its name (dev_mismatched_hard.tsv)."""
+    """Return the split's file, or one with more to its name (dev_mismatched_hard.tsv)."""
     folder = Path(path).expanduser() / task.name
     named = folder / source.file
     for file in (named, *sorted(folder.glob(f"{named.stem}_*.tsv"))):
@@ -174,7 +174,7 @@ def _from_file(task: Task, file: Path) -> tuple[list[Row], list[str]]:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each line. A quote is a character like any other."""
+    """Yield number and fields of each line. A quote is a character like any other."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

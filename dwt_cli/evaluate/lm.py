@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dwt_cli.base.ranks import ALONE, Ranks
-from dwt_cli.evaluate.score import Score, Subject
+from dwt_cli.evaluate.score import EvaluatedModel, Score
 from dwt_cli.models.wrapper import MaskedLM
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.task import Batch
@@ -46,10 +46,10 @@ def metrics_of(
     }
 
 
-def scores(subject: Subject, heldout: HeldoutBatches) -> list[Score]:
+def scores(tested: EvaluatedModel, heldout: HeldoutBatches) -> list[Score]:
     """Return the same as scores; the errors are over blocks, whose targets share a context."""
-    model = MaskedLM(subject.model, subject.dtype).to(subject.device)
-    targets = _targets(_asked(model), heldout, subject.device)
+    model = MaskedLM(tested.model, tested.dtype).to(tested.device)
+    targets = _targets(_asked(model), heldout, tested.device)
     loss, loss_error = _over_blocks(targets.losses_N, targets.blocks_N)
     accuracy, accuracy_error = _over_blocks(targets.correct_N, targets.blocks_N)
     perplexity = _perplexity(loss)

@@ -25,14 +25,14 @@ def accuracy(labels: Values, predictions: Values) -> float:
 
 
 def f1(labels: Values, predictions: Values) -> float:
-    """Of class 1; 0 when neither labels nor predictions have any."""
+    """Return F1 of class 1; 0 when neither labels nor predictions have any."""
     from sklearn import metrics
 
     return float(metrics.f1_score(labels, predictions, zero_division=0.0))
 
 
 def matthews(labels: Values, predictions: Values) -> float:
-    """Matthews' correlation; 0 when either side has one class only."""
+    """Return Matthews' correlation; 0 when either side has one class only."""
     from sklearn import metrics
 
     return float(metrics.matthews_corrcoef(labels, predictions))
@@ -61,7 +61,7 @@ METRICS: dict[str, Metric] = {
 
 
 def standard_error(metric: Metric, labels: Values, predictions: Values) -> float:
-    """Over examples: the spread of the metric on 200 resamples with replacement, always the same.
+    """Return the spread of the metric on 200 resamples with replacement, always the same.
 
     A resample on which the metric is not defined is left out.
     """

@@ -27,7 +27,7 @@ from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.sentences import heldout_sentences
 from dwt_cli.evaluate.options import Probing
-from dwt_cli.evaluate.score import Say, Score, Subject
+from dwt_cli.evaluate.score import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
 from dwt_cli.models.wrapper import MaskedLM
 
@@ -54,28 +54,28 @@ class Examples:
     targets: tuple[str, ...] = ()
 
 
-def scores(subject: Subject, corpus: Corpus, options: Probing, say: Say) -> list[Score]:
-    """Accuracy of each task; one that the held-out text is too short for is told of.
+def scores(tested: EvaluatedModel, corpus: Corpus, options: Probing, say: Say) -> list[Score]:
+    """Return the accuracy of each task; one that the text is too short for is left out, aloud.
 
     baselines: chance; a bag of the words; in word content, a bag of the words that are no targets
     (what the rest of the sentence gives away).
     """
     sentences = [
         sentence
-        for sentence in heldout_sentences(corpus, subject.task.frame)
+        for sentence in heldout_sentences(corpus, tested.task.frame)
         if MIN_WORDS <= len(sentence.split()) <= MAX_WORDS
     ]
     found = []
     for make in (bigram_shift, word_content):
         try:
-            found.append(_score(subject, make(sentences, options)))
+            found.append(_score(tested, make(sentences, options)))
         except UserError as error:
             say(str(error))
     return found
 
 
 def bigram_shift(sentences: Sequence[str], options: Probing) -> Examples:
-    """Each sentence twice, as it is (0) and with two neighbouring words swapped (1).
+    """Return each sentence twice, as it is (0) and with two neighbouring words swapped (1).
 
     So its words, its length and its subject say nothing about the label. Swapped are plain words
     with nothing but a space between them, never the first: neither a capital nor a full stop
@@ -98,7 +98,7 @@ def bigram_shift(sentences: Sequence[str], options: Probing) -> Examples:
 
 
 def word_content(sentences: Sequence[str], options: Probing) -> Examples:
-    """Sentences with exactly one of the target words each, equally many for every word.
+    """Return sentences with exactly one of the target words each, equally many for every word.
 
     The targets are the rarest words that have enough sentences: more frequent ones meet in one
     sentence too often. Raises `UserError` for too few sentences.
@@ -145,13 +145,13 @@ def _require(num_sentences: int, task: str) -> None:
 
 
 def _folds(count: int) -> NDArray[np.int64]:
-    """The folds of sentences whose order is random already."""
+    """Return the folds of sentences whose order is random already."""
     return np.arange(count) % NUM_FOLDS
 
 
-def _score(subject: Subject, examples: Examples) -> Score:
-    encoded = encode(subject, examples.texts)
-    hits = probe(sentence_means(subject, encoded.sentences), examples)
+def _score(tested: EvaluatedModel, examples: Examples) -> Score:
+    encoded = encode(tested, examples.texts)
+    hits = probe(sentence_means(tested, encoded.sentences), examples)
     num_labels = int(examples.labels.max()) + 1
     baselines = {
         "chance": 1 / num_labels,
@@ -173,12 +173,12 @@ def _score(subject: Subject, examples: Examples) -> Score:
 
 
 @torch.inference_mode()
-def sentence_means(subject: Subject, sentences: Sequence[Sentence]) -> NDArray[np.float32]:
+def sentence_means(tested: EvaluatedModel, sentences: Sequence[Sentence]) -> NDArray[np.float32]:
     """Return the mean of each sentence's last hidden states (E, D), without those of its frame."""
-    model = MaskedLM(subject.model, subject.dtype).eval()
-    before, after = subject.task.frame.ids(subject.tokenizer)
-    means_ED = np.empty((len(sentences), subject.model.config.hidden_size), dtype=np.float32)
-    for numbers, ids_SL in equally_long(sentences, subject.device):
+    model = MaskedLM(tested.model, tested.dtype).eval()
+    before, after = tested.task.frame.ids(tested.tokenizer)
+    means_ED = np.empty((len(sentences), tested.model.config.hidden_size), dtype=np.float32)
+    for numbers, ids_SL in equally_long(sentences, tested.device):
         means_ED[numbers] = (
             model.hidden(ids_SL)[:, len(before) : ids_SL.shape[1] - len(after)]
             .float()
@@ -190,7 +190,7 @@ def sentence_means(subject: Subject, sentences: Sequence[Sentence]) -> NDArray[n
 
 
 def bag_of_words(examples: Examples, without: Sequence[str] = ()) -> Any:
-    """Counts of words (E, W), sparse."""
+    """Return counts of words (E, W), sparse."""
     from sklearn.feature_extraction.text import CountVectorizer  # here: it takes a second
 
     counter = CountVectorizer(token_pattern=_WORD, stop_words=list(without) or None)
@@ -198,7 +198,7 @@ def bag_of_words(examples: Examples, without: Sequence[str] = ()) -> Any:
 
 
 def probe(features: Any, examples: Examples) -> NDArray[np.bool_]:
-    """Which examples (E) a logistic regression gets right that has not seen their fold.
+    """Return which examples (E) a logistic regression gets right, not trained on their fold.
 
     features: a row per example, dense or sparse; dense ones are standardised. The regularisation
     is the one that does best on the next fold, which is not trained on either; the strongest of

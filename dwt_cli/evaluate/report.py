@@ -1,4 +1,4 @@
-"""What an evaluation says: a table in the terminal, rows for a file and for a dashboard."""
+"""The report of an evaluation: a table in the terminal, rows for a file and a dashboard."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _NOT_A_SHARE = ("loss", "perplexity")  # all other metrics lie in -1..1 and are 
 
 
 def rows(moments: Mapping[str, Results]) -> list[Report]:
-    """Every score of every moment as JSON values, with its measure and its moment."""
+    """Return every score of every moment as JSON values, with its measure and its moment."""
     return [
         {"moment": moment, "measure": measure, **dataclasses.asdict(score)}
         for moment, results in moments.items()
@@ -23,7 +23,7 @@ def rows(moments: Mapping[str, Results]) -> list[Report]:
 
 
 def print_scores(console: Console, say: Say, title: str, moments: Mapping[str, Results]) -> None:
-    """A row per task and metric, a column per moment, and below what a reader must know."""
+    """Print a row per task and metric, a column per moment, and below what a reader must know."""
     table = Table(title=title, title_justify="left")
     table.add_column("task", overflow="fold")
     table.add_column("metric", no_wrap=True)
@@ -51,7 +51,7 @@ def print_scores(console: Console, say: Say, title: str, moments: Mapping[str, R
 
 
 def problems(moments: Mapping[str, Results]) -> list[str]:
-    """What could not be measured, each thing once."""
+    """Return the lines for what could not be measured, each once."""
     return list(dict.fromkeys(line for results in moments.values() for line in results.problems))
 
 

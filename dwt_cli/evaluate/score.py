@@ -1,4 +1,4 @@
-"""What a measure is: it looks at a model and returns scores."""
+"""A model that is evaluated, and the scores that measures return."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from dwt_cli.tasks.options import Task
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A model under test: fp32 weights, its tokenizer and its task, and its fingerprint."""
 
     model: PreTrainedModel

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dwt_cli.data.tokenizer import ids_of
-from dwt_cli.evaluate.score import Subject
+from dwt_cli.evaluate.score import EvaluatedModel
 from dwt_cli.models.anatomy import num_positions
 
 _POSITIONS = {"cpu": 1 << 12, "cuda": 1 << 18}  # on a CPU a batch's activations stay in the cache
@@ -33,11 +33,11 @@ class Encoded:
         return (f"{self.num_truncated:,} of {len(self.sentences):,} sentences truncated",)
 
 
-def encode(subject: Subject, texts: Sequence[str]) -> Encoded:
+def encode(tested: EvaluatedModel, texts: Sequence[str]) -> Encoded:
     """Tokenise, cut to the model's positions, and frame with the task's special tokens."""
-    before, after = subject.task.frame.ids(subject.tokenizer)
-    room = num_positions(subject.model.config) - len(before) - len(after)
-    ids = ids_of(subject.tokenizer, texts)
+    before, after = tested.task.frame.ids(tested.tokenizer)
+    room = num_positions(tested.model.config) - len(before) - len(after)
+    ids = ids_of(tested.tokenizer, texts)
     framed = [(*before, *each[:room], *after) for each in ids]
     return Encoded(framed, sum(len(each) > room for each in ids))
 
@@ -47,7 +47,7 @@ def equally_long(
     device: torch.device,
     passes: Callable[[int], int] = lambda length: 1,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Batches of one length each: the sentences' numbers, and their ids (S, L) int64.
+    """Yield batches of one length each: the sentences' numbers, and their ids (S, L) int64.
 
     passes: how often a sentence of L positions goes through the model; it bounds the batch.
     """

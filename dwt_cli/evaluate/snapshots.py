@@ -8,12 +8,12 @@ from dwt_cli.base.ranks import ALONE, Ranks
 
 
 def snapshots_of(run_folder: Path) -> Path:
-    """Where a run keeps them: a folder per share of the training."""
+    """Return the folder in which a run keeps them, one for each share of the training."""
     return run_folder / "snapshots"
 
 
 def place_of(run_folder: Path, share: float) -> Path:
-    """The model at a share of the training, in the hub's format."""
+    """Return the place of the model at a share of the training, in the hub's format."""
     return run_folder / "model" if share == 1 else snapshots_of(run_folder) / f"{share:g}"
 
 
@@ -56,7 +56,7 @@ class Snapshots:
             place = self._folder / f"{share:g}"
             if not before < share <= progress:
                 continue
-            if not self._ranks.from_first("a look at the snapshots", place.exists):
+            if not self._ranks.from_first("which snapshots there are", place.exists):
                 self._gather()
                 if self._ranks.is_first:
                     self._write(place)

@@ -77,19 +77,19 @@ def open_config(
     setting: what names its path, as in ``teacher.path``. any_family: its logits are enough, its
     anatomy need not be known.
     """
-    said = f"{setting}={checkpoint.path}"
+    named = f"{setting}={checkpoint.path}"
     path = located(setting, checkpoint.path)
     try:
         raw, _ = PreTrainedConfig.get_config_dict(path, revision=checkpoint.revision)
     except Exception as error:
-        raise _unreadable(said, error) from error
+        raise _unreadable(named, error) from error
     if not raw:
-        raise _unreadable(said, "there is no config.json")
+        raise _unreadable(named, "there is no config.json")
     if "auto_map" in raw and not checkpoint.trust_remote_code:
         role, _, name = setting.rpartition(".")
         consent = f"read it, then set {role}.trust_remote_code=true, or " if name == "path" else ""
         raise UserError(
-            f"{said} comes with code of its own (auto_map in config.json), "
+            f"{named} comes with code of its own (auto_map in config.json), "
             f"which is not run: {consent}choose another model"
         )
     try:
@@ -97,13 +97,13 @@ def open_config(
             path, revision=checkpoint.revision, trust_remote_code=checkpoint.trust_remote_code
         )
     except Exception as error:
-        raise _unreadable(said, error) from error
+        raise _unreadable(named, error) from error
     kind = _KINDS[head]
     has_head = checkpoint.trust_remote_code or type(config) in kind.configs
     known = sorted(name for name, anatomy in ANATOMIES.items() if anatomy.predicts is head)
     if config.model_type not in known and not (any_family and has_head):
         raise UserError(
-            f"{said} is a {config.model_type}: "
+            f"{named} is a {config.model_type}: "
             + (
                 f"here {kind.name}s of these types are trained on: "
                 if has_head
@@ -129,7 +129,7 @@ def open_encoder(
     setting: str, checkpoint: Checkpoint, head: Head
 ) -> tuple[PreTrainedModel, list[str]]:
     """Return a checkpoint's model, in fp32, and the weights of its head that it lacks."""
-    said = f"{setting}={checkpoint.path}"
+    named = f"{setting}={checkpoint.path}"
     try:
         model, report = _KINDS[head].auto.from_pretrained(
             located(setting, checkpoint.path),
@@ -140,12 +140,12 @@ def open_encoder(
             output_loading_info=True,
         )
     except Exception as error:
-        raise _unreadable(said, error) from error
+        raise _unreadable(named, error) from error
     opened: PreTrainedModel = model
     lacking = sorted(report["missing_keys"])
     if any(name.startswith(f"{opened.base_model_prefix}.") for name in lacking):
         raise UserError(
-            f"{said} lacks the weights {', '.join(lacking[:3])}; choose a "
+            f"{named} lacks the weights {', '.join(lacking[:3])}; choose a "
             f"checkpoint of a {_KINDS[head].classes} model"
         )
     return opened, lacking
@@ -183,13 +183,13 @@ def open_folder(folder: Path, head: Head) -> PreTrainedModel:
     return model
 
 
-def _unreadable(said: str, error: Exception | str) -> UserError:
+def _unreadable(named: str, error: Exception | str) -> UserError:
     if "Weights only load failed" in str(error):
         return UserError(
-            f"{said} cannot be opened: its weights are a pickle that may run "
+            f"{named} cannot be opened: its weights are a pickle that may run "
             "code, or a torn one; choose a checkpoint with model.safetensors"
         )
     return UserError(
-        f"{said} cannot be opened ({first_line(error)}); give a folder with "
+        f"{named} cannot be opened ({first_line(error)}); give a folder with "
         "config.json and model.safetensors, or a name on the hub"
     )

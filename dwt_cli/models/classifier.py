@@ -9,7 +9,7 @@ from dwt_cli.base.randomness import seed_for
 
 
 def make_classifier(model: PreTrainedModel, num_outputs: int, seed: int) -> PreTrainedModel:
-    """The library's classifier of the model's family, in fp32, on a copy of the model's weights.
+    """Return the library's classifier of the family, in fp32, on a copy of the model's weights.
 
     What the two do not share is initialised from ``seed``: the last layer, and whatever a family
     puts before it. num_outputs: classes, or 1 for a regression.
@@ -31,5 +31,5 @@ def make_classifier(model: PreTrainedModel, num_outputs: int, seed: int) -> PreT
 
 
 def takes_segments(model: PreTrainedModel) -> bool:
-    """Whether the model tells a first text from a second one by more than position."""
+    """Return whether the model tells a first text from a second one by more than position."""
     return getattr(model.config, "type_vocab_size", 0) > 1

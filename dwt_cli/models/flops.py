@@ -21,7 +21,7 @@ def forward_flops(
     num_targets: int,
     seen: Features | None = None,
 ) -> int:
-    """Of one forward pass over ``num_blocks`` blocks with ``num_targets`` head rows per block.
+    """Return those of a forward pass over ``num_blocks`` blocks with ``num_targets`` rows each.
 
     The last layer too is for those rows alone, but for its keys and values; where ``seen`` asks
     for what is in it, all of it is computed.
@@ -44,7 +44,7 @@ def forward_flops(
 
 
 def _share_of_rows(model: PreTrainedModel, name: str, whole_layers: bool) -> float:
-    """The share of a matrix that is multiplied with the states of target rows alone."""
+    """Return the share of a matrix that is multiplied with the states of target rows alone."""
     if not is_known(model.config):
         return 0.0
     anatomy = anatomy_of(model)
@@ -60,5 +60,5 @@ def _share_of_rows(model: PreTrainedModel, name: str, whole_layers: bool) -> flo
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Distinct parameters: tied matrices count once."""
+    """Return the number of distinct parameters: tied matrices count once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -61,7 +61,7 @@ def _of_rows(
     position_embeddings: tuple[Tensor, Tensor] | None = None,
     **__: Any,
 ) -> Tensor:
-    """The states (B, T, D) that leave the layer; the other arguments are those of transformers."""
+    """Return the states (B, T, D) that leave the layer; other arguments as in transformers."""
     num_blocks, length, _width = hidden_BLD.shape
     places_BT = (rows_N % length).view(num_blocks, -1)
 
@@ -99,7 +99,7 @@ def _of_rows(
 def _projected(
     linears: list[Any], asking_BTD: Tensor, read_BLD: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries (B, T, D) of the rows, keys and values (B, L, D) of all positions."""
+    """Return queries (B, T, D) of the rows, keys and values (B, L, D) of all positions."""
     if len(linears) == 3:
         query, key, value = linears
         return query(asking_BTD), key(read_BLD), value(read_BLD)
@@ -112,7 +112,7 @@ def _projected(
 
 
 def _turned(states_BHLE: Tensor, cos_BLE: Tensor, sin_BLE: Tensor) -> Tensor:
-    """Rotary embedding, in fp32 as in transformers."""
+    """Return the states with rotary positions, in fp32 as in transformers."""
     exact = states_BHLE.float()
     turned = exact * cos_BLE[:, None] + rotate_half(exact) * sin_BLE[:, None]
     return turned.to(states_BHLE.dtype)

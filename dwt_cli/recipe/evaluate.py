@@ -22,9 +22,9 @@ from dwt_cli.data import corpus as corpora
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Data
 from dwt_cli.evaluate import measures, report
-from dwt_cli.evaluate.measures import Looking, Results
+from dwt_cli.evaluate.measures import Measurement, Results
 from dwt_cli.evaluate.options import Eval
-from dwt_cli.evaluate.score import Subject
+from dwt_cli.evaluate.score import EvaluatedModel
 from dwt_cli.evaluate.snapshots import place_of
 from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.checkpoint import located, open_config, open_encoder, provenance
@@ -86,7 +86,7 @@ class EvaluationStage(Stage):
             corpus = done[stage.name]
             return corpus, stage.identity, self.conditions.heldout(corpus, num_ranks)
 
-        subject = Subject(
+        tested = EvaluatedModel(
             opened.model,
             opened.tokenizer,
             self.conditions.task,
@@ -94,7 +94,7 @@ class EvaluationStage(Stage):
             at.machine.device,
             at.machine.dtype,
         )
-        asked = Looking(subject, self.options, text, at.show.say, at.show.update)
+        asked = Measurement(tested, self.options, text, at.show.say, at.show.update)
         return measures.carry_out(asked, at.cache, opened.has_head)
 
 

@@ -39,7 +39,7 @@ class TrainBatches:
         return self.batch_size * self._blocks.block_length
 
     def batch(self, step: int, part: int = 0, num_parts: int = 1) -> Batch:
-        """Part ``part`` of ``num_parts`` equal, consecutive parts of step ``step``'s batch."""
+        """Return part ``part`` of ``num_parts`` equal, consecutive parts of a step's batch."""
         assert self.batch_size % num_parts == 0 and 0 <= part < num_parts
         size = self.batch_size // num_parts
         samples = range(part * size, (part + 1) * size)
@@ -73,7 +73,7 @@ class HeldoutBatches:
         return iter(self._batches)
 
     def share(self, rank: int, num_ranks: int) -> Iterator[tuple[Batch, bool]]:
-        """The batches of one rank, and whether they count.
+        """Yield the batches of one rank, and whether they count.
 
         All ranks get equally many, so that they can be asked together: one that has run out sees
         the first batch again, which then does not count.

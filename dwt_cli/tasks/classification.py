@@ -14,7 +14,7 @@ from dwt_cli.training.protocols import LossSum
 
 
 class Classification:
-    """The loss of a step's part; its targets are the texts."""
+    """The loss of a micro-batch; its targets are the texts."""
 
     def __init__(self) -> None:
         self.aux = nn.ModuleDict()
@@ -22,7 +22,7 @@ class Classification:
     def remember(
         self, memory: Mapping[str, float], metrics: Mapping[str, float]
     ) -> Mapping[str, float]:
-        """Nothing: every step weighs alike."""
+        """Return the memory as it is: every step weighs alike."""
         return memory
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> LossSum:
@@ -31,7 +31,7 @@ class Classification:
 
 
 def classification_sum(outputs_BC: Tensor, labels_B: Tensor) -> Tensor:
-    """The sum over texts, in fp32, of the cross-entropy in nats, or of the squared error."""
+    """Return the sum over texts, fp32, of the cross-entropy in nats, or of the squared error."""
     outputs_BC = outputs_BC.float()
     if outputs_BC.shape[1] == 1:
         return F.mse_loss(outputs_BC[:, 0], labels_B, reduction="sum")

@@ -19,7 +19,7 @@ HELDOUT = -1
 
 
 class Place(NamedTuple):
-    """Where a sample stands: its block's number, the step, and its number in the step's batch.
+    """The place of a sample: its block's number, the step, and its number in the step's batch.
 
     Of a held-out block step is `HELDOUT`, and sample the block's number again.
     """

@@ -36,7 +36,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Texts:
-    """Tokenised texts and what they are to be called.
+    """Tokenised texts and their labels.
 
     ids, segments: token ids and segment numbers of each text; segments is None for a model that
     takes none. labels: int64 classes, or fp32 numbers. pad_id: what fills a batch up.
@@ -55,7 +55,7 @@ class Texts:
         return np.array([len(row) for row in self.ids])
 
     def batch(self, numbers: NDArray[np.int64]) -> Batch:
-        """The texts of these numbers, padded to the longest of them."""
+        """Return the texts of these numbers, padded to the longest of them."""
         ids = [self.ids[number] for number in numbers]
         segments = None if self.segments is None else [self.segments[number] for number in numbers]
         return Batch(
@@ -66,7 +66,7 @@ class Texts:
         )
 
     def by_length(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
-        """The numbers of all texts in batches, those of like length together."""
+        """Yield the numbers of all texts in batches, those of like length together."""
         order = np.argsort(self.lengths, kind="stable")
         yield from np.split(order, range(batch_size, len(order), batch_size))
 
@@ -105,7 +105,7 @@ class BucketedBatches:
         return 1 - float(lengths.sum() / (lengths.max(axis=1).sum() * self.batch_size))
 
     def batch(self, step: int, part: int = 0, num_parts: int = 1) -> Batch:
-        """Part ``part`` of ``num_parts`` equal, consecutive parts of step ``step``'s batch."""
+        """Return part ``part`` of ``num_parts`` equal, consecutive parts of a step's batch."""
         assert self.batch_size % num_parts == 0 and 0 <= part < num_parts
         epoch, place = divmod(step, int(self.steps_per_epoch))
         size = self.batch_size // num_parts
@@ -113,7 +113,7 @@ class BucketedBatches:
 
     @lru_cache(maxsize=2)  # noqa: B019 - a source lives as long as its process
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
-        """The numbers of the texts of every batch (batches, B)."""
+        """Return the numbers of the texts of every batch (batches, B)."""
         draw = generator(self._seed, epoch)
         num_texts = len(self._texts) // self.batch_size * self.batch_size
         order = draw.permutation(len(self._texts))[:num_texts]

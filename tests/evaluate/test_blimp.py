@@ -14,7 +14,7 @@ from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate import sentences
 from dwt_cli.evaluate.blimp import log_likelihoods, read, scores
 from dwt_cli.evaluate.options import Blimp
-from dwt_cli.evaluate.score import Subject
+from dwt_cli.evaluate.score import EvaluatedModel
 from dwt_cli.models import wrapper
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
@@ -35,9 +35,9 @@ def sharp(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @pytest.fixture
-def subject(tiny: Callable[..., Architecture], corpus: Corpus) -> Subject:
+def tested(tiny: Callable[..., Architecture], corpus: Corpus) -> EvaluatedModel:
     model = sharp(make_model(tiny(dropout=0.5), 0, "student"))
-    return Subject(model, corpus.tokenizer, MaskedLM(), "tiny", CPU, torch.float32)
+    return EvaluatedModel(model, corpus.tokenizer, MaskedLM(), "tiny", CPU, torch.float32)
 
 
 def one_token_at_a_time(model: PreTrainedModel, sentence: tuple[int, ...]) -> float:
@@ -101,7 +101,7 @@ A, B, SAME = "bark delin.", "mossa tum sive.", ("gum.", "gum.")
 
 
 def test_accuracies_are_means_over_paradigms(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tested: EvaluatedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = write(
         tmp_path / "blimp",
@@ -111,7 +111,7 @@ def test_accuracies_are_means_over_paradigms(
             "three": paradigm("three", "y", "semantics", (A, B), SAME),
         },
     )
-    found = {score.task: score for score in scores(subject, options, print)}
+    found = {score.task: score for score in scores(tested, options, print)}
     values = {task: score.value for task, score in found.items()}
     a = values["blimp/one"]
     assert a in (0.25, 0.75), "A is likelier than B in both directions, or in none"
@@ -142,10 +142,12 @@ def test_only_so_many_pairs_of_each_file(tmp_path: Path) -> None:
     assert [pair.sentence_good for pair in found] == [good for good, _ in pairs[:4]] * 2
 
 
-def test_what_a_model_cannot_read_is_cut_and_counted(subject: Subject, tmp_path: Path) -> None:
+def test_what_a_model_cannot_read_is_cut_and_counted(
+    tested: EvaluatedModel, tmp_path: Path
+) -> None:
     long = "bark " * 600
     options = write(tmp_path / "blimp", {"one": paradigm("one", "x", "syntax", (A, long))})
-    found = scores(subject, options, print)
+    found = scores(tested, options, print)
     assert "1 of 2 sentences truncated" in found[0].remarks
 
 

@@ -12,23 +12,25 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate import finetuning, glue, measures
 from dwt_cli.evaluate.glue_data import TASKS
-from dwt_cli.evaluate.measures import Looking, Results
+from dwt_cli.evaluate.measures import Measurement, Results
 from dwt_cli.evaluate.options import Eval, Glue, Protocol
-from dwt_cli.evaluate.score import Score, Subject
+from dwt_cli.evaluate.score import EvaluatedModel, Score
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.tasks.options import MaskedLM
 
 
 @pytest.fixture
-def subject(tiny: Callable[..., Architecture], corpus: Corpus) -> Subject:
+def tested(tiny: Callable[..., Architecture], corpus: Corpus) -> EvaluatedModel:
     model = make_model(tiny("bert", num_layers=1), 0, "student").eval()
-    return Subject(model, corpus.tokenizer, MaskedLM(), "tiny", torch.device("cpu"), torch.float32)
+    return EvaluatedModel(
+        model, corpus.tokenizer, MaskedLM(), "tiny", torch.device("cpu"), torch.float32
+    )
 
 
 @pytest.fixture
 def look(
-    subject: Subject, glue_folder: Path, tmp_path: Path
+    tested: EvaluatedModel, glue_folder: Path, tmp_path: Path
 ) -> Callable[..., tuple[Results, list[str]]]:
     """GLUE's results on the miniature, and the lines said on the way."""
 
@@ -36,8 +38,8 @@ def look(
         options = Glue(str(glue_folder), protocol=Protocol.quick, **changes)
         said: list[str] = []
         results = measures.carry_out(
-            Looking(
-                subject,
+            Measurement(
+                tested,
                 Eval(every=1, measures=["glue"], glue=options),
                 text=lambda: pytest.fail("GLUE needs no text"),
                 say=said.append,
@@ -129,14 +131,16 @@ def test_mean_and_standard_error_over_seeds() -> None:
     assert score.num_seeds == 3
 
 
-def test_a_measure_of_the_head_is_refused_without_one(subject: Subject, tmp_path: Path) -> None:
-    looking = Looking(
-        subject,
+def test_a_measure_of_the_head_is_refused_without_one(
+    tested: EvaluatedModel, tmp_path: Path
+) -> None:
+    asked = Measurement(
+        tested,
         Eval(every=1, measures=["lm"]),
         lambda: pytest.fail("asked"),
         print,
         lambda *a: None,
     )
-    results = measures.carry_out(looking, Cache(str(tmp_path), print), has_head=False)
+    results = measures.carry_out(asked, Cache(str(tmp_path), print), has_head=False)
     assert results.scores == {}
     assert "no language-model head" in results.problems[0]

@@ -23,7 +23,7 @@ from dwt_cli.evaluate.probing import (
     sentence_means,
     word_content,
 )
-from dwt_cli.evaluate.score import Subject
+from dwt_cli.evaluate.score import EvaluatedModel
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.tasks.options import MaskedLM
@@ -143,9 +143,9 @@ def test_means_are_those_of_the_tokens_alone(
     tiny: Callable[..., Architecture], corpus: Corpus, family: str
 ) -> None:
     model = make_model(tiny(family, dropout=0.5), 0, "student")
-    subject = Subject(model, corpus.tokenizer, MaskedLM(), "tiny", CPU, torch.float32)
+    tested = EvaluatedModel(model, corpus.tokenizer, MaskedLM(), "tiny", CPU, torch.float32)
     sentences = [(2, 7, 9, 3), (2, 11, 3), (2, 30, 31, 32, 33, 3), (2, 9, 7, 3)]
-    found = sentence_means(subject, sentences)
+    found = sentence_means(tested, sentences)
     for mean_D, sentence in zip(found, sentences, strict=True):
         hidden_LD = model.base_model(torch.tensor([sentence])).last_hidden_state[0]
         expected_D = hidden_LD[1:-1].double().mean(0).float()
@@ -154,8 +154,8 @@ def test_means_are_those_of_the_tokens_alone(
 
 def test_scores_of_a_model(tiny: Callable[..., Architecture], corpus: Corpus) -> None:
     model = make_model(tiny(), 0, "student")
-    subject = Subject(model, corpus.tokenizer, MaskedLM(), "tiny", CPU, torch.float32)
-    shift, content = scores(subject, corpus, replace(OPTIONS, num_words=3, num_per_word=10), print)
+    tested = EvaluatedModel(model, corpus.tokenizer, MaskedLM(), "tiny", CPU, torch.float32)
+    shift, content = scores(tested, corpus, replace(OPTIONS, num_words=3, num_per_word=10), print)
     assert (shift.task, content.task) == ("probing/bigram_shift", "probing/word_content")
     assert shift.baselines == {"chance": 0.5, "bag of words": 0.5}
     assert content.baselines.keys() == {"chance", "bag of words", "bag of other words"}
@@ -169,11 +169,11 @@ def test_a_task_that_lacks_sentences_is_told_of(
     tiny: Callable[..., Architecture], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probing, "heldout_sentences", lambda *_: ["a b c d e."] * 60)
-    subject = Subject(
+    tested = EvaluatedModel(
         make_model(tiny(), 0, "student"), corpus.tokenizer, MaskedLM(), "tiny", CPU, torch.float32
     )
     said: list[str] = []
-    assert [score.task for score in scores(subject, corpus, OPTIONS, said.append)] == [
+    assert [score.task for score in scores(tested, corpus, OPTIONS, said.append)] == [
         "probing/bigram_shift"
     ]
     (told,) = said

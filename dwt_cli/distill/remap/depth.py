@@ -25,7 +25,7 @@ Rule = Callable[[int, int, int], Source]
 
 
 def paper(layer: int, num_student: int, num_teacher: int) -> Source:
-    """FNA's rule: the teacher's layers in order, then its last one again.
+    """Take the teacher's layers in order, then its last one again: FNA's rule.
 
     Section 3.3 of arXiv 2305.18239: a student of 6 layers takes 0, 1, 2, 3, 3, 3 of 4.
     """
@@ -33,7 +33,7 @@ def paper(layer: int, num_student: int, num_teacher: int) -> Source:
 
 
 def stack(layer: int, num_student: int, num_teacher: int) -> Source:
-    """The whole teacher, and then from its first layer again: 0, 1, 2, 3, 0, 1 of 4.
+    """Take the whole teacher, and then from its first layer again: 0, 1, 2, 3, 0, 1 of 4.
 
     StackBERT; the best of eight operators at scale in G_stack (arXiv 2405.15319).
     """
@@ -41,12 +41,12 @@ def stack(layer: int, num_student: int, num_teacher: int) -> Source:
 
 
 def interpolate(layer: int, num_student: int, num_teacher: int) -> Source:
-    """Each of the teacher's layers as often as its neighbours: 0, 0, 1, 2, 2, 3 of 4."""
+    """Take each of the teacher's layers as often as its neighbours: 0, 0, 1, 2, 2, 3 of 4."""
     return Source(layer * num_teacher // num_student)
 
 
 def zero_init(layer: int, num_student: int, num_teacher: int) -> Source:
-    """As `interpolate`; repetitions are silent, so that the student computes what its teacher does.
+    """Take `interpolate` with silent repetitions: the student computes what its teacher does.
 
     Exact where a layer adds to a residual stream that nothing else touches (pre-LN), as in LEMON
     (arXiv 2310.07999): after post-LN an addition of zero is still normalised.
@@ -57,7 +57,7 @@ def zero_init(layer: int, num_student: int, num_teacher: int) -> Source:
 
 
 def fresh(layer: int, num_student: int, num_teacher: int) -> Source:
-    """No layer comes from the teacher."""
+    """Take no layer of the teacher."""
     return Source(None)
 
 

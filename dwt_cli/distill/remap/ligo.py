@@ -57,14 +57,14 @@ class Growing(MaskedLM):
         )
 
     def forward(self, ids_BL: Tensor, rows_N: Tensor, features: Features | None = None) -> Tensor:
-        """Logits (N, V) of the student that the maps make; see `MaskedLM`."""
+        """Return logits (N, V) of the student that the maps make; see `MaskedLM`."""
         assert features is None, "the maps learn from the labels alone"
         made = {f"model.{name}": self._made(name) for name in self._teacher}
         logits_NV: Tensor = functional_call(self._bare[0], made, (ids_BL, rows_N))
         return logits_NV
 
     def maps(self) -> dict[str, Tensor]:
-        """What is learned, by name."""
+        """Return what is learned, by name."""
         learned = (*self.widths.named_parameters("widths"), *self.depths.named_parameters("depths"))
         return {name: parameter.detach() for name, parameter in learned}
 
@@ -101,18 +101,18 @@ class Growing(MaskedLM):
         return list(dict.fromkeys(self._donor.name_for(name, layer) for layer in layers))
 
     def _all_layers(self, name: str) -> Tensor:
-        """The teacher's tensor; of a layer's, those of all layers (T, ...)."""
+        """Return the teacher's tensor; of a layer's, those of all layers (T, ...)."""
         tensors = [self._donor.tensors[origin] for origin in self._origins(name)]
         return tensors[0] if self._donor.anatomy.place_of(name)[0] is None else torch.stack(tensors)
 
 
 def _key(inside: str) -> str:
-    """A name as `nn.ParameterDict` takes it."""
+    """Return a name as `nn.ParameterDict` takes it."""
     return inside.replace(".", "/")
 
 
 def _start(axis: Axis, options: Ligo) -> Tensor:
-    """What the width rule does along an axis, as a matrix (new, old)."""
+    """Return what the width rule does along an axis, as a matrix (new, old)."""
     assert options.width is not None, "remap() asks for a rule where sizes differ"
     eye = torch.eye(axis.old, dtype=torch.float64)  # shares such as 1/3 are rounded once
     fixed = Axis(axis.old, axis.old)

@@ -23,9 +23,9 @@ def draw_origins(account: Account, num_student: int, num_teacher: int, picture: 
     # learned shares may be negative, or above 1
     drawn = axes.imshow(shares, cmap="PuOr_r", vmin=-1, vmax=1, origin="lower", aspect="auto")
     for (layer, origin), share in np.ndenumerate(shares):
-        if shown := round(share, 2):
+        if rounded := round(share, 2):
             colour = "white" if abs(share) > 0.6 else "black"
-            axes.text(origin, layer, f"{shown:g}", ha="center", va="center", color=colour)
+            axes.text(origin, layer, f"{rounded:g}", ha="center", va="center", color=colour)
     axes.set_xticks(range(num_teacher))
     axes.set_yticks(range(num_student), [_said(layer, account) for layer in range(num_student)])
     axes.set_xlabel("the teacher's layer")

@@ -99,7 +99,7 @@ def _why_reset(
 
 
 def _adds_to_stream(inside: str, anatomy: Anatomy) -> bool:
-    """Whether a layer's tensor, weight or bias, is of a projection to the residual stream."""
+    """Return whether a layer's tensor is of a projection to the residual stream."""
     module, _, _ = inside.rpartition(".")
     return anatomy.axes.get(f"{module}.weight", "").startswith("D ")
 
@@ -120,7 +120,7 @@ class Donor:
         return cls(teacher.state_dict(), anatomy_of(teacher), teacher.config.num_hidden_layers)
 
     def name_for(self, name: str, layer: int | None) -> str:
-        """Which tensor does in the teacher's ``layer`` what ``name`` does in the student's."""
+        """Return the tensor of the teacher's ``layer`` that does what ``name`` does there."""
         number, inside = self.anatomy.place_of(name)
         origin = name if number is None else f"{self.anatomy.layers}.{layer}.{inside}"
         if origin not in self.tensors and inside in self.anatomy.optional:
@@ -133,12 +133,12 @@ class Donor:
         return origin
 
     def names_for(self, name: str, layer: int | None) -> tuple[str, str]:
-        """`name_for` of a layer and of the one after it; the last is its own successor."""
+        """Return `name_for` a layer and for the one after it; the last is its own successor."""
         following = None if layer is None else min(layer + 1, self.num_layers - 1)
         return self.name_for(name, layer), self.name_for(name, following)
 
     def axes_of(self, name: str) -> list[str]:
-        """The letters of a tensor's axes; see `dwt_cli.models.families.parts`."""
+        """Return the letters of a tensor's axes; see `Anatomy.axes`."""
         _, inside = self.anatomy.place_of(name)
         return self.anatomy.axes[inside].split()
 
@@ -162,7 +162,7 @@ def _check_nothing_is_lost(donor: Donor, account: Account, options: FromTeacher)
 
 
 def axes_by_letter(ours: PreTrainedConfig, theirs: PreTrainedConfig) -> dict[str, Axis]:
-    """The axes that grow, by the letters of `Anatomy.axes`."""
+    """Return the axes that grow, by the letters of `Anatomy.axes`."""
     head = theirs.hidden_size // theirs.num_attention_heads
     written = {
         "D": Axis(theirs.hidden_size, ours.hidden_size),
@@ -173,7 +173,7 @@ def axes_by_letter(ours: PreTrainedConfig, theirs: PreTrainedConfig) -> dict[str
 
 
 def unfused(tensor: Tensor, letters: list[str]) -> tuple[Tensor, list[str]]:
-    """A view in which fused parts are an axis of their own: "3H d" -> ". H d"."""
+    """Return a view in which fused parts are an axis of their own: "3H d" -> ". H d"."""
     if (parts := letters[0][:-1]) == "":
         return tensor, letters
     return tensor.unflatten(0, (int(parts), -1)), [".", letters[0][-1], *letters[1:]]
@@ -305,7 +305,7 @@ def _check_kinds(
 
 
 def _kind(config: PreTrainedConfig, layer: int) -> dict[str, Any]:
-    """What makes one layer attend otherwise than another, besides its weights."""
+    """Return what makes one layer attend otherwise than another, besides its weights."""
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         return {}
@@ -321,7 +321,7 @@ def _said(kind: Mapping[str, Any]) -> str:
 def _shares(
     sources: list[Source], ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher
 ) -> dict[int, dict[int, float]]:
-    """Student layer -> teacher layer -> the share of its places that come from there."""
+    """Return student layer -> teacher layer -> the share of its places that come from there."""
     shares: dict[int, dict[int, float]] = {}
     num_teacher = theirs.num_hidden_layers
     for layer, source in enumerate(sources):

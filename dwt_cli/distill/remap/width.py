@@ -47,7 +47,7 @@ _Places = Callable[[Axis], Tensor]
 
 
 def net2net(piece: Piece) -> Tensor:
-    """Net2Net's widening (arXiv 1511.05641), as bert2BERT's FPI (arXiv 2110.07143) by heads.
+    """Widen as Net2Net (arXiv 1511.05641), as bert2BERT's FPI (arXiv 2110.07143) by heads.
 
     The copies of a place share equally. Place i copies place i mod ``old``: then all places have
     the same number of copies where the width is a multiple of the teacher's, LayerNorm sees the
@@ -58,7 +58,7 @@ def net2net(piece: Piece) -> Tensor:
 
 
 def aki(piece: Piece) -> Tensor:
-    """bert2BERT's advanced knowledge initialisation (arXiv 2110.07143, section 3.3).
+    """Widen by bert2BERT's advanced knowledge initialisation (arXiv 2110.07143, section 3.3).
 
     As `net2net`, but the written places beyond the teacher's come from its next layer. It changes
     the function, and breaks the symmetry between copies.
@@ -72,7 +72,7 @@ def aki(piece: Piece) -> Tensor:
 
 
 def tile(piece: Piece) -> Tensor:
-    """ModernBERT's centre tiling (arXiv 2412.13663): the teacher in the middle, repeated around it.
+    """Tile around the teacher in the middle, as ModernBERT does (arXiv 2412.13663).
 
     Nothing is shared out: every sum grows by the ratio of the widths, the logits too. Heads stay
     whole, where ModernBERT's tiling may cut one in two.
@@ -81,7 +81,7 @@ def tile(piece: Piece) -> Tensor:
 
 
 def lemon(piece: Piece) -> Tensor:
-    """LEMON (arXiv 2310.07999) at a multiple of the teacher's width: copies share unequally.
+    """Widen as LEMON (arXiv 2310.07999) at a multiple of the width: copies share unequally.
 
     As `net2net`, plus the student's own initialisation less its mean over the copies of each
     place: that adds up to zero over equal inputs, and makes equal copies learn differently.
@@ -101,12 +101,12 @@ EXACT_OR_NOTHING = ("lemon",)
 
 
 def _around(axis: Axis) -> Tensor:
-    """The teacher's place for each of the student's, int64 (new,): in order, again and again."""
+    """Return the teacher's place for each of the student's, int64 (new,): in order, repeated."""
     return torch.arange(axis.new) % axis.old
 
 
 def _around_the_middle(axis: Axis) -> Tensor:
-    """As `_around`, with the first whole copy in the middle."""
+    """Return `_around` with the first whole copy in the middle."""
     before = (axis.new - axis.old) // axis.unit // 2 * axis.unit
     return (torch.arange(axis.new) - before) % axis.old
 
@@ -122,7 +122,7 @@ def _grown(piece: Piece, places: _Places, shared: bool) -> Tensor:
 
 
 def _mean_over_copies(tensor: Tensor, dim: int, axis: Axis) -> Tensor:
-    """For each of the student's places the mean over all that copy the same one as it does."""
+    """Return for each of the student's places the mean over all that copy the same one."""
     index = _around(axis)
     there = index.to(tensor.device)
     shape = [*tensor.shape]
@@ -132,6 +132,6 @@ def _mean_over_copies(tensor: Tensor, dim: int, axis: Axis) -> Tensor:
 
 
 def _share(index: Tensor, dim: int, like: Tensor) -> Tensor:
-    """1 / number of copies for each of the student's places, along ``dim`` of ``like``."""
+    """Return 1 / number of copies for each of the student's places, along ``dim`` of ``like``."""
     share = 1 / index.bincount()[index].to(like.dtype)
     return share.to(like.device).view(-1, *[1] * (like.ndim - dim - 1))
