@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
 
 _PRELOADED = [
-    "dwt_cli.cli.main",
+    "dwt_cli.cli.command",
     "dwt_cli.launch.sweep",
     "dwt_cli.launch.torchrun",
     "dwt_cli.recipe.evaluate",

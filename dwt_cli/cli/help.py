@@ -62,14 +62,29 @@ command goes on with what is missing. The scores are written to eval-.../scores.
 """
 
 
-def guide(head: str, tail: str, primary: str, known: Collection[str], width: int = 98) -> str:
-    """The help text: of the groups those that are known to the command."""
-    chosen = files.defaults(primary)
+EVAL_GROUPS = ("eval", "data", "task", "scale", "train", "tracker", "launch")
+
+
+def train() -> str:
+    """Return the help text of ``dwt-train``."""
+    sweeps = ", ".join(files.sweeps())
+    return TRAIN_HEAD + _choices("config") + TRAIN_TAIL.replace("{sweeps}", sweeps)
+
+
+def evaluate() -> str:
+    """Return the help text of ``dwt-eval``: of the groups those that it heeds."""
+    return EVAL_HEAD + _choices("evaluate", EVAL_GROUPS) + EVAL_TAIL
+
+
+def _choices(primary: str, known: Collection[str] | None = None, width: int = 98) -> str:
+    """Return a line for each choice of the known groups, the primary config's own choice marked."""
+    chosen, groups = files.defaults(primary), files.groups()
     lines = []
-    order = [*chosen, *sorted(files.groups().keys() - chosen.keys())]
-    for group in (group for group in order if group in known):
+    for group in [*chosen, *sorted(groups.keys() - chosen.keys())]:
+        if known is not None and group not in known:
+            continue
         lines.append(f"{group}/")
-        for choice in files.groups()[group]:
+        for choice in groups[group]:
             mark = "*" if chosen.get(group) == choice else " "
             lines += textwrap.wrap(
                 files.about(group, choice),
@@ -77,4 +92,4 @@ def guide(head: str, tail: str, primary: str, known: Collection[str], width: int
                 initial_indent=f"  {mark} {choice:<16}",
                 subsequent_indent=" " * 20,
             ) or [f"  {mark} {choice}"]
-    return head + "\n".join(lines) + "\n" + tail.replace("{sweeps}", ", ".join(files.sweeps()))
+    return "\n".join(lines) + "\n"

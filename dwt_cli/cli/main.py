@@ -1,154 +1,40 @@
-"""``dwt-train`` and ``dwt-eval``: compose, check, hand over to launch. Imports no torch."""
+"""``dwt-train`` and ``dwt-eval``. A question is answered before anything large is loaded."""
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.metadata import version
-from tempfile import TemporaryDirectory
 
-import hydra
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
-
-from dwt_cli.base import interrupt
-from dwt_cli.base.errors import MISTAKE, Reported, UserError
-from dwt_cli.cli import help, overrides
-from dwt_cli.config import check, explain
-from dwt_cli.config.compose import arms_as_written, register, typed, words_of_arm
-from dwt_cli.config.files import groups, settings_folder
-from dwt_cli.config.launch import Basic
-from dwt_cli.config.run import EVAL_SETTINGS, GROUPS_AND_SETTINGS, Evaluation, Run, Study
-from dwt_cli.launch.dispatch import start, start_all
+from dwt_cli.cli import help
 
 
-@dataclass(frozen=True)
-class Program:
-    """A command that composes a config: its name, its primary config and that one's type, its help.
-
-    settings: the first words of what can be set; the config has more, which is idle.
-    """
-
-    name: str
-    primary: str
-    root: type[Run]
-    head: str
-    tail: str
-    settings: Sequence[str]
-
-
-TRAIN = Program("dwt-train", "config", Run, help.TRAIN_HEAD, help.TRAIN_TAIL, GROUPS_AND_SETTINGS)
-EVAL = Program("dwt-eval", "evaluate", Evaluation, help.EVAL_HEAD, help.EVAL_TAIL, EVAL_SETTINGS)
-
-
-class Command:
-    """One start of a program. Hydra calls `carry_out` with each composed config.
-
-    code: its exit code; Hydra gives a job no way to fail without a traceback.
-    """
-
-    def __init__(self, program: Program) -> None:
-        self._program = program
-        self._trains = program.root is not Evaluation
-        self._runs: list[Run] = []  # of a multirun: all are composed and checked before one begins
-        self._warned: set[str] = set()
-        self.code = 0
-
-    def main(self, arguments: list[str]) -> None:
-        """Carry out what the arguments ask for; errors arrive here, not as Hydra's traceback."""
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-        try:
-            words = overrides.read(arguments, self._program.primary, self._program.settings)
-            register(Study if words.is_study else self._program.root)
-            compose_all = hydra.main(
-                str(settings_folder()), self._program.primary, version_base="1.3"
-            )(self.carry_out)
-            with interrupt.stoppable():
-                with TemporaryDirectory(prefix="dwt-") as folder:  # Hydra's record of a multirun
-                    sys.argv[1:] = [f"hydra.sweep.dir={folder}", *words.arguments]
-                    compose_all()
-                if self._runs and not self.code:
-                    self.code = start_all(self._runs, words.options.config_name, arguments)
-        except KeyboardInterrupt as stop:
-            self.code = interrupt.report(stop, self._program.name, arguments)
-        except Exception as error:
-            self._report(error)
-
-    def carry_out(self, composed: DictConfig) -> None:
-        """Check a composed config and start its run; of a multirun it is kept for later."""
-        if self._trains and self.code:
-            return  # of a multirun with a mistake nothing is begun
-        try:
-            run = self._checked(composed)
-            is_multirun = HydraConfig.get().mode is RunMode.MULTIRUN
-            if is_multirun and self._trains and run.run.mode.trains:
-                self._runs.append(run)
-            else:
-                if not is_multirun and run.jobs != Basic():
-                    print("warning: jobs has no effect on a single run", file=sys.stderr)
-                start(run)
-        except Reported as error:
-            self.code = self.code or error.code
-        except Exception as error:
-            self._report(error)
-
-    def _report(self, error: Exception) -> None:
-        line = explain.answer(error)
-        if line is None:
-            raise error
-        line = line.replace(TRAIN.name, self._program.name)  # the checks are shared
-        print(f"{self._program.name}: {line}", file=sys.stderr, flush=True)
-        self.code = self.code or MISTAKE
-
-    def _checked(self, composed: DictConfig) -> Run:
-        job = HydraConfig.get()
-        words = list(job.overrides.task)
-        if line := explain.surplus(words):
-            raise UserError(line)
-        choices = dict(job.runtime.choices)
-        if "study" in composed:
-            of_arm = words_of_arm(composed, words)
-            run = typed(compose(job.job.config_name, [*words, *of_arm]))
-            assert run.of_study is not None
-            run.of_study.study.arms = arms_as_written(composed)
-            words += of_arm
-            choices |= dict(word.split("=", 1) for word in of_arm)
-        else:
-            run = typed(composed)
-        run.choices = {group: choices[group] for group in groups() if choices.get(group)}
-        run.choices["objective"] = "+".join(run.objective)  # Hydra names none if there are several
-        run.overrides = words
-        check.check(run)
-        check.check_folders(run.run)
-        for warning in check.warnings(run):
-            if warning not in self._warned:
-                self._warned.add(warning)
-                print(f"warning: {warning}", file=sys.stderr)
-        return run
-
-
-def main(program: Program = TRAIN) -> None:
+def main() -> None:
     """``dwt-train``. A user's mistake is one line on stderr and exit code 2."""
-    arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments) or arguments == ["help"]:
-        _print(help.guide(program.head, program.tail, program.primary, program.settings))
-    elif "--version" in arguments or arguments == ["version"]:
-        print(f"{program.name} {version('dwt-cli')}")
-    else:
-        command = Command(program)
-        command.main(arguments)
-        sys.exit(command.code)
+    if not _answered("dwt-train", help.train):
+        from dwt_cli.cli import command
+
+        sys.exit(command.train(sys.argv[1:]))
 
 
 def evaluate_main() -> None:
     """``dwt-eval``, in the same manner."""
-    main(EVAL)
+    if not _answered("dwt-eval", help.evaluate):
+        from dwt_cli.cli import command
+
+        sys.exit(command.evaluate(sys.argv[1:]))
 
 
-def _print(text: str) -> None:
+def _answered(program: str, guide: Callable[[], str]) -> bool:
+    """Print what only help or the version is asked for; returns whether it was."""
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments) or arguments == ["help"]:
+        text = guide()
+    elif "--version" in arguments or arguments == ["version"]:
+        text = f"{program} {version('dwt-cli')}"
+    else:
+        return False
     try:
         print(text, flush=True)
     except BrokenPipeError:  # head, or a pager that was left, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True

@@ -5,13 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from dwt_cli.base.errors import MISTAKE, UserError
-from dwt_cli.study.board import save_workspace
-from dwt_cli.study.report import write_report
-from dwt_cli.study.results import read_results
-from dwt_cli.study.terminal import print_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     folder: Path = options.folder.expanduser()
+
+    from rich.console import Console  # --help does not pay for the figures
+
+    from dwt_cli.study.board import save_workspace
+    from dwt_cli.study.report import write_report
+    from dwt_cli.study.results import read_results
+    from dwt_cli.study.terminal import print_report
+
     try:
         results = read_results(folder)
         print_report(Console(), results, write_report(folder, results))

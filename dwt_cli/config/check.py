@@ -14,7 +14,7 @@ from typing import Any
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import Range, dotted, leaves, nodes
-from dwt_cli.config.run import Mode, Run, RunOptions, each_teacher
+from dwt_cli.config.run import DISTILLATION, Mode, Run, RunOptions, each_teacher
 from dwt_cli.data.options import Data
 from dwt_cli.distill.objective.options import (
     ConfidenceMix,
@@ -124,7 +124,7 @@ def warnings(run: Run) -> Iterator[str]:
     keys = {override.lstrip("+~").partition("=")[0] for override in run.overrides}
     said = {re.split(r"[.@]", key)[0] for key in keys}
     if type(run.teacher) is Teacher:
-        for group in sorted(said & {"alpha", "objective", "revise", "select"}):
+        for group in sorted(said.intersection(DISTILLATION) - {"remap"}):
             yield f"{group} has no effect with teacher=none: the student stands alone"
     elif "objective" in said and not any(
         value for name, value in vars(run.alpha).items() if name.startswith("soft")

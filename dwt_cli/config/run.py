@@ -45,13 +45,19 @@ from dwt_cli.distill.teacher.options import (
     VirtualTeacher,
 )
 from dwt_cli.evaluate.options import Eval
-from dwt_cli.models.options import Checkpoint, CheckpointStudent, Family, MadeStudent, Student
+from dwt_cli.models.options import (
+    LARGEST_SIZE,
+    MOST_LAYERS,
+    Checkpoint,
+    CheckpointStudent,
+    Family,
+    MadeStudent,
+    Student,
+)
 from dwt_cli.study.options import StudyOptions
 from dwt_cli.tasks.options import MaskedLM, Task
 from dwt_cli.track.options import NoTracker, Tracker, Wandb
 from dwt_cli.training.options import AdamW, Ddp, Fsdp, Muon, Optim, Parallel, Train
-
-LARGEST_SIZE = 1 << 16
 
 
 @dataclass
@@ -61,13 +67,13 @@ class Scale:
     num_layers: of student=large. teacher_num_layers: of teacher=small.
     """
 
-    num_layers: int = between(1, 1000, 6)
+    num_layers: int = between(1, MOST_LAYERS, 6)
     family: Family = MISSING
     width: int = between(1, LARGEST_SIZE)
     num_heads: int = between(1, LARGEST_SIZE)
     mlp_width: int = between(1, LARGEST_SIZE)
     vocab_size: int = at_least(100)
-    teacher_num_layers: int = between(1, 1000, 4)
+    teacher_num_layers: int = between(1, MOST_LAYERS, 4)
     teacher_width: int = between(1, LARGEST_SIZE, II("scale.width"))
     teacher_num_heads: int = between(1, LARGEST_SIZE, II("scale.num_heads"))
     teacher_mlp_width: int = between(1, LARGEST_SIZE, II("scale.mlp_width"))
@@ -231,6 +237,9 @@ SCHEMAS: dict[str, dict[str, type]] = {
 SEVERAL = ("objective",)
 """Groups in which several choices can be made at once, each with its settings under its name."""
 
+DISTILLATION = ("alpha", "remap", "objective", "revise", "select")
+"""Groups about what a student takes from its teacher: idle with teacher=none."""
+
 GROUPS_AND_SETTINGS = [f.name for f in dataclasses.fields(Run) if f.default is MISSING] + [
     "run",
     "seed",
@@ -247,7 +256,7 @@ EVAL_SETTINGS = [
 
 
 def is_list(key: str) -> bool:
-    """Whether a setting of this name is a list, under some choice of its group."""
+    """Return whether a setting of this name is a list, under some choice of its group."""
     group, name = key.split(".")[0], key.rpartition(".")[2]
     kinds = [
         str(f.type)
@@ -259,7 +268,7 @@ def is_list(key: str) -> bool:
 
 
 def each_teacher(run: Run) -> Iterator[tuple[str, Teacher]]:
-    """Every single teacher of a run, with the setting that its own settings begin with."""
+    """Yield every single teacher of a run, with the setting that its own settings begin with."""
     if isinstance(run.teacher, SeveralTeachers):
         for name, member in zip(run.teacher.members, run.teacher.teachers, strict=True):
             yield f"teacher.members.{name}", member
@@ -267,9 +276,14 @@ def each_teacher(run: Run) -> Iterator[tuple[str, Teacher]]:
         yield "teacher", run.teacher
 
 
+def path_setting(name: str) -> str:
+    """Return the setting that has a teacher's path; name: as of `each_teacher`."""
+    return "teacher.path" if name == "teacher" else "teacher.members"
+
+
 def checkpoints(run: Run) -> Iterator[tuple[str, Checkpoint]]:
-    """Every model of a run that exists already, with the setting that names it."""
+    """Yield every model of a run that exists already, with the setting that names it."""
     yield from run.student.checkpoints()
     for setting, teacher in each_teacher(run):
         if isinstance(teacher, CheckpointTeacher):
-            yield "teacher.path" if setting == "teacher" else "teacher.members", teacher
+            yield path_setting(setting), teacher

@@ -21,6 +21,7 @@ from filelock import FileLock
 from dwt_cli.base import atomic, locks
 from dwt_cli.base.atomic import read_json
 from dwt_cli.base.errors import UserError
+from dwt_cli.config.run import DISTILLATION
 from dwt_cli.track.summary import Summary
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"
 _NAMED_GROUPS = ("teacher", "student", "alpha", "remap", "scale", "data")
-_IDLE_ALONE = ("alpha", "remap")  # without a teacher they have no effect
 _UNNAMED = ("run", "tracker", "launch", "parallel", "seed")
 
 
@@ -48,7 +48,7 @@ def readable(choices: Mapping[str, str], overrides: Sequence[str], seed: int) ->
 
     No character in it needs quoting, neither in a shell nor in Hydra's ``teacher.path=...``.
     """
-    idle = _IDLE_ALONE if choices.get("teacher") == "none" else ()
+    idle = DISTILLATION if choices.get("teacher") == "none" else ()
     parts = [choices[g] for g in _NAMED_GROUPS if g in choices and g not in idle]
     for override in sorted(overrides):
         key, _, value = override.lstrip("+~").partition("=")

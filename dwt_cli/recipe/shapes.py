@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from transformers import PreTrainedModel
 
-from dwt_cli.config.run import Run, checkpoints, each_teacher
+from dwt_cli.config.run import Run, checkpoints, each_teacher, path_setting
 from dwt_cli.distill.objective.features import inside_objectives, wishes
 from dwt_cli.distill.objective.options import Objective
 from dwt_cli.distill.teacher.options import CheckpointTeacher, MadeTeacher, Teacher
@@ -70,8 +70,7 @@ class Shapes:
             if isinstance(teacher, MadeTeacher):
                 models[name] = outline(teacher)
             elif isinstance(teacher, CheckpointTeacher):
-                setting = "teacher.path" if name == "teacher" else "teacher.members"
-                config = open_config(setting, teacher, head, any_family=True)
+                config = open_config(path_setting(name), teacher, head, any_family=True)
                 models[name] = outline_of(config, head)
         return models
 

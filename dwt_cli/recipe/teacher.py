@@ -22,6 +22,7 @@ from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
+from dwt_cli.config.run import path_setting
 from dwt_cli.data import corpus as corpora
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Data
@@ -401,9 +402,12 @@ def _stage(
             name=name, options=options, text=text, conditions=conditions, corpus=corpus
         )
     if isinstance(options, CheckpointTeacher):
-        setting = "teacher.path" if name == "teacher" else "teacher.members"
         return OpenedStage(
-            name=name, options=options, setting=setting, conditions=conditions, corpus=corpus
+            name=name,
+            options=options,
+            setting=path_setting(name),
+            conditions=conditions,
+            corpus=corpus,
         )
     assert isinstance(options, VirtualTeacher), "each kind of teacher has a stage of its own"
     return VirtualStage(name=name, options=options, conditions=conditions, corpus=corpus)

@@ -19,7 +19,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
 from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import ALONE, Ranks
-from dwt_cli.config.run import Evaluation, Mode, Run
+from dwt_cli.config.run import DISTILLATION, Evaluation, Mode, Run
 from dwt_cli.evaluate import measures
 from dwt_cli.models.checkpoint import save_model
 from dwt_cli.recipe import preflight
@@ -233,7 +233,7 @@ def _export(recipe: Recipe, label: Label, root: Path, site: Site, console: Conso
 
 def _alone_command(overrides: list[str], recipe: Recipe, tokenizer: str | None) -> str:
     """Return the command of the stand-alone student on the same text, in the same tokens."""
-    about_teaching = {"teacher", "alpha", "remap", "objective", "revise", "select"}
+    about_teaching = {"teacher", *DISTILLATION}
     kept = [
         override
         for override in overrides

@@ -217,10 +217,10 @@ def test_jobs_at_a_time_share_the_cores(quick_processes: Path, made: Run) -> Non
 def test_every_shipped_study_composes_all_of_its_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dwt_cli.cli import main
+    from dwt_cli.cli import command, main
 
     asked: list[Run] = []
-    monkeypatch.setattr(main, "start_all", lambda runs, *_: asked.extend(runs) or 0)
+    monkeypatch.setattr(command, "start_all", lambda runs, *_: asked.extend(runs) or 0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["dwt-train", "-cn", name, "seed=0", "length=30"])
     with pytest.raises(SystemExit) as left:
