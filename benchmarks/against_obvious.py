@@ -47,7 +47,7 @@ from transformers.utils import logging as transformers_logging
 from dwt_cli.base.machine import Machine
 from dwt_cli.base.options import Precision
 from dwt_cli.config.run import Run
-from dwt_cli.distill.objective.options import ForwardKL
+from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.teacher.options import MadeTeacher
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import MadeStudent

@@ -17,12 +17,12 @@ from dwt_cli.config.run import Run
 from dwt_cli.data.pack import Blocks, write_blocks
 from dwt_cli.data.tokenizer import SPECIAL_TOKENS
 from dwt_cli.distill.alpha import Schedule
-from dwt_cli.distill.loss import Lesson, MaskedLanguageModelling
+from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.teacher.options import MadeTeacher
-from dwt_cli.distill.teacher.signal import ModelSignal, Signal
+from dwt_cli.distill.teacher.signal import ModelSignal, TeacherSignal
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import MadeStudent
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks import options as task_options
 from dwt_cli.tasks.batches import TrainBatches
 from dwt_cli.tasks.mlm import Masking
@@ -30,7 +30,7 @@ from dwt_cli.training.checkpoint import Checkpoints, Counters
 from dwt_cli.training.loop import Length, Training
 from dwt_cli.training.optim import Optimizer
 
-_MIDWAY = 0.5  # of the run: the learning rate is high, and every schedule still listens
+_MIDWAY = 0.5  # of the run: the learning rate is high, and every schedule has a soft weight
 _STEPS_OF_TEXT = 16
 
 
@@ -64,13 +64,13 @@ class Parts:
         assert isinstance(options, MadeTeacher), "give a teacher that is made here"
         return ModelSignal(self._wrapped(make_model(options, options.seed, "teacher")))
 
-    def training(self, schedule: Schedule, signal: Signal | None) -> Training:
+    def training(self, schedule: Schedule, signal: TeacherSignal | None) -> Training:
         """The loop with a student of its own."""
         options = self.run.student
         assert isinstance(options, MadeStudent)
         model = self._wrapped(make_model(options, self.run.seed, "student"))
-        lesson = Lesson(signal, schedule, self.run.objective) if signal is not None else None
-        loss = MaskedLanguageModelling(lesson, compiled=self.run.train.compile)
+        setup = Distillation(signal, schedule, self.run.objective) if signal is not None else None
+        loss = DistillationLoss(setup, compiled=self.run.train.compile)
         return Training(
             model=model,
             loss=loss,
@@ -87,8 +87,8 @@ class Parts:
             seed=self.run.seed,
         )
 
-    def _wrapped(self, model: PreTrainedModel) -> MaskedLM:
-        wrapped = MaskedLM(model, self.machine.dtype, self.run.train.compile)
+    def _wrapped(self, model: PreTrainedModel) -> LanguageModel:
+        wrapped = LanguageModel(model, self.machine.dtype, self.run.train.compile)
         return wrapped.to(self.machine.device)
 
 
@@ -105,7 +105,7 @@ class Steps:
 class TeacherForwards:
     """One teacher forward pass per call, on a step's batch in the step's parts."""
 
-    def __init__(self, parts: Parts, signal: Signal) -> None:
+    def __init__(self, parts: Parts, signal: TeacherSignal) -> None:
         batches = parts.batches
         num_parts = batches.batch_size // (parts.run.train.micro_batch_size or batches.batch_size)
         self._signal = signal

@@ -16,33 +16,20 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import Range, dotted, leaves, nodes
 from dwt_cli.config.run import DISTILLATION, Mode, Run, RunOptions, each_teacher
 from dwt_cli.data.options import Data
-from dwt_cli.distill.objective.options import (
-    ConfidenceMix,
-    Confident,
-    Distributions,
-    Hidden,
-    JensenShannon,
-    LabelRevision,
-    MiniLM,
-    MiniLMv2,
-    Revise,
-    Select,
-    TopK,
-)
+from dwt_cli.distill.objective.base import divergences
+from dwt_cli.distill.objective.revise import NoRevision
+from dwt_cli.distill.objective.select import AllRows
 from dwt_cli.distill.remap.options import FromTeacher, Ligo
 from dwt_cli.distill.teacher.options import (
-    BUDGETS,
     MadeTeacher,
     ModelTeacher,
+    NoTeacher,
     SeveralTeachers,
-    Teacher,
-    VirtualTeacher,
     Weighting,
 )
 from dwt_cli.models.options import Architecture, CheckpointStudent, MadeStudent
-from dwt_cli.training.options import Ddp
-
-_LARGEST_SIZE, _MOST_LAYERS = 1 << 16, 1000
+from dwt_cli.training.moment import Moment
+from dwt_cli.training.options import Ddp, Train
 
 
 def check(run: Run) -> None:
@@ -111,9 +98,12 @@ def _combined(every: list[tuple[str, Any]], run: Run) -> Iterator[str]:
     if isinstance(run.student, MadeStudent):
         yield from _problems_of_model("student", run.student, run)
     for setting, teacher in each_teacher(run):
-        yield from _problems_of_teacher(setting, teacher, run)
+        if isinstance(teacher, MadeTeacher):
+            yield from _problems_of_model(setting, teacher, run)
+            if teacher.data is not None:
+                yield from _problems_of_teachers_text(f"{setting}.data", teacher.data, run)
     if isinstance(run.teacher, SeveralTeachers):
-        yield from _problems_of_members(run.teacher, run)
+        yield from _problems_of_weighting(run.teacher.weighting, run.train)
     yield from _problems_of_remap(run)
     yield from _problems_of_objective(run)
     yield from _problems_of_training(run)
@@ -123,13 +113,11 @@ def warnings(run: Run) -> Iterator[str]:
     """Settings that have no effect, one line each."""
     keys = {override.lstrip("+~").partition("=")[0] for override in run.overrides}
     said = {re.split(r"[.@]", key)[0] for key in keys}
-    if type(run.teacher) is Teacher:
+    if isinstance(run.teacher, NoTeacher):
         for group in sorted(said.intersection(DISTILLATION) - {"remap"}):
             yield f"{group} has no effect with teacher=none: the student stands alone"
-    elif "objective" in said and not any(
-        value for name, value in vars(run.alpha).items() if name.startswith("soft")
-    ):
-        yield "objective has no effect with a soft weight of 0: the teacher is not listened to"
+    elif "objective" in said and run.alpha.soft_is_over(Moment(0.0)):
+        yield "objective has no effect with a soft weight of 0: there is no soft loss"
     made = [teacher for _, teacher in each_teacher(run) if isinstance(teacher, MadeTeacher)]
     if all(teacher.budget == 0 for teacher in made):
         for key in sorted(keys & {"scale.teacher_steps", "teacher.max_steps"}):
@@ -140,12 +128,12 @@ def warnings(run: Run) -> Iterator[str]:
         models = [model for model in (run.teacher, run.student) if isinstance(model, Architecture)]
         if len(models) == 2 and len({(model.width, model.mlp_width) for model in models}) == 1:
             yield "remap.width has no effect: the teacher is as wide as the student"
-    compared = {n: o for n, o in run.objective.items() if isinstance(o, Distributions)}
+    compared = divergences(run.objective)
     for name, objective in compared.items():
         if objective.tau_squared and objective.temperature == objective.temperature_at(1) == 1:
             yield (f"objective.{name}.tau_squared has no effect at objective.{name}.temperature=1")
-    for group, unlike in (("revise", Revise), ("select", Select)):
-        if not compared and type(getattr(run, group)) is not unlike:
+    for group, nothing in (("revise", NoRevision), ("select", AllRows)):
+        if not compared and not isinstance(getattr(run, group), nothing):
             yield f"{group} has no effect: no objective compares distributions"
     if run.run.mode is not Mode.plan:
         about_plans = {"run.train_tokens", "run.peak_tflops", "run.mfu", "run.device_gb"}
@@ -179,16 +167,6 @@ def warnings(run: Run) -> Iterator[str]:
         )
 
 
-def _at_least(setting: str, value: float, least: float) -> Iterator[str]:
-    if value < least:
-        yield f"{setting}={value}: it is at least {least}"
-
-
-def _between(setting: str, value: float, low: float, high: float) -> Iterator[str]:
-    if not low <= value <= high:
-        yield f"{setting}={value}: it lies between {low} and {high}"
-
-
 def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str]:
     if model.vocab_size != run.data.vocab_size:
         yield (
@@ -200,30 +178,6 @@ def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str
             f"{role}.max_length={model.max_length} is shorter than data.block_length="
             f"{run.data.block_length}: raise the one or lower the other"
         )
-
-
-def _problems_of_teacher(setting: str, teacher: Teacher, run: Run) -> Iterator[str]:
-    if isinstance(teacher, ModelTeacher):
-        yield from _temperature(f"{setting}.temperature", teacher.temperature)
-    if isinstance(teacher, VirtualTeacher):
-        even = 1 / run.data.vocab_size
-        if not even < teacher.confidence < 1:
-            yield (
-                f"{setting}.confidence={teacher.confidence}: it lies above {even:.2g} (every "
-                "entry of the vocabulary alike) and below 1; Tf-KD uses 0.99"
-            )
-    if not isinstance(teacher, MadeTeacher):
-        return
-    yield from _problems_of_model(setting, teacher, run)
-    yield from _at_least(f"{setting}.max_steps", teacher.max_steps, 1)
-    yield from _at_least(f"{setting}.seed", teacher.seed, 0)
-    if teacher.budget not in BUDGETS:
-        yield (
-            f"{setting}.budget={teacher.budget}: a teacher is kept at these shares of its "
-            f"training: {', '.join(f'{budget:g}' for budget in BUDGETS)}; choose one of them"
-        )
-    if teacher.data is not None:
-        yield from _problems_of_teachers_text(f"{setting}.data", teacher.data, run)
 
 
 def _problems_of_teachers_text(setting: str, text: Data, run: Run) -> Iterator[str]:
@@ -240,30 +194,9 @@ def _problems_of_teachers_text(setting: str, text: Data, run: Run) -> Iterator[s
             )
 
 
-def _problems_of_members(several: SeveralTeachers, run: Run) -> Iterator[str]:
-    members = several.members
-    if len(members) < 2:
-        yield (
-            f"teacher.members={members}: several are two at least, as in "
-            "teacher.members=[small,very_weak]"
-        )
-    for name, member in zip(members, several.teachers, strict=True):
-        if type(member) in (Teacher, SeveralTeachers):
-            yield f"teacher.members: {name} is not one teacher; leave it out"
-    for setting in ("weights", "temperatures"):
-        values = getattr(several, setting)
-        if values and len(values) != len(members):
-            yield (
-                f"teacher.{setting}={values} and teacher.members={members}: give "
-                f"{len(members)}, one for each, or none"
-            )
-    for weight in several.weights:
-        if weight <= 0:
-            yield f"teacher.weights={weight}: a member has a weight above 0; leave the member out"
-    for temperature in several.temperatures:
-        yield from _temperature("teacher.temperatures", temperature)
-    micro = run.train.micro_batch_size
-    if several.weighting is Weighting.batch and micro not in (None, run.train.batch_size):
+def _problems_of_weighting(weighting: Weighting, train: Train) -> Iterator[str]:
+    micro = train.micro_batch_size
+    if weighting is Weighting.batch and micro not in (None, train.batch_size):
         yield (
             f"teacher.weighting=batch with train.micro_batch_size={micro}: the weights follow the "
             "whole batch; use teacher.weighting=token, or train.micro_batch_size=null"
@@ -280,60 +213,31 @@ def _problems_of_remap(run: Run) -> Iterator[str]:
             f"remap.depth={rule} with student.path={run.student.path}: such a student starts from "
             "its own weights; choose remap=random"
         )
-    elif type(teacher) is Teacher:
+    elif isinstance(teacher, NoTeacher):
         yield (
             f"remap.depth={rule} with teacher=none: there are no weights to start "
             "from; choose a teacher (alpha=off remaps without listening) or remap=random"
         )
-    elif not isinstance(teacher, ModelTeacher):
+    elif not teacher.is_model:
         yield (
             f"remap.depth={rule} with teacher={run.choices.get('teacher', '')}: the weights of one "
             "model are needed to start from; choose another teacher or remap=random"
         )
 
 
-def _temperature(setting: str, temperature: float) -> Iterator[str]:
-    if temperature <= 0:
-        yield f"{setting}={temperature}: a temperature is above 0; the paper uses 1"
-
-
 def _problems_of_objective(run: Run) -> Iterator[str]:
-    looking = [n for n, o in run.objective.items() if isinstance(o, MiniLM | Hidden)]
-    if looking and type(run.teacher) is not Teacher and not isinstance(run.teacher, ModelTeacher):
+    needing = [name for name, each in run.objective.items() if each.needs_features]
+    if needing and not isinstance(run.teacher, NoTeacher) and not run.teacher.is_model:
         yield (
-            f"objective={looking[0]} with teacher={run.choices.get('teacher', '')}: it looks "
-            "inside one model; choose another teacher, or compare logits"
+            f"objective={needing[0]} with teacher={run.choices.get('teacher', '')}: it compares "
+            "features of one model; choose another teacher, or compare logits"
         )
     if not run.objective:
-        yield "objective=[]: name at least one; teacher=none or alpha=off listens to nobody"
+        yield "objective=[]: name at least one; teacher=none or alpha=off has no soft loss"
     for name, objective in run.objective.items():
-        setting = f"objective.{name}"
-        if objective.weight <= 0:
-            yield f"{setting}.weight={objective.weight}: it is above 0; else leave {name} out"
-        if isinstance(objective, Distributions):
-            for key in ("temperature", "temperature_end"):
-                value = getattr(objective, key)
-                if value is not None and value <= 0:
-                    yield f"{setting}.{key}={value}: a temperature is above 0; the paper uses 1"
-        if isinstance(objective, JensenShannon):
-            yield from _between(f"{setting}.beta", objective.beta, 0.01, 0.99)
-        if isinstance(objective, TopK):
-            yield from _between(f"{setting}.k", objective.k, 1, run.data.vocab_size - 1)
-        if isinstance(objective, MiniLMv2) and objective.num_relation_heads is not None:
-            yield from _at_least(f"{setting}.num_relation_heads", objective.num_relation_heads, 1)
-        if isinstance(objective, Hidden):
-            if not objective.pairs:
-                yield f"{setting}.pairs=[]: name at least one pair, as in [[-1,-1]]"
-            for pair in objective.pairs:
-                if len(pair) != 2:
-                    yield f"{setting}.pairs: {pair} is no pair [student layer, teacher layer]"
-    if isinstance(run.revise, LabelRevision) and not 0 < run.revise.eta < 1:
-        yield f"revise.eta={run.revise.eta}: it lies between 0 and 1, without them"
-    if isinstance(run.revise, ConfidenceMix):
-        yield from _between("revise.most", run.revise.most, 0.0, 1.0)
-        yield from _between("revise.warmup", run.revise.warmup, 0.0, 1.0)
-    if isinstance(run.select, Confident):
-        yield from _between("select.threshold", run.select.threshold, 0.0, 1.0)
+        yield from objective.problems_over(f"objective.{name}", run.data.vocab_size)
+    for setting, teacher in each_teacher(run):
+        yield from teacher.problems_over(setting, run.data.vocab_size)
 
 
 def _problems_of_training(run: Run) -> Iterator[str]:
@@ -343,10 +247,10 @@ def _problems_of_training(run: Run) -> Iterator[str]:
             "train.compile=true with parallel=fsdp: a sharded model is not compiled here; set "
             "train.compile=false, or parallel=ddp"
         )
-    if train.compile and any(isinstance(o, MiniLM | Hidden) for o in run.objective.values()):
+    if train.compile and any(each.needs_features for each in run.objective.values()):
         yield (
-            f"train.compile=true with objective={'+'.join(run.objective)}: what looks inside a "
-            "model is not compiled; set train.compile=false, or compare logits alone"
+            f"train.compile=true with objective={'+'.join(run.objective)}: features are captured "
+            "by hooks, which are not compiled; set train.compile=false, or compare logits alone"
         )
     if isinstance(run.remap, Ligo) and run.parallel != Ddp():
         yield (

@@ -18,29 +18,18 @@ from dwt_cli.base.options import above, at_least, between, bookkeeping
 from dwt_cli.config.launch import Basic, Joblib, Jobs, Launch, Local, Slurm, Submitit, Torchrun
 from dwt_cli.data.options import Data, Docs, Files, Hub
 from dwt_cli.distill.alpha import SCHEDULES, Schedule
-from dwt_cli.distill.objective.options import (
-    ConfidenceMix,
-    Confident,
-    Correct,
-    ForwardKL,
-    Gate,
-    Hidden,
-    JensenShannon,
-    LabelRevision,
-    MiniLM,
-    MiniLMv2,
-    Objective,
-    ReverseKL,
-    Revise,
-    Select,
-    SquaredError,
-    TopK,
-)
+from dwt_cli.distill.objective.base import Objective
+from dwt_cli.distill.objective.divergences import DIVERGENCES
+from dwt_cli.distill.objective.features import FEATURE_OBJECTIVES
+from dwt_cli.distill.objective.revise import REVISIONS, Revise
+from dwt_cli.distill.objective.select import SELECTIONS, Select
 from dwt_cli.distill.remap.options import FromTeacher, Ligo, RandomStart, Remap
 from dwt_cli.distill.teacher.options import (
     CheckpointTeacher,
     MadeTeacher,
+    NoTeacher,
     SeveralTeachers,
+    SingleTeacher,
     Teacher,
     VirtualTeacher,
 )
@@ -203,7 +192,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "data": {"docs": Docs, "files": Files, "hub": Hub},
     "task": {"mlm": MaskedLM},
     "teacher": {
-        "none": Teacher,
+        "none": NoTeacher,
         "made": MadeTeacher,
         "checkpoint": CheckpointTeacher,
         "virtual": VirtualTeacher,
@@ -212,18 +201,9 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "student": {"made": MadeStudent, "checkpoint": CheckpointStudent},
     "alpha": dict(SCHEDULES),
     "remap": {"random": RandomStart, "rules": FromTeacher, "ligo": Ligo},
-    "objective": {
-        "forward_kl": ForwardKL,
-        "reverse_kl": ReverseKL,
-        "jensen_shannon": JensenShannon,
-        "mse": SquaredError,
-        "top_k": TopK,
-        "minilm": MiniLM,
-        "minilmv2": MiniLMv2,
-        "hidden": Hidden,
-    },
-    "revise": {"none": Revise, "label_revision": LabelRevision, "confidence_mix": ConfidenceMix},
-    "select": {"all": Select, "gate": Gate, "correct": Correct, "confident": Confident},
+    "objective": {**DIVERGENCES, **FEATURE_OBJECTIVES},
+    "revise": dict(REVISIONS),
+    "select": dict(SELECTIONS),
     "optim": {"adamw": AdamW, "muon": Muon},
     "train": {"default": Train},
     "eval": {"eval": Eval},
@@ -267,13 +247,9 @@ def is_list(key: str) -> bool:
     return any(kind.startswith(("list", "tuple")) for kind in kinds)
 
 
-def each_teacher(run: Run) -> Iterator[tuple[str, Teacher]]:
+def each_teacher(run: Run) -> Iterator[tuple[str, SingleTeacher]]:
     """Yield every single teacher of a run, with the setting that its own settings begin with."""
-    if isinstance(run.teacher, SeveralTeachers):
-        for name, member in zip(run.teacher.members, run.teacher.teachers, strict=True):
-            yield f"teacher.members.{name}", member
-    elif type(run.teacher) is not Teacher:
-        yield "teacher", run.teacher
+    yield from run.teacher.each()
 
 
 def path_setting(name: str) -> str:

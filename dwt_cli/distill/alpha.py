@@ -1,4 +1,4 @@
-"""The loss weights over time: how strongly the student listens to its teacher, and when.
+"""The loss weights over time: how much the soft targets count, and when.
 
 A schedule is a dataclass of its settings and a pure function of a `Moment`. A schedule that reacts
 to the training keeps what it must know in the moment's ``memory``, a few numbers that travel in
@@ -6,10 +6,12 @@ the checkpoint, so that a resumed run goes on as if nothing had happened.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
+from dwt_cli.base.options import Range, above, at_least
 from dwt_cli.training.moment import Moment
 
 
@@ -21,7 +23,7 @@ class Weights(NamedTuple):
 
 
 @dataclass
-class Schedule:
+class Schedule(ABC):
     """Base of all schedules. ``hard`` is the weight of the cross-entropy with the label.
 
     reacts: whether the weights depend on how the training goes.
@@ -29,36 +31,33 @@ class Schedule:
 
     reacts: ClassVar[bool] = False
 
-    hard: float = 1.0
+    hard: float = at_least(0, 1.0)
 
+    @abstractmethod
     def weights(self, moment: Moment) -> Weights:
-        """The weights at a moment of training."""
-        raise NotImplementedError
+        """Return the weights at a moment of training."""
 
+    @abstractmethod
     def soft_is_over(self, moment: Moment) -> bool:
         """Whether the soft weight is zero now and for good: the teacher may then be released."""
-        raise NotImplementedError
 
     def remember(
         self, memory: Mapping[str, float], metrics: Mapping[str, float]
     ) -> Mapping[str, float]:
-        """The memory after a step with these metrics; means over the step's targets, in nats."""
+        """Return the memory after a step with these metrics: means over its targets, in nats."""
         return memory
 
-    def problems(self, setting: str = "alpha") -> list[str]:
-        """What is wrong with the settings, one line each."""
-        return [
-            f"alpha.{name}={value}: a loss weight is not negative"
-            for name, value in vars(self).items()
-            if name.startswith(("hard", "soft")) and value is not None and value < 0
-        ]
+
+def _share_of_run(default: float) -> Any:
+    hint = "a schedule longer than the run would never end"
+    return field(default=default, metadata={"range": Range(0.0, 1.0, beyond=True, hint=hint)})
 
 
 @dataclass
 class Constant(Schedule):
     """The same weights throughout: Normal 1:1 and Strong 1:4 (section 3.2)."""
 
-    soft: float = 1.0
+    soft: float = at_least(0, 1.0)
 
     def weights(self, moment: Moment) -> Weights:
         return Weights(self.hard, self.soft)
@@ -71,16 +70,16 @@ class Constant(Schedule):
 class Ramp(Schedule):
     """The soft weight goes from ``soft`` to ``soft_end`` within the share ``until`` of the run.
 
-    It stays at ``soft_end`` from there on. ``way`` says how.
+    It stays at ``soft_end`` from there on.
     """
 
-    soft: float = 4.0
-    soft_end: float = 1.0
-    until: float = 1.0
+    soft: float = at_least(0, 4.0)
+    soft_end: float = at_least(0, 1.0)
+    until: float = _share_of_run(1.0)
 
+    @abstractmethod
     def way(self, share: float) -> float:
-        """How much of the way is done after a share of the time, both in [0, 1]."""
-        raise NotImplementedError
+        """Return how much of the way is done after a share of the time, both in [0, 1]."""
 
     def weights(self, moment: Moment) -> Weights:
         done = self._done(moment)
@@ -92,9 +91,6 @@ class Ramp(Schedule):
     def _done(self, moment: Moment) -> float:
         return 1.0 if moment.progress >= self.until else self.way(moment.progress / self.until)
 
-    def problems(self, setting: str = "alpha") -> list[str]:
-        return [*super().problems(setting), *_problems_of_until(self.until)]
-
 
 @dataclass
 class Linear(Ramp):
@@ -104,7 +100,7 @@ class Linear(Ramp):
     has 1 - t/T for the teacher and t/T for the label.
     """
 
-    hard_end: float | None = None
+    hard_end: float | None = at_least(0, None)
 
     def way(self, share: float) -> float:
         return share
@@ -134,22 +130,21 @@ class Exponential(Ramp):
         now = self.soft * (self.soft_end / self.soft) ** share
         return (now - self.soft) / (self.soft_end - self.soft)
 
-    def problems(self, setting: str = "alpha") -> list[str]:
-        found = super().problems(setting)
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield a line for a weight that no factor leads from or to."""
         if min(self.soft, self.soft_end) == 0:
-            found.append(
-                f"alpha.soft={self.soft} and alpha.soft_end={self.soft_end}: an exponential never "
-                "comes from or to 0; choose a small weight, or alpha=linear"
+            yield (
+                f"{setting}.soft={self.soft} and {setting}.soft_end={self.soft_end}: an "
+                "exponential never comes from or to 0; choose a small weight, or alpha=linear"
             )
-        return found
 
 
 @dataclass
 class Step(Schedule):
     """``soft`` for the first share ``until`` of the run, then none (SALT, arXiv 2410.18779)."""
 
-    soft: float = 1.0
-    until: float = 0.2
+    soft: float = at_least(0, 1.0)
+    until: float = _share_of_run(0.2)
 
     def weights(self, moment: Moment) -> Weights:
         return Weights(self.hard, 0.0 if self.soft_is_over(moment) else self.soft)
@@ -157,18 +152,15 @@ class Step(Schedule):
     def soft_is_over(self, moment: Moment) -> bool:
         return self.soft == 0 or moment.progress >= self.until
 
-    def problems(self, setting: str = "alpha") -> list[str]:
-        return [*super().problems(setting), *_problems_of_until(self.until)]
-
 
 @dataclass
 class Wsd(Schedule):
     """Warm-up, stable, decay: ``soft`` times the learning rate's share of its peak.
 
-    ArXiv 2410.16215 found it best to listen to the teacher while the learning rate is high.
+    ArXiv 2410.16215 found soft targets most useful while the learning rate is high.
     """
 
-    soft: float = 4.0
+    soft: float = at_least(0, 4.0)
 
     def weights(self, moment: Moment) -> Weights:
         return Weights(self.hard, self.soft * moment.lr)
@@ -189,9 +181,9 @@ class Overtake(Schedule):
 
     reacts: ClassVar[bool] = True
 
-    soft: float = 4.0
-    full: float = 1.0
-    span: float = 20.0
+    soft: float = at_least(0, 4.0)
+    full: float = above(0, 1.0)
+    span: float = above(1, 20.0)
 
     def weights(self, moment: Moment) -> Weights:
         if self.soft_is_over(moment):
@@ -216,27 +208,10 @@ class Overtake(Schedule):
         }
         return noted | {"overtaken": float(_unbiased(noted, self.span) <= 0)}
 
-    def problems(self, setting: str = "alpha") -> list[str]:
-        found = super().problems(setting)
-        if self.full <= 0:
-            found.append(f"alpha.full={self.full}: the lag with the full weight is above 0 nats")
-        if self.span <= 1:
-            found.append(f"alpha.span={self.span}: the mean runs over more than 1 step")
-        return found
-
 
 def _unbiased(memory: Mapping[str, float], span: float) -> float:
-    """The running mean, freed of its start at zero."""
+    """Return the running mean, freed of its start at zero."""
     return memory["lag"] / (1 - (1 - 1 / span) ** memory["num_noted"])
-
-
-def _problems_of_until(until: float) -> list[str]:
-    if 0 < until <= 1:
-        return []
-    return [
-        f"alpha.until={until}: it is a share of the run, above 0 and at most 1; a schedule "
-        "longer than the run would never end"
-    ]
 
 
 SCHEDULES: dict[str, type[Schedule]] = {

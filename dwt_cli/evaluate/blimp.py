@@ -23,7 +23,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.evaluate.options import Blimp
 from dwt_cli.evaluate.score import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.task import Targets
 
 NUM_PARADIGMS = 67
@@ -49,7 +49,7 @@ def scores(tested: EvaluatedModel, options: Blimp, say: Say) -> list[Score]:
     pairs = read(options, say)
     texts = [pair.sentence_good for pair in pairs] + [pair.sentence_bad for pair in pairs]
     encoded = encode(tested, texts)
-    model = MaskedLM(tested.model, tested.dtype).eval()
+    model = LanguageModel(tested.model, tested.dtype).eval()
     if len(pairs) >= _WORTH_COMPILING:
         model.compile(dynamic=True)
     targets = tested.task.targets(tested.tokenizer)
@@ -97,7 +97,7 @@ def _score(
 
 @torch.inference_mode()
 def log_likelihoods(
-    model: MaskedLM, sentences: Sequence[Sentence], targets: Targets, device: torch.device
+    model: LanguageModel, sentences: Sequence[Sentence], targets: Targets, device: torch.device
 ) -> NDArray[np.float64]:
     """Return log p in nats of each sentence; the same one has the same wherever it stands."""
     distinct = list(dict.fromkeys(sentences))

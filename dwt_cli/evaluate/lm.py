@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.evaluate.score import EvaluatedModel, Score
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.task import Batch
 
 
 def heldout_metrics(
-    model: MaskedLM, heldout: HeldoutBatches, device: torch.device, ranks: Ranks = ALONE
+    model: LanguageModel, heldout: HeldoutBatches, device: torch.device, ranks: Ranks = ALONE
 ) -> dict[str, float]:
     """Return the metrics of a model, which is left in eval mode."""
     return metrics_of(_asked(model), heldout, device, ranks)
@@ -48,7 +48,7 @@ def metrics_of(
 
 def scores(tested: EvaluatedModel, heldout: HeldoutBatches) -> list[Score]:
     """Return the same as scores; the errors are over blocks, whose targets share a context."""
-    model = MaskedLM(tested.model, tested.dtype).to(tested.device)
+    model = LanguageModel(tested.model, tested.dtype).to(tested.device)
     targets = _targets(_asked(model), heldout, tested.device)
     loss, loss_error = _over_blocks(targets.losses_N, targets.blocks_N)
     accuracy, accuracy_error = _over_blocks(targets.correct_N, targets.blocks_N)
@@ -61,14 +61,14 @@ def scores(tested: EvaluatedModel, heldout: HeldoutBatches) -> list[Score]:
     ]
 
 
-def _asked(model: MaskedLM) -> Callable[[Batch], Tensor]:
+def _asked(model: LanguageModel) -> Callable[[Batch], Tensor]:
     """Return what computes a model's logits, in eval mode."""
     model.eval()
-    return lambda batch: model(batch.ids_BL, batch.rows_N)
+    return lambda batch: model(batch.ids_BL, batch.rows_N, Want(ragged=batch.ragged)).logits_NV
 
 
 class _Targets(NamedTuple):
-    """Each target's cross-entropy, 1 where the model has it right (both fp64), and its block."""
+    """Each target's cross-entropy, 1 where no logit is above the label's (both fp64), its block."""
 
     losses_N: Tensor
     correct_N: Tensor
@@ -88,7 +88,8 @@ def _targets(
         logits_NV = logits(batch).float()
         taken = len(batch.labels_N) if counts else 0
         losses.append(F.cross_entropy(logits_NV, batch.labels_N, reduction="none")[:taken])
-        correct.append((logits_NV.argmax(-1) == batch.labels_N)[:taken])
+        label_N = logits_NV.gather(1, batch.labels_N[:, None]).squeeze(1)
+        correct.append((label_N >= logits_NV.amax(-1))[:taken])
         blocks.append(batch.places_B3[batch.rows_N // batch.ids_BL.shape[1], 0][:taken])
     return _Targets(torch.cat(losses).double(), torch.cat(correct).double(), torch.cat(blocks))
 

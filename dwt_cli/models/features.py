@@ -1,12 +1,13 @@
-"""What can be seen inside a model while it runs: hidden states, and the heads of a layer.
+"""Features of a model's layers: hidden states, and queries, keys and values.
 
-Hooks are there for one forward pass and gone after it, so a model that nobody looks into costs
-nothing. Legend: B blocks, L positions, D width, H heads, E width of a head.
+They are captured by hooks, which are there for one forward pass and gone after it.
+
+Legend: B blocks, L positions, D width, H heads, E width of a head.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -25,35 +26,44 @@ class Heads(NamedTuple):
     values_BHLE: Tensor
 
 
-@dataclass
-class Features:
-    """Which layers are asked for, and what a forward pass has found there.
+@dataclass(frozen=True)
+class FeatureSpec:
+    """The layers whose features are requested; layers count from 0, or from the end with -1.
 
-    Layers count from 0, or from the end with -1. hidden: the states (B, L, D) that leave a layer.
+    hidden_layers: for the states that leave them. heads_layers: for `Heads`.
     """
 
     hidden_layers: frozenset[int] = frozenset()
     heads_layers: frozenset[int] = frozenset()
-    hidden: dict[int, Tensor] = field(default_factory=dict)
-    heads: dict[int, Heads] = field(default_factory=dict)
 
-    def again(self) -> "Features":
-        """The same wishes, still to be fulfilled."""
-        return Features(self.hidden_layers, self.heads_layers)
+    def __bool__(self) -> bool:
+        return bool(self.hidden_layers or self.heads_layers)
 
-    def ask_for_last(self, config: PreTrainedConfig) -> bool:
-        """Whether a model's last layer is among the wishes: it then has to see all positions."""
-        last = {-1, config.num_hidden_layers - 1}
-        return not last.isdisjoint(self.hidden_layers | self.heads_layers)
-
-    def joined(self, other: "Features") -> "Features":
-        """The wishes of both."""
-        return Features(
+    def __or__(self, other: "FeatureSpec") -> "FeatureSpec":
+        return FeatureSpec(
             self.hidden_layers | other.hidden_layers, self.heads_layers | other.heads_layers
         )
 
+    def has_last(self, config: PreTrainedConfig) -> bool:
+        """Whether a model's last layer is requested: it then has to run on all positions."""
+        last = {-1, config.num_hidden_layers - 1}
+        return not last.isdisjoint(self.hidden_layers | self.heads_layers)
 
-def check_layers(config: PreTrainedConfig, wanted: Features, setting: str) -> None:
+
+NO_FEATURES = FeatureSpec()
+
+
+class Features(NamedTuple):
+    """What a forward pass has computed in the requested layers, by the numbers in the request.
+
+    hidden: the states (B, L, D) that leave a layer. heads: queries, keys and values of a layer.
+    """
+
+    hidden: Mapping[int, Tensor]
+    heads: Mapping[int, Heads]
+
+
+def check_layers(config: PreTrainedConfig, spec: FeatureSpec, setting: str) -> None:
     """Raise `UserError` for a layer that a model does not have, or a family without anatomy."""
     if not is_known(config):
         raise UserError(
@@ -61,7 +71,7 @@ def check_layers(config: PreTrainedConfig, wanted: Features, setting: str) -> No
             f"are; choose objective=logits, or a model of type {', '.join(sorted(ANATOMIES))}"
         )
     there = config.num_hidden_layers
-    for layer in sorted(wanted.hidden_layers | wanted.heads_layers):
+    for layer in sorted(spec.hidden_layers | spec.heads_layers):
         if not -there <= layer < there:
             raise UserError(
                 f"{setting}: layer {layer} of a model with {there} layers; layers count from 0 to "
@@ -70,33 +80,38 @@ def check_layers(config: PreTrainedConfig, wanted: Features, setting: str) -> No
 
 
 @contextlib.contextmanager
-def watching(model: PreTrainedModel, features: Features) -> Iterator[None]:
-    """Fill ``features`` in the forward pass that happens inside this context."""
+def captured(model: PreTrainedModel, spec: FeatureSpec) -> Iterator[Features]:
+    """Capture features of the forward pass that runs inside this context; whole at its end."""
+    hidden: dict[int, Tensor] = {}
+    heads: dict[int, Heads] = {}
+    if not spec:
+        yield Features(hidden, heads)
+        return
     layers = model.get_submodule(anatomy_of(model).layers)
     assert isinstance(layers, nn.ModuleList)
     hooks: list[Any] = []
-    captured: dict[int, _Captured] = {}
-    for layer in features.hidden_layers:
-        hooks.append(layers[layer].register_forward_hook(_keep_hidden(features, layer)))
-    for layer in features.heads_layers:
-        captured[layer] = _Captured(model, layers[layer], hooks)
+    projections: dict[int, _Projections] = {}
+    for layer in spec.hidden_layers:
+        hooks.append(layers[layer].register_forward_hook(_keep_hidden(hidden, layer)))
+    for layer in spec.heads_layers:
+        projections[layer] = _Projections(model, layers[layer], hooks)
     try:
-        yield
+        yield Features(hidden, heads)
     finally:
         for hook in hooks:
             hook.remove()
-    for layer, parts in captured.items():
-        features.heads[layer] = parts.heads()
+    for layer, parts in projections.items():
+        heads[layer] = parts.heads()
 
 
-def _keep_hidden(features: Features, layer: int) -> Any:
+def _keep_hidden(hidden: dict[int, Tensor], layer: int) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Tensor | tuple[Tensor, ...]) -> None:
-        features.hidden[layer] = output if isinstance(output, Tensor) else output[0]
+        hidden[layer] = output if isinstance(output, Tensor) else output[0]
 
     return hook
 
 
-class _Captured:
+class _Projections:
     """The projections of one layer's attention, and its rotary angles where it has any."""
 
     def __init__(self, model: PreTrainedModel, layer: nn.Module, hooks: list[Any]) -> None:

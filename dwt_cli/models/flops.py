@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of, is_known
-from dwt_cli.models.features import Features
+from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 
 FORWARD_AND_BACKWARD = 3  # the backward pass has two products for each one of the forward pass
 
@@ -19,14 +19,14 @@ def forward_flops(
     num_blocks: int,
     block_length: int,
     num_targets: int,
-    seen: Features | None = None,
+    features: FeatureSpec = NO_FEATURES,
 ) -> int:
     """Return those of a forward pass over ``num_blocks`` blocks with ``num_targets`` rows each.
 
-    The last layer too is for those rows alone, but for its keys and values; where ``seen`` asks
-    for what is in it, all of it is computed.
+    The last layer too is for those rows alone, but for its keys and values; where ``features`` of
+    it are requested, all of it is computed.
     """
-    whole = not is_known(model.config) or (seen is not None and seen.ask_for_last(model.config))
+    whole = not is_known(model.config) or features.has_last(model.config)
     per_position = per_target = 0
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):

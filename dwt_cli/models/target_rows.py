@@ -1,7 +1,7 @@
-"""The last layer on the target rows alone.
+"""The last layer on the target rows alone, equally many of each block.
 
-In masked language modelling nobody reads what the last layer makes of the other positions, which
-are 85% of them. They are needed as keys and values; queries, and all that follows attention, are
+Nobody reads what the last layer makes of the other positions, which are 85% of them where 15% are
+masked. They are needed as keys and values; queries, and all that follows attention, are
 computed for the target rows only. The result is the same to rounding.
 
 Legend: B blocks, L positions, T target rows of a block, N = B * T of all blocks, D width, H heads,
@@ -12,6 +12,7 @@ from functools import partial
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -64,6 +65,10 @@ def _of_rows(
     """Return the states (B, T, D) that leave the layer; other arguments as in transformers."""
     num_blocks, length, _width = hidden_BLD.shape
     places_BT = (rows_N % length).view(num_blocks, -1)
+    blocks_BT = (rows_N // length).view(num_blocks, -1)
+    its_own_B1 = torch.arange(num_blocks, device=rows_N.device)[:, None]
+    # no wait for a GPU: it stops by itself
+    torch._assert_async((blocks_BT == its_own_B1).all(), "each block has as many rows as any other")
 
     def of_rows(states_BLD: Tensor) -> Tensor:
         return states_BLD.flatten(0, 1).index_select(0, rows_N).unflatten(0, places_BT.shape)

@@ -1,4 +1,4 @@
-"""The one way in which a model is called.
+"""The modules through which models are called.
 
 A wrapper is what is sharded, compiled and counted: calling parts of a model apart would bypass
 DDP's reduction.
@@ -7,15 +7,15 @@ Legend: B blocks, L positions, T target rows of a block, N = B * T of all blocks
 D width, C classes.
 """
 
-import contextlib
-from typing import Self
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of, is_known
-from dwt_cli.models.features import Features, watching
+from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec, captured
 from dwt_cli.models.target_rows import take_rows
 
 
@@ -37,7 +37,7 @@ class Wrapper(nn.Module):
             self.compile(dynamic=False)
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch; on a CPU in bf16 it also chooses the faster attention.
+        """Set the mode, as in torch; on a CPU in bf16 also choose the faster attention.
 
         torch's tiled kernel has a slow backward pass there, slower than plain products; without a
         backward pass it is the faster one.
@@ -50,14 +50,44 @@ class Wrapper(nn.Module):
                 self.model.set_attn_implementation(wanted)
         return self
 
-    def _autocast(self, ids_BL: Tensor) -> torch.autocast:
-        return torch.autocast(ids_BL.device.type, self._dtype, enabled=self._dtype != torch.float32)
+    def _autocast(self, like: Tensor) -> torch.autocast:
+        return torch.autocast(like.device.type, self._dtype, enabled=self._dtype != torch.float32)
 
 
-class MaskedLM(Wrapper):
-    """A transformers ``*ForMaskedLM`` whose head and last layer see the target rows only.
+class Want(NamedTuple):
+    """What a forward pass of a `LanguageModel` is to return, of the target rows.
 
-    A family whose parts are not known here computes all its logits, of which the rows are taken.
+    logits: their logits. hidden: the states that enter the head. features: those of layers.
+    loss: called with these states (N, D) and the head, which turns states into logits, while the
+    head's weights are whole, so that not all logits need to be there at once; what it returns is
+    returned. ragged: blocks may have unequal numbers of rows, and the last layer runs on all
+    positions.
+    """
+
+    logits: bool = True
+    hidden: bool = False
+    features: FeatureSpec = NO_FEATURES
+    loss: Callable[[Tensor, Callable[[Tensor], Tensor]], Any] | None = None
+    ragged: bool = False
+
+
+class Output(NamedTuple):
+    """What a forward pass has returned; None for what was not wanted."""
+
+    logits_NV: Tensor | None = None
+    hidden_ND: Tensor | None = None
+    features: Features | None = None
+    loss: Any = None
+
+
+LOGITS = Want()
+
+
+class LanguageModel(Wrapper):
+    """A transformers model with a head over the vocabulary, which sees the target rows only.
+
+    So does the last layer. A family whose parts are not known here computes all its logits, of
+    which the rows are taken.
     """
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype, compiled: bool = False) -> None:
@@ -65,32 +95,50 @@ class MaskedLM(Wrapper):
         if self.anatomy is not None:
             take_rows(model)
 
-    def forward(self, ids_BL: Tensor, rows_N: Tensor, features: Features | None = None) -> Tensor:
-        """Logits (N, V) of the rows ``rows_N`` of the flattened (B * L) positions.
+    def forward(self, ids_BL: Tensor, rows_N: Tensor, want: Want = LOGITS) -> Output:
+        """Return what is wanted of the rows ``rows_N`` (int64) of the flattened (B * L) positions.
 
-        The rows are as many in each block, block after block. ``features`` is filled with what it
-        asks for.
+        Rows come block after block, equally many of each unless ``want.ragged``.
         """
-        assert len(rows_N) % len(ids_BL) == 0, "a block has as many target rows as any other"
-        watched = contextlib.nullcontext() if features is None else watching(self.model, features)
-        with self._autocast(ids_BL), watched:
-            if self.anatomy is None:
-                logits_BLV = self.model(input_ids=ids_BL).logits
-                return logits_BLV.flatten(0, 1).index_select(0, rows_N)
-            if features is not None and features.ask_for_last(self.model.config):
-                hidden_ND = self._backbone(ids_BL).flatten(0, 1).index_select(0, rows_N)
-            else:
-                hidden_ND = self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
-            return self.anatomy.head(self.model, hidden_ND)
+        if not want.features:
+            return self._output(ids_BL, rows_N, want)
+        with captured(self.model, want.features) as features:
+            output = self._output(ids_BL, rows_N, want)
+        return output._replace(features=features)
 
     def hidden(self, ids_BL: Tensor) -> Tensor:
-        """The backbone's last hidden states (B, L, D), for measures that train nothing."""
+        """Return the backbone's last hidden states (B, L, D), for measures that train nothing."""
         with self._autocast(ids_BL):
             return self._backbone(ids_BL)
 
+    def _output(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> Output:
+        if self.anatomy is None:
+            assert want._replace(ragged=False) == LOGITS, "an unknown family has logits only"
+            with self._autocast(ids_BL):
+                logits_BLV = self.model(input_ids=ids_BL).logits
+                return Output(logits_BLV.flatten(0, 1).index_select(0, rows_N))
+        hidden_ND = self._hidden_of_rows(ids_BL, rows_N, want)
+        return Output(
+            self._head(hidden_ND) if want.logits else None,
+            hidden_ND if want.hidden else None,
+            loss=want.loss(hidden_ND, self._head) if want.loss is not None else None,
+        )
+
+    def _hidden_of_rows(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> Tensor:
+        ragged = want.ragged or len(rows_N) % len(ids_BL) != 0
+        with self._autocast(ids_BL):
+            if ragged or want.features.has_last(self.model.config):
+                return self._backbone(ids_BL).flatten(0, 1).index_select(0, rows_N)
+            return self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
+
+    def _head(self, hidden_ND: Tensor) -> Tensor:
+        assert self.anatomy is not None
+        with self._autocast(hidden_ND):
+            return self.anatomy.head(self.model, hidden_ND)
+
     def _backbone(self, ids_BL: Tensor, **of_layers: Tensor) -> Tensor:
-        """The last hidden states; ``of_layers`` is handed to every layer."""
-        assert self.anatomy is not None, "what is not known cannot be looked into"
+        """Return the last hidden states; ``of_layers`` is handed to every layer."""
+        assert self.anatomy is not None, "of an unknown family only the logits are known"
         backbone = getattr(self.model, self.anatomy.backbone)
         states: Tensor = backbone(
             ids_BL, attention_mask=self._mask(ids_BL), **of_layers
@@ -98,7 +146,7 @@ class MaskedLM(Wrapper):
         return states
 
     def _mask(self, ids_BL: Tensor) -> dict[str, None] | None:
-        """Blocks have no padding; a window that covers the block needs no mask either."""
+        """Return no mask where the model's window covers the block, which has no padding."""
         config = self.model.config
         if config.model_type == "modernbert" and config.sliding_window >= ids_BL.shape[1]:
             return {"full_attention": None, "sliding_attention": None}

@@ -11,9 +11,9 @@ from dwt_cli.base.ranks import Ranks
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.evaluate.options import Eval
-from dwt_cli.models.features import Features
+from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.flops import forward_flops
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
 from dwt_cli.tasks.options import Task
 from dwt_cli.training.options import Optim, Parallel, Train
@@ -43,12 +43,12 @@ class Conditions:
     def tokens_per_step(self) -> int:
         return self.train.batch_size * self.block_length
 
-    def step_flops(self, model: PreTrainedModel, features: Features | None = None) -> float:
+    def step_flops(self, model: PreTrainedModel, features: FeatureSpec = NO_FEATURES) -> float:
         """Return the FLOPs of one forward pass over a step's batch; features: those asked for."""
         size = self.train.batch_size
         return forward_flops(model, size, self.block_length, self.num_targets, features)
 
-    def token_flops(self, model: PreTrainedModel, features: Features | None = None) -> float:
+    def token_flops(self, model: PreTrainedModel, features: FeatureSpec = NO_FEATURES) -> float:
         """Return the FLOPs of one forward pass, by token that is read."""
         return self.step_flops(model, features) / self.tokens_per_step
 
@@ -76,18 +76,18 @@ class Conditions:
 
     def evaluation(
         self, corpus: Corpus, machine: Machine, ranks: Ranks
-    ) -> Callable[[MaskedLM], dict[str, float]]:
+    ) -> Callable[[LanguageModel], dict[str, float]]:
         """Return the function from a model to its held-out metrics; all ranks call it."""
         heldout = self.heldout(corpus, ranks.size)
         return lambda model: heldout_metrics(model, heldout, machine.device, ranks)
 
     # ------------------------------------------------------------------------------ the models
 
-    def wrapped(self, model: PreTrainedModel, machine: Machine) -> MaskedLM:
+    def wrapped(self, model: PreTrainedModel, machine: Machine) -> LanguageModel:
         """Return a model as it is called, where it is: `train` brings it to the device."""
-        return MaskedLM(model, machine.dtype, self.train.compile)
+        return LanguageModel(model, machine.dtype, self.train.compile)
 
-    def share_teacher(self, wrapped: MaskedLM, machine: Machine, ranks: Ranks) -> None:
+    def share_teacher(self, wrapped: LanguageModel, machine: Machine, ranks: Ranks) -> None:
         """Leave each rank its share of a teacher, if that is asked for."""
         sharding = self.parallel.sharding(ranks.size)
         if sharding and sharding.shard_teacher:

@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.identity import fingerprint, plain
-from dwt_cli.distill.loss import MaskedLanguageModelling
+from dwt_cli.distill.loss import DistillationLoss
 from dwt_cli.distill.remap.ligo import Growing
 from dwt_cli.distill.remap.options import Ligo
 from dwt_cli.distill.remap.remap import Account
 from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.models.options import Student
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Context, Done, Setup, Stage, train
@@ -86,7 +86,7 @@ class MapsStage(Stage):
             facts = train(
                 setup,
                 growing,
-                MaskedLanguageModelling(),
+                DistillationLoss(),
                 conditions.batches(corpus, setup.seed, setup.purpose),
                 conditions.evaluation(corpus, at.machine, at.ranks),
                 at,
@@ -110,7 +110,7 @@ class MapsStage(Stage):
         teacher: Prepared = done[self.teacher.name]
         assert teacher.model is not None
         device, dtype = at.machine.device, at.machine.dtype
-        MaskedLM(student, dtype).to(device)
+        LanguageModel(student, dtype).to(device)
         return self.options.growing(student, teacher.model, dtype).to(device)
 
     def apply(self, student: PreTrainedModel, done: Done, at: Context) -> Account:

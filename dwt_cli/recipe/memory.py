@@ -16,9 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dwt_cli.base.machine import Machine
 from dwt_cli.distill.objective.fused import CHUNK_BYTES, FUSED_BYTES
 from dwt_cli.models.anatomy import anatomy_of, is_known
-from dwt_cli.models.features import Features
+from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.flops import num_parameters
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import Fsdp, Optim
@@ -91,7 +91,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     features, _ = shapes.features
     # weights as they are gathered; fake tensors of a GPU need one, a CPU's have the same shapes
     with FakeTensorMode(), _new_tensors_in(machine.dtype if sharding else torch.float32):
-        model = MaskedLM(shapes.student_on(_CPU), machine.dtype).train()
+        model = LanguageModel(shapes.student_on(_CPU), machine.dtype).train()
         if machine.device.type == "cuda":
             model.model.set_attn_implementation("sdpa")
         kept, again = activation_bytes(
@@ -105,7 +105,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     teachers = shapes.teacher_models.values()
     if sharding and sharding.shard_teacher:  # one model computes at a time
         theirs = [
-            gathered_bytes(MaskedLM(teacher, machine.dtype), machine.dtype)
+            gathered_bytes(LanguageModel(teacher, machine.dtype), machine.dtype)
             for teacher in teachers
             if is_known(teacher.config)  # the others are refused
         ]
@@ -135,7 +135,7 @@ def state(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> State:
     after the last one.
     """
     conditions = shapes.conditions
-    student = MaskedLM(shapes.student_model, torch.float32)
+    student = LanguageModel(shapes.student_model, torch.float32)
     fsdp = conditions.parallel.sharding(num_ranks)
     num_shards = num_ranks if fsdp else 1
     own = num_parameters(student) * _FP32
@@ -161,7 +161,7 @@ def state(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> State:
     return replace(stays, offloaded=share.total - stays.total + shared_gradients)
 
 
-def optimizer_bytes(model: MaskedLM, options: Optim) -> int:
+def optimizer_bytes(model: LanguageModel, options: Optim) -> int:
     """AdamW keeps two moments of each weight, Muon one, in fp32."""
     kept = sum(
         (1 if isinstance(part, torch.optim.Muon) else 2) * parameter.numel()
@@ -173,11 +173,11 @@ def optimizer_bytes(model: MaskedLM, options: Optim) -> int:
 
 
 def activation_bytes(
-    model: MaskedLM,
+    model: LanguageModel,
     ids_BL: Tensor,
     rows_N: Tensor,
     checkpointing: bool = False,
-    features: Features | None = None,
+    features: FeatureSpec = NO_FEATURES,
 ) -> tuple[int, int]:
     """What autograd keeps of a forward pass, and what is there while it computes a layer again.
 
@@ -214,7 +214,7 @@ def activation_bytes(
         for hook in (layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave))
     ]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits_NV = model(ids_BL, rows_N, features)
+        logits_NV = model(ids_BL, rows_N, Want(features=features)).logits_NV
     assert logits_NV.requires_grad
     for hook in hooks:
         hook.remove()
@@ -227,7 +227,7 @@ def activation_bytes(
     return outside + sum(tensor.nbytes for tensor in read_BLD), again
 
 
-def gathered_bytes(model: MaskedLM, dtype: torch.dtype) -> int:
+def gathered_bytes(model: LanguageModel, dtype: torch.dtype) -> int:
     """What FSDP has in one piece: all that is outside the layers, a layer, and the next one."""
     of_layers = [num_parameters(layer) for layer in _layers(model)]
     outside = num_parameters(model) - sum(of_layers)
@@ -258,7 +258,7 @@ def _new_tensors_in(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _layers(model: MaskedLM) -> nn.ModuleList:
+def _layers(model: LanguageModel) -> nn.ModuleList:
     layers = model.model.get_submodule(anatomy_of(model.model).layers)
     assert isinstance(layers, nn.ModuleList)
     return layers

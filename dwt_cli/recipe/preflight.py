@@ -14,12 +14,12 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.check import nearest_existing
 from dwt_cli.data import corpus as corpora
-from dwt_cli.distill.objective.features import inside_objectives
+from dwt_cli.distill.objective.feature_losses import feature_losses
 from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.checkpoint import located, open_config, open_model
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.options import STUDENT_PATH, Checkpoint, MadeStudent
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.memory import state
 from dwt_cli.recipe.recipe import Recipe
@@ -46,7 +46,7 @@ def check(
         _check_layers_are_known(opened)
     teacher = opened.get("teacher.path", shapes.teacher_models.get("teacher"))
     if teacher is not None:
-        inside_objectives(shapes.objectives, student.config, teacher.config)
+        feature_losses(shapes.objectives, student.config, teacher.config)
     if remapped.needs_teacher:
         assert teacher is not None, "config.check asks for one model"
         remapped.start(student, teacher)  # shapes alone
@@ -116,7 +116,8 @@ def _try_out(named: str, model: PreTrainedModel, length: int, vocab_size: int) -
     ids_BL = torch.zeros((1, length), dtype=torch.int64)
     try:
         with torch.no_grad():
-            logits_NV = MaskedLM(model, torch.float32).eval()(ids_BL, torch.tensor([length - 1]))
+            wrapped = LanguageModel(model, torch.float32).eval()
+            logits_NV = wrapped(ids_BL, torch.tensor([length - 1])).logits_NV
         reason = None if logits_NV.shape == (1, vocab_size) else f"shape {tuple(logits_NV.shape)}"
     except Exception as error:  # whatever the code of a family says to a batch it cannot read
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"

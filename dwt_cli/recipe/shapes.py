@@ -8,11 +8,11 @@ import torch
 from transformers import PreTrainedModel
 
 from dwt_cli.config.run import Run, checkpoints, each_teacher, path_setting
-from dwt_cli.distill.objective.features import inside_objectives, wishes
-from dwt_cli.distill.objective.options import Objective
-from dwt_cli.distill.teacher.options import CheckpointTeacher, MadeTeacher, Teacher
+from dwt_cli.distill.objective.base import Objective
+from dwt_cli.distill.objective.feature_losses import feature_losses, requested
+from dwt_cli.distill.teacher.options import CheckpointTeacher, MadeTeacher, SingleTeacher
 from dwt_cli.models.checkpoint import open_config, outline_of
-from dwt_cli.models.features import Features
+from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD
 from dwt_cli.models.making import outline
 from dwt_cli.models.options import Checkpoint, Student
@@ -28,7 +28,7 @@ class Shapes:
     """
 
     student: Student
-    teachers: Mapping[str, Teacher]
+    teachers: Mapping[str, SingleTeacher]
     objectives: Mapping[str, Objective]
     conditions: Conditions
     checkpoints: Sequence[tuple[str, Checkpoint]]
@@ -75,9 +75,9 @@ class Shapes:
         return models
 
     @cached_property
-    def features(self) -> tuple[Features, Features]:
+    def features(self) -> tuple[FeatureSpec, FeatureSpec]:
         """The features that the objectives ask the student for, and its teacher."""
-        if list(self.teacher_models) != ["teacher"]:  # several are asked for logits alone
-            return Features(), Features()
+        if list(self.teacher_models) != ["teacher"]:  # several have none in common
+            return NO_FEATURES, NO_FEATURES
         student, teacher = self.student_model.config, self.teacher_models["teacher"].config
-        return wishes(inside_objectives(self.objectives, student, teacher))
+        return requested(feature_losses(self.objectives, student, teacher).values())

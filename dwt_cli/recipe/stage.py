@@ -14,7 +14,7 @@ from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import Ranks
 from dwt_cli.evaluate.snapshots import Snapshots, snapshots_of
 from dwt_cli.models.flops import num_parameters
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
 from dwt_cli.track.summary import Facts
@@ -143,10 +143,10 @@ class Setup:
 
 def train(
     setup: Setup,
-    model: MaskedLM,
+    model: LanguageModel,
     loss: Loss,
     batches: Batches,
-    evaluate: Callable[[MaskedLM], dict[str, float]],
+    evaluate: Callable[[LanguageModel], dict[str, float]],
     at: Context,
     save: Callable[[Path], None] | None = None,
 ) -> Facts:
@@ -160,7 +160,7 @@ def train(
     if sharding:
         model.cpu()  # it was evaluated on the device before, if it was remapped
         if at.ranks.is_first:
-            model = MaskedLM(copy.deepcopy(whole), at.machine.dtype)
+            model = LanguageModel(copy.deepcopy(whole), at.machine.dtype)
         shard(model, loss.aux, sharding, at.machine.device, at.machine.dtype)
     else:
         model.to(at.machine.device)

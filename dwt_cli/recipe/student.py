@@ -5,23 +5,24 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.alpha import Schedule
-from dwt_cli.distill.loss import Lesson, MaskedLanguageModelling
-from dwt_cli.distill.objective.features import inside_objectives, wishes
-from dwt_cli.distill.objective.options import Objective, Revise, Select
+from dwt_cli.distill.loss import Distillation, DistillationLoss
+from dwt_cli.distill.objective.base import Objective
+from dwt_cli.distill.objective.feature_losses import feature_losses, requested
+from dwt_cli.distill.objective.revise import Revise
+from dwt_cli.distill.objective.select import Select
 from dwt_cli.distill.remap.options import RandomStart, Remap
 from dwt_cli.distill.remap.picture import draw_origins
 from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.models.checkpoint import provenance, save_model
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.options import Student
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe.corpus import CorpusStage, num_tokens
 from dwt_cli.recipe.maps import MapsStage
 from dwt_cli.recipe.shapes import Shapes
@@ -134,7 +135,9 @@ class StudentStage(Stage):
         """Return the student at its end; metrics and checkpoints are in the run's directory."""
         conditions, corpus = self.shapes.conditions, done[self.corpus.name]
         start = self._start(done, at)
-        taught = self._taught(start.model, done, at)
+        distilled = self._distilled(start.model, done, at)
+        loss = DistillationLoss(distilled.distillation, compiled=conditions.train.compile)
+        loss.aux.to(at.machine.device)
         setup = Setup(
             purpose=self.purpose,
             stage=self.name,
@@ -151,7 +154,7 @@ class StudentStage(Stage):
         facts = train(
             setup,
             conditions.wrapped(start.model, at.machine),
-            MaskedLanguageModelling(taught.lesson, compiled=conditions.train.compile),
+            loss,
             conditions.batches(corpus, setup.seed, setup.purpose),
             conditions.evaluation(corpus, at.machine, at.ranks),
             at,
@@ -162,8 +165,8 @@ class StudentStage(Stage):
             start.model,
             replace(
                 facts,
-                flops=(facts.flops or 0) + taught.features_flops * num_taught,
-                teacher_forward_flops=taught.asked_flops * num_taught,
+                flops=(facts.flops or 0) + distilled.features_flops * num_taught,
+                teacher_forward_flops=distilled.teacher_flops * num_taught,
                 remap=start.remap,
             ),
         )
@@ -220,7 +223,7 @@ class StudentStage(Stage):
         evaluate = conditions.evaluation(corpus, at.machine, at.ranks)
 
         def loss() -> float:
-            evaluated_once = MaskedLM(student, at.machine.dtype)  # not worth compiling
+            evaluated_once = LanguageModel(student, at.machine.dtype)  # not worth compiling
             return evaluate(evaluated_once.to(at.machine.device))["loss"]
 
         losses = {"teacher": teacher.facts.loss, "random": loss()}
@@ -240,27 +243,27 @@ class StudentStage(Stage):
             draw_origins(account, ours, theirs, folder / "remap.png")
         return facts
 
-    def _taught(self, student: PreTrainedModel, done: Done, at: Context) -> "_Taught":
+    def _distilled(self, student: PreTrainedModel, done: Done, at: Context) -> "_Distilled":
         if self.teaching is None:
-            return _Taught()
+            return _Distilled()
         teaching, conditions = self.teaching, self.shapes.conditions
         teacher: Prepared = done[teaching.stage.name]
-        inside, asked_flops, features_flops = nn.ModuleDict(), teacher.step_flops, 0.0
+        losses, teacher_flops, features_flops = {}, teacher.step_flops, 0.0
         if teacher.model is not None:
-            inside = inside_objectives(teaching.objectives, student.config, teacher.model.config)
-            ours, theirs = wishes(inside)
-            asked_flops = conditions.step_flops(teacher.model, theirs)
+            losses = feature_losses(teaching.objectives, student.config, teacher.model.config)
+            ours, theirs = requested(losses.values())
+            teacher_flops = conditions.step_flops(teacher.model, theirs)
             features_flops = conditions.step_flops(student, ours) - conditions.step_flops(student)
         share(teacher, conditions, at)
-        lesson = Lesson(
+        distillation = Distillation(
             teacher.signal,
             teaching.alpha,
             teaching.objectives,
-            inside.to(at.machine.device),
+            losses,
             teaching.revise,
             teaching.select,
         )
-        return _Taught(lesson, asked_flops, FORWARD_AND_BACKWARD * features_flops)
+        return _Distilled(distillation, teacher_flops, FORWARD_AND_BACKWARD * features_flops)
 
 
 class _Start(NamedTuple):
@@ -270,14 +273,14 @@ class _Start(NamedTuple):
     remap: dict[str, Any] | None = None
 
 
-class _Taught(NamedTuple):
+class _Distilled(NamedTuple):
     """A distillation, and the FLOPs of a distilled step beyond those of a plain one.
 
-    asked_flops: the teacher's. features_flops: the student's, for the features it gives.
+    teacher_flops: the teacher's. features_flops: the student's, for the features it gives.
     """
 
-    lesson: Lesson | None = None
-    asked_flops: float = 0.0
+    distillation: Distillation | None = None
+    teacher_flops: float = 0.0
     features_flops: float = 0.0
 
 

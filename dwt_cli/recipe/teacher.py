@@ -27,7 +27,7 @@ from dwt_cli.data import corpus as corpora
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Data
 from dwt_cli.data.source import Source
-from dwt_cli.distill.loss import MaskedLanguageModelling
+from dwt_cli.distill.loss import DistillationLoss
 from dwt_cli.distill.teacher.mixture import MixtureSignal
 from dwt_cli.distill.teacher.options import (
     BUDGETS,
@@ -35,17 +35,18 @@ from dwt_cli.distill.teacher.options import (
     MadeTeacher,
     ModelTeacher,
     SeveralTeachers,
+    SingleTeacher,
     Teacher,
     VirtualTeacher,
 )
-from dwt_cli.distill.teacher.signal import ModelSignal, Signal
+from dwt_cli.distill.teacher.signal import ModelSignal, TeacherSignal
 from dwt_cli.distill.teacher.virtual import VirtualSignal
 from dwt_cli.evaluate.lm import metrics_of
 from dwt_cli.evaluate.snapshots import place_of
 from dwt_cli.models.checkpoint import open_folder, open_model, provenance, save_model
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.making import make_model, outline
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.stage import Context, Done, Setup, Stage, train
@@ -63,8 +64,8 @@ class Prepared:
 
     facts: Facts
     step_flops: float
-    signal: Signal
-    wrapped: "weakref.ref[MaskedLM] | None" = None
+    signal: TeacherSignal
+    wrapped: "weakref.ref[LanguageModel] | None" = None
 
     @property
     def model(self) -> PreTrainedModel | None:
@@ -98,9 +99,12 @@ class TeacherStage(Stage):
     def carry_out(self, done: Done, at: Context) -> Prepared:
         """Return the teacher. All ranks are here."""
 
-    def _facts_of(self, signal: Signal, done: Done, at: Context, **facts: Any) -> Facts:
+    def _facts_of(self, signal: TeacherSignal, done: Done, at: Context, **facts: Any) -> Facts:
         heldout = self.conditions.heldout(done[self.corpus.name], at.ranks.size)
-        return Facts(heldout=metrics_of(signal, heldout, at.machine.device), **facts)
+        metrics = metrics_of(
+            lambda batch: signal(batch).targets.dense(), heldout, at.machine.device
+        )
+        return Facts(heldout=metrics, **facts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +260,7 @@ class TrainedStage(ModelStage):
         facts = train(
             setup,
             conditions.wrapped(model, at.machine),
-            MaskedLanguageModelling(compiled=conditions.train.compile),
+            DistillationLoss(compiled=conditions.train.compile),
             conditions.batches(text, setup.seed, setup.purpose),
             conditions.evaluation(corpus, at.machine, at.ranks),
             at,
@@ -371,7 +375,7 @@ def share(teacher: Prepared, conditions: Conditions, at: Context) -> None:
 
 def teacher_stages(
     options: Teacher,
-    each: Mapping[str, Teacher],
+    each: Mapping[str, SingleTeacher],
     conditions: Conditions,
     corpus: CorpusStage,
 ) -> list[TeacherStage]:
@@ -392,7 +396,7 @@ def teacher_stages(
 
 
 def _stage(
-    name: str, options: Teacher, conditions: Conditions, corpus: CorpusStage
+    name: str, options: SingleTeacher, conditions: Conditions, corpus: CorpusStage
 ) -> TeacherStage:
     if isinstance(options, MadeTeacher):
         text = None

@@ -75,7 +75,7 @@ class Masking:
         positions_T = torch.arange(1, num_tokens + 1, device=ids_SL.device)
         copies_C = torch.arange(num_sentences * num_tokens, device=ids_SL.device)
         rows_C = copies_C * length + positions_T.repeat(num_sentences)
-        logits_CV = model(copies_STL.flatten(0, 1), rows_C).float()
+        logits_CV = model(copies_STL.flatten(0, 1), rows_C).logits_NV.float()
         labels_C = ids_SL[:, 1:-1].flatten()
         log_p_C = -nn.functional.cross_entropy(logits_CV, labels_C, reduction="none")
         return log_p_C.double().view(num_sentences, num_tokens).sum(1)

@@ -4,8 +4,8 @@ Legend: B blocks, L positions, N target rows of all blocks, S sentences, V vocab
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -39,9 +39,9 @@ class Batch:
     """Blocks as the model reads them, and what it is to predict.
 
     ids_BL: int64 token ids. rows_N: int64 places of the targets in the flattened (B * L)
-    positions, block after block; a block may have more of them than another. labels_N: int64 ids
-    to predict there. places_B3: int64, a `Place` for each block. documents_BL: int64 number of the
-    document of each position, or None where documents are not told apart.
+    positions, block after block. labels_N: int64 ids to predict there. places_B3: int64, a `Place`
+    for each block. documents_BL: int64 number of the document of each position, or None where
+    documents are not told apart. ragged: whether a block may have more targets than another.
     """
 
     ids_BL: Tensor
@@ -49,15 +49,16 @@ class Batch:
     labels_N: Tensor
     places_B3: Tensor
     documents_BL: Tensor | None = None
+    ragged: bool = field(default=False, kw_only=True)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device; a GPU copies pinned memory while it computes."""
 
-        def moved(tensor: Tensor) -> Tensor:
+        def moved(tensor: Tensor) -> Any:
             pinned = tensor.pin_memory() if device.type == "cuda" else tensor
             return pinned.to(device, non_blocking=True)
 
-        tensors = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
         return replace(self, **{name: moved(tensor) for name, tensor in tensors.items()})
 
 

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from dwt_cli.distill.alpha import Schedule
-from dwt_cli.distill.objective.options import Distributions, Objective
+from dwt_cli.distill.objective.base import Objective, divergences
 from dwt_cli.track.curves import BLUE, GREEN, GREY, ORANGE, finish
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import Optim
@@ -39,8 +39,7 @@ def schedule_curves(
         lr_factor=factors,
         temperatures={
             name: [objective.temperature_at(share) for share in progress]
-            for name, objective in objectives.items()
-            if isinstance(objective, Distributions)
+            for name, objective in divergences(objectives).items()
         },
     )
 

@@ -29,12 +29,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.models.anatomy import anatomy_of
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.training.options import Fsdp
 
 
 def shard(
-    model: MaskedLM, aux: nn.ModuleDict, options: Fsdp, device: torch.device, dtype: torch.dtype
+    model: LanguageModel,
+    aux: nn.ModuleDict,
+    options: Fsdp,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> None:
     """Leave each rank its shards of ``model`` and of ``aux``, in place.
 
@@ -45,7 +49,7 @@ def shard(
     policy = MixedPrecisionPolicy(
         param_dtype=dtype,
         reduce_dtype=torch.float32,
-        cast_forward_inputs=False,  # it would fill a copy of `Features`
+        cast_forward_inputs=False,  # autocast says what is computed in it
     )
     offload = OffloadPolicy()
     if options.cpu_offload:

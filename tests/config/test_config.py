@@ -1,6 +1,7 @@
 """What is part of a run's identity, and which settings are refused."""
 
 import dataclasses
+import inspect
 import typing
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -54,7 +55,10 @@ def nano(composed: Callable[..., Run]) -> Run:
 
 
 def samples(hint: Any) -> Iterator[Any]:
-    """Values of a type, all different."""
+    """Values of a type, all different; of an abstract one those of its simplest choice."""
+    if inspect.isabstract(hint):
+        choices = (kind for kind in CLASSES if issubclass(kind, hint))
+        hint = min(choices, key=lambda kind: len(dataclasses.fields(kind)))
     if typing.get_origin(hint) is not None or NoneType in typing.get_args(hint):
         inner = typing.get_args(hint)
         match typing.get_origin(hint):

@@ -1,9 +1,10 @@
 import itertools
 import math
-from typing import Any
+from dataclasses import fields
 
 import pytest
 
+from dwt_cli.base.options import Range
 from dwt_cli.distill.alpha import (
     SCHEDULES,
     Constant,
@@ -59,7 +60,7 @@ def test_a_ramp_that_is_over_stays_where_it_came_to() -> None:
     assert softs(Linear(soft=4, soft_end=2, until=0.2)) == pytest.approx([4, 3] + [2] * 8)
 
 
-def test_step_listens_first_and_then_no_more() -> None:
+def test_step_has_a_soft_weight_first_and_then_none() -> None:
     assert softs(Step(soft=3, until=0.4)) == [3] * 4 + [0] * 6
 
 
@@ -101,7 +102,7 @@ def test_overtake_follows_the_lag_and_ends_with_it() -> None:
     released = False
     for step, lag in enumerate(lags):
         metrics = {"hard_loss": 5 + lag}
-        if not released:  # afterwards the teacher is not asked any more
+        if not released:  # afterwards the teacher does not run
             metrics["teacher_loss"] = 5.0
         memory = dict(schedule.remember(memory, metrics))
         weighted = [(3 / 4) ** (step - k) for k in range(step + 1)]
@@ -116,27 +117,30 @@ def test_overtake_follows_the_lag_and_ends_with_it() -> None:
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_negative_weight_is_a_problem_and_names_its_setting(name: str) -> None:
-    make = SCHEDULES[name]
-    assert make().problems() == []
-    assert make(hard=0).problems() == []
-    (problem,) = make(hard=-0.5).problems()
-    assert problem.startswith("alpha.hard=-0.5:")
+def test_every_weight_has_a_range_and_may_be_zero(name: str) -> None:
+    weights = [f for f in fields(SCHEDULES[name]) if f.name.startswith(("hard", "soft"))]
+    assert weights
+    for weight in weights:
+        bounds: Range = weight.metadata["range"]
+        assert bounds.problem(weight.name, 0.0) is None
+        assert bounds.problem(weight.name, -0.5) == f"{weight.name}=-0.5: it is at least 0"
 
 
 @pytest.mark.parametrize(
-    ("make", "settings", "named"),
+    ("kind", "name", "value"),
     [
-        (Linear, {"until": 0.0}, "alpha.until=0.0"),
-        (Step, {"until": 1.5}, "alpha.until=1.5"),
-        (Linear, {"hard_end": -1.0}, "alpha.hard_end=-1.0"),
-        (Exponential, {"soft_end": 0.0}, "alpha.soft=4.0 and alpha.soft_end=0.0"),
-        (Overtake, {"full": 0.0}, "alpha.full=0.0"),
-        (Overtake, {"span": 1.0}, "alpha.span=1.0"),
+        (Linear, "until", 0.0),
+        (Step, "until", 1.5),
+        (Overtake, "full", 0.0),
+        (Overtake, "span", 1.0),
     ],
 )
-def test_what_no_schedule_can_do(
-    make: type[Schedule], settings: dict[str, Any], named: str
-) -> None:
-    (problem,) = make(**settings).problems()
-    assert problem.startswith(named)
+def test_values_that_no_schedule_can_have(kind: type[Schedule], name: str, value: float) -> None:
+    (bounds,) = (f.metadata["range"] for f in fields(kind) if f.name == name)
+    assert bounds.problem(name, value).startswith(f"{name}={value}: it is above")
+
+
+def test_an_exponential_never_comes_from_or_to_zero() -> None:
+    assert not list(Exponential().problems("alpha"))
+    (problem,) = Exponential(soft_end=0.0).problems("alpha")
+    assert problem.startswith("alpha.soft=4.0 and alpha.soft_end=0.0")

@@ -1,36 +1,47 @@
-"""The task's loss: eq. 3 with the schedule's weights; the teacher runs only when it is heard."""
+"""Eq. 3 with the schedule's weights; the teacher runs only while its weight is not zero."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Constant, Linear, Schedule, Weights
-from dwt_cli.distill.loss import Lesson, MaskedLanguageModelling
-from dwt_cli.distill.objective.options import ForwardKL
-from dwt_cli.distill.teacher.signal import ModelSignal
-from dwt_cli.models.features import Features
+from dwt_cli.distill.loss import Distillation, DistillationLoss
+from dwt_cli.distill.objective.base import Objective
+from dwt_cli.distill.objective.divergences import ForwardKL
+from dwt_cli.distill.objective.feature_losses import feature_losses
+from dwt_cli.distill.objective.features import Hidden
+from dwt_cli.distill.objective.fused import Comparison, distillation_sums
+from dwt_cli.distill.teacher.signal import (
+    TARGETS_ALONE,
+    Answer,
+    ModelSignal,
+    Request,
+    TeacherSignal,
+)
+from dwt_cli.distill.teacher.targets import DenseLogits, SoftTargets, SparseRows
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
+from dwt_cli.tasks.batches import TrainBatches
 from dwt_cli.tasks.mlm import Masking
 from dwt_cli.tasks.task import Batch
 from dwt_cli.training.moment import Moment
 
 
-class Counting:
+class Counting(TeacherSignal):
     """A signal that counts its calls and its releases."""
 
     def __init__(self, signal: ModelSignal) -> None:
         self.signal, self.calls, self.releases = signal, 0, 0
 
-    def __call__(self, batch: Batch, features: Features | None = None) -> Tensor:
+    def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         assert self.releases == 0
         self.calls += 1
-        return self.signal(batch, features)
+        return self.signal(batch, request)
 
     def release(self) -> None:
         self.releases += 1
@@ -39,7 +50,7 @@ class Counting:
 
 @dataclass
 class Window(Schedule):
-    """Listens in the second quarter only."""
+    """The soft loss counts in the second quarter only."""
 
     def weights(self, moment: Moment) -> Weights:
         return Weights(self.hard, float(0.25 <= moment.progress < 0.5))
@@ -48,40 +59,43 @@ class Window(Schedule):
         return moment.progress >= 0.5
 
 
-def listening(schedule: Schedule, signal: Counting, tau: float = 1.0) -> MaskedLanguageModelling:
-    return MaskedLanguageModelling(Lesson(signal, schedule, {"logits": ForwardKL(temperature=tau)}))
+def distilled(schedule: Schedule, signal: TeacherSignal, tau: float = 1.0) -> DistillationLoss:
+    return DistillationLoss(Distillation(signal, schedule, {"logits": ForwardKL(temperature=tau)}))
 
 
 @pytest.fixture
-def student(tiny: Callable[..., Architecture]) -> MaskedLM:
-    return MaskedLM(make_model(tiny(num_layers=2), 0, "student"), torch.float32)
+def student(tiny: Callable[..., Architecture]) -> LanguageModel:
+    return LanguageModel(make_model(tiny(num_layers=2), 0, "student"), torch.float32)
 
 
 @pytest.fixture
-def teacher(tiny: Callable[..., Architecture]) -> Counting:
+def teacher_model(tiny: Callable[..., Architecture]) -> LanguageModel:
     model = make_model(tiny(num_layers=1), 0, "teacher")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
-    return Counting(ModelSignal(MaskedLM(model, torch.float32)))
+    return LanguageModel(model, torch.float32)
+
+
+@pytest.fixture
+def teacher(teacher_model: LanguageModel) -> Counting:
+    return Counting(ModelSignal(teacher_model))
 
 
 @pytest.fixture
 def batch(corpus: Corpus, masking: Masking) -> Batch:
-    from dwt_cli.tasks.batches import TrainBatches
-
     return TrainBatches(corpus.train, masking, 4, 0, "student").batch(0)
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.5])
 @pytest.mark.parametrize("tau", [1.0, 2.0])
 def test_equation_3_at_a_moment(
-    student: MaskedLM, teacher: Counting, batch: Batch, progress: float, tau: float
+    student: LanguageModel, teacher: Counting, batch: Batch, progress: float, tau: float
 ) -> None:
-    loss = listening(Linear(hard=1, soft=4, soft_end=1), teacher, tau)
+    loss = distilled(Linear(hard=1, soft=4, soft_end=1), teacher, tau)
     found = loss(student, batch, Moment(progress))
-    student_NV = student(batch.ids_BL, batch.rows_N)
-    teacher_NV = teacher.signal(batch)
+    student_NV = student(batch.ids_BL, batch.rows_N).logits_NV
+    teacher_NV = teacher.signal(batch).targets.dense()
     hard = torch.nn.functional.cross_entropy(student_NV, batch.labels_N, reduction="sum")
     soft = torch.nn.functional.kl_div(
         (student_NV / tau).log_softmax(-1),
@@ -101,17 +115,17 @@ def test_equation_3_at_a_moment(
     assert found.facts == {"alpha_hard": 1, "alpha_soft": alpha_soft}
 
 
-def test_alone(student: MaskedLM, batch: Batch) -> None:
-    found = MaskedLanguageModelling()(student, batch, Moment(0))
+def test_alone(student: LanguageModel, batch: Batch) -> None:
+    found = DistillationLoss()(student, batch, Moment(0))
     assert found.total.item() == pytest.approx(found.sums["hard_loss"].item())
     assert found.sums.keys() == {"hard_loss", "accuracy"}
     assert found.facts == {"alpha_hard": 1}
 
 
-def test_the_teacher_runs_only_while_it_is_heard_and_is_released_once(
-    student: MaskedLM, teacher: Counting, batch: Batch
+def test_the_teacher_runs_only_while_it_counts_and_is_released_once(
+    student: LanguageModel, teacher: Counting, batch: Batch
 ) -> None:
-    loss = listening(Window(), teacher)
+    loss = distilled(Window(), teacher)
     seen = []
     for step in range(8):
         found = loss(student, batch, Moment(step / 8))
@@ -128,21 +142,159 @@ def test_the_teacher_runs_only_while_it_is_heard_and_is_released_once(
     ]
 
 
-def test_a_teacher_that_is_never_heard_never_runs(
-    student: MaskedLM, teacher: Counting, batch: Batch
+def test_a_teacher_that_never_counts_never_runs(
+    student: LanguageModel, teacher: Counting, batch: Batch
 ) -> None:
-    loss = listening(Constant(soft=0), teacher)
+    loss = distilled(Constant(soft=0), teacher)
     found = loss(student, batch, Moment(0))
     assert (teacher.calls, teacher.releases) == (0, 1)
     assert found.total.item() == pytest.approx(found.sums["hard_loss"].item())
 
 
 def test_the_students_gradient_does_not_reach_the_teacher(
-    student: MaskedLM, teacher: Counting, batch: Batch
+    student: LanguageModel, teacher_model: LanguageModel, teacher: Counting, batch: Batch
 ) -> None:
-    model = teacher.signal._model
-    assert model is not None
-    loss = listening(Constant(soft=1), teacher)
+    loss = distilled(Constant(soft=1), teacher)
     loss(student, batch, Moment(0)).total.backward()
     assert all(p.grad is not None for p in student.parameters())
-    assert all(p.grad is None for p in model.parameters())
+    assert all(p.grad is None for p in teacher_model.parameters())
+
+
+class Adapted(TeacherSignal):
+    """A signal with trainable parts: it scales another's logits, by its own loss."""
+
+    def __init__(self, signal: TeacherSignal, has_own_loss: bool = True) -> None:
+        self.signal, self.has_own_loss = signal, has_own_loss
+        self.scale = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.scale.weight, 0.5)
+        self.parts = {"adapter": self.scale}
+        self.seen: list[tuple[bool, bool, float]] = []
+
+    def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
+        logits_NV = self.signal(batch, request).targets.dense()
+        return Answer(DenseLogits(self.scale(logits_NV[..., None]).squeeze(-1)))
+
+    def own_loss(
+        self, teacher_NV: Tensor, student_NV: Tensor, batch: Batch, moment: Moment
+    ) -> Tensor | None:
+        self.seen.append((teacher_NV.requires_grad, student_NV.requires_grad, moment.progress))
+        if not self.has_own_loss:
+            return None
+        return torch.nn.functional.cross_entropy(teacher_NV, batch.labels_N, reduction="sum")
+
+    def release(self) -> None:
+        self.signal.release()
+
+
+def test_a_signal_trains_its_parts_by_a_loss_of_its_own(
+    student: LanguageModel, teacher_model: LanguageModel, teacher: Counting, batch: Batch
+) -> None:
+    """The student's gradient is what it is with the same targets from a frozen signal."""
+    signal = Adapted(teacher)
+    loss = distilled(Window(), signal)
+    assert list(loss.aux) == ["adapter"]
+    found = loss(student, batch, Moment(0.25))
+    found.total.backward()
+    assert signal.seen == [(True, False, 0.25)]
+    teacher_NV = 0.5 * teacher.signal(batch).targets.dense()
+    own = torch.nn.functional.cross_entropy(teacher_NV, batch.labels_N, reduction="sum")
+    torch.testing.assert_close(found.sums["signal_loss"], own)
+    gradients = [p.grad for p in student.parameters()]
+    adapter_gradient = signal.scale.weight.grad
+    assert adapter_gradient is not None and adapter_gradient.abs().item() > 0
+
+    student.zero_grad(set_to_none=True)
+    frozen = distilled(Window(), ModelSignal(teacher_model, 2.0))
+    expected = frozen(student, batch, Moment(0.25))
+    expected.total.backward()
+    torch.testing.assert_close(found.total, expected.total + own)
+    for gradient, parameter in zip(gradients, student.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad)
+
+    loss(student, batch, Moment(0.0))  # a step without the teacher
+    assert len(signal.seen) == 1
+
+
+def test_trained_targets_without_a_loss_of_their_own_are_refused(
+    student: LanguageModel, teacher: Counting, batch: Batch
+) -> None:
+    loss = distilled(Constant(soft=1), Adapted(teacher, has_own_loss=False))
+    with pytest.raises(AssertionError, match="own_loss"):
+        loss(student, batch, Moment(0))
+
+
+def test_aux_holds_the_parts_of_objectives_and_signal_side_by_side(
+    student: LanguageModel, teacher_model: LanguageModel, teacher: Counting
+) -> None:
+    objectives: dict[str, Objective] = {"logits": ForwardKL(), "hidden": Hidden()}
+    losses = feature_losses(objectives, student.model.config, teacher_model.model.config)
+    signal = Adapted(teacher)
+    loss = DistillationLoss(Distillation(signal, Constant(), objectives, losses))
+    assert list(loss.aux) == ["hidden", "adapter"]
+    assert not any(isinstance(module, nn.ModuleDict) for module in loss.aux.values())
+    signal.parts = {"hidden": signal.scale}
+    with pytest.raises(AssertionError, match="name of its own"):
+        DistillationLoss(Distillation(signal, Constant(), objectives, losses))
+
+
+class TwoForms(TeacherSignal):
+    """A signal that has few tokens of each row, and answers densely where that is needed."""
+
+    def __init__(self, targets: SparseRows) -> None:
+        self.targets = targets
+
+    def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
+        assert DenseLogits in request.forms or SparseRows in request.forms
+        targets: SoftTargets = self.targets
+        return Answer(targets if SparseRows in request.forms else DenseLogits(targets.dense()))
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+def test_the_loss_takes_targets_in_any_form(
+    student: LanguageModel, teacher: Counting, batch: Batch
+) -> None:
+    kept, ids_NK = teacher.signal(batch).targets.dense().log_softmax(-1).topk(5)
+    vocab_size = student.model.config.vocab_size
+    signal = TwoForms(SparseRows(ids_NK, kept, vocab_size))
+    dense = signal(batch, Request(forms=(DenseLogits,)))
+    assert isinstance(dense.targets, DenseLogits)
+    found = distilled(Constant(), signal)(student, batch, Moment(0))
+    expected = distilled(Constant(), Recorded(dense.targets))(student, batch, Moment(0))
+    assert found.total == expected.total
+
+
+class Recorded(TeacherSignal):
+    """SoftTargets that were written down."""
+
+    def __init__(self, targets: SoftTargets) -> None:
+        self.targets = targets
+
+    def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
+        return Answer(self.targets)
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+def test_a_batch_with_unequal_numbers_of_targets(
+    student: LanguageModel, teacher: Counting, batch: Batch
+) -> None:
+    """The sum over the targets that are kept, whatever block they are in."""
+    num_targets = len(batch.labels_N)
+    keep_N = torch.rand(num_targets, generator=torch.Generator().manual_seed(0)) < 0.6
+    ragged = replace(
+        batch, rows_N=batch.rows_N[keep_N], labels_N=batch.labels_N[keep_N], ragged=True
+    )
+    found = distilled(Constant(), teacher, 2.0)(student, ragged, Moment(0))
+    student_NV = student(batch.ids_BL, batch.rows_N).logits_NV[keep_N]
+    teacher_NV = teacher.signal(batch).targets.dense()[keep_N]
+    expected = distillation_sums(
+        student_NV,
+        DenseLogits(teacher_NV),
+        ragged.labels_N,
+        Weights(1.0, 1.0),
+        Comparison({"logits": ForwardKL(temperature=2.0)}),
+    )
+    torch.testing.assert_close(found.total, expected.total)

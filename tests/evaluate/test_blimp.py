@@ -68,7 +68,7 @@ def test_against_one_token_at_a_time(
     ]
     drawn.append(drawn[1])
     masking = Masking(MaskedLM(), 160, MASK, (0, 1, 2, 3, 4))
-    found = log_likelihoods(wrapper.MaskedLM(model, torch.float32), drawn, masking, CPU)
+    found = log_likelihoods(wrapper.LanguageModel(model, torch.float32), drawn, masking, CPU)
     expected = [one_token_at_a_time(model, sentence) for sentence in drawn]
     assert found == pytest.approx(expected, rel=1e-4)
     assert found[1] == found[-1]

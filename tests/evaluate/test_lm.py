@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from dwt_cli.data.corpus import Corpus
-from dwt_cli.evaluate.lm import _over_blocks, heldout_metrics
+from dwt_cli.distill.objective.fused import hard_sums
+from dwt_cli.evaluate.lm import _over_blocks, heldout_metrics, metrics_of
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.mlm import Masking
 
@@ -23,7 +24,7 @@ def test_against_the_full_forward_target_by_target(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)
-    wrapped = MaskedLM(model, torch.float32).train()
+    wrapped = LanguageModel(model, torch.float32).train()
     found = heldout_metrics(wrapped, HeldoutBatches(corpus.heldout, masking, 12, batch_size), CPU)
     (batch,) = HeldoutBatches(corpus.heldout, masking, 12, 100)
     with torch.no_grad():
@@ -46,9 +47,22 @@ def test_a_model_that_knows_nothing_has_the_entropy_of_the_vocabulary(
         for parameter in model.parameters():
             parameter.zero_()
     heldout = HeldoutBatches(corpus.heldout, masking, 12, 4)
-    found = heldout_metrics(MaskedLM(model, torch.float32), heldout, CPU)
+    found = heldout_metrics(LanguageModel(model, torch.float32), heldout, CPU)
     assert found["loss"] == pytest.approx(math.log(160), rel=1e-6)
     assert found["perplexity"] == pytest.approx(160, rel=1e-5)
+    assert found["accuracy"] == 1  # no logit is above the label's
+
+
+def test_ties_count_as_in_training(corpus: Corpus, masking: Masking) -> None:
+    """Logits of few values, so that the label's is often the highest beside others."""
+    draw = torch.Generator().manual_seed(0)
+    heldout = HeldoutBatches(corpus.heldout, masking, 12, 100)
+    (batch,) = heldout
+    logits_NV = torch.randint(3, (len(batch.labels_N), 160), generator=draw).float()
+    found = metrics_of(lambda _: logits_NV, heldout, CPU)["accuracy"]
+    in_training = hard_sums(logits_NV, batch.labels_N).correct / len(batch.labels_N)
+    assert found == pytest.approx(in_training.item())
+    assert 0.2 < found < 0.5
 
 
 def test_the_error_is_that_of_blocks_whatever_their_number_of_targets() -> None:

@@ -1,4 +1,4 @@
-"""What is seen inside a model, against transformers' own account of it."""
+"""Features of a model's layers, against transformers' own account of it."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.models.anatomy import anatomy_of
-from dwt_cli.models.features import Features, check_layers
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.features import FeatureSpec, check_layers
+from dwt_cli.models.wrapper import LanguageModel, Want
 
 FAMILIES = ["bert", "roberta", "distilbert", "modernbert", "modernbert-wide-window"]
 AFTER_ATTENTION = {
@@ -33,8 +33,8 @@ def test_queries_and_keys_give_the_attention_that_the_model_uses(
 ) -> None:
     model = of_family(family)
     model.set_attn_implementation("eager")
-    features = Features(heads_layers=frozenset({0, -1}))
-    MaskedLM(model, torch.float32)(ids_BL, ROWS_N, features)
+    want = Want(features=FeatureSpec(heads_layers=frozenset({0, -1})))
+    features = LanguageModel(model, torch.float32)(ids_BL, ROWS_N, want).features
     attentions = model(ids_BL, output_attentions=True).attentions
     for layer in (0, -1):
         q, k, v = features.heads[layer]
@@ -53,8 +53,8 @@ def test_values_lead_to_what_attention_passes_on(
     layer.get_submodule(AFTER_ATTENTION[model.config.model_type]).register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[0])
     )
-    features = Features(heads_layers=frozenset({1}))
-    MaskedLM(model, torch.float32)(ids_BL, ROWS_N, features)
+    want = Want(features=FeatureSpec(heads_layers=frozenset({1})))
+    features = LanguageModel(model, torch.float32)(ids_BL, ROWS_N, want).features
     q, k, v = features.heads[1]
     context = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
     torch.testing.assert_close(context.transpose(1, 2).flatten(2), seen[0])
@@ -65,22 +65,20 @@ def test_hidden_states_are_those_of_the_layers(
     family: str, of_family: OfFamily, ids_BL: torch.Tensor
 ) -> None:
     model = of_family(family)
-    features = Features(hidden_layers=frozenset({0, 1}))
-    MaskedLM(model, torch.float32)(ids_BL, ROWS_N, features)
+    want = Want(features=FeatureSpec(hidden_layers=frozenset({0, 1})))
+    features = LanguageModel(model, torch.float32)(ids_BL, ROWS_N, want).features
     states = model(ids_BL, output_hidden_states=True).hidden_states  # the embeddings come first
     torch.testing.assert_close(features.hidden[0], states[1])
     torch.testing.assert_close(features.hidden[1], states[2])
 
 
-def test_nothing_stays_behind(of_family: OfFamily, ids_BL: torch.Tensor) -> None:
+def test_no_hook_stays_behind(of_family: OfFamily, ids_BL: torch.Tensor) -> None:
     model = of_family("modernbert")
-    wrapped = MaskedLM(model, torch.float32)
-    wishes = Features(frozenset({0}), frozenset({1}))
-    filled = wishes.again()
-    wrapped(ids_BL, ROWS_N, filled)
-    assert filled.hidden.keys() == {0}
-    assert filled.heads.keys() == {1}
-    assert not wishes.hidden
+    wrapped = LanguageModel(model, torch.float32)
+    want = Want(features=FeatureSpec(frozenset({0}), frozenset({1})))
+    features = wrapped(ids_BL, ROWS_N, want).features
+    assert features.hidden.keys() == {0}
+    assert features.heads.keys() == {1}
     for module in model.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
@@ -88,11 +86,11 @@ def test_nothing_stays_behind(of_family: OfFamily, ids_BL: torch.Tensor) -> None
 
 def test_a_layer_that_is_not_there(of_family: OfFamily) -> None:
     config = of_family("bert").config
-    check_layers(config, Features(frozenset({-3, 2})), "objective.hidden.pairs")
+    check_layers(config, FeatureSpec(frozenset({-3, 2})), "objective.hidden.pairs")
     with pytest.raises(UserError, match=r"objective\.hidden\.pairs: layer 3 of a model with 3"):
-        check_layers(config, Features(frozenset({3})), "objective.hidden.pairs")
+        check_layers(config, FeatureSpec(frozenset({3})), "objective.hidden.pairs")
 
 
-def test_into_an_unknown_family_nobody_can_look(of_family: OfFamily) -> None:
+def test_an_unknown_family_has_no_features(of_family: OfFamily) -> None:
     with pytest.raises(UserError, match=r"objective\.hidden: the layers of a electra"):
-        check_layers(of_family("electra").config, Features(frozenset({0})), "objective.hidden")
+        check_layers(of_family("electra").config, FeatureSpec(frozenset({0})), "objective.hidden")

@@ -8,11 +8,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from dwt_cli.models.features import Features
+from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops
 from dwt_cli.models.making import make_model, outline
 from dwt_cli.models.options import Architecture
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel, Want
 
 B, L, TARGETS = 3, 48, 7
 
@@ -20,10 +20,15 @@ B, L, TARGETS = 3, 48, 7
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 @pytest.mark.parametrize("num_layers", [1, 4])
 @pytest.mark.parametrize(
-    "seen", [None, Features(hidden_layers=frozenset({-1})), Features(hidden_layers=frozenset({0}))]
+    "features",
+    [
+        NO_FEATURES,
+        FeatureSpec(hidden_layers=frozenset({-1})),
+        FeatureSpec(hidden_layers=frozenset({0})),
+    ],
 )
 def test_forward_and_backward(
-    tiny: Callable[..., Architecture], family: str, num_layers: int, seen: Features | None
+    tiny: Callable[..., Architecture], family: str, num_layers: int, features: FeatureSpec
 ) -> None:
     model = make_model(
         tiny(family, num_layers=num_layers, width=64, num_heads=4, mlp_width=96, vocab_size=500),
@@ -31,14 +36,14 @@ def test_forward_and_backward(
         "student",
     )
     ids_BL = torch.zeros(B, L, dtype=torch.long)
-    rows_N = torch.zeros(B * TARGETS, dtype=torch.long)
-    wrapped = MaskedLM(model, torch.float32)
+    rows_N = L * torch.arange(B).repeat_interleave(TARGETS)
+    wrapped = LanguageModel(model, torch.float32)
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as forward:
-            logits_NV = wrapped(ids_BL, rows_N, seen)
+            logits_NV = wrapped(ids_BL, rows_N, Want(features=features)).logits_NV
         with FlopCounterMode(display=False) as backward:
             logits_NV.sum().backward()
-    expected = forward_flops(model, B, L, TARGETS, seen)
+    expected = forward_flops(model, B, L, TARGETS, features)
     assert forward.get_total_flops() == pytest.approx(expected, rel=0.02)
     assert backward.get_total_flops() == pytest.approx(
         (FORWARD_AND_BACKWARD - 1) * expected, rel=0.02
@@ -51,7 +56,7 @@ def test_of_an_unknown_family_the_head_runs_everywhere(
 ) -> None:
     model = of_family("electra")
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        MaskedLM(model, torch.float32)(
+        LanguageModel(model, torch.float32)(
             torch.zeros(B, L, dtype=torch.long), torch.zeros(B * TARGETS, dtype=torch.long)
         )
     assert counter.get_total_flops() == pytest.approx(forward_flops(model, B, L, TARGETS), rel=0.02)

@@ -13,7 +13,7 @@ from dwt_cli.models.anatomy import ANATOMIES
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.making import make_model, outline
 from dwt_cli.models.options import Architecture, Family
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 
 Tiny = Callable[..., Architecture]
 
@@ -78,7 +78,10 @@ def test_the_sizes_asked_for(tiny: Tiny, family: str) -> None:
         config.vocab_size,
     ) == (3, 12, 3, 20, 77)
     ids_BL = torch.randint(77, (1, 600))
-    assert MaskedLM(model, torch.float32)(ids_BL, torch.tensor([599])).shape == (1, 77)
+    assert LanguageModel(model, torch.float32)(ids_BL, torch.tensor([599])).logits_NV.shape == (
+        1,
+        77,
+    )
     dropouts = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
     assert dropouts
     assert set(dropouts) == {0.25}

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of
-from dwt_cli.models.features import Features
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.features import FeatureSpec
+from dwt_cli.models.wrapper import LanguageModel, Want
 
 FAMILIES = [
     "bert",
@@ -44,10 +44,12 @@ def plain(model: PreTrainedModel, ids_BL: Tensor, rows_N: Tensor) -> Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_values_and_gradients(of_family: OfFamily, family: str, attention: str) -> None:
     seen = []
-    for forward in (plain, MaskedLM.__call__):
+    for through_wrapper in (False, True):
         model = exact(of_family, family, attention)
-        asked = model if forward is plain else MaskedLM(model, torch.float32).eval()
-        logits_NV = forward(asked, IDS_BL, ROWS_N)
+        if through_wrapper:
+            logits_NV = LanguageModel(model, torch.float32).eval()(IDS_BL, ROWS_N).logits_NV
+        else:
+            logits_NV = plain(model, IDS_BL, ROWS_N)
         logits_NV.logsumexp(-1).sum().backward()
         seen.append((logits_NV, {name: p.grad for name, p in model.named_parameters()}))
     (expected_NV, expected), (found_NV, found) = seen
@@ -64,26 +66,32 @@ def test_it_computes_the_rows_alone(of_family: OfFamily, family: str) -> None:
     last = model.get_submodule(anatomy_of(model).layers)[-1]
     shapes = []
     last.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
-    wrapped = MaskedLM(model, torch.float32)
+    wrapped = LanguageModel(model, torch.float32)
     wrapped(IDS_BL, ROWS_N)
-    wrapped(IDS_BL, ROWS_N, Features(hidden_layers=frozenset({1})))
-    for layer in (2, -1):  # who looks at the last layer sees all of it
-        wrapped(IDS_BL, ROWS_N, Features(hidden_layers=frozenset({layer})))
-        wrapped(IDS_BL, ROWS_N, Features(heads_layers=frozenset({layer})))
-    assert shapes == [(B, T, 16)] * 2 + [(B, L, 16)] * 4
+    wrapped(IDS_BL, ROWS_N, Want(features=FeatureSpec(hidden_layers=frozenset({1}))))
+    assert shapes == [(B, T, 16)] * 2
+    for layer in (2, -1):  # features of the last layer are those of all positions
+        wrapped(IDS_BL, ROWS_N, Want(features=FeatureSpec(hidden_layers=frozenset({layer}))))
+        wrapped(IDS_BL, ROWS_N, Want(features=FeatureSpec(heads_layers=frozenset({layer}))))
+    wrapped(IDS_BL, ROWS_N, Want(ragged=True))
+    assert shapes[2:] == [(B, L, 16)] * 5
 
 
 def test_a_copy_has_a_last_layer_of_its_own(of_family: OfFamily) -> None:
-    wrapped = MaskedLM(of_family("bert"), torch.float32)
+    wrapped = LanguageModel(of_family("bert"), torch.float32)
     twin = copy.deepcopy(wrapped)
     with torch.no_grad():
-        before_NV = wrapped(IDS_BL, ROWS_N)
+        before_NV = wrapped(IDS_BL, ROWS_N).logits_NV
         for parameter in twin.parameters():
             parameter.zero_()
-        assert torch.equal(wrapped(IDS_BL, ROWS_N), before_NV)
-        assert not twin(IDS_BL, ROWS_N).any()
+        assert torch.equal(wrapped(IDS_BL, ROWS_N).logits_NV, before_NV)
+        assert not twin(IDS_BL, ROWS_N).logits_NV.any()
 
 
-def test_blocks_have_equally_many_rows(of_family: OfFamily) -> None:
-    with pytest.raises(AssertionError, match="as many target rows"):
-        MaskedLM(of_family("bert"), torch.float32)(IDS_BL, ROWS_N[:-1])
+def test_unequal_numbers_of_rows_are_refused_unless_they_are_announced(of_family: OfFamily) -> None:
+    rows_N = ROWS_N.clone()
+    rows_N[-1] = 0  # as many rows as before, one of them in another block
+    wrapped = LanguageModel(of_family("bert"), torch.float32)
+    with pytest.raises(RuntimeError, match="each block has as many rows"):
+        wrapped(IDS_BL, rows_N)
+    assert wrapped(IDS_BL, rows_N, Want(ragged=True)).logits_NV.shape[0] == len(rows_N)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel, Want
 
 FAMILIES = [
     "bert",
@@ -33,7 +34,7 @@ def test_target_rows_have_the_logits_of_the_full_forward(of_family: OfFamily, fa
     model = of_family(family)
     ids_BL, rows_N = draw()
     full_NV = model(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL)).logits.flatten(0, 1)
-    found_NV = MaskedLM(model, torch.float32).eval()(ids_BL, rows_N)
+    found_NV = LanguageModel(model, torch.float32).eval()(ids_BL, rows_N).logits_NV
     torch.testing.assert_close(found_NV, full_NV[rows_N], rtol=1e-5, atol=1e-5)
     assert full_NV.std() > 0.1, "differences would show"
 
@@ -42,7 +43,7 @@ def test_target_rows_have_the_logits_of_the_full_forward(of_family: OfFamily, fa
 def test_a_window_shorter_than_the_block_matters(of_family: OfFamily) -> None:
     ids_BL, rows_N = draw()
     narrow, wide = (
-        MaskedLM(of_family(f"modernbert-{kind}"), torch.float32)(ids_BL, rows_N)
+        LanguageModel(of_family(f"modernbert-{kind}"), torch.float32)(ids_BL, rows_N).logits_NV
         for kind in ("sliding", "wide-window")
     )
     assert (narrow - wide).abs().max() > 0.05
@@ -55,7 +56,7 @@ def test_the_gradient_is_that_of_the_full_forward(of_family: OfFamily, family: s
     for through_wrapper in (True, False):
         model = of_family(family)
         logits_NV = (
-            MaskedLM(model, torch.float32).eval()(ids_BL, rows_N)
+            LanguageModel(model, torch.float32).eval()(ids_BL, rows_N).logits_NV
             if through_wrapper
             else model(input_ids=ids_BL).logits.flatten(0, 1)[rows_N]
         )
@@ -65,12 +66,70 @@ def test_the_gradient_is_that_of_the_full_forward(of_family: OfFamily, family: s
         torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+@pytest.mark.parametrize("rows", [[0, 1, 31, 40, 95], [0, 1, 31, 40, 41, 95], [64, 65]], ids=str)
+def test_unequal_numbers_of_rows_per_block(
+    of_family: OfFamily, family: str, rows: list[int]
+) -> None:
+    ids_BL, rows_N = draw()[0], torch.tensor(rows)
+    gradients = []
+    for through_wrapper in (True, False):
+        model = of_family(family).eval()
+        if through_wrapper:
+            logits_NV = LanguageModel(model, torch.float32)(
+                ids_BL, rows_N, Want(ragged=True)
+            ).logits_NV
+        else:
+            logits_NV = model(input_ids=ids_BL).logits.flatten(0, 1)[rows_N]
+        logits_NV.logsumexp(-1).sum().backward()
+        gradients.append((logits_NV, {name: p.grad for name, p in model.named_parameters()}))
+    (found_NV, found), (full_NV, expected) = gradients
+    torch.testing.assert_close(found_NV, full_NV, rtol=1e-5, atol=1e-5)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+@torch.no_grad()
+def test_the_states_that_enter_the_head_and_a_loss_inside(
+    of_family: OfFamily, family: str, dtype: torch.dtype
+) -> None:
+    ids_BL, rows_N = draw()
+    wrapped = LanguageModel(of_family(family), dtype).eval()
+    logits_NV = wrapped(ids_BL, rows_N).logits_NV
+
+    def by_rows(hidden_ND: Tensor, head: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        return [head(hidden_D[None]).logsumexp(-1).sum() for hidden_D in hidden_ND]
+
+    output = wrapped(ids_BL, rows_N, Want(logits=False, hidden=True, loss=by_rows))
+    assert output.logits_NV is None
+    rounding = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(
+        torch.stack(output.loss), logits_NV.logsumexp(-1), rtol=rounding, atol=rounding
+    )
+    last_ND = wrapped.hidden(ids_BL).flatten(0, 1)[rows_N]
+    torch.testing.assert_close(output.hidden_ND, last_ND, rtol=rounding, atol=rounding)
+    both = wrapped(ids_BL, rows_N, Want(loss=lambda hidden_ND, head: head(hidden_ND)))
+    assert torch.equal(both.loss, both.logits_NV)
+    assert both.hidden_ND is None and both.features is None
+
+
+@torch.no_grad()
+def test_an_unknown_family_has_logits_alone(of_family: OfFamily) -> None:
+    ids_BL, rows_N = draw()
+    wrapped = LanguageModel(of_family("electra"), torch.float32).eval()
+    with pytest.raises(AssertionError, match="unknown family"):
+        wrapped(ids_BL, rows_N, Want(hidden=True))
+    assert len(wrapped(ids_BL, rows_N[:4], Want(ragged=True)).logits_NV) == 4
+
+
 @torch.no_grad()
 def test_bf16_computes_products_in_bf16_and_keeps_fp32_weights(of_family: OfFamily) -> None:
     model = of_family("bert")
     ids_BL, rows_N = draw()
-    exact_NV = MaskedLM(model, torch.float32)(ids_BL, rows_N)
-    rough_NV = MaskedLM(model, torch.bfloat16)(ids_BL, rows_N)
+    exact_NV = LanguageModel(model, torch.float32)(ids_BL, rows_N).logits_NV
+    rough_NV = LanguageModel(model, torch.bfloat16)(ids_BL, rows_N).logits_NV
     assert rough_NV.dtype == torch.bfloat16
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     difference = (rough_NV - exact_NV).abs().max()
@@ -79,7 +138,7 @@ def test_bf16_computes_products_in_bf16_and_keeps_fp32_weights(of_family: OfFami
 
 def test_it_has_no_weights_of_its_own(of_family: OfFamily) -> None:
     model = of_family("modernbert")
-    ours = MaskedLM(model, torch.float32).state_dict()
+    ours = LanguageModel(model, torch.float32).state_dict()
     assert ours.keys() == {f"model.{name}" for name in model.state_dict()}
 
 
@@ -91,8 +150,8 @@ def test_compiled_it_is_the_same_model(family: str, of_family: OfFamily) -> None
     seen = []
     for compiled in (False, True):
         model = of_family(family)
-        wrapped = MaskedLM(model, torch.float32, compiled)
-        logits_NV = wrapped(ids_BL, rows_N)
+        wrapped = LanguageModel(model, torch.float32, compiled)
+        logits_NV = wrapped(ids_BL, rows_N).logits_NV
         logits_NV.square().sum().backward()
         seen.append((logits_NV, wrapped.state_dict().keys(), [p.grad for p in model.parameters()]))
     (eager_NV, names, gradients), (compiled_NV, same_names, same) = seen

@@ -16,9 +16,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import Run
-from dwt_cli.distill.loss import MaskedLanguageModelling
+from dwt_cli.distill.loss import DistillationLoss
 from dwt_cli.models.making import make_model, outline
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe.memory import memory, state
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.tasks.task import Batch
@@ -51,11 +51,10 @@ def a_step(
 
     In the first one it would also count the whole tensors by which shapes of shards are worked out.
     """
-    rows_N = torch.zeros(NUM_ROWS, dtype=torch.long)
-    batch = Batch(
-        torch.zeros(NUM_BLOCKS, 64, dtype=torch.long), rows_N, rows_N, torch.zeros(NUM_BLOCKS, 3)
-    )
-    loss = MaskedLanguageModelling()
+    ids_BL = torch.zeros(NUM_BLOCKS, 64, dtype=torch.long)
+    rows_N = 64 * torch.arange(NUM_BLOCKS).repeat_interleave(NUM_ROWS // NUM_BLOCKS)
+    batch = Batch(ids_BL, rows_N, torch.zeros_like(rows_N), torch.zeros(NUM_BLOCKS, 3))
+    loss = DistillationLoss()
 
     def step(after_part: Callable[[], None]) -> None:
         for part in range(num_parts):
@@ -88,7 +87,7 @@ def test_alone(
     shapes = sized(composed, 1, num_parts, f"scale.family={family}", f"optim={optim}")
     account = memory(shapes, Machine(CPU, dtype))
     with FakeTensorMode():
-        model = MaskedLM(shapes.student_on(CPU), dtype).train()
+        model = LanguageModel(shapes.student_on(CPU), dtype).train()
         optimizer = Optimizer(model, shapes.conditions.optim)
         found = a_step(lambda: of_all(model, optimizer), model, optimizer, num_parts)
     assert account.total == pytest.approx(found, rel=0.01), account
@@ -116,7 +115,7 @@ def test_replicated(composed: Callable[..., Run], num_parts: int) -> None:
     """DDP's buckets are the gradients. Its reducer is C++: the tensors are real, and tiny."""
     shapes = sized(composed, NUM_RANKS, num_parts, "scale.family=bert", "optim=adamw")
     account = memory(shapes, Machine(CPU, torch.float32), NUM_RANKS)
-    model = MaskedLM(make_model(shapes.student, 0, "student"), torch.float32).train()
+    model = LanguageModel(make_model(shapes.student, 0, "student"), torch.float32).train()
     replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
     optimizer = Optimizer(model, shapes.conditions.optim)
     found = a_step(lambda: of_all(replica, optimizer), replica, optimizer, num_parts)
@@ -154,7 +153,7 @@ def test_sharded(
     options = shapes.conditions.parallel
     assert isinstance(options, Fsdp)
     with FakeTensorMode():
-        model = MaskedLM(shapes.student_on(CPU), dtype).train()
+        model = LanguageModel(shapes.student_on(CPU), dtype).train()
         parallel.shard(model, nn.ModuleDict(), options, CPU, dtype)
         optimizer = Optimizer(model, shapes.conditions.optim)
         found = a_step(lambda: FSDPMemTracker(model, *optimizer.parts), model, optimizer, num_parts)

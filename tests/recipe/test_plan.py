@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dwt_cli.config.run import Run
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.making import outline
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe import plan
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.shapes import Shapes
@@ -33,10 +33,10 @@ def test_flops_at_full_size(composed: Callable[..., Run], scale: str) -> None:
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False) as counter,
     ):
-        model = MaskedLM(outline(run.student, "cpu"), torch.float32)
+        model = LanguageModel(outline(run.student, "cpu"), torch.float32)
         ids_BL = torch.zeros(1, length, dtype=torch.long)
         rows_N = torch.zeros(conditions.num_targets, dtype=torch.long)
-        model(ids_BL, rows_N).sum().backward()
+        model(ids_BL, rows_N).logits_NV.sum().backward()
     planned = FORWARD_AND_BACKWARD * conditions.token_flops(model.model) * length
     assert counter.get_total_flops() == pytest.approx(planned, rel=0.02)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dwt_cli.distill.alpha import Constant, Wsd
-from dwt_cli.distill.objective.options import ForwardKL, MiniLM
+from dwt_cli.distill.objective.divergences import ForwardKL
+from dwt_cli.distill.objective.features import MiniLM
 from dwt_cli.track.schedule import schedule_curves
 from dwt_cli.training.options import Falling, Optim
 from tests.miniature import dwt_train, options

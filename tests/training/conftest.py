@@ -12,13 +12,15 @@ from torch import nn
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Constant, Schedule, Weights
-from dwt_cli.distill.loss import Lesson, MaskedLanguageModelling
-from dwt_cli.distill.objective.features import inside_objectives
-from dwt_cli.distill.objective.options import ForwardKL, Hidden, Objective
+from dwt_cli.distill.loss import Distillation, DistillationLoss
+from dwt_cli.distill.objective.base import Objective
+from dwt_cli.distill.objective.divergences import ForwardKL
+from dwt_cli.distill.objective.feature_losses import feature_losses
+from dwt_cli.distill.objective.features import Hidden
 from dwt_cli.distill.teacher.signal import ModelSignal
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.models.making import make_model
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
 from dwt_cli.tasks.mlm import Masking
 from dwt_cli.training.checkpoint import Checkpoints
@@ -132,18 +134,19 @@ def make_training(
     )
     rules = OPTIMISERS[optim] if isinstance(optim, str) else optim
     student, weak = tiny_architecture(family, dropout=dropout), tiny_architecture(family, 1)
-    model = MaskedLM(make_model(student, 0, "student"), torch.float32, compiled).to(device)
-    teacher = MaskedLM(make_model(weak, 0, "teacher"), torch.float32).to(device)
+    model = LanguageModel(make_model(student, 0, "student"), torch.float32, compiled).to(device)
+    teacher = LanguageModel(make_model(weak, 0, "teacher"), torch.float32).to(device)
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.mul_(4)  # a teacher with an opinion
     batches = TrainBatches(corpus.train, masking, options.batch_size, 0, "student")
     heldout = HeldoutBatches(corpus.heldout, masking, 8, 8)
     compared = objectives or {"logits": ForwardKL(temperature=2.0)}
-    inside = inside_objectives(compared, model.model.config, teacher.model.config).to(device)
-    loss = MaskedLanguageModelling(
-        Lesson(ModelSignal(teacher), schedule or Constant(soft=1.0), compared, inside)
+    losses = feature_losses(compared, model.model.config, teacher.model.config)
+    loss = DistillationLoss(
+        Distillation(ModelSignal(teacher), schedule or Constant(soft=1.0), compared, losses)
     )
+    loss.aux.to(device)
     if isinstance(parallel, Fsdp):
         if parallel.shard_teacher:
             shard(teacher, nn.ModuleDict(), parallel, device, torch.float32)

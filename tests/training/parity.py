@@ -11,7 +11,8 @@ from torch import nn
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Linear
-from dwt_cli.distill.objective.options import ForwardKL, Hidden, MiniLMv2
+from dwt_cli.distill.objective.divergences import ForwardKL
+from dwt_cli.distill.objective.features import Hidden, MiniLMv2
 from dwt_cli.training.options import AdamW, Ddp, Fsdp, Muon
 from dwt_cli.training.parallel import whole
 from tests.conftest import masking_of

@@ -7,15 +7,15 @@ from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_wi
 
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import AdamW, Falling, Muon, Optim
 
 Tiny = Callable[..., Architecture]
 
 
-def wrapped(tiny: Tiny, family: str) -> MaskedLM:
-    return MaskedLM(make_model(tiny(family, num_layers=1), 0, "student"), torch.float32)
+def wrapped(tiny: Tiny, family: str) -> LanguageModel:
+    return LanguageModel(make_model(tiny(family, num_layers=1), 0, "student"), torch.float32)
 
 
 SCHEDULES = {

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from dwt_cli.distill.alpha import Weights
-from dwt_cli.distill.objective.divergences import DIVERGENCES, Distribution
-from dwt_cli.distill.objective.options import Distributions, Revise, Select
-from dwt_cli.distill.objective.revise import revised
-from dwt_cli.distill.objective.select import selected
+from dwt_cli.distill.objective.base import Distribution, Divergence
+from dwt_cli.distill.objective.revise import NoRevision, Revise
+from dwt_cli.distill.objective.select import AllRows, Select
+from dwt_cli.distill.teacher.targets import SoftTargets
 
 CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
 FUSED_BYTES = {"cpu": 1 << 25, "cuda": 1 << 28}  # of a fused pass, which makes fewer tables
@@ -38,43 +38,45 @@ class Sums(NamedTuple):
     selected: Tensor
 
 
-class Target(NamedTuple):
+class Comparison(NamedTuple):
     """How the student is compared with the teacher's distributions, at one moment of training."""
 
-    objectives: Mapping[str, Distributions]
-    revise: Revise = Revise()
-    select: Select = Select()
+    objectives: Mapping[str, Divergence]
+    revise: Revise = NoRevision()
+    select: Select = AllRows()
     progress: float = 0.0
 
 
 def hard_sums(
     student_NV: Tensor, labels_N: Tensor, hard_weight: float = 1.0, *, compiled: bool = False
 ) -> Sums:
-    """The cross-entropy alone; the soft terms are zero."""
+    """Return the cross-entropy alone; the soft terms are zero."""
     weights = Weights(hard_weight, 0.0)
-    return distillation_sums(student_NV, None, labels_N, weights, Target({}), compiled=compiled)
+    return distillation_sums(student_NV, None, labels_N, weights, Comparison({}), compiled=compiled)
 
 
 def distillation_sums(
     student_NV: Tensor,
-    teacher_NV: Tensor | None,
+    teacher: SoftTargets | None,
     labels_N: Tensor,
     weights: Weights,
-    target: Target,
+    comparison: Comparison,
     *,
     compiled: bool = False,
 ) -> Sums:
-    """alpha_hard * hard + alpha_soft * sum of weight * soft (eq. 3), and its terms.
+    """Return alpha_hard * hard + alpha_soft * sum of weight * soft (eq. 3), and its terms.
 
-    student_NV, teacher_NV: logits of any float type; no teacher: the soft terms are zero.
-    labels_N: int64. compiled: the pass over rows that need a gradient is fused by torch.compile.
+    student_NV: logits of any float type. teacher: targets without a gradient; None: the soft terms
+    are zero. labels_N: int64. compiled: the pass over rows that need a gradient is fused by
+    torch.compile.
     """
+    assert teacher is None or not teacher.requires_grad, "the teacher gets no gradient from eq. 3"
     total, terms = _Distillation.apply(  # type: ignore[no-untyped-call]
-        student_NV, teacher_NV, labels_N, weights, target, compiled
+        student_NV, teacher, labels_N, weights, comparison, compiled
     )
-    hard, correct, teacher, selected, *soft = terms.unbind()
-    named = dict(zip(target.objectives, soft, strict=True))
-    return Sums(total, hard, named, teacher, correct, selected)
+    hard, correct, of_teacher, selected, *soft = terms.unbind()
+    named = dict(zip(comparison.objectives, soft, strict=True))
+    return Sums(total, hard, named, of_teacher, correct, selected)
 
 
 class _Distillation(torch.autograd.Function):
@@ -88,10 +90,10 @@ class _Distillation(torch.autograd.Function):
     def forward(
         ctx: Any,
         student_NV: Tensor,
-        teacher_NV: Tensor | None,
+        teacher: SoftTargets | None,
         labels_N: Tensor,
         weights: Weights,
-        target: Target,
+        comparison: Comparison,
         compiled: bool,
     ) -> tuple[Tensor, Tensor]:
         num_rows, vocab_size = student_NV.shape
@@ -100,23 +102,23 @@ class _Distillation(torch.autograd.Function):
         chunk_bytes = (FUSED_BYTES if fused else CHUNK_BYTES)[student_NV.device.type]
         step = max(1, chunk_bytes // (4 * vocab_size))
         gradient_NV = torch.empty_like(student_NV) if ctx.needs_input_grad[0] else None
-        numbers = _Numbers.of(weights, target)
+        numbers = _Numbers.of(weights, comparison)
         now = numbers.on(student_NV.device) if fused else numbers
-        comparison = (tuple(target.objectives.values()), target.revise, target.select)
+        rules = (tuple(comparison.objectives.values()), comparison.revise, comparison.select)
         of_chunks = [
             of_rows(
                 student_NV[rows],
-                None if teacher_NV is None else teacher_NV[rows],
+                None if teacher is None else teacher.dense(rows),
                 labels_N[rows, None],
                 now,
-                comparison,
+                rules,
                 None if gradient_NV is None else gradient_NV[rows],
             )
             for rows in (slice(start, start + step) for start in range(0, num_rows, step))
         ]
         terms = torch.stack([_sum(columns) for columns in zip(*of_chunks, strict=True)])
-        if teacher_NV is None:
-            terms = torch.cat([terms, terms.new_zeros(2 + len(target.objectives))])
+        if teacher is None:
+            terms = torch.cat([terms, terms.new_zeros(2 + len(comparison.objectives))])
         total = weights.hard * terms[0]
         for factor, loss in zip(numbers.of_losses, terms[4:], strict=True):
             total = total + factor * loss
@@ -131,7 +133,7 @@ class _Distillation(torch.autograd.Function):
 
 
 class _Numbers(NamedTuple):
-    """What changes from step to step.
+    """The numbers that change from step to step.
 
     of_losses: the factor of each objective's loss in the total. taus: its temperature. A fused
     pass gets scalar tensors: it would take numbers of Python's for constants.
@@ -143,16 +145,17 @@ class _Numbers(NamedTuple):
     taus: Sequence[float | Tensor]
 
     @classmethod
-    def of(cls, weights: Weights, target: Target) -> "_Numbers":
-        taus = [o.temperature_at(target.progress) for o in target.objectives.values()]
+    def of(cls, weights: Weights, comparison: Comparison) -> "_Numbers":
+        objectives, progress = comparison.objectives.values(), comparison.progress
+        taus = [o.temperature_at(progress) for o in objectives]
         of_losses = [
             weights.soft * o.weight * (tau**2 if o.tau_squared else 1.0)
-            for o, tau in zip(target.objectives.values(), taus, strict=True)
+            for o, tau in zip(objectives, taus, strict=True)
         ]
-        return cls(weights.hard, target.progress, of_losses, taus)
+        return cls(weights.hard, progress, of_losses, taus)
 
     def on(self, device: torch.device) -> "_Numbers":
-        """As scalar tensors."""
+        """Return them as scalar tensors."""
         single = [self.hard, self.progress, *self.of_losses, *self.taus]
         sent = torch.tensor(single, pin_memory=device.type == "cuda")  # nothing waits for it
         hard, progress, *others = sent.to(device, non_blocking=True).unbind()
@@ -165,29 +168,32 @@ def _of_rows(
     teacher_CV: Tensor | None,
     labels_C1: Tensor,
     numbers: _Numbers,
-    comparison: tuple[tuple[Distributions, ...], Revise, Select],
+    rules: tuple[tuple[Divergence, ...], Revise, Select],
     gradient_CV: Tensor | None,
 ) -> list[Tensor]:
-    """Each term by row, (C, 1); the gradient of the total is written into ``gradient_CV``.
+    """Return each term by row, (C, 1); write the gradient of the total into ``gradient_CV``.
 
     It is hard (p - onehot) + the sum over divergences of soft / tau d(divergence)/d(logits / tau).
     """
-    ours = Distribution.of(student_CV.float())
-    label_C1 = ours.scores_CV.gather(1, labels_C1)
-    terms = [ours.log_z_C1 - label_C1, label_C1 >= ours.top_C1]
-    tables: list[tuple[float | Tensor, Tensor]] = [(numbers.hard, ours.probabilities_CV)]
+    student = Distribution.of(student_CV.float())
+    label_C1 = student.scores_CV.gather(1, labels_C1)
+    terms = [student.log_z_C1 - label_C1, label_C1 >= student.top_C1]
+    tables: list[tuple[float | Tensor, Tensor]] = [(numbers.hard, student.probabilities_CV)]
     if teacher_CV is not None:
-        objectives, revise, select = comparison
-        theirs = Distribution.of(teacher_CV.float())
-        counts_C1 = selected(select, ours, theirs, labels_C1)
-        terms.append(-theirs.log_probability(labels_C1))
+        objectives, revise, select = rules
+        teacher = Distribution.of(teacher_CV.float())
+        selected_C1 = select.select(student, teacher, labels_C1)
+        counts_C1 = None if selected_C1 is None else selected_C1.float()
+        terms.append(-teacher.log_probability(labels_C1))
         terms.append(torch.ones_like(label_C1) if counts_C1 is None else counts_C1)
         for objective, of_loss, tau in zip(
             objectives, numbers.of_losses, numbers.taus, strict=True
         ):
-            p, t = (ours, theirs) if objective.is_plain else (ours.at(tau), theirs.at(tau))
-            t = revised(revise, t, p, labels_C1, numbers.progress)
-            loss_C1, its_tables = DIVERGENCES[type(objective)](objective, p, t)
+            p, t = student, teacher
+            if not objective.is_plain:
+                p, t = student.at(tau), teacher.at(tau)
+            t = revise.revise(t, p, labels_C1, numbers.progress)
+            loss_C1, its_tables = objective.compare(p, t)
             terms.append(loss_C1 if counts_C1 is None else loss_C1 * counts_C1)
             slope = of_loss if objective.is_plain else of_loss / tau
             slope = slope if counts_C1 is None else slope * counts_C1
@@ -206,12 +212,12 @@ def _fused() -> Callable[..., list[Tensor]]:
 
 
 def _sum(columns: Sequence[Tensor]) -> Tensor:
-    """Of the rows of all chunks at once: over many chunks small operations add up."""
+    """Return the sum over the rows of all chunks, at once: many small operations add up."""
     return torch.cat(tuple(columns)).sum(dtype=torch.float32)
 
 
 def _summed(parts: list[tuple[float | Tensor, Tensor]]) -> Tensor:
-    """The sum of factor * table, in place of the first table; a factor is one number or (C, 1)."""
+    """Return the sum of factor * table, in place of the first; factors are numbers or (C, 1)."""
     (factor, first_CV), *others = parts
     for more, table_CV in others:
         if table_CV is first_CV:

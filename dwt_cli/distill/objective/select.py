@@ -1,27 +1,74 @@
-"""On which target rows the soft loss counts.
+"""On which target rows the soft loss counts. Imports no torch.
 
 Legend: C rows of one chunk.
 """
 
-from torch import Tensor
+from __future__ import annotations
 
-from dwt_cli.distill.objective.divergences import Distribution
-from dwt_cli.distill.objective.options import Confident, Correct, Gate, Select
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from dwt_cli.base.options import between
+from dwt_cli.distill.objective.base import Distribution
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def selected(
-    options: Select, ours: Distribution, theirs: Distribution, labels_C1: Tensor
-) -> Tensor | None:
-    """A weight of 0 or 1 per row (C, 1), fp32; None: all rows count.
+@dataclass
+class Select(ABC):
+    """A rule by which rows count. leaves_out: whether there may be rows that do not."""
 
-    ours, theirs: the student's and the teacher's distribution at temperature 1.
-    """
-    if isinstance(options, Gate):
-        chosen_C1 = theirs.log_probability(labels_C1) > ours.log_probability(labels_C1)
-    elif isinstance(options, Correct):
-        chosen_C1 = theirs.scores_CV.gather(1, labels_C1) >= theirs.top_C1
-    elif isinstance(options, Confident):
-        chosen_C1 = (theirs.top_C1 - theirs.log_z_C1).exp() >= options.threshold
-    else:
+    leaves_out: ClassVar[bool] = True
+
+    @abstractmethod
+    def select(
+        self, student: Distribution, teacher: Distribution, labels_C1: Tensor
+    ) -> Tensor | None:
+        """Return which rows count, bool (C, 1), from distributions at temperature 1; None: all."""
+
+
+@dataclass
+class AllRows(Select):
+    """Every row counts."""
+
+    tag: ClassVar[str] = "Select"
+    leaves_out: ClassVar[bool] = False
+
+    def select(self, student: Distribution, teacher: Distribution, labels_C1: Tensor) -> None:
         return None
-    return chosen_C1.float()
+
+
+@dataclass
+class Gate(Select):
+    """Where the teacher gives the label more probability than the student does."""
+
+    def select(self, student: Distribution, teacher: Distribution, labels_C1: Tensor) -> Tensor:
+        return teacher.log_probability(labels_C1) > student.log_probability(labels_C1)
+
+
+@dataclass
+class Correct(Select):
+    """Where the label is the teacher's likeliest token."""
+
+    def select(self, student: Distribution, teacher: Distribution, labels_C1: Tensor) -> Tensor:
+        return teacher.scores_CV.gather(1, labels_C1) >= teacher.top_C1
+
+
+@dataclass
+class Confident(Select):
+    """Where the teacher's likeliest token has at least a probability of ``threshold``."""
+
+    threshold: float = between(0.0, 1.0, 0.5)
+
+    def select(self, student: Distribution, teacher: Distribution, labels_C1: Tensor) -> Tensor:
+        return (teacher.top_C1 - teacher.log_z_C1).exp() >= self.threshold
+
+
+SELECTIONS: dict[str, type[Select]] = {
+    "all": AllRows,
+    "gate": Gate,
+    "correct": Correct,
+    "confident": Confident,
+}

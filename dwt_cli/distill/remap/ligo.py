@@ -18,11 +18,10 @@ from dwt_cli.distill.remap import width
 from dwt_cli.distill.remap.options import Ligo
 from dwt_cli.distill.remap.remap import Account, Donor, axes_by_letter, sources_of, unfused
 from dwt_cli.distill.remap.width import Axis, Piece
-from dwt_cli.models.features import Features
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.models.wrapper import LOGITS, LanguageModel, Output, Want
 
 
-class Growing(MaskedLM):
+class Growing(LanguageModel):
     """A student whose weights are functions of its teacher's; the maps alone are trained.
 
     widths: B and A, one map (new, old) for each letter of `Anatomy.axes`, shared by all
@@ -34,7 +33,7 @@ class Growing(MaskedLM):
         self, student: PreTrainedModel, teacher: PreTrainedModel, options: Ligo, dtype: torch.dtype
     ) -> None:
         super().__init__(student.requires_grad_(False), dtype)
-        self._bare = [MaskedLM(student, dtype)]  # in a list: the student is registered once
+        self._bare = [LanguageModel(student, dtype)]  # in a list: the student is registered once
         self._donor = Donor.of(teacher)
         parameters = dict(student.named_parameters())
         self._teacher = {name: self._all_layers(name).to(p) for name, p in parameters.items()}
@@ -56,12 +55,11 @@ class Growing(MaskedLM):
             }
         )
 
-    def forward(self, ids_BL: Tensor, rows_N: Tensor, features: Features | None = None) -> Tensor:
-        """Return logits (N, V) of the student that the maps make; see `MaskedLM`."""
-        assert features is None, "the maps learn from the labels alone"
+    def forward(self, ids_BL: Tensor, rows_N: Tensor, want: Want = LOGITS) -> Output:
+        """Return what is wanted of the student that the maps make."""
         made = {f"model.{name}": self._made(name) for name in self._teacher}
-        logits_NV: Tensor = functional_call(self._bare[0], made, (ids_BL, rows_N))
-        return logits_NV
+        output: Output = functional_call(self._bare[0], made, (ids_BL, rows_N, want))
+        return output
 
     def maps(self) -> dict[str, Tensor]:
         """Return what is learned, by name."""

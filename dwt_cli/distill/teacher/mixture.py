@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dwt_cli.distill.teacher.options import Weighting
-from dwt_cli.distill.teacher.signal import Signal
-from dwt_cli.models.features import Features
+from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, Request, TeacherSignal
+from dwt_cli.distill.teacher.targets import DenseLogits
 from dwt_cli.tasks.task import Batch
 
 
-class MixtureSignal:
+class MixtureSignal(TeacherSignal):
     """log sum_k w_k softmax(z_k / tau_k): the logarithm of the weighted mixture, fp32.
 
     The weights are in proportion to m_k exp(-l_k), where m_k is the member's fixed weight and
@@ -24,12 +24,12 @@ class MixtureSignal:
     of the distribution that is mixed, at tau_k. `batch` is made after adaptive distillation (Saleh
     et al., COLING 2020, arXiv 2010.05445), where members count by their loss on the mini-batch;
     that its formula is this softmax of the negative loss was not checked against the paper.
-    `token` looks at no more than a row, so that splitting a batch changes nothing.
+    `token` depends on a row alone, so that splitting a batch changes nothing.
     """
 
     def __init__(
         self,
-        members: Sequence[Signal],
+        members: Sequence[TeacherSignal],
         weights: Sequence[float],
         temperatures: Sequence[float],
         weighting: Weighting,
@@ -40,21 +40,21 @@ class MixtureSignal:
         self._weighting = weighting
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, features: Features | None = None) -> Tensor:
+    def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         assert self._members, "released teachers are not asked again"
-        assert features is None, "of several models none is the one to look into"
+        assert not request.features, "several models have no features in common"
         members_KNV = [
-            (member(batch).float() / temperature).log_softmax(-1)
+            (member(batch).targets.dense().float() / temperature).log_softmax(-1)
             for member, temperature in zip(self._members, self._temperatures, strict=True)
         ]
         log_weights_KN = self._weigh(members_KNV, batch.labels_N).log_softmax(0)
         mixed_NV = members_KNV.pop(0).add_(log_weights_KN[0, :, None])
         for log_weights_N, member_NV in zip(log_weights_KN[1:], members_KNV, strict=True):
             torch.logaddexp(mixed_NV, member_NV.add_(log_weights_N[:, None]), out=mixed_NV)
-        return mixed_NV
+        return Answer(DenseLogits(mixed_NV))
 
     def _weigh(self, members_KNV: Sequence[Tensor], labels_N: Tensor) -> Tensor:
-        """Logarithms of the weights (K, N), up to a constant per row."""
+        """Return the logarithms of the weights (K, N), up to a constant per row."""
         losses_KN = -torch.stack(
             [member_NV.gather(1, labels_N[:, None]).squeeze(1) for member_NV in members_KNV]
         )

@@ -1,28 +1,64 @@
-"""The options of a teacher: where the soft targets come from."""
+"""The options of a teacher: where the soft targets come from. Imports no torch."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import ClassVar
 
 from omegaconf import II, MISSING
 
-from dwt_cli.base.options import between, bookkeeping
+from dwt_cli.base.options import above, at_least, between, bookkeeping, within
 from dwt_cli.data.options import Data
 from dwt_cli.models.options import Architecture, Checkpoint
 
 
 @dataclass
-class Teacher:
-    """Where the soft targets come from. By itself: nowhere, the student stands alone."""
+class Teacher(ABC):
+    """Where the soft targets come from.
+
+    is_model: whether that is a single model, whose features can be compared and weights copied.
+    """
+
+    is_model: ClassVar[bool] = False
+
+    @abstractmethod
+    def each(self) -> "Iterator[tuple[str, SingleTeacher]]":
+        """Yield every single teacher, with the setting that its own settings begin with."""
+
+    def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
+        """Yield what is wrong with the settings for a vocabulary of this size, a line each."""
+        yield from ()
 
 
 @dataclass
-class ModelTeacher(Teacher):
+class NoTeacher(Teacher):
+    """None: the student stands alone."""
+
+    tag: ClassVar[str] = "Teacher"
+
+    def each(self) -> "Iterator[tuple[str, SingleTeacher]]":
+        yield from ()
+
+
+@dataclass
+class SingleTeacher(Teacher):
+    """One source of soft targets. What identifies it is said by its stage of a recipe."""
+
+    def each(self) -> "Iterator[tuple[str, SingleTeacher]]":
+        yield "teacher", self
+
+
+@dataclass
+class ModelTeacher(SingleTeacher):
     """A model beside the student.
 
     temperature: divides this teacher's logits, and nothing else, before the objective's own.
     """
 
-    temperature: float = 1.0
+    is_model: ClassVar[bool] = True
+
+    temperature: float = above(0, 1.0, hint="the paper uses 1")
 
 
 BUDGETS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
@@ -37,17 +73,24 @@ class MadeTeacher(Architecture, ModelTeacher):
 
     budget: the share of that training after which it teaches, one of `BUDGETS`: the model on its
     way, its learning rate not yet decayed; 0 is untrained. data: text of its own, in the tokens of
-    the student's; null: the student's text. Whether the student's held-out text occurs in it is not
-    looked at.
+    the student's; null: the student's text. It may contain the student's held-out text.
     """
 
     width: int = between(1, 1 << 16, II("scale.teacher_width"))
     num_heads: int = between(1, 1 << 16, II("scale.teacher_num_heads"))
     mlp_width: int = between(1, 1 << 16, II("scale.teacher_mlp_width"))
-    seed: int = 0
-    max_steps: int = II("scale.teacher_steps")
+    seed: int = at_least(0, 0)
+    max_steps: int = at_least(1, II("scale.teacher_steps"))
     budget: float = 1.0
     data: Data | None = None
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield a line for a budget at which no teacher is kept."""
+        if self.budget not in BUDGETS:
+            yield (
+                f"{setting}.budget={self.budget}: a teacher is kept at these shares of its "
+                f"training: {', '.join(f'{budget:g}' for budget in BUDGETS)}; choose one of them"
+            )
 
 
 @dataclass
@@ -56,10 +99,18 @@ class CheckpointTeacher(Checkpoint, ModelTeacher):
 
 
 @dataclass
-class VirtualTeacher(Teacher):
+class VirtualTeacher(SingleTeacher):
     """No model: ``confidence`` on the true class, the rest spread evenly over all others."""
 
-    confidence: float = MISSING
+    confidence: float = within(0, 1, hint="Tf-KD uses 0.99")
+
+    def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
+        even = 1 / vocab_size
+        if self.confidence <= even:
+            yield (
+                f"{setting}.confidence={self.confidence}: it is above {even:.2g}, which gives "
+                "every entry of the vocabulary alike; Tf-KD uses 0.99"
+            )
 
 
 class Weighting(Enum):
@@ -79,7 +130,30 @@ class SeveralTeachers(Teacher):
     """
 
     members: list[str] = bookkeeping(MISSING)
-    weights: list[float] = field(default_factory=list)
-    temperatures: list[float] = field(default_factory=list)
+    weights: list[float] = above(0, [], hint="else leave the member out")
+    temperatures: list[float] = above(0, [], hint="the paper uses 1")
     weighting: Weighting = Weighting.fixed
     teachers: list[Teacher] = field(default_factory=list, metadata={"names": "members"})
+
+    def each(self) -> Iterator[tuple[str, SingleTeacher]]:
+        for name, teacher in zip(self.members, self.teachers, strict=True):
+            yield from ((f"teacher.members.{name}", single) for _, single in teacher.each())
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield what is wrong with the members and what is given for each, a line each."""
+        members = self.members
+        if len(members) < 2:
+            yield (
+                f"{setting}.members={members}: several are two at least, as in "
+                f"{setting}.members=[small,very_weak]"
+            )
+        for name, teacher in zip(members, self.teachers, strict=True):
+            if [single for _, single in teacher.each()] != [teacher]:
+                yield f"{setting}.members: {name} is not one teacher; leave it out"
+        for each in ("weights", "temperatures"):
+            values = getattr(self, each)
+            if values and len(values) != len(members):
+                yield (
+                    f"{setting}.{each}={values} and {setting}.members={members}: give "
+                    f"{len(members)}, one for each, or none"
+                )

@@ -3,43 +3,88 @@
 Legend: N target rows, V vocabulary.
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dwt_cli.models.features import Features
-from dwt_cli.models.wrapper import MaskedLM
+from dwt_cli.distill.teacher.targets import DenseLogits, HeadStates, SoftTargets, SparseRows
+from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec
+from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.tasks.task import Batch
+from dwt_cli.training.moment import Moment
 
 
-class Signal(Protocol):
-    """The teacher's logits (N, V) on the target rows of a batch, in any float type.
+class Request(NamedTuple):
+    """What is asked of a teacher.
 
-    ``features`` is filled with what it asks for, by a signal that comes from one model.
-    release: the signal will not be asked for again; give its memory back.
+    forms: those of which the answer's targets may be one. features: of layers, which a signal that
+    comes from a single model has.
     """
 
-    def __call__(self, batch: Batch, features: Features | None = None) -> Tensor: ...
+    forms: tuple[type[SoftTargets], ...] = (DenseLogits, SparseRows, HeadStates)
+    features: FeatureSpec = NO_FEATURES
 
-    def release(self) -> None: ...
+
+class Answer(NamedTuple):
+    """A teacher's targets on the target rows of a batch, and the features that were asked for."""
+
+    targets: SoftTargets
+    features: Features | None = None
 
 
-class ModelSignal:
+TARGETS_ALONE = Request()
+
+
+class TeacherSignal(ABC):
+    """Where soft targets come from.
+
+    parts: trainable modules of its own, by name. They are trained beside the student by `own_loss`
+    and are never part of it; a signal without them runs without gradients.
+    """
+
+    parts: ClassVar[Mapping[str, nn.Module]] = {}
+
+    @abstractmethod
+    def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
+        """Return the targets on the batch's target rows, in one of the requested forms."""
+
+    def own_loss(
+        self, teacher_NV: Tensor, student_NV: Tensor, batch: Batch, moment: Moment
+    ) -> Tensor | None:
+        """Return the sum over targets of what its parts minimise; None for none.
+
+        Called after both models. teacher_NV: its targets as logits, with a gradient. student_NV:
+        the student's logits, without one.
+        """
+        return None
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give memory back: the signal will not be asked again."""
+
+
+class ModelSignal(TeacherSignal):
     """A frozen model beside the student: in eval mode, without gradients.
 
     temperature: its logits are divided by it; the objective's own comes on top, on both sides.
     """
 
-    def __init__(self, model: MaskedLM, temperature: float = 1.0) -> None:
-        self._model: MaskedLM | None = model.eval().requires_grad_(False)
+    def __init__(self, model: LanguageModel, temperature: float = 1.0) -> None:
+        self._model: LanguageModel | None = model.eval().requires_grad_(False)
         self._temperature = temperature
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, features: Features | None = None) -> Tensor:
+    def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         assert self._model is not None, "a released teacher is not asked again"
-        logits_NV: Tensor = self._model(batch.ids_BL, batch.rows_N, features)
-        return logits_NV if self._temperature == 1 else logits_NV / self._temperature
+        want = Want(features=request.features, ragged=batch.ragged)
+        output = self._model(batch.ids_BL, batch.rows_N, want)
+        logits_NV = output.logits_NV
+        if self._temperature != 1:
+            logits_NV = logits_NV / self._temperature
+        return Answer(DenseLogits(logits_NV), output.features)
 
     def release(self) -> None:
         self._model = None

@@ -1,4 +1,4 @@
-"""The objectives that look inside, against slow versions in fp64; and pairs that cannot work."""
+"""Objectives that compare features, against slow versions in fp64; and pairs that cannot work."""
 
 import math
 from types import SimpleNamespace
@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.distill.objective.features import inside_objectives, wishes
-from dwt_cli.distill.objective.hidden import HiddenStates
-from dwt_cli.distill.objective.options import (
+from dwt_cli.distill.objective.base import Objective
+from dwt_cli.distill.objective.divergences import ForwardKL
+from dwt_cli.distill.objective.feature_losses import feature_losses, requested
+from dwt_cli.distill.objective.features import (
+    FEATURE_OBJECTIVES,
     Distance,
-    ForwardKL,
     Hidden,
     MiniLM,
     MiniLMv2,
-    Objective,
 )
+from dwt_cli.distill.objective.hidden import HiddenStates
 from dwt_cli.distill.objective.relations import MiniLMRelations, MiniLMv2Relations
-from dwt_cli.models.features import Features, Heads
+from dwt_cli.models.features import Features, FeatureSpec, Heads
 
 B, L = 2, 5
 
@@ -87,8 +88,8 @@ def assert_same(found: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
 
 def test_minilm() -> None:
     student, teacher = heads(3, 4, 0), heads(3, 2, 1)
-    module = MiniLMRelations(MiniLM(student_layer=1, teacher_layer=-1))
-    found = module(Features(heads={1: student}), Features(heads={-1: teacher}))
+    module = MiniLMRelations(student_layer=1, teacher_layer=-1)
+    found = module(Features({}, {1: student}), Features({}, {-1: teacher}))
     s, t = student, teacher
     expected = slow_relation_kl(
         per_head(t.queries_BHLE, t.keys_BHLE), per_head(s.queries_BHLE, s.keys_BHLE), 2, 4
@@ -101,8 +102,8 @@ def test_minilm() -> None:
 @pytest.mark.parametrize("num_heads", [1, 2, 4])
 def test_minilmv2_with_other_head_counts(num_heads: int) -> None:
     student, teacher = heads(3, 4, 0), heads(4, 2, 1)  # widths of 12 and 8
-    module = MiniLMv2Relations(MiniLMv2(), num_heads)
-    found = module(Features(heads={-1: student}), Features(heads={-1: teacher}))
+    module = MiniLMv2Relations(-1, -1, num_heads)
+    found = module(Features({}, {-1: student}), Features({}, {-1: teacher}))
     losses = []
     for s, t in zip(student, teacher, strict=True):
         s, t = recut(s, num_heads), recut(t, num_heads)
@@ -119,14 +120,14 @@ def test_hidden_states(distance: Distance) -> None:
     teacher = {-1: torch.randn(B, L, 4, generator=draw), 1: torch.randn(B, L, 4, generator=draw)}
     for tensor in student.values():
         tensor.requires_grad_()
-    options = Hidden(pairs=[[0, -1], [-1, 1]], distance=distance)
-    module = HiddenStates(options, student_width=6, teacher_width=4)
+    pairs = [(0, -1), (-1, 1)]
+    module = HiddenStates(pairs, distance is Distance.cosine, student_width=6, teacher_width=4)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
-    found = module(Features(hidden=student), Features(hidden=teacher))
+    found = module(Features(student, {}), Features(teacher, {}))
     distances = []
-    for (ours, theirs), projection in zip(options.pairs, module.projections, strict=True):
+    for (ours, theirs), projection in zip(pairs, module.projections, strict=True):
         for b in range(B):
             for position in range(L):
                 x = projection.weight.double() @ student[ours][b, position].double()
@@ -147,17 +148,25 @@ def sizes(num_heads: int = 2, width: int = 8, num_layers: int = 3) -> Any:
     )
 
 
-def test_only_what_looks_inside_has_a_module() -> None:
+def test_only_objectives_that_need_features_have_a_module() -> None:
     objectives: dict[str, Objective] = {
         "logits": ForwardKL(),
         "minilm": MiniLM(student_layer=0),
         "hidden": Hidden(pairs=[[1, -1], [2, 0]]),
     }
-    made = inside_objectives(objectives, sizes(), sizes(num_layers=2))
-    assert made.keys() == {"minilm", "hidden"}
-    ours, theirs = wishes(made)
-    assert (ours.heads_layers, ours.hidden_layers) == ({0}, {1, 2})
-    assert (theirs.heads_layers, theirs.hidden_layers) == ({-1}, {-1, 0})
+    losses = feature_losses(objectives, sizes(), sizes(num_layers=2))
+    assert losses.keys() == {name for name, each in objectives.items() if each.needs_features}
+    assert losses.keys() == {"minilm", "hidden"}
+    assert requested(losses.values()) == (
+        FeatureSpec(hidden_layers=frozenset({1, 2}), heads_layers=frozenset({0})),
+        FeatureSpec(hidden_layers=frozenset({-1, 0}), heads_layers=frozenset({-1})),
+    )
+
+
+@pytest.mark.parametrize("name", FEATURE_OBJECTIVES)
+def test_each_choice_has_a_module_that_asks_for_something(name: str) -> None:
+    losses = feature_losses({"it": FEATURE_OBJECTIVES[name]()}, sizes(), sizes())
+    assert all(requested(losses.values()))
 
 
 @pytest.mark.parametrize(
@@ -175,4 +184,4 @@ def test_sizes_that_cannot_be_compared(
     options: Objective, ours: Any, theirs: Any, said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        inside_objectives({"it": options}, ours, theirs)
+        feature_losses({"it": options}, ours, theirs)

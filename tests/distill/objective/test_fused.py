@@ -11,23 +11,25 @@ from torch._dynamo.utils import counters
 
 from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective import fused
-from dwt_cli.distill.objective.divergences import DIVERGENCES
-from dwt_cli.distill.objective.fused import Sums, Target, distillation_sums
-from dwt_cli.distill.objective.options import (
-    ConfidenceMix,
-    Confident,
-    Correct,
-    Distributions,
+from dwt_cli.distill.objective.base import Distribution, Divergence
+from dwt_cli.distill.objective.divergences import (
+    DIVERGENCES,
     ForwardKL,
-    Gate,
     JensenShannon,
-    LabelRevision,
     ReverseKL,
-    Revise,
-    Select,
     SquaredError,
     TopK,
 )
+from dwt_cli.distill.objective.fused import Comparison, Sums, distillation_sums
+from dwt_cli.distill.objective.revise import (
+    REVISIONS,
+    ConfidenceMix,
+    LabelRevision,
+    NoRevision,
+    Revise,
+)
+from dwt_cli.distill.objective.select import SELECTIONS, AllRows, Confident, Correct, Gate, Select
+from dwt_cli.distill.teacher.targets import DenseLogits
 
 N, V = 11, 37
 ROWS_PER_CHUNK = [1, 4, 5, 100]
@@ -56,7 +58,7 @@ def jensen_shannon(o: JensenShannon, p: Tensor, t: Tensor, z: Tensor, t_z: Tenso
     return o.beta * kl(t, m) + (1 - o.beta) * kl(p, m)
 
 
-SLOW: dict[type[Distributions], Callable[..., Tensor]] = {
+SLOW: dict[type[Divergence], Callable[..., Tensor]] = {
     ForwardKL: lambda o, p, t, z, t_z: kl(t, p),
     ReverseKL: lambda o, p, t, z, t_z: kl(p, t),
     JensenShannon: jensen_shannon,
@@ -94,13 +96,13 @@ def by_the_book(
     teacher_NV: Tensor | None,
     labels_N: Tensor,
     weights: Weights,
-    target: Target,
+    comparison: Comparison,
 ) -> tuple[Sums, Tensor]:
     """Sums and the gradient of total, from probabilities, without any trick."""
     student_NV = student_NV.detach().double().requires_grad_()
     zero = torch.zeros((), dtype=torch.float64)
     hard, theirs, correct, counted, total = zero, zero, zero, zero, zero
-    soft = dict.fromkeys(target.objectives, zero)
+    soft = dict.fromkeys(comparison.objectives, zero)
     for row, label in enumerate(labels_N.tolist()):
         z = student_NV[row]
         p = softmax(z)
@@ -110,13 +112,15 @@ def by_the_book(
             continue
         t_z = teacher_NV[row].double()
         theirs = theirs - softmax(t_z)[label].log()
-        if not slowly_selected(target.select, softmax(t_z), p, label):
+        if not slowly_selected(comparison.select, softmax(t_z), p, label):
             continue
         counted = counted + 1
-        for name, objective in target.objectives.items():
-            tau = objective.temperature_at(target.progress)
+        for name, objective in comparison.objectives.items():
+            tau = objective.temperature_at(comparison.progress)
             p_tau, t_tau = softmax(z / tau), softmax(t_z / tau)
-            t_tau = slowly_revised(target.revise, t_tau, p_tau.detach(), label, target.progress)
+            t_tau = slowly_revised(
+                comparison.revise, t_tau, p_tau.detach(), label, comparison.progress
+            )
             loss = SLOW[type(objective)](objective, p_tau, t_tau, z / tau, t_z / tau)
             soft[name] = soft[name] + loss
             scale = objective.weight * (tau**2 if objective.tau_squared else 1.0)
@@ -126,13 +130,26 @@ def by_the_book(
     return Sums(total, hard, soft, theirs, correct, counted), gradient_NV
 
 
-def kl_at(tau: float = 1.0, **options: Any) -> Target:
-    return Target({"logits": ForwardKL(temperature=tau, **options)})
+def kl_at(tau: float = 1.0, **options: Any) -> Comparison:
+    return Comparison({"logits": ForwardKL(temperature=tau, **options)})
 
 
 def flat(sums: Sums) -> dict[str, float]:
     named = sums._asdict()
     return {name: value.item() for name, value in {**named.pop("soft"), **named}.items()}
+
+
+def sums_of(
+    student_NV: Tensor,
+    teacher_NV: Tensor | None,
+    labels_N: Tensor,
+    weights: Weights,
+    comparison: Comparison,
+    *,
+    compiled: bool = False,
+) -> Sums:
+    teacher = None if teacher_NV is None else DenseLogits(teacher_NV)
+    return distillation_sums(student_NV, teacher, labels_N, weights, comparison, compiled=compiled)
 
 
 def draw(dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
@@ -153,16 +170,16 @@ def compare(
     teacher_NV: Tensor | None,
     labels_N: Tensor,
     weights: Weights,
-    target: Target,
+    comparison: Comparison,
     *,
     compiled: bool = False,
 ) -> None:
     student_NV.grad = None
-    sums = distillation_sums(student_NV, teacher_NV, labels_N, weights, target, compiled=compiled)
+    sums = sums_of(student_NV, teacher_NV, labels_N, weights, comparison, compiled=compiled)
     (sums.total / 7).backward()
     cpu_teacher = None if teacher_NV is None else teacher_NV.cpu()
     expected, gradient_NV = by_the_book(
-        student_NV.cpu(), cpu_teacher, labels_N.cpu(), weights, target
+        student_NV.cpu(), cpu_teacher, labels_N.cpu(), weights, comparison
     )
     assert flat(sums) == pytest.approx(flat(expected), rel=3e-6, abs=2e-5)
     assert student_NV.grad is not None
@@ -204,69 +221,74 @@ COMPARED = [
 
 
 def test_every_divergence_is_compared() -> None:
-    assert {type(o) for o in COMPARED} == DIVERGENCES.keys() == SLOW.keys()
+    assert {type(o) for o in COMPARED} == set(DIVERGENCES.values()) == SLOW.keys()
 
 
 @pytest.mark.parametrize("objective", COMPARED, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_each_divergence(
-    monkeypatch: pytest.MonkeyPatch, objective: Distributions, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, objective: Divergence, dtype: torch.dtype
 ) -> None:
     monkeypatch.setitem(fused.CHUNK_BYTES, "cpu", 4 * V * 4)
-    compare(*draw(dtype), Weights(0.7, 3.0), Target({"it": objective}, progress=0.25))
+    compare(*draw(dtype), Weights(0.7, 3.0), Comparison({"it": objective}, progress=0.25))
 
 
 REVISED = [LabelRevision(eta=0.8), ConfidenceMix(most=0.5, warmup=0.5), ConfidenceMix(most=0.4)]
+
+
+SELECTED = [Gate(), Correct(), Confident(threshold=0.4), Confident(threshold=0.7)]
+
+
+def test_every_revision_and_selection_is_compared() -> None:
+    assert {NoRevision, *map(type, REVISED)} == set(REVISIONS.values())
+    assert {AllRows, *map(type, SELECTED)} == set(SELECTIONS.values())
 
 
 @pytest.mark.parametrize("revise", REVISED, ids=str)
 @pytest.mark.parametrize(
     "objective", [ForwardKL(), ForwardKL(temperature=2.0), JensenShannon(), TopK(k=3)], ids=str
 )
-def test_each_revision(revise: Revise, objective: Distributions) -> None:
-    compare(*draw(), Weights(1.0, 2.0), Target({"it": objective}, revise=revise, progress=0.2))
+def test_each_revision(revise: Revise, objective: Divergence) -> None:
+    compare(*draw(), Weights(1.0, 2.0), Comparison({"it": objective}, revise=revise, progress=0.2))
 
 
-@pytest.mark.parametrize(
-    "select", [Gate(), Correct(), Confident(threshold=0.4), Confident(threshold=0.7)], ids=str
-)
+@pytest.mark.parametrize("select", SELECTED, ids=str)
 @pytest.mark.parametrize("tau", [1.0, 2.0])
 def test_each_selection(monkeypatch: pytest.MonkeyPatch, select: Select, tau: float) -> None:
     monkeypatch.setitem(fused.CHUNK_BYTES, "cpu", 4 * V * 4)
     student_NV, teacher_NV, labels_N = draw()
     teacher_NV[1, labels_N[1]] = teacher_NV[1].max() + 1  # sure and right
-    target = kl_at(tau)._replace(select=select)
-    compare(student_NV, teacher_NV, labels_N, Weights(1.0, 4.0), target)
-    sums = distillation_sums(student_NV, teacher_NV, labels_N, Weights(1.0, 4.0), target)
+    comparison = kl_at(tau)._replace(select=select)
+    compare(student_NV, teacher_NV, labels_N, Weights(1.0, 4.0), comparison)
+    sums = sums_of(student_NV, teacher_NV, labels_N, Weights(1.0, 4.0), comparison)
     assert 0 < sums.selected < N  # it does choose
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "target",
+    "comparison",
     [
-        *(Target({"it": objective}) for objective in [ForwardKL(), *COMPARED]),
-        *(Target({"it": ForwardKL()}, revise=revise) for revise in REVISED),
+        *(Comparison({"it": objective}) for objective in [ForwardKL(), *COMPARED]),
+        *(Comparison({"it": ForwardKL()}, revise=revise) for revise in REVISED),
         *(
-            Target({"it": ForwardKL()}, select=select)
+            Comparison({"it": ForwardKL()}, select=select)
             for select in (Gate(), Correct(), Confident())
         ),
-        Target({"near": ForwardKL(temperature=2.0), "far": ReverseKL(weight=0.3)}),
+        Comparison({"near": ForwardKL(temperature=2.0), "far": ReverseKL(weight=0.3)}),
     ],
     ids=str,
 )
-def test_compiled_it_is_the_same_at_every_moment(target: Target) -> None:
+def test_compiled_it_is_the_same_at_every_moment(comparison: Comparison) -> None:
     """And compiled twice, with a teacher and without one, whatever the moments."""
     torch._dynamo.reset()
-    fused._fused.cache_clear()
     graphs = counters["stats"]["unique_graphs"]
     tables = draw()
     for soft, progress in ((4.0, 0.0), (3.0, 0.25), (2.5, 0.5), (0.5, 0.9)):
-        now = target._replace(progress=progress)
+        now = comparison._replace(progress=progress)
         compare(*tables, Weights(1.0 + progress, soft), now, compiled=True)
     student_NV, _, labels_N = tables
     for hard in (1.0, 0.7):
-        compare(student_NV, None, labels_N, Weights(hard, 0.0), Target({}), compiled=True)
+        compare(student_NV, None, labels_N, Weights(hard, 0.0), Comparison({}), compiled=True)
     assert counters["stats"]["unique_graphs"] - graphs == 2
 
 
@@ -278,23 +300,19 @@ def test_compiled_it_goes_in_chunks_too(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_objectives_add_up_with_their_weights() -> None:
     objectives = {"one": ForwardKL(weight=0.5), "other": ReverseKL(weight=2.0, temperature=2.0)}
-    compare(*draw(), Weights(1.0, 3.0), Target(objectives))
+    compare(*draw(), Weights(1.0, 3.0), Comparison(objectives))
 
 
-def test_label_revision_makes_the_label_the_likeliest() -> None:
+@pytest.mark.parametrize("eta", [0.1, 0.9, 0.99])
+@pytest.mark.parametrize("sharpness", [1.0, 20.0])
+def test_label_revision_makes_the_label_the_likeliest(eta: float, sharpness: float) -> None:
     student_NV, teacher_NV, labels_N = draw()
-    sharp_NV = 20 * teacher_NV  # sure of itself, and mostly wrong
-    for row, label in enumerate(labels_N.tolist()):
-        t = softmax(sharp_NV[row].double() - sharp_NV[row].max())
-        revised = slowly_revised(LabelRevision(eta=0.99), t, t, label, 0.0)
-        assert revised.argmax() == label
-    compare(
-        student_NV,
-        sharp_NV / 4,
-        labels_N,
-        Weights(1.0, 1.0),
-        kl_at()._replace(revise=LabelRevision(eta=0.99)),
-    )
+    t, p = Distribution.of(sharpness * teacher_NV), Distribution.of(student_NV.detach())
+    assert (t.probabilities_CV.argmax(-1) != labels_N).any()
+    revised = LabelRevision(eta=eta).revise(t, p, labels_N[:, None], 0.0)
+    assert torch.equal(revised.probabilities_CV.argmax(-1), labels_N)
+    assert torch.equal(revised.scores_CV.argmax(-1), labels_N)
+    torch.testing.assert_close(revised.probabilities_CV.sum(-1), torch.ones(N))
 
 
 @pytest.mark.parametrize("rows", ROWS_PER_CHUNK)
@@ -318,19 +336,19 @@ def test_on_cuda(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tau: float
 def test_kl_is_zero_exactly_where_both_agree(tau: float) -> None:
     student_NV, teacher_NV, labels_N = draw()
     shifted_NV = student_NV.detach() + torch.arange(N)[:, None]  # the same distributions
-    weights, target = Weights(0.0, 1.0), kl_at(tau)
-    same = distillation_sums(student_NV, shifted_NV, labels_N, weights, target)
+    weights, comparison = Weights(0.0, 1.0), kl_at(tau)
+    same = sums_of(student_NV, shifted_NV, labels_N, weights, comparison)
     assert same.soft["logits"].item() == pytest.approx(0, abs=1e-5)
     same.total.backward()
     assert student_NV.grad is not None
     assert student_NV.grad.abs().max() < 1e-6
     for row in range(N):
-        apart = distillation_sums(
+        apart = sums_of(
             student_NV[row : row + 1],
             teacher_NV[row : row + 1],
             labels_N[row : row + 1],
             weights,
-            target,
+            comparison,
         )
         assert apart.soft["logits"] > 1e-2
 
@@ -338,7 +356,7 @@ def test_kl_is_zero_exactly_where_both_agree(tau: float) -> None:
 def test_the_soft_loss_at_a_high_temperature_and_its_square() -> None:
     """Hinton's limit: tau^2 KL -> the mean squared difference of centred logits, halved."""
     student_NV, teacher_NV, labels_N = draw()
-    sums = distillation_sums(
+    sums = sums_of(
         student_NV, teacher_NV, labels_N, Weights(0.0, 1.0), kl_at(200.0, tau_squared=True)
     )
     difference_NV = (student_NV - teacher_NV).detach()
@@ -349,11 +367,11 @@ def test_the_soft_loss_at_a_high_temperature_and_its_square() -> None:
 @pytest.mark.parametrize("cut", range(1, N))
 def test_sums_over_any_split_of_the_rows_add_up(cut: int) -> None:
     student_NV, teacher_NV, labels_N = draw()
-    weights, target = Weights(1.0, 4.0), kl_at(2.0)
-    whole = distillation_sums(student_NV, teacher_NV, labels_N, weights, target)
+    weights, comparison = Weights(1.0, 4.0), kl_at(2.0)
+    whole = sums_of(student_NV, teacher_NV, labels_N, weights, comparison)
     (whole_NV,) = torch.autograd.grad(whole.total, student_NV)
     parts = [
-        distillation_sums(student_NV[rows], teacher_NV[rows], labels_N[rows], weights, target)
+        sums_of(student_NV[rows], teacher_NV[rows], labels_N[rows], weights, comparison)
         for rows in (slice(0, cut), slice(cut, N))
     ]
     for name, value in flat(whole).items():
@@ -364,17 +382,27 @@ def test_sums_over_any_split_of_the_rows_add_up(cut: int) -> None:
 
 def test_only_total_has_a_gradient() -> None:
     student_NV, teacher_NV, labels_N = draw()
-    sums = distillation_sums(student_NV, teacher_NV, labels_N, Weights(1.0, 1.0), kl_at())
+    sums = sums_of(student_NV, teacher_NV, labels_N, Weights(1.0, 1.0), kl_at())
     values = [sums.hard, sums.soft["logits"], sums.teacher, sums.correct, sums.selected]
     assert sums.total.requires_grad
     assert not any(value.requires_grad for value in values)
     assert all(value.dtype == torch.float32 for value in (sums.total, *values))
 
 
+def test_a_teacher_that_expects_a_gradient_is_refused() -> None:
+    student_NV, teacher_NV, labels_N = draw()
+    trained = DenseLogits(teacher_NV.clone().requires_grad_())
+    weights = Weights(1.0, 1.0)
+    with pytest.raises(AssertionError, match="no gradient"):
+        distillation_sums(student_NV, trained, labels_N, weights, kl_at())
+    detached = distillation_sums(student_NV, trained.detach(), labels_N, weights, kl_at())
+    assert detached.total == sums_of(student_NV, teacher_NV, labels_N, weights, kl_at()).total
+
+
 def test_logits_far_apart_stay_finite() -> None:
     student_NV = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
     teacher_NV = torch.tensor([[-1e4, 1e4, 0.0]])
-    sums = distillation_sums(student_NV, teacher_NV, torch.tensor([1]), Weights(1.0, 1.0), kl_at())
+    sums = sums_of(student_NV, teacher_NV, torch.tensor([1]), Weights(1.0, 1.0), kl_at())
     sums.total.backward()
     assert sums.hard.item() == pytest.approx(2e4)
     assert sums.soft["logits"].item() == pytest.approx(2e4)

@@ -38,7 +38,7 @@ def test_it_begins_as_the_rules_do(pair: Pair, family: str, changes: dict[str, i
     made, teacher = growing(pair, family, disturbed=False, **changes)
     student, _ = pair(family, 3, 4, **changes)
     remap(student, teacher, FromTeacher("stack", "net2net"))
-    found = made(IDS_BL, ROWS_N)
+    found = made(IDS_BL, ROWS_N).logits_NV
     expected = logits(student).flatten(0, 1)[ROWS_N]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
     assert bool(made.widths) == bool(changes)
@@ -86,7 +86,7 @@ def test_the_maps_alone_learn_and_then_the_student_is_one_like_any_other(
     pair: Pair, family: str
 ) -> None:
     made, _ = growing(pair, family, disturbed=True, **WIDER)
-    expected = made(IDS_BL, ROWS_N)
+    expected = made(IDS_BL, ROWS_N).logits_NV
     expected.square().sum().backward()
     learning = {name for name, p in made.named_parameters() if p.grad is not None}
     assert learning == made.maps().keys()

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dwt_cli.distill.teacher.mixture import MixtureSignal
 from dwt_cli.distill.teacher.options import Weighting
-from dwt_cli.models.features import Features
+from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, Request, TeacherSignal
+from dwt_cli.distill.teacher.targets import DenseLogits
 from dwt_cli.tasks.task import Batch
 
 K, N, V = 3, 5, 7
@@ -16,24 +17,24 @@ WEIGHTS, TEMPERATURES = [0.7, 0.2, 3.0], [1.0, 2.0, 0.5]
 LABELS_N = torch.tensor([6, 0, 3, 3, 1])
 
 
-class Told:
+class Recorded(TeacherSignal):
     """A signal that was written down."""
 
     def __init__(self, logits_NV: Tensor) -> None:
         self.logits_NV: Tensor | None = logits_NV
 
-    def __call__(self, batch: Batch, features: Features | None = None) -> Tensor:
+    def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         assert self.logits_NV is not None
-        return self.logits_NV[batch.rows_N]
+        return Answer(DenseLogits(self.logits_NV[batch.rows_N]))
 
     def release(self) -> None:
         self.logits_NV = None
 
 
 @pytest.fixture
-def members() -> list[Told]:
+def members() -> list[Recorded]:
     draw = torch.Generator().manual_seed(0)
-    return [Told(3 * torch.randn(N, V, generator=draw)) for _ in range(K)]
+    return [Recorded(3 * torch.randn(N, V, generator=draw)) for _ in range(K)]
 
 
 def rows(start: int, end: int) -> Batch:
@@ -43,7 +44,11 @@ def rows(start: int, end: int) -> Batch:
     )
 
 
-def obvious(members: list[Told], weighting: Weighting) -> list[list[float]]:
+def dense(signal: TeacherSignal, start: int, end: int) -> Tensor:
+    return signal(rows(start, end)).targets.dense()
+
+
+def obvious(members: list[Recorded], weighting: Weighting) -> list[list[float]]:
     probabilities_KNV = []
     for member, temperature in zip(members, TEMPERATURES, strict=True):
         assert member.logits_NV is not None
@@ -74,13 +79,13 @@ def obvious(members: list[Told], weighting: Weighting) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("weighting", Weighting)
-def test_the_mixture_of_the_distributions(members: list[Told], weighting: Weighting) -> None:
+def test_the_mixture_of_the_distributions(members: list[Recorded], weighting: Weighting) -> None:
     before = [member.logits_NV.clone() for member in members if member.logits_NV is not None]
-    found_NV = MixtureSignal(members, WEIGHTS, TEMPERATURES, weighting)(rows(0, N))
+    found_NV = dense(MixtureSignal(members, WEIGHTS, TEMPERATURES, weighting), 0, N)
     wanted_NV = torch.tensor(obvious(members, weighting))
     torch.testing.assert_close(found_NV.exp(), wanted_NV, rtol=1e-5, atol=1e-7)
     for member, logits_NV in zip(members, before, strict=True):
-        assert torch.equal(member.logits_NV, logits_NV), "what a member said stays as it was"
+        assert torch.equal(member.logits_NV, logits_NV), "a member's answer stays as it was"
 
 
 @pytest.mark.parametrize(
@@ -88,14 +93,14 @@ def test_the_mixture_of_the_distributions(members: list[Told], weighting: Weight
     [(Weighting.fixed, True), (Weighting.token, True), (Weighting.batch, False)],
 )
 def test_which_weights_a_batch_in_parts_changes(
-    members: list[Told], weighting: Weighting, same: bool
+    members: list[Recorded], weighting: Weighting, same: bool
 ) -> None:
     signal = MixtureSignal(members, WEIGHTS, TEMPERATURES, weighting)
-    parts_NV = torch.cat([signal(rows(0, 2)), signal(rows(2, N))])
-    assert torch.allclose(parts_NV, signal(rows(0, N)), atol=1e-6) == same
+    parts_NV = torch.cat([dense(signal, 0, 2), dense(signal, 2, N)])
+    assert torch.allclose(parts_NV, dense(signal, 0, N), atol=1e-6) == same
 
 
-def test_released_it_lets_go_of_every_member(members: list[Told]) -> None:
+def test_released_it_lets_go_of_every_member(members: list[Recorded]) -> None:
     signal = MixtureSignal(members, WEIGHTS, TEMPERATURES, Weighting.fixed)
     signal.release()
     assert [member.logits_NV for member in members] == [None] * K

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dwt_cli.distill.alpha import Weights
-from dwt_cli.distill.objective.fused import Target, distillation_sums
-from dwt_cli.distill.objective.options import ForwardKL
+from dwt_cli.distill.objective.divergences import ForwardKL
+from dwt_cli.distill.objective.fused import Comparison, distillation_sums
 from dwt_cli.distill.teacher.virtual import VirtualSignal
 from dwt_cli.tasks.task import Batch
 
@@ -22,7 +22,7 @@ BATCH = Batch(
 @pytest.mark.parametrize("confidence", [0.99, 0.9, 0.2])
 def test_the_confidence_on_the_label_and_the_rest_even(confidence: float) -> None:
     signal = VirtualSignal(confidence, V)
-    found_NV = signal(BATCH).double().exp()
+    found_NV = signal(BATCH).targets.dense().double().exp()
     for row, label in enumerate(LABELS_N.tolist()):
         for entry in range(V):
             wanted = confidence if entry == label else (1 - confidence) / (V - 1)
@@ -38,10 +38,10 @@ def test_with_it_the_loss_is_label_smoothing(hard: float, soft: float) -> None:
     ours_NV = student_NV.clone().requires_grad_()
     sums = distillation_sums(
         ours_NV,
-        VirtualSignal(confidence, V)(BATCH),
+        VirtualSignal(confidence, V)(BATCH).targets,
         LABELS_N,
         Weights(hard, soft),
-        Target({"logits": ForwardKL()}),
+        Comparison({"logits": ForwardKL()}),
     )
     sums.total.backward()
 

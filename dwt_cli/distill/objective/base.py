@@ -1,0 +1,125 @@
+"""What is compared with the teacher: the bases of all objectives. Imports no torch.
+
+Legend: C rows of one chunk, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from dwt_cli.base.options import above
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig
+
+    from dwt_cli.distill.objective.feature_losses import FeatureLoss
+
+
+@dataclass
+class Objective(ABC):
+    """One thing that is compared with the teacher. alpha_soft scales the weighted sum of all.
+
+    needs_features: whether it compares features of layers, which a single model alone has.
+    """
+
+    needs_features: ClassVar[bool]
+
+    weight: float = above(0, 1.0, hint="else leave the objective out")
+
+    @abstractmethod
+    def feature_loss(
+        self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
+    ) -> FeatureLoss | None:
+        """Return the module that compares the features of two models; None if it needs none.
+
+        Raises `UserError` for two models that cannot be compared.
+        """
+
+    def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
+        """Yield what is wrong with the settings for a vocabulary of this size, a line each."""
+        yield from ()
+
+
+@dataclass
+class Divergence(Objective):
+    """Teacher and student over the vocabulary, on the target rows, at a temperature on both sides.
+
+    temperature_end: where it is at the end of the run, in a straight line; null keeps it.
+    tau_squared: multiply by its square (arXiv 1503.02531); the paper does not.
+    """
+
+    needs_features: ClassVar[bool] = False
+
+    temperature: float = above(0, 1.0, hint="the paper uses 1")
+    temperature_end: float | None = above(0, None, hint="the paper uses 1")
+    tau_squared: bool = False
+
+    @abstractmethod
+    def compare(self, p: Distribution, t: Distribution) -> tuple[Tensor, Gradient]:
+        """Return how far the student's p is from the teacher's t, and the gradient, in fp32.
+
+        The value is per row (C, 1), in nats; the gradient is with respect to the student's scores.
+        """
+
+    def feature_loss(
+        self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
+    ) -> None:
+        return None
+
+    def temperature_at(self, progress: float) -> float:
+        """Return the temperature after a share of the run, in [0, 1]."""
+        end = self.temperature if self.temperature_end is None else self.temperature_end
+        return self.temperature + (end - self.temperature) * progress
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the temperature is 1 from the beginning to the end."""
+        return self.temperature == 1 and self.temperature_end in (None, 1)
+
+
+def divergences(objectives: Mapping[str, Objective]) -> dict[str, Divergence]:
+    """Return those that compare distributions, by name."""
+    return {name: each for name, each in objectives.items() if isinstance(each, Divergence)}
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The softmax of scores, in fp32.
+
+    top_C1: the highest score of each row. A log-probability is a score - log_z.
+    """
+
+    scores_CV: Tensor
+    probabilities_CV: Tensor
+    top_C1: Tensor
+    log_z_C1: Tensor
+
+    @classmethod
+    def of(cls, scores_CV: Tensor) -> Distribution:
+        """Return the softmax of fp32 scores."""
+        probabilities_CV = scores_CV.softmax(-1)
+        top_C1 = scores_CV.amax(-1, keepdim=True)
+        # the largest probability is exp(top - log Z): log Z costs no second pass of exp
+        log_z_C1 = top_C1 - probabilities_CV.amax(-1, keepdim=True).log()
+        return cls(scores_CV, probabilities_CV, top_C1, log_z_C1)
+
+    def at(self, tau: float | Tensor) -> Distribution:
+        """Return the distribution at a temperature."""
+        return Distribution.of(self.scores_CV / tau)
+
+    def log_probabilities(self) -> Tensor:
+        """Return them all, (C, V)."""
+        return self.scores_CV - self.log_z_C1
+
+    def log_probability(self, tokens_C1: Tensor) -> Tensor:
+        """Return that of one token per row, (C, 1)."""
+        return self.scores_CV.gather(1, tokens_C1) - self.log_z_C1
+
+
+if TYPE_CHECKING:
+    Gradient = list[tuple[float, Tensor]]
+    """A sum of tables (C, V), each with a factor."""

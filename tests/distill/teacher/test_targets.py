@@ -1,0 +1,118 @@
+"""Sparse rows and head states against dense logits: the distribution, and the student's loss."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dwt_cli.distill.alpha import Weights
+from dwt_cli.distill.objective import fused
+from dwt_cli.distill.objective.divergences import ForwardKL, JensenShannon, TopK
+from dwt_cli.distill.objective.fused import Comparison, distillation_sums
+from dwt_cli.distill.objective.select import Gate
+from dwt_cli.distill.teacher.targets import (
+    DenseLogits,
+    HeadStates,
+    OutputHead,
+    SoftTargets,
+    SparseRows,
+)
+
+N, V, D, K = 7, 19, 5, 4
+COMPARISONS = [
+    Comparison({"it": ForwardKL(temperature=2.0)}),
+    Comparison({"near": JensenShannon(), "far": TopK(k=K)}, select=Gate()),
+]
+
+
+def draw(*shape: int) -> Tensor:
+    return 2 * torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def sparse_pair() -> tuple[SoftTargets, SoftTargets]:
+    """The K likeliest tokens, and the whole distribution with the rest spread evenly."""
+    probabilities_NV = draw(N, V).softmax(-1).double()
+    kept, ids_NK = probabilities_NV.topk(K)
+    dense = []
+    for row in range(N):
+        rest = (1 - kept[row].sum().item()) / (V - K)
+        entries = dict(zip(ids_NK[row].tolist(), kept[row].tolist(), strict=True))
+        dense.append([math.log(entries.get(token, rest)) for token in range(V)])
+    return SparseRows(ids_NK, kept.log().float(), V), DenseLogits(torch.tensor(dense))
+
+
+def head_pair(cap: float | None) -> tuple[SoftTargets, SoftTargets]:
+    """A head whose matrix has three rows more than there are tokens."""
+    states_ND, weight_PD, bias_P = draw(N, D), draw(V + 3, D), draw(V + 3)
+    dense = []
+    for state_D in states_ND.double():
+        scores = [float(state_D @ weight_PD[v].double() + bias_P[v]) for v in range(V)]
+        dense.append([cap * math.tanh(s / cap) if cap else s for s in scores])
+    return (
+        HeadStates(states_ND, OutputHead(weight_PD, bias_P, cap, num_valid=V)),
+        DenseLogits(torch.tensor(dense)),
+    )
+
+
+PAIRS = {"sparse": sparse_pair(), "head": head_pair(None), "capped": head_pair(3.0)}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_the_same_distribution(kind: str) -> None:
+    found, expected = PAIRS[kind]
+    torch.testing.assert_close(found.dense(), expected.dense(), rtol=1e-4, atol=1e-4)
+    for rows in (slice(0, 3), slice(5, None)):
+        assert torch.equal(found.dense(rows), found.dense()[rows])
+    if kind == "sparse":
+        torch.testing.assert_close(found.dense().exp().sum(-1), torch.ones(N))
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("comparison", COMPARISONS, ids=["one", "two"])
+@pytest.mark.parametrize("rows_per_chunk", [3, 100])
+def test_the_same_loss_and_gradient_of_the_student(
+    monkeypatch: pytest.MonkeyPatch, kind: str, comparison: Comparison, rows_per_chunk: int
+) -> None:
+    monkeypatch.setitem(fused.CHUNK_BYTES, "cpu", 4 * V * rows_per_chunk)
+    labels_N = torch.arange(N)
+    seen = []
+    for targets in PAIRS[kind]:
+        student_NV = draw(N, V, 1).squeeze(-1).requires_grad_()
+        sums = distillation_sums(student_NV, targets, labels_N, Weights(1.0, 3.0), comparison)
+        sums.total.backward()
+        assert student_NV.grad is not None
+        seen.append((sums.total, sums.teacher, *sums.soft.values(), student_NV.grad))
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_that_keeps_all_of_its_mass_stays_finite() -> None:
+    log_probabilities_NK = torch.tensor([[0.6, 0.4 + 1e-7]]).log()
+    dense_NV = SparseRows(torch.tensor([[2, 0]]), log_probabilities_NK, 4).dense()
+    assert dense_NV.isfinite().all()
+    assert dense_NV.exp().tolist() == [pytest.approx([0.4, 0, 0.6, 0], abs=1e-6)]
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_what_is_trained_is_known_and_can_be_cut_off(kind: str) -> None:
+    for targets in PAIRS[kind]:
+        assert not targets.requires_grad
+    found, expected = PAIRS[kind]
+    trained: list[SoftTargets] = [DenseLogits(expected.dense().requires_grad_())]
+    match found:
+        case SparseRows(ids_NK, log_probabilities_NK, vocab_size):
+            kept_NK = log_probabilities_NK.clone().requires_grad_()
+            trained.append(SparseRows(ids_NK, kept_NK, vocab_size))
+        case HeadStates(states_ND, head):
+            trained.append(HeadStates(states_ND.clone().requires_grad_(), head))
+            assert head.bias_P is not None
+            for name in ("weight_PD", "bias_P"):
+                own = {name: getattr(head, name).clone().requires_grad_()}
+                trained.append(HeadStates(states_ND, head._replace(**own)))
+    assert len(trained) >= 2
+    for targets in trained:
+        assert targets.requires_grad
+        assert targets.dense().requires_grad
+        assert not targets.detach().requires_grad
+        assert torch.equal(targets.detach().dense(), targets.dense())
