@@ -27,8 +27,7 @@ from dwt_cli.tasks import options as task_options
 from dwt_cli.tasks.batches import TrainBatches
 from dwt_cli.tasks.mlm import Masking
 from dwt_cli.training.checkpoint import Checkpoints, Counters
-from dwt_cli.training.loop import Length, Training
-from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.loop import Training
 
 _MIDWAY = 0.5  # of the run: the learning rate is high, and every schedule has a soft weight
 _STEPS_OF_TEXT = 16
@@ -75,10 +74,8 @@ class Parts:
             model=model,
             loss=loss,
             batches=self.batches,
-            optimizer=Optimizer(model, self.run.optim, loss.aux),
-            clip_norm=self.run.optim.clip_norm,
+            optim=self.run.optim,
             options=self.run.train,
-            length=Length(max_steps=None, max_minutes=None),
             evaluate=dict,
             eval_every=1,
             checkpoints=Checkpoints(Path(), "", 0, print),

@@ -71,7 +71,7 @@ class DistillationLoss:
         if self._signal is not None:
             facts["alpha_soft"] = weights.soft
         if self._signal is None or weights.soft == 0:
-            student_NV = model(batch.ids_BL, batch.rows_N, Want(ragged=batch.ragged)).logits_NV
+            student_NV = model(*batch.inputs, Want(ragged=batch.ragged)).logits_NV
             sums = hard_sums(student_NV, batch.labels_N, weights.hard, compiled=self._compiled)
             return LossSum(sums.total, _of_label(sums), facts)
         total, named = self._distilled(self._signal, model, batch, moment, weights)
@@ -89,7 +89,7 @@ class DistillationLoss:
         assert settings is not None, "a signal comes with them"
         teacher = signal(batch, self._request)
         want = Want(features=self._student_features, ragged=batch.ragged)
-        student = model(batch.ids_BL, batch.rows_N, want)
+        student = model(*batch.inputs, want)
         sums = distillation_sums(
             student.logits_NV,
             teacher.targets.detach(),

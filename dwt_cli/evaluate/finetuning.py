@@ -15,8 +15,7 @@ from dwt_cli.models.wrapper import Classifier
 from dwt_cli.tasks.classification import Classification, classification_sum
 from dwt_cli.tasks.texts import BucketedBatches, Texts
 from dwt_cli.training.checkpoint import Checkpoints
-from dwt_cli.training.loop import Length, Training
-from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.loop import Training
 from dwt_cli.training.options import Optim, Train
 
 _CHECKPOINT_EVERY = 2000  # steps: only a long fine-tuning is worth going on with
@@ -100,18 +99,14 @@ def fine_tune(
         latest[:] = [outputs for outputs, _ in judged]
         return {"loss": judged[0][1]}
 
-    length = Length.of(options, batches)
-    assert length.max_steps is not None
     counters = Training(
         model=model,
         loss=Classification(),
         batches=batches,
-        optimizer=Optimizer(model, optim),
-        clip_norm=optim.clip_norm,
+        optim=optim,
         options=options,
-        length=length,
         evaluate=evaluate,
-        eval_every=length.max_steps,
+        eval_every=None,
         checkpoints=Checkpoints(folder, f"fine-tuning {seed} {optim}", 1, say),
         observer=_Progress(advance),
         device=tested.device,
@@ -130,9 +125,9 @@ def predict(model: Classifier, texts: Texts, device: torch.device) -> tuple[Outp
     loss = 0.0
     for numbers in texts.by_length(_DEV_BATCH):
         batch = texts.batch(numbers).to(device)
-        outputs_BC = model(batch.ids_BL, batch.mask_BL, batch.segments_BL).float()
-        loss += classification_sum(outputs_BC, batch.labels_B).item()
-        found.append((numbers, outputs_BC.cpu().numpy()))
+        outputs_NC = model(*batch.inputs).logits_NV.float()
+        loss += classification_sum(outputs_NC, batch.labels_N).item()
+        found.append((numbers, outputs_NC.cpu().numpy()))
     numbers, outputs = (np.concatenate(part) for part in zip(*found, strict=True))
     return outputs[np.argsort(numbers)], loss / len(texts)
 

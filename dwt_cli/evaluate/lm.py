@@ -64,7 +64,7 @@ def scores(tested: EvaluatedModel, heldout: HeldoutBatches) -> list[Score]:
 def _asked(model: LanguageModel) -> Callable[[Batch], Tensor]:
     """Return what computes a model's logits, in eval mode."""
     model.eval()
-    return lambda batch: model(batch.ids_BL, batch.rows_N, Want(ragged=batch.ragged)).logits_NV
+    return lambda batch: model(*batch.inputs, Want(ragged=batch.ragged)).logits_NV
 
 
 class _Targets(NamedTuple):

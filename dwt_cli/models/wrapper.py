@@ -154,11 +154,16 @@ class LanguageModel(Wrapper):
 
 
 class Classifier(Wrapper):
-    """A transformers ``*ForSequenceClassification``: one row of logits per text."""
+    """A transformers ``*ForSequenceClassification``: one row of logits per text, N = B."""
 
-    def forward(self, ids_BL: Tensor, mask_BL: Tensor, segments_BL: Tensor | None) -> Tensor:
-        """Logits (B, C). mask_BL: 1 at tokens, 0 at padding. segments_BL: 1 in a second text."""
+    def forward(
+        self, ids_BL: Tensor, mask_BL: Tensor, segments_BL: Tensor | None, want: Want = LOGITS
+    ) -> Output:
+        """Return logits (N, C). mask_BL: 1 at tokens, 0 at padding.
+
+        segments_BL: 1 in a second text.
+        """
+        assert want == LOGITS, "a classifier has logits only"
         segments = {} if segments_BL is None else {"token_type_ids": segments_BL}
         with self._autocast(ids_BL):
-            logits_BC: Tensor = self.model(ids_BL, attention_mask=mask_BL, **segments).logits
-        return logits_BC
+            return Output(self.model(ids_BL, attention_mask=mask_BL, **segments).logits)

@@ -19,8 +19,7 @@ from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
 from dwt_cli.track.summary import Facts
 from dwt_cli.training.checkpoint import Checkpoints
-from dwt_cli.training.loop import Length, Training
-from dwt_cli.training.optim import Optimizer
+from dwt_cli.training.loop import Training
 from dwt_cli.training.options import Optim, Parallel, Train
 from dwt_cli.training.parallel import load_state, shard, state_on_first
 from dwt_cli.training.protocols import Batches, Loss, Observer
@@ -185,10 +184,8 @@ def train(
         model=model,
         loss=loss,
         batches=batches,
-        optimizer=Optimizer(model, setup.optim, loss.aux),
-        clip_norm=setup.optim.clip_norm,
+        optim=setup.optim,
         options=setup.train,
-        length=Length.of(setup.train, batches),
         evaluate=evaluated,
         eval_every=setup.eval_every,
         checkpoints=Checkpoints(

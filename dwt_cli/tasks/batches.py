@@ -25,7 +25,6 @@ class TrainBatches:
         self, blocks: Blocks, targets: Targets, batch_size: int, seed: int, purpose: str
     ) -> None:
         self.batch_size = batch_size
-        self.num_targets = batch_size * targets.num_targets(blocks.block_length)
         self._blocks, self._targets = blocks, targets
         self._order_seed = seed_for(seed, purpose, "order")
         self._draw_seed = seed_for(seed, purpose, "masks")
@@ -37,6 +36,12 @@ class TrainBatches:
     @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self._blocks.block_length
+
+    def num_targets(self, step: int) -> int:
+        """Return the number of targets of a step's whole batch, of all ranks."""
+        if self._targets.ragged:
+            return len(self.batch(step).labels_N)
+        return self.batch_size * self._targets.num_targets(self._blocks.block_length)
 
     def batch(self, step: int, part: int = 0, num_parts: int = 1) -> Batch:
         """Return part ``part`` of ``num_parts`` equal, consecutive parts of a step's batch."""

@@ -1,6 +1,6 @@
 """Fine-tuning: texts or pairs of texts to classes, or to a number (regression).
 
-Legend: B texts, C classes (1 for a regression).
+Legend: N texts, C classes (1 for a regression).
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwt_cli.tasks.texts import Batch
+from dwt_cli.tasks.texts import TextBatch
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.protocols import LossSum
 
@@ -25,14 +25,14 @@ class Classification:
         """Return the memory as it is: every step weighs alike."""
         return memory
 
-    def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> LossSum:
-        outputs_BC = model(batch.ids_BL, batch.mask_BL, batch.segments_BL)
-        return LossSum(classification_sum(outputs_BC, batch.labels_B), {}, {})
+    def __call__(self, model: nn.Module, batch: TextBatch, moment: Moment) -> LossSum:
+        outputs_NC = model(*batch.inputs).logits_NV
+        return LossSum(classification_sum(outputs_NC, batch.labels_N), {}, {})
 
 
-def classification_sum(outputs_BC: Tensor, labels_B: Tensor) -> Tensor:
+def classification_sum(outputs_NC: Tensor, labels_N: Tensor) -> Tensor:
     """Return the sum over texts, fp32, of the cross-entropy in nats, or of the squared error."""
-    outputs_BC = outputs_BC.float()
-    if outputs_BC.shape[1] == 1:
-        return F.mse_loss(outputs_BC[:, 0], labels_B, reduction="sum")
-    return F.cross_entropy(outputs_BC, labels_B, reduction="sum")
+    outputs_NC = outputs_NC.float()
+    if outputs_NC.shape[1] == 1:
+        return F.mse_loss(outputs_NC[:, 0], labels_N, reduction="sum")
+    return F.cross_entropy(outputs_NC, labels_N, reduction="sum")

@@ -6,6 +6,7 @@ C masked copies of them, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ class Masking:
     The number is fixed so that shapes are static and a step's target count is known beforehand.
     special_ids are never drawn, and masked only in a block that has too few ordinary tokens.
     """
+
+    ragged: ClassVar[bool] = False
 
     task: MaskedLM
     vocab_size: int

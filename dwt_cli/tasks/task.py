@@ -5,7 +5,7 @@ Legend: B blocks, L positions, N target rows of all blocks, S sentences, V vocab
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -51,6 +51,11 @@ class Batch:
     documents_BL: Tensor | None = None
     ragged: bool = field(default=False, kw_only=True)
 
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """What a `LanguageModel` is called with, before what is wanted of it."""
+        return self.ids_BL, self.rows_N
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device; a GPU copies pinned memory while it computes."""
 
@@ -63,10 +68,15 @@ class Batch:
 
 
 class Targets(Protocol):
-    """A task in the tokens of one tokenizer."""
+    """A task in the tokens of one tokenizer.
+
+    ragged: whether a block may have more targets than another.
+    """
+
+    ragged: ClassVar[bool]
 
     def num_targets(self, block_length: int) -> int:
-        """Return how many targets a block has; the most where blocks differ."""
+        """Return how many targets a block has; the most, where blocks differ."""
 
     def batch(self, blocks_BL: NDArray[np.int64], seed: int, places: Sequence[Place]) -> Batch:
         """Return blocks as a batch; what is drawn for one follows from ``seed`` and its place."""

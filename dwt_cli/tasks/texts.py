@@ -1,11 +1,12 @@
 """Labelled texts, and ``batch(step)`` of them with little padding.
 
-Legend: B texts, L positions (of the longest text of a batch).
+Legend: B texts, L positions (of the longest text of a batch), N = B targets.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,20 +19,29 @@ _POOL = 64  # batches whose texts are sorted by length together: enough to waste
 
 
 @dataclass(frozen=True)
-class Batch:
-    """ids_BL, mask_BL (1 at tokens, 0 at padding), segments_BL: int64. labels_B: as in `Texts`."""
+class TextBatch:
+    """Texts as a `Classifier` reads them, and their labels; losses use it as they do a `Batch`.
+
+    ids_BL, mask_BL (1 at tokens, 0 at padding), segments_BL: int64. labels_N: as in `Texts`.
+    """
 
     ids_BL: Tensor
     mask_BL: Tensor
     segments_BL: Tensor | None
-    labels_B: Tensor
+    labels_N: Tensor
+    ragged: ClassVar[bool] = False
 
-    def to(self, device: torch.device) -> "Batch":
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What a `Classifier` is called with, before what is wanted of it."""
+        return self.ids_BL, self.mask_BL, self.segments_BL
 
-        segments_BL = None if self.segments_BL is None else moved(self.segments_BL)
-        return Batch(moved(self.ids_BL), moved(self.mask_BL), segments_BL, moved(self.labels_B))
+    def to(self, device: torch.device) -> "TextBatch":
+        """Return the batch on a device."""
+        segments_BL = None if self.segments_BL is None else self.segments_BL.to(device)
+        return TextBatch(
+            self.ids_BL.to(device), self.mask_BL.to(device), segments_BL, self.labels_N.to(device)
+        )
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,11 @@ class Texts:
     def lengths(self) -> NDArray[np.int64]:
         return np.array([len(row) for row in self.ids])
 
-    def batch(self, numbers: NDArray[np.int64]) -> Batch:
+    def batch(self, numbers: NDArray[np.int64]) -> TextBatch:
         """Return the texts of these numbers, padded to the longest of them."""
         ids = [self.ids[number] for number in numbers]
         segments = None if self.segments is None else [self.segments[number] for number in numbers]
-        return Batch(
+        return TextBatch(
             _padded(ids, self.pad_id),
             _padded([[1] * len(row) for row in ids], 0),
             None if segments is None else _padded(segments, 0),
@@ -86,7 +96,6 @@ class BucketedBatches:
 
     def __init__(self, texts: Texts, batch_size: int, seed: int, purpose: str) -> None:
         self.batch_size = min(batch_size, len(texts))
-        self.num_targets = self.batch_size
         self._texts, self._lengths = texts, texts.lengths
         self._seed = seed_for(seed, purpose, "order")
 
@@ -98,13 +107,17 @@ class BucketedBatches:
     def tokens_per_step(self) -> int:
         return round(self.batch_size * self._lengths.mean())
 
+    def num_targets(self, step: int) -> int:
+        """Return the number of texts of a step's whole batch."""
+        return self.batch_size
+
     @property
     def padding(self) -> float:
         """The share of the positions of an epoch that are padding, in 0..1."""
         lengths = self._lengths[self._epoch(0)]
         return 1 - float(lengths.sum() / (lengths.max(axis=1).sum() * self.batch_size))
 
-    def batch(self, step: int, part: int = 0, num_parts: int = 1) -> Batch:
+    def batch(self, step: int, part: int = 0, num_parts: int = 1) -> TextBatch:
         """Return part ``part`` of ``num_parts`` equal, consecutive parts of a step's batch."""
         assert self.batch_size % num_parts == 0 and 0 <= part < num_parts
         epoch, place = divmod(step, int(self.steps_per_epoch))

@@ -12,16 +12,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.interrupt import Interrupt, Interrupted
 from dwt_cli.base.randomness import seed_for
 from dwt_cli.base.ranks import ALONE, Ranks
+from dwt_cli.models.wrapper import Wrapper
 from dwt_cli.training.checkpoint import Checkpoints, Counters
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.options import NonFinite, Train
+from dwt_cli.training.options import NonFinite, Optim, Train
 from dwt_cli.training.parallel import Gradients
 from dwt_cli.training.prefetch import Prefetch
 from dwt_cli.training.protocols import Batches, Loss, Observer
@@ -51,22 +52,34 @@ class Length:
 
 @dataclass(frozen=True)
 class Training:
-    """The parts of one training; see `dwt_cli.training.protocols` for what they promise."""
+    """One training: what a task gives (model, loss, batches, evaluate), and how it is trained.
 
-    model: nn.Module
+    See `dwt_cli.training.protocols`. eval_every: steps; None: at the end alone. Models that are
+    sharded are so before.
+    """
+
+    model: Wrapper
     loss: Loss
     batches: Batches
-    optimizer: Optimizer
-    clip_norm: float
+    optim: Optim
     options: Train
-    length: Length
     evaluate: Callable[[], dict[str, float]]
-    eval_every: int
+    eval_every: int | None
     checkpoints: Checkpoints
     observer: Observer
     device: torch.device
     seed: int
     ranks: Ranks = ALONE
+
+    @cached_property
+    def optimizer(self) -> Optimizer:
+        """The optimiser of model and loss."""
+        return Optimizer(self.model, self.optim, self.loss.aux)
+
+    @cached_property
+    def length(self) -> Length:
+        """When it ends."""
+        return Length.of(self.options, self.batches)
 
     def run(self) -> Counters:
         """Train from the newest checkpoint, or from the beginning, to the end.
@@ -95,7 +108,7 @@ class Training:
         started = time.perf_counter()
         lr = self.optimizer.set_lr(progress)
         metrics = self.accumulate(counters.step, Moment(progress, lr, counters.memory))
-        norm, aux_norm = self._gradients.clip(self.clip_norm)
+        norm, aux_norm = self._gradients.clip(self.optim.clip_norm)
         if all(map(math.isfinite, (metrics["loss"], norm, aux_norm))):
             self.optimizer.step()
         elif self.options.non_finite is NonFinite.stop:
@@ -156,7 +169,7 @@ class Training:
 
         The micro-batches of all ranks are numbered through: rank 0 has the first ones.
         """
-        num_targets, num_ranks = self.batches.num_targets, self.ranks.size
+        num_targets, num_ranks = self.batches.num_targets(step), self.ranks.size
         parts, _ = self._micro_batches
         sums: dict[str, Tensor] = {}
         facts: dict[str, float] = {}
@@ -179,7 +192,8 @@ class Training:
     def _evaluate(self, counters: Counters) -> bool:
         """Evaluate on held-out text if it is time; return whether the model is the best so far."""
         last = self.length.progress(counters) == 1
-        if not (last or counters.step % self.eval_every == 0):
+        due = self.eval_every is not None and counters.step % self.eval_every == 0
+        if not (last or due):
             return False
         started = time.perf_counter()
         metrics = self.evaluate()

@@ -46,13 +46,15 @@ class Batches(Protocol):
     """``batch(step)`` for any step; see `dwt_cli.tasks.batches.TrainBatches`."""
 
     batch_size: int
-    num_targets: int
 
     @property
     def tokens_per_step(self) -> int: ...
 
     @property
     def steps_per_epoch(self) -> float: ...
+
+    def num_targets(self, step: int) -> int:
+        """Return the number of targets of a step's whole batch, of all ranks."""
 
     def batch(self, step: int, part: int = 0, num_parts: int = 1) -> Any:
         """Return one of the equal, consecutive parts of a step's batch."""

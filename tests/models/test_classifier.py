@@ -38,14 +38,14 @@ def test_padding_changes_nothing(of_family: OfFamily, family: str) -> None:
     wrapped = Classifier(make_classifier(of_family(family), 2, seed=0), torch.float32).eval()
     ids_BL = torch.randint(5, 160, (2, 20), generator=torch.Generator().manual_seed(0))
     segments_BL = torch.zeros_like(ids_BL) if takes_segments(wrapped.model) else None
-    alone_BC = wrapped(ids_BL, torch.ones_like(ids_BL), segments_BL)
+    alone_NC = wrapped(ids_BL, torch.ones_like(ids_BL), segments_BL).logits_NV
     pad = wrapped.model.config.pad_token_id
     padded_BL = torch.nn.functional.pad(ids_BL, (0, 6), value=pad)
     mask_BL = torch.nn.functional.pad(torch.ones_like(ids_BL), (0, 6))
     if segments_BL is not None:
         segments_BL = torch.nn.functional.pad(segments_BL, (0, 6))
-    found_BC = wrapped(padded_BL, mask_BL, segments_BL)
-    torch.testing.assert_close(found_BC, alone_BC, rtol=1e-4, atol=1e-5)
+    found_NC = wrapped(padded_BL, mask_BL, segments_BL).logits_NV
+    torch.testing.assert_close(found_NC, alone_NC, rtol=1e-4, atol=1e-5)
 
 
 def test_the_model_that_is_copied_stays_as_it_was(of_family: OfFamily) -> None:

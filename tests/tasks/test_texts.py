@@ -19,7 +19,7 @@ def texts(num_texts: int = 1000, segments: bool = False) -> Texts:
 
 def seen(batches: BucketedBatches, epoch: int) -> list[int]:
     steps = int(batches.steps_per_epoch)
-    found = [batches.batch(epoch * steps + step).labels_B.tolist() for step in range(steps)]
+    found = [batches.batch(epoch * steps + step).labels_N.tolist() for step in range(steps)]
     return [number for batch in found for number in batch]
 
 
@@ -33,11 +33,11 @@ def test_an_epoch_has_every_text_once_but_those_that_fill_no_batch() -> None:
 
 def test_a_step_is_the_same_for_whoever_asks() -> None:
     batches = BucketedBatches(texts(), 16, seed=0, purpose="test")
-    labels = batches.batch(70).labels_B.tolist()
-    assert BucketedBatches(texts(), 16, 0, "test").batch(70).labels_B.tolist() == labels
-    assert BucketedBatches(texts(), 16, 1, "test").batch(70).labels_B.tolist() != labels
-    assert BucketedBatches(texts(), 16, 0, "other").batch(70).labels_B.tolist() != labels
-    parts = [batches.batch(70, part, 4).labels_B.tolist() for part in range(4)]
+    labels = batches.batch(70).labels_N.tolist()
+    assert BucketedBatches(texts(), 16, 0, "test").batch(70).labels_N.tolist() == labels
+    assert BucketedBatches(texts(), 16, 1, "test").batch(70).labels_N.tolist() != labels
+    assert BucketedBatches(texts(), 16, 0, "other").batch(70).labels_N.tolist() != labels
+    parts = [batches.batch(70, part, 4).labels_N.tolist() for part in range(4)]
     assert [label for part in parts for label in part] == labels
 
 
@@ -64,7 +64,7 @@ def test_a_batch_has_the_texts_and_nothing_else() -> None:
 
 def test_fewer_texts_than_a_batch_are_one_batch() -> None:
     batches = BucketedBatches(texts(5), 16, seed=0, purpose="test")
-    assert (batches.batch_size, batches.num_targets, batches.steps_per_epoch) == (5, 5, 1)
+    assert (batches.batch_size, batches.num_targets(0), batches.steps_per_epoch) == (5, 5, 1)
 
 
 def test_by_length_has_all_of_them() -> None:

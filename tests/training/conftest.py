@@ -24,9 +24,8 @@ from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
 from dwt_cli.tasks.mlm import Masking
 from dwt_cli.training.checkpoint import Checkpoints
-from dwt_cli.training.loop import Length, Training
+from dwt_cli.training.loop import Training
 from dwt_cli.training.moment import Moment
-from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import AdamW, Fsdp, Muon, Optim, Parallel, Train
 from dwt_cli.training.parallel import shard
 from tests.conftest import tiny_architecture
@@ -156,10 +155,8 @@ def make_training(
         model=model,
         loss=loss,
         batches=batches,
-        optimizer=Optimizer(model, rules, loss.aux),
-        clip_norm=rules.clip_norm,
+        optim=rules,
         options=options,
-        length=Length.of(options, batches),
         evaluate=lambda: heldout_metrics(model, heldout, device, ranks),
         eval_every=eval_every,
         checkpoints=Checkpoints(folder, "identity", options.keep_checkpoints, print, ranks),

@@ -134,7 +134,10 @@ def test_aux_is_clipped_by_itself(training: Make, watcher: Any, factor: float) -
 class Toy:
     """A model with one weight, a loss of it, and batches of four targets."""
 
-    batch_size, num_targets, tokens_per_step, steps_per_epoch = 2, 4, 10, 2.5
+    batch_size, tokens_per_step, steps_per_epoch = 2, 10, 2.5
+
+    def num_targets(self, step: int) -> int:
+        return 4
 
     def __init__(self, total: Callable[[torch.Tensor, int], torch.Tensor] | None = None) -> None:
         self.model, self.aux = nn.Linear(1, 1, bias=False), nn.ModuleDict()
@@ -155,19 +158,15 @@ class Toy:
 def toy_training(
     training: Make, toy: Toy, watcher: Any, evaluate: Any = None, eval_every: int = 2, **train: Any
 ) -> Training:
-    from dwt_cli.training.optim import Optimizer
-
     made = training(**train, observer=watcher)
     return replace(
         made,
         model=toy.model,
         loss=toy,
         batches=toy,
-        clip_norm=1.0,
         eval_every=eval_every,
-        optimizer=Optimizer(toy.model, AdamW(lr=0.1, warmup=0.0, decay=0.0)),
+        optim=AdamW(lr=0.1, warmup=0.0, decay=0.0, clip_norm=1.0),
         evaluate=evaluate or (lambda: {"loss": 1.0}),
-        length=Length.of(made.options, toy),
         options=replace(made.options, micro_batch_size=None),
     )
 

@@ -80,7 +80,7 @@ class ModelSignal(TeacherSignal):
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         assert self._model is not None, "a released teacher is not asked again"
         want = Want(features=request.features, ragged=batch.ragged)
-        output = self._model(batch.ids_BL, batch.rows_N, want)
+        output = self._model(*batch.inputs, want)
         logits_NV = output.logits_NV
         if self._temperature != 1:
             logits_NV = logits_NV / self._temperature
