@@ -1,12 +1,15 @@
 """The machine that a process runs on: device, number type, threads, versions, memory."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import resource
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,6 +95,7 @@ class Machine:
             "num_threads": torch.get_num_threads(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "python": platform.python_version(),
+            "commit": commit(),
             "versions": {name: version(name) for name in _RECORDED},
         }
 
@@ -101,6 +105,19 @@ class Machine:
             return torch.cuda.max_memory_allocated(self.device) / 1e9
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (1e9 if sys.platform == "darwin" else 1e6)  # bytes there, KiB elsewhere
+
+
+def commit() -> str:
+    """Return the commit of the checkout that this package is in; of a package, its version."""
+    folder = Path(__file__).parents[2]
+    if (folder / ".git").exists():
+        ask = ["git", "--no-optional-locks", "-C", str(folder), "describe", "--always", "--dirty"]
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            answer = subprocess.run(
+                [*ask, "--abbrev=40", "--exclude=*"], capture_output=True, text=True, check=True
+            )
+            return answer.stdout.strip()
+    return version("dwt-cli")
 
 
 def _keep_freed_memory() -> None:

@@ -242,6 +242,6 @@ def _asked(name: str, cells: Sequence[_Cell], arguments: Sequence[str]) -> Study
     if run.of_study:
         return StudyRecord(**vars(run.of_study.study), name=name, command=command)
     arms = {cell.arm: cell.arm for cell in cells}
-    alone = {cell.arm for cell in cells if not recipe_of(cell.run).teachers}
+    alone = {cell.arm for cell in cells if not recipe_of(cell.run).teacher}
     baseline = alone.pop() if len(alone) == 1 else None
     return StudyRecord("", baseline, arms=arms, exploratory=[*arms], name=name, command=command)

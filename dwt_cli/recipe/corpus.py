@@ -1,18 +1,19 @@
-"""The stage that turns text into packed blocks, once."""
+"""The stages that turn text into packed blocks, once."""
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dwt_cli.base.cache import Cache
+from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.data import corpus as corpora
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Data
-from dwt_cli.data.source import Source
+from dwt_cli.data.source import Progress, Source
 from dwt_cli.models.checkpoint import located, provenance
 from dwt_cli.models.options import Checkpoint
 from dwt_cli.recipe.stage import Context, Done, Stage
@@ -41,17 +42,9 @@ class CorpusStage(Stage):
     @cached_property
     def identity(self) -> str:
         """The fingerprint of the text, its tokens and its split."""
-        path = self.tokenizer()
-        return fingerprint(
-            "corpus",
-            corpora.BUILDER_VERSION,
-            self.source.provenance(),
-            replace(self.data, tokenizer=None),
-            path and provenance(path),
-        )
-
-    def is_kept(self, cache: Cache) -> bool:
-        return cache.holds("corpus", self.identity)
+        path, text = self.tokenizer(), self.source.provenance()
+        data = replace(self.data, tokenizer=None)
+        return fingerprint("corpus", corpora.BUILDER_VERSION, text, data, path and provenance(path))
 
     def carry_out(self, done: Done, at: Context) -> Corpus:
         """Return the corpus, from the cache or packed now."""
@@ -61,38 +54,71 @@ class CorpusStage(Stage):
             share = min(0.99, so_far / total) if total else 0.0
             at.show.update(self.name, share, "reading text")
 
-        def make(folder: Path) -> None:
-            corpora.build(
-                self.source,
-                self.data,
-                self.task.frame,
-                self.tokenizer(),
-                folder,
-                advance,
-                at.show.say,
-            )
-
-        about = {"options": plain(self.data)}
-        corpus = Corpus.open(at.prepared("corpus", self.identity, make, about))
-        if self.wanted_heldout is not None and self.wanted_heldout > len(corpus.heldout):
+        corpus = self.packed(self.tokenizer, advance, at)
+        there = len(corpus.heldout)
+        if self.wanted_heldout is not None and self.wanted_heldout > there:
             at.show.say(
-                f"warning: eval.num_blocks={self.wanted_heldout} has no effect above the "
-                f"{len(corpus.heldout)} held-out blocks there are; raise data.heldout_fraction"
+                f"warning: eval.num_blocks={self.wanted_heldout} has no effect above the {there} "
+                "held-out blocks there are; raise data.heldout_fraction"
             )
-        report = corpus.report
-        at.show.update(
-            self.name,
-            1.0,
-            f"{report['train_tokens']:,} tokens, vocabulary {report['vocabulary']:,}, "
-            f"{time.perf_counter() - started:.0f} s",
-        )
+        report, seconds = corpus.report, time.perf_counter() - started
+        text = f"{report['train_tokens']:,} tokens, vocabulary {report['vocabulary']:,}"
+        at.show.update(self.name, 1.0, f"{text}, {seconds:.0f} s")
         return corpus
 
+    def packed(self, tokenizer: Callable[[], str | None], advance: Progress, at: Context) -> Corpus:
+        """Return the text in blocks, found or made."""
 
-def num_tokens(done: Mapping[str, Any], stage: str = "corpus") -> int | None:
-    """Return the length of the training text; None while there is no corpus."""
-    corpus: Corpus | None = done.get(stage)
-    return None if corpus is None else len(corpus.train) * corpus.train.block_length
+        def make(folder: Path) -> None:
+            text, frame = (self.source, self.data), self.task.frame
+            corpora.build(*text, frame, tokenizer(), folder, advance, at.show.say)
+
+        about = {"options": plain(self.data)}
+        return Corpus.open(at.prepared("corpus", self.identity, make, about))
+
+
+@dataclass(frozen=True)
+class TeachersText(CorpusStage):
+    """A teacher's own text, in the tokens of the student's; it is read if the teacher is trained.
+
+    name: the teacher's, whose bar shows how far the reading is.
+    """
+
+    students: CorpusStage | None = None
+
+    @cached_property
+    def source(self) -> Source:
+        with _about_the_teacher():
+            return self.data.open_source()
+
+    @cached_property
+    def identity(self) -> str:
+        assert self.students is not None
+        text, tokens = self.source.provenance(), self.students.identity
+        return fingerprint("teacher's text", corpora.BUILDER_VERSION, text, self.data, tokens)
+
+    def carry_out(self, done: Done, at: Context) -> Corpus:
+        """Return the student's corpus with this text to train on."""
+        assert self.students is not None
+        tokenizer = at.cache.place("corpus", self.students.identity) / "tokenizer"
+
+        def advance(so_far: int, total: int) -> None:
+            share = so_far / total if total else 0
+            at.show.update(self.name, 0.0, f"reading its text {share:.0%}")
+
+        with _about_the_teacher():
+            text = self.packed(lambda: str(tokenizer), advance, at)
+        corpus: Corpus = done[self.students.name]
+        return replace(corpus, train=text.train)
+
+
+@contextlib.contextmanager
+def _about_the_teacher() -> Iterator[None]:
+    """Let a mistake in ``teacher.data`` not be taken for one in ``data``."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"teacher.data: {error}") from error
 
 
 def tokenizer_path(setting: str | None, opened: Sequence[tuple[str, Checkpoint]]) -> str | None:
@@ -100,3 +126,9 @@ def tokenizer_path(setting: str | None, opened: Sequence[tuple[str, Checkpoint]]
     if setting is not None:
         return located("data.tokenizer", setting)
     return next((located(name, checkpoint.path) for name, checkpoint in opened), None)
+
+
+def num_tokens(done: Mapping[str, Any], stage: str = "corpus") -> int | None:
+    """Return the length of the training text; None while there is no corpus."""
+    corpus: Corpus | None = done.get(stage)
+    return None if corpus is None else len(corpus.train) * corpus.train.block_length

@@ -28,38 +28,25 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class State:
-    """What lasts for the whole training, of one rank.
+class Memory:
+    """Bytes of one rank, each kind at its largest.
 
     weights: its share of the student's, and of the teachers', which a rank has whole if they are
     not sharded. gradients: from one micro-batch to the next, or from the backward pass to the
-    optimiser. offloaded: what is in the machine's memory instead of the device's.
+    optimiser. gathered: the layers that FSDP has whole at one time. activations: what the forward
+    pass of one micro-batch keeps for the backward pass. logits: the student's, the teachers', and
+    what losses make of them. offloaded: what is in the machine's memory instead of the device's.
+    gradients_stay: whether they are there while a forward pass runs.
     """
 
     weights: int
     gradients: int
     optimizer: int
-    offloaded: int
-
-    @property
-    def total(self) -> int:
-        """Of the device."""
-        return self.weights + self.gradients + self.optimizer
-
-
-@dataclass(frozen=True)
-class Memory(State):
-    """Of one rank, each kind at its largest.
-
-    gathered: the layers that FSDP has whole at one time. activations: what the forward pass of one
-    micro-batch keeps for the backward pass. logits: the student's, the teachers', and what losses
-    make of them. gradients_stay: they are there while a forward pass runs.
-    """
-
-    gathered: int
-    activations: int
-    logits: int
-    gradients_stay: bool
+    gathered: int = 0
+    activations: int = 0
+    logits: int = 0
+    offloaded: int = 0
+    gradients_stay: bool = True
 
     @property
     def kinds(self) -> dict[str, int]:
@@ -117,8 +104,8 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         [machine.dtype] * (1 + len(teachers)) + [torch.float32] * virtual,
         (FUSED_BYTES if train.compile else CHUNK_BYTES)[machine.device.type],
     )
-    return Memory(
-        **vars(state(shapes, machine, num_ranks)),
+    return replace(
+        state(shapes, machine, num_ranks),
         gathered=gathered,
         # when a layer is computed again the logits are gone
         activations=kept + max(0, again - logits),
@@ -128,7 +115,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     )
 
 
-def state(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> State:
+def state(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     """Return weights, gradients and optimizer of one rank: what a run takes at the least.
 
     Of sharded models the gradients of a step's micro-batches are summed whole, and shared out
@@ -143,19 +130,17 @@ def state(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> State:
     if fsdp and fsdp.shard_teacher:
         theirs //= num_shards
     whole_gradients = conditions.train.num_parts(num_ranks) > 1
-    share = State(
+    share = Memory(
         weights=own // num_shards + theirs,
         gradients=own if whole_gradients else own // num_shards,
         optimizer=optimizer_bytes(student, conditions.optim) // num_shards,
-        offloaded=0,
     )
     if fsdp is None or not fsdp.cpu_offload or machine.device.type == "cpu":
         return share
-    stays = State(
+    stays = Memory(
         weights=0 if fsdp.shard_teacher else theirs,
         gradients=own if whole_gradients else 0,
         optimizer=0,
-        offloaded=0,
     )
     shared_gradients = own // num_shards if whole_gradients else 0
     return replace(stays, offloaded=share.total - stays.total + shared_gradients)
@@ -240,12 +225,13 @@ def logit_bytes(
     """Return the bytes of logits (N, V), of the student's gradient, and the losses' working rows.
 
     dtypes: of the student's logits, then of each teacher's. The losses work in fp32 on a chunk of
-    rows: one table per model, two where its logits are bf16.
+    rows: one table per model, two where its logits are bf16, and one for what compares them.
     """
     size = num_rows * vocab_size
     tables = (dtypes[0].itemsize + sum(dtype.itemsize for dtype in dtypes)) * size
     chunk = min(chunk_bytes, size * _FP32)
-    return tables + sum(1 if dtype == torch.float32 else 2 for dtype in dtypes) * chunk
+    working = sum(1 if dtype == torch.float32 else 2 for dtype in dtypes) + (len(dtypes) > 1)
+    return tables + working * chunk
 
 
 @contextlib.contextmanager

@@ -13,28 +13,34 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.config.run import Run
 from dwt_cli.distill.remap.options import Ligo
 from dwt_cli.recipe.corpus import CorpusStage, tokenizer_path
-from dwt_cli.recipe.evaluate import RunEvaluation
 from dwt_cli.recipe.maps import MapsStage
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Stage
 from dwt_cli.recipe.student import StudentStage, Teaching
 from dwt_cli.recipe.teacher import TeacherStage, teacher_stages
+from dwt_cli.tasks.options import Task
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What a run is made by: all ranks go through ``stages``, in this order.
 
-    student: the last stage of a student, which the run is found by. teachers: the stages of single
-    teachers, then of their mixture.
+    teacher: the stage of what teaches, after those of its members. student: the last stage of a
+    student, which the run is found by.
     """
 
     stages: Sequence[Stage]
     corpus: CorpusStage
-    teachers: Sequence[TeacherStage]
+    teacher: TeacherStage | None
     student: StudentStage
-    evaluation: RunEvaluation
-    shapes: Shapes
+
+    @property
+    def shapes(self) -> Shapes:
+        return self.student.shapes
+
+    @property
+    def task(self) -> Task:
+        return self.corpus.task
 
     @property
     def identity(self) -> str:
@@ -44,7 +50,7 @@ class Recipe:
     @property
     def teacher_identities(self) -> list[str]:
         """The fingerprints of the models that teach."""
-        return list(self.teachers[-1].identities) if self.teachers else []
+        return self.teacher.identities if self.teacher else []
 
     @cached_property
     def stand_alone(self) -> str:
@@ -52,52 +58,31 @@ class Recipe:
         return self.student.alone().identity
 
     def costs(self, done: Mapping[str, Any], cache: Cache) -> dict[str, float | None]:
-        """Return the FLOPs of each bar of the display that are left to be spent."""
+        """Return the FLOPs of each stage that are left to be spent."""
         return {
-            bar: 0.0 if stage.is_kept(cache) else stage.cost(done)
-            for stage in self.stages
-            for bar in stage.bars
+            stage.name: 0.0 if stage.is_kept(cache) else stage.cost(done) for stage in self.stages
         }
 
 
 def recipe_of(run: Run) -> Recipe:
     """Return the recipe of a run; nothing is opened yet."""
     shapes = Shapes.of(run)
-    conditions = shapes.conditions
-    said = any(override.startswith("eval.num_blocks=") for override in run.overrides)
+    asked = any(override.startswith("eval.num_blocks=") for override in run.overrides)
     corpus = CorpusStage(
-        data=run.data,
-        task=run.task,
-        tokenizer=lambda: tokenizer_path(run.data.tokenizer, shapes.checkpoints),
-        wanted_heldout=run.eval.num_blocks if said else None,
+        run.data,
+        run.task,
+        lambda: tokenizer_path(run.data.tokenizer, shapes.checkpoints),
+        run.eval.num_blocks if asked else None,
     )
-    teachers = teacher_stages(run.teacher, shapes.teachers, conditions, corpus)
+    teachers = teacher_stages(run.teacher, corpus, shapes.conditions)
+    teacher = teachers[-1] if teachers else None
     teaching = maps = None
-    if teachers:
-        teacher = teachers[-1]
-        teaching = Teaching(teacher, run.teacher, run.alpha, run.objective, run.revise, run.select)
+    if teacher:
+        compared = (run.alpha, run.objective, run.revise, run.select)
+        teaching = Teaching(teacher, run.teacher, *compared)
         if isinstance(run.remap, Ligo):
-            maps = MapsStage(
-                options=run.remap,
-                student=run.student,
-                seed=run.seed,
-                shapes=shapes,
-                corpus=corpus,
-                teacher=teacher,
-                teacher_options=run.teacher,
-            )
-    student = StudentStage(
-        student=run.student,
-        seed=run.seed,
-        remap=run.remap,
-        shapes=shapes,
-        corpus=corpus,
-        maps=maps,
-        teaching=teaching,
-        train_tokens=run.run.train_tokens,
-    )
-    evaluation = RunEvaluation(
-        options=run.eval, conditions=conditions, corpus=corpus, student=student
-    )
+            maps = MapsStage(run.remap, run.seed, shapes, corpus, teacher, run.teacher)
+    tokens = run.run.train_tokens
+    student = StudentStage(run.seed, run.remap, shapes, corpus, teaching, maps, tokens)
     stages = [corpus, *teachers, *([maps] if maps else []), student]
-    return Recipe(stages, corpus, teachers, student, evaluation, shapes)
+    return Recipe(stages, corpus, teacher, student)

@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from dwt_cli.base import atomic, locks
 from dwt_cli.base.atomic import read_json
 from dwt_cli.base.errors import UserError
 from dwt_cli.config.run import DISTILLATION
+from dwt_cli.track.options import Entry
 from dwt_cli.track.summary import Summary
 
 if TYPE_CHECKING:
@@ -30,17 +30,6 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 _NAMED_GROUPS = ("teacher", "student", "alpha", "remap", "scale", "data")
 _UNNAMED = ("run", "tracker", "launch", "parallel", "seed")
-
-
-@dataclass(frozen=True)
-class Label:
-    """What a run is called, and its settings as JSON values."""
-
-    name: str
-    identity: str
-    choices: dict[str, str]
-    seed: int
-    settings: dict[str, Any]
 
 
 def readable(choices: Mapping[str, str], overrides: Sequence[str], seed: int) -> str:
@@ -74,29 +63,33 @@ def summary_of(root: Path, identity: str) -> Summary | None:
 class Record(AbstractContextManager["Record"]):
     """One run directory, which rank 0 of one process group holds and writes at a time.
 
-    On the other ranks nothing is written. summary: of a finished run, else None; all ranks know.
-    Raises `UserError` when another process holds it or it cannot be written.
+    On the other ranks nothing is written. settings: as JSON values. summary: of a finished run,
+    else None; all ranks know it. Raises `UserError` when another process holds the directory, or
+    it cannot be written.
     """
 
     def __init__(
         self,
         root: Path,
-        label: Label,
+        name: str,
+        identity: str,
+        settings: dict[str, Any],
         say: Callable[[str], None],
         ranks: "Ranks",
-        *,
         fresh: bool = False,
     ) -> None:
-        self._root, self._label, self._writes = root, label, ranks.is_first
+        self._writes = ranks.is_first
         self._lock: FileLock | None = None
-        begun = ranks.from_first("the record", lambda: self._begin(fresh, say))
+        self._found = (root, name, identity)
+        begun = ranks.from_first("the record", lambda: self._begin(say, fresh))
         self.folder = Path(begun["folder"])
         summary = begun["summary"]
         self.summary = None if summary is None else Summary.from_json(summary)
+        self.entry = Entry(self.folder, identity, name, settings)
 
-    def _begin(self, fresh: bool, say: Callable[[str], None]) -> dict[str, Any]:
-        label = self._label
-        folder = find(self._root, label.identity) or self._root / f"{label.name}-{label.identity}"
+    def _begin(self, say: Callable[[str], None], fresh: bool) -> dict[str, Any]:
+        root, name, identity = self._found
+        folder = find(root, identity) or root / f"{name}-{identity}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = locks.take(folder / LOCK)
@@ -104,7 +97,7 @@ class Record(AbstractContextManager["Record"]):
             raise UserError(f"{holder} is at work in {folder}: wait for it, or stop it") from holder
         except OSError as error:
             raise UserError(
-                f"run.root={self._root} cannot be written ({error.strerror}); "
+                f"run.root={root} cannot be written ({error.strerror}); "
                 "set run.root to another folder"
             ) from error
         if fresh and any(folder.glob("[!.]*")):
@@ -128,16 +121,12 @@ class Record(AbstractContextManager["Record"]):
         if not self._writes:
             return []
         before = read_json(self.folder / "environment.json")
-        differences = (
-            []
-            if before is None
-            else [
-                f"{key} was {before.get(key)} and is {value}: what follows may differ in rounding"
-                for key, value in environment.items()
-                if before.get(key) != value
-            ]
-        )
-        settings = yaml.safe_dump(self._label.settings, sort_keys=False)
+        differences = [
+            f"{key} was {before[key]} and is {value}: what follows may differ in rounding"
+            for key, value in environment.items()
+            if before and key in before and before[key] != value
+        ]
+        settings = yaml.safe_dump(self.entry.config, sort_keys=False)
         atomic.write_text(self.folder / "config.yaml", settings)
         atomic.write_json(self.folder / "environment.json", environment)
         self.status("running")
@@ -151,7 +140,7 @@ class Record(AbstractContextManager["Record"]):
             self.folder / "status.json",
             {
                 "state": state,
-                "teacher": self._label.choices.get("teacher"),
+                "teacher": self.entry.config["choices"].get("teacher"),
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

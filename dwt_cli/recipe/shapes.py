@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from transformers import PreTrainedModel
 
-from dwt_cli.config.run import Run, checkpoints, each_teacher, path_setting
+from dwt_cli.config.run import Run, checkpoints, path_setting
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.feature_losses import feature_losses, requested
 from dwt_cli.distill.teacher.options import CheckpointTeacher, MadeTeacher, SingleTeacher
@@ -36,21 +36,18 @@ class Shapes:
     @classmethod
     def of(cls, run: Run) -> "Shapes":
         """Return those of a run; nothing is opened yet."""
-        conditions = Conditions(
-            run.task,
-            run.train,
-            run.optim,
-            run.eval,
-            run.parallel,
-            run.data.block_length,
-            run.data.vocab_size,
-        )
-        teachers, opened = dict(each_teacher(run)), list(checkpoints(run))
+        data, how = run.data, (run.task, run.train, run.optim, run.eval, run.parallel)
+        conditions = Conditions(*how, data.block_length, data.vocab_size)
+        teachers, opened = dict(run.teacher.each()), list(checkpoints(run))
         return cls(run.student, teachers, run.objective, conditions, opened)
 
     def student_on(self, device: torch.device | str) -> PreTrainedModel:
         """Return the student on the meta device or, of fake tensors, on any."""
         return self.student.outline(device, self.conditions.task.head)
+
+    def start(self, seed: int) -> PreTrainedModel:
+        """Return the student itself, as it is without a teacher's weights."""
+        return self.student.start(seed, self.conditions.task.head)
 
     @cached_property
     def student_model(self) -> PreTrainedModel:

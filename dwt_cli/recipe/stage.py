@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
@@ -28,7 +28,34 @@ Done = dict[str, Any]
 """The artifacts of the stages that are done, by the stages' names."""
 
 
-@dataclass(frozen=True, kw_only=True)
+class Stage(ABC):
+    """From options to an artifact. A stage holds values alone: nothing is opened to make one.
+
+    name: its own among the stages of a recipe. kind: of its artifact in the cache, if it is there.
+    """
+
+    name: str
+    kind: ClassVar[str | None] = None
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """The fingerprint of what determines the artifact: own options, and earlier stages."""
+
+    def cost(self, done: Mapping[str, Any]) -> float | None:
+        """Return the FLOPs of its training, as far as ``done`` lets them be known; else None."""
+        return 0.0
+
+    def is_kept(self, cache: Cache) -> bool:
+        """Return whether the cache has its artifact."""
+        return self.kind is not None and cache.holds(self.kind, self.identity)
+
+    @abstractmethod
+    def carry_out(self, done: Done, at: "Context") -> Any:
+        """Return the artifact: found, finished, or made. All ranks are here."""
+
+
+@dataclass(frozen=True)
 class Site:
     """Where stages are carried out: this machine, its cache, and the other ranks of the run."""
 
@@ -38,10 +65,10 @@ class Site:
 
     def at(self, folder: Path, show: Display) -> "Context":
         """Return the context of the stages of one run."""
-        return Context(**vars(self), folder=folder, show=show)
+        return Context(self.machine, self.cache, self.ranks, folder, show)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Context(Site):
     """A site, a run's directory, which rank 0 writes, and what shows how far a stage is."""
 
@@ -52,70 +79,35 @@ class Context(Site):
         self, kind: str, identity: str, make: Callable[[Path], None], about: dict[str, Any]
     ) -> Path:
         """Return an artifact of the cache that one rank of each machine makes, and all open."""
-        folder = Path(
-            self.ranks.once_per_machine(
-                f"the {kind}", lambda: str(self.cache.get(kind, identity, make, about))
-            )
-        )
+        get = lambda: str(self.cache.get(kind, identity, make, about))  # noqa: E731
+        folder = Path(self.ranks.once_per_machine(f"the {kind}", get))
         self.ranks.agree({f"prepared {kind}": atomic.sum_of(folder)})
         return folder
 
-    def trained(
-        self, kind: str, identity: str, make: Callable[[Path], None], about: dict[str, Any]
-    ) -> Path:
-        """Return an artifact of the cache that all ranks make together and rank 0 writes."""
+    def trained(self, stage: Stage, make: Callable[[Path], None], about: dict[str, Any]) -> Path:
+        """Return a stage's artifact that all ranks make together and rank 0 writes."""
+        kind, ranks = stage.kind, self.ranks
+        assert kind is not None, "only what is kept in the cache is trained so"
         made_in: list[str] = []
 
         def making(folder: Path) -> None:
             made_in.append(str(folder))
-            self.ranks.from_first(f"the {kind}'s turn", lambda: str(folder))
+            ranks.from_first(f"the {kind}'s turn", lambda: str(folder))
             make(folder)
 
-        if self.ranks.is_first:
-            place = self.cache.get(kind, identity, making, about)
+        if ranks.is_first:
+            place = self.cache.get(kind, stage.identity, making, about)
             if not made_in:
-                self.ranks.from_first(f"the {kind}'s turn", lambda: None)
-        elif folder := self.ranks.from_first(f"the {kind}'s turn", lambda: None):
+                ranks.from_first(f"the {kind}'s turn", lambda: None)
+        elif folder := ranks.from_first(f"the {kind}'s turn", lambda: None):
             make(Path(folder))
-        place = Path(self.ranks.from_first(f"the {kind}", lambda: str(place)))
-        if not self.cache.holds(kind, identity):
+        place = Path(ranks.from_first(f"the {kind}", lambda: str(place)))
+        if not stage.is_kept(self.cache):
             raise UserError(
-                f"rank {self.ranks.rank} does not see {place}: set run.cache to a folder that all "
+                f"rank {ranks.rank} does not see {place}: set run.cache to a folder that all "
                 "nodes share"
             )
         return place
-
-
-class Stage(ABC):
-    """From options to an artifact. A stage is made of values alone: what it is can be asked of it
-    before, and without, its being carried out.
-
-    name: its own among the stages of a recipe.
-    """
-
-    name: str
-
-    @property
-    @abstractmethod
-    def identity(self) -> str:
-        """The fingerprint of what determines the artifact: own options, and earlier stages."""
-
-    @property
-    def bars(self) -> tuple[str, ...]:
-        """The bars that it has on the display."""
-        return (self.name,)
-
-    def cost(self, done: Mapping[str, Any]) -> float | None:
-        """Return the FLOPs of its training as far as they are known once ``done`` is; or None."""
-        return 0.0
-
-    def is_kept(self, cache: Cache) -> bool:
-        """Return whether the cache has its artifact."""
-        return False
-
-    @abstractmethod
-    def carry_out(self, done: Done, at: Context) -> Any:
-        """Return the artifact: found, finished, or made. All ranks are here."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +115,8 @@ class Setup:
     """A training: what it is, where it keeps its state, how long it lasts and at what rates.
 
     purpose, seed: what its randomness is a function of. stage: whose bar shows it. identity: what
-    checkpoints have to be of. folder: of metrics, checkpoints and snapshots. step_flops: of the
-    model, forward and backward. shares: of the training, at which `save` is called.
+    checkpoints have to be of. folder: of metrics, checkpoints and snapshots. shares: of the
+    training, at which its model is saved.
     """
 
     purpose: str
@@ -136,7 +128,6 @@ class Setup:
     optim: Optim
     parallel: Parallel
     eval_every: int
-    step_flops: float
     shares: Sequence[float] = ()
 
 
@@ -146,16 +137,19 @@ def train(
     loss: Loss,
     batches: Batches,
     evaluate: Callable[[LanguageModel], dict[str, float]],
+    step_flops: float,
     at: Context,
     save: Callable[[Path], None] | None = None,
 ) -> Facts:
     """Run the loop on a model, from wherever an earlier start has come to; return its facts.
 
     A model that is sharded comes from CPU memory, and when this returns it is there again, on rank
-    0 alone. evaluate: returns held-out metrics of a model, ``loss`` among them. save: writes it.
+    0 alone. evaluate: returns held-out metrics of a model, ``loss`` among them. step_flops: of the
+    model, forward and backward. save: writes it.
     """
     whole, sharding = model.model, setup.parallel.sharding(at.ranks.size)
     parameters = num_parameters(whole)
+    loss.aux.to(at.machine.device)
     if sharding:
         model.cpu()  # it was evaluated on the device before, if it was remapped
         if at.ranks.is_first:
@@ -175,6 +169,7 @@ def train(
 
     watching: list[Observer] = [TrainingDisplay(at.show, setup.stage)]
     if at.ranks.is_first:
+        setup.folder.mkdir(parents=True, exist_ok=True)
         watching.append(MetricsLog(setup.folder / "metrics.jsonl", setup.train.log_every))
     if save is not None:
         folder = snapshots_of(setup.folder)
@@ -213,7 +208,7 @@ def train(
         heldout_at_start=before,
         heldout=latest or evaluated(),  # nothing was left to train after a restart
         best_heldout={"loss": counters.best_loss, "step": counters.best_step},
-        flops=setup.step_flops * counters.step,
+        flops=step_flops * counters.step,
         seconds=counters.elapsed_s,
     )
 

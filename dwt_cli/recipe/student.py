@@ -1,4 +1,4 @@
-"""The stages of the student: where it starts, and its training, alone or with a teacher."""
+"""The stage of the student: where it starts, and its training, alone or with a teacher."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.base import Objective
-from dwt_cli.distill.objective.feature_losses import feature_losses, requested
+from dwt_cli.distill.objective.feature_losses import FeatureLoss, feature_losses, requested
 from dwt_cli.distill.objective.revise import Revise
 from dwt_cli.distill.objective.select import Select
 from dwt_cli.distill.remap.options import RandomStart, Remap
@@ -21,13 +21,12 @@ from dwt_cli.distill.remap.picture import draw_origins
 from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.models.checkpoint import provenance, save_model
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
-from dwt_cli.models.options import Student
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe.corpus import CorpusStage, num_tokens
 from dwt_cli.recipe.maps import MapsStage
 from dwt_cli.recipe.shapes import Shapes
-from dwt_cli.recipe.stage import Context, Done, Setup, Stage, train
-from dwt_cli.recipe.teacher import Prepared, TeacherStage, share
+from dwt_cli.recipe.stage import Context, Done, Stage
+from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.moment import Moment
@@ -59,8 +58,14 @@ class Teaching:
         compared = (self.alpha, self.objectives, self.revise, self.select)
         return (self.options, *self.stage.identities, *compared)
 
+    def num_taught(self, num_steps: int) -> float:
+        """Return the steps in which the teacher runs; with a schedule that reacts, as it begins."""
+        samples = min(num_steps, _SAMPLES)
+        weights = (self.alpha.weights(Moment(n / samples)) for n in range(samples))
+        return num_steps * sum(weight.soft != 0 for weight in weights) / samples
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class StudentStage(Stage):
     """A student from its start to the end of its training; its artifact is a `Trained` one.
 
@@ -69,32 +74,24 @@ class StudentStage(Stage):
     before there is a corpus.
     """
 
-    name: str = "student"
-    purpose: str = "student"
-    folder: str = ""
-    student: Student
     seed: int
     remap: Remap
     shapes: Shapes
     corpus: CorpusStage
-    maps: MapsStage | None = None
     teaching: Teaching | None = None
-    after: "StudentStage | None" = None
+    maps: MapsStage | None = None
     train_tokens: int | None = None
+    after: "StudentStage | None" = None
+    name: str = "student"
+    purpose: str = "student"
+    folder: str = ""
 
     @cached_property
     def identity(self) -> str:
-        conditions, student = self.shapes.conditions, self.student
+        of, student = self.shapes.conditions, self.shapes.student
         return fingerprint(
-            "student",
-            self.corpus.identity,
-            conditions.task,
-            student,
-            self.remap,
-            conditions.optim,
-            conditions.train,
-            conditions.eval,
-            self.seed,
+            *("student", self.corpus.identity, of.task, student, self.remap),
+            *(of.optim, of.train, of.eval, self.seed),
             *(provenance(each.path, each.revision) for _, each in student.checkpoints()),
             *(self.teaching.identity if self.teaching else ()),
             *([self.after.identity] if self.after else []),
@@ -115,73 +112,52 @@ class StudentStage(Stage):
         steps = self.num_steps(done)
         if steps is None:
             return None
-        flops = steps * self.shapes.step_flops
-        if self.teaching is not None:
-            samples = min(steps, _SAMPLES)
-            taught = steps * num_taught(self.teaching.alpha, samples) / samples
-            flops += taught * self._teaching_flops
-        return flops
+        taught = self.teaching.num_taught(steps) * self._taught_flops if self.teaching else 0.0
+        return steps * self.shapes.step_flops + taught
 
     @cached_property
-    def _teaching_flops(self) -> float:
+    def _taught_flops(self) -> float:
         """FLOPs of a step with the teacher beyond those of one without it."""
-        conditions, student = self.shapes.conditions, self.shapes.student_model
+        flops, student = self.shapes.conditions.step_flops, self.shapes.student_model
         ours, theirs = self.shapes.features
-        features = conditions.step_flops(student, ours) - conditions.step_flops(student)
-        asked = sum(conditions.step_flops(m, theirs) for m in self.shapes.teacher_models.values())
-        return FORWARD_AND_BACKWARD * features + asked
+        asked = sum(flops(model, theirs) for model in self.shapes.teacher_models.values())
+        return FORWARD_AND_BACKWARD * (flops(student, ours) - flops(student)) + asked
 
     def carry_out(self, done: Done, at: Context) -> Trained:
         """Return the student at its end; metrics and checkpoints are in the run's directory."""
         conditions, corpus = self.shapes.conditions, done[self.corpus.name]
-        start = self._start(done, at)
-        distilled = self._distilled(start.model, done, at)
-        loss = DistillationLoss(distilled.distillation, compiled=conditions.train.compile)
-        loss.aux.to(at.machine.device)
-        setup = Setup(
-            purpose=self.purpose,
-            stage=self.name,
-            identity=self.identity,
-            folder=at.folder / self.folder,
-            seed=self.seed,
-            train=conditions.train,
-            optim=conditions.optim,
-            parallel=conditions.parallel,
-            eval_every=conditions.eval.every,
-            step_flops=conditions.step_flops(start.model) * FORWARD_AND_BACKWARD,
-            shares=conditions.eval.at,
+        folder = at.folder / self.folder
+        model, remapped = self.shapes.start(self.seed), None
+        if self.after is not None:
+            model = done[self.after.name].model
+        elif self.remap.needs_teacher:
+            remapped = self._remap(model, done, at)
+        taught = (
+            _Taught() if self.teaching is None else self._taught(self.teaching, model, done, at)
         )
-        facts = train(
+        setup = conditions.setup(self.purpose, self, folder, self.seed, shares=conditions.eval.at)
+        facts = conditions.fit(
             setup,
-            conditions.wrapped(start.model, at.machine),
-            loss,
-            conditions.batches(corpus, setup.seed, setup.purpose),
-            conditions.evaluation(corpus, at.machine, at.ranks),
+            conditions.wrapped(model, at.machine),
+            DistillationLoss(taught.distillation, compiled=conditions.train.compile),
+            corpus,
+            corpus,
             at,
-            save=lambda place: save_model(start.model, corpus.tokenizer, place),
+            save=lambda place: save_model(model, corpus.tokenizer, place),
         )
-        num_taught = facts.num_taught or 0
-        return Trained(
-            start.model,
-            replace(
-                facts,
-                flops=(facts.flops or 0) + distilled.features_flops * num_taught,
-                teacher_forward_flops=distilled.teacher_flops * num_taught,
-                remap=start.remap,
-            ),
-        )
+        num_taught, flops = facts.num_taught or 0, facts.flops or 0
+        flops += taught.student_flops * num_taught
+        asked = taught.teacher_flops * num_taught
+        facts = replace(facts, flops=flops, teacher_forward_flops=asked, remap=remapped)
+        return Trained(model, facts)
 
     def newest(self, done: Done, at: Context) -> Trained:
         """Return the student of the newest checkpoint, trained no further."""
-        conditions, corpus = self.shapes.conditions, done[self.corpus.name]
-        model, folder = (
-            self.student.start(self.seed, self.shapes.conditions.task.head),
-            at.folder / self.folder,
-        )
+        conditions, folder = self.shapes.conditions, at.folder / self.folder
+        model = self.shapes.start(self.seed)
         wrapped = conditions.wrapped(model, at.machine).to(at.machine.device)
-        checkpoints = Checkpoints(
-            folder / "checkpoints", self.identity, conditions.train.keep_checkpoints, at.show.say
-        )
+        keep = conditions.train.keep_checkpoints
+        checkpoints = Checkpoints(folder / "checkpoints", self.identity, keep, at.show.say)
         counters = checkpoints.restore_model(wrapped)
         if counters is None:
             raise UserError(f"{folder} has no whole checkpoint: train first")
@@ -189,42 +165,24 @@ class StudentStage(Stage):
             parameters=num_parameters(model),
             steps=counters.step,
             tokens=counters.step * conditions.tokens_per_step,
-            heldout=conditions.evaluation(corpus, at.machine, at.ranks)(wrapped),
+            heldout=conditions.evaluation(done[self.corpus.name], at)(wrapped),
         )
         return Trained(model, facts)
 
-    # ------------------------------------------------------------------------------- the start
-
-    def _start(self, done: Done, at: Context) -> "_Start":
-        """Return the student before its first step: fresh, opened, remapped, or an earlier one."""
-        if self.after is not None:
-            return _Start(done[self.after.name].model)
-        student = self.student.start(self.seed, self.shapes.conditions.task.head)
-        if not self.remap.needs_teacher:
-            return _Start(student)
-        assert self.teaching is not None
-        return _Start(student, self._remap(student, self.teaching, done, at))
-
-    def _remap(
-        self,
-        student: PreTrainedModel,
-        teaching: Teaching,
-        done: Done,
-        at: Context,
-    ) -> dict[str, Any]:
+    def _remap(self, student: PreTrainedModel, done: Done, at: Context) -> dict[str, Any]:
         """Start the student from its teacher, in place; return what that cost and is worth.
 
         losses: held-out, before the student's first step, in nats. Where each tensor comes from
         goes to the run's directory, with a picture.
         """
-        conditions, corpus = self.shapes.conditions, done[self.corpus.name]
-        teacher: Prepared = done[teaching.stage.name]
+        assert self.teaching is not None
+        evaluate = self.shapes.conditions.evaluation(done[self.corpus.name], at)
+        teacher: Prepared = done[self.teaching.stage.name]
         assert teacher.model is not None
-        evaluate = conditions.evaluation(corpus, at.machine, at.ranks)
 
         def loss() -> float:
-            evaluated_once = LanguageModel(student, at.machine.dtype)  # not worth compiling
-            return evaluate(evaluated_once.to(at.machine.device))["loss"]
+            model = LanguageModel(student, at.machine.dtype)  # evaluated once: not compiled
+            return evaluate(model.to(at.machine.device))["loss"]
 
         losses = {"teacher": teacher.facts.loss, "random": loss()}
         facts: dict[str, Any] = {"flops": 0, "seconds": 0.0}
@@ -243,47 +201,29 @@ class StudentStage(Stage):
             draw_origins(account, ours, theirs, folder / "remap.png")
         return facts
 
-    def _distilled(self, student: PreTrainedModel, done: Done, at: Context) -> "_Distilled":
-        if self.teaching is None:
-            return _Distilled()
-        teaching, conditions = self.teaching, self.shapes.conditions
-        teacher: Prepared = done[teaching.stage.name]
-        losses, teacher_flops, features_flops = {}, teacher.step_flops, 0.0
+    def _taught(
+        self, teaching: Teaching, student: PreTrainedModel, done: Done, at: Context
+    ) -> "_Taught":
+        conditions, teacher = self.shapes.conditions, done[teaching.stage.name]
+        losses: dict[str, FeatureLoss] = {}
+        teacher_flops, student_flops = teacher.step_flops, 0.0
         if teacher.model is not None:
             losses = feature_losses(teaching.objectives, student.config, teacher.model.config)
             ours, theirs = requested(losses.values())
             teacher_flops = conditions.step_flops(teacher.model, theirs)
-            features_flops = conditions.step_flops(student, ours) - conditions.step_flops(student)
-        share(teacher, conditions, at)
-        distillation = Distillation(
-            teacher.signal,
-            teaching.alpha,
-            teaching.objectives,
-            losses,
-            teaching.revise,
-            teaching.select,
-        )
-        return _Distilled(distillation, teacher_flops, FORWARD_AND_BACKWARD * features_flops)
+            student_flops = conditions.step_flops(student, ours) - conditions.step_flops(student)
+        teacher.share(conditions, at)
+        compared = (teaching.objectives, losses, teaching.revise, teaching.select)
+        distillation = Distillation(teacher.signal, teaching.alpha, *compared)
+        return _Taught(distillation, teacher_flops, FORWARD_AND_BACKWARD * student_flops)
 
 
-class _Start(NamedTuple):
-    """A student before its first step, and what its start from a teacher cost and is worth."""
+class _Taught(NamedTuple):
+    """A distillation, and the FLOPs by which a step with a teacher exceeds one without.
 
-    model: PreTrainedModel
-    remap: dict[str, Any] | None = None
-
-
-class _Distilled(NamedTuple):
-    """A distillation, and the FLOPs of a distilled step beyond those of a plain one.
-
-    teacher_flops: the teacher's. features_flops: the student's, for the features it gives.
+    student_flops: for the features that are compared.
     """
 
     distillation: Distillation | None = None
     teacher_flops: float = 0.0
-    features_flops: float = 0.0
-
-
-def num_taught(schedule: Schedule, num_steps: int) -> int:
-    """Return the steps in which the teacher runs; with a schedule that reacts, as it begins."""
-    return sum(schedule.weights(Moment(step / num_steps)).soft != 0 for step in range(num_steps))
+    student_flops: float = 0.0

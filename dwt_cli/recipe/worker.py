@@ -23,13 +23,12 @@ from dwt_cli.config.run import DISTILLATION, Evaluation, Mode, Run
 from dwt_cli.evaluate import measures
 from dwt_cli.models.checkpoint import save_model
 from dwt_cli.recipe import preflight
-from dwt_cli.recipe.evaluate import EvaluationStage, ModelEvaluation, Moments, report_scores
+from dwt_cli.recipe.evaluate import EvaluationStage, opened, report_scores, text_for
 from dwt_cli.recipe.plan import print_plan
 from dwt_cli.recipe.recipe import Recipe, recipe_of
-from dwt_cli.recipe.record import Label, Record, find, readable, summary_of
+from dwt_cli.recipe.record import Record, find, readable, summary_of
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Done, Site
-from dwt_cli.recipe.student import Trained
 from dwt_cli.track.card import model_card
 from dwt_cli.track.curves import draw_curves
 from dwt_cli.track.display import Display, plain_line
@@ -65,14 +64,20 @@ def _work(run: Run, console: Console, ranks: Ranks) -> None:
     if mode is Mode.plan:
         print_plan(recipe, options, machine, max(ranks.size, run.launch.num_ranks), console)
         return
-    site = Site(machine=machine, cache=Cache(options.cache, say), ranks=ranks)
+    site = Site(machine, Cache(options.cache, say), ranks)
     run.train.num_parts(ranks.size)
     preflight.check(recipe, machine, ranks.size, options.root, run.choices.get("scale", ""))
     measures.check(run.eval)
-    name = readable(run.choices, run.overrides, run.seed)
-    label = Label(name, recipe.identity, run.choices, run.seed, plain(run))
+    called = (root, readable(run.choices, run.overrides, run.seed), recipe.identity, plain(run))
     if mode is Mode.export:
-        _export(recipe, label, root, site, console)
+        folder = find(root, recipe.identity)
+        if folder is None or not any(folder.glob("checkpoints/step-*")):
+            raise UserError(
+                f"run.export=true: {folder or 'this run'} has no checkpoint yet; "
+                "train first, with the same command without run.export=true"
+            )
+        with Record(*called, say, ranks) as record, atomic.needing_room(record.folder):
+            _export(recipe, record, site, console)
         return
     ranks.agree(
         {
@@ -82,64 +87,55 @@ def _work(run: Run, console: Console, ranks: Ranks) -> None:
             **machine.describe()["versions"],
         }
     )
-    with Record(root, label, say, ranks, fresh=mode is Mode.fresh) as record:
+    with Record(*called, say, ranks, mode is Mode.fresh) as record:
         if record.summary is None:
             with _status_of_a_failure(record):
-                summary = _train(recipe, label, run.tracker, record, site, console)
+                summary = train(recipe, run.tracker, record, site, console)
         else:
             say("this run is finished; run.fresh=true starts it anew")
             summary = _compared(recipe, record.summary, record.folder, ranks)
             record.finish(summary)
         alone = _alone_command(run.overrides, recipe, run.data.tokenizer)
         print_summary(console, summary, record.folder, alone)
-        if not recipe.evaluation.is_idle:
-            moments = _measure(recipe.evaluation, record.folder, site, console)
-            if ranks.is_first:
-                report_scores(
-                    moments,
-                    record.folder,
-                    label.identity,
-                    label.settings,
-                    run.tracker,
-                    machine,
-                    console,
-                )
+        conditions, corpus = recipe.shapes.conditions, recipe.corpus
+        stage = EvaluationStage(run.eval, conditions, corpus, lambda: recipe.identity)
+        if not stage.is_idle:
+            _measure(stage, record.entry, run.tracker, site, console)
 
 
-def _train(
-    recipe: Recipe, label: Label, tracker: Tracker, record: Record, site: Site, console: Console
+def train(
+    recipe: Recipe, tracker: Tracker, record: Record, site: Site, console: Console
 ) -> Summary:
     """Go through the stages; return the summary of what came of them."""
     started, machine, say = time.perf_counter(), site.machine, plain_line(console)
     for difference in record.start(machine.describe()):
         say(f"warning: {difference}")
-    folder, first = record.folder, site.ranks.is_first
-    entry = Entry(folder, label.identity, label.name, label.settings)
+    entry, first = record.entry, site.ranks.is_first
     with (tracker if first else NoTracker()).open(entry, say) as dashboard:
         done: Done = {}
         with Display(console) as show:
-            context = site.at(folder, show)
+            context = site.at(record.folder, show)
             for stage in recipe.stages:
                 show.expect(recipe.costs(done, site.cache))
                 done[stage.name] = stage.carry_out(done, context)
 
         corpus, student = done[recipe.corpus.name], done[recipe.student.name]
         summary = Summary(
-            name=label.name,
-            identity=label.identity,
-            choices=label.choices,
-            seed=label.seed,
+            name=entry.name,
+            identity=entry.identity,
+            choices=entry.config["choices"],
+            seed=entry.config["seed"],
             seconds=time.perf_counter() - started,
             peak_memory_gb=machine.peak_memory_gb(),
             corpus={"fingerprint": recipe.corpus.identity, **corpus.report},
             student=student.facts,
-            teacher=done[recipe.teachers[-1].name].facts if recipe.teachers else None,
+            teacher=done[recipe.teacher.name].facts if recipe.teacher else None,
         )
         if first:
-            save_model(student.model, corpus.tokenizer, folder / "model")
-            card = model_card(summary.to_json(), label.settings, recipe.corpus.task)
-            atomic.write_text(folder / "model" / "README.md", card)
-        summary = _compared(recipe, summary, folder, site.ranks)
+            save_model(student.model, corpus.tokenizer, record.folder / "model")
+            card = model_card(summary.to_json(), entry.config, recipe.task)
+            atomic.write_text(record.folder / "model" / "README.md", card)
+        summary = _compared(recipe, summary, record.folder, site.ranks)
         record.finish(summary)
         if command := dashboard.finish():
             summary = replace(summary, sync=command)
@@ -154,22 +150,23 @@ def _compared(recipe: Recipe, summary: Summary, folder: Path, ranks: Ranks) -> S
     """
     if not ranks.is_first:
         return summary
-    if recipe.teachers and (alone := summary_of(folder.parent, recipe.stand_alone)):
+    if recipe.teacher and (alone := summary_of(folder.parent, recipe.stand_alone)):
         summary = replace(summary, stand_alone=alone.student)
     references = {"stand-alone": summary.stand_alone, "teacher": summary.teacher}
-    draw_curves(
-        folder / "metrics.jsonl",
-        folder / "curves.png",
-        summary.name,
-        {name: facts.loss for name, facts in references.items() if facts},
-        recipe.corpus.task.unit,
-    )
+    losses = {name: facts.loss for name, facts in references.items() if facts}
+    metrics, picture, unit = folder / "metrics.jsonl", folder / "curves.png", recipe.task.unit
+    draw_curves(metrics, picture, summary.name, losses, unit)
     return summary
 
 
-def _measure(stage: EvaluationStage, folder: Path, site: Site, console: Console) -> Moments:
-    with Display(console, dict.fromkeys(stage.bars, 0.0)) as show:
-        return stage.carry_out({}, site.at(folder, show))
+def _measure(
+    stage: EvaluationStage, entry: Entry, tracker: Tracker, site: Site, console: Console
+) -> None:
+    with Display(console, dict.fromkeys(("corpus", *stage.options.measures), 0.0)) as show:
+        moments = stage.carry_out({}, site.at(entry.folder, show))
+    if site.ranks.is_first:
+        entry.folder.mkdir(parents=True, exist_ok=True)
+        report_scores(moments, entry, tracker, site.machine, console)
 
 
 def evaluate(run: Evaluation, console: Console) -> None:
@@ -180,55 +177,41 @@ def evaluate(run: Evaluation, console: Console) -> None:
     """
     _let_transformers_be_quiet()
     machine = Machine.of(run.launch.device, run.launch.num_threads, run.train.precision)
-    site = Site(machine=machine, cache=Cache(run.run.cache, plain_line(console)), ranks=ALONE)
+    site = Site(machine, Cache(run.run.cache, plain_line(console)), ALONE)
     measures.check(run.eval)
-    stage = ModelEvaluation(
-        options=run.eval,
-        conditions=Shapes.of(run).conditions,
-        path=run.model,
-        revision=run.revision,
-        data=run.data,
-    )
-    folder = Path(run.run.root).expanduser() / stage.folder
-    moments = _measure(stage, folder, site, console)
-    folder.mkdir(parents=True, exist_ok=True)
-    identity = f"eval-{stage.identity}"
-    report_scores(moments, folder, identity, plain(run), run.tracker, machine, console)
+    model = opened(run.model, run.revision, run.data.tokenizer, run.task, machine)
+    identity, corpus = model.tested.identity, text_for(model.tested, run.data, site.cache)
+    conditions = Shapes.of(run).conditions
+    stage = EvaluationStage(run.eval, conditions, corpus, lambda: identity, model)
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(Path(run.model).parts[-2:]))[:80]
+    folder = Path(run.run.root).expanduser() / f"eval-{name}-{identity}"
+    entry = Entry(folder, f"eval-{identity}", folder.name, plain(run))
+    _measure(stage, entry, run.tracker, site, console)
 
 
-def _export(recipe: Recipe, label: Label, root: Path, site: Site, console: Console) -> None:
+def _export(recipe: Recipe, record: Record, site: Site, console: Console) -> None:
     """Save the model of the newest checkpoint, in the hub's format; nothing is trained."""
-    say, corpus_stage = plain_line(console), recipe.corpus
-    folder = find(root, label.identity)
-    if folder is None or not any(folder.glob("checkpoints/step-*")):
-        raise UserError(
-            f"run.export=true: {folder or 'this run'} has no checkpoint yet; "
-            "train first, with the same command without run.export=true"
-        )
-    with Record(root, label, say, site.ranks), atomic.needing_room(folder):
-        with Display(console, {corpus_stage.name: 0.0}) as show:
-            context = site.at(folder, show)
-            done = {corpus_stage.name: corpus_stage.carry_out({}, context)}
-        student: Trained = recipe.student.newest(done, context)
-        teacher = recipe.teachers[-1].known_facts(site.cache) if recipe.teachers else None
-        place = folder / f"export-step-{student.facts.steps}"
-        aside = folder / ".export"
-        shutil.rmtree(aside, ignore_errors=True)
-        save_model(student.model, done[corpus_stage.name].tokenizer, aside)
-        about = {
-            "name": label.name,
-            "identity": label.identity,
-            "choices": label.choices,
-            "seed": label.seed,
-            "student": student.facts.to_json(),
-            "teacher": teacher and teacher.to_json(),
-        }
-        atomic.write_text(
-            aside / "README.md", model_card(about, label.settings, recipe.corpus.task)
-        )
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(aside, place)
-        say(f"model after step {student.facts.steps}: {place}")
+    text, entry, folder = recipe.corpus, record.entry, record.folder
+    with Display(console, {text.name: 0.0}) as show:
+        context = site.at(folder, show)
+        done = {text.name: text.carry_out({}, context)}
+    student = recipe.student.newest(done, context)
+    teacher = recipe.teacher.known_facts(site.cache) if recipe.teacher else None
+    about = {
+        "name": entry.name,
+        "identity": entry.identity,
+        "choices": entry.config["choices"],
+        "seed": entry.config["seed"],
+        "student": student.facts.to_json(),
+        "teacher": teacher and teacher.to_json(),
+    }
+    place, aside = folder / f"export-step-{student.facts.steps}", folder / ".export"
+    shutil.rmtree(aside, ignore_errors=True)
+    save_model(student.model, done[text.name].tokenizer, aside)
+    atomic.write_text(aside / "README.md", model_card(about, entry.config, recipe.task))
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(aside, place)
+    plain_line(console)(f"model after step {student.facts.steps}: {place}")
 
 
 def _alone_command(overrides: list[str], recipe: Recipe, tokenizer: str | None) -> str:

@@ -110,14 +110,14 @@ class TrainingDisplay:
     """An observer that shows one training on a display."""
 
     def __init__(self, display: Display, stage: str) -> None:
-        self._display, self._stage = display, stage
+        self._display, self.stage = display, stage
         self._heldout = ""
         self._goes_on = False
 
     def resumed(self, step: int) -> None:
         self._goes_on = step > 0
         if step:
-            self._display.say(f"{self._stage}: going on after step {step}")
+            self._display.say(f"{self.stage}: going on after step {step}")
 
     def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
         parts = [f"step {step}", f"hard {metrics['hard_loss']:.3f}"]
@@ -130,7 +130,7 @@ class TrainingDisplay:
             parts.append(self._heldout)
         tokens_per_step = metrics["tokens"] / step
         self._display.update(
-            self._stage,
+            self.stage,
             progress,
             "  ".join(parts),
             # the first step after a resumption brings the work of earlier processes with it

@@ -9,7 +9,7 @@ from dwt_cli.base.identity import plain
 from dwt_cli.base.ranks import ALONE
 from dwt_cli.cli import runs
 from dwt_cli.config.run import Run
-from dwt_cli.recipe.record import Label, Record, readable
+from dwt_cli.recipe.record import Record, readable
 from dwt_cli.track.metrics import MetricsLog
 from dwt_cli.track.summary import Facts, Summary
 
@@ -19,7 +19,8 @@ Capture = pytest.CaptureFixture[str]
 def record(composed: Callable[..., Run], root: Path, seed: int) -> Record:
     run, choices = composed("teacher=weak", f"seed={seed}"), {"teacher": "weak"}
     name = readable(choices, run.overrides, seed)
-    return Record(root, Label(name, f"{seed:016d}", choices, seed, plain(run)), print, ALONE)
+    settings = plain(run) | {"choices": choices}
+    return Record(root, name, f"{seed:016d}", settings, print, ALONE)
 
 
 def test_runs_and_what_has_become_of_them(

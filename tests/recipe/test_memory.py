@@ -16,7 +16,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import Run
-from dwt_cli.distill.loss import DistillationLoss
+from dwt_cli.distill.alpha import Constant
+from dwt_cli.distill.loss import Distillation, DistillationLoss
+from dwt_cli.distill.teacher.virtual import VirtualSignal
 from dwt_cli.models.making import make_model, outline
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe.memory import memory, state
@@ -45,7 +47,11 @@ def sized(composed: Callable[..., Run], num_ranks: int, num_parts: int, *more: s
 
 
 def a_step(
-    track: Callable[[], MemTracker], model: nn.Module, optimizer: Optimizer, num_parts: int
+    track: Callable[[], MemTracker],
+    model: nn.Module,
+    optimizer: Optimizer,
+    num_parts: int,
+    distillation: Distillation | None = None,
 ) -> int:
     """The peak that a tracker sees of the second step, when the moments are there.
 
@@ -54,7 +60,7 @@ def a_step(
     ids_BL = torch.zeros(NUM_BLOCKS, 64, dtype=torch.long)
     rows_N = 64 * torch.arange(NUM_BLOCKS).repeat_interleave(NUM_ROWS // NUM_BLOCKS)
     batch = Batch(ids_BL, rows_N, torch.zeros_like(rows_N), torch.zeros(NUM_BLOCKS, 3))
-    loss = DistillationLoss()
+    loss = DistillationLoss(distillation)
 
     def step(after_part: Callable[[], None]) -> None:
         for part in range(num_parts):
@@ -91,6 +97,23 @@ def test_alone(
         optimizer = Optimizer(model, shapes.conditions.optim)
         found = a_step(lambda: of_all(model, optimizer), model, optimizer, num_parts)
     assert account.total == pytest.approx(found, rel=0.01), account
+
+
+@both_types
+def test_with_a_virtual_teacher(composed: Callable[..., Run], dtype: torch.dtype) -> None:
+    """It has no weights, and answers in fp32 whatever the student computes in."""
+    words = ["scale.family=bert", "optim=adamw", "scale.vocab_size=4000", "teacher=virtual"]
+    shapes = sized(composed, 1, 1, *words)
+    account = memory(shapes, Machine(CPU, dtype))
+    alone = memory(replace(shapes, teachers={}), Machine(CPU, dtype))
+    signal = VirtualSignal(0.9, shapes.conditions.vocab_size)
+    distillation = Distillation(signal, Constant(hard=1.0, soft=1.0), shapes.objectives)
+    with FakeTensorMode():
+        model = LanguageModel(shapes.student_on(CPU), dtype).train()
+        optimizer = Optimizer(model, shapes.conditions.optim)
+        found = a_step(lambda: of_all(model, optimizer), model, optimizer, 1, distillation)
+    assert account.total == pytest.approx(found, rel=0.01), account
+    assert account.weights == alone.weights and alone.total < 0.9 * found
 
 
 @pytest.fixture

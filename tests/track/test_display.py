@@ -87,6 +87,17 @@ def test_the_rest_is_foreseen_from_the_work_of_all_stages(
     assert "\nteacher   34%  ETA 0:02:13 " in file.getvalue()
 
 
+def test_no_time_is_given_while_a_stage_to_come_has_an_unknown_length(
+    clock: Clock, log: Console
+) -> None:
+    with Display(log) as display:
+        display.expect({"teacher": 1e12, "student": None})
+        display.update("teacher", 0.5, "", seconds=10.0)
+        assert display._eta() == "ETA ..."
+        display.expect({"teacher": 1e12, "student": 2e12})
+        assert display._eta() == "ETA 0:00:50"
+
+
 def test_a_resumed_training_is_not_credited_with_the_steps_of_before(
     clock: Clock, log: Console, file: io.StringIO
 ) -> None:

@@ -1,0 +1,148 @@
+"""A run is a list of stages, and the list suffices: one with two students' stages, gone on with."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from dwt_cli.base.cache import Cache
+from dwt_cli.base.identity import plain
+from dwt_cli.base.machine import Machine
+from dwt_cli.base.ranks import ALONE
+from dwt_cli.config.run import Run
+from dwt_cli.recipe import worker
+from dwt_cli.recipe.recipe import Recipe, recipe_of
+from dwt_cli.recipe.record import Record
+from dwt_cli.recipe.stage import Site
+from dwt_cli.recipe.student import StudentStage
+from dwt_cli.track.display import Display, TrainingDisplay
+from tests.miniature import options, write_text
+
+FIRST, SECOND = 4, 6
+WORDS = ["student.num_layers=2", "train.checkpoint_every=2", "alpha=normal"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stages")
+    write_text(folder / "text")
+    return folder
+
+
+def of_two_stages(run: Run) -> Recipe:
+    """The features of the teacher for some steps, then its logits for others."""
+    recipe = recipe_of(run)
+    last = recipe.student
+    assert last.teaching is not None
+
+    def lasting(steps: int) -> Any:
+        train = last.shapes.conditions.lasting(steps)
+        return replace(last.shapes, conditions=replace(last.shapes.conditions, train=train))
+
+    (objective,) = last.teaching.objectives.values()
+    first = replace(
+        last,
+        name="general",
+        folder="general",
+        shapes=lasting(FIRST),
+        teaching=replace(last.teaching, objectives={"half": replace(objective, weight=0.5)}),
+    )
+    second = replace(last, purpose="second", shapes=lasting(SECOND), after=first)
+    return replace(recipe, stages=[*recipe.stages[:-1], first, second], student=second)
+
+
+def carried_out(place: Path, recipe: Recipe, run: Run) -> tuple[dict[str, Any], Path, str]:
+    """The summary, the run's directory, and what was printed."""
+    printed = io.StringIO()
+    console = Console(file=printed, width=120)
+    machine = Machine.of(run.launch.device, 1, run.train.precision)
+    site = Site(machine, Cache(run.run.cache, print), ALONE)
+    called = (Path(run.run.root), "two", recipe.identity, plain(run))
+    with Record(*called, print, ALONE) as record:
+        summary = worker.train(recipe, run.tracker, record, site, console)
+    return summary.to_json(), record.folder, printed.getvalue()
+
+
+def steps(folder: Path) -> list[int]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [line["step"] for line in map(json.loads, lines) if "train/loss" in line]
+
+
+def test_two_stages_of_a_student(
+    place: Path, composed: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = composed(*options(place), *WORDS)
+    recipe = of_two_stages(run)
+    general, student = recipe.stages[-2:]
+    assert isinstance(general, StudentStage) and isinstance(student, StudentStage)
+    assert len({general.identity, student.identity, recipe_of(run).identity}) == 3
+    summary, folder, printed = carried_out(place, recipe, run)
+
+    assert steps(folder / "general") == list(range(1, FIRST + 1))
+    assert steps(folder) == list(range(1, SECOND + 1))
+    assert summary["student"]["steps"] == SECOND
+    for each, stage in ((folder / "general", general), (folder, student)):
+        (newest,) = each.glob(f"checkpoints/step-*{stage.num_steps({})}")
+        state = json.loads((newest / "state.json").read_text())
+        assert state["identity"] == stage.identity
+    bars = [line.split()[0] for line in printed.splitlines() if "100%  done" in line]
+    assert bars.index("general") < bars.index("student")
+    begun, ended = summary["student"]["heldout_at_start"], last_loss(folder / "general")
+    assert begun["loss"] == pytest.approx(ended, rel=1e-6), "it goes on where the first has ended"
+
+    run = composed(*options(place), *WORDS, f"run.root={place}/again")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingDisplay, "stepped", stop_at(student.name, step=3))
+        with pytest.raises(KeyboardInterrupt):
+            carried_out(place, of_two_stages(run), run)
+    resumed, again, printed = carried_out(place, of_two_stages(run), run)
+    assert f"general: going on after step {FIRST}\n" in printed
+    assert "student: going on after step 2\n" in printed
+    assert resumed["student"]["heldout"] == summary["student"]["heldout"]
+    ours, theirs = (load_file(f / "model" / "model.safetensors") for f in (folder, again))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def stop_at(stage: str, step: int) -> Callable[..., None]:
+    """Something that watches a training, and stops it when it has come to a step of a stage."""
+
+    def stepped(watching: TrainingDisplay, at: int, *of_step: object) -> None:
+        if (watching.stage, at) == (stage, step):
+            raise KeyboardInterrupt
+
+    return stepped
+
+
+def last_loss(folder: Path) -> float:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    losses = [line["heldout/loss"] for line in map(json.loads, lines) if "heldout/loss" in line]
+    return float(losses[-1])
+
+
+@pytest.mark.parametrize("epochs", [1.0, 2.0])
+def test_the_cost_of_a_run_that_epochs_limit_is_known_with_its_text(
+    place: Path, composed: Callable[..., Run], epochs: float
+) -> None:
+    """Before that nobody gives a time; what it then is, is what the same steps cost."""
+    words = [*options(place), "train.max_steps=null", f"train.epochs={epochs}"]
+    recipe = recipe_of(composed(*words))
+    cache = Cache(f"{place}/cache", print)
+    assert recipe.student.cost({}) is None
+    with Display(Console(quiet=True), recipe.costs({}, cache)) as show:
+        machine = Machine.of(composed().launch.device, 1, composed().train.precision)
+        context = Site(machine, cache, ALONE).at(place, show)
+        done = {"corpus": recipe.corpus.carry_out({}, context)}
+    num_steps = round(epochs * len(done["corpus"].train) / 8)
+    assert recipe.student.num_steps(done) == num_steps
+    same = recipe_of(composed(*options(place), f"train.max_steps={num_steps}"))
+    assert recipe.costs(done, cache)["student"] == same.student.cost({}) != 0
+    tokens = done["corpus"].report["train_tokens"]
+    told = recipe_of(composed(*words, f"run.train_tokens={tokens}"))
+    assert told.student.cost({}) == same.student.cost({})
