@@ -108,6 +108,8 @@ def dwt_train(
     settings = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"} | environment
     with tempfile.TemporaryDirectory(prefix="dwt-test-") as folder:
         logs = Path(folder, "out"), Path(folder, "err")
+        for log in logs:
+            log.touch()
         process = _begin(command, cwd, *logs, settings)
         process.join(timeout)
         code = process.exitcode

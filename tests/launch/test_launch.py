@@ -211,11 +211,11 @@ def test_a_job_that_is_preempted_comes_back(text: Path, tmp_path: Path, alone: l
 
 @pytest.mark.parametrize("executor", ["local", pytest.param("debug", marks=pytest.mark.slow)])
 def test_what_a_failed_job_says_is_passed_on(text: Path, tmp_path: Path, executor: str) -> None:
-    words = [*elsewhere(text, tmp_path), *SLURM, "launch.device=auto"]
+    words = [*elsewhere(text, tmp_path), *SLURM, "launch.gpus=1", "launch.device=cuda"]
     done = dwt_train(*words, f"launch.executor={executor}", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("dwt-train: launch.gpus=2: torch sees 0 CUDA devices here")
+    assert line.startswith("dwt-train: launch.device=cuda: torch sees no CUDA device")
 
 
 def test_without_slurm_there_is_no_job(text: Path, tmp_path: Path) -> None:

@@ -213,7 +213,15 @@ def test_jobs_at_a_time_share_the_cores(quick_processes: Path, made: Run) -> Non
     assert threads == {str(max(1, cores // 2))}
 
 
-@pytest.mark.parametrize("name", files.sweeps())
+# slow: of the studies on record tests/golden composes each arm
+_NOT_ON_RECORD = ("smoke", "temperature")
+_STUDIES = [
+    pytest.param(name, marks=() if name in _NOT_ON_RECORD else pytest.mark.slow)
+    for name in files.sweeps()
+]
+
+
+@pytest.mark.parametrize("name", _STUDIES)
 def test_every_shipped_study_composes_all_of_its_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
