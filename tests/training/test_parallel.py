@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dwt_cli.base.ranks import Ranks
 from dwt_cli.data.corpus import Corpus
-from dwt_cli.training.parallel import Gradients
-from tests.conftest import masking_of
+from dwt_cli.models.making import make_model
+from dwt_cli.models.wrapper import LanguageModel
+from dwt_cli.training.options import Fsdp
+from dwt_cli.training.parallel import Gradients, shard
+from tests.conftest import masking_of, tiny_architecture
 from tests.processes import together
 from tests.training.conftest import (
     WITH_PROJECTIONS,
@@ -173,6 +178,23 @@ def _uneven(ranks: Ranks) -> bool:
     with pytest.raises(AssertionError, match="depends on a rank's data"):
         step()
     return True
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_device_never_holds_the_whole_model_while_it_is_sharded() -> None:
+    """Rank 0 of eight, of which seven are not there: two of 24 layers at a time, and the shards."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
+    try:
+        architecture = tiny_architecture("bert", 24, width=512, mlp_width=2048, num_heads=8)
+        model = LanguageModel(make_model(architecture, 0, "student"), torch.float32)
+        size = sum(parameter.nbytes for parameter in model.parameters())
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        shard(model, nn.ModuleDict(), Fsdp(), torch.device("cuda"), torch.float32)
+        assert torch.cuda.max_memory_allocated() - before < size * (1 / 8 + 2 / 24)
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.cuda
