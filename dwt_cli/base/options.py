@@ -1,4 +1,4 @@
-"""How a setting is marked, walks over trees of options, and the options that several rooms share.
+"""Marks of settings, walks over trees of options, and options that several rooms share.
 
 A field marked `bookkeeping` cannot change a run's result and is left out of its identity; one
 marked `added` is left out while it has its default. A class that is renamed keeps the name that

@@ -1,4 +1,4 @@
-"""``dwt-cache``: what is prepared and kept. Imports no torch."""
+"""``dwt-cache``: prepared corpora, teachers and scores. Imports no torch."""
 
 import argparse
 import re

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dwt_cli.base import interrupt
-from dwt_cli.base.errors import MISTAKE, Reported, UserError
+from dwt_cli.base.errors import MISTAKE, Reported
 from dwt_cli.cli import overrides
 from dwt_cli.config import check, explain
 from dwt_cli.config.compose import arms_as_written, register, typed, words_of_arm
@@ -97,8 +97,6 @@ class Command:
     def _checked(self, composed: DictConfig) -> Run:
         job = HydraConfig.get()
         words = list(job.overrides.task)
-        if line := explain.surplus(words):
-            raise UserError(line)
         choices = dict(job.runtime.choices)
         if "study" in composed:
             of_arm = words_of_arm(composed, words)

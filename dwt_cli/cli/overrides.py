@@ -1,4 +1,4 @@
-"""The words of a command line, looked at before Hydra sees them.
+"""Checks of a command line's words, before Hydra parses them.
 
 Hydra answers a misspelt word in the terms of its grammar, or not at all. Here each gets one line
 that shows how to write it.
@@ -22,12 +22,13 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.config import explain, files
 from dwt_cli.config.run import GROUPS_AND_SETTINGS, SEVERAL, STUDY_SETTINGS, is_list
 
+_OPEN = ("hydra", "study.")  # what a person may add to
 _HOW = "write GROUP=CHOICE or GROUP.SETTING=VALUE"
 
 
 @dataclass(frozen=True)
 class Command:
-    """What was typed: Hydra's own options, and the overrides.
+    """The typed words: Hydra's own options, and the overrides.
 
     arguments: the same words in an order that Hydra understands, its options last.
     """
@@ -48,7 +49,7 @@ def read(
     primary: str = "config",
     known: Sequence[str] = GROUPS_AND_SETTINGS,
 ) -> Command:
-    """Raises `UserError` for the first word that cannot be what was meant.
+    """Parse the words; raises `UserError` for the first word that cannot be what was meant.
 
     primary: the config that is composed. known: the first words of its settings.
     """
@@ -71,8 +72,9 @@ def read(
     extended = theirs or any("searchpath" in o.key_or_group for o in overrides)
     for override in overrides:
         if not extended:
-            _check_known(override, known)
             _check_choice(override)
+        if not extended or override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
+            _check_setting(override, known)
         if options.config_name is None and not options.multirun:
             _check_single(override, overrides)
     return Command(ordered, options, overrides, primary)
@@ -200,30 +202,39 @@ def _quoted(value: str) -> str:
     return '"' + value.replace('"', '\\"') + '"'
 
 
-def _check_known(override: Override, known: Sequence[str]) -> None:
+def _check_setting(override: Override, known: Sequence[str]) -> None:
+    """Raise `UserError` for a setting that no choice has, and for one added or taken away."""
     key = override.key_or_group
-    if re.split("[./@]", key)[0] not in (*known, "hydra"):
+    if key.startswith(_OPEN):
+        return
+    if re.split("[./]", key)[0] not in known or not explain.is_setting(key):
         raise UserError(explain.no_setting(key, known))
+    if override.package is not None:
+        return
+    if override.type is OverrideType.ADD:
+        raise UserError(f"+{key}: it is there already; leave out the +")
+    if override.type is OverrideType.DEL:
+        raise UserError(f"~{key}: a setting cannot be left out; give it another value")
 
 
 def _check_choice(override: Override) -> None:
     group = override.key_or_group
     choices = files.groups().get(group)
-    if choices is None or override.package is not None:
+    if choices is None:
         return
-    word = str(override.input_line)
-    if override.type is OverrideType.DEL:
+    word, is_own = str(override.input_line), override.package is None
+    if is_own and override.type is OverrideType.DEL:
         raise UserError(
             f"{word}: every run has one; write {group}=CHOICE (choices: {', '.join(choices)})"
         )
-    if override.type is not OverrideType.CHANGE:
+    if is_own and override.type is not OverrideType.CHANGE:
         raise UserError(f"{word}: {group} is always chosen; write {word.lstrip('+')}")
-    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP or override.type is OverrideType.DEL:
         return
     for value in _values(override):
-        said = value.partition("=")[2].strip("'\"")
-        several = group in SEVERAL and said.startswith("[")
-        for choice in said.strip("[]").split(",") if several and said != "[]" else [said]:
+        chosen = value.partition("=")[2].strip("'\"")
+        several = group in SEVERAL and chosen.startswith("[")
+        for choice in chosen.strip("[]").split(",") if several and chosen != "[]" else [chosen]:
             if choice.strip() not in choices:
                 raise UserError(explain.no_choice(group, choice.strip()))
 

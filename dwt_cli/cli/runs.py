@@ -1,4 +1,4 @@
-"""``dwt-runs``: what has become of runs. Imports no torch."""
+"""``dwt-runs``: a list of runs. Imports no torch."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from dwt_cli.track.metrics import newest
 
 @dataclass(frozen=True)
 class ListedRun:
-    """What can be read in a run's directory while it is at work or afterwards.
+    """A run as its directory shows it, while it is at work or afterwards.
 
     state: running | interrupted | failed | finished, or dead: its status is running, its process
     is no longer there. step, total: None where nothing is known. loss: the newest held-out one.

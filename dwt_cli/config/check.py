@@ -1,4 +1,4 @@
-"""What the settings alone say is wrong or idle: every check across fields, in one place.
+"""Problems and idle settings that can be seen in the settings alone.
 
 `dwt_cli.recipe.preflight` goes on with what has to be opened to be seen.
 """
@@ -110,13 +110,13 @@ def _combined(every: list[tuple[str, Any]], run: Run) -> Iterator[str]:
 
 
 def warnings(run: Run) -> Iterator[str]:
-    """Settings that have no effect, one line each."""
+    """Yield the settings that have no effect, one line each."""
     keys = {override.lstrip("+~").partition("=")[0] for override in run.overrides}
-    said = {re.split(r"[.@]", key)[0] for key in keys}
+    groups = {re.split(r"[.@]", key)[0] for key in keys}
     if isinstance(run.teacher, NoTeacher):
-        for group in sorted(said.intersection(DISTILLATION) - {"remap"}):
+        for group in sorted(groups.intersection(DISTILLATION) - {"remap"}):
             yield f"{group} has no effect with teacher=none: the student stands alone"
-    elif "objective" in said and run.alpha.soft_is_over(Moment(0.0)):
+    elif "objective" in groups and run.alpha.soft_is_over(Moment(0.0)):
         yield "objective has no effect with a soft weight of 0: there is no soft loss"
     made = [teacher for _, teacher in each_teacher(run) if isinstance(teacher, MadeTeacher)]
     if all(teacher.budget == 0 for teacher in made):
@@ -139,7 +139,7 @@ def warnings(run: Run) -> Iterator[str]:
         about_plans = {"run.train_tokens", "run.peak_tflops", "run.mfu", "run.device_gb"}
         for name in sorted(keys & about_plans):
             yield f"{name} has no effect without run.plan=true"
-    if run.parallel != Ddp() and run.launch.ranks is None and "parallel" in said:
+    if run.parallel != Ddp() and run.launch.ranks is None and "parallel" in groups:
         yield "parallel has no effect with launch=local: choose launch=torchrun"
     elif "parallel.shard_teacher" in keys and not any(
         isinstance(teacher, ModelTeacher) for _, teacher in each_teacher(run)

@@ -36,9 +36,9 @@ def _steps(length: int, share: float) -> int:
 
 
 def typed(composed: DictConfig, search: Sequence[str] = ()) -> Run:
-    """The composed config as plain objects; interpolations and members are resolved here.
+    """Return the composed config as plain objects, with interpolations and members resolved.
 
-    search: overrides that say where else Hydra finds choices. Raises omegaconf's exceptions for a
+    search: overrides that name other folders of choices. Raises omegaconf's exceptions for a
     value that is missing or of the wrong type.
     """
     missing = sorted(OmegaConf.missing_keys(composed))
@@ -56,7 +56,7 @@ def typed(composed: DictConfig, search: Sequence[str] = ()) -> Run:
 
 
 def _member(name: str, composed: DictConfig, search: Sequence[str]) -> Teacher:
-    """What a name in teacher.members stands for, at the sizes of the run that it teaches in."""
+    """Return the teacher that a name in teacher.members stands for, at the sizes of its run."""
     if "/" in name:
         return CheckpointTeacher(path=name)
     try:

@@ -1,10 +1,11 @@
-"""A library's exception in one line: what is wrong, and the nearest thing that would be right."""
+"""One line for a library's exception: the mistake, and the nearest thing that would be right."""
 
 import dataclasses
 import errno
 import re
 import typing
 from collections.abc import Iterator, Sequence
+from types import UnionType
 
 import yaml
 from hydra.errors import HydraException
@@ -18,11 +19,8 @@ from dwt_cli.data.options import HubPart
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
-_OPEN = ("hydra", "study.arms.")  # what a person may add to
-
-
 def answer(error: BaseException) -> str | None:
-    """The line for what a person can put right; None for what is the program's own fault."""
+    """Return the line for what a person can put right; None for the program's own fault."""
     text = " ".join(str(error).split())
     if isinstance(error, UserError):
         return text
@@ -37,56 +35,41 @@ def answer(error: BaseException) -> str | None:
     return text if isinstance(error, OSError) else None
 
 
+_OF_HYDRA = (
+    (r"Interpolation key '([^']+)' not found", "${{{0}}}: there is no such setting; name another"),
+    (
+        r"In '(.+?)': \w+ raised while composing config:\n\s*(.+?)\s*\n\s*full_key: (\S+)",
+        "{2}: {1} (in '{0}'); put the file right",
+    ),
+)
+
+
 def _of_composition(error: BaseException) -> str:
     text, both = str(error), f"{error} {error.__cause__}"
-    if found := re.search(r"Could not find '((?!hydra)[^/']+)/([^']*)'", text):
-        return no_choice(*found.groups())
-    if found := re.search(
-        r"Could not override '([^']+)'.*Key '([^']+)' not in 'HubPart'", both, re.S
-    ):
+    if found := re.search(r"'([^']+)'.*Key '([^']+)' not in 'HubPart'", both, re.S):
         parts = ", ".join(f.name for f in dataclasses.fields(HubPart))
-        return f"{found.group(1)}: a part has no {found.group(2)} (it has: {parts})"
-    if found := re.search(r"Could not (?:override|delete from config\.) '((?!hydra)[^']+)'", text):
-        return no_setting(found.group(1))
-    if found := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
-        return f"+{found.group(1)}: it is there already; leave out the +"
-    if found := re.search(r"Error merging override (~\S+)", text):
-        return f"{found.group(1)}: a setting cannot be left out; give it another value"
+        return f"{found[1]}: a part has no {found[2]} (it has: {parts})"
+    if found := re.search(r"Could not override '((?!hydra)[^']+)'", text):
+        return no_setting(found[1])
     if found := re.search(r"Error merging override (.+)", text):
-        return _wrong_type(found.group(1).strip(), error.__cause__ or error)
+        return _wrong_type(found[1].strip(), error.__cause__ or error)
     if found := re.search(r"Cannot find primary config '([^']+)'", text):
-        return _no_config(found.group(1))
-    if found := re.search(r"Interpolation key '([^']+)' not found", text):
-        return f"${{{found.group(1)}}}: there is no such setting; refer to another"
-    composing = r"(In '.+?'): \w+ raised while composing config:\n(.+)\n\s*full_key: (\S+)"
-    if found := re.search(composing, text):
-        place, reason, key = found.groups()
-        return f"{key}: {reason.strip()} ({place[0].lower()}{place[1:]}); put the file right"
+        return not_among(f"--config-name {found[1]}", "study", found[1], files.sweeps())
+    for pattern, line in _OF_HYDRA:
+        if found := re.search(pattern, text):
+            return line.format(*found.groups())
     reason = _first_line(error)
     return f"{reason}; see dwt-train --hydra-help" if "hydra" in reason else reason
 
 
-def surplus(overrides: list[str]) -> str | None:
-    """The line for a setting that was added although nothing reads it."""
-    for override in overrides:
-        key = override.partition("=")[0]
-        name = key.lstrip("+")
-        if key.startswith("+") and not name.startswith(_OPEN) and not _is_setting(name):
-            return no_setting(name)
-    return None
-
-
-def _is_setting(key: str) -> bool:
+def is_setting(key: str) -> bool:
+    """Return whether some choice of its group has such a setting, or it is a group."""
     group, _, name = key.partition(".")
-    return group in GROUPS_AND_SETTINGS if not name else name in _settings_of(group)
-
-
-def _no_config(name: str) -> str:
-    return not_among(f"--config-name {name}", "study", name, files.sweeps())
+    return not name or name in _settings_of(group)
 
 
 def no_choice(group: str, choice: str) -> str:
-    """The line for a choice that a group does not have."""
+    """Return the line for a choice that a group does not have."""
     choices = files.groups().get(group)
     if choices is None:
         return no_setting(group)
@@ -97,7 +80,7 @@ def no_choice(group: str, choice: str) -> str:
 
 
 def no_setting(key: str, known: Sequence[str] = GROUPS_AND_SETTINGS) -> str:
-    """The line for a group or a setting that there is not, or not for this command."""
+    """Return the line for a group or a setting that there is not, or not for this command."""
     group = re.split("[./@]", key)[0]
     home, _, place = key.partition("@")[2].partition(".")
     if place and place in _settings_of(home):
@@ -121,7 +104,7 @@ def no_setting(key: str, known: Sequence[str] = GROUPS_AND_SETTINGS) -> str:
         if named and name not in files.groups()[group]:
             chosen = files.defaults()[group]
             first = f"{chosen}.{name}" if f"{chosen}.{name}" in named else named[0]
-            return f"{key}: say of which {group}, as in {group}.{first}"
+            return f"{key}: name the {group} too, as in {group}.{first}"
     if name in every:
         return f"{key}: not a setting of the chosen {group}; {_who_has(group, name)}"
     return (
@@ -131,7 +114,7 @@ def no_setting(key: str, known: Sequence[str] = GROUPS_AND_SETTINGS) -> str:
 
 
 def _beside(name: str, every: list[str]) -> list[str]:
-    """The settings of the same choice, where a group has several at once."""
+    """Return the settings of the same choice, where a group has several at once."""
     choice = name.rpartition(".")[0]
     return [setting for setting in every if setting.startswith(f"{choice}.")] or every
 
@@ -164,13 +147,15 @@ def _settings_of(group: str) -> list[str]:
 
 
 def _names(node: type) -> Iterator[str]:
-    """The fields of a class, and with a dot those of the classes in it."""
+    """Yield the fields of a class, and with a dot those of the classes in it, of any kind."""
     kinds = typing.get_type_hints(node)
     for name in (f.name for f in dataclasses.fields(node)):
         yield name
         kind = kinds[name]
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            yield from (f"{name}.{inner}" for inner in _names(kind))
+        for part in typing.get_args(kind) if isinstance(kind, UnionType) else (kind,):
+            if isinstance(part, type) and dataclasses.is_dataclass(part):
+                for each in (part, *part.__subclasses__()):
+                    yield from (f"{name}.{inner}" for inner in _names(each))
 
 
 _WANTED = (

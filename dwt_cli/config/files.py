@@ -1,4 +1,4 @@
-"""What can be chosen: the folder of config groups, and what its files say of themselves."""
+"""The folder of config groups: the choices, and the comments at the head of their files."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import yaml
 
 
 def settings_folder() -> Path:
-    """``conf/``: inside an installed package, or at the top of a clone."""
+    """Return ``conf/``: inside an installed package, or at the top of a clone."""
     return _folder("conf")
 
 
 def sweeps_folder() -> Path:
-    """``sweeps/``, in the same manner."""
+    """Return ``sweeps/``, in the same manner."""
     return _folder("sweeps")
 
 
@@ -22,22 +22,22 @@ def _folder(name: str) -> Path:
 
 
 def sweeps() -> list[str]:
-    """The studies that come with the project, by name."""
+    """Return the studies that come with the project, by name."""
     return sorted(path.stem for path in sweeps_folder().glob("*.yaml"))
 
 
 def is_study(folder: Path, name: str) -> bool:
-    """Whether a primary config of this name in a folder begins with ``study``."""
+    """Return whether a primary config of this name in a folder begins with ``study``."""
     try:
         content = yaml.safe_load((folder / f"{name}.yaml").read_text("utf-8"))
     except (OSError, yaml.YAMLError):
-        return False  # Hydra says what is wrong with it
+        return False  # Hydra reports what is wrong with it
     defaults = content.get("defaults") if isinstance(content, dict) else None
     return isinstance(defaults, list) and "study" in defaults
 
 
 def groups() -> dict[str, list[str]]:
-    """The choices of every config group, both in alphabetical order."""
+    """Return the choices of every config group, both in alphabetical order."""
     found: dict[str, list[str]] = {}
     for path in sorted(settings_folder().glob("*/*.yaml")):
         found.setdefault(path.parent.name, []).append(path.stem)
@@ -45,7 +45,7 @@ def groups() -> dict[str, list[str]]:
 
 
 def about(group: str, choice: str) -> str:
-    """The comment at the head of a choice's file."""
+    """Return the comment at the head of a choice's file."""
     lines = []
     for line in (settings_folder() / group / f"{choice}.yaml").read_text("utf-8").splitlines():
         if not line.startswith("#"):
@@ -56,7 +56,7 @@ def about(group: str, choice: str) -> str:
 
 
 def defaults(primary: str = "config") -> dict[str, str]:
-    """The choice of every group that a bare command makes, in the order of its primary config."""
+    """Return the choice of every group that a bare command makes, in its primary config's order."""
     content = yaml.safe_load((settings_folder() / f"{primary}.yaml").read_text("utf-8"))
     chosen: dict[str, str] = {}
     for entry in content["defaults"]:
@@ -68,7 +68,7 @@ def defaults(primary: str = "config") -> dict[str, str]:
 
 
 def schema(group: str, choice: str) -> str | None:
-    """The schema that a choice extends, directly or through another choice of its group."""
+    """Return the schema that a choice extends, directly or through another choice of its group."""
     content = yaml.safe_load((settings_folder() / group / f"{choice}.yaml").read_text("utf-8"))
     for entry in content["defaults"]:
         if isinstance(entry, dict):

@@ -15,14 +15,14 @@ _MOST_RANKS = 1 << 16
 
 @dataclass
 class Launch:
-    """In how many processes, and where. num_threads: of each process; null shares the cores."""
+    """Number and place of a run's processes. num_threads: of each; null shares the cores."""
 
     device: Device = Device.auto
     num_threads: int | None = between(1, 1024, None)
 
     @property
     def ranks(self) -> "Torchrun | None":
-        """How several processes are started; None: it is one."""
+        """The options of several processes; None: there is one."""
         return None
 
     @property
@@ -32,12 +32,12 @@ class Launch:
 
     @property
     def num_ranks(self) -> int:
-        """How many processes work on a run, on all machines together."""
+        """The number of processes that work on a run, on all machines together."""
         return 1
 
     @property
     def max_wait(self) -> timedelta:
-        """How long a rank waits for another."""
+        """The time that a rank waits for another."""
         return timedelta(hours=1)
 
 
@@ -89,7 +89,7 @@ class Torchrun(Launch):
 
 
 class Executor(Enum):
-    """Who carries a job out: SLURM; or, to try it out here, local in the background and debug."""
+    """Executor of a job: SLURM; or, to try it out here, local in the background and debug."""
 
     slurm = "slurm"
     local = "local"
@@ -132,7 +132,7 @@ class Slurm(Torchrun):
 
 @dataclass
 class Jobs:
-    """How the runs of a multirun are carried out, each in a process of its own.
+    """Order in which the runs of a multirun are carried out, each in a process of its own.
 
     shares_machine: whether those at work share its devices and cores. needs_slurm: whether each
     is handed to SLURM. fail_fast: begin no other one after one has failed.
@@ -173,7 +173,7 @@ class Joblib(Jobs):
 
 @dataclass
 class Submitit(Joblib):
-    """Each of them a job of SLURM, as launch=slurm says; here one process waits for each.
+    """Each of them a job of SLURM with the options of launch; here one process waits for each.
 
     num_parallel: how many are handed over at a time; null: 100.
     """

@@ -1,4 +1,4 @@
-"""A typed run as text and back: how it travels to other processes. Never a pickle."""
+"""A typed run as text and back, to hand it to other processes. Never a pickle."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from dwt_cli.config.run import SCHEMAS, Evaluation, Run, Study
 
 
 def _classes(*kinds: Any) -> Iterator[type]:
-    """The dataclasses and enums in type hints, and those in their fields."""
+    """Yield the dataclasses and enums in type hints, and those in their fields."""
     for kind in kinds:
         if dataclasses.is_dataclass(kind):
             yield from _classes(*typing.get_type_hints(kind).values())
@@ -28,7 +28,7 @@ _CLASS, _MEMBER = "class", "member"
 
 
 def packed(run: Run) -> str:
-    """JSON from which `unpacked` makes the same run."""
+    """Return JSON from which `unpacked` makes the same run."""
 
     def leaf(value: Any) -> Any:
         is_choice = isinstance(value, Enum)
@@ -40,7 +40,7 @@ def packed(run: Run) -> str:
 
 
 def unpacked(text: str) -> Run:
-    """The run that was packed, with the classes that it had; a tuple comes back as a list."""
+    """Return the run that was packed, with its classes; a tuple comes back as a list."""
     run = _unpacked(json.loads(text))
     assert isinstance(run, Run)
     return run

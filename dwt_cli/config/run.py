@@ -77,7 +77,7 @@ class Scale:
 
 
 class Mode(Enum):
-    """What a command does: train, or train anew, or one of three things without a training."""
+    """Mode of a command: train, train anew, or one of three that need no training."""
 
     train = "train"
     fresh = "fresh"
@@ -93,11 +93,11 @@ class Mode(Enum):
 
 @dataclass
 class RunOptions:
-    """Where things are kept, and what to do about a record that exists.
+    """Folders of runs and prepared data, and the mode of the command.
 
-    fresh: set it aside and start anew. export: save the model of its newest checkpoint, and leave.
-    schedule: draw the loss weights over time as they are set, and leave.
-    plan: say what the run will take, and leave; for that, train_tokens: the length of the text,
+    fresh: set it aside and start anew. export: save the model of its newest checkpoint, and exit.
+    schedule: draw the loss weights over time as they are set, and exit.
+    plan: print what the run will take, and exit; for that, train_tokens: the length of the text,
     where it limits the run; peak_tflops: of the device; mfu: the share of it that is reached;
     device_gb: the memory of a GPU that is not here, null: the device that is.
     """
@@ -115,7 +115,7 @@ class RunOptions:
 
     @property
     def mode(self) -> Mode:
-        """What is asked for: one of the four that are false by default, or the training."""
+        """The mode that is asked for: one of the four that are false by default, or a training."""
         return next((mode for mode in Mode if getattr(self, mode.name, False)), Mode.train)
 
     def problems(self, setting: str) -> Iterator[str]:
@@ -164,7 +164,7 @@ class Run:
 
 @dataclass
 class Evaluation(Run):
-    """What ``dwt-eval`` looks at: a model that exists. What makes a training is idle here."""
+    """Options of ``dwt-eval``, for a model that exists. Those of a training are idle here."""
 
     model: str = MISSING
     revision: str | None = None
@@ -227,12 +227,12 @@ GROUPS_AND_SETTINGS = [f.name for f in dataclasses.fields(Run) if f.default is M
 """The first words of every setting of a run."""
 
 STUDY_SETTINGS = [*GROUPS_AND_SETTINGS, "arm", "length", "stretch", "study"]
-"""Those of a study's primary config."""
+"""The first words of the settings of a study's primary config."""
 
 EVAL_SETTINGS = [
     "model", "revision", "eval", "data", "task", "scale", "train", "tracker", "launch", "run",
 ]  # fmt: skip
-"""Those that an evaluation heeds."""
+"""The first words of the settings that an evaluation uses."""
 
 
 def is_list(key: str) -> bool:

@@ -35,7 +35,7 @@ class Queued:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run has ended: without an error, with one, or not begun at all (``fail_fast``)."""
+    """End of a run: without an error, with one, or not begun at all (``fail_fast``)."""
 
     queued: Queued
     error: str | None

@@ -1,4 +1,4 @@
-"""The runs of a multirun: what is missing is carried out, and what comes of all is reported.
+"""The runs of a multirun: carry out what is missing, and report on all of them.
 
 Runs are found by what they are, so a second start does what is missing, and arms that several
 studies share are trained once. The study's folder, ``<run.root>/studies/<name>/``, has study.json,
@@ -135,7 +135,7 @@ class _Ledger:
         self._write()
 
     def has(self, cell: _Cell) -> bool:
-        """Whether nothing is left to do for it."""
+        """Return whether nothing is left to do for it."""
         run = cell.run
         is_plain = run.eval.measures == ["lm"] and run.eval.at == [1.0]
         return is_plain and run.run.mode is Mode.train and self._jobs[cell.key].state == "finished"
@@ -158,12 +158,12 @@ class _Ledger:
                 self.note(job.identity, "missing")
 
     def failed(self, cells: Sequence[_Cell]) -> list[Job]:
-        """The jobs of this command that have failed."""
+        """Return the jobs of this command that have failed."""
         found = [self._jobs[cell.key] for cell in cells]
         return [job for job in found if job.state == "failed"]
 
     def loss(self, identity: str) -> float | None:
-        """The held-out loss of a run that is finished."""
+        """Return the held-out loss of a run that is finished."""
         place = find(self.root, identity)
         summary = read_json(place / "summary.json") if place else None
         return summary["student"]["heldout"]["loss"] if summary else None
@@ -182,12 +182,12 @@ class _Ledger:
 
 
 def _from(place: Path | None) -> str | None:
-    """A run's folder as seen from the study's."""
+    """Return a run's folder as seen from the study's."""
     return f"../../{place.name}" if place else None
 
 
 def _labelled(cell: _Cell, study: str) -> Run:
-    """The run as its dashboard groups it: by study, with arm and seed as tags."""
+    """Return the run as its dashboard groups it: by study, with arm and seed as tags."""
     run = cell.run
     tags = [f"arm={cell.arm}", f"seed={run.seed}", f"length={cell.length}"]
     return replace(run, tracker=run.tracker.labelled(study, tags))
@@ -219,7 +219,7 @@ def _cells(runs: Sequence[Run], arguments: Sequence[str]) -> list[_Cell]:
 
 
 def _swept(runs: Sequence[Run]) -> set[str]:
-    """The settings that are not the same in all runs."""
+    """Return the settings that are not the same in all runs."""
     every = [set(run.overrides) for run in runs]
     same = set.intersection(*every)
     return {_key(word) for words in every for word in words - same}
@@ -230,7 +230,7 @@ def _key(word: str) -> str:
 
 
 def _kind_of(cells: Sequence[_Cell]) -> str:
-    """Tells plain multiruns apart: what all runs have in common, and what the arms differ in."""
+    """Return a multirun's fingerprint: of what its runs share, and of the names of its factors."""
     swept = _swept([cell.run for cell in cells])
     fixed = sorted(word for word in cells[0].words if _key(word) not in swept | _AXES)
     return fingerprint("multirun", fixed, sorted(swept - _AXES))[:8]

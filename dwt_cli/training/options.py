@@ -13,7 +13,7 @@ from dwt_cli.base.options import Precision, Range, above, at_least, between, boo
 
 
 class Falling(Enum):
-    """How the learning rate falls to zero: in a straight line, or as half a cosine."""
+    """Shape of the learning rate's decay to zero: a straight line, or half a cosine."""
 
     linear = "linear"
     cosine = "cosine"
@@ -90,7 +90,7 @@ _NO_LIMIT = "null is no such limit"
 
 
 class NonFinite(Enum):
-    """What a loss or gradient that is no number leads to."""
+    """Reaction to a loss or gradient that is not a number."""
 
     stop = "stop"
     skip = "skip"
@@ -98,7 +98,7 @@ class NonFinite(Enum):
 
 @dataclass
 class Train:
-    """How long, in what micro-batches, at what precision. The first limit that is met ends the run.
+    """Length, micro-batches and precision. The first limit that is met ends the run.
 
     compile: by torch.compile, which takes about a minute and pays off in longer runs.
     """
@@ -155,7 +155,7 @@ class Train:
 
 @dataclass
 class Parallel:
-    """How the ranks of a run hold its models."""
+    """Placement of a run's models on its ranks."""
 
     def sharding(self, num_ranks: int) -> "Fsdp | None":
         """Return how so many ranks shard a model; None: each of them holds all of it."""

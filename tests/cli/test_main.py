@@ -29,7 +29,7 @@ def alone(place: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def taught(place: Path, alone: Path) -> Path:
+def distilled(place: Path, alone: Path) -> Path:
     return _finished(place, "teacher=small", "student=large", "alpha=decay")
 
 
@@ -40,9 +40,9 @@ def _finished(place: Path, *choices: str) -> Path:
     return Path(line.removeprefix("record: "))
 
 
-def test_a_run_leaves_a_whole_record(taught: Path) -> None:
-    summary = json.loads((taught / "summary.json").read_text())
-    lines = [json.loads(line) for line in (taught / "metrics.jsonl").read_text().splitlines()]
+def test_a_run_leaves_a_whole_record(distilled: Path) -> None:
+    summary = json.loads((distilled / "summary.json").read_text())
+    lines = [json.loads(line) for line in (distilled / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if "train/hard_loss" in line]
     assert [line["step"] for line in train] == [1, 2, 3, 4, 5, 6]
     assert {"train/soft_loss", "train/teacher_loss", "train/alpha_hard"} <= train[0].keys()
@@ -51,26 +51,26 @@ def test_a_run_leaves_a_whole_record(taught: Path) -> None:
     assert summary["teacher"]["parameters"] < summary["student"]["parameters"]
     assert summary["stand_alone"]["heldout"]["loss"] > 0
     assert summary["cost"]["teacher_forward_flops"] > 0
-    assert json.loads((taught / "status.json").read_text())["state"] == "finished"
-    assert yaml.safe_load((taught / "config.yaml").read_text())["student"]["width"] == 16
-    assert (taught / "curves.png").stat().st_size > 10_000
-    assert taught.name.startswith("small-large-decay-random-nano-files")
+    assert json.loads((distilled / "status.json").read_text())["state"] == "finished"
+    assert yaml.safe_load((distilled / "config.yaml").read_text())["student"]["width"] == 16
+    assert (distilled / "curves.png").stat().st_size > 10_000
+    assert distilled.name.startswith("small-large-decay-random-nano-files")
 
 
-def test_the_model_opens_with_transformers(taught: Path) -> None:
-    model = AutoModelForMaskedLM.from_pretrained(taught / "model")
+def test_the_model_opens_with_transformers(distilled: Path) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(distilled / "model")
     assert model.config.num_hidden_layers == 6
-    answers = pipeline("fill-mask", model=str(taught / "model"))("bark [MASK] dum.")
+    answers = pipeline("fill-mask", model=str(distilled / "model"))("bark [MASK] dum.")
     assert len(answers) == 5
-    assert "small" in (taught / "model" / "README.md").read_text()
+    assert "small" in (distilled / "model" / "README.md").read_text()
 
 
-def test_the_bare_command_is_the_spelled_out_one(place: Path, taught: Path) -> None:
+def test_the_bare_command_is_the_spelled_out_one(place: Path, distilled: Path) -> None:
     again = dwt_train(*options(place), cwd=place)
     assert "this run is finished" in again.stdout
-    assert f"record: {taught}" in again.stdout
+    assert f"record: {distilled}" in again.stdout
     weak = dwt_train(*options(place), "teacher=weak", cwd=place)
-    assert f"record: {taught}" in weak.stdout
+    assert f"record: {distilled}" in weak.stdout
 
 
 def test_fresh_keeps_the_old_record(place: Path, alone: Path) -> None:
@@ -85,7 +85,7 @@ def test_fresh_keeps_the_old_record(place: Path, alone: Path) -> None:
     assert losses[0] == losses[1]
 
 
-def test_any_group_can_be_changed(place: Path, taught: Path) -> None:
+def test_any_group_can_be_changed(place: Path, distilled: Path) -> None:
     other = _finished(place, "teacher=very_weak", "alpha=strong", "remap=paper", "seed=3")
     summary = json.loads((other / "summary.json").read_text())
     layers = json.loads((other / "remap.json").read_text())["layers"]

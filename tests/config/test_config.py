@@ -225,10 +225,10 @@ def test_one_line_that_names_setting_and_value(nano: Run, settings: dict[str, An
     assert found
     for path, value in settings.items():
         name = path.replace("__", ".")
-        said = "null" if value is None else str(value)
+        shown = "null" if value is None else str(value)
         if isinstance(value, tuple | list):  # the one that is out of range
-            said = str(value[-1])
-        assert any(name in line and said in line for line in found), found
+            shown = str(value[-1])
+        assert any(name in line and shown in line for line in found), found
     assert all("\n" not in line for line in found)
     with pytest.raises(UserError):
         check(changed(nano, **settings))
@@ -255,7 +255,7 @@ def test_numbers_at_the_limits_are_taken(nano: Run) -> None:
     assert list(problems(run)) == []
 
 
-def test_settings_without_effect_are_said(nano: Run, composed: Callable[..., Run]) -> None:
+def test_settings_without_effect_are_warned_of(nano: Run, composed: Callable[..., Run]) -> None:
     assert list(warnings(nano)) == []
     alone = composed("teacher=none")
     alone.overrides = ["teacher=none", "+alpha.soft=3", "objective.logits.temperature=2"]

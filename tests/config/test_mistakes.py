@@ -1,4 +1,4 @@
-"""Every mistake is told in seconds: one line with setting, value and remedy, nothing touched."""
+"""Every mistake is reported in seconds: one line with setting, value, remedy; nothing touched."""
 
 import json
 import os
@@ -234,7 +234,7 @@ WORDS: list[Row] = [
     ("a choice that is not", "teacher=smal", ["teacher=smal", "did you mean small?", "none"]),
     ("a setting that is not", "train.max_step=3", ["train.max_step", "mean train.max_steps?"]),
     ("a setting of another choice", ["data=docs", "data.path=foo"], ["data.path", "data=files"]),
-    ("a setting of a number", "seed.x=3", ["seed.x", "a whole number"]),
+    ("a setting of a number", "seed.x=3", ["seed.x", "seed is one value"]),
     ("a setting of no group", "momentum=0.9", ["momentum", "write optim.momentum"]),
     ("a number for a choice", "alpha=2", ["alpha=2", "normal"]),
     ("no choice", "teacher=", ["teacher=:", "small"]),
@@ -532,21 +532,21 @@ def _ids(rows: list[Row]) -> list[str]:
 
 def _command(place: Path, words: str | list[str]) -> list[str]:
     """The words after those of a miniature run; those about its text only if it is used."""
-    said = [words] if isinstance(words, str) else words
-    other = any(word.startswith("data=") for word in said)
+    own = [words] if isinstance(words, str) else words
+    other = any(word.startswith("data=") for word in own)
     return [
         *(
             word
             for word in options(place)
             if not (other and word.startswith(("data=", "data.path")))
         ),
-        *said,
+        *own,
     ]
 
 
 @pytest.mark.parametrize(("name", "words", "parts"), EARLY, ids=_ids(EARLY))
 @pytest.mark.usefixtures("untouched")
-def test_told_before_any_work(
+def test_refused_before_any_work(
     ask: Ask, place: Path, name: str, words: str | list[str], parts: list[str]
 ) -> None:
     _is_one_line(ask(*_command(place, words)), *parts)
@@ -566,7 +566,7 @@ LATE: list[Row] = [
 
 @pytest.mark.parametrize(("name", "words", "parts"), LATE, ids=_ids(LATE))
 @pytest.mark.usefixtures("kept")
-def test_told_when_the_text_is_read(
+def test_refused_when_the_text_is_read(
     ask: Ask, place: Path, name: str, words: str | list[str], parts: list[str]
 ) -> None:
     _is_one_line(ask(*_command(place, words), "teacher=none"), *parts)
