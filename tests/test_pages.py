@@ -1,0 +1,45 @@
+"""What the pages say of the tree, and the tree."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+PACKAGE = PROJECT / "dwt_cli"
+PAGES = ["README.md", "CONTRIBUTING.md"]
+
+
+def rooms_of(page: str) -> list[str]:
+    """Return the rooms in the tree that a page draws, from the top down."""
+    text = (PROJECT / page).read_text()
+    tree = next(block for block in text.split("```") if "\ndwt_cli/" in block)
+    return re.findall(r"^  (\w+)/", tree, re.MULTILINE)
+
+
+def rooms_of_the_contract() -> list[str]:
+    """Return the layers that imports are held to, from the top down."""
+    contract = (PROJECT / "pyproject.toml").read_text().split("layers = [")[1].split("]")[0]
+    return re.findall(r"\w+", contract)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_draws_the_rooms_there_are_in_the_order_of_their_imports(page: str) -> None:
+    rooms = rooms_of(page)
+    assert sorted(rooms) == sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+    assert rooms == rooms_of_the_contract()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_modules_that_a_page_names_exist(page: str) -> None:
+    text = (PROJECT / page).read_text()
+    named = set(re.findall(r"`((?:dwt_cli/|tests/|benchmarks/)?[a-z_]+(?:/[a-z_]+)*\.py)`", text))
+    assert named or page == "README.md"
+    for path in named:
+        assert (PROJECT / path).is_file() or (PACKAGE / path).is_file(), path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_stands_at_the_top_but_rooms(page: str) -> None:
+    there = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert there == {*rooms_of(page), "__init__.py", "py.typed"}
