@@ -36,7 +36,7 @@ _MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">")
 _ALONE: dict[str, Any] = {"color": "black", "linestyle": "-", "marker": "o"}
 
 _DPI = 130
-_NATS = "nats per masked token"
+_NATS = "nats per target token"
 _SHARE = "share of the run"
 
 

@@ -14,11 +14,11 @@ from dwt_cli.study.results import Cell, Results, read_results
 from dwt_cli.study.statistics import RULE
 
 _HOW_TO_READ = (
-    "**Held-out loss** is in nats per masked token, on text that no run has seen; lower is better. "
+    "**Held-out loss** is in nats per target token, on text that no run has seen; lower is better. "
     "A difference is the arm minus the other one, so below 0 the arm is better.",
-    "**Pairs.** Arms of one seed share text, masks and the initial student; differences are taken "
-    "seed by seed, and the interval in brackets is Student's t over seeds at 95%. Where it spans "
-    "0, nothing is decided. With one seed there is no interval.",
+    "**Pairs.** Arms of one seed share text, batches and the initial student; differences are "
+    "taken seed by seed, and the interval in brackets is Student's t over seeds at 95%. Where it "
+    "spans 0, nothing is decided. With one seed there is no interval.",
     "**Equal FLOPs.** The stand-alone student gets what the arm costs in all: its own FLOPs and "
     "the teacher's forward passes; then the teacher's pre-training and what remapping learned, "
     "too. That is charged to each student in full, although a teacher may serve many. Its loss at "
@@ -133,7 +133,7 @@ def _losses(
             "",
             *arms,
             "",
-            "At the end of each run, in nats per masked token:",
+            "At the end of each run, in nats per target token:",
             "",
             *tables.markdown(tables.losses_head(results), rows),
             *_picture(pictures, "curves"),

@@ -1,6 +1,6 @@
 """Differences over seeds: their mean and how sure it is; many claims at once; verdicts.
 
-Arms of one seed share text, masks and the initial student, so they are compared in pairs: a
+Arms of one seed share text, batches and the initial student, so they are compared in pairs: a
 difference is taken seed by seed, and Student's t is taken over the differences.
 """
 
