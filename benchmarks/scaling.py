@@ -21,7 +21,7 @@ from dwt_cli.base.options import Precision
 from dwt_cli.config.run import Run
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.recipe.memory import memory, traffic
-from dwt_cli.recipe.shapes import Shapes
+from dwt_cli.recipe.recipe import recipe_of
 
 PEAK_TFLOPS, MFU, DEVICE_GB = 312, 0.4, 80
 GPUS_OF_A_NODE, EFFICIENCY = 8, 0.8
@@ -70,7 +70,7 @@ class Step:
 
 def step(run: Run, num_ranks: int, sequences: int) -> Step:
     rate = PEAK_TFLOPS * 1e12 * MFU
-    shapes = Shapes.of(run)
+    shapes = recipe_of(run).shapes
     flops = shapes.conditions.token_flops
     tokens = sequences * run.data.block_length
     forward = tokens * flops(shapes.student_model) / rate
@@ -109,7 +109,7 @@ def _rows(way: str, run: Run, per_gpu: bool) -> Iterator[list[str]]:
 
 def _memory_row(way: str, run: Run, num_ranks: int) -> list[str]:
     run.train.batch_size, run.train.micro_batch_size = SEQUENCES * num_ranks, None
-    account = memory(Shapes.of(run), Machine.elsewhere(DEVICE_GB, Precision.bf16), num_ranks)
+    account = memory(recipe_of(run).shapes, Machine.elsewhere(DEVICE_GB, Precision.bf16), num_ranks)
     sizes = [*account.kinds.values(), account.total]
     name = f"{way}, {num_ranks}" if run.parallel.sharding(num_ranks) else f"{way}, any number"
     return [name, *(f"{size / 1e9:.2f}" for size in sizes)]

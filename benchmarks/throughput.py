@@ -18,7 +18,7 @@ from dwt_cli.base.machine import Machine
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD
 from dwt_cli.recipe.memory import memory
-from dwt_cli.recipe.shapes import Shapes
+from dwt_cli.recipe.recipe import recipe_of
 
 NO_CUDA = "No CUDA device was at hand: the figures below are of a CPU."
 _SIDE = {"cuda": 8192, "cpu": 2048}  # of the square matrices
@@ -37,7 +37,7 @@ def report(parts: Parts, seconds: dict[str, list[float]], peak: float) -> list[s
     """The Markdown table."""
     run = parts.run
     tokens = run.train.batch_size * run.data.block_length
-    shapes = Shapes.of(run)
+    shapes = recipe_of(run).shapes
     student = shapes.conditions.token_flops(shapes.student_model) * FORWARD_AND_BACKWARD
     teacher = sum(map(shapes.conditions.token_flops, shapes.teacher_models.values()))
     flops = {_DWT: student + teacher, _ALONE: student, _FORWARD: teacher}
@@ -77,7 +77,7 @@ def main() -> None:
     alone = Constant(hard=1.0, soft=0.0)
     dwt = Steps(parts.training(parts.run.alpha, parts.signal()))
     lines = ["# Throughput", "", *where, f"- scale={options.scale}, {parts.machine.dtype}"]
-    planned = memory(Shapes.of(parts.run), parts.machine).total / 1e9
+    planned = memory(recipe_of(parts.run).shapes, parts.machine).total / 1e9
     peak_memory = f"- memory at its peak: planned {planned:.2f} GB"
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

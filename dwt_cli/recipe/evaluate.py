@@ -26,8 +26,8 @@ from dwt_cli.evaluate.snapshots import place_of
 from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.checkpoint import located, open_config, open_encoder, provenance
 from dwt_cli.models.options import Checkpoint
-from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.corpus import CorpusStage
+from dwt_cli.recipe.shapes import Conditions
 from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.options import Task

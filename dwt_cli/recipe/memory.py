@@ -83,7 +83,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
             model.model.set_attn_implementation("sdpa")
         kept, again = activation_bytes(
             model,
-            torch.zeros(num_blocks, conditions.block_length, dtype=torch.long),
+            torch.zeros(num_blocks, conditions.data.block_length, dtype=torch.long),
             torch.zeros(num_rows, dtype=torch.long),
             sharding is not None and sharding.activation_checkpointing,
             features,
@@ -100,7 +100,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     virtual = len(shapes.teachers) - len(teachers)
     logits = logit_bytes(
         num_rows,
-        conditions.vocab_size,
+        conditions.data.vocab_size,
         [machine.dtype] * (1 + len(teachers)) + [torch.float32] * virtual,
         (FUSED_BYTES if train.compile else CHUNK_BYTES)[machine.device.type],
     )

@@ -20,10 +20,9 @@ from dwt_cli.models.checkpoint import located, open_config, open_model
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.options import STUDENT_PATH, Checkpoint, MadeStudent
 from dwt_cli.models.wrapper import LanguageModel
-from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.memory import state
 from dwt_cli.recipe.recipe import Recipe
-from dwt_cli.recipe.shapes import Shapes
+from dwt_cli.recipe.shapes import Conditions, Shapes
 
 _CHECKPOINT_BYTES = 8  # per parameter, at least: fp32 weight and one moment
 
@@ -71,10 +70,10 @@ def _check_tokenizers(
     roles = conditions.task.special_tokens
     vocabulary = corpora.open_tokenizer(path, roles).get_vocab()
     size = len(vocabulary)
-    if size > conditions.vocab_size:
+    if size > conditions.data.vocab_size:
         raise UserError(
             f"tokenizer {path} has {size} entries, the models scale.vocab_size="
-            f"{conditions.vocab_size}: set scale.vocab_size={size} or more"
+            f"{conditions.data.vocab_size}: set scale.vocab_size={size} or more"
         )
     for setting, checkpoint in opened:
         try:
@@ -92,7 +91,7 @@ def _check_tokenizers(
 
 def _opened(setting: str, checkpoint: Checkpoint, conditions: Conditions) -> PreTrainedModel:
     named = f"{setting}={checkpoint.path}"
-    vocab_size, length = conditions.vocab_size, conditions.block_length
+    vocab_size, length = conditions.data.vocab_size, conditions.data.block_length
     head = conditions.task.head
     config = open_config(setting, checkpoint, head, any_family=setting != STUDENT_PATH)
     if config.vocab_size != vocab_size:

@@ -10,13 +10,13 @@ from functools import cached_property
 from typing import Any
 
 from dwt_cli.base.cache import Cache
-from dwt_cli.config.run import Run
+from dwt_cli.config.run import Run, checkpoints
 from dwt_cli.distill.remap.options import Ligo
 from dwt_cli.recipe.corpus import CorpusStage, tokenizer_path
-from dwt_cli.recipe.maps import MapsStage
-from dwt_cli.recipe.shapes import Shapes
+from dwt_cli.recipe.evaluate import EvaluationStage
+from dwt_cli.recipe.shapes import Conditions, Shapes
 from dwt_cli.recipe.stage import Stage
-from dwt_cli.recipe.student import StudentStage, Teaching
+from dwt_cli.recipe.student import MapsStage, StudentStage, Teaching
 from dwt_cli.recipe.teacher import TeacherStage, teacher_stages
 from dwt_cli.tasks.options import Task
 
@@ -26,13 +26,14 @@ class Recipe:
     """What a run is made by: all ranks go through ``stages``, in this order.
 
     teacher: the stage of what teaches, after those of its members. student: the last stage of a
-    student, which the run is found by.
+    student, which the run is found by. evaluation: of its models, once it is finished.
     """
 
     stages: Sequence[Stage]
     corpus: CorpusStage
     teacher: TeacherStage | None
     student: StudentStage
+    evaluation: EvaluationStage
 
     @property
     def shapes(self) -> Shapes:
@@ -46,6 +47,12 @@ class Recipe:
     def identity(self) -> str:
         """The fingerprint of the run."""
         return self.student.identity
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What all ranks of the run have to agree on."""
+        text, teacher = self.corpus.identity, self.teacher_identities
+        return {"text": text, "teacher": teacher, "run": self.identity}
 
     @property
     def teacher_identities(self) -> list[str]:
@@ -66,15 +73,17 @@ class Recipe:
 
 def recipe_of(run: Run) -> Recipe:
     """Return the recipe of a run; nothing is opened yet."""
-    shapes = Shapes.of(run)
+    conditions = Conditions(run.task, run.train, run.optim, run.eval, run.parallel, run.data)
+    singles, opened = dict(run.teacher.each()), list(checkpoints(run))
+    shapes = Shapes(run.student, singles, run.objective, conditions, opened)
     asked = any(override.startswith("eval.num_blocks=") for override in run.overrides)
     corpus = CorpusStage(
         run.data,
         run.task,
-        lambda: tokenizer_path(run.data.tokenizer, shapes.checkpoints),
+        lambda: tokenizer_path(run.data.tokenizer, opened),
         run.eval.num_blocks if asked else None,
     )
-    teachers = teacher_stages(run.teacher, corpus, shapes.conditions)
+    teachers = teacher_stages(run.teacher, corpus, conditions)
     teacher = teachers[-1] if teachers else None
     teaching = maps = None
     if teacher:
@@ -85,4 +94,6 @@ def recipe_of(run: Run) -> Recipe:
     tokens = run.run.train_tokens
     student = StudentStage(run.seed, run.remap, shapes, corpus, teaching, maps, tokens)
     stages = [corpus, *teachers, *([maps] if maps else []), student]
-    return Recipe(stages, corpus, teacher, student)
+    found_by = lambda: student.identity  # noqa: E731
+    evaluation = EvaluationStage(run.eval, conditions, corpus, found_by)
+    return Recipe(stages, corpus, teacher, student, evaluation)

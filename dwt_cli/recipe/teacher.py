@@ -44,8 +44,8 @@ from dwt_cli.models.checkpoint import open_folder, open_model, provenance, save_
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.making import make_model, outline
 from dwt_cli.models.wrapper import LanguageModel
-from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.corpus import CorpusStage, TeachersText
+from dwt_cli.recipe.shapes import Conditions
 from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.track.curves import draw_curves
 from dwt_cli.track.summary import Facts
@@ -129,7 +129,7 @@ class VirtualStage(SingleStage):
         return fingerprint("virtual")
 
     def carry_out(self, done: Done, at: Context) -> Prepared:
-        signal = VirtualSignal(self.options.confidence, self.conditions.vocab_size)
+        signal = VirtualSignal(self.options.confidence, self.conditions.data.vocab_size)
         return Prepared(Facts(0, self._evaluated(signal, done, at), flops=0), 0, signal)
 
 

@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from dwt_cli.base import atomic, ranks
+from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
 from dwt_cli.base.machine import Machine
-from dwt_cli.base.ranks import ALONE, Ranks
+from dwt_cli.base.ranks import ALONE, Ranks, joined
 from dwt_cli.config.run import DISTILLATION, Evaluation, Mode, Run
 from dwt_cli.evaluate import measures
 from dwt_cli.models.checkpoint import save_model
@@ -27,7 +27,7 @@ from dwt_cli.recipe.evaluate import EvaluationStage, opened, report_scores, text
 from dwt_cli.recipe.plan import print_plan
 from dwt_cli.recipe.recipe import Recipe, recipe_of
 from dwt_cli.recipe.record import Record, find, readable, summary_of
-from dwt_cli.recipe.shapes import Shapes
+from dwt_cli.recipe.shapes import Conditions
 from dwt_cli.recipe.stage import Done, Site
 from dwt_cli.track.card import model_card
 from dwt_cli.track.curves import draw_curves
@@ -43,64 +43,53 @@ def work(run: Run, console: Console) -> None:
     All ranks do the same; the first one writes and prints. Raises `UserError` for a mistake,
     KeyboardInterrupt when it was asked to stop.
     """
-    with ranks.joined(run.launch.device, run.launch.max_wait) as together:
-        _work(run, console if together.is_first else Console(quiet=True), together)
-
-
-def _work(run: Run, console: Console, ranks: Ranks) -> None:
     _let_transformers_be_quiet()
-    say, options, root = plain_line(console), run.run, Path(run.run.root).expanduser()
-    mode = options.mode
-    if mode is Mode.schedule:
-        picture = root / f"schedule-{run.choices['alpha']}.png"
-        draw_schedule(run.alpha, run.optim, run.objective, run.choices, picture)
-        say(f"schedule: {picture}")
-        return
-    recipe = recipe_of(run)
-    if mode is Mode.plan and options.device_gb is not None:
-        machine = Machine.elsewhere(options.device_gb, run.train.precision)
-    else:
-        machine = Machine.of(run.launch.device, run.launch.num_threads, run.train.precision, ranks)
-    if mode is Mode.plan:
-        print_plan(recipe, options, machine, max(ranks.size, run.launch.num_ranks), console)
-        return
-    site = Site(machine, Cache(options.cache, say), ranks)
-    run.train.num_parts(ranks.size)
-    preflight.check(recipe, machine, ranks.size, options.root, run.choices.get("scale", ""))
-    measures.check(run.eval)
-    called = (root, readable(run.choices, run.overrides, run.seed), recipe.identity, plain(run))
-    if mode is Mode.export:
-        folder = find(root, recipe.identity)
-        if folder is None or not any(folder.glob("checkpoints/step-*")):
-            raise UserError(
-                f"run.export=true: {folder or 'this run'} has no checkpoint yet; "
-                "train first, with the same command without run.export=true"
-            )
-        with Record(*called, say, ranks) as record, atomic.needing_room(record.folder):
-            _export(recipe, record, site, console)
-        return
-    ranks.agree(
-        {
-            "text": recipe.corpus.identity,
-            "teacher": recipe.teacher_identities,
-            "run": recipe.identity,
-            **machine.describe()["versions"],
-        }
-    )
-    with Record(*called, say, ranks, mode is Mode.fresh) as record:
-        if record.summary is None:
-            with _status_of_a_failure(record):
-                summary = train(recipe, run.tracker, record, site, console)
+    options, mode, root = run.run, run.run.mode, Path(run.run.root).expanduser()
+    with joined(run.launch.device, run.launch.max_wait) as ranks:
+        console = console if ranks.is_first else Console(quiet=True)
+        say = plain_line(console)
+        if mode is Mode.schedule:
+            picture = root / f"schedule-{run.choices['alpha']}.png"
+            draw_schedule(run.alpha, run.optim, run.objective, run.choices, picture)
+            say(f"schedule: {picture}")
+            return
+        recipe, launch, precision = recipe_of(run), run.launch, run.train.precision
+        if mode is Mode.plan and options.device_gb is not None:
+            machine = Machine.elsewhere(options.device_gb, precision)
         else:
-            say("this run is finished; run.fresh=true starts it anew")
-            summary = _compared(recipe, record.summary, record.folder, ranks)
-            record.finish(summary)
-        alone = _alone_command(run.overrides, recipe, run.data.tokenizer)
-        print_summary(console, summary, record.folder, alone)
-        conditions, corpus = recipe.shapes.conditions, recipe.corpus
-        stage = EvaluationStage(run.eval, conditions, corpus, lambda: recipe.identity)
-        if not stage.is_idle:
-            _measure(stage, record.entry, run.tracker, site, console)
+            machine = Machine.of(launch.device, launch.num_threads, precision, ranks)
+        if mode is Mode.plan:
+            print_plan(recipe, options, machine, max(ranks.size, launch.num_ranks), console)
+            return
+        site = Site(machine, Cache(options.cache, say), ranks)
+        run.train.num_parts(ranks.size)
+        preflight.check(recipe, machine, ranks.size, options.root, run.choices.get("scale", ""))
+        measures.check(run.eval)
+        name = readable(run.choices, run.overrides, run.seed)
+        named = (root, name, recipe.identity, plain(run))
+        if mode is Mode.export:
+            folder = find(root, recipe.identity)
+            if folder is None or not any(folder.glob("checkpoints/step-*")):
+                raise UserError(
+                    f"run.export=true: {folder or 'this run'} has no checkpoint yet; "
+                    "train first, with the same command without run.export=true"
+                )
+            with Record(*named, say, ranks) as record, atomic.needing_room(record.folder):
+                _export(recipe, record, site, console)
+            return
+        ranks.agree(recipe.facts | machine.describe()["versions"])
+        with Record(*named, say, ranks, mode is Mode.fresh) as record:
+            if record.summary is None:
+                with _status_of_a_failure(record):
+                    summary = train(recipe, run.tracker, record, site, console)
+            else:
+                say("this run is finished; run.fresh=true starts it anew")
+                summary = _compared(recipe, record.summary, record.folder, ranks)
+                record.finish(summary)
+            alone = _alone_command(run.overrides, recipe)
+            print_summary(console, summary, record.folder, alone)
+            if not recipe.evaluation.is_idle:
+                _measure(recipe.evaluation, record.entry, run.tracker, site, console)
 
 
 def train(
@@ -181,7 +170,7 @@ def evaluate(run: Evaluation, console: Console) -> None:
     measures.check(run.eval)
     model = opened(run.model, run.revision, run.data.tokenizer, run.task, machine)
     identity, corpus = model.tested.identity, text_for(model.tested, run.data, site.cache)
-    conditions = Shapes.of(run).conditions
+    conditions = Conditions(run.task, run.train, run.optim, run.eval, run.parallel, run.data)
     stage = EvaluationStage(run.eval, conditions, corpus, lambda: identity, model)
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(Path(run.model).parts[-2:]))[:80]
     folder = Path(run.run.root).expanduser() / f"eval-{name}-{identity}"
@@ -214,7 +203,7 @@ def _export(recipe: Recipe, record: Record, site: Site, console: Console) -> Non
     plain_line(console)(f"model after step {student.facts.steps}: {place}")
 
 
-def _alone_command(overrides: list[str], recipe: Recipe, tokenizer: str | None) -> str:
+def _alone_command(overrides: list[str], recipe: Recipe) -> str:
     """Return the command of the stand-alone student on the same text, in the same tokens."""
     about_teaching = {"teacher", *DISTILLATION}
     kept = [
@@ -223,7 +212,7 @@ def _alone_command(overrides: list[str], recipe: Recipe, tokenizer: str | None) 
         if about_teaching.isdisjoint(re.split(r"[.@]", override.lstrip("+~").partition("=")[0]))
     ]
     opened = recipe.shapes.checkpoints
-    if tokenizer is None and opened and opened[0][0] != "student.path":
+    if recipe.corpus.data.tokenizer is None and opened and opened[0][0] != "student.path":
         kept.append(f"data.tokenizer={recipe.corpus.tokenizer()}")
     return " ".join(["dwt-train", "teacher=none", *kept])
 

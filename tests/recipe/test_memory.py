@@ -22,6 +22,7 @@ from dwt_cli.distill.teacher.virtual import VirtualSignal
 from dwt_cli.models.making import make_model, outline
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe.memory import memory, state
+from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.tasks.task import Batch
 from dwt_cli.training import parallel
@@ -43,7 +44,7 @@ one_or_two_parts = pytest.mark.parametrize("num_parts", [1, 2])
 def sized(composed: Callable[..., Run], num_ranks: int, num_parts: int, *more: str) -> Shapes:
     """A run whose every rank takes ``num_parts`` micro-batches of NUM_BLOCKS."""
     batch = f"train.batch_size={NUM_BLOCKS * num_ranks * num_parts}"
-    return Shapes.of(composed(*SIZES, batch, f"train.micro_batch_size={NUM_BLOCKS}", *more))
+    return recipe_of(composed(*SIZES, batch, f"train.micro_batch_size={NUM_BLOCKS}", *more)).shapes
 
 
 def a_step(
@@ -106,7 +107,7 @@ def test_with_a_virtual_teacher(composed: Callable[..., Run], dtype: torch.dtype
     shapes = sized(composed, 1, 1, *words)
     account = memory(shapes, Machine(CPU, dtype))
     alone = memory(replace(shapes, teachers={}), Machine(CPU, dtype))
-    signal = VirtualSignal(0.9, shapes.conditions.vocab_size)
+    signal = VirtualSignal(0.9, shapes.conditions.data.vocab_size)
     distillation = Distillation(signal, Constant(hard=1.0, soft=1.0), shapes.objectives)
     with FakeTensorMode():
         model = LanguageModel(shapes.student_on(CPU), dtype).train()
@@ -187,13 +188,13 @@ def test_a_teacher_is_whole_on_every_rank_or_shared(composed: Callable[..., Run]
     words = ["launch=torchrun", "launch.gpus=8", "parallel=fsdp", "scale=paper"]
     shared = "parallel.shard_teacher=true"
     alone, taught, sharing = (
-        state(Shapes.of(composed(*more, *words)), GPU, 8)
+        state(recipe_of(composed(*more, *words)).shapes, GPU, 8)
         for more in (["teacher=none"], ["teacher=small"], ["teacher=small", shared])
     )
     teacher = 4 * sum(p.numel() for p in outline(composed("scale=paper").teacher).parameters())
     assert taught.weights - alone.weights == teacher
     assert sharing.weights - alone.weights == pytest.approx(teacher / 8, abs=8)
-    whole = state(Shapes.of(composed("teacher=none", "scale=paper")), GPU)
+    whole = state(recipe_of(composed("teacher=none", "scale=paper")).shapes, GPU)
     assert whole.total == pytest.approx(8 * alone.total, rel=1e-6)
 
 

@@ -15,7 +15,6 @@ from dwt_cli.models.making import outline
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe import plan
 from dwt_cli.recipe.recipe import recipe_of
-from dwt_cli.recipe.shapes import Shapes
 from tests.miniature import dwt_train, options
 
 SENTENCES, TOKENS_PER_SENTENCE = 30_000_000, 24.576  # the first of the paper, the second assumed
@@ -27,7 +26,7 @@ SIZES = ["scale.width=64", "scale.num_heads=2", "scale.mlp_width=128", "scale.vo
 def test_flops_at_full_size(composed: Callable[..., Run], scale: str) -> None:
     """A forward and a backward pass of fake tensors, attention as two products."""
     run = composed(f"scale={scale}")
-    conditions, length = Shapes.of(run).conditions, run.data.block_length
+    conditions, length = recipe_of(run).shapes.conditions, run.data.block_length
     with (
         FakeTensorMode(),
         sdpa_kernel(SDPBackend.MATH),
@@ -72,7 +71,7 @@ def test_flops_in_all_written_out(composed: Callable[..., Run]) -> None:
     """A teacher that is asked in the first half of the steps, and trained for ten."""
     run = composed(*SIZES, "scale.max_steps=100", "scale.teacher_steps=10", "alpha=linear_to_zero",
                    "alpha.until=0.5")  # fmt: skip
-    conditions = Shapes.of(run).conditions
+    conditions = recipe_of(run).shapes.conditions
     student, teacher = (conditions.step_flops(outline(o)) for o in (run.student, run.teacher))
     expected = 100 * 3 * student + (50 + 30) * teacher
     assert plan.flops_in_all(recipe_of(run)) == pytest.approx(expected, rel=0.01)
