@@ -29,9 +29,6 @@ from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.parallel import load_state, state_on_first
 
-Groups = dict[str, Any]
-"""A torch optimizer's parameter group, its parameters by name."""
-
 
 @dataclass
 class Counters:
@@ -88,14 +85,10 @@ class Checkpoints:
             # one after the other, so that rank 0 never holds all of them at once
             _write(state_on_first(model), aside / "model.safetensors")
             _write(state_on_first(aux), aside / "aux.safetensors")
-            moments, groups = _optimizer_state(_both(model, aux), optimizer)
+            moments = _optimizer_state(_both(model, aux), optimizer)
             _write(moments, aside / "optimizer.safetensors")
             if self._ranks.is_first:
-                state = {
-                    "identity": self._identity,
-                    "counters": dataclasses.asdict(counters),
-                    "optimizer": groups,
-                }
+                state = {"identity": self._identity, "counters": dataclasses.asdict(counters)}
                 atomic.write_json(aside / "state.json", state)
                 atomic.publish(aside, self._place(counters.step))
         if self._ranks.is_first:
@@ -117,7 +110,7 @@ class Checkpoints:
         if aux.state_dict():
             load_state(aux, self._read(place / "aux.safetensors"), self._ranks)
         moments = self._read(place / "optimizer.safetensors")
-        _load_optimizer(_both(model, aux), optimizer, moments, state["optimizer"], self._ranks)
+        _load_optimizer(_both(model, aux), optimizer, moments, self._ranks)
         return Counters(**state["counters"])
 
     def restore_model(self, model: nn.Module) -> Counters | None:
@@ -185,71 +178,47 @@ def _both(model: nn.Module, aux: nn.ModuleDict) -> nn.ModuleDict:
     return nn.ModuleDict({"model": model, "aux": aux})
 
 
-def _optimizer_state(
-    modules: nn.ModuleDict, optimizer: Optimizer
-) -> tuple[dict[str, Tensor], list[Groups]]:
-    """Return tensors by ``parameter.entry``, and the groups, on rank 0; nothing on the others."""
+def _optimizer_state(modules: nn.ModuleDict, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the moments by ``parameter.entry`` on rank 0; nothing on the others."""
     # torch's function would have an optimizer without state take a step with zero gradients
     moved = [part for part in optimizer.parts if part.state]
     if not moved:
-        return {}, []
+        return {}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state: dict[str, Any] = get_optimizer_state_dict(modules, moved, options=options)
-    tensors = {
+    return {
         f"{name}.{entry}": value.contiguous()
         for name, entries in state.get("state", {}).items()
         for entry, value in entries.items()
     }
-    return tensors, state.get("param_groups", [])
 
 
 def _load_optimizer(
-    modules: nn.ModuleDict,
-    optimizer: Optimizer,
-    tensors: dict[str, Tensor],
-    groups: list[Groups],
-    ranks: Ranks,
+    modules: nn.ModuleDict, optimizer: Optimizer, tensors: dict[str, Tensor], ranks: Ranks
 ) -> None:
-    """Load the state that `_optimizer_state` has returned on rank 0 on all ranks."""
-    names = {parameter: name for name, parameter in modules.named_parameters()}
-    if any("param_groups" in group for group in groups):
-        tensors, groups = _by_name(tensors, groups, optimizer, names)
-    state: dict[str, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        parameter, _, entry = name.rpartition(".")
-        state.setdefault(parameter, {})[entry] = value
-    moved = set(ranks.from_first("the optimizer's state", lambda: list(state)))
-    several = ranks.size > 1
-    options = StateDictOptions(full_state_dict=several, broadcast_from_rank0=several, strict=False)
-    for part in optimizer.parts:
-        ours = [p for group in part.param_groups for p in group["params"]]
-        if moved.isdisjoint(names[p] for p in ours):
-            continue
-        given: Any = {"state": state, "param_groups": groups} if ranks.is_first else {}
-        set_optimizer_state_dict(modules, part, given, options=options)
-        # torch's function counts a step of zeros for parameters that had no gradient so far
-        for parameter in ours:
-            if names[parameter] not in moved:
-                part.state.pop(parameter, None)
-
-
-def _by_name(
-    tensors: dict[str, Tensor],
-    parts: list[Groups],
-    optimizer: Optimizer,
-    names: dict[nn.Parameter, str],
-) -> tuple[dict[str, Tensor], list[Groups]]:
-    """Return the state of an older checkpoint, keyed ``part.position.entry``, by names."""
+    """Load the result of `_optimizer_state` on rank 0 into the optimizers of all ranks."""
+    names: dict[Tensor, str] = {p: name for name, p in modules.named_parameters()}
     order = [
         [names[p] for group in part.param_groups for p in group["params"]]
         for part in optimizer.parts
     ]
-    renamed = {}
-    for name, value in tensors.items():
-        part, position, entry = name.split(".")
-        renamed[f"{order[int(part)][int(position)]}.{entry}"] = value
-    return renamed, [
-        group | {"params": [ours[position] for position in group["params"]]}
-        for ours, part in zip(order, parts, strict=True)
-        for group in part["param_groups"]
-    ]
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition(".")
+        if name[0].isdigit():  # older checkpoints have ``part.position.entry``
+            part_number, position = map(int, name.split("."))
+            name = order[part_number][position]
+        state.setdefault(name, {})[entry] = value
+    moved = set(ranks.from_first("the optimizer's state", lambda: list(state)))
+    several = ranks.size > 1
+    options = StateDictOptions(full_state_dict=several, broadcast_from_rank0=several, strict=False)
+    for part, ours in zip(optimizer.parts, order, strict=True):
+        if moved.isdisjoint(ours):
+            continue
+        # rates and decays follow from the options: they stay as they are
+        groups = [g | {"params": [names[p] for p in g["params"]]} for g in part.param_groups]
+        given: Any = {"state": state, "param_groups": groups} if ranks.is_first else {}
+        set_optimizer_state_dict(modules, part, given, options=options)
+        # torch's function counts a step of zeros for parameters that had no gradient so far
+        for parameter in [p for p in part.state if names[p] not in moved]:
+            del part.state[parameter]

@@ -21,23 +21,23 @@ class Maker:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
 @pytest.fixture
-def cache(tmp_path: Path, said: list[str]) -> Cache:
-    return Cache(str(tmp_path / "cache"), said.append)
+def cache(tmp_path: Path, messages: list[str]) -> Cache:
+    return Cache(str(tmp_path / "cache"), messages.append)
 
 
-def test_made_once_and_found_afterwards(cache: Cache, said: list[str]) -> None:
+def test_made_once_and_found_afterwards(cache: Cache, messages: list[str]) -> None:
     make = Maker()
     assert not cache.holds("corpus", "abc")
     place = cache.get("corpus", "abc", make, {"options": {"x": 1}})
     os.utime(place, (0, 0))
     assert cache.get("corpus", "abc", make, {}) == place == cache.place("corpus", "abc")
     assert cache.holds("corpus", "abc")
-    assert (make.calls, said) == (1, [])
+    assert (make.calls, messages) == (1, [])
     assert (place / "content").read_text() == "made"
     about = json.loads((place / ABOUT).read_text())
     assert (about["kind"], about["options"]) == ("corpus", {"x": 1})
@@ -50,15 +50,15 @@ def test_another_fingerprint_or_kind_is_another_artifact(cache: Cache) -> None:
     assert make.calls == len(places) == 4
 
 
-def test_damage_is_said_and_made_good(cache: Cache, said: list[str]) -> None:
+def test_damage_is_reported_and_made_good(cache: Cache, messages: list[str]) -> None:
     make = Maker()
     place = cache.get("teacher", "abc", make, {})
     (place / "content").write_text("edited")
     cache.get("teacher", "abc", make, {})
     assert make.calls == 2
     assert (place / "content").read_text() == "made"
-    assert len(said) == 1
-    assert f"teacher is made again: {place / 'content'} has changed" in said[0]
+    assert len(messages) == 1
+    assert f"teacher is made again: {place / 'content'} has changed" in messages[0]
     atomic.verify(place)
 
 
@@ -79,7 +79,7 @@ def test_an_interrupted_making_goes_on_in_its_folder(cache: Cache) -> None:
 
 
 def test_two_at_once_make_it_once(tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     make, started, may_end = Maker(), threading.Event(), threading.Event()
 
     def slow(folder: Path) -> None:
@@ -87,7 +87,7 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
         assert may_end.wait(10)
         make(folder)
 
-    first, second = (Cache(str(tmp_path), said.append) for _ in range(2))
+    first, second = (Cache(str(tmp_path), messages.append) for _ in range(2))
     one = threading.Thread(target=first.get, args=("corpus", "abc", slow, {}))
     one.start()
     assert started.wait(10)
@@ -99,7 +99,7 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     one.join(10)
     two.join(10)
     assert make.calls == 1
-    assert len(said) == 1
-    assert said[0].startswith("waiting for ")
-    assert str(os.getpid()) in said[0]
-    assert "corpus/abc" in said[0]
+    assert len(messages) == 1
+    assert messages[0].startswith("waiting for ")
+    assert str(os.getpid()) in messages[0]
+    assert "corpus/abc" in messages[0]

@@ -39,7 +39,7 @@ OPTIMISERS: dict[str, Optim] = {
 
 @dataclass
 class Watcher:
-    """An observer that keeps what it is told; ``then`` is called after each step."""
+    """An observer that keeps the metrics; ``then`` is called after each step."""
 
     starts: list[int] = field(default_factory=list)
     steps: list[tuple[int, float, dict[str, float]]] = field(default_factory=list)
@@ -150,7 +150,7 @@ def make_training(
         if parallel.shard_teacher:
             shard(teacher, nn.ModuleDict(), parallel, device, torch.float32)
         shard(model, loss.aux, parallel, device, torch.float32)
-        heldout_metrics(model, heldout, device, ranks)  # one looks before one trains
+        heldout_metrics(model, heldout, device, ranks)  # as before a training
     return Training(
         model=model,
         loss=loss,

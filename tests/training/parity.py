@@ -34,7 +34,7 @@ PARALLEL = {
 
 @dataclass(frozen=True)
 class Setting:
-    """How the same training is carried out. accumulation: portions of each rank's share."""
+    """How the same training is carried out. accumulation: micro-batches of each rank."""
 
     num_ranks: int = 1
     parallel: str = "ddp"

@@ -79,8 +79,11 @@ def test_restored_into_fresh_objects_it_is_the_same(training: Make, optim: str) 
     assert not torch.equal(*(next(t.model.parameters()) for t in (made, fresh)))
     assert fresh.checkpoints.restore(fresh.model, fresh.loss.aux, fresh.optimizer) == counters
     assert_identical(made, fresh)
-    rates = [[g["lr"] for p in t.optimizer.parts for g in p.param_groups] for t in (made, fresh)]
-    assert rates[0] == rates[1]
+    rates = [[g["lr"] for part in made.optimizer.parts for g in part.param_groups]]
+    for each in (made, fresh):
+        each.optimizer.set_lr(0.5)
+        rates.append([g["lr"] for part in each.optimizer.parts for g in part.param_groups])
+    assert rates[1] == rates[2] != rates[0], "the options' own, at any time"
 
 
 @pytest.fixture
@@ -92,10 +95,10 @@ def saved(training: Make) -> Training:
 
 
 def restore(
-    training: Make, tmp_path: Path, said: list[str], identity: str = "identity"
+    training: Make, tmp_path: Path, messages: list[str], identity: str = "identity"
 ) -> Counters:
     fresh = training()
-    return Checkpoints(tmp_path / "checkpoints", identity, 2, said.append).restore(
+    return Checkpoints(tmp_path / "checkpoints", identity, 2, messages.append).restore(
         fresh.model, fresh.loss.aux, fresh.optimizer
     )
 
@@ -121,12 +124,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
 ) -> None:
     place = tmp_path / "checkpoints" / "step-00000006"
     DAMAGE[kind](place)
-    said: list[str] = []
-    assert restore(training, tmp_path, said).step == 3
-    assert len(said) == 1
-    assert str(place) in said[0]
-    assert restore(training, tmp_path, said).step == 3
-    assert len(said) == 1, "it is said once"
+    messages: list[str] = []
+    assert restore(training, tmp_path, messages).step == 3
+    assert len(messages) == 1
+    assert str(place) in messages[0]
+    assert restore(training, tmp_path, messages).step == 3
+    assert len(messages) == 1, "it is reported once"
 
 
 def test_when_all_are_damaged_it_begins_anew(
@@ -134,9 +137,11 @@ def test_when_all_are_damaged_it_begins_anew(
 ) -> None:
     for place in (tmp_path / "checkpoints").glob("step-*"):
         _flip(place / "model.safetensors")
-    said: list[str] = []
-    assert restore(training, tmp_path, said) == Counters()
-    assert [line for step in (6, 3) for line in said if f"step-0000000{step}" in line] == said[:2]
+    messages: list[str] = []
+    assert restore(training, tmp_path, messages) == Counters()
+    assert [
+        line for step in (6, 3) for line in messages if f"step-0000000{step}" in line
+    ] == messages[:2]
 
 
 def test_what_is_half_written_does_not_count(
@@ -146,11 +151,11 @@ def test_what_is_half_written_does_not_count(
     shutil.copytree(folder / "step-00000006", folder / "step-00000009")
     (folder / "step-00000009" / "manifest.json").unlink()
     shutil.copytree(folder / "step-00000003", folder / ".writing")
-    said: list[str] = []
-    assert restore(training, tmp_path, said).step == 6
-    assert said == []
+    messages: list[str] = []
+    assert restore(training, tmp_path, messages).step == 6
+    assert messages == []
     saved.checkpoints.save(saved.model, saved.loss.aux, saved.optimizer, Counters(step=9))
-    assert restore(training, tmp_path, said).step == 9
+    assert restore(training, tmp_path, messages).step == 9
     assert not (folder / ".writing").exists()
 
 

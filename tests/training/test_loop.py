@@ -1,4 +1,4 @@
-"""The loop: when it ends, what a split changes, what is skipped, who is told."""
+"""The loop: when it ends, what a split changes, what is skipped, what is reported."""
 
 import os
 import signal
@@ -84,7 +84,7 @@ def test_dropout_follows_from_the_step_not_from_the_process(training: Make, watc
     training(dropout=0.3, observer=one, folder="one").run()
     torch.rand(17)
     training(dropout=0.3, observer=two, folder="two", eval_every=2).run()
-    assert one.losses() == two.losses(), "nor from how often one looks"
+    assert one.losses() == two.losses(), "nor from how often it is evaluated"
     without = watcher()
     training(observer=without, folder="three").run()
     assert without.losses() != one.losses()
@@ -128,7 +128,7 @@ def test_aux_is_clipped_by_itself(training: Make, watcher: Any, factor: float) -
     assert nn.utils.get_total_norm([p.grad for p in aux]).item() == pytest.approx(1e-3, rel=1e-2)
 
 
-# ------------------------------------------------------------------ when it ends, who is told
+# ------------------------------------------------------------------ when it ends, what is reported
 
 
 class Toy:
@@ -181,7 +181,7 @@ def toy_training(
         ({"max_steps": 7, "epochs": 2.0}, 5),
     ],
 )
-def test_the_first_limit_ends_it_and_every_step_is_told_once(
+def test_the_first_limit_ends_it_and_every_step_is_reported_once(
     training: Make, watcher: Any, limits: dict[str, Any], expected: int
 ) -> None:
     seen = watcher()
@@ -198,10 +198,10 @@ def test_the_first_limit_ends_it_and_every_step_is_told_once(
     assert [step for step, _ in seen.evaluations] == sorted({*range(2, expected + 1, 2), expected})
 
 
-def test_minutes_end_it_and_looking_counts(
+def test_minutes_end_it_and_evaluating_counts(
     training: Make, watcher: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step and a look take a second each: 1 2 L 3 4 L 5 6 L: the ninth second is a look."""
+    """A step and an evaluation take a second each: 1 2 E 3 4 E 5 6 E: the ninth is an E."""
     now = iter(range(1000))
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
     seen = watcher()
@@ -265,7 +265,7 @@ NON_FINITE = pytest.mark.parametrize("total", [_nan_loss, _infinite_loss, _nan_g
 
 
 @NON_FINITE
-def test_stop_says_the_step(training: Make, watcher: Any, total: Any) -> None:
+def test_stop_names_the_step(training: Make, watcher: Any, total: Any) -> None:
     seen = watcher()
     made = toy_training(training, Toy(total), seen)
     with pytest.raises(UserError, match=r"^step 2: loss .*gradient norm .*train.non_finite=skip$"):
