@@ -118,31 +118,38 @@ def nodes(options: Any, setting: str = "") -> Iterator[tuple[str, Any]]:
     """
     if dataclasses.is_dataclass(options):
         yield setting, options
-        for f in dataclasses.fields(options):
-            value = getattr(options, f.name)
-            if names := f.metadata.get("names"):
-                for name, each in zip(getattr(options, names), value, strict=False):
-                    yield from nodes(each, dotted(setting, names, name))
-            else:
-                yield from nodes(value, dotted(setting, f.name))
-    elif isinstance(options, Mapping):
-        for name, value in options.items():
-            yield from nodes(value, dotted(setting, name))
-    elif isinstance(options, list | tuple):
-        for value in options:
-            yield from nodes(value, setting)
+    for name, each in _inside(options, setting) or ():
+        yield from nodes(each, name)
 
 
 def leaves(value: Any, setting: str) -> Iterator[tuple[str, Any]]:
     """Yield the single values of one field, each with its setting; none of a dataclass."""
-    if isinstance(value, Mapping):
-        for name, each in value.items():
-            yield from leaves(each, dotted(setting, name))
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from leaves(each, setting)
-    elif not dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value):
+        return
+    inside = _inside(value, setting)
+    if inside is None:
         yield setting, value
+    for name, each in inside or ():
+        yield from leaves(each, name)
+
+
+def _inside(value: Any, setting: str) -> list[tuple[str, Any]] | None:
+    """Return what is directly inside of options or a container; None for a single value."""
+    if isinstance(value, Mapping):
+        return [(dotted(setting, name), each) for name, each in value.items()]
+    if isinstance(value, list | tuple):
+        return [(setting, each) for each in value]
+    if not dataclasses.is_dataclass(value):
+        return None
+    found = []
+    for f in dataclasses.fields(value):
+        inside = getattr(value, f.name)
+        if names := f.metadata.get("names"):
+            named = zip(getattr(value, names), inside, strict=False)
+            found += [(dotted(setting, names, name), each) for name, each in named]
+        else:
+            found.append((dotted(setting, f.name), inside))
+    return found
 
 
 def dotted(*names: str) -> str:
