@@ -25,13 +25,10 @@ from dwt_cli.distill.objective.revise import REVISIONS, Revise
 from dwt_cli.distill.objective.select import SELECTIONS, Select
 from dwt_cli.distill.remap.options import FromTeacher, Ligo, RandomStart, Remap
 from dwt_cli.distill.teacher.options import (
+    TEACHERS,
     CheckpointTeacher,
-    MadeTeacher,
-    NoTeacher,
-    SeveralTeachers,
     SingleTeacher,
     Teacher,
-    VirtualTeacher,
 )
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.options import (
@@ -191,13 +188,7 @@ class Study(Run):
 SCHEMAS: dict[str, dict[str, type]] = {
     "data": {"docs": Docs, "files": Files, "hub": Hub},
     "task": {"mlm": MaskedLM},
-    "teacher": {
-        "none": NoTeacher,
-        "made": MadeTeacher,
-        "checkpoint": CheckpointTeacher,
-        "virtual": VirtualTeacher,
-        "several": SeveralTeachers,
-    },
+    "teacher": dict(TEACHERS),
     "student": {"made": MadeStudent, "checkpoint": CheckpointStudent},
     "alpha": dict(SCHEDULES),
     "remap": {"random": RandomStart, "rules": FromTeacher, "ligo": Ligo},

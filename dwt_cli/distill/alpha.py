@@ -39,7 +39,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def soft_is_over(self, moment: Moment) -> bool:
-        """Whether the soft weight is zero now and for good: the teacher may then be released."""
+        """Return whether the soft weight is zero from now on: the teacher may then be released."""
 
     def remember(
         self, memory: Mapping[str, float], metrics: Mapping[str, float]

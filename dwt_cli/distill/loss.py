@@ -51,8 +51,8 @@ class DistillationLoss:
         parts = self._signal.parts if self._signal else {}
         assert feature_losses.keys().isdisjoint(parts), "a part has a name of its own"
         self.aux = nn.ModuleDict({**feature_losses, **parts})
-        self._student_features, theirs = requested(feature_losses.values())
-        self._request = Request(features=theirs)
+        self._student_features, features = requested(feature_losses.values())
+        self._request = Request(features=features)
 
     def remember(
         self, memory: Mapping[str, float], metrics: Mapping[str, float]

@@ -45,7 +45,7 @@ class FeatureSpec:
         )
 
     def has_last(self, config: PreTrainedConfig) -> bool:
-        """Whether a model's last layer is requested: it then has to run on all positions."""
+        """Return whether a model's last layer is requested: it then runs on all positions."""
         last = {-1, config.num_hidden_layers - 1}
         return not last.isdisjoint(self.hidden_layers | self.heads_layers)
 
@@ -54,7 +54,7 @@ NO_FEATURES = FeatureSpec()
 
 
 class Features(NamedTuple):
-    """What a forward pass has computed in the requested layers, by the numbers in the request.
+    """Values that a forward pass computed in layers, by the layers' numbers in the request.
 
     hidden: the states (B, L, D) that leave a layer. heads: queries, keys and values of a layer.
     """

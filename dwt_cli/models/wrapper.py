@@ -55,7 +55,7 @@ class Wrapper(nn.Module):
 
 
 class Want(NamedTuple):
-    """What a forward pass of a `LanguageModel` is to return, of the target rows.
+    """A request to a `LanguageModel`: values of the target rows that its forward pass returns.
 
     logits: their logits. hidden: the states that enter the head. features: those of layers.
     loss: called with these states (N, D) and the head, which turns states into logits, while the
@@ -72,7 +72,7 @@ class Want(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a forward pass has returned; None for what was not wanted."""
+    """The values that a forward pass returned; None for what was not wanted."""
 
     logits_NV: Tensor | None = None
     hidden_ND: Tensor | None = None

@@ -32,12 +32,11 @@ from dwt_cli.distill.teacher.options import (
     MadeTeacher,
     ModelTeacher,
     SeveralTeachers,
+    SignalTeacher,
     SingleTeacher,
     Teacher,
-    VirtualTeacher,
 )
 from dwt_cli.distill.teacher.signal import ModelSignal, TeacherSignal
-from dwt_cli.distill.teacher.virtual import VirtualSignal
 from dwt_cli.evaluate.lm import metrics_of
 from dwt_cli.evaluate.snapshots import place_of
 from dwt_cli.models.checkpoint import open_folder, open_model, provenance, save_model
@@ -119,17 +118,17 @@ class SingleStage(TeacherStage):
 
 
 @dataclass(frozen=True)
-class VirtualStage(SingleStage):
-    """A teacher that is no model."""
+class SignalStage(SingleStage):
+    """A teacher that is no model: its options say what identifies it, and open its signal."""
 
-    options: VirtualTeacher
+    options: SignalTeacher
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        return fingerprint("virtual")
+        return self.options.identity()
 
     def carry_out(self, done: Done, at: Context) -> Prepared:
-        signal = VirtualSignal(self.options.confidence, self.conditions.data.vocab_size)
+        signal = self.options.open(self.conditions.data.vocab_size)
         return Prepared(Facts(0, self._evaluated(signal, done, at), flops=0), 0, signal)
 
 
@@ -293,7 +292,7 @@ class MixtureStage(TeacherStage):
 _STAGES: dict[type[SingleTeacher], type[SingleStage]] = {
     MadeTeacher: TrainedStage,
     CheckpointTeacher: OpenedStage,
-    VirtualTeacher: VirtualStage,
+    SignalTeacher: SignalStage,
 }
 
 
@@ -304,7 +303,9 @@ def teacher_stages(
     each = [teacher for _, teacher in options.each()]
     names = ["teacher"] if each == [options] else [f"teacher {n + 1}" for n in range(len(each))]
     single = [
-        _STAGES[type(teacher)](name, corpus, conditions, teacher)
+        next(stage for kind, stage in _STAGES.items() if isinstance(teacher, kind))(
+            name, corpus, conditions, teacher
+        )
         for name, teacher in zip(names, each, strict=True)
     ]
     if not isinstance(options, SeveralTeachers):

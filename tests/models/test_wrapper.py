@@ -1,13 +1,17 @@
 """The wrapper against transformers' own full forward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from dwt_cli.models.wrapper import LanguageModel, Want
+from dwt_cli.training.options import Fsdp
+from dwt_cli.training.parallel import shard
 
 FAMILIES = [
     "bert",
@@ -113,6 +117,39 @@ def test_the_states_that_enter_the_head_and_a_loss_inside(
     both = wrapped(ids_BL, rows_N, Want(loss=lambda hidden_ND, head: head(hidden_ND)))
     assert torch.equal(both.loss, both.logits_NV)
     assert both.hidden_ND is None and both.features is None
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """A group of this process alone, in which FSDP does what it does in any."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+def test_a_loss_inside_a_sharded_model_sees_whole_weights(of_family: OfFamily) -> None:
+    ids_BL, rows_N = draw()
+    seen = []
+
+    def by_rows(hidden_ND: Tensor, head: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        decoder = wrapped.model.get_submodule("cls.predictions.decoder")
+        seen.append(isinstance(decoder.weight, DTensor))
+        return {"sum": sum(head(hidden_D[None]).logsumexp(-1).sum() for hidden_D in hidden_ND)}
+
+    gradients = []
+    for options in (None, Fsdp()):
+        wrapped = LanguageModel(of_family("bert"), torch.float32).eval()
+        if options is not None:
+            shard(wrapped, nn.ModuleDict(), options, torch.device("cpu"), torch.float32)
+        output = wrapped(ids_BL, rows_N, Want(logits=False, loss=by_rows))
+        output.loss["sum"].backward()
+        found = {name: p.grad for name, p in wrapped.named_parameters()}
+        assert all(isinstance(g, DTensor) == (options is not None) for g in found.values())
+        gradients.append({n: g.full_tensor() if options else g for n, g in found.items()})
+    assert seen == [False, False]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
 
 
 @torch.no_grad()

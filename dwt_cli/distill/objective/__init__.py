@@ -1,1 +1,1 @@
-"""What the student is asked to match: the hard label, and the teacher's distribution."""
+"""Objectives: the hard label, the teacher's distribution, features of its layers."""

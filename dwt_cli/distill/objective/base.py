@@ -1,4 +1,4 @@
-"""What is compared with the teacher: the bases of all objectives. Imports no torch.
+"""Bases of the objectives, which compare a student with its teacher. Imports no torch.
 
 Legend: C rows of one chunk, V vocabulary.
 """
@@ -77,7 +77,7 @@ class Divergence(Objective):
 
     @property
     def is_plain(self) -> bool:
-        """Whether the temperature is 1 from the beginning to the end."""
+        """True where the temperature is 1 from the beginning to the end."""
         return self.temperature == 1 and self.temperature_end in (None, 1)
 
 

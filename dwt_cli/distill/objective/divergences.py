@@ -1,4 +1,4 @@
-"""How far two distributions over the vocabulary are apart, with the gradient in closed form.
+"""Divergences of two distributions over the vocabulary, with the gradient in closed form.
 
 Imports no torch. Legend: C rows of one chunk, V vocabulary, K tokens that are kept.
 """

@@ -88,7 +88,7 @@ class Hidden(FeatureObjective):
     ) -> FeatureLoss:
         from dwt_cli.distill.objective.hidden import HiddenStates
 
-        pairs = [(ours, theirs) for ours, theirs in self.pairs]
+        pairs = [(of_student, of_teacher) for of_student, of_teacher in self.pairs]
         return HiddenStates(
             pairs, self.distance is Distance.cosine, student.hidden_size, teacher.hidden_size
         )

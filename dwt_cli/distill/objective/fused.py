@@ -39,7 +39,7 @@ class Sums(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """How the student is compared with the teacher's distributions, at one moment of training."""
+    """The settings of a comparison with the teacher's distributions, at one moment of training."""
 
     objectives: Mapping[str, Divergence]
     revise: Revise = NoRevision()

@@ -43,9 +43,9 @@ class HiddenStates(FeatureLoss):
 
     def forward(self, student: Features, teacher: Features) -> Tensor:
         losses = []
-        for (ours, theirs), projection in zip(self._pairs, self.projections, strict=True):
-            student_BLT = projection(student.hidden[ours].float())
-            losses.append(self._distance(student_BLT, teacher.hidden[theirs].float()))
+        for pair, projection in zip(self._pairs, self.projections, strict=True):
+            student_BLT = projection(student.hidden[pair[0]].float())
+            losses.append(self._distance(student_BLT, teacher.hidden[pair[1]].float()))
         return torch.stack(losses).mean()
 
     def _distance(self, student_BLT: Tensor, teacher_BLT: Tensor) -> Tensor:

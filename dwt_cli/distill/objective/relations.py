@@ -21,8 +21,8 @@ class _Relations(FeatureLoss):
         self._layers = student_layer, teacher_layer
 
     def forward(self, student: Features, teacher: Features) -> Tensor:
-        ours, theirs = self._layers
-        return self._compare(student.heads[ours], teacher.heads[theirs])
+        student_layer, teacher_layer = self._layers
+        return self._compare(student.heads[student_layer], teacher.heads[teacher_layer])
 
     def _compare(self, student: Heads, teacher: Heads) -> Tensor:
         raise NotImplementedError

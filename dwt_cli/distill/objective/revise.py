@@ -1,4 +1,4 @@
-"""What becomes of the teacher's distribution before the student is compared with it.
+"""Revisions of the teacher's distribution, before the student is compared with it.
 
 The result is a target without a gradient. Imports no torch. Legend: C rows of one chunk,
 V vocabulary.

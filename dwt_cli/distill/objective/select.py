@@ -1,4 +1,4 @@
-"""On which target rows the soft loss counts. Imports no torch.
+"""Selections of the target rows on which the soft loss counts. Imports no torch.
 
 Legend: C rows of one chunk.
 """
@@ -42,7 +42,7 @@ class AllRows(Select):
 
 @dataclass
 class Gate(Select):
-    """Where the teacher gives the label more probability than the student does."""
+    """Rows in which the teacher gives the label more probability than the student does."""
 
     def select(self, student: Distribution, teacher: Distribution, labels_C1: Tensor) -> Tensor:
         return teacher.log_probability(labels_C1) > student.log_probability(labels_C1)
@@ -50,7 +50,7 @@ class Gate(Select):
 
 @dataclass
 class Correct(Select):
-    """Where the label is the teacher's likeliest token."""
+    """Rows in which the label is the teacher's likeliest token."""
 
     def select(self, student: Distribution, teacher: Distribution, labels_C1: Tensor) -> Tensor:
         return teacher.scores_CV.gather(1, labels_C1) >= teacher.top_C1
@@ -58,7 +58,7 @@ class Correct(Select):
 
 @dataclass
 class Confident(Select):
-    """Where the teacher's likeliest token has at least a probability of ``threshold``."""
+    """Rows in which the teacher's likeliest token has a probability of ``threshold`` or more."""
 
     threshold: float = between(0.0, 1.0, 0.5)
 

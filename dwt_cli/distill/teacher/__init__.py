@@ -1,1 +1,1 @@
-"""The teacher's signal for a batch."""
+"""Teachers: their options, and the signal that each gives for a batch."""

@@ -1,21 +1,25 @@
-"""The options of a teacher: where the soft targets come from. Imports no torch."""
+"""The options of a teacher, the source of the soft targets. Imports no torch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from omegaconf import II, MISSING
 
+from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.options import above, at_least, between, bookkeeping, within
 from dwt_cli.data.options import Data
 from dwt_cli.models.options import Architecture, Checkpoint
 
+if TYPE_CHECKING:
+    from dwt_cli.distill.teacher.signal import TeacherSignal
+
 
 @dataclass
 class Teacher(ABC):
-    """Where the soft targets come from.
+    """A source of soft targets, or none.
 
     is_model: whether that is a single model, whose features can be compared and weights copied.
     """
@@ -43,7 +47,7 @@ class NoTeacher(Teacher):
 
 @dataclass
 class SingleTeacher(Teacher):
-    """One source of soft targets. What identifies it is said by its stage of a recipe."""
+    """One source of soft targets."""
 
     def each(self) -> "Iterator[tuple[str, SingleTeacher]]":
         yield "teacher", self
@@ -99,10 +103,34 @@ class CheckpointTeacher(Checkpoint, ModelTeacher):
 
 
 @dataclass
-class VirtualTeacher(SingleTeacher):
+class SignalTeacher(SingleTeacher):
+    """A teacher that is no model beside the student: its options open its signal."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """Return the fingerprint of what is read for the signal; the options count by themselves.
+
+        Each kind has its own, so that no kind's content is taken for another's.
+        """
+
+    @abstractmethod
+    def open(self, vocab_size: int) -> "TeacherSignal":
+        """Return the signal, for a vocabulary of this size."""
+
+
+@dataclass
+class VirtualTeacher(SignalTeacher):
     """No model: ``confidence`` on the true class, the rest spread evenly over all others."""
 
     confidence: float = within(0, 1, hint="Tf-KD uses 0.99")
+
+    def identity(self) -> str:
+        return fingerprint("virtual")
+
+    def open(self, vocab_size: int) -> "TeacherSignal":
+        from dwt_cli.distill.teacher.virtual import VirtualSignal
+
+        return VirtualSignal(self.confidence, vocab_size)
 
     def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
         even = 1 / vocab_size
@@ -114,7 +142,7 @@ class VirtualTeacher(SingleTeacher):
 
 
 class Weighting(Enum):
-    """What the weights of several teachers follow; see `dwt_cli.distill.teacher.mixture`."""
+    """Rules for the weights of several teachers; see `dwt_cli.distill.teacher.mixture`."""
 
     fixed = "fixed"
     batch = "batch"
@@ -157,3 +185,12 @@ class SeveralTeachers(Teacher):
                     f"{setting}.{each}={values} and {setting}.members={members}: give "
                     f"{len(members)}, one for each, or none"
                 )
+
+
+TEACHERS: dict[str, type[Teacher]] = {
+    "none": NoTeacher,
+    "made": MadeTeacher,
+    "checkpoint": CheckpointTeacher,
+    "virtual": VirtualTeacher,
+    "several": SeveralTeachers,
+}

@@ -1,4 +1,4 @@
-"""The teacher's seam: who asks for a signal does not know where it comes from.
+"""Signals: soft targets for a batch, asked for in one way wherever they come from.
 
 Legend: N target rows, V vocabulary.
 """
@@ -18,7 +18,7 @@ from dwt_cli.training.moment import Moment
 
 
 class Request(NamedTuple):
-    """What is asked of a teacher.
+    """A request to a teacher.
 
     forms: those of which the answer's targets may be one. features: of layers, which a signal that
     comes from a single model has.
@@ -39,7 +39,7 @@ TARGETS_ALONE = Request()
 
 
 class TeacherSignal(ABC):
-    """Where soft targets come from.
+    """A source of soft targets.
 
     parts: trainable modules of its own, by name. They are trained beside the student by `own_loss`
     and are never part of it; a signal without them runs without gradients.

@@ -25,7 +25,7 @@ class SoftTargets(ABC):
     @property
     @abstractmethod
     def requires_grad(self) -> bool:
-        """Whether something that is trained has a part in them."""
+        """True where something that is trained has a part in them."""
 
     @abstractmethod
     def detach(self) -> Self:
