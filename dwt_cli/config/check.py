@@ -14,7 +14,7 @@ from typing import Any
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import Range, dotted, leaves, nodes
-from dwt_cli.config.run import DISTILLATION, Mode, Run, RunOptions, each_teacher
+from dwt_cli.config.run import DISTILLATION, Mode, Run, RunOptions
 from dwt_cli.data.options import Data
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.revise import NoRevision
@@ -96,12 +96,12 @@ def _combined(every: list[tuple[str, Any]], run: Run) -> Iterator[str]:
         if own := getattr(options, "problems", None):
             yield from own(setting)
     if isinstance(run.student, MadeStudent):
-        yield from _problems_of_model("student", run.student, run)
-    for setting, teacher in each_teacher(run):
+        yield from _problems_of_model("student", run.student, run.data)
+    for setting, teacher in run.teacher.each():
         if isinstance(teacher, MadeTeacher):
-            yield from _problems_of_model(setting, teacher, run)
+            yield from _problems_of_model(setting, teacher, run.data)
             if teacher.data is not None:
-                yield from _problems_of_teachers_text(f"{setting}.data", teacher.data, run)
+                yield from _problems_of_teachers_text(f"{setting}.data", teacher.data, run.data)
     if isinstance(run.teacher, SeveralTeachers):
         yield from _problems_of_weighting(run.teacher.weighting, run.train)
     yield from _problems_of_remap(run)
@@ -118,7 +118,7 @@ def warnings(run: Run) -> Iterator[str]:
             yield f"{group} has no effect with teacher=none: the student stands alone"
     elif "objective" in groups and run.alpha.soft_is_over(Moment(0.0)):
         yield "objective has no effect with a soft weight of 0: there is no soft loss"
-    made = [teacher for _, teacher in each_teacher(run) if isinstance(teacher, MadeTeacher)]
+    made = [teacher for _, teacher in run.teacher.each() if isinstance(teacher, MadeTeacher)]
     if all(teacher.budget == 0 for teacher in made):
         for key in sorted(keys & {"scale.teacher_steps", "teacher.max_steps"}):
             yield f"{key} has no effect: no teacher is trained here"
@@ -142,7 +142,7 @@ def warnings(run: Run) -> Iterator[str]:
     if run.parallel != Ddp() and run.launch.ranks is None and "parallel" in groups:
         yield "parallel has no effect with launch=local: choose launch=torchrun"
     elif "parallel.shard_teacher" in keys and not any(
-        isinstance(teacher, ModelTeacher) for _, teacher in each_teacher(run)
+        isinstance(teacher, ModelTeacher) for _, teacher in run.teacher.each()
     ):
         yield "parallel.shard_teacher has no effect: no model teaches"
     if run.train.micro_batch_size == run.train.batch_size:
@@ -167,27 +167,27 @@ def warnings(run: Run) -> Iterator[str]:
         )
 
 
-def _problems_of_model(role: str, model: Architecture, run: Run) -> Iterator[str]:
-    if model.vocab_size != run.data.vocab_size:
+def _problems_of_model(role: str, model: Architecture, data: Data) -> Iterator[str]:
+    if model.vocab_size != data.vocab_size:
         yield (
-            f"{role}.vocab_size={model.vocab_size} and data.vocab_size={run.data.vocab_size}: "
+            f"{role}.vocab_size={model.vocab_size} and data.vocab_size={data.vocab_size}: "
             "they are one vocabulary; set scale.vocab_size"
         )
-    if model.max_length < run.data.block_length:
+    if model.max_length < data.block_length:
         yield (
             f"{role}.max_length={model.max_length} is shorter than data.block_length="
-            f"{run.data.block_length}: raise the one or lower the other"
+            f"{data.block_length}: raise the one or lower the other"
         )
 
 
-def _problems_of_teachers_text(setting: str, text: Data, run: Run) -> Iterator[str]:
+def _problems_of_teachers_text(setting: str, text: Data, data: Data) -> Iterator[str]:
     if text.tokenizer is not None:
         yield (
             f"{setting}.tokenizer={text.tokenizer}: the teacher's text is in the tokens of the "
             "student's; set data.tokenizer"
         )
     for name in ("block_length", "vocab_size"):
-        theirs, ours = getattr(text, name), getattr(run.data, name)
+        theirs, ours = getattr(text, name), getattr(data, name)
         if theirs != ours:
             yield (
                 f"{setting}.{name}={theirs} and data.{name}={ours}: they are one; set scale.{name}"
@@ -236,7 +236,7 @@ def _problems_of_objective(run: Run) -> Iterator[str]:
         yield "objective=[]: name at least one; teacher=none or alpha=off has no soft loss"
     for name, objective in run.objective.items():
         yield from objective.problems_over(f"objective.{name}", run.data.vocab_size)
-    for setting, teacher in each_teacher(run):
+    for setting, teacher in run.teacher.each():
         yield from teacher.problems_over(setting, run.data.vocab_size)
 
 

@@ -27,7 +27,6 @@ from dwt_cli.distill.remap.options import FromTeacher, Ligo, RandomStart, Remap
 from dwt_cli.distill.teacher.options import (
     TEACHERS,
     CheckpointTeacher,
-    SingleTeacher,
     Teacher,
 )
 from dwt_cli.evaluate.options import Eval
@@ -238,19 +237,14 @@ def is_list(key: str) -> bool:
     return any(kind.startswith(("list", "tuple")) for kind in kinds)
 
 
-def each_teacher(run: Run) -> Iterator[tuple[str, SingleTeacher]]:
-    """Yield every single teacher of a run, with the setting that its own settings begin with."""
-    yield from run.teacher.each()
-
-
 def path_setting(name: str) -> str:
-    """Return the setting that has a teacher's path; name: as of `each_teacher`."""
+    """Return the setting that has a teacher's path; name: as of `Teacher.each`."""
     return "teacher.path" if name == "teacher" else "teacher.members"
 
 
 def checkpoints(run: Run) -> Iterator[tuple[str, Checkpoint]]:
     """Yield every model of a run that exists already, with the setting that names it."""
     yield from run.student.checkpoints()
-    for setting, teacher in each_teacher(run):
+    for setting, teacher in run.teacher.each():
         if isinstance(teacher, CheckpointTeacher):
             yield path_setting(setting), teacher
