@@ -20,17 +20,16 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Objective(ABC):
+class Objective:
     """One thing that is compared with the teacher. alpha_soft scales the weighted sum of all.
 
     needs_features: whether it compares features of layers, which a single model alone has.
     """
 
-    needs_features: ClassVar[bool]
+    needs_features: ClassVar[bool] = False
 
     weight: float = above(0, 1.0, hint="else leave the objective out")
 
-    @abstractmethod
     def feature_loss(
         self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
     ) -> FeatureLoss | None:
@@ -38,6 +37,7 @@ class Objective(ABC):
 
         Raises `UserError` for two models that cannot be compared.
         """
+        return None
 
     def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
         """Yield what is wrong with the settings for a vocabulary of this size, a line each."""
@@ -45,14 +45,12 @@ class Objective(ABC):
 
 
 @dataclass
-class Divergence(Objective):
+class Divergence(Objective, ABC):
     """Teacher and student over the vocabulary, on the target rows, at a temperature on both sides.
 
     temperature_end: where it is at the end of the run, in a straight line; null keeps it.
     tau_squared: multiply by its square (arXiv 1503.02531); the paper does not.
     """
-
-    needs_features: ClassVar[bool] = False
 
     temperature: float = above(0, 1.0, hint="the paper uses 1")
     temperature_end: float | None = above(0, None, hint="the paper uses 1")
@@ -64,11 +62,6 @@ class Divergence(Objective):
 
         The value is per row (C, 1), in nats; the gradient is with respect to the student's scores.
         """
-
-    def feature_loss(
-        self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
-    ) -> None:
-        return None
 
     def temperature_at(self, progress: float) -> float:
         """Return the temperature after a share of the run, in [0, 1]."""

@@ -5,6 +5,7 @@ Imports no torch: each builds its module when two models are known.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -21,10 +22,15 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class FeatureObjective(Objective):
+class FeatureObjective(Objective, ABC):
     """Features of layers of both models, as a mean over positions."""
 
     needs_features: ClassVar[bool] = True
+
+    @abstractmethod
+    def feature_loss(
+        self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
+    ) -> FeatureLoss: ...
 
 
 @dataclass
