@@ -685,7 +685,7 @@ def test_more_held_out_blocks_than_there_are_are_warned_of(ask: Ask, place: Path
 
 @pytest.mark.parametrize(("words", "parts"), [
     (["teachr=small"], ["teachr", "did you mean teacher?"]),
-    (["alpha.soft=-1"], ["alpha.soft=-1.0", "not negative"]),
+    (["alpha.soft=-1"], ["alpha.soft=-1.0", "at least 0"]),
     (["-m", "teacher=none", "optim.lr=1e-3,-1.0"], ["optim.lr=-1.0", "above 0"]),
     (["teacher=checkpoint", "teacher.path=no-such-organisation/model"], ["teacher.path=no-such"]),
     (["data=wikitext"], ["data.parts.dataset=Salesforce/wikitext", "check the network"]),

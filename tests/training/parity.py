@@ -110,11 +110,12 @@ def _train(ranks: Ranks, setting: Setting, corpus_folder: Path, folder: Path) ->
         checkpoint_every=setting.checkpoint_every,
     )
     read = _Reading(training.batches)
+    training = replace(training, batches=read)
     gradient: dict[str, torch.Tensor] = {}
     _before_the_first_step(training, gradient)
     seen.then = _stop_after(setting.num_steps)
     with contextlib.suppress(_Enough):
-        replace(training, batches=read).run()
+        training.run()
     return Outcome(
         seen.losses(), [m for _, m in seen.evaluations], gradient, torch.cat(read.of_first_step)
     )
