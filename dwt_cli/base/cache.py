@@ -39,6 +39,15 @@ class Cache:
         """Whether the artifact is there."""
         return atomic.is_sealed(self.place(kind, fingerprint))
 
+    def kept_as(self, kind: str, *fingerprints: str | None) -> str:
+        """Return the first fingerprint under which something is kept, or begun; else the first."""
+        for fingerprint in filter(None, fingerprints):
+            place = self.place(kind, fingerprint)
+            if atomic.is_sealed(place) or place.with_name(f"{fingerprint}{PARTIAL}").is_dir():
+                return fingerprint
+        assert fingerprints[0] is not None
+        return fingerprints[0]
+
     def get(
         self, kind: str, fingerprint: str, make: Callable[[Path], None], about: dict[str, Any]
     ) -> Path:

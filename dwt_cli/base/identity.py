@@ -1,4 +1,11 @@
-"""Options as JSON values, and the fingerprint of what determines a result."""
+"""Options as JSON values, and the fingerprint of what determines a result.
+
+An identity says what was chosen: a class by its tag or name, with those of its fields that are not
+at their default. So a new field, at its default, changes no identity, nor does a new group whose
+default choice has ``tag = ""``. One duty follows. Whoever changes a default, or what the same
+settings compute, gives the class another tag, or raises the version beside it; and a new field's
+default is a plain value, since what refers to another setting always counts.
+"""
 
 import dataclasses
 import hashlib
@@ -7,7 +14,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from dwt_cli.base.options import UNLESS_DEFAULT, fold
+from dwt_cli.base.options import fold
 
 
 def plain(options: Any) -> Any:
@@ -16,33 +23,69 @@ def plain(options: Any) -> Any:
 
 
 def identity(options: Any) -> Any:
-    """Return `plain`, with the class of each dataclass and without what cannot change a result."""
+    """Return `plain`, with the class of each dataclass and the fields that make a difference."""
     return fold(options, _identity, _name)
 
 
+def fingerprint(*values: Any, **parts: Any) -> str:
+    """Return 16 hexadecimal digits that change whenever something that determines a result does.
+
+    parts: by name; one that is None, or the choice of a group that changes nothing, is left out.
+    """
+    named = {name: identity(part) for name, part in parts.items()}
+    kept = {name: part for name, part in named.items() if part not in (None, {"class": ""})}
+    return _digits([identity(value) for value in values] + ([kept] if kept else []))
+
+
+def counted(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a class's settings, as `identity` has them, that make a difference."""
+    return {
+        f.name: content[f.name]
+        for f in dataclasses.fields(kind)
+        if f.metadata.get("identity", True)
+        and f.name in content
+        and content[f.name] != identity(_default(f))
+    }
+
+
+def former_fingerprint(*values: Any) -> str:
+    """Return the fingerprint that version 0.2 gave: every field counts, and the order of values."""
+    return _digits([fold(value, _former, _name) for value in values])
+
+
+def _digits(values: list[Any]) -> str:
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _identity(options: Any, content: dict[str, Any]) -> dict[str, Any]:
-    kept = [f.name for f in dataclasses.fields(options) if _counts(f, getattr(options, f.name))]
-    name = vars(type(options)).get("tag", type(options).__name__)
-    return {"class": name, **{field: content[field] for field in kept}}
+    return {"class": _tag(options), **counted(options, content)}
 
 
-def counted(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a dataclass's settings, as `plain` has them, that are part of an identity."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    return {name: value for name, value in content.items() if _counts(fields[name], value)}
+def _former(options: Any, content: dict[str, Any]) -> dict[str, Any]:
+    now = counted(options, content)
+    kept = [
+        f.name
+        for f in dataclasses.fields(options)
+        if f.name in now or f.metadata.get("identity", True) is True
+    ]
+    return {"class": _tag(options), **{name: content[name] for name in kept}}
+
+
+def _tag(options: Any) -> str:
+    tag: str = vars(type(options)).get("tag", type(options).__name__)
+    return tag
+
+
+def _default(f: dataclasses.Field[Any]) -> Any:
+    """Return a field's default; what equals nothing where it must be given, or refers elsewhere."""
+    if f.default_factory is not dataclasses.MISSING:
+        return f.default_factory()
+    if f.default is dataclasses.MISSING:
+        return object()
+    refers = isinstance(f.default, str) and f.default.startswith(("???", "${"))
+    return object() if refers else f.default
 
 
 def _name(value: Any) -> Any:
     return value.name if isinstance(value, Enum) else value
-
-
-def _counts(f: dataclasses.Field[Any], value: Any) -> bool:
-    """Return whether a field with this value is part of an identity."""
-    counts = f.metadata.get("identity", True)
-    return bool(counts) and (counts != UNLESS_DEFAULT or _name(value) != _name(f.default))
-
-
-def fingerprint(*parts: Any) -> str:
-    """Return 16 hexadecimal digits that change whenever something that determines a result does."""
-    text = json.dumps([identity(part) for part in parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

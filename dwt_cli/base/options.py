@@ -1,8 +1,9 @@
 """Marks of settings, walks over trees of options, and options that several rooms share.
 
-A field marked `bookkeeping` cannot change a run's result and is left out of its identity; one
-marked `added` is left out while it has its default. A class that is renamed keeps the name that
-identities know as ``tag: ClassVar[str]``, which its subclasses do not inherit. `between`, `within`,
+A field marked `bookkeeping` cannot change a run's result and is left out of its identity. One
+marked `added` is younger than version 0.2, whose runs are found as long as it has its default. A
+class that is renamed keeps the name that identities know as ``tag: ClassVar[str]``, which its
+subclasses do not inherit. `between`, `within`,
 `at_least` and `above` give a number's range, which `dwt_cli.config.check` holds it to, and then
 asks ``problems(setting)`` of each class that has it. Imports no torch.
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-UNLESS_DEFAULT = "unless default"
+SINCE_0_2 = "since 0.2"
 
 
 def bookkeeping(default: Any, **metadata: Any) -> Any:
@@ -25,8 +26,8 @@ def bookkeeping(default: Any, **metadata: Any) -> Any:
 
 
 def added(default: Any, **metadata: Any) -> Any:
-    """Return a field that came later: at its default, every identity stays what it was."""
-    return _field(default, {"identity": UNLESS_DEFAULT, **metadata})
+    """Return a field that version 0.2 did not have; at its default the result is what it was."""
+    return _field(default, {"identity": SINCE_0_2, **metadata})
 
 
 @dataclass(frozen=True)

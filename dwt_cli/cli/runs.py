@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import yaml
+
 from dwt_cli.base import locks
 from dwt_cli.base.atomic import read_json
 from dwt_cli.cli.tables import console, table
 from dwt_cli.recipe.record import LOCK
 from dwt_cli.track.metrics import newest
+from dwt_cli.track.summary import heldout_masks
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,13 @@ class ListedRun:
     """A run as its directory shows it, while it is at work or afterwards.
 
     state: running | interrupted | failed | finished, or dead: its status is running, its process
-    is no longer there. step, total: None where nothing is known. loss: the newest held-out one.
+    is no longer there. is_older: version 0.2 masked its held-out text by ratios of its own, so that
+    it is not found again. step, total: None where nothing is known. loss: the newest held-out one.
     """
 
     folder: Path
     state: str
+    is_older: bool
     step: int | None
     total: int | None
     loss: float | None
@@ -46,12 +51,24 @@ def _listed(folder: Path) -> ListedRun:
     return ListedRun(
         folder,
         state,
+        _is_older(folder / "config.yaml"),
         step,
         round(step / progress) if step and progress else None,
         summary["student"]["heldout"]["loss"] if summary else loss,
         str(status.get("teacher") or "?"),
         datetime.fromisoformat(status["time"]).astimezone() if "time" in status else None,
     )
+
+
+def _is_older(config: Path) -> bool:
+    try:
+        text = config.read_text(encoding="utf-8")
+        settings = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    if not isinstance(settings, dict) or "mask_ratio" in (settings.get("eval") or {}):
+        return False
+    return heldout_masks(settings) != heldout_masks({})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = table("state", ">step", ">held-out", "teacher", "when", "run")
     for run in runs:
         rows.add_row(
-            run.state,
+            run.state + ", older" * run.is_older,
             "" if run.step is None else f"{run.step} of {run.total or '?'}",
             "" if run.loss is None else f"{run.loss:.3f}",
             run.teacher,
@@ -77,6 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"no runs in {root}")
         return 0
     console().print(rows)
+    if any(run.is_older for run in runs):
+        print(
+            "older: made by version 0.2, its held-out text masked as task.mask_ratio, keep_ratio "
+            "and random_ratio say; do not compare newer runs with it"
+        )
     if any(run.state == "dead" for run in runs):
         print("dead: its process has ended without a report; the same command goes on with the run")
     return 0

@@ -84,7 +84,7 @@ def build(
 
     def write(documents: Iterable[Document], name: str, max_bytes: float) -> tuple[int, bool]:
         return write_blocks(
-            packed(documents), folder / name, options.block_length, options.vocab_size, max_bytes
+            packed(documents), folder / name, options.block_length, len(tokenizer), max_bytes
         )
 
     check = LeakCheck(options.heldout_fraction, folder=folder)
@@ -96,7 +96,7 @@ def build(
     num_heldout, _ = write(
         heldout.documents,
         "heldout",
-        options.max_heldout_blocks * block_bytes(options.block_length, options.vocab_size),
+        options.max_heldout_blocks * block_bytes(options.block_length, len(tokenizer)),
     )
     for name, count in (("training", num_train), ("held-out", num_heldout)):
         if count == 0:

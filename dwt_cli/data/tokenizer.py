@@ -1,7 +1,14 @@
-"""A WordPiece vocabulary from text, as BERT's: lower-cased, with five special tokens."""
+"""A WordPiece vocabulary from text, as BERT's: lower-cased, with five special tokens.
 
+And what tells one tokenizer from another.
+"""
+
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from tokenizers import (
     Tokenizer,
@@ -15,7 +22,47 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+KIND = "wordpiece"
 _MAX_CHARACTERS = 1000  # rarer ones are [UNK]
+
+_NO_IDS = {
+    *("backend", "chat_template", "clean_up_tokenization_spaces", "is_local", "local_files_only"),
+    *("max_length", "model_input_names", "model_max_length", "name_or_path", "pad_to_multiple_of"),
+    *("padding", "padding_side", "processor_class", "special_tokens_map_file", "stride"),
+    *("tokenizer_file", "transformers_version", "truncation", "truncation_side"),
+}
+"""What tokenizers' files say that makes no difference to the ids of a text."""
+
+
+def content(path: str) -> dict[str, Any]:
+    """Return what makes a tokenizer's ids: the sums of a folder's files, or a name on the hub.
+
+    Models with one tokenizer have the same content, whatever else lies in their folders.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return {"name": path}
+    config = _json(folder / "tokenizer_config.json")
+    found = [config, _json(folder / "special_tokens_map.json"), _json(folder / "added_tokens.json")]
+    if "tokenizer_class" not in config:  # the model's type stands for it
+        of_model = _json(folder / "config.json")
+        found.append({key: of_model.get(key) for key in ("tokenizer_class", "model_type")})
+    if (whole := folder / "tokenizer.json").is_file():
+        found.append(_json(whole))
+    else:
+        names = ("*.model", "*vocab*", "merges.txt", "tokenizer.*")
+        files = {file for name in names for file in folder.glob(name) if file.is_file()}
+        found += [{f.name: hashlib.sha256(f.read_bytes()).hexdigest()} for f in sorted(files)]
+    text = json.dumps(found, sort_keys=True)
+    return {"sum": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """Return what a file says about ids; nothing where there is no such file."""
+    if not file.is_file():
+        return {}
+    said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return {key: value for key, value in said.items() if key not in _NO_IDS}
 
 
 def train_tokenizer(

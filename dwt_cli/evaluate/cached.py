@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
-from dwt_cli.base.identity import fingerprint
+from dwt_cli.base.identity import fingerprint, former_fingerprint
 from dwt_cli.evaluate.score import EvaluatedModel, Report, Score
 
 _KIND, _FILE, _WORK = "scores", "scores.json", "work"
@@ -57,7 +57,8 @@ def cached_scores(piece: Piece, tested: EvaluatedModel, cache: Cache) -> Found:
             },
         )
 
-    identity = fingerprint(tested.identity, str(tested.dtype), *piece.identity())
+    parts = (tested.identity, str(tested.dtype), *piece.identity())
+    identity = cache.kept_as(_KIND, fingerprint(*parts), former_fingerprint(*parts))
     folder = cache.get(_KIND, identity, make, {"options": {"name": piece.name}})
     kept = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     return Found([score_of(score) for score in kept["scores"]], kept["facts"])

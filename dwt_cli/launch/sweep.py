@@ -21,7 +21,7 @@ from dwt_cli.base.identity import fingerprint
 from dwt_cli.config.run import Mode, Run
 from dwt_cli.launch import pool
 from dwt_cli.recipe.recipe import recipe_of
-from dwt_cli.recipe.record import LOCK, find
+from dwt_cli.recipe.record import LOCK, find, recorded_as
 from dwt_cli.study.board import show
 from dwt_cli.study.record import FILE, Job, StudyRecord, read_study, write_study
 from dwt_cli.study.report import write_report
@@ -206,7 +206,7 @@ def _cells(runs: Sequence[Run], arguments: Sequence[str]) -> list[_Cell]:
     ]
     cells = []
     for run in runs:
-        identity = recipe_of(run).identity
+        identity = recorded_as(Path(run.run.root).expanduser(), recipe_of(run).student)
         words = tuple(run.overrides)
         if place := run.of_study:
             of_arm = shlex.split(place.study.arms[place.arm])

@@ -11,11 +11,13 @@ from typing import Any
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.data import corpus as corpora
+from dwt_cli.data import tokenizer as tokenizers
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Data
 from dwt_cli.data.source import Progress, Source
-from dwt_cli.models.checkpoint import located, provenance
+from dwt_cli.models.checkpoint import located
 from dwt_cli.models.options import Checkpoint
+from dwt_cli.recipe import formerly
 from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.tasks.options import Task
 
@@ -28,6 +30,7 @@ class CorpusStage(Stage):
     number of held-out blocks that was asked for in so many words.
     """
 
+    kind = "corpus"
     data: Data
     task: Task
     tokenizer: Callable[[], str | None]
@@ -40,11 +43,42 @@ class CorpusStage(Stage):
         return self.data.open_source()
 
     @cached_property
+    def content(self) -> dict[str, Any]:
+        """What the text is, wherever it lies."""
+        return self.source.provenance()
+
+    @cached_property
+    def opened_tokenizer(self) -> dict[str, Any] | None:
+        """The content of the tokenizer that is opened; None if one is trained on the text."""
+        path = self.tokenizer()
+        return None if path is None else tokenizers.content(path)
+
+    @cached_property
     def identity(self) -> str:
-        """The fingerprint of the text, its tokens and its split."""
-        path, text = self.tokenizer(), self.source.provenance()
-        data = replace(self.data, tokenizer=None)
-        return fingerprint("corpus", corpora.BUILDER_VERSION, text, data, path and provenance(path))
+        """The fingerprint of the text's content, split, framing and tokens."""
+        trained = {"kind": tokenizers.KIND, "vocab_size": self.data.vocab_size}
+        return self._identity(self.opened_tokenizer or trained)
+
+    def _identity(self, tokenizer: dict[str, Any]) -> str:
+        data = self.data
+        return fingerprint(
+            "text",
+            version=corpora.BUILDER_VERSION,
+            content=self.content,
+            split=[data.heldout_fraction, data.max_heldout_blocks, data.max_gb],
+            block_length=data.block_length,
+            framing=self.task.frame,
+            tokenizer=tokenizer,
+        )
+
+    @cached_property
+    def formerly(self) -> str:
+        return formerly.of_corpus(self)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What a summary calls it, so that older ones can be compared."""
+        return {"fingerprint": self.identity, "formerly": self.formerly}
 
     def carry_out(self, done: Done, at: Context) -> Corpus:
         """Return the corpus, from the cache or packed now."""
@@ -74,7 +108,7 @@ class CorpusStage(Stage):
             corpora.build(*text, frame, tokenizer(), folder, advance, at.show.say)
 
         about = {"options": plain(self.data)}
-        return Corpus.open(at.prepared("corpus", self.identity, make, about))
+        return Corpus.open(at.prepared(self, make, about))
 
 
 @dataclass(frozen=True)
@@ -94,13 +128,19 @@ class TeachersText(CorpusStage):
     @cached_property
     def identity(self) -> str:
         assert self.students is not None
-        text, tokens = self.source.provenance(), self.students.identity
-        return fingerprint("teacher's text", corpora.BUILDER_VERSION, text, self.data, tokens)
+        return self._identity(
+            self.students.opened_tokenizer or {"trained on": self.students.identity}
+        )
+
+    @cached_property
+    def formerly(self) -> str:
+        assert self.students is not None
+        return formerly.of_teachers_text(self, self.students)
 
     def carry_out(self, done: Done, at: Context) -> Corpus:
         """Return the student's corpus with this text to train on."""
         assert self.students is not None
-        tokenizer = at.cache.place("corpus", self.students.identity) / "tokenizer"
+        tokenizer = self.students.place(at.cache) / "tokenizer"
 
         def advance(so_far: int, total: int) -> None:
             share = so_far / total if total else 0

@@ -60,9 +60,9 @@ class Recipe:
         return self.teacher.identities if self.teacher else []
 
     @cached_property
-    def stand_alone(self) -> str:
-        """The fingerprint of the run with this student, text and length, without a teacher."""
-        return self.student.alone().identity
+    def alone(self) -> StudentStage:
+        """The run with this student, text and length, without a teacher."""
+        return self.student.alone()
 
     def costs(self, done: Mapping[str, Any], cache: Cache) -> dict[str, float | None]:
         """Return the FLOPs of each stage that are left to be spent."""

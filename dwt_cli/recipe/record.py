@@ -26,6 +26,7 @@ from dwt_cli.track.summary import Summary
 
 if TYPE_CHECKING:
     from dwt_cli.base.ranks import Ranks
+    from dwt_cli.recipe.stage import Stage
 
 LOCK = ".lock"
 _NAMED_GROUPS = ("teacher", "student", "alpha", "remap", "scale", "data")
@@ -53,9 +54,16 @@ def find(root: Path, identity: str) -> Path | None:
     return next(iter(sorted(root.glob(f"*-{identity}"))), None)
 
 
-def summary_of(root: Path, identity: str) -> Summary | None:
-    """Return the summary of a finished run."""
-    folder = find(root, identity)
+def recorded_as(root: Path, stage: "Stage") -> str:
+    """Return the identity under which a run is on record, or shall be."""
+    if stage.formerly and not find(root, stage.identity) and find(root, stage.formerly):
+        return stage.formerly
+    return stage.identity
+
+
+def summary_of(root: Path, stage: "Stage") -> Summary | None:
+    """Return the summary of a finished run, by its last stage."""
+    folder = find(root, recorded_as(root, stage))
     content = read_json(folder / "summary.json") if folder else None
     return None if content is None else Summary.from_json(content)
 

@@ -48,6 +48,11 @@ class Conditions:
         return self.task.num_targets(self.data.block_length)
 
     @property
+    def heldout_task(self) -> Task:
+        """The task of the fixed held-out set."""
+        return self.task.on_heldout(self.eval.mask_ratio)
+
+    @property
     def tokens_per_step(self) -> int:
         return self.train.batch_size * self.data.block_length
 
@@ -76,7 +81,7 @@ class Conditions:
     def heldout(self, corpus: Corpus, num_ranks: int) -> HeldoutBatches:
         """Return the held-out batches that every model is evaluated on."""
         size = self.train.micro_batch_size or self.train.batch_size // num_ranks
-        targets = self.task.targets(corpus.tokenizer)
+        targets = self.heldout_task.targets(corpus.tokenizer)
         return HeldoutBatches(corpus.heldout, targets, self.eval.num_blocks, size)
 
     def evaluation(
@@ -100,10 +105,8 @@ class Conditions:
         """Return a stage's training; steps, optim: those of the run by default."""
         length = self.train if steps is None else self.lasting(steps)
         optim, every = optim or self.optim, self.eval.every
-        name, identity = stage.name, stage.identity
-        return Setup(
-            purpose, name, identity, folder, seed, length, optim, self.parallel, every, shares
-        )
+        of = (purpose, stage.name, stage.identity, folder, seed)
+        return Setup(*of, length, optim, self.parallel, every, shares, stage.formerly)
 
     def fit(
         self,

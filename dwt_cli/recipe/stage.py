@@ -46,9 +46,19 @@ class Stage(ABC):
         """Return the FLOPs of its training, as far as ``done`` lets them be known; else None."""
         return 0.0
 
+    @property
+    def formerly(self) -> str | None:
+        """The fingerprint of version 0.2, if what it stands for is the same; else None."""
+        return None
+
+    def place(self, cache: Cache) -> Path:
+        """Return where the cache has the artifact, or shall have it."""
+        assert self.kind is not None, "it is not kept in the cache"
+        return cache.place(self.kind, cache.kept_as(self.kind, self.identity, self.formerly))
+
     def is_kept(self, cache: Cache) -> bool:
         """Return whether the cache has its artifact."""
-        return self.kind is not None and cache.holds(self.kind, self.identity)
+        return self.kind is not None and atomic.is_sealed(self.place(cache))
 
     @abstractmethod
     def carry_out(self, done: Done, at: "Context") -> Any:
@@ -75,19 +85,20 @@ class Context(Site):
     folder: Path
     show: Display
 
-    def prepared(
-        self, kind: str, identity: str, make: Callable[[Path], None], about: dict[str, Any]
-    ) -> Path:
-        """Return an artifact of the cache that one rank of each machine makes, and all open."""
-        get = lambda: str(self.cache.get(kind, identity, make, about))  # noqa: E731
+    def prepared(self, stage: Stage, make: Callable[[Path], None], about: dict[str, Any]) -> Path:
+        """Return a stage's artifact that one rank of each machine makes, and all open."""
+        kind = str(stage.kind)
+
+        def get() -> str:
+            return str(self.cache.get(kind, stage.place(self.cache).name, make, about))
+
         folder = Path(self.ranks.once_per_machine(f"the {kind}", get))
         self.ranks.agree({f"prepared {kind}": atomic.sum_of(folder)})
         return folder
 
     def trained(self, stage: Stage, make: Callable[[Path], None], about: dict[str, Any]) -> Path:
         """Return a stage's artifact that all ranks make together and rank 0 writes."""
-        kind, ranks = stage.kind, self.ranks
-        assert kind is not None, "only what is kept in the cache is trained so"
+        kind, ranks = str(stage.kind), self.ranks
         made_in: list[str] = []
 
         def making(folder: Path) -> None:
@@ -96,7 +107,7 @@ class Context(Site):
             make(folder)
 
         if ranks.is_first:
-            place = self.cache.get(kind, stage.identity, making, about)
+            place = self.cache.get(kind, stage.place(self.cache).name, making, about)
             if not made_in:
                 ranks.from_first(f"the {kind}'s turn", lambda: None)
         elif folder := ranks.from_first(f"the {kind}'s turn", lambda: None):
@@ -114,9 +125,9 @@ class Context(Site):
 class Setup:
     """A training: what it is, where it keeps its state, how long it lasts and at what rates.
 
-    purpose, seed: what its randomness is a function of. stage: whose bar shows it. identity: what
-    checkpoints have to be of. folder: of metrics, checkpoints and snapshots. shares: of the
-    training, at which its model is saved.
+    purpose, seed: what its randomness is a function of. stage: whose bar shows it. identity,
+    formerly: what checkpoints have to be of. folder: of metrics, checkpoints and snapshots. shares:
+    of the training, at which its model is saved.
     """
 
     purpose: str
@@ -129,6 +140,7 @@ class Setup:
     parallel: Parallel
     eval_every: int
     shares: Sequence[float] = ()
+    formerly: str | None = None
 
 
 def train(
@@ -189,6 +201,7 @@ def train(
             setup.train.keep_checkpoints,
             at.show.say,
             at.ranks,
+            setup.formerly,
         ),
         observer=_All(watching, at_start=before),
         device=at.machine.device,

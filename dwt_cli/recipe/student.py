@@ -28,6 +28,7 @@ from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.models.checkpoint import provenance, save_model
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.wrapper import LanguageModel
+from dwt_cli.recipe import formerly
 from dwt_cli.recipe.corpus import CorpusStage, num_tokens
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Context, Done, Stage
@@ -59,10 +60,16 @@ class Teaching:
     select: Select
 
     @property
-    def identity(self) -> tuple[Any, ...]:
+    def parts(self) -> dict[str, Any]:
         """The parts of a fingerprint."""
-        compared = (self.alpha, self.objectives, self.revise, self.select)
-        return (self.options, *self.stage.identities, *compared)
+        return {
+            "teacher": self.options,
+            "teachers": self.stage.identities,
+            "alpha": self.alpha,
+            "objectives": self.objectives,
+            "revise": self.revise,
+            "select": self.select,
+        }
 
     def num_taught(self, num_steps: int) -> float:
         """Return the steps in which the teacher runs; with a schedule that reacts, as it begins."""
@@ -90,11 +97,22 @@ class MapsStage(Stage):
     @cached_property
     def identity(self) -> str:
         of = self.shapes.conditions
-        # the facts of the training have a held-out loss
-        trained = (self.options, of.lasting(self.options.steps), of.eval, self.seed)
-        taught = (self.teaches, *self.teacher.identities)
-        student = self.shapes.student
-        return fingerprint("ligo", self.corpus.identity, *taught, of.task, student, *trained)
+        return fingerprint(
+            "ligo",
+            text=self.corpus.identity,
+            teacher=self.teaches,
+            teachers=self.teacher.identities,
+            task=of.task,
+            student=self.shapes.student,
+            options=self.options,
+            train=of.lasting(self.options.steps),
+            eval=of.eval,  # the facts of the training have a held-out loss
+            seed=self.seed,
+        )
+
+    @cached_property
+    def formerly(self) -> str | None:
+        return formerly.of_maps(self)
 
     def cost(self, done: Mapping[str, Any]) -> float:
         return self.shapes.step_flops * self.options.steps
@@ -160,14 +178,31 @@ class StudentStage(Stage):
 
     @cached_property
     def identity(self) -> str:
-        of, student = self.shapes.conditions, self.shapes.student
+        of = self.shapes.conditions
         return fingerprint(
-            *("student", self.corpus.identity, of.task, student, self.remap),
-            *(of.optim, of.train, of.eval, self.seed),
-            *(provenance(each.path, each.revision) for _, each in student.checkpoints()),
-            *(self.teaching.identity if self.teaching else ()),
-            *([self.after.identity] if self.after else []),
+            "student",
+            text=self.corpus.identity,
+            task=of.task,
+            student=self.shapes.student,
+            weights=self.weights,
+            remap=self.remap,
+            optim=of.optim,
+            train=of.train,
+            eval=of.eval,
+            seed=self.seed,
+            after=self.after and self.after.identity,
+            **(self.teaching.parts if self.teaching else {}),
         )
+
+    @cached_property
+    def formerly(self) -> str | None:
+        return formerly.of_student(self)
+
+    @cached_property
+    def weights(self) -> list[dict[str, Any]] | None:
+        """What determines the model that is opened; None for one that is made."""
+        opened = self.shapes.student.checkpoints()
+        return [provenance(each.path, each.revision) for _, each in opened] or None
 
     def alone(self) -> "StudentStage":
         """Return the same student without any teacher."""
@@ -228,8 +263,13 @@ class StudentStage(Stage):
         conditions, folder = self.shapes.conditions, at.folder / self.folder
         model = self.shapes.start(self.seed)
         wrapped = conditions.wrapped(model, at.machine).to(at.machine.device)
-        keep = conditions.train.keep_checkpoints
-        checkpoints = Checkpoints(folder / "checkpoints", self.identity, keep, at.show.say)
+        checkpoints = Checkpoints(
+            folder / "checkpoints",
+            self.identity,
+            conditions.train.keep_checkpoints,
+            at.show.say,
+            formerly=self.formerly,
+        )
         counters = checkpoints.restore_model(wrapped)
         if counters is None:
             raise UserError(f"{folder} has no whole checkpoint: train first")

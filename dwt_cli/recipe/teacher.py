@@ -43,6 +43,7 @@ from dwt_cli.models.checkpoint import open_folder, open_model, provenance, save_
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.making import make_model, outline
 from dwt_cli.models.wrapper import LanguageModel
+from dwt_cli.recipe import formerly
 from dwt_cli.recipe.corpus import CorpusStage, TeachersText
 from dwt_cli.recipe.shapes import Conditions
 from dwt_cli.recipe.stage import Context, Done, Stage
@@ -87,8 +88,13 @@ class TeacherStage(Stage):
 
     @property
     @abstractmethod
+    def each(self) -> "Sequence[SingleStage]":
+        """The stages of the single teachers."""
+
+    @property
     def identities(self) -> list[str]:
         """The fingerprints of the single teachers."""
+        return [teacher.identity for teacher in self.each]
 
     def known_facts(self, cache: Cache) -> Facts | None:
         """Return the facts of one that was trained to its end before; else None."""
@@ -113,8 +119,8 @@ class SingleStage(TeacherStage):
     options: SingleTeacher
 
     @property
-    def identities(self) -> list[str]:
-        return [self.identity]
+    def each(self) -> "Sequence[SingleStage]":
+        return [self]
 
 
 @dataclass(frozen=True)
@@ -182,11 +188,27 @@ class TrainedStage(ModelStage):
     @cached_property
     def identity(self) -> str:
         """The fingerprint of the pre-training, whatever share of it the budget is."""
-        options, of = self.options, self.conditions
-        trained = replace(options, budget=1.0, temperature=1.0, data=None)
-        # the facts of the training have a held-out loss
-        settings = (of.task, of.optim, of.lasting(options.max_steps), of.eval)
-        return fingerprint("teacher", (self.text or self.corpus).identity, trained, *settings)
+        of = self.conditions
+        return fingerprint(
+            "teacher",
+            text=(self.text or self.corpus).identity,
+            options=self.pretraining,
+            task=of.task,
+            optim=of.optim,
+            train=of.lasting(self.options.max_steps),
+            # the facts of the training have a held-out loss
+            eval=of.eval,
+            evaluated_on=self.text and self.corpus.identity,
+        )
+
+    @cached_property
+    def formerly(self) -> str | None:
+        return formerly.of_teacher(self)
+
+    @property
+    def pretraining(self) -> MadeTeacher:
+        """What the pre-training depends on, whatever becomes of it."""
+        return replace(self.options, budget=1.0, temperature=1.0, data=None)
 
     @cached_property
     def text(self) -> TeachersText | None:
@@ -207,7 +229,7 @@ class TrainedStage(ModelStage):
     def known_facts(self, cache: Cache) -> Facts | None:
         if self.options.budget < 1 or not self.is_kept(cache):
             return None
-        return Facts.from_json(_read_facts(cache.place("teacher", self.identity)))
+        return Facts.from_json(_read_facts(self.place(cache)))
 
     def model(self, done: Done, at: Context) -> tuple[PreTrainedModel, dict[str, Any]]:
         """Return the model at its budget."""
@@ -263,11 +285,11 @@ class MixtureStage(TeacherStage):
 
     @cached_property
     def identity(self) -> str:
-        return fingerprint("mixture", self.options, *self.identities)
+        return fingerprint("mixture", options=self.options, members=self.identities)
 
     @property
-    def identities(self) -> list[str]:
-        return [member.identity for member in self.members]
+    def each(self) -> Sequence[SingleStage]:
+        return self.members
 
     def carry_out(self, done: Done, at: Context) -> Prepared:
         members: list[Prepared] = [done[member.name] for member in self.members]

@@ -26,7 +26,7 @@ from dwt_cli.recipe import preflight
 from dwt_cli.recipe.evaluate import EvaluationStage, opened, report_scores, text_for
 from dwt_cli.recipe.plan import print_plan
 from dwt_cli.recipe.recipe import Recipe, recipe_of
-from dwt_cli.recipe.record import Record, find, readable, summary_of
+from dwt_cli.recipe.record import Record, find, readable, recorded_as, summary_of
 from dwt_cli.recipe.shapes import Conditions
 from dwt_cli.recipe.stage import Done, Site
 from dwt_cli.track.card import model_card
@@ -66,9 +66,10 @@ def work(run: Run, console: Console) -> None:
         preflight.check(recipe, machine, ranks.size, options.root, run.choices.get("scale", ""))
         measures.check(run.eval)
         name = readable(run.choices, run.overrides, run.seed)
-        named = (root, name, recipe.identity, plain(run))
+        identity = recorded_as(root, recipe.student)
+        named = (root, name, identity, plain(run))
         if mode is Mode.export:
-            folder = find(root, recipe.identity)
+            folder = find(root, identity)
             if folder is None or not any(folder.glob("checkpoints/step-*")):
                 raise UserError(
                     f"run.export=true: {folder or 'this run'} has no checkpoint yet; "
@@ -116,7 +117,7 @@ def train(
             seed=entry.config["seed"],
             seconds=time.perf_counter() - started,
             peak_memory_gb=machine.peak_memory_gb(),
-            corpus={"fingerprint": recipe.corpus.identity, **corpus.report},
+            corpus=recipe.corpus.names | corpus.report,
             student=student.facts,
             teacher=done[recipe.teacher.name].facts if recipe.teacher else None,
         )
@@ -139,7 +140,7 @@ def _compared(recipe: Recipe, summary: Summary, folder: Path, ranks: Ranks) -> S
     """
     if not ranks.is_first:
         return summary
-    if recipe.teacher and (alone := summary_of(folder.parent, recipe.stand_alone)):
+    if recipe.teacher and (alone := summary_of(folder.parent, recipe.alone)):
         summary = replace(summary, stand_alone=alone.student)
     references = {"stand-alone": summary.stand_alone, "teacher": summary.teacher}
     losses = {name: facts.loss for name, facts in references.items() if facts}

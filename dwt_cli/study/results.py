@@ -16,6 +16,7 @@ from dwt_cli.evaluate.options import Eval
 from dwt_cli.study.compute import Account, Points, flops
 from dwt_cli.study.record import Job, StudyRecord, read_study
 from dwt_cli.track.metrics import read_lines
+from dwt_cli.track.summary import heldout_masks
 from dwt_cli.training.options import Train
 
 _NEEDED = (
@@ -40,13 +41,15 @@ class Cell:
 
     curve: (step, held-out loss) of every evaluation. weights: (share of the run, alpha_hard,
     alpha_soft), thinned. settings: what is recorded of a student, its training and its evaluation
-    and is part of an identity, but length and seed; None where config.yaml is unreadable.
+    and is part of an identity, but length and seed; None where config.yaml is unreadable. masks: of
+    the held-out text, in words.
     """
 
     job: Job
     summary: dict[str, Any]
     environment: dict[str, Any]
     settings: dict[str, Any] | None
+    masks: str
     curve: list[tuple[int, float]]
     weights: list[tuple[float, float, float]]
 
@@ -201,11 +204,13 @@ def _cell(folder: Path, job: Job) -> Cell:
     if loss is None or not math.isfinite(loss):
         raise _Unusable("its held-out loss is not finite: it has diverged")
     lines = read_lines(place / "metrics.jsonl")
+    config = _config(place / "config.yaml")
     return Cell(
         job,
         {"teacher": None, **summary},
         read_json(place / "environment.json") or {},
-        _settings(place / "config.yaml"),
+        config and _settings(config),
+        heldout_masks(config or {}),
         [(int(x["step"]), x["heldout/loss"]) for x in lines if x.get("heldout/loss") is not None],
         _weights(lines),
     )
@@ -229,13 +234,15 @@ def _unfinished(job: Job, place: Path | None) -> str:
     return "is running" if job.state == "running" else "has no summary.json: it did not finish"
 
 
-def _settings(path: Path) -> dict[str, Any] | None:
+def _config(path: Path) -> dict[str, Any] | None:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return None
-    if not isinstance(content, dict):
-        return None
+    return content if isinstance(content, dict) else None
+
+
+def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     found = {group: content.get(group) or {} for group in ("task", "student", "optim")}
     for group, kind in (("train", Train), ("eval", Eval)):
         settings = content.get(group) or {}
@@ -260,7 +267,15 @@ def _weights(lines: Sequence[Mapping[str, float]]) -> list[tuple[float, float, f
 
 def _alike(cells: list[Cell], left_out: list[LeftOut]) -> list[Cell]:
     """The cells on the text and with the versions that most have; the others are left out."""
-    kept = _majority(cells, left_out, "text", lambda cell: cell.summary["corpus"]["fingerprint"])
+    texts = [cell.summary["corpus"] for cell in cells]
+    today = {text["formerly"]: text["fingerprint"] for text in texts if "formerly" in text}
+
+    def text(cell: Cell) -> str:
+        name: str = cell.summary["corpus"]["fingerprint"]
+        return today.get(name, name)
+
+    kept = _majority(cells, left_out, "text", text)
+    kept = _majority(kept, left_out, "held-out masks", lambda cell: cell.masks)
     return _majority(kept, left_out, "versions", _versions)
 
 

@@ -39,6 +39,13 @@ class Task(ABC):
     def num_targets(self, block_length: int) -> int:
         """Return how many targets a block has; the most where blocks differ."""
 
+    def on_heldout(self, mask_ratio: float) -> Task:
+        """Return the task of the fixed held-out set, the same for all runs; itself without masks.
+
+        mask_ratio: of that set.
+        """
+        return self
+
     @abstractmethod
     def targets(self, tokenizer: PreTrainedTokenizerBase) -> Targets:
         """Return what makes batches of blocks in the tokens of a tokenizer."""
@@ -70,6 +77,10 @@ class MaskedLM(Task):
     def num_targets(self, block_length: int) -> int:
         """Return the ratio of the positions after [CLS], at least one."""
         return max(1, round(self.mask_ratio * (block_length - 1)))
+
+    def on_heldout(self, mask_ratio: float) -> MaskedLM:
+        """Return BERT's masking of a share of its own."""
+        return MaskedLM(mask_ratio)
 
     def targets(self, tokenizer: PreTrainedTokenizerBase) -> Targets:
         """Return the masking of a tokenizer's tokens."""

@@ -10,6 +10,20 @@ from rich.console import Console
 from rich.table import Table
 
 
+def heldout_masks(settings: Mapping[str, Any]) -> str:
+    """Name the masks on held-out text of a run with these settings: only equal ones compare.
+
+    settings: as config.yaml has them. Version 0.2 masked held-out text as the task said.
+    """
+    task, ratio = settings.get("task") or {}, (settings.get("eval") or {}).get("mask_ratio")
+    if ratio is None:
+        kept = (task.get("keep_ratio", 0.1), task.get("random_ratio", 0.1))
+        ratios = (task.get("mask_ratio", 0.15), *kept)
+    else:
+        ratios = (ratio, 0.1, 0.1)
+    return "{:g} masked, {:g} of them kept, {:g} random".format(*ratios)
+
+
 @dataclass(frozen=True)
 class Facts:
     """A model and its training; what is None is not known, and left out of the file.

@@ -51,8 +51,9 @@ class Counters:
 class Checkpoints:
     """The checkpoints of one training: the last few and the best.
 
-    identity: fingerprint of the training; a checkpoint of another one is refused. All ranks call
-    `save` and `restore`; rank 0 alone writes and reads. say: prints a line.
+    identity: fingerprint of the training; a checkpoint of another one is refused. formerly: its
+    older fingerprint, which is accepted too. All ranks call `save` and `restore`; rank 0 alone
+    writes and reads. say: prints a line.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class Checkpoints:
         keep: int,
         say: Callable[[str], None],
         ranks: Ranks = ALONE,
+        formerly: str | None = None,
     ) -> None:
         self._folder, self._identity, self._keep, self._say = folder, identity, keep, say
-        self._ranks = ranks
+        self._ranks, self._formerly = ranks, formerly
 
     def steps(self) -> list[int]:
         """Return the steps with a sealed checkpoint, ascending."""
@@ -157,7 +159,7 @@ class Checkpoints:
 
     def _state(self, place: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((place / "state.json").read_text(encoding="utf-8"))
-        if state["identity"] != self._identity:
+        if state["identity"] not in (self._identity, self._formerly):
             raise UserError(
                 f"{place} is a checkpoint of another run: move it back, or set run.fresh=true or "
                 "another run.root"

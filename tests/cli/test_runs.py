@@ -1,9 +1,11 @@
 """``dwt-runs``, on folders made by the code that makes them in a run."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dwt_cli.base.identity import plain
 from dwt_cli.base.ranks import ALONE
@@ -16,8 +18,8 @@ from dwt_cli.track.summary import Facts, Summary
 Capture = pytest.CaptureFixture[str]
 
 
-def record(composed: Callable[..., Run], root: Path, seed: int) -> Record:
-    run, choices = composed("teacher=weak", f"seed={seed}"), {"teacher": "weak"}
+def record(composed: Callable[..., Run], root: Path, seed: int, *more: str) -> Record:
+    run, choices = composed("teacher=weak", f"seed={seed}", *more), {"teacher": "weak"}
     name = readable(choices, run.overrides, seed)
     settings = plain(run) | {"choices": choices}
     return Record(root, name, f"{seed:016d}", settings, print, ALONE)
@@ -59,6 +61,27 @@ def test_runs_and_what_has_become_of_them(
     assert next(r for r in rows if "30" in r)[1:6] == ["30", "of", "100", "4.250", "weak"]
     assert interrupted.folder.name in output
     assert "dead: its process has ended" in output
+
+
+def test_runs_whose_held_out_text_was_masked_otherwise_are_older(
+    tmp_path: Path, composed: Callable[..., Run], capsys: Capture
+) -> None:
+    states = {}
+    for seed, of_version_0_2 in ((1, False), (2, True)):
+        for ratio in (0.15, 0.3):
+            with record(composed, tmp_path, seed, f"task.mask_ratio={ratio}") as run:
+                run.start({})
+            config = run.folder / "config.yaml"
+            if of_version_0_2:
+                settings = yaml.safe_load(config.read_text())
+                del settings["eval"]["mask_ratio"]
+                config.write_text(yaml.safe_dump(settings))
+            (listed,) = runs.listed_runs(tmp_path)
+            states[seed, ratio] = listed.is_older
+            assert runs.main(["--root", str(tmp_path)]) == 0
+            assert ("dead, older" in capsys.readouterr().out) == listed.is_older
+            shutil.rmtree(run.folder)
+    assert states == {(1, 0.15): False, (1, 0.3): False, (2, 0.15): False, (2, 0.3): True}
 
 
 def test_no_runs_is_a_line(tmp_path: Path, capsys: Capture) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.identity import fingerprint, identity, plain
+from dwt_cli.base.identity import fingerprint, former_fingerprint, identity, plain
 from dwt_cli.base.options import added
 from dwt_cli.config.check import check, problems, warnings
 from dwt_cli.config.run import SCHEMAS, Run, RunOptions
@@ -148,6 +148,14 @@ class WheelWithHub:
     hub: str | None = added(None)
 
 
+@dataclass
+class NoBrake:
+    """The choice of a group that came later, with which all is as it was."""
+
+    tag: ClassVar[str] = ""
+    force: float = 1.0
+
+
 def test_a_renamed_class_keeps_its_name_in_the_identity() -> None:
     assert identity(SpokedWheel(28)) == {"class": "Wheel", "spokes": 28}
     assert fingerprint(SpokedWheel()) == fingerprint(Wheel())
@@ -158,10 +166,41 @@ def test_a_tag_is_not_inherited() -> None:
     assert identity(TubelessWheel())["class"] == "TubelessWheel"
 
 
-def test_a_new_field_counts_unless_it_has_its_default() -> None:
-    assert fingerprint(WheelWithHub()) == fingerprint(Wheel())
-    assert identity(WheelWithHub(hub="dynamo")) == {"class": "Wheel", "spokes": 32, "hub": "dynamo"}
+def test_a_field_counts_unless_it_has_its_default() -> None:
+    for fingerprint_of in (fingerprint, former_fingerprint):
+        assert fingerprint_of(WheelWithHub(28)) == fingerprint_of(Wheel(28))
+        assert fingerprint_of(WheelWithHub(hub="dynamo")) != fingerprint_of(Wheel())
+    assert identity(WheelWithHub()) == {"class": "Wheel"}
+    assert identity(WheelWithHub(hub="dynamo")) == {"class": "Wheel", "hub": "dynamo"}
     assert plain(WheelWithHub()) == {"spokes": 32, "hub": None}
+
+
+def test_a_new_group_counts_unless_it_has_its_default() -> None:
+    before = fingerprint("ride", wheel=Wheel(28), teacher=None)
+    assert fingerprint("ride", wheel=Wheel(28), brake=NoBrake()) == before
+    assert fingerprint("ride", wheel=Wheel(28), brake=NoBrake(2.0)) != before
+    assert fingerprint("ride", brake=Wheel(28)) != before
+
+
+@pytest.mark.parametrize("node", CLASSES)
+def test_a_new_field_of_any_class_changes_no_identity(node: Any) -> None:
+    tag = vars(node).get("tag", node.__name__)
+    for default in (None, 3, "none", dataclasses.field(default_factory=list)):
+        fields = [("younger", Any, default)]
+        later = dataclasses.make_dataclass(
+            "Later", fields, bases=(node,), namespace={"tag": tag}, kw_only=True
+        )
+        for options in samples(node):
+            assert identity(later(**vars(options))) == identity(options)
+
+
+@pytest.mark.parametrize("node", CLASSES)
+def test_what_refers_to_another_setting_or_has_to_be_given_always_counts(node: Any) -> None:
+    options = next(samples(node))
+    for f in dataclasses.fields(node):
+        counts = f.metadata.get("identity", True)
+        if counts and isinstance(f.default, str) and f.default.startswith(("???", "${")):
+            assert f.name in identity(options)
 
 
 def changed(run: Run, **settings: Any) -> Run:

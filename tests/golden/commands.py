@@ -48,6 +48,7 @@ MIXTURES = [
     "objective.logits.tau_squared=true",
     "alpha=decay alpha.hard=0.5 alpha.soft_end=0",
     "task.mask_ratio=0.3 task.keep_ratio=0 task.random_ratio=0.2",
+    "task.mask_ratio=0.3 eval.mask_ratio=0.3",
     "student.num_layers=3 student.dropout=0.1 teacher=very_weak remap=interpolate remap.head=false",
     f"remap=ligo remap.steps=20 remap.lr=1e-3 {_NARROW_TEACHER}",
     "scale=paper teacher=very_weak alpha=strong remap=paper revise=label_revision select=correct",

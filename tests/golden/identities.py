@@ -1,7 +1,8 @@
-"""The identities that commands give today: identities.json.
+"""The identities that commands give today, and those of version 0.2: identities.json.
 
 ``python -m tests.golden.identities`` rewrites the file. Whoever commits it says why each line of
 the difference has changed: a finished run, teacher or text of another identity is not found again.
+A command whose run is not found under the identity of version 0.2 stands in `OLDER`.
 """
 
 import json
@@ -22,12 +23,20 @@ from dwt_cli.config.files import settings_folder
 from dwt_cli.config.run import Run, Study
 from dwt_cli.data.docs import Docs
 from dwt_cli.recipe.recipe import recipe_of
+from dwt_cli.recipe.teacher import TrainedStage
 from tests.golden.commands import every
 
 FILE = Path(__file__).with_name("identities.json")
 
 Identities = dict[str, Any]
-"""run, alone (its stand-alone student), corpus, teachers, and for remap=ligo maps."""
+"""run, alone (its stand-alone student), corpus, teachers, and for remap=ligo maps; and in
+`formerly` the same of version 0.2, with null where the result was another one."""
+
+OLDER = {
+    "task.mask_ratio=0.3 task.keep_ratio=0 task.random_ratio=0.2":
+        "held-out text was masked by the task's ratios, and is by eval.mask_ratio",
+}  # fmt: skip
+"""The commands whose runs of version 0.2 had another result, and why."""
 
 
 @contextmanager
@@ -78,15 +87,18 @@ def composed(words: str) -> Run:
 def identities(run: Run) -> Identities:
     """Return everything that a run and its parts are found by."""
     recipe = recipe_of(run)
-    found = {
-        "run": recipe.identity,
-        "alone": recipe.stand_alone,
-        "corpus": recipe.corpus.identity,
-        "teachers": recipe.teacher_identities,
-    }
+    stages = {"run": recipe.student, "alone": recipe.alone, "corpus": recipe.corpus}
     if maps := recipe.student.maps:
-        found["maps"] = maps.identity
-    return found
+        stages["maps"] = maps
+    found: Identities = {name: stage.identity for name, stage in stages.items()}
+    before: Identities = {name: stage.formerly for name, stage in stages.items()}
+    found["teachers"] = recipe.teacher_identities
+    # what was opened is found by the same identity as ever
+    each = recipe.teacher.each if recipe.teacher else ()
+    before["teachers"] = [
+        stage.formerly if isinstance(stage, TrainedStage) else stage.identity for stage in each
+    ]
+    return {**found, "formerly": before}
 
 
 def kept() -> dict[str, Identities]:

@@ -7,7 +7,7 @@ import pytest
 from dwt_cli.config.files import schema
 from dwt_cli.config.run import SCHEMAS, SEVERAL
 from tests.golden import commands
-from tests.golden.identities import composed, identities, kept, pinned
+from tests.golden.identities import OLDER, composed, identities, kept, pinned
 
 KEPT = kept()
 BY_DEFAULT = [*commands.MIXTURES, *commands.few_recorded()]
@@ -47,5 +47,12 @@ def test_every_command_is_kept_and_no_other() -> None:
 
 def test_what_is_on_record_is_found_again() -> None:
     on_record = commands.recorded()
-    assert {words: KEPT[words]["run"] for words in on_record} == on_record
+    assert {words: KEPT[words]["formerly"]["run"] for words in on_record} == on_record
     assert len(on_record) == 206
+
+
+def test_only_the_runs_with_a_reason_are_not_found_by_the_identity_they_had() -> None:
+    assert {
+        words for words, each in KEPT.items() if each["formerly"]["run"] is None
+    } == OLDER.keys()
+    assert all(each["formerly"]["corpus"] for each in KEPT.values())

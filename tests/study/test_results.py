@@ -99,6 +99,10 @@ def other_text(folder: Path, run: Path) -> None:
     rewrite(run / "summary.json", corpus={"fingerprint": "decaf"})
 
 
+def other_masks(folder: Path, run: Path) -> None:
+    (run / "config.yaml").write_text("task: {mask_ratio: 0.3, keep_ratio: 0.1, random_ratio: 0}\n")
+
+
 def other_versions(folder: Path, run: Path) -> None:
     rewrite(run / "environment.json", versions={"torch": "2.14.0"})
 
@@ -116,6 +120,11 @@ def other_versions(folder: Path, run: Path) -> None:
         (swapped, "its folder holds another run, 0123456789abcdef"),
         (diverged, "its held-out loss is not finite: it has diverged"),
         (other_text, "other text than most runs: decaf instead of c0ffee"),
+        (
+            other_masks,
+            "other held-out masks than most runs: 0.3 masked, 0.1 of them kept, 0 random instead "
+            "of 0.15 masked, 0.1 of them kept, 0.1 random",
+        ),
         (other_versions, "other versions than most runs: torch 2.14.0 instead of 2.13.0"),
         (
             lambda folder, run: (run / "environment.json").unlink(),
@@ -132,6 +141,16 @@ def test_what_is_left_out(tmp_path: Path, damage: Damage, why: str) -> None:
     assert (out.what, out.job.arm, out.job.seed) == ("run", "weak", 1)
     assert results.why_not(out.job) == out.why
     assert len(results.cells) == 5 and list(results.of("weak", 100)) == [0]
+
+
+def test_a_text_that_was_found_by_another_name_is_the_same(tmp_path: Path) -> None:
+    folder = miniature.write(tmp_path, seeds=(0, 1), lengths=(100,))
+    newer = place(folder, "weak", 100, 1)
+    rewrite(newer / "summary.json", corpus={"fingerprint": "decaf", "formerly": "c0ffee"})
+    (newer / "config.yaml").write_text("task: {mask_ratio: 0.3}\neval: {mask_ratio: 0.15}\n")
+    results = read_results(folder)
+    assert not results.left_out
+    assert len(results.cells) == 6
 
 
 def test_a_finished_run_is_believed_before_the_record(tmp_path: Path) -> None:
