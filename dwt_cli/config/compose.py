@@ -1,4 +1,4 @@
-"""From Hydra's composed config to a typed `Run`."""
+"""Turning Hydra's composed config into a typed `Run`."""
 
 import re
 import shlex

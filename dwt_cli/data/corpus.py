@@ -1,4 +1,4 @@
-"""From a text source to a folder of packed blocks and their tokenizer, in one pass over the text.
+"""A folder of packed blocks and their tokenizer, made from a text source in one pass.
 
 The folder holds ``tokenizer/``, ``train/`` and ``heldout/`` (numbered shards), and ``report.json``.
 """

@@ -13,7 +13,7 @@ from dwt_cli.base.randomness import generator, seed_for
 
 Values = NDArray[np.int64] | NDArray[np.float32]
 Metric = Callable[[Values, Values], float]
-"""From labels and predictions, both (examples,), to a number; nan where it is not defined."""
+"""A number from labels and predictions, both (examples,); nan where it is not defined."""
 
 _NUM_RESAMPLES = 200
 

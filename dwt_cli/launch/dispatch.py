@@ -1,4 +1,4 @@
-"""From checked settings to processes: how many, and where. Imports no torch itself."""
+"""Processes for checked settings: how many, and where. Imports no torch itself."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""From a masked language model to a classifier: its encoder, and a head that is new."""
+"""A classifier made of a masked language model: its encoder, and a head that is new."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""From an architecture's options to a randomly initialised model of the transformers library."""
+"""A randomly initialised model of the transformers library, from an architecture's options."""
 
 import torch
 from transformers import PreTrainedModel

@@ -29,7 +29,7 @@ Done = dict[str, Any]
 
 
 class Stage(ABC):
-    """From options to an artifact. A stage holds values alone: nothing is opened to make one.
+    """A step from options to an artifact. It holds values alone: nothing is opened to make one.
 
     name: its own among the stages of a recipe. kind: of its artifact in the cache, if it is there.
     """

@@ -231,7 +231,7 @@ def _provenance(results: Results) -> list[str]:
 
 
 def machine_seconds(cells: Sequence[Cell]) -> float:
-    """Of training: students, remapping, and each teacher once."""
+    """Return the seconds of training: students, remapping, and each teacher once."""
     costs = [cell.summary["cost"] for cell in cells]
     students = sum(cost["student_seconds"] + cost.get("remap_seconds", 0.0) for cost in costs)
     teachers = {

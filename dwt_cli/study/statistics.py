@@ -48,7 +48,10 @@ class Difference:
 
 
 def difference(pairs: Sequence[float]) -> Difference | None:
-    """Of the differences of each seed; None of none. Of equal ones the interval is a point."""
+    """Return the mean difference over seeds and its interval; None where there is no seed.
+
+    The interval of equal differences is a point.
+    """
     if not pairs:
         return None
     mean, num = float(np.mean(pairs)), len(pairs)

@@ -40,7 +40,7 @@ class Remap(ABC):
 
 @dataclass
 class RandomStart(Remap):
-    """From its random initialisation."""
+    """The student starts from its random initialisation."""
 
     tag: ClassVar[str] = "Remap"
 
@@ -52,7 +52,7 @@ class RandomStart(Remap):
 
 @dataclass
 class FromTeacher(Remap):
-    """From the teacher's weights, by a rule of `.depth` and one of `.width`.
+    """The student starts from the teacher's weights, by a rule of `.depth` and one of `.width`.
 
     mixes_layers: whether a student's layer may be made of any of the teacher's.
     """
