@@ -17,6 +17,7 @@ from dwt_cli.base.options import Range, dotted, leaves, nodes
 from dwt_cli.config.run import DISTILLATION, Mode, Run, RunOptions
 from dwt_cli.data.options import Data
 from dwt_cli.distill.objective.base import divergences
+from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.objective.revise import NoRevision
 from dwt_cli.distill.objective.select import AllRows
 from dwt_cli.distill.remap.options import FromTeacher, Ligo
@@ -226,7 +227,7 @@ def _problems_of_remap(run: Run) -> Iterator[str]:
 
 
 def _problems_of_objective(run: Run) -> Iterator[str]:
-    needing = [name for name, each in run.objective.items() if each.needs_features]
+    needing = list(over_features(run.objective))
     if needing and not isinstance(run.teacher, NoTeacher) and not run.teacher.is_model:
         yield (
             f"objective={needing[0]} with teacher={run.choices.get('teacher', '')}: it compares "
@@ -247,7 +248,7 @@ def _problems_of_training(run: Run) -> Iterator[str]:
             "train.compile=true with parallel=fsdp: a sharded model is not compiled here; set "
             "train.compile=false, or parallel=ddp"
         )
-    if train.compile and any(each.needs_features for each in run.objective.values()):
+    if train.compile and over_features(run.objective):
         yield (
             f"train.compile=true with objective={'+'.join(run.objective)}: features are captured "
             "by hooks, which are not compiled; set train.compile=false, or compare logits alone"

@@ -24,22 +24,28 @@ class Weights(NamedTuple):
 
 @dataclass
 class Schedule(ABC):
-    """Base of all schedules. ``hard`` is the weight of the cross-entropy with the label.
+    """Base of all schedules.
 
-    reacts: whether the weights depend on how the training goes.
+    hard: the weight of the cross-entropy with the label. soft: that of the divergence from the
+    teacher, where it is largest. reacts: whether the weights depend on how the training goes.
     """
 
     reacts: ClassVar[bool] = False
 
     hard: float = at_least(0, 1.0)
+    soft: float = at_least(0, 4.0)
 
     @abstractmethod
+    def soft_at(self, moment: Moment) -> float:
+        """Return the soft weight at a moment of training."""
+
     def weights(self, moment: Moment) -> Weights:
         """Return the weights at a moment of training."""
+        return Weights(self.hard, self.soft_at(moment))
 
-    @abstractmethod
     def soft_is_over(self, moment: Moment) -> bool:
         """Return whether the soft weight is zero from now on: the teacher may then be released."""
+        return self.soft == 0
 
     def remember(
         self, memory: Mapping[str, float], metrics: Mapping[str, float]
@@ -59,11 +65,8 @@ class Constant(Schedule):
 
     soft: float = at_least(0, 1.0)
 
-    def weights(self, moment: Moment) -> Weights:
-        return Weights(self.hard, self.soft)
-
-    def soft_is_over(self, moment: Moment) -> bool:
-        return self.soft == 0
+    def soft_at(self, moment: Moment) -> float:
+        return self.soft
 
 
 @dataclass
@@ -73,7 +76,6 @@ class Ramp(Schedule):
     It stays at ``soft_end`` from there on.
     """
 
-    soft: float = at_least(0, 4.0)
     soft_end: float = at_least(0, 1.0)
     until: float = _share_of_run(1.0)
 
@@ -81,15 +83,15 @@ class Ramp(Schedule):
     def way(self, share: float) -> float:
         """Return how much of the way is done after a share of the time, both in [0, 1]."""
 
-    def weights(self, moment: Moment) -> Weights:
-        done = self._done(moment)
-        return Weights(self.hard, self.soft + (self.soft_end - self.soft) * done)
+    def done(self, moment: Moment) -> float:
+        """Return how much of the way is done, in [0, 1]."""
+        return 1.0 if moment.progress >= self.until else self.way(moment.progress / self.until)
+
+    def soft_at(self, moment: Moment) -> float:
+        return self.soft + (self.soft_end - self.soft) * self.done(moment)
 
     def soft_is_over(self, moment: Moment) -> bool:
         return self.soft_end == 0 and (self.soft == 0 or moment.progress >= self.until)
-
-    def _done(self, moment: Moment) -> float:
-        return 1.0 if moment.progress >= self.until else self.way(moment.progress / self.until)
 
 
 @dataclass
@@ -106,10 +108,9 @@ class Linear(Ramp):
         return share
 
     def weights(self, moment: Moment) -> Weights:
-        hard, soft = super().weights(moment)
-        if self.hard_end is not None:
-            hard += (self.hard_end - self.hard) * self._done(moment)
-        return Weights(hard, soft)
+        hard_end = self.hard if self.hard_end is None else self.hard_end
+        hard = self.hard + (hard_end - self.hard) * self.done(moment)
+        return Weights(hard, self.soft_at(moment))
 
 
 @dataclass
@@ -146,8 +147,8 @@ class Step(Schedule):
     soft: float = at_least(0, 1.0)
     until: float = _share_of_run(0.2)
 
-    def weights(self, moment: Moment) -> Weights:
-        return Weights(self.hard, 0.0 if self.soft_is_over(moment) else self.soft)
+    def soft_at(self, moment: Moment) -> float:
+        return 0.0 if self.soft_is_over(moment) else self.soft
 
     def soft_is_over(self, moment: Moment) -> bool:
         return self.soft == 0 or moment.progress >= self.until
@@ -160,13 +161,8 @@ class Wsd(Schedule):
     ArXiv 2410.16215 found soft targets most useful while the learning rate is high.
     """
 
-    soft: float = at_least(0, 4.0)
-
-    def weights(self, moment: Moment) -> Weights:
-        return Weights(self.hard, self.soft * moment.lr)
-
-    def soft_is_over(self, moment: Moment) -> bool:
-        return self.soft == 0
+    def soft_at(self, moment: Moment) -> float:
+        return self.soft * moment.lr
 
 
 @dataclass
@@ -181,15 +177,14 @@ class Overtake(Schedule):
 
     reacts: ClassVar[bool] = True
 
-    soft: float = at_least(0, 4.0)
     full: float = above(0, 1.0)
     span: float = above(1, 20.0)
 
-    def weights(self, moment: Moment) -> Weights:
+    def soft_at(self, moment: Moment) -> float:
         if self.soft_is_over(moment):
-            return Weights(self.hard, 0.0)
-        lag = _unbiased(moment.memory, self.span) if "lag" in moment.memory else self.full
-        return Weights(self.hard, self.soft * min(1.0, lag / self.full))
+            return 0.0
+        lag = self._lag(moment.memory) if "lag" in moment.memory else self.full
+        return self.soft * min(1.0, lag / self.full)
 
     def soft_is_over(self, moment: Moment) -> bool:
         return self.soft == 0 or bool(moment.memory.get("overtaken"))
@@ -206,12 +201,11 @@ class Overtake(Schedule):
             "lag": keep * memory.get("lag", 0.0) + (1 - keep) * lag,
             "num_noted": memory.get("num_noted", 0.0) + 1,
         }
-        return noted | {"overtaken": float(_unbiased(noted, self.span) <= 0)}
+        return noted | {"overtaken": float(self._lag(noted) <= 0)}
 
-
-def _unbiased(memory: Mapping[str, float], span: float) -> float:
-    """Return the running mean, freed of its start at zero."""
-    return memory["lag"] / (1 - (1 - 1 / span) ** memory["num_noted"])
+    def _lag(self, memory: Mapping[str, float]) -> float:
+        """Return the running mean, freed of its start at zero."""
+        return memory["lag"] / (1 - (1 - 1 / self.span) ** memory["num_noted"])
 
 
 SCHEDULES: dict[str, type[Schedule]] = {

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from dwt_cli.distill.alpha import Constant, Schedule, Weights
 from dwt_cli.distill.objective.base import Objective, divergences
-from dwt_cli.distill.objective.feature_losses import FeatureLoss, requested
-from dwt_cli.distill.objective.fused import Comparison, Sums, distillation_sums, hard_sums
+from dwt_cli.distill.objective.features import over_features, requested
+from dwt_cli.distill.objective.fused import Comparison, distillation_sums, hard_sums
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
 from dwt_cli.distill.teacher.signal import Request, TeacherSignal
@@ -25,13 +25,13 @@ STAND_ALONE = Constant(hard=1.0, soft=0.0)
 class Distillation:
     """A teacher's signal, and how the student is compared with it.
 
-    feature_losses: a module for each of the objectives that need features, by name.
+    parts: what objectives train to compare features, by the objectives' names.
     """
 
     signal: TeacherSignal
     schedule: Schedule
     objectives: Mapping[str, Objective]
-    feature_losses: Mapping[str, FeatureLoss] = field(default_factory=dict)
+    parts: Mapping[str, nn.Module] = field(default_factory=dict)
     revise: Revise = field(default_factory=NoRevision)
     select: Select = field(default_factory=AllRows)
 
@@ -45,14 +45,12 @@ class DistillationLoss:
 
     def __init__(self, distillation: Distillation | None = None, *, compiled: bool = False) -> None:
         self._distillation, self._compiled = distillation, compiled
-        self._signal = distillation.signal if distillation else None
         self._schedule = distillation.schedule if distillation else STAND_ALONE
-        feature_losses = distillation.feature_losses if distillation else {}
-        parts = self._signal.parts if self._signal else {}
-        assert feature_losses.keys().isdisjoint(parts), "a part has a name of its own"
-        self.aux = nn.ModuleDict({**feature_losses, **parts})
-        self._student_features, features = requested(feature_losses.values())
-        self._request = Request(features=features)
+        self.aux = nn.ModuleDict()
+        if distillation:
+            ours, theirs = distillation.parts, distillation.signal.parts
+            assert ours.keys().isdisjoint(theirs), "a part has a name of its own"
+            self.aux.update({**ours, **theirs})
 
     def remember(
         self, memory: Mapping[str, float], metrics: Mapping[str, float]
@@ -64,69 +62,58 @@ class DistillationLoss:
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> LossSum:
         """Return eq. 3 and its terms, summed over the target rows of a `LanguageModel`."""
         weights = self._schedule.weights(moment)
+        if self._distillation and self._schedule.soft_is_over(moment):
+            self._distillation.signal.release()
+            self._distillation = None
         facts = {"alpha_hard": weights.hard}
-        if self._signal is not None and self._schedule.soft_is_over(moment):
-            self._signal.release()
-            self._signal = None
-        if self._signal is not None:
+        if self._distillation:
             facts["alpha_soft"] = weights.soft
-        if self._signal is None or weights.soft == 0:
+        if self._distillation is None or weights.soft == 0:
             student_NV = model(*batch.inputs, Want(ragged=batch.ragged)).logits_NV
             sums = hard_sums(student_NV, batch.labels_N, weights.hard, compiled=self._compiled)
-            return LossSum(sums.total, _of_label(sums), facts)
-        total, named = self._distilled(self._signal, model, batch, moment, weights)
+            return LossSum(sums.total, {"hard_loss": sums.hard, "accuracy": sums.correct}, facts)
+        total, named = self._distilled(self._distillation, model, batch, moment, weights)
         return LossSum(total, named, facts)
 
     def _distilled(
         self,
-        signal: TeacherSignal,
+        settings: Distillation,
         model: nn.Module,
         batch: Batch,
         moment: Moment,
         weights: Weights,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        settings, num_targets = self._distillation, len(batch.labels_N)
-        assert settings is not None, "a signal comes with them"
-        teacher = signal(batch, self._request)
-        want = Want(features=self._student_features, ragged=batch.ragged)
-        student = model(*batch.inputs, want)
+        signal, objectives = settings.signal, settings.objectives
+        of_student, of_teacher = requested(objectives)
+        teacher = signal(batch, Request(features=of_teacher))
+        student = model(*batch.inputs, Want(features=of_student, ragged=batch.ragged))
+        comparison = Comparison(
+            divergences(objectives), settings.revise, settings.select, moment.progress
+        )
         sums = distillation_sums(
             student.logits_NV,
-            teacher.targets.detach(),
+            teacher.targets,
             batch.labels_N,
             weights,
-            Comparison(
-                divergences(settings.objectives), settings.revise, settings.select, moment.progress
-            ),
+            comparison,
             compiled=self._compiled,
         )
-        # means over positions, as sums over targets: any split of a batch gives the same
-        features = {
-            name: num_targets * loss(student.features, teacher.features)
-            for name, loss in settings.feature_losses.items()
-        }
-        total, soft = sums.total, {**sums.soft, **features}
-        for name, value in features.items():
-            total = total + weights.soft * settings.objectives[name].weight * value
-        named = _of_label(sums) | {"teacher_loss": sums.teacher}
-        weighted = [
-            settings.objectives[name].weight * value.detach() for name, value in soft.items()
-        ]
+        total, soft = sums.total, dict(sums.soft)
+        for name, objective in over_features(objectives).items():
+            assert student.features and teacher.features, "they were requested"
+            mean = objective.compare(student.features, teacher.features, settings.parts.get(name))
+            # a mean over positions, as a sum over targets: any split of a batch gives the same
+            soft[name] = len(batch.labels_N) * mean
+            total = total + weights.soft * objective.weight * soft[name]
+        named = {"hard_loss": sums.hard, "accuracy": sums.correct, "teacher_loss": sums.teacher}
+        weighted = [objectives[name].weight * value.detach() for name, value in soft.items()]
         named["soft_loss"] = torch.stack(weighted).sum()
         if len(soft) > 1:
             named |= {f"soft_{name}": value.detach() for name, value in soft.items()}
         if settings.select.leaves_out:
             named["selected"] = sums.selected
-        own = None
         if signal.parts:
             teacher_NV, student_NV = teacher.targets.dense(), student.logits_NV.detach()
             own = signal.own_loss(teacher_NV, student_NV, batch, moment)
-        if own is not None:
             total, named["signal_loss"] = total + own, own.detach()
-        else:
-            assert not teacher.targets.requires_grad, "eq. 3 trains no teacher: give an own_loss"
         return total, named
-
-
-def _of_label(sums: Sums) -> dict[str, Tensor]:
-    return {"hard_loss": sums.hard, "accuracy": sums.correct}

@@ -14,7 +14,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.check import nearest_existing
 from dwt_cli.data import corpus as corpora
-from dwt_cli.distill.objective.feature_losses import feature_losses
+from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.checkpoint import located, open_config, open_model
 from dwt_cli.models.flops import num_parameters
@@ -45,7 +45,7 @@ def check(
         _check_layers_are_known(opened)
     teacher = opened.get("teacher.path", shapes.teacher_models.get("teacher"))
     if teacher is not None:
-        feature_losses(shapes.objectives, student.config, teacher.config)
+        parts_for(shapes.objectives, student.config, teacher.config)
     if remapped.needs_teacher:
         assert teacher is not None, "config.check asks for one model"
         remapped.start(student, teacher)  # shapes alone

@@ -13,7 +13,7 @@ from dwt_cli.config.run import path_setting
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Data
 from dwt_cli.distill.objective.base import Objective
-from dwt_cli.distill.objective.feature_losses import feature_losses, requested
+from dwt_cli.distill.objective.features import parts_for, requested
 from dwt_cli.distill.teacher.options import CheckpointTeacher, MadeTeacher, SingleTeacher
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.evaluate.options import Eval
@@ -175,4 +175,5 @@ class Shapes:
         if list(self.teacher_models) != ["teacher"]:  # several have none in common
             return NO_FEATURES, NO_FEATURES
         student, teacher = self.student_model.config, self.teacher_models["teacher"].config
-        return requested(feature_losses(self.objectives, student, teacher).values())
+        parts_for(self.objectives, student, teacher)  # raises where they cannot be compared
+        return requested(self.objectives)

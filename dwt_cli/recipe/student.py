@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from dwt_cli.base import atomic
@@ -17,7 +18,7 @@ from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.base import Objective
-from dwt_cli.distill.objective.feature_losses import FeatureLoss, feature_losses, requested
+from dwt_cli.distill.objective.features import parts_for, requested
 from dwt_cli.distill.objective.revise import Revise
 from dwt_cli.distill.objective.select import Select
 from dwt_cli.distill.remap.ligo import Growing
@@ -317,15 +318,15 @@ class StudentStage(Stage):
         self, teaching: Teaching, student: PreTrainedModel, done: Done, at: Context
     ) -> "_Taught":
         conditions, teacher = self.shapes.conditions, done[teaching.stage.name]
-        losses: dict[str, FeatureLoss] = {}
+        parts: dict[str, nn.Module] = {}
         teacher_flops, student_flops = teacher.step_flops, 0.0
         if teacher.model is not None:
-            losses = feature_losses(teaching.objectives, student.config, teacher.model.config)
-            ours, theirs = requested(losses.values())
+            parts = parts_for(teaching.objectives, student.config, teacher.model.config)
+            ours, theirs = requested(teaching.objectives)
             teacher_flops = conditions.step_flops(teacher.model, theirs)
             student_flops = conditions.step_flops(student, ours) - conditions.step_flops(student)
         teacher.share(conditions, at)
-        compared = (teaching.objectives, losses, teaching.revise, teaching.select)
+        compared = (teaching.objectives, parts, teaching.revise, teaching.select)
         distillation = Distillation(teacher.signal, teaching.alpha, *compared)
         return _Taught(distillation, teacher_flops, FORWARD_AND_BACKWARD * student_flops)
 

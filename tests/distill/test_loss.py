@@ -12,8 +12,7 @@ from dwt_cli.distill.alpha import Constant, Linear, Schedule, Weights
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.divergences import ForwardKL
-from dwt_cli.distill.objective.feature_losses import feature_losses
-from dwt_cli.distill.objective.features import Hidden
+from dwt_cli.distill.objective.features import Hidden, parts_for
 from dwt_cli.distill.objective.fused import Comparison, distillation_sums
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
@@ -52,8 +51,8 @@ class Counting(TeacherSignal):
 class Window(Schedule):
     """The soft loss counts in the second quarter only."""
 
-    def weights(self, moment: Moment) -> Weights:
-        return Weights(self.hard, float(0.25 <= moment.progress < 0.5))
+    def soft_at(self, moment: Moment) -> float:
+        return float(0.25 <= moment.progress < 0.5)
 
     def soft_is_over(self, moment: Moment) -> bool:
         return moment.progress >= 0.5
@@ -163,8 +162,8 @@ def test_the_students_gradient_does_not_reach_the_teacher(
 class Adapted(TeacherSignal):
     """A signal with trainable parts: it scales another's logits, by its own loss."""
 
-    def __init__(self, signal: TeacherSignal, has_own_loss: bool = True) -> None:
-        self.signal, self.has_own_loss = signal, has_own_loss
+    def __init__(self, signal: TeacherSignal) -> None:
+        self.signal = signal
         self.scale = nn.Linear(1, 1, bias=False)
         nn.init.constant_(self.scale.weight, 0.5)
         self.parts = {"adapter": self.scale}
@@ -176,10 +175,8 @@ class Adapted(TeacherSignal):
 
     def own_loss(
         self, teacher_NV: Tensor, student_NV: Tensor, batch: Batch, moment: Moment
-    ) -> Tensor | None:
+    ) -> Tensor:
         self.seen.append((teacher_NV.requires_grad, student_NV.requires_grad, moment.progress))
-        if not self.has_own_loss:
-            return None
         return torch.nn.functional.cross_entropy(teacher_NV, batch.labels_N, reduction="sum")
 
     def release(self) -> None:
@@ -215,26 +212,26 @@ def test_a_signal_trains_its_parts_by_a_loss_of_its_own(
     assert len(signal.seen) == 1
 
 
-def test_trained_targets_without_a_loss_of_their_own_are_refused(
+def test_parts_without_a_loss_of_their_own_are_refused(
     student: LanguageModel, teacher: Counting, batch: Batch
 ) -> None:
-    loss = distilled(Constant(soft=1), Adapted(teacher, has_own_loss=False))
-    with pytest.raises(AssertionError, match="own_loss"):
-        loss(student, batch, Moment(0))
+    teacher.parts = {"adapter": nn.Linear(1, 1)}
+    with pytest.raises(NotImplementedError):
+        distilled(Constant(soft=1), teacher)(student, batch, Moment(0))
 
 
 def test_aux_holds_the_parts_of_objectives_and_signal_side_by_side(
     student: LanguageModel, teacher_model: LanguageModel, teacher: Counting
 ) -> None:
     objectives: dict[str, Objective] = {"logits": ForwardKL(), "hidden": Hidden()}
-    losses = feature_losses(objectives, student.model.config, teacher_model.model.config)
+    parts = parts_for(objectives, student.model.config, teacher_model.model.config)
     signal = Adapted(teacher)
-    loss = DistillationLoss(Distillation(signal, Constant(), objectives, losses))
+    loss = DistillationLoss(Distillation(signal, Constant(), objectives, parts))
     assert list(loss.aux) == ["hidden", "adapter"]
     assert not any(isinstance(module, nn.ModuleDict) for module in loss.aux.values())
     signal.parts = {"hidden": signal.scale}
     with pytest.raises(AssertionError, match="name of its own"):
-        DistillationLoss(Distillation(signal, Constant(), objectives, losses))
+        DistillationLoss(Distillation(signal, Constant(), objectives, parts))
 
 
 class TwoForms(TeacherSignal):

@@ -11,12 +11,11 @@ from torch import nn
 
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.data.corpus import Corpus
-from dwt_cli.distill.alpha import Constant, Schedule, Weights
+from dwt_cli.distill.alpha import Constant, Schedule
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.divergences import ForwardKL
-from dwt_cli.distill.objective.feature_losses import feature_losses
-from dwt_cli.distill.objective.features import Hidden
+from dwt_cli.distill.objective.features import Hidden, parts_for
 from dwt_cli.distill.teacher.signal import ModelSignal
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.models.making import make_model
@@ -76,11 +75,8 @@ def crash_after(number: int) -> Callable[[int], None]:
 class Late(Schedule):
     """The teacher, and with it the projection of hidden states, begins after four steps of six."""
 
-    def weights(self, moment: Moment) -> Weights:
-        return Weights(self.hard, float(moment.progress > 0.6))
-
-    def soft_is_over(self, moment: Moment) -> bool:
-        return False
+    def soft_at(self, moment: Moment) -> float:
+        return float(moment.progress > 0.6)
 
 
 WITH_PROJECTIONS = {"logits": ForwardKL(), "hidden": Hidden(pairs=[[0, 0], [-1, -1]])}
@@ -141,9 +137,9 @@ def make_training(
     batches = TrainBatches(corpus.train, masking, options.batch_size, 0, "student")
     heldout = HeldoutBatches(corpus.heldout, masking, 8, 8)
     compared = objectives or {"logits": ForwardKL(temperature=2.0)}
-    losses = feature_losses(compared, model.model.config, teacher.model.config)
+    parts = parts_for(compared, model.model.config, teacher.model.config)
     loss = DistillationLoss(
-        Distillation(ModelSignal(teacher), schedule or Constant(soft=1.0), compared, losses)
+        Distillation(ModelSignal(teacher), schedule or Constant(soft=1.0), compared, parts)
     )
     loss.aux.to(device)
     if isinstance(parallel, Fsdp):

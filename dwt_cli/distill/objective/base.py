@@ -8,36 +8,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from dwt_cli.base.options import above
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedConfig
-
-    from dwt_cli.distill.objective.feature_losses import FeatureLoss
 
 
 @dataclass
 class Objective:
-    """One thing that is compared with the teacher. alpha_soft scales the weighted sum of all.
-
-    needs_features: whether it compares features of layers, which a single model alone has.
-    """
-
-    needs_features: ClassVar[bool] = False
+    """One thing that is compared with the teacher. alpha_soft scales the weighted sum of all."""
 
     weight: float = above(0, 1.0, hint="else leave the objective out")
-
-    def feature_loss(
-        self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
-    ) -> FeatureLoss | None:
-        """Return the module that compares the features of two models; None if it needs none.
-
-        Raises `UserError` for two models that cannot be compared.
-        """
-        return None
 
     def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
         """Yield what is wrong with the settings for a vocabulary of this size, a line each."""

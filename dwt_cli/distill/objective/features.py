@@ -1,78 +1,178 @@
-"""The objectives that compare features of layers: hidden states, relations between positions.
+"""Objectives over features of layers: hidden states, relations between positions.
 
-Imports no torch: each builds its module when two models are known.
+Imports no torch. Losses are means over positions; those of relations are in nats. Legend: B blocks,
+L positions, H heads, E width of a head, R relation heads, F width of a relation head, S and T
+widths of student, teacher.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import at_least
 from dwt_cli.distill.objective.base import Objective
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PreTrainedConfig
 
-    from dwt_cli.distill.objective.feature_losses import FeatureLoss
+    from dwt_cli.models.features import Features, FeatureSpec, Heads
 
 
 @dataclass
 class FeatureObjective(Objective, ABC):
-    """Features of layers of both models, as a mean over positions."""
-
-    needs_features: ClassVar[bool] = True
+    """Features of layers of both models, which a single model alone has, not a mixture."""
 
     @abstractmethod
-    def feature_loss(
+    def requested(self) -> tuple[FeatureSpec, FeatureSpec]:
+        """Return the features that are compared, of the student and of the teacher."""
+
+    @abstractmethod
+    def compare(self, student: Features, teacher: Features, part: nn.Module | None) -> Tensor:
+        """Return the mean over positions, a scalar with a gradient; part: as `part` made it."""
+
+    def part(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> nn.Module | None:
+        """Return what is trained beside the student to compare these models; None for nothing."""
+        return None
+
+    def problems_between(
         self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
-    ) -> FeatureLoss: ...
+    ) -> Iterator[str]:
+        """Yield why these two models cannot be compared, a line each."""
+        yield from ()
+
+
+def over_features(objectives: Mapping[str, Objective]) -> dict[str, FeatureObjective]:
+    """Return those that compare features, by name."""
+    return {name: each for name, each in objectives.items() if isinstance(each, FeatureObjective)}
+
+
+def requested(objectives: Mapping[str, Objective]) -> tuple[FeatureSpec, FeatureSpec]:
+    """Return the features that all of them together need of the student, and of the teacher."""
+    from dwt_cli.models.features import NO_FEATURES
+
+    student = teacher = NO_FEATURES
+    for objective in over_features(objectives).values():
+        ours, theirs = objective.requested()
+        student, teacher = student | ours, teacher | theirs
+    return student, teacher
+
+
+def parts_for(
+    objectives: Mapping[str, Objective], student: PreTrainedConfig, teacher: PreTrainedConfig
+) -> dict[str, nn.Module]:
+    """Return what is trained to compare the features of two models, by the objectives' names.
+
+    Raises `UserError` for two models that cannot be compared.
+    """
+    from dwt_cli.models.features import check_layers
+
+    parts = {}
+    for name, objective in over_features(objectives).items():
+        setting = f"objective.{name}"
+        for problem in objective.problems_between(setting, student, teacher):
+            raise UserError(problem)
+        ours, theirs = objective.requested()
+        check_layers(student, ours, f"{setting}, student")
+        check_layers(teacher, theirs, f"{setting}, teacher")
+        if part := objective.part(student, teacher):
+            parts[name] = part
+    return parts
 
 
 @dataclass
 class MiniLM(FeatureObjective):
-    """Attention and value relation of one layer on each side; layers count from 0, or from -1."""
+    """Attention and value relation of one layer on each side; layers count from 0, or from -1.
+
+    KL of the attention distributions plus KL of the value relations (arXiv 2002.10957, 3.1-3.2).
+    The heads are compared one by one, so there are equally many on both sides.
+    """
 
     teacher_layer: int = -1
     student_layer: int = -1
 
-    def feature_loss(
-        self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
-    ) -> FeatureLoss:
-        from dwt_cli.distill.objective.relations import MiniLMRelations
+    def requested(self) -> tuple[FeatureSpec, FeatureSpec]:
+        from dwt_cli.models.features import FeatureSpec
 
+        ours, theirs = frozenset({self.student_layer}), frozenset({self.teacher_layer})
+        return FeatureSpec(heads_layers=ours), FeatureSpec(heads_layers=theirs)
+
+    def problems_between(
+        self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
+    ) -> Iterator[str]:
         if student.num_attention_heads != teacher.num_attention_heads:
-            raise UserError(
+            yield (
                 f"{setting}: the student has {student.num_attention_heads} heads, the teacher "
                 f"{teacher.num_attention_heads}, and MiniLM compares head by head; choose "
                 "objective=minilmv2, or equal head counts"
             )
-        return MiniLMRelations(self.student_layer, self.teacher_layer)
+
+    def compare(self, student: Features, teacher: Features, part: nn.Module | None) -> Tensor:
+        return self._compare_heads(
+            student.heads[self.student_layer], teacher.heads[self.teacher_layer]
+        )
+
+    def _compare_heads(self, p: Heads, t: Heads) -> Tensor:
+        attention = _kl(
+            _relation(t.queries_BHLE, t.keys_BHLE), _relation(p.queries_BHLE, p.keys_BHLE)
+        )
+        values = _kl(
+            _relation(t.values_BHLE, t.values_BHLE), _relation(p.values_BHLE, p.values_BHLE)
+        )
+        return attention + values
 
 
 @dataclass
 class MiniLMv2(MiniLM):
-    """q-q, k-k and v-v relations of one layer; null: as many relation heads as the student has."""
+    """Mean KL of the q-q, k-k and v-v relations of one layer (arXiv 2012.15828, section 3).
+
+    Heads are joined and cut anew into relation heads, so head counts and widths may differ.
+    num_relation_heads: null: as many as the student has heads.
+    """
 
     num_relation_heads: int | None = at_least(1, None)
 
-    def feature_loss(
+    def problems_between(
         self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
-    ) -> FeatureLoss:
-        from dwt_cli.distill.objective.relations import MiniLMv2Relations
-
+    ) -> Iterator[str]:
         num_heads = self.num_relation_heads or student.num_attention_heads
         for role, config in (("student", student), ("teacher", teacher)):
             if config.hidden_size % num_heads:
-                raise UserError(
+                yield (
                     f"{setting}.num_relation_heads={num_heads} does not divide the {role}'s width "
                     f"of {config.hidden_size}: choose a divisor of both widths"
                 )
-        return MiniLMv2Relations(self.student_layer, self.teacher_layer, num_heads)
+
+    def _compare_heads(self, p: Heads, t: Heads) -> Tensor:
+        num_heads = self.num_relation_heads or p.queries_BHLE.shape[1]
+        losses = []
+        for p_BHLE, t_BHLE in zip(p, t, strict=True):
+            p_BRLF, t_BRLF = _recut(p_BHLE, num_heads), _recut(t_BHLE, num_heads)
+            losses.append(_kl(_relation(t_BRLF, t_BRLF), _relation(p_BRLF, p_BRLF)))
+        return sum(losses[1:], losses[0]) / len(losses)
+
+
+def _recut(part_BHLE: Tensor, num_heads: int) -> Tensor:
+    """Return the heads (B, R, L, F) that the joined heads are cut into."""
+    joined_BLD = part_BHLE.transpose(1, 2).flatten(2)
+    return joined_BLD.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def _relation(left_BHLE: Tensor, right_BHLE: Tensor) -> Tensor:
+    """Return the log-softmax of the scaled products of positions, (B, H, L, L), fp32."""
+    left_BHLE, right_BHLE = left_BHLE.float(), right_BHLE.float()
+    products = left_BHLE @ right_BHLE.transpose(-1, -2) / left_BHLE.shape[-1] ** 0.5
+    return products.log_softmax(-1)
+
+
+def _kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """Return KL(teacher || student) of log-probabilities over the last axis, mean over the rest."""
+    return (teacher.exp() * (teacher - student)).sum(-1).mean()
 
 
 class Distance(Enum):
@@ -84,20 +184,40 @@ class Distance(Enum):
 
 @dataclass
 class Hidden(FeatureObjective):
-    """Hidden states at [student layer, teacher layer] pairs, through a learned projection."""
+    """Hidden states at [student layer, teacher layer] pairs, each through a learned projection.
+
+    The mean distance over the pairs. Cosine over one pair, an early layer of the student and the
+    teacher's last, is LET; the squared difference is FitNets' hint (arXiv 1412.6550, eq. 3).
+    """
 
     pairs: list[list[int]] = field(default_factory=lambda: [[-1, -1]])
     distance: Distance = Distance.cosine
 
-    def feature_loss(
-        self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
-    ) -> FeatureLoss:
-        from dwt_cli.distill.objective.hidden import HiddenStates
+    def requested(self) -> tuple[FeatureSpec, FeatureSpec]:
+        from dwt_cli.models.features import FeatureSpec
 
-        pairs = [(of_student, of_teacher) for of_student, of_teacher in self.pairs]
-        return HiddenStates(
-            pairs, self.distance is Distance.cosine, student.hidden_size, teacher.hidden_size
-        )
+        ours, theirs = (frozenset(layers) for layers in zip(*self.pairs, strict=True))
+        return FeatureSpec(hidden_layers=ours), FeatureSpec(hidden_layers=theirs)
+
+    def part(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> nn.Module:
+        from dwt_cli.distill.objective.projections import Projections
+
+        return Projections(len(self.pairs), student.hidden_size, teacher.hidden_size)
+
+    def compare(self, student: Features, teacher: Features, part: nn.Module | None) -> Tensor:
+        import torch
+        from torch.nn import functional as F
+
+        assert part is not None, "made for the two models"
+        projected = part([student.hidden[ours].float() for ours, _ in self.pairs])
+        distances = []
+        for ours_BLT, (_, layer) in zip(projected, self.pairs, strict=True):
+            theirs_BLT = teacher.hidden[layer].float()
+            if self.distance is Distance.cosine:
+                distances.append(1 - F.cosine_similarity(ours_BLT, theirs_BLT, dim=-1).mean())
+            else:
+                distances.append(F.mse_loss(ours_BLT, theirs_BLT))
+        return torch.stack(distances).mean()
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong with the pairs, a line each."""

@@ -66,11 +66,10 @@ def distillation_sums(
 ) -> Sums:
     """Return alpha_hard * hard + alpha_soft * sum of weight * soft (eq. 3), and its terms.
 
-    student_NV: logits of any float type. teacher: targets without a gradient; None: the soft terms
-    are zero. labels_N: int64. compiled: the pass over rows that need a gradient is fused by
+    student_NV: logits of any float type. teacher: gets no gradient; None: the soft terms are zero.
+    labels_N: int64. compiled: the pass over rows that need a gradient is fused by
     torch.compile.
     """
-    assert teacher is None or not teacher.requires_grad, "the teacher gets no gradient from eq. 3"
     total, terms = _Distillation.apply(  # type: ignore[no-untyped-call]
         student_NV, teacher, labels_N, weights, comparison, compiled
     )

@@ -53,13 +53,13 @@ class TeacherSignal(ABC):
 
     def own_loss(
         self, teacher_NV: Tensor, student_NV: Tensor, batch: Batch, moment: Moment
-    ) -> Tensor | None:
-        """Return the sum over targets of what its parts minimise; None for none.
+    ) -> Tensor:
+        """Return the sum over targets of what its parts minimise: eq. 3 trains no teacher.
 
-        Called after both models. teacher_NV: its targets as logits, with a gradient. student_NV:
-        the student's logits, without one.
+        Called after both models, where there are parts. teacher_NV: its targets as logits, with a
+        gradient. student_NV: the student's logits, without one.
         """
-        return None
+        raise NotImplementedError
 
     @abstractmethod
     def release(self) -> None:

@@ -6,7 +6,7 @@ head's matrix (the vocabulary, and what fills it up).
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,15 +22,6 @@ class SoftTargets(ABC):
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
         """Return the logits (C, V) of these rows, in any float type."""
 
-    @property
-    @abstractmethod
-    def requires_grad(self) -> bool:
-        """True where something that is trained has a part in them."""
-
-    @abstractmethod
-    def detach(self) -> Self:
-        """Return the same targets without a gradient."""
-
 
 @dataclass(frozen=True)
 class DenseLogits(SoftTargets):
@@ -40,13 +31,6 @@ class DenseLogits(SoftTargets):
 
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
         return self.logits_NV[rows]
-
-    @property
-    def requires_grad(self) -> bool:
-        return self.logits_NV.requires_grad
-
-    def detach(self) -> Self:
-        return type(self)(self.logits_NV.detach())
 
 
 @dataclass(frozen=True)
@@ -67,13 +51,6 @@ class SparseRows(SoftTargets):
         num_others = max(1, self.vocab_size - kept_CK.shape[1])
         other_C1 = (rest_C1.clamp_min(1e-30) / num_others).log()
         return other_C1.repeat(1, self.vocab_size).scatter(1, self.ids_NK[rows], kept_CK)
-
-    @property
-    def requires_grad(self) -> bool:
-        return self.log_probabilities_NK.requires_grad
-
-    def detach(self) -> Self:
-        return type(self)(self.ids_NK, self.log_probabilities_NK.detach(), self.vocab_size)
 
 
 class OutputHead(NamedTuple):
@@ -103,13 +80,3 @@ class HeadStates(SoftTargets):
 
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
         return self.head.logits(self.states_ND[rows])
-
-    @property
-    def requires_grad(self) -> bool:
-        trained = (self.states_ND, self.head.weight_PD, self.head.bias_P)
-        return any(tensor is not None and tensor.requires_grad for tensor in trained)
-
-    def detach(self) -> Self:
-        bias_P = None if self.head.bias_P is None else self.head.bias_P.detach()
-        head = self.head._replace(weight_PD=self.head.weight_PD.detach(), bias_P=bias_P)
-        return type(self)(self.states_ND.detach(), head)

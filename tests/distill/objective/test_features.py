@@ -11,16 +11,16 @@ from torch import Tensor
 from dwt_cli.base.errors import UserError
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.divergences import ForwardKL
-from dwt_cli.distill.objective.feature_losses import feature_losses, requested
 from dwt_cli.distill.objective.features import (
     FEATURE_OBJECTIVES,
     Distance,
     Hidden,
     MiniLM,
     MiniLMv2,
+    parts_for,
+    requested,
 )
-from dwt_cli.distill.objective.hidden import HiddenStates
-from dwt_cli.distill.objective.relations import MiniLMRelations, MiniLMv2Relations
+from dwt_cli.distill.objective.projections import Projections
 from dwt_cli.models.features import Features, FeatureSpec, Heads
 
 B, L = 2, 5
@@ -88,8 +88,8 @@ def assert_same(found: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
 
 def test_minilm() -> None:
     student, teacher = heads(3, 4, 0), heads(3, 2, 1)
-    module = MiniLMRelations(student_layer=1, teacher_layer=-1)
-    found = module(Features({}, {1: student}), Features({}, {-1: teacher}))
+    options = MiniLM(student_layer=1, teacher_layer=-1)
+    found = options.compare(Features({}, {1: student}), Features({}, {-1: teacher}), None)
     s, t = student, teacher
     expected = slow_relation_kl(
         per_head(t.queries_BHLE, t.keys_BHLE), per_head(s.queries_BHLE, s.keys_BHLE), 2, 4
@@ -99,11 +99,12 @@ def test_minilm() -> None:
     assert_same(found, expected, list(student))
 
 
-@pytest.mark.parametrize("num_heads", [1, 2, 4])
-def test_minilmv2_with_other_head_counts(num_heads: int) -> None:
-    student, teacher = heads(3, 4, 0), heads(4, 2, 1)  # widths of 12 and 8
-    module = MiniLMv2Relations(-1, -1, num_heads)
-    found = module(Features({}, {-1: student}), Features({}, {-1: teacher}))
+@pytest.mark.parametrize("asked", [None, 1, 2])
+def test_minilmv2_with_other_head_counts(asked: int | None) -> None:
+    student, teacher = heads(4, 3, 0), heads(2, 4, 1)  # widths of 12 and 8
+    num_heads = asked or 4
+    options = MiniLMv2(num_relation_heads=asked)
+    found = options.compare(Features({}, {-1: student}), Features({}, {-1: teacher}), None)
     losses = []
     for s, t in zip(student, teacher, strict=True):
         s, t = recut(s, num_heads), recut(t, num_heads)
@@ -121,11 +122,13 @@ def test_hidden_states(distance: Distance) -> None:
     for tensor in student.values():
         tensor.requires_grad_()
     pairs = [(0, -1), (-1, 1)]
-    module = HiddenStates(pairs, distance is Distance.cosine, student_width=6, teacher_width=4)
+    options = Hidden(pairs=[[*pair] for pair in pairs], distance=distance)
+    module = options.part(sizes(width=6), sizes(width=4))
+    assert isinstance(module, Projections)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
-    found = module(Features(student, {}), Features(teacher, {}))
+    found = options.compare(Features(student, {}), Features(teacher, {}), module)
     distances = []
     for (ours, theirs), projection in zip(pairs, module.projections, strict=True):
         for b in range(B):
@@ -148,25 +151,22 @@ def sizes(num_heads: int = 2, width: int = 8, num_layers: int = 3) -> Any:
     )
 
 
-def test_only_objectives_that_need_features_have_a_module() -> None:
+def test_objectives_request_features_and_have_parts_by_their_names() -> None:
     objectives: dict[str, Objective] = {
         "logits": ForwardKL(),
         "minilm": MiniLM(student_layer=0),
         "hidden": Hidden(pairs=[[1, -1], [2, 0]]),
     }
-    losses = feature_losses(objectives, sizes(), sizes(num_layers=2))
-    assert losses.keys() == {name for name, each in objectives.items() if each.needs_features}
-    assert losses.keys() == {"minilm", "hidden"}
-    assert requested(losses.values()) == (
+    assert parts_for(objectives, sizes(), sizes(num_layers=2)).keys() == {"hidden"}
+    assert requested(objectives) == (
         FeatureSpec(hidden_layers=frozenset({1, 2}), heads_layers=frozenset({0})),
         FeatureSpec(hidden_layers=frozenset({-1, 0}), heads_layers=frozenset({-1})),
     )
 
 
 @pytest.mark.parametrize("name", FEATURE_OBJECTIVES)
-def test_each_choice_has_a_module_that_asks_for_something(name: str) -> None:
-    losses = feature_losses({"it": FEATURE_OBJECTIVES[name]()}, sizes(), sizes())
-    assert all(requested(losses.values()))
+def test_each_choice_asks_both_models_for_something(name: str) -> None:
+    assert all(requested({"it": FEATURE_OBJECTIVES[name]()}))
 
 
 @pytest.mark.parametrize(
@@ -184,4 +184,4 @@ def test_sizes_that_cannot_be_compared(
     options: Objective, ours: Any, theirs: Any, said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        feature_losses({"it": options}, ours, theirs)
+        parts_for({"it": options}, ours, theirs)

@@ -92,27 +92,3 @@ def test_a_row_that_keeps_all_of_its_mass_stays_finite() -> None:
     dense_NV = SparseRows(torch.tensor([[2, 0]]), log_probabilities_NK, 4).dense()
     assert dense_NV.isfinite().all()
     assert dense_NV.exp().tolist() == [pytest.approx([0.4, 0, 0.6, 0], abs=1e-6)]
-
-
-@pytest.mark.parametrize("kind", PAIRS)
-def test_what_is_trained_is_known_and_can_be_cut_off(kind: str) -> None:
-    for targets in PAIRS[kind]:
-        assert not targets.requires_grad
-    found, expected = PAIRS[kind]
-    trained: list[SoftTargets] = [DenseLogits(expected.dense().requires_grad_())]
-    match found:
-        case SparseRows(ids_NK, log_probabilities_NK, vocab_size):
-            kept_NK = log_probabilities_NK.clone().requires_grad_()
-            trained.append(SparseRows(ids_NK, kept_NK, vocab_size))
-        case HeadStates(states_ND, head):
-            trained.append(HeadStates(states_ND.clone().requires_grad_(), head))
-            assert head.bias_P is not None
-            for name in ("weight_PD", "bias_P"):
-                own = {name: getattr(head, name).clone().requires_grad_()}
-                trained.append(HeadStates(states_ND, head._replace(**own)))
-    assert len(trained) >= 2
-    for targets in trained:
-        assert targets.requires_grad
-        assert targets.dense().requires_grad
-        assert not targets.detach().requires_grad
-        assert torch.equal(targets.detach().dense(), targets.dense())
