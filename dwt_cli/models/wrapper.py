@@ -31,7 +31,7 @@ class Wrapper(nn.Module):
         super().__init__()
         self.model = model
         self.anatomy = anatomy_of(model) if is_known(model.config) else None
-        self._dtype = dtype
+        self.dtype = dtype
         self.train(model.training)
         if compiled:
             self.compile(dynamic=False)
@@ -44,14 +44,14 @@ class Wrapper(nn.Module):
         """
         super().train(mode)
         on_cpu = next(self.model.parameters()).device.type == "cpu"
-        if self.anatomy is not None and self._dtype == torch.bfloat16 and on_cpu:
+        if self.anatomy is not None and self.dtype == torch.bfloat16 and on_cpu:
             wanted = "eager" if mode else "sdpa"
             if self.model.config._attn_implementation != wanted:
                 self.model.set_attn_implementation(wanted)
         return self
 
     def _autocast(self, like: Tensor) -> torch.autocast:
-        return torch.autocast(like.device.type, self._dtype, enabled=self._dtype != torch.float32)
+        return torch.autocast(like.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
 class Want(NamedTuple):

@@ -1,8 +1,7 @@
 """A stage of a recipe, where it is carried out, and the one way to train in it."""
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,10 +17,9 @@ from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
 from dwt_cli.track.summary import Facts
+from dwt_cli.training import train as training
 from dwt_cli.training.checkpoint import Checkpoints
-from dwt_cli.training.loop import Training
 from dwt_cli.training.options import Optim, Parallel, Train
-from dwt_cli.training.parallel import load_state, shard, state_on_first
 from dwt_cli.training.protocols import Batches, Loss, Observer
 
 Done = dict[str, Any]
@@ -153,48 +151,29 @@ def train(
     at: Context,
     save: Callable[[Path], None] | None = None,
 ) -> Facts:
-    """Run the loop on a model, from wherever an earlier start has come to; return its facts.
+    """Train a model with its record, display and snapshots; return its facts.
 
-    A model that is sharded comes from CPU memory, and when this returns it is there again, on rank
-    0 alone. evaluate: returns held-out metrics of a model, ``loss`` among them. step_flops: of the
-    model, forward and backward. save: writes it.
+    See `dwt_cli.training.train`. step_flops: of the model, forward and backward. save: writes it.
     """
-    whole, sharding = model.model, setup.parallel.sharding(at.ranks.size)
-    parameters = num_parameters(whole)
-    loss.aux.to(at.machine.device)
-    if sharding:
-        model.cpu()  # it was evaluated on the device before, if it was remapped
+    parameters = num_parameters(model.model)
+
+    def observers(gather: Callable[[], None]) -> Iterator[Observer]:
+        yield TrainingDisplay(at.show, setup.stage)
         if at.ranks.is_first:
-            model = LanguageModel(copy.deepcopy(whole), at.machine.dtype)
-        shard(model, loss.aux, sharding, at.machine.device, at.machine.dtype)
-    else:
-        model.to(at.machine.device)
-    latest: dict[str, float] = {}
+            setup.folder.mkdir(parents=True, exist_ok=True)
+            yield MetricsLog(setup.folder / "metrics.jsonl", setup.train.log_every)
+        if save is not None:
+            yield Snapshots(save, snapshots_of(setup.folder), setup.shares, gather, at.ranks)
 
-    def evaluated() -> dict[str, float]:
-        latest.update(evaluate(model))
-        return latest
-
-    def update_whole() -> None:
-        if sharding and (state := state_on_first(model.model)):
-            load_state(whole, state)
-
-    watching: list[Observer] = [TrainingDisplay(at.show, setup.stage)]
-    if at.ranks.is_first:
-        setup.folder.mkdir(parents=True, exist_ok=True)
-        watching.append(MetricsLog(setup.folder / "metrics.jsonl", setup.train.log_every))
-    if save is not None:
-        folder = snapshots_of(setup.folder)
-        watching.append(Snapshots(save, folder, setup.shares, update_whole, at.ranks))
-    before = dict(evaluated())
-    training = Training(
-        model=model,
-        loss=loss,
-        batches=batches,
-        optim=setup.optim,
+    counters, before, after = training.train(
+        model,
+        loss,
+        batches,
+        evaluate,
         options=setup.train,
-        evaluate=evaluated,
+        optim=setup.optim,
         eval_every=setup.eval_every,
+        seed=setup.seed,
         checkpoints=Checkpoints(
             setup.folder / "checkpoints",
             setup.identity,
@@ -203,14 +182,11 @@ def train(
             at.ranks,
             setup.formerly,
         ),
-        observer=_All(watching, at_start=before),
+        observers=observers,
         device=at.machine.device,
-        seed=setup.seed,
+        parallel=setup.parallel,
         ranks=at.ranks,
     )
-    latest.clear()
-    counters = training.run()
-    update_whole()
     return Facts(
         parameters=parameters,
         steps=counters.step,
@@ -219,29 +195,8 @@ def train(
         num_skipped=counters.num_skipped,
         num_taught=int(counters.memory.get("num_taught", 0)),
         heldout_at_start=before,
-        heldout=latest or evaluated(),  # nothing was left to train after a restart
+        heldout=after,
         best_heldout={"loss": counters.best_loss, "step": counters.best_step},
         flops=step_flops * counters.step,
         seconds=counters.elapsed_s,
     )
-
-
-class _All:
-    """Several observers as one; a training that begins starts with its first metrics."""
-
-    def __init__(self, observers: list[Observer], at_start: Mapping[str, float]) -> None:
-        self._observers, self._at_start = observers, at_start
-
-    def resumed(self, step: int) -> None:
-        for observer in self._observers:
-            observer.resumed(step)
-        if step == 0:
-            self.evaluated(0, self._at_start)
-
-    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
-        for observer in self._observers:
-            observer.stepped(step, progress, metrics)
-
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        for observer in self._observers:
-            observer.evaluated(step, metrics)

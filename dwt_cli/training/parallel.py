@@ -29,12 +29,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.models.anatomy import anatomy_of
-from dwt_cli.models.wrapper import LanguageModel
+from dwt_cli.models.wrapper import Wrapper
 from dwt_cli.training.options import Fsdp
 
 
 def shard(
-    model: LanguageModel,
+    model: Wrapper,
     aux: nn.ModuleDict,
     options: Fsdp,
     device: torch.device,
