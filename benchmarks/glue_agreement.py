@@ -26,12 +26,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from dwt_cli.base.randomness import generator
-from dwt_cli.evaluate.finetuning import fine_tune, tokenised
-from dwt_cli.evaluate.glue_data import TASKS, Source, Task, read
+from dwt_cli.evaluate.finetuning import PROTOCOLS, FineTuning, fine_tune, tokenised
+from dwt_cli.evaluate.glue_data import TASKS, Split, Task, read
+from dwt_cli.evaluate.measurement import EvaluatedModel
 from dwt_cli.evaluate.metrics import METRICS
 from dwt_cli.evaluate.options import Protocol
-from dwt_cli.evaluate.protocols import PROTOCOLS, FineTuning
-from dwt_cli.evaluate.score import EvaluatedModel
 from dwt_cli.models.checkpoint import open_folder
 from dwt_cli.models.options import Head
 from dwt_cli.tasks.options import MaskedLM
@@ -79,10 +78,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _texts(
-    tested: EvaluatedModel, task: Task, source: Source, options: argparse.Namespace
-) -> Texts:
-    examples = read(task, source, options.glue)
+def _texts(tested: EvaluatedModel, task: Task, split: Split, options: argparse.Namespace) -> Texts:
+    examples = read(task, split, options.glue)
     chosen = generator(0).permutation(len(examples.texts))[: options.examples]
     labels = np.array(examples.labels, dtype=np.int64)[chosen]
     texts, _ = tokenised(tested, [examples.texts[n] for n in chosen], labels, _MAX_LENGTH)
@@ -96,7 +93,7 @@ def _ours(
     optim = replace(optim, warmup=_WARMUP, decay=1 - _WARMUP, falling=Falling.cosine)
     with tempfile.TemporaryDirectory() as folder:
         tuned = fine_tune(
-            tested, train, [dev], 2, optim, protocol.epochs, protocol.batch_size, seed,
+            tested, train, [dev], 2, optim, protocol, seed,
             Path(folder), lambda share, text: None, print,
         )  # fmt: skip
     return tuned.outputs[0]

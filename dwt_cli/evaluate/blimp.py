@@ -9,10 +9,10 @@ Legend: S sentences of one length, L positions.
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from math import sqrt
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError
+from dwt_cli.evaluate.measurement import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.options import Blimp
-from dwt_cli.evaluate.score import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.task import Targets
@@ -30,8 +30,7 @@ NUM_PARADIGMS = 67
 _WORTH_COMPILING = 10_000  # pairs: it takes as long as some thousands of them, and is faster then
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """One line of BLiMP's files: two sentences, and the three names under which they count."""
 
     sentence_good: str
@@ -48,12 +47,12 @@ def scores(tested: EvaluatedModel, options: Blimp, say: Say) -> list[Score]:
     """
     pairs = read(options, say)
     texts = [pair.sentence_good for pair in pairs] + [pair.sentence_bad for pair in pairs]
-    encoded = encode(tested, texts)
+    sentences, remarks = encode(tested, texts)
     model = LanguageModel(tested.model, tested.dtype).eval()
     if len(pairs) >= _WORTH_COMPILING:
         model.compile(dynamic=True)
     targets = tested.task.targets(tested.tokenizer)
-    good, bad = np.split(log_likelihoods(model, encoded.sentences, targets, tested.device), 2)
+    good, bad = np.split(log_likelihoods(model, sentences, targets, tested.device), 2)
     hits: dict[str, list[bool]] = defaultdict(list)
     groups: dict[str, set[str]] = defaultdict(set)
     details = set()
@@ -62,37 +61,27 @@ def scores(tested: EvaluatedModel, options: Blimp, say: Say) -> list[Score]:
         for name in ("", f"/{pair.field}", f"/{pair.linguistics_term}", f"/{pair.UID}"):
             groups[f"blimp{name}"].add(pair.UID)
         details |= {f"blimp/{pair.linguistics_term}", f"blimp/{pair.UID}"}
-    remarks = {"blimp": (*_of_all(len(hits), int((good == bad).sum())), *encoded.remarks())}
-    return [
-        _score(task, [hits[uid] for uid in sorted(uids)], remarks.get(task, ()), task in details)
-        for task, uids in groups.items()
-    ]
-
-
-def _of_all(num_paradigms: int, num_ties: int) -> tuple[str, ...]:
-    remarks = []
-    if num_paradigms != NUM_PARADIGMS:
-        remarks.append(f"{num_paradigms} of {NUM_PARADIGMS} paradigms")
-    if num_ties:
-        remarks.append(f"{num_ties:,} ties count as wrong")
-    return tuple(remarks)
-
-
-def _score(
-    task: str, paradigms: list[list[bool]], remarks: tuple[str, ...], is_detail: bool
-) -> Score:
-    accuracies = [float(np.mean(hits)) for hits in paradigms]
-    variances = [float(np.var(hits)) / len(hits) for hits in paradigms]
-    return Score(
-        task,
-        "accuracy",
-        float(np.mean(accuracies)),
-        sqrt(sum(variances)) / len(paradigms),
-        sum(map(len, paradigms)),
-        baselines={"chance": 0.5},
-        remarks=remarks,
-        is_detail=is_detail,
-    )
+    if num_ties := int((good == bad).sum()):
+        remarks = (f"{num_ties:,} ties count as wrong", *remarks)
+    if len(hits) != NUM_PARADIGMS:
+        remarks = (f"{len(hits)} of {NUM_PARADIGMS} paradigms", *remarks)
+    found = []
+    for task, uids in groups.items():
+        paradigms = [hits[uid] for uid in sorted(uids)]
+        variances = [float(np.var(each)) / len(each) for each in paradigms]
+        found.append(
+            Score(
+                task,
+                "accuracy",
+                float(np.mean([float(np.mean(each)) for each in paradigms])),
+                sqrt(sum(variances)) / len(paradigms),
+                sum(map(len, paradigms)),
+                baselines={"chance": 0.5},
+                remarks=remarks if task == "blimp" else (),
+                is_detail=task in details,
+            )
+        )
+    return found
 
 
 @torch.inference_mode()
@@ -157,11 +146,10 @@ def read(options: Blimp, say: Say) -> list[Pair]:
 
 def _pair(line: str, number: int) -> Pair:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"line {number} is no JSON") from error
-    columns = Pair.__dataclass_fields__
-    for column in columns:
-        if not (isinstance(row, dict) and str(row.get(column) or "").strip()):
+        row = dict(json.loads(line))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"line {number} is no JSON object") from error
+    for column in Pair._fields:
+        if not str(row.get(column) or "").strip():
             raise ValueError(f"line {number} has no {column}")
-    return Pair(**{column: str(row[column]) for column in columns})
+    return Pair(*(str(row[column]) for column in Pair._fields))

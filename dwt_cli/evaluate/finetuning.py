@@ -1,22 +1,23 @@
-"""One fine-tuning of one model on one task, by the project's loop."""
+"""One fine-tuning of one model on one task, and the customary ways to do it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dwt_cli.evaluate.score import EvaluatedModel, Say
+from dwt_cli.evaluate.measurement import EvaluatedModel, Say
+from dwt_cli.evaluate.options import Protocol
 from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.classifier import make_classifier, takes_segments
 from dwt_cli.models.wrapper import Classifier
 from dwt_cli.tasks.classification import Classification, classification_sum
 from dwt_cli.tasks.texts import BucketedBatches, Texts
 from dwt_cli.training.checkpoint import Checkpoints
-from dwt_cli.training.loop import Training
-from dwt_cli.training.options import Optim, Train
+from dwt_cli.training.options import AdamW, Falling, Optim, Train
+from dwt_cli.training.train import train
 
 _CHECKPOINT_EVERY = 2000  # steps: only a long fine-tuning is worth going on with
 _DEV_BATCH = 64
@@ -26,15 +27,43 @@ Outputs = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class FineTuned:
-    """The outputs on each dev set, and what the training took.
+class FineTuning:
+    """How every task is fine-tuned.
 
-    padding: the share of the training's positions that were padding, in 0..1.
+    optims: tried one after the other; where there are several, the best on the dev set counts.
+    max_train, max_dev: the first so many examples, in an order drawn once; None: all of them.
     """
+
+    epochs: int
+    batch_size: int
+    optims: tuple[Optim, ...]
+    max_train: int | None = None
+    max_dev: int | None = None
+
+
+_SANE = AdamW(lr=4e-5, betas=(0.9, 0.999), eps=1e-8, warmup=0.0, decay=1.0, falling=Falling.cosine)
+_BERT = replace(_SANE, warmup=0.1, decay=0.9, falling=Falling.linear)
+
+PROTOCOLS = {
+    # one setting for all tasks (Cramming, arXiv 2212.14034, section 5)
+    Protocol.sane: FineTuning(5, 16, (_SANE,)),
+    # BERT's own, arXiv 1810.04805, section 4.1
+    Protocol.bert: FineTuning(
+        3, 32, tuple(replace(_BERT, lr=lr) for lr in (5e-5, 4e-5, 3e-5, 2e-5))
+    ),
+    # rates for widths of some hundred; all nine tasks in minutes on two cores
+    Protocol.quick: FineTuning(
+        3, 32, (replace(_SANE, lr=1e-3, warmup=0.1, decay=0.9),), max_train=1000, max_dev=1000
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """The outputs on each dev set, and the share of the training's positions that was padding."""
 
     outputs: list[Outputs]
     padding: float
-    seconds: float
 
 
 def tokenised(
@@ -67,12 +96,11 @@ def tokenised(
 
 def fine_tune(
     tested: EvaluatedModel,
-    train: Texts,
+    texts: Texts,
     dev: Sequence[Texts],
     num_outputs: int,
     optim: Optim,
-    epochs: int,
-    batch_size: int,
+    protocol: FineTuning,
     seed: int,
     folder: Path,
     advance: Callable[[float, str], None],
@@ -82,39 +110,35 @@ def fine_tune(
 
     ``folder`` is where a training that was interrupted finds its checkpoint again.
     """
-    model = Classifier(make_classifier(tested.model, num_outputs, seed), tested.dtype)
-    model.to(tested.device)
-    batches = BucketedBatches(train, batch_size, seed, "fine-tuning")
+    batches = BucketedBatches(texts, protocol.batch_size, seed, "fine-tuning")
     options = Train(
         max_steps=None,
-        epochs=float(epochs),
+        epochs=float(protocol.epochs),
         batch_size=batches.batch_size,
         checkpoint_every=_CHECKPOINT_EVERY,
         keep_checkpoints=1,
     )
     latest: list[Outputs] = []
 
-    def evaluate() -> dict[str, float]:
-        judged = [predict(model, texts, tested.device) for texts in dev]
+    def evaluate(model: Classifier) -> dict[str, float]:
+        judged = [predict(model, each, tested.device) for each in dev]
         latest[:] = [outputs for outputs, _ in judged]
         return {"loss": judged[0][1]}
 
-    counters = Training(
-        model=model,
-        loss=Classification(),
-        batches=batches,
-        optim=optim,
+    train(
+        Classifier(make_classifier(tested.model, num_outputs, seed), tested.dtype),
+        Classification(),
+        batches,
+        evaluate,
         options=options,
-        evaluate=evaluate,
+        optim=optim,
         eval_every=None,
-        checkpoints=Checkpoints(folder, f"fine-tuning {seed} {optim}", 1, say),
-        observer=_Progress(advance),
-        device=tested.device,
         seed=seed,
-    ).run()
-    if not latest:  # it was stopped between its last checkpoint and its end
-        evaluate()
-    return FineTuned(latest, batches.padding, counters.elapsed_s)
+        checkpoints=Checkpoints(folder, f"fine-tuning {seed} {optim}", 1, say),
+        observers=lambda gather: [_Progress(advance)],
+        device=tested.device,
+    )
+    return FineTuned(latest, batches.padding)
 
 
 @torch.no_grad()

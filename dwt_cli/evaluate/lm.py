@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dwt_cli.base.ranks import ALONE, Ranks
-from dwt_cli.evaluate.score import EvaluatedModel, Score
+from dwt_cli.evaluate.measurement import EvaluatedModel, Score
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.task import Batch

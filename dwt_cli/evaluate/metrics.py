@@ -1,62 +1,42 @@
 """GLUE's metrics, from scikit-learn and scipy, and the standard error of any of them.
 
-Both libraries are imported where they are used: a run that evaluates nothing starts 1.6 s sooner.
+They take labels and predictions, both (examples,), and return nan where they are not defined. A
+module that many need imports this one where it uses it: both libraries take 1.6 s.
 """
 
 import warnings
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
+from sklearn import metrics
 
 from dwt_cli.base.randomness import generator, seed_for
 
 Values = NDArray[np.int64] | NDArray[np.float32]
 Metric = Callable[[Values, Values], float]
-"""A number from labels and predictions, both (examples,); nan where it is not defined."""
 
 _NUM_RESAMPLES = 200
 
 
-def accuracy(labels: Values, predictions: Values) -> float:
-    from sklearn import metrics
-
-    return float(metrics.accuracy_score(labels, predictions))
-
-
-def f1(labels: Values, predictions: Values) -> float:
-    """Return F1 of class 1; 0 when neither labels nor predictions have any."""
-    from sklearn import metrics
-
-    return float(metrics.f1_score(labels, predictions, zero_division=0.0))
-
-
-def matthews(labels: Values, predictions: Values) -> float:
-    """Return Matthews' correlation; 0 when either side has one class only."""
-    from sklearn import metrics
-
-    return float(metrics.matthews_corrcoef(labels, predictions))
-
-
-def pearson(labels: Values, predictions: Values) -> float:
-    return _correlation("pearsonr", labels, predictions)
-
-
-def spearman(labels: Values, predictions: Values) -> float:
-    return _correlation("spearmanr", labels, predictions)
-
-
-def _correlation(name: str, x: Values, y: Values) -> float:
-    from scipy import stats
-
+def _correlation(of: Callable[..., Any], x: Values, y: Values) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-        return float(getattr(stats, name)(x.astype(np.float64), y.astype(np.float64))[0])
+        return float(of(x.astype(np.float64), y.astype(np.float64))[0])
 
 
 METRICS: dict[str, Metric] = {
-    metric.__name__: metric for metric in (accuracy, f1, matthews, pearson, spearman)
+    "accuracy": metrics.accuracy_score,
+    # of class 1; 0 when neither labels nor predictions have any
+    "f1": partial(metrics.f1_score, zero_division=0.0),
+    # 0 when either side has one class only
+    "matthews": metrics.matthews_corrcoef,
+    "pearson": partial(_correlation, stats.pearsonr),
+    "spearman": partial(_correlation, stats.spearmanr),
 }
 
 

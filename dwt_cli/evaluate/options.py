@@ -10,7 +10,7 @@ from dwt_cli.base.options import SINCE_0_2, at_least, between, bookkeeping
 
 
 class Protocol(Enum):
-    """How GLUE is fine-tuned; the figures are in `dwt_cli.evaluate.protocols`."""
+    """How GLUE is fine-tuned; the figures are in `dwt_cli.evaluate.finetuning`."""
 
     sane = "sane"
     bert = "bert"

@@ -26,8 +26,8 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.sentences import heldout_sentences
+from dwt_cli.evaluate.measurement import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.options import Probing
-from dwt_cli.evaluate.score import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
 from dwt_cli.models.wrapper import LanguageModel
 
@@ -93,8 +93,8 @@ def bigram_shift(sentences: Sequence[str], options: Probing) -> Examples:
         texts.append(" ".join(words))
         words[place], words[place + 1] = words[place + 1], words[place]
         texts.append(" ".join(words))
-    folds = np.repeat(_folds(len(chosen)), 2)
-    return Examples("bigram_shift", texts, np.arange(len(texts)) % 2, folds, per_sentence=2)
+    numbers = np.arange(len(texts))  # in an order that is random already
+    return Examples("bigram_shift", texts, numbers % 2, numbers // 2 % NUM_FOLDS, per_sentence=2)
 
 
 def word_content(sentences: Sequence[str], options: Probing) -> Examples:
@@ -111,9 +111,8 @@ def word_content(sentences: Sequence[str], options: Probing) -> Examples:
     candidates = {word for _, word in often[: options.num_words]}
     by_word: dict[str, list[int]] = defaultdict(list)
     for number in generator(seed).permutation(len(sentences)):
-        match list(bags[number] & candidates):
-            case [word]:
-                by_word[word].append(int(number))
+        if len(met := bags[number] & candidates) == 1:
+            by_word[met.pop()].append(int(number))
     targets = sorted(word for word in by_word if len(by_word[word]) >= options.num_per_word)
     num_examples = len(targets) * options.num_per_word
     _require(num_examples if len(targets) > 1 else 0, "word_content")
@@ -122,7 +121,7 @@ def word_content(sentences: Sequence[str], options: Probing) -> Examples:
         "word_content",
         [sentences[number] for chosen in numbers for number in chosen],
         np.repeat(np.arange(len(targets)), options.num_per_word),
-        np.tile(_folds(options.num_per_word), len(targets)),
+        np.tile(np.arange(options.num_per_word) % NUM_FOLDS, len(targets)),
         per_sentence=1,
         targets=tuple(targets),
     )
@@ -144,14 +143,9 @@ def _require(num_sentences: int, task: str) -> None:
         )
 
 
-def _folds(count: int) -> NDArray[np.int64]:
-    """Return the folds of sentences whose order is random already."""
-    return np.arange(count) % NUM_FOLDS
-
-
 def _score(tested: EvaluatedModel, examples: Examples) -> Score:
-    encoded = encode(tested, examples.texts)
-    hits = probe(sentence_means(tested, encoded.sentences), examples)
+    sentences, remarks = encode(tested, examples.texts)
+    hits = probe(sentence_means(tested, sentences), examples)
     num_labels = int(examples.labels.max()) + 1
     baselines = {
         "chance": 1 / num_labels,
@@ -168,7 +162,7 @@ def _score(tested: EvaluatedModel, examples: Examples) -> Score:
         float(per_sentence.std()) / sqrt(len(per_sentence)),
         len(hits),
         baselines=baselines,
-        remarks=(f"{num_labels} classes", *encoded.remarks()),
+        remarks=(f"{num_labels} classes", *remarks),
     )
 
 
@@ -176,16 +170,11 @@ def _score(tested: EvaluatedModel, examples: Examples) -> Score:
 def sentence_means(tested: EvaluatedModel, sentences: Sequence[Sentence]) -> NDArray[np.float32]:
     """Return the mean of each sentence's last hidden states (E, D), without those of its frame."""
     model = LanguageModel(tested.model, tested.dtype).eval()
-    before, after = tested.task.frame.ids(tested.tokenizer)
+    before, after = map(len, tested.task.frame.ids(tested.tokenizer))
     means_ED = np.empty((len(sentences), tested.model.config.hidden_size), dtype=np.float32)
     for numbers, ids_SL in equally_long(sentences, tested.device):
-        means_ED[numbers] = (
-            model.hidden(ids_SL)[:, len(before) : ids_SL.shape[1] - len(after)]
-            .float()
-            .mean(1)
-            .cpu()
-            .numpy()
-        )
+        states_SLD = model.hidden(ids_SL)[:, before : ids_SL.shape[1] - after]
+        means_ED[numbers] = states_SLD.float().mean(1).cpu().numpy()
     return means_ED
 
 
@@ -204,30 +193,23 @@ def probe(features: Any, examples: Examples) -> NDArray[np.bool_]:
     is the one that does best on the next fold, which is not trained on either; the strongest of
     equals.
     """
-    hits_E = np.empty(len(examples.labels), dtype=bool)
-    for fold in range(NUM_FOLDS):
-        test = examples.folds == fold
-        validation = examples.folds == (fold + 1) % NUM_FOLDS
-        hits_E[test] = _hits(features, examples.labels, ~(test | validation), validation, test)
-    return hits_E
-
-
-def _hits(
-    features: Any,
-    labels_E: NDArray[np.int64],
-    train: NDArray[np.bool_],
-    validation: NDArray[np.bool_],
-    test: NDArray[np.bool_],
-) -> NDArray[np.bool_]:
+    from scipy.sparse import issparse
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    if isinstance(features, np.ndarray):
-        features = StandardScaler().fit(features[train]).transform(features)
-    fitted = [
-        LogisticRegression(C=strength, max_iter=1000).fit(features[train], labels_E[train])
-        for strength in _STRENGTHS
-    ]
-    best = max(fitted, key=lambda each: each.score(features[validation], labels_E[validation]))
-    hits: NDArray[np.bool_] = best.predict(features[test]) == labels_E[test]
-    return hits
+    labels_E, hits_E = examples.labels, np.empty(len(examples.labels), dtype=bool)
+    for fold in range(NUM_FOLDS):
+        test = examples.folds == fold
+        validation = examples.folds == (fold + 1) % NUM_FOLDS
+        train = ~(test | validation)
+        seen = features
+        if not issparse(features):
+            seen = StandardScaler().fit(features[train]).transform(features)
+        fitted = [
+            LogisticRegression(C=strength, max_iter=1000).fit(seen[train], labels_E[train])
+            for strength in _STRENGTHS
+        ]
+        accuracies = [each.score(seen[validation], labels_E[validation]) for each in fitted]
+        best = fitted[int(np.argmax(accuracies))]
+        hits_E[test] = best.predict(seen[test]) == labels_E[test]
+    return hits_E

@@ -2,17 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from dwt_cli.evaluate.measures import Results
-from dwt_cli.evaluate.score import Report, Say, Score
+from dwt_cli.evaluate.measurement import Results, Say, Score
 
 _NOT_A_SHARE = ("loss", "perplexity")  # all other metrics lie in -1..1 and are shown as per cent
 
 
-def rows(moments: Mapping[str, Results]) -> list[Report]:
+def rows(moments: Mapping[str, Results]) -> list[dict[str, Any]]:
     """Return every score of every moment as JSON values, with its measure and its moment."""
     return [
         {"moment": moment, "measure": measure, **dataclasses.asdict(score)}
@@ -38,10 +38,9 @@ def print_scores(console: Console, say: Say, title: str, moments: Mapping[str, R
     for key, of_moment in by_row.items():
         last = list(of_moment.values())[-1]
         cells = [_cell(of_moment[m]) if m in of_moment else "" for m in moments]
-        beside = ", ".join(
-            f"{name} {_number(last.metric, value)}" for name, value in last.baselines.items()
-        )
-        table.add_row(*key, *cells, f"{last.num_examples:,}", str(last.num_seeds), beside)
+        beside = [f"{name} {_number(last.metric, x)}" for name, x in last.baselines.items()]
+        counts = f"{last.num_examples:,}", str(last.num_seeds)
+        table.add_row(*key, *cells, *counts, ", ".join(beside))
     if by_row:
         console.print(table)
         say("± is the standard error: over seeds, or over examples where there is one seed")

@@ -5,13 +5,12 @@ Legend: S sentences of one length, L positions.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dwt_cli.data.tokenizer import ids_of
-from dwt_cli.evaluate.score import EvaluatedModel
+from dwt_cli.evaluate.measurement import EvaluatedModel
 from dwt_cli.models.anatomy import num_positions
 
 _POSITIONS = {"cpu": 1 << 12, "cuda": 1 << 18}  # on a CPU a batch's activations stay in the cache
@@ -20,26 +19,14 @@ Sentence = tuple[int, ...]
 """The ids of the tokens, in the task's frame: of masked language models [CLS] ... [SEP]."""
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """Sentences in the order of their texts, and how many were longer than the model reads."""
-
-    sentences: list[Sentence]
-    num_truncated: int
-
-    def remarks(self) -> tuple[str, ...]:
-        if not self.num_truncated:
-            return ()
-        return (f"{self.num_truncated:,} of {len(self.sentences):,} sentences truncated",)
-
-
-def encode(tested: EvaluatedModel, texts: Sequence[str]) -> Encoded:
-    """Tokenise, cut to the model's positions, and frame with the task's special tokens."""
+def encode(tested: EvaluatedModel, texts: Sequence[str]) -> tuple[list[Sentence], tuple[str, ...]]:
+    """Return texts in tokens and the task's frame, and remarks if the model's length cut some."""
     before, after = tested.task.frame.ids(tested.tokenizer)
     room = num_positions(tested.model.config) - len(before) - len(after)
     ids = ids_of(tested.tokenizer, texts)
-    framed = [(*before, *each[:room], *after) for each in ids]
-    return Encoded(framed, sum(len(each) > room for each in ids))
+    num_cut = sum(len(each) > room for each in ids)
+    remarks = (f"{num_cut:,} of {len(ids):,} sentences truncated",) if num_cut else ()
+    return [(*before, *each[:room], *after) for each in ids], remarks
 
 
 def equally_long(

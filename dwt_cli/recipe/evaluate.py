@@ -19,9 +19,8 @@ from dwt_cli.data import corpus as corpora
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Data
 from dwt_cli.evaluate import measures, report
-from dwt_cli.evaluate.measures import Measurement, Results
+from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement, Results
 from dwt_cli.evaluate.options import Eval
-from dwt_cli.evaluate.score import EvaluatedModel
 from dwt_cli.evaluate.snapshots import place_of
 from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.checkpoint import located, open_config, open_encoder, provenance
@@ -87,7 +86,7 @@ class EvaluationStage(Stage):
                     f"eval.at={share:g}: the run has no model of that moment, it was trained "
                     "without this setting; run.fresh=true trains it anew"
                 )
-                moments[moment] = Results(problems=[problem])
+                moments[moment] = Results({}, [problem])
         return moments
 
     def _measured(self, model: Opened, done: Done, at: Context) -> Results:
@@ -99,8 +98,9 @@ class EvaluationStage(Stage):
             heldout = self.conditions.heldout(corpus, at.ranks.size)
             return corpus, self.corpus.identity, heldout
 
-        asked = Measurement(model.tested, self.options, text, at.show.say, at.show.update)
-        return measures.carry_out(asked, at.cache, model.has_head)
+        shown = (at.show.say, at.show.update)
+        asked = Measurement(model.tested, self.options, text, at.cache, *shown)
+        return measures.carry_out(asked, model.has_head)
 
 
 def opened(

@@ -13,8 +13,8 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate import sentences
 from dwt_cli.evaluate.blimp import log_likelihoods, read, scores
+from dwt_cli.evaluate.measurement import EvaluatedModel
 from dwt_cli.evaluate.options import Blimp
-from dwt_cli.evaluate.score import EvaluatedModel
 from dwt_cli.models import wrapper
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture

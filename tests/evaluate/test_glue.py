@@ -12,9 +12,8 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate import finetuning, glue, measures
 from dwt_cli.evaluate.glue_data import TASKS
-from dwt_cli.evaluate.measures import Measurement, Results
+from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement, Results, Score
 from dwt_cli.evaluate.options import Eval, Glue, Protocol
-from dwt_cli.evaluate.score import EvaluatedModel, Score
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.tasks.options import MaskedLM
@@ -42,10 +41,10 @@ def look(
                 tested,
                 Eval(every=1, measures=["glue"], glue=options),
                 text=lambda: pytest.fail("GLUE needs no text"),
+                cache=Cache(str(tmp_path / "cache"), said.append),
                 say=said.append,
                 advance=lambda measure, share, text: None,
             ),
-            Cache(str(tmp_path / "cache"), said.append),
             has_head=False,
         )
         return results, said
@@ -60,7 +59,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     real = finetuning.fine_tune
 
     def counted(*arguments: Any) -> Any:
-        seeds.append(arguments[7])
+        seeds.append(arguments[6])
         return real(*arguments)
 
     monkeypatch.setattr(glue, "fine_tune", counted)
@@ -124,7 +123,7 @@ def test_texts_beyond_the_model_s_positions_are_cut_and_counted(look: Any) -> No
 
 
 def test_mean_and_standard_error_over_seeds() -> None:
-    found = [[Score("RTE", "accuracy", value, 0.5, 10)] for value in (0.5, 0.6, 0.8)]
+    found = [Score("RTE", "accuracy", value, 0.5, 10) for value in (0.5, 0.6, 0.8)]
     (score,) = glue.summed_up(found)
     assert score.value == pytest.approx(1.9 / 3)
     assert score.stderr == pytest.approx(statistics.stdev([0.5, 0.6, 0.8]) / 3**0.5)
@@ -138,9 +137,10 @@ def test_a_measure_of_the_head_is_refused_without_one(
         tested,
         Eval(every=1, measures=["lm"]),
         lambda: pytest.fail("asked"),
+        Cache(str(tmp_path), print),
         print,
         lambda *a: None,
     )
-    results = measures.carry_out(asked, Cache(str(tmp_path), print), has_head=False)
+    results = measures.carry_out(asked, has_head=False)
     assert results.scores == {}
     assert "no language-model head" in results.problems[0]

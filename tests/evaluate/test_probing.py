@@ -12,6 +12,7 @@ import torch
 
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate import probing
+from dwt_cli.evaluate.measurement import EvaluatedModel
 from dwt_cli.evaluate.options import Probing
 from dwt_cli.evaluate.probing import (
     NUM_FOLDS,
@@ -23,7 +24,6 @@ from dwt_cli.evaluate.probing import (
     sentence_means,
     word_content,
 )
-from dwt_cli.evaluate.score import EvaluatedModel
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.tasks.options import MaskedLM
