@@ -1,9 +1,10 @@
 """The families of models whose parts are known here, and their look-up."""
 
+from typing import Any
+
 from torch import nn
 from transformers import PreTrainedConfig
 
-from dwt_cli.base.errors import UserError
 from dwt_cli.models.families import bert, distilbert, modernbert, roberta
 from dwt_cli.models.families.parts import Anatomy
 
@@ -22,14 +23,16 @@ def is_known(config: PreTrainedConfig) -> bool:
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
-    """Return a transformers model's anatomy; `UserError` for a family that is not known here."""
-    model_type = str(getattr(model.config, "model_type", "?"))
-    if model_type not in ANATOMIES:
-        raise UserError(
-            f"model type {model_type!r} is not known here: use one of "
-            f"{', '.join(sorted(ANATOMIES))}"
-        )
-    return ANATOMIES[model_type]
+    """Return the anatomy of a transformers model of a known family."""
+    config: Any = model.config
+    return ANATOMIES[config.model_type]
+
+
+def layers_of(model: nn.Module) -> nn.ModuleList:
+    """Return the layers of a transformers model of a known family."""
+    layers = model.get_submodule(anatomy_of(model).layers)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
 
 
 def num_positions(config: PreTrainedConfig) -> int:

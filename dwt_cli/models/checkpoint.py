@@ -4,51 +4,29 @@ Weights are read from safetensors, or with torch's weights-only loading; code th
 model runs only when ``trust_remote_code`` was set by hand.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
-from transformers.initialization import no_init_weights
 
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError, first_line
 from dwt_cli.models.anatomy import ANATOMIES
+from dwt_cli.models.making import AUTO
 from dwt_cli.models.options import Checkpoint, Head
 
-
-class _Kind(NamedTuple):
-    """Models with a head: the library's class and its configurations, and what they are called."""
-
-    auto: Any
-    configs: Any
-    name: str
-    classes: str
-
-
-_KINDS = {
-    Head.masked: _Kind(
-        AutoModelForMaskedLM,
-        MODEL_FOR_MASKED_LM_MAPPING,
-        "masked language model",
-        "*ForMaskedLM",
-    ),
-    Head.causal: _Kind(
-        AutoModelForCausalLM,
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        "causal language model",
-        "*ForCausalLM",
-    ),
+_TYPES = {
+    Head.masked: MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    Head.causal: MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 }
+"""The types of models that the library has with a head."""
 
 
 def located(setting: str, path: str) -> str:
@@ -77,14 +55,11 @@ def open_config(
     setting: what names its path, as in ``teacher.path``. any_family: its logits are enough, its
     anatomy need not be known.
     """
-    named = f"{setting}={checkpoint.path}"
-    path = located(setting, checkpoint.path)
-    try:
+    named, path = f"{setting}={checkpoint.path}", located(setting, checkpoint.path)
+    with _opening(named):
         raw, _ = PreTrainedConfig.get_config_dict(path, revision=checkpoint.revision)
-    except Exception as error:
-        raise _unreadable(named, error) from error
-    if not raw:
-        raise _unreadable(named, "there is no config.json")
+        if not raw:
+            raise FileNotFoundError("there is no config.json")
     if "auto_map" in raw and not checkpoint.trust_remote_code:
         role, _, name = setting.rpartition(".")
         consent = f"read it, then set {role}.trust_remote_code=true, or " if name == "path" else ""
@@ -92,24 +67,21 @@ def open_config(
             f"{named} comes with code of its own (auto_map in config.json), "
             f"which is not run: {consent}choose another model"
         )
-    try:
+    with _opening(named):
         config = AutoConfig.from_pretrained(
             path, revision=checkpoint.revision, trust_remote_code=checkpoint.trust_remote_code
         )
-    except Exception as error:
-        raise _unreadable(named, error) from error
-    kind = _KINDS[head]
-    has_head = checkpoint.trust_remote_code or type(config) in kind.configs
+    has_head = checkpoint.trust_remote_code or config.model_type in _TYPES[head]
     known = sorted(name for name, anatomy in ANATOMIES.items() if anatomy.predicts is head)
     if config.model_type not in known and not (any_family and has_head):
+        kind = f"{head.value} language model"
+        why = (
+            f"here {kind}s of these types are trained on:"
+            if has_head
+            else f"it is no {kind}; among those that are known here are"
+        )
         raise UserError(
-            f"{named} is a {config.model_type}: "
-            + (
-                f"here {kind.name}s of these types are trained on: "
-                if has_head
-                else f"it is no {kind.name}; among those that are known here are "
-            )
-            + f"{', '.join(known)}; choose one of them"
+            f"{named} is a {config.model_type}: {why} {', '.join(known)}; choose one of them"
         )
     return config
 
@@ -117,11 +89,7 @@ def open_config(
 def open_model(setting: str, checkpoint: Checkpoint, head: Head) -> PreTrainedModel:
     """Return a checkpoint's language model, in fp32; `UserError` for one without its head."""
     model, lacking = open_encoder(setting, checkpoint, head)
-    if lacking:
-        raise UserError(
-            f"{setting}={checkpoint.path} lacks the weights {', '.join(lacking[:3])}: it was not "
-            f"saved with its head; choose a checkpoint of a {_KINDS[head].classes} model"
-        )
+    _check_weights(f"{setting}={checkpoint.path}", lacking, head)
     return model
 
 
@@ -129,42 +97,32 @@ def open_encoder(
     setting: str, checkpoint: Checkpoint, head: Head
 ) -> tuple[PreTrainedModel, list[str]]:
     """Return a checkpoint's model, in fp32, and the weights of its head that it lacks."""
-    named = f"{setting}={checkpoint.path}"
-    try:
-        model, report = _KINDS[head].auto.from_pretrained(
-            located(setting, checkpoint.path),
+    named, path = f"{setting}={checkpoint.path}", located(setting, checkpoint.path)
+    with _opening(named):
+        model, report = AUTO[head].from_pretrained(
+            path,
             revision=checkpoint.revision,
             trust_remote_code=checkpoint.trust_remote_code,
             dtype=torch.float32,
             weights_only=True,
             output_loading_info=True,
         )
-    except Exception as error:
-        raise _unreadable(named, error) from error
-    opened: PreTrainedModel = model
     lacking = sorted(report["missing_keys"])
-    if any(name.startswith(f"{opened.base_model_prefix}.") for name in lacking):
-        raise UserError(
-            f"{named} lacks the weights {', '.join(lacking[:3])}; choose a "
-            f"checkpoint of a {_KINDS[head].classes} model"
-        )
-    return opened, lacking
+    prefix = f"{model.base_model_prefix}."
+    _check_weights(named, [name for name in lacking if name.startswith(prefix)], head)
+    return model, lacking
+
+
+def open_folder(folder: Path, head: Head) -> PreTrainedModel:
+    """Return a model that this project saved, in fp32."""
+    model: PreTrainedModel = AUTO[head].from_pretrained(folder, dtype=torch.float32)
+    return model
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write model and tokenizer in the hub's format."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def outline_of(
-    config: PreTrainedConfig, head: Head, device: torch.device | str = "meta"
-) -> PreTrainedModel:
-    """Return the model of a configuration, as `dwt_cli.models.making.outline`: shapes alone."""
-    with torch.device(device), no_init_weights():
-        model: PreTrainedModel = _KINDS[head].auto.from_config(config)
-    model.tie_weights()
-    return model
 
 
 def provenance(path: str, revision: str | None = None) -> dict[str, Any]:
@@ -177,19 +135,24 @@ def provenance(path: str, revision: str | None = None) -> dict[str, Any]:
     return {"files": {file.name: file_sum(file) for file in files}}
 
 
-def open_folder(folder: Path, head: Head) -> PreTrainedModel:
-    """Return a model that this project saved, in fp32."""
-    model: PreTrainedModel = _KINDS[head].auto.from_pretrained(folder, dtype=torch.float32)
-    return model
+def _check_weights(named: str, lacking: list[str], head: Head) -> None:
+    if lacking:
+        raise UserError(
+            f"{named} lacks the weights {', '.join(lacking[:3])}; choose a checkpoint of a "
+            f"{AUTO[head].__name__.replace('AutoModel', '*')} model, saved with its head"
+        )
 
 
-def _unreadable(named: str, error: Exception | str) -> UserError:
-    if "Weights only load failed" in str(error):
-        return UserError(
+@contextlib.contextmanager
+def _opening(named: str) -> Iterator[None]:
+    """Raise `UserError` for whatever the library says to files that it cannot read."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
             f"{named} cannot be opened: its weights are a pickle that may run "
             "code, or a torn one; choose a checkpoint with model.safetensors"
-        )
-    return UserError(
-        f"{named} cannot be opened ({first_line(error)}); give a folder with "
-        "config.json and model.safetensors, or a name on the hub"
-    )
+            if "Weights only load failed" in str(error)
+            else f"{named} cannot be opened ({first_line(error)}); give a folder with "
+            "config.json and model.safetensors, or a name on the hub"
+        ) from error

@@ -6,16 +6,17 @@ Legend: B blocks, L positions, D width, H heads, E width of a head.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
+from transformers.models.modernbert.modeling_modernbert import rotate_half
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.models.anatomy import ANATOMIES, anatomy_of, is_known
+from dwt_cli.models.anatomy import ANATOMIES, anatomy_of, is_known, layers_of
 
 
 class Heads(NamedTuple):
@@ -44,10 +45,12 @@ class FeatureSpec:
             self.hidden_layers | other.hidden_layers, self.heads_layers | other.heads_layers
         )
 
-    def has_last(self, config: PreTrainedConfig) -> bool:
-        """Return whether a model's last layer is requested: it then runs on all positions."""
+    def whole_last_layer(self, config: PreTrainedConfig) -> bool:
+        """Return whether a model's last layer runs on all positions, not on target rows alone."""
+        anatomy = ANATOMIES.get(config.model_type)
         last = {-1, config.num_hidden_layers - 1}
-        return not last.isdisjoint(self.hidden_layers | self.heads_layers)
+        requested = not last.isdisjoint(self.hidden_layers | self.heads_layers)
+        return requested or anatomy is None or anatomy.last_layer is None
 
 
 NO_FEATURES = FeatureSpec()
@@ -59,8 +62,8 @@ class Features(NamedTuple):
     hidden: the states (B, L, D) that leave a layer. heads: queries, keys and values of a layer.
     """
 
-    hidden: Mapping[int, Tensor]
-    heads: Mapping[int, Heads]
+    hidden: dict[int, Tensor]
+    heads: dict[int, Heads]
 
 
 def check_layers(config: PreTrainedConfig, spec: FeatureSpec, setting: str) -> None:
@@ -82,66 +85,52 @@ def check_layers(config: PreTrainedConfig, spec: FeatureSpec, setting: str) -> N
 @contextlib.contextmanager
 def captured(model: PreTrainedModel, spec: FeatureSpec) -> Iterator[Features]:
     """Capture features of the forward pass that runs inside this context; whole at its end."""
-    hidden: dict[int, Tensor] = {}
-    heads: dict[int, Heads] = {}
-    if not spec:
-        yield Features(hidden, heads)
-        return
-    layers = model.get_submodule(anatomy_of(model).layers)
-    assert isinstance(layers, nn.ModuleList)
-    hooks: list[Any] = []
-    projections: dict[int, _Projections] = {}
-    for layer in spec.hidden_layers:
-        hooks.append(layers[layer].register_forward_hook(_keep_hidden(hidden, layer)))
-    for layer in spec.heads_layers:
-        projections[layer] = _Projections(model, layers[layer], hooks)
+    features = Features({}, {})
+    seen: dict[nn.Module, tuple[dict[str, Any], Tensor]] = {}
+
+    def keep(module: nn.Module, inputs: Any, named: dict[str, Any], output: Tensor) -> None:
+        seen[module] = named, output
+
+    layers, names = layers_of(model), anatomy_of(model).projections
+    linears = {
+        number: [layers[number].get_submodule(name) for name in names]
+        for number in spec.heads_layers
+    }
+    modules = {layers[number] for number in spec.hidden_layers | spec.heads_layers}
+    modules.update(itertools.chain(*linears.values()))
+    hooks = [module.register_forward_hook(keep, with_kwargs=True) for module in modules]
     try:
-        yield Features(hidden, heads)
+        yield features
     finally:
         for hook in hooks:
             hook.remove()
-    for layer, parts in projections.items():
-        heads[layer] = parts.heads()
+    for number in spec.hidden_layers:
+        _, features.hidden[number] = seen[layers[number]]
+    for number, projections in linears.items():
+        named, _ = seen[layers[number]]
+        outputs = [seen[linear][1] for linear in projections]
+        features.heads[number] = _heads(model.config, outputs, named.get("position_embeddings"))
 
 
-def _keep_hidden(hidden: dict[int, Tensor], layer: int) -> Any:
-    def hook(module: nn.Module, inputs: Any, output: Tensor | tuple[Tensor, ...]) -> None:
-        hidden[layer] = output if isinstance(output, Tensor) else output[0]
+def _heads(
+    config: PreTrainedConfig, projected: Sequence[Tensor], angles: tuple[Tensor, Tensor] | None
+) -> Heads:
+    if len(projected) == 1:
+        projected = projected[0].chunk(3, dim=-1)
+    queries, keys, values = (in_heads(part_BLD, config) for part_BLD in projected)
+    if angles is not None:
+        queries, keys = rotated(queries, *angles), rotated(keys, *angles)
+    return Heads(queries, keys, values)
 
-    return hook
+
+def in_heads(states_BLD: Tensor, config: PreTrainedConfig) -> Tensor:
+    """Return queries, keys or values by head (B, H, L, E)."""
+    width = config.hidden_size // config.num_attention_heads
+    return states_BLD.unflatten(-1, (-1, width)).transpose(1, 2)
 
 
-class _Projections:
-    """The projections of one layer's attention, and its rotary angles where it has any."""
-
-    def __init__(self, model: PreTrainedModel, layer: nn.Module, hooks: list[Any]) -> None:
-        self._num_heads = model.config.num_attention_heads
-        self._outputs: dict[str, Tensor] = {}
-        self._angles: tuple[Tensor, Tensor] | None = None
-        anatomy = anatomy_of(model)
-        self._names = anatomy.projections
-        for name in self._names:
-            hooks.append(layer.get_submodule(name).register_forward_hook(self._keep(name)))
-        if anatomy.rotary is not None:
-            attention = layer.get_submodule(anatomy.rotary)
-            hooks.append(attention.register_forward_pre_hook(self._keep_angles, with_kwargs=True))
-
-    def _keep(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._outputs[name] = output
-
-        return hook
-
-    def _keep_angles(self, module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
-        self._angles = named["position_embeddings"]
-
-    def heads(self) -> Heads:
-        projected: Sequence[Tensor] = [self._outputs[name] for name in self._names]
-        if len(projected) == 1:
-            projected = projected[0].chunk(3, dim=-1)
-        queries, keys, values = (
-            part_BLD.unflatten(-1, (self._num_heads, -1)).transpose(1, 2) for part_BLD in projected
-        )
-        if self._angles is not None:
-            queries, keys = apply_rotary_pos_emb(queries, keys, *self._angles)
-        return Heads(queries, keys, values)
+def rotated(states_BHLE: Tensor, cos_BLE: Tensor, sin_BLE: Tensor) -> Tensor:
+    """Return queries or keys with rotary positions, in fp32 as in transformers."""
+    exact = states_BHLE.float()
+    turned = exact * cos_BLE[:, None] + rotate_half(exact) * sin_BLE[:, None]
+    return turned.to(states_BHLE.dtype)

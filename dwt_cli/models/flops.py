@@ -26,7 +26,7 @@ def forward_flops(
     The last layer too is for those rows alone, but for its keys and values; where ``features`` of
     it are requested, all of it is computed.
     """
-    whole = not is_known(model.config) or features.has_last(model.config)
+    whole = features.whole_last_layer(model.config)
     per_position = per_target = 0
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):

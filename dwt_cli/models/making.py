@@ -1,30 +1,49 @@
-"""A randomly initialised model of the transformers library, from an architecture's options."""
+"""Models of the transformers library that are made from a configuration or from options."""
+
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.initialization import no_init_weights
 
 from dwt_cli.base.randomness import seed_for
 from dwt_cli.models.anatomy import ANATOMIES
-from dwt_cli.models.options import Architecture
+from dwt_cli.models.options import Architecture, Head
+
+AUTO: dict[Head, Any] = {Head.masked: AutoModelForMaskedLM, Head.causal: AutoModelForCausalLM}
+"""The library's class of models with a head."""
 
 
 def make_model(options: Architecture, seed: int, purpose: str) -> PreTrainedModel:
     """Return a model in fp32 whose weights depend on (seed, purpose) alone."""
+    config, head = _configured(options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, purpose, "weights"))
-        return _made(options)
+        model: PreTrainedModel = AUTO[head].from_config(config)
+    return model
 
 
 def outline(options: Architecture, device: torch.device | str = "meta") -> PreTrainedModel:
     """Return the model on the meta device (or, of fake tensors, on any): shapes without memory."""
+    return outline_of(*_configured(options), device)
+
+
+def outline_of(
+    config: PreTrainedConfig, head: Head, device: torch.device | str = "meta"
+) -> PreTrainedModel:
+    """Return the model of a configuration, as `outline`."""
     with torch.device(device), no_init_weights():
-        model = _made(options)
+        model: PreTrainedModel = AUTO[head].from_config(config)
     model.tie_weights()  # what initialising would have done
     return model
 
 
-def _made(options: Architecture) -> PreTrainedModel:
-    make = ANATOMIES[options.family.name].make
-    assert make is not None, "`Family` has those that are made here"
-    return make(options)
+def _configured(options: Architecture) -> tuple[PreTrainedConfig, Head]:
+    anatomy = ANATOMIES[options.family.name]
+    assert anatomy.configure is not None, "`Family` has those that are made here"
+    return anatomy.configure(options), anatomy.predicts

@@ -121,7 +121,8 @@ class CheckpointStudent(Checkpoint, Student):
         return open_model(STUDENT_PATH, self, head)
 
     def outline(self, device: torch.device | str, head: Head) -> PreTrainedModel:
-        from dwt_cli.models.checkpoint import open_config, outline_of
+        from dwt_cli.models.checkpoint import open_config
+        from dwt_cli.models.making import outline_of
 
         return outline_of(open_config(STUDENT_PATH, self, head), head, device)
 

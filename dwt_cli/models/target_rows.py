@@ -18,23 +18,24 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import eager_attention_forward
-from transformers.models.modernbert.modeling_modernbert import rotate_half
 
-from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.anatomy import anatomy_of, layers_of
 from dwt_cli.models.families.parts import Anatomy
+from dwt_cli.models.features import in_heads, rotated
 
 
 def take_rows(model: PreTrainedModel) -> None:
     """Let the last layer take ``rows_N`` too, which a backbone hands to its layers.
 
-    Given them, it returns their states (B, T, D) alone; without them it is what it was.
+    Given them, it returns their states (B, T, D) alone; without them it is what it was. Nothing is
+    changed in a family that has no description of it.
     rows_N: int64 places in the flattened (B * L) positions, T of each block, block after block.
     """
     anatomy = anatomy_of(model)
-    layers = model.get_submodule(anatomy.layers)
-    assert isinstance(layers, nn.ModuleList)
-    # bound to its layer, so that a copy of the model gets a copy of it
-    layers[-1].forward = MethodType(partial(_forward, anatomy, model.config), layers[-1])
+    if anatomy.last_layer is not None:
+        last = layers_of(model)[-1]
+        # bound to its layer, so that a copy of the model gets a copy of it
+        last.forward = MethodType(partial(_forward, anatomy, model.config), last)
 
 
 def _forward(
@@ -63,26 +64,28 @@ def _of_rows(
     **__: Any,
 ) -> Tensor:
     """Return the states (B, T, D) that leave the layer; other arguments as in transformers."""
+    parts = anatomy.last_layer
+    assert parts is not None
     num_blocks, length, _width = hidden_BLD.shape
     places_BT = (rows_N % length).view(num_blocks, -1)
     blocks_BT = (rows_N // length).view(num_blocks, -1)
     its_own_B1 = torch.arange(num_blocks, device=rows_N.device)[:, None]
-    # no wait for a GPU: it stops by itself
-    torch._assert_async((blocks_BT == its_own_B1).all(), "each block has as many rows as any other")
+    # a row in another's place is out of range: reading it stops even a GPU, which nobody waits for
+    rows_BT = torch.where(blocks_BT == its_own_B1, rows_N.view_as(blocks_BT), hidden_BLD.numel())
 
     def of_rows(states_BLD: Tensor) -> Tensor:
-        return states_BLD.flatten(0, 1).index_select(0, rows_N).unflatten(0, places_BT.shape)
+        states_ND = states_BLD.flatten(0, 1).index_select(0, rows_BT.flatten())
+        return states_ND.unflatten(0, rows_BT.shape)
 
-    read_BLD = layer.get_submodule(anatomy.norm)(hidden_BLD) if anatomy.norm else hidden_BLD
+    read_BLD = layer.get_submodule(parts.norm)(hidden_BLD) if parts.norm else hidden_BLD
     linears = [layer.get_submodule(name) for name in anatomy.projections]
     queries, keys, values = (
-        part.unflatten(-1, (config.num_attention_heads, -1)).transpose(1, 2)
-        for part in _projected(linears, of_rows(read_BLD), read_BLD)
+        in_heads(each, config) for each in _projected(linears, of_rows(read_BLD), read_BLD)
     )
     if position_embeddings is not None:
         cos_1LE, sin_1LE = position_embeddings
-        queries = _turned(queries, cos_1LE[0, places_BT], sin_1LE[0, places_BT])
-        keys = _turned(keys, cos_1LE, sin_1LE)
+        queries = rotated(queries, cos_1LE[0, places_BT], sin_1LE[0, places_BT])
+        keys = rotated(keys, cos_1LE, sin_1LE)
     if attention_mask is not None:  # (1 or B, 1, L, L)
         each = attention_mask.expand(num_blocks, -1, -1, -1)
         attention_mask = each.take_along_dim(places_BT[:, None, :, None], dim=2)
@@ -90,15 +93,15 @@ def _of_rows(
         config._attn_implementation, eager_attention_forward
     )
     mixed_BTHE, _weights = mix(
-        layer.get_submodule(anatomy.attention),
+        layer.get_submodule(parts.attention),
         queries,
         keys,
         values,
         attention_mask,
-        dropout=getattr(config, anatomy.attention_dropout) if layer.training else 0.0,
+        dropout=getattr(config, parts.dropout) if layer.training else 0.0,
         scaling=queries.shape[-1] ** -0.5,
     )
-    return anatomy.after_mixing(layer, mixed_BTHE.flatten(2), of_rows(hidden_BLD))
+    return parts.after_mixing(layer, mixed_BTHE.flatten(2), of_rows(hidden_BLD))
 
 
 def _projected(
@@ -114,10 +117,3 @@ def _projected(
     query_bias, bias = (None, None) if fused.bias is None else fused.bias.split(sizes)
     keys, values = F.linear(read_BLD, key_value, bias).chunk(2, dim=-1)
     return F.linear(asking_BTD, query, query_bias), keys, values
-
-
-def _turned(states_BHLE: Tensor, cos_BLE: Tensor, sin_BLE: Tensor) -> Tensor:
-    """Return the states with rotary positions, in fp32 as in transformers."""
-    exact = states_BHLE.float()
-    turned = exact * cos_BLE[:, None] + rotate_half(exact) * sin_BLE[:, None]
-    return turned.to(states_BHLE.dtype)

@@ -24,28 +24,36 @@ class Wrapper(nn.Module):
 
     dtype: bfloat16 computes matrix products in it (autocast), float32 leaves everything as it is.
     compiled: by torch.compile, once per shape; shapes are static but for the last batch of the
-    held-out text.
+    held-out text. device: where it is called; None: where its weights are.
     """
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        dtype: torch.dtype,
+        compiled: bool = False,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.anatomy = anatomy_of(model) if is_known(model.config) else None
-        self.dtype = dtype
+        if self.anatomy is not None:
+            take_rows(model)
+        self.dtype, self.device = dtype, device
         self.train(model.training)
         if compiled:
             self.compile(dynamic=False)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, as in torch; on a CPU in bf16 also choose the faster attention.
+        """Set the mode, as in torch; in bf16 also choose the faster attention.
 
-        torch's tiled kernel has a slow backward pass there, slower than plain products; without a
-        backward pass it is the faster one.
+        torch's tiled kernel has a slow backward pass on a CPU, slower than plain products; without
+        a backward pass it is the faster one.
         """
         super().train(mode)
-        on_cpu = next(self.model.parameters()).device.type == "cpu"
-        if self.anatomy is not None and self.dtype == torch.bfloat16 and on_cpu:
-            wanted = "eager" if mode else "sdpa"
+        if self.anatomy is not None and self.dtype == torch.bfloat16:
+            device = self.device or next(self.model.parameters()).device
+            wanted = "eager" if mode and device.type == "cpu" else "sdpa"
             if self.model.config._attn_implementation != wanted:
                 self.model.set_attn_implementation(wanted)
         return self
@@ -90,11 +98,6 @@ class LanguageModel(Wrapper):
     which the rows are taken.
     """
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, compiled: bool = False) -> None:
-        super().__init__(model, dtype, compiled)
-        if self.anatomy is not None:
-            take_rows(model)
-
     def forward(self, ids_BL: Tensor, rows_N: Tensor, want: Want = LOGITS) -> Output:
         """Return what is wanted of the rows ``rows_N`` (int64) of the flattened (B * L) positions.
 
@@ -125,11 +128,11 @@ class LanguageModel(Wrapper):
         )
 
     def _hidden_of_rows(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> Tensor:
-        ragged = want.ragged or len(rows_N) % len(ids_BL) != 0
+        alone = not want.ragged and len(rows_N) % len(ids_BL) == 0
         with self._autocast(ids_BL):
-            if ragged or want.features.has_last(self.model.config):
-                return self._backbone(ids_BL).flatten(0, 1).index_select(0, rows_N)
-            return self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
+            if alone and not want.features.whole_last_layer(self.model.config):
+                return self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
+            return self._backbone(ids_BL).flatten(0, 1).index_select(0, rows_N)
 
     def _head(self, hidden_ND: Tensor) -> Tensor:
         assert self.anatomy is not None
@@ -140,17 +143,9 @@ class LanguageModel(Wrapper):
         """Return the last hidden states; ``of_layers`` is handed to every layer."""
         assert self.anatomy is not None, "of an unknown family only the logits are known"
         backbone = getattr(self.model, self.anatomy.backbone)
-        states: Tensor = backbone(
-            ids_BL, attention_mask=self._mask(ids_BL), **of_layers
-        ).last_hidden_state
+        mask = self.anatomy.mask(self.model.config, ids_BL.shape[1])
+        states: Tensor = backbone(ids_BL, attention_mask=mask, **of_layers).last_hidden_state
         return states
-
-    def _mask(self, ids_BL: Tensor) -> dict[str, None] | None:
-        """Return no mask where the model's window covers the block, which has no padding."""
-        config = self.model.config
-        if config.model_type == "modernbert" and config.sliding_window >= ids_BL.shape[1]:
-            return {"full_attention": None, "sliding_attention": None}
-        return None
 
 
 class Classifier(Wrapper):

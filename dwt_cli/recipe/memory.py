@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dwt_cli.base.machine import Machine
 from dwt_cli.distill.objective.fused import CHUNK_BYTES, FUSED_BYTES
-from dwt_cli.models.anatomy import anatomy_of, is_known
+from dwt_cli.models.anatomy import is_known, layers_of
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.wrapper import LanguageModel, Want
@@ -195,7 +195,7 @@ def activation_bytes(
     read_BLD: list[Tensor] = []
     hooks = [
         hook
-        for layer in _layers(model)
+        for layer in layers_of(model.model)
         for hook in (layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave))
     ]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -207,14 +207,14 @@ def activation_bytes(
     if not checkpointing:
         return sum(by_place.values()), 0
     outside = by_place.pop(None, 0)
-    on_their_way = max(num_parameters(layer) for layer in _layers(model)) * _FP32
+    on_their_way = max(num_parameters(layer) for layer in layers_of(model.model)) * _FP32
     again = max(by_place.values()) + read_BLD[-1].nbytes + on_their_way
     return outside + sum(tensor.nbytes for tensor in read_BLD), again
 
 
 def gathered_bytes(model: LanguageModel, dtype: torch.dtype) -> int:
     """What FSDP has in one piece: all that is outside the layers, a layer, and the next one."""
-    of_layers = [num_parameters(layer) for layer in _layers(model)]
+    of_layers = [num_parameters(layer) for layer in layers_of(model.model)]
     outside = num_parameters(model) - sum(of_layers)
     return (outside + 2 * max(of_layers)) * dtype.itemsize
 
@@ -242,12 +242,6 @@ def _new_tensors_in(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _layers(model: LanguageModel) -> nn.ModuleList:
-    layers = model.model.get_submodule(anatomy_of(model.model).layers)
-    assert isinstance(layers, nn.ModuleList)
-    return layers
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from dwt_cli.distill.objective.features import parts_for, requested
 from dwt_cli.distill.teacher.options import CheckpointTeacher, MadeTeacher, SingleTeacher
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.evaluate.options import Eval
-from dwt_cli.models.checkpoint import open_config, outline_of
+from dwt_cli.models.checkpoint import open_config
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops
-from dwt_cli.models.making import outline
+from dwt_cli.models.making import outline, outline_of
 from dwt_cli.models.options import Checkpoint, Student
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe.stage import Context, Setup, Stage, train
@@ -76,7 +76,7 @@ class Conditions:
 
     def wrapped(self, model: PreTrainedModel, machine: Machine) -> LanguageModel:
         """Return a model as it is called, where it is: a training brings it to the device."""
-        return LanguageModel(model, machine.dtype, self.train.compile)
+        return LanguageModel(model, machine.dtype, self.train.compile, machine.device)
 
     def heldout(self, corpus: Corpus, num_ranks: int) -> HeldoutBatches:
         """Return the held-out batches that every model is evaluated on."""

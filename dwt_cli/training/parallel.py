@@ -28,7 +28,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dwt_cli.base.ranks import ALONE, Ranks
-from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.anatomy import layers_of
 from dwt_cli.models.wrapper import Wrapper
 from dwt_cli.training.options import Fsdp
 
@@ -56,9 +56,7 @@ def shard(
         offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     if options.activation_checkpointing:
         model.model.activation_checkpointing_enable()
-    layers = model.model.get_submodule(anatomy_of(model.model).layers)
-    assert isinstance(layers, nn.ModuleList)
-    for layer in layers:
+    for layer in layers_of(model.model):
         fully_shard(layer, mesh=mesh, mp_policy=policy, offload_policy=offload)
     # the root too frees what it has gathered: after an evaluation its parameters are the shards,
     # which the optimiser is made of

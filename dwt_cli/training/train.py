@@ -55,7 +55,7 @@ def train(
     if sharding:
         model.cpu()  # it was evaluated on the device before, if it was remapped
         if ranks.is_first:
-            model = type(given)(copy.deepcopy(given.model), given.dtype)
+            model = type(given)(copy.deepcopy(given.model), given.dtype, device=device)
         shard(model, loss.aux, sharding, device, given.dtype)
     else:
         model.to(device)

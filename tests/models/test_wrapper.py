@@ -1,14 +1,21 @@
 """The wrapper against transformers' own full forward pass."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from dwt_cli.models.anatomy import ANATOMIES
+from dwt_cli.models.families import bert
+from dwt_cli.models.families.parts import Anatomy
+from dwt_cli.models.features import FeatureSpec
+from dwt_cli.models.flops import forward_flops
+from dwt_cli.models.options import Head
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.training.options import Fsdp
 from dwt_cli.training.parallel import shard
@@ -159,6 +166,50 @@ def test_an_unknown_family_has_logits_alone(of_family: OfFamily) -> None:
     with pytest.raises(AssertionError, match="unknown family"):
         wrapped(ids_BL, rows_N, Want(hidden=True))
     assert len(wrapped(ids_BL, rows_N[:4], Want(ragged=True)).logits_NV) == 4
+
+
+CAUSAL = Anatomy(
+    "transformer",
+    "transformer.h",
+    lambda model, hidden_ND: model.lm_head(hidden_ND),
+    output="lm_head",
+    projections=("attn.c_attn",),
+    embeddings="transformer.wte",
+    predicts=Head.causal,
+)
+
+
+@torch.no_grad()
+def test_each_row_of_a_causal_family_sees_what_is_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ANATOMIES, "gpt2", CAUSAL)
+    config = GPT2Config(vocab_size=160, n_embd=16, n_head=2, n_layer=2, n_positions=L)
+    model = GPT2LMHeadModel(config).eval()
+    ids_BL, rows_N = draw()
+    expected_NV = model(ids_BL).logits.flatten(0, 1)[rows_N]
+    found_NV = LanguageModel(model, torch.float32).eval()(ids_BL, rows_N).logits_NV
+    torch.testing.assert_close(found_NV, expected_NV)
+    assert forward_flops(model, B, L, 1) == forward_flops(
+        model, B, L, 1, FeatureSpec(frozenset({-1}))
+    )
+
+
+def test_a_family_whose_rows_have_masks_of_their_own_runs_on_all_positions() -> None:
+    with pytest.raises(AssertionError, match="rows have masks"):
+        replace(CAUSAL, last_layer=bert.ANATOMY.last_layer)
+
+
+def test_attention_follows_the_mode_and_the_device(of_family: OfFamily) -> None:
+    def chosen(wrapped: LanguageModel) -> str:
+        return wrapped.model.config._attn_implementation
+
+    wrapped = LanguageModel(of_family("bert"), torch.bfloat16).train()
+    assert chosen(wrapped) == "eager"
+    assert chosen(wrapped.eval()) == "sdpa"
+    assert chosen(wrapped.train().to("meta").train()) == "sdpa", "no CPU any more"
+    cuda = torch.device("cuda")  # where shares of an offloaded model are computed
+    assert chosen(LanguageModel(of_family("bert"), torch.bfloat16, device=cuda).train()) == "sdpa"
 
 
 @torch.no_grad()

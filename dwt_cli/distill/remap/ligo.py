@@ -86,7 +86,7 @@ class Growing(LanguageModel):
         made = self._teacher[name]
         if number is not None:
             made = torch.tensordot(self.depths[_key(inside)][number], made, 1)
-        letters = self._donor.axes_of(name)
+        letters = self._donor.anatomy.axes_of(name)
         made, single = unfused(made, letters)
         for dim, letter in enumerate(single):
             if letter in self.widths:

@@ -68,7 +68,9 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
             continue
         grown = None
         if options.width is not None:
-            grown = _widened(Piece(own, following, tensor, ()), donor.axes_of(name), axes, options)
+            grown = _widened(
+                Piece(own, following, tensor, ()), donor.anatomy.axes_of(name), axes, options
+            )
         if grown is None or grown.shape != tensor.shape:
             raise UserError(
                 f"remap: the student's {name} is {tuple(tensor.shape)}, the teacher's "
@@ -101,7 +103,7 @@ def _why_reset(
 def _adds_to_stream(inside: str, anatomy: Anatomy) -> bool:
     """Return whether a layer's tensor is of a projection to the residual stream."""
     module, _, _ = inside.rpartition(".")
-    return anatomy.axes.get(f"{module}.weight", "").startswith("D ")
+    return anatomy.axes.get(module, "").startswith("D ")
 
 
 # ------------------------------------------------------------------------- the teacher's tensors
@@ -136,11 +138,6 @@ class Donor:
         """Return `name_for` a layer and for the one after it; the last is its own successor."""
         following = None if layer is None else min(layer + 1, self.num_layers - 1)
         return self.name_for(name, layer), self.name_for(name, following)
-
-    def axes_of(self, name: str) -> list[str]:
-        """Return the letters of a tensor's axes; see `Anatomy.axes`."""
-        _, inside = self.anatomy.place_of(name)
-        return self.anatomy.axes[inside].split()
 
 
 def _check_nothing_is_lost(donor: Donor, account: Account, options: FromTeacher) -> None:
@@ -227,7 +224,7 @@ def _check_family(
 ) -> Anatomy:
     if ours.model_type != theirs.model_type:
         known = ANATOMIES.get(theirs.model_type)
-        can_be_made = known is not None and known.make is not None
+        can_be_made = known is not None and known.configure is not None
         remedy = f"student.family={theirs.model_type} or " if can_be_made else ""
         raise UserError(
             f"remap.depth={options.depth}: the student is a {ours.model_type}, the teacher a "

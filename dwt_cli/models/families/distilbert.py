@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dwt_cli.models.families.parts import Anatomy
+from dwt_cli.models.families.parts import Anatomy, LastLayer
 
 
 def _head(model: Any, hidden_ND: Tensor) -> Tensor:
@@ -26,8 +26,6 @@ ANATOMY = Anatomy(
     output="vocab_projector",
     projections=tuple(f"attention.{name}_lin" for name in "qkv"),
     embeddings="distilbert.embeddings",
-    attention="attention",
-    attention_dropout="attention_dropout",
-    after_mixing=_after_mixing,
+    last_layer=LastLayer("attention", "attention_dropout", _after_mixing),
     same=("activation", "tie_word_embeddings"),
 )

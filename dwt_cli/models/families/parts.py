@@ -1,14 +1,15 @@
 """How a family of models is described.
 
-Legend: N target rows (B blocks of T), V vocabulary, D width.
+Legend: B blocks, L positions, T target rows of a block, N = B * T of all blocks, V vocabulary,
+D width.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from dwt_cli.models.options import Architecture, Head
 
@@ -23,9 +24,36 @@ SIZES = {
 """A made model's settings, by their names in its configuration."""
 
 
+def settings(options: Architecture, dropouts: Sequence[str]) -> dict[str, Any]:
+    """Return a model's sizes by the names that most configurations have, and its dropouts."""
+    named = {name: getattr(options, setting) for setting, name in SIZES.items()}
+    return {
+        **named,
+        "num_hidden_layers": options.num_layers,
+        "vocab_size": options.vocab_size,
+        "max_position_embeddings": max(512, options.max_length),
+        **dict.fromkeys(dropouts, options.dropout),
+    }
+
+
 def _all_positions(config: PreTrainedConfig) -> int:
     positions: int = config.max_position_embeddings
     return positions
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """The parts of a layer that `dwt_cli.models.target_rows` needs, by their names in it.
+
+    attention: the module that mixes positions. dropout: the setting with its dropout. norm: the
+    norm before it. after_mixing: a layer, what attention has mixed (B, T, D) and the states that
+    entered the layer (B, T, D) -> the states that leave it.
+    """
+
+    attention: str
+    dropout: str
+    after_mixing: Callable[[Any, Tensor, Tensor], Tensor]
+    norm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,23 +65,20 @@ class Anatomy:
     head: hidden states of the target rows (N, D) -> logits (N, V).
     output: the last matrix of the head, from width to vocabulary.
     projections: in a layer, the linear maps to queries, keys and values; one if they are fused.
-    attention: in a layer, the module that mixes positions.
-    attention_dropout: the setting with its dropout.
-    after_mixing: a layer, what attention has mixed (B, T, D) and the states that entered the layer
-        (B, T, D) -> the states that leave it.
-    norm: in a layer, the norm before attention.
-    rotary: in a layer, the attention that is handed rotary angles.
     embeddings: the prefix of what comes before the layers.
+    last_layer: how the last layer is computed on the target rows alone; None: it never is, as in
+        a causal family, in which all positions are targets and each has a mask of its own.
     pre_norm: a layer adds to a residual stream that no norm interrupts.
     optional: what a layer may lack, and the tensor outside that did its work there.
     same: settings without a tensor that give the weights their meaning.
-    axes: what the axes of each tensor are, for remapping; inside a layer by the name there.
-        Written: D width, H all heads, M inside the MLP; "3H": three of them, fused. Read, that is
-        summed over by who comes next: d, h, m. A dot: the same size in every model. The head's
-        last norm is read by the output matrix, which is tied to the embeddings.
+    axes: what the axes of each module's weight are, for remapping; inside a layer by the name
+        there. Written: D width, H all heads, M inside the MLP; "3H": three of them, fused. Read,
+        that is summed over by who comes next: d, h, m. A dot: the same size in every model. The
+        head's last norm is read by the output matrix, which is tied to the embeddings.
     predicts: what the head is for.
     num_positions: a configuration -> the longest block that the model reads.
-    make: options -> a randomly initialised model; None for a family that is only opened.
+    mask: a configuration, the length L of blocks without padding -> the backbone's attention mask.
+    configure: options -> a configuration; None for a family that is only opened.
     """
 
     backbone: str
@@ -62,18 +87,18 @@ class Anatomy:
     output: str
     projections: tuple[str, ...]
     embeddings: str
-    attention: str
-    attention_dropout: str
-    after_mixing: Callable[[Any, Tensor, Tensor], Tensor]
-    norm: str | None = None
+    last_layer: LastLayer | None = None
     pre_norm: bool = False
     optional: Mapping[str, str] = field(default_factory=dict)
-    rotary: str | None = None
     same: tuple[str, ...] = ()
     axes: Mapping[str, str] = field(default_factory=dict)
     predicts: Head = Head.masked
     num_positions: Callable[[PreTrainedConfig], int] = _all_positions
-    make: Callable[[Architecture], PreTrainedModel] | None = None
+    mask: Callable[[PreTrainedConfig, int], Any] = lambda config, length: None
+    configure: Callable[[Architecture], PreTrainedConfig] | None = None
+
+    def __post_init__(self) -> None:
+        assert self.predicts is Head.masked or self.last_layer is None, "its rows have masks"
 
     def place_of(self, name: str) -> tuple[int | None, str]:
         """Return a tensor's layer and its name there; outside layers None and the whole name."""
@@ -81,3 +106,10 @@ class Anatomy:
             return None, name
         number, _, inside = name.removeprefix(f"{self.layers}.").partition(".")
         return int(number), inside
+
+    def axes_of(self, name: str) -> list[str]:
+        """Return the letters of a tensor's axes; a bias has the first of its module's."""
+        _, inside = self.place_of(name)
+        module, _, kind = inside.rpartition(".")
+        letters = self.axes[module].split()
+        return letters[:1] if kind == "bias" else letters

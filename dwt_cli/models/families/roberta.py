@@ -1,9 +1,10 @@
 """RoBERTa (arXiv 1907.11692): BERT's layers, other names around them."""
 
+from dataclasses import replace
+
 from transformers import PreTrainedConfig
 
 from dwt_cli.models.families import bert
-from dwt_cli.models.families.parts import Anatomy
 
 
 def _num_positions(config: PreTrainedConfig) -> int:
@@ -12,16 +13,14 @@ def _num_positions(config: PreTrainedConfig) -> int:
     return positions
 
 
-ANATOMY = Anatomy(
-    "roberta",
-    "roberta.encoder.layer",
-    lambda model, hidden_ND: model.lm_head(hidden_ND),
+ANATOMY = replace(
+    bert.ANATOMY,
+    backbone="roberta",
+    layers="roberta.encoder.layer",
+    head=lambda model, hidden_ND: model.lm_head(hidden_ND),
     output="lm_head.decoder",
-    projections=bert.PROJECTIONS,
     embeddings="roberta.embeddings",
-    attention="attention.self",
-    attention_dropout="attention_probs_dropout_prob",
-    after_mixing=bert.after_mixing,
-    same=("hidden_act", "tie_word_embeddings"),
     num_positions=_num_positions,
+    axes={},
+    configure=None,
 )
