@@ -72,20 +72,18 @@ def children(pid: int) -> list[int]:
 
 
 def test_two_processes_do_the_run_of_one(text: Path, tmp_path: Path, alone: list[float]) -> None:
-    """Stopped, killed and gone on with in one process: nothing of it is seen in the losses."""
-    words = [*elsewhere(text, tmp_path), "train.checkpoint_every=1"]
-    metrics = lambda: list(tmp_path.glob("runs/*/metrics.jsonl"))  # noqa: E731
-    first = Started([*words, *TORCHRUN, "parallel=fsdp"], tmp_path)
-    first.wait_until(metrics)
+    """Stopped, killed, killed and begun again: nothing of it is seen in the losses."""
+    words = [*elsewhere(text, tmp_path), *TORCHRUN, "train.checkpoint_every=1", "eval.at=[0.5,1]"]
+    sharded = ["parallel=fsdp", "parallel.shard_teacher=true"]
+    first = Started([*words, *sharded], tmp_path)
+    first.wait_until(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")))
     first.send(signal.SIGTERM)
     assert first.ended() == 143, first.output
     assert "dwt-train: stopped; to go on: dwt-train" in first.output
     assert "Traceback" not in first.output
 
-    second = Started([*words, *TORCHRUN], tmp_path)
-    second.wait_until(
-        lambda: "student: going on" in second.output or len(losses(tmp_path / "runs")) > 1
-    )
+    second = Started(words, tmp_path)
+    second.wait_until(lambda: goes_on(second) or len(losses(tmp_path / "runs")) > 1)
     ranks = children(second.pid)
     os.kill(ranks[-1], signal.SIGKILL)
     killed = time.monotonic()
@@ -95,11 +93,24 @@ def test_two_processes_do_the_run_of_one(text: Path, tmp_path: Path, alone: list
     assert "was killed by SIGKILL" in line and "Traceback" not in second.output
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
 
-    last = Started(words, tmp_path)
+    last = Started([*words, *sharded, "launch.max_restarts=1"], tmp_path)
+    last.wait_until(lambda: goes_on(last))
+    os.kill(children(last.pid)[-1], signal.SIGKILL)
     assert last.ended() == 0, last.output
+    assert last.output.count("student: going on") == 2
     assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
     (model,) = tmp_path.glob("runs/*/model")
     assert AutoModelForMaskedLM.from_pretrained(model).config.num_hidden_layers == 2
+    half, whole = (
+        load_file(place / "model.safetensors")
+        for place in (model.parent / "snapshots" / "0.5", model)
+    )
+    assert half.keys() == whole.keys()
+    assert not any(torch.equal(half[name], whole[name]) for name in half if "Wqkv" in name)
+
+
+def goes_on(started: Started) -> bool:
+    return "student: going on" in started.output
 
 
 def test_somebody_else_s_torchrun(text: Path, tmp_path: Path, alone: list[float]) -> None:
@@ -113,28 +124,6 @@ def test_somebody_else_s_torchrun(text: Path, tmp_path: Path, alone: list[float]
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("record: ") == 1
     assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
-
-
-def test_restarted_ranks_go_on_by_themselves(
-    text: Path, tmp_path: Path, alone: list[float]
-) -> None:
-    """All of them, after one was killed; what is sharded is kept on its way and taught with."""
-    kept = ["parallel=fsdp", "parallel.shard_teacher=true", "eval.at=[0.5,1]"]
-    words = [*elsewhere(text, tmp_path), *TORCHRUN, *kept, "launch.max_restarts=1"]
-    door = Started([*words, "train.checkpoint_every=1"], tmp_path)
-    door.wait_until(lambda: list(tmp_path.glob("runs/*/checkpoints/step-*")))
-    os.kill(children(door.pid)[-1], signal.SIGKILL)
-    assert door.ended() == 0, door.output
-    assert "student: going on" in door.output
-    assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
-    kept_models = [
-        load_file(place)
-        for pattern in ("runs/*/snapshots/0.5", "runs/*/model")
-        for place in tmp_path.glob(f"{pattern}/model.safetensors")
-    ]
-    half, whole = kept_models
-    assert half.keys() == whole.keys()
-    assert not any(torch.equal(half[name], whole[name]) for name in half if "Wqkv" in name)
 
 
 @pytest.mark.slow
