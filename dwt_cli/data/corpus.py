@@ -63,33 +63,29 @@ def build(
     for part in ("tokenizer", "train", "heldout"):  # left by an interrupted start
         shutil.rmtree(folder / part, ignore_errors=True)
     stream = source.documents(progress)
-    sample = list(_take(stream, _SAMPLE_CHARACTERS)) if tokenizer_path is None else []
     if tokenizer_path is None:
+        sample = list(_take(stream, _SAMPLE_CHARACTERS))
         if not sample:
             raise CorpusError(f"data: {options.named} has no text; choose another source")
+        stream = itertools.chain(sample, stream)
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(
-            [paragraph for document in sample for paragraph in document.paragraphs],
-            options.vocab_size,
-            options.block_length,
+            _texts(sample), options.vocab_size, options.block_length
         )
     else:
         tokenizer = open_tokenizer(tokenizer_path, (frame.begin, frame.end))
     tokenizer.save_pretrained(folder / "tokenizer")
 
-    def packed(documents: Iterable[Document]) -> Iterator[list[int]]:
-        ids = itertools.chain.from_iterable(
-            _encode(tokenizer, chunk) for chunk in _chunks(documents)
-        )
-        return pack(ids, options.block_length, *frame.ids(tokenizer))
+    def ids(documents: Iterable[Document]) -> Iterator[list[int]]:
+        rest = iter(documents)
+        while chunk := list(_take(rest, _CHUNK_CHARACTERS)):
+            yield from ids_of(tokenizer, _texts(chunk))
 
     def write(documents: Iterable[Document], name: str, max_bytes: float) -> tuple[int, bool]:
-        return write_blocks(
-            packed(documents), folder / name, options.block_length, len(tokenizer), max_bytes
-        )
+        blocks = pack(ids(documents), options.block_length, *frame.ids(tokenizer))
+        return write_blocks(blocks, folder / name, options.block_length, len(tokenizer), max_bytes)
 
     check = LeakCheck(options.heldout_fraction, folder=folder)
-    training = check.split(itertools.chain(sample, stream))
-    num_train, cut = write(training, "train", options.max_gb * 1e9)
+    num_train, cut = write(check.split(stream), "train", options.max_gb * 1e9)
     if cut:
         say(f"data.max_gb={options.max_gb} is reached: the rest of the text is left out")
     heldout = check.finish()
@@ -143,20 +139,8 @@ def open_tokenizer(path: str, special_tokens: Sequence[str | None]) -> PreTraine
     return tokenizer
 
 
-def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Yield documents by as many as keep all cores busy with tokenising."""
-    stream = iter(documents)
-    while chunk := list(_take(stream, _CHUNK_CHARACTERS)):
-        yield chunk
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, documents: list[Document]
-) -> Iterator[list[list[int]]]:
-    """Yield the ids of each document's paragraphs."""
-    paragraphs = [paragraph for document in documents for paragraph in document.paragraphs]
-    ids = iter(ids_of(tokenizer, paragraphs))
-    return (list(itertools.islice(ids, len(document.paragraphs))) for document in documents)
+def _texts(documents: Iterable[Document]) -> list[str]:
+    return [paragraph for document in documents for paragraph in document.paragraphs]
 
 
 def _take(documents: Iterator[Document], max_characters: int) -> Iterator[Document]:

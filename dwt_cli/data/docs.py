@@ -17,7 +17,7 @@ import platform
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +38,6 @@ SUFFIXES = (".py", ".pyi", ".pyx", ".pxi")
 SKIPPED_FOLDERS = frozenset(
     ("__pycache__", "_vendor", "dist-packages", "idle_test", "site-packages", "test", "tests")
 )
-_REPORT_BYTES = 1_500_000
 
 
 class Docs:
@@ -60,7 +59,7 @@ class Docs:
         files = sorted(
             file for name, roots in self._roots.items() for file in source_files(name, roots)
         )
-        total, done, reported = sum(file.size for file in files), 0, 0
+        total, done = sum(file.size for file in files), 0
         seen: set[bytes] = set()
         progress(0, total)
         for file in files:
@@ -73,17 +72,16 @@ class Docs:
             if kept:
                 yield Document(file.name, tuple(kept))
             done += file.size
-            if done - reported >= _REPORT_BYTES or file is files[-1]:
-                progress(done, total)
-                reported = done
+            progress(done, total)
 
     def provenance(self) -> dict[str, Any]:
         """Return the versions of Python, of the cleaner and of the packages ("": unknown)."""
+        distributions = importlib.metadata.packages_distributions()
         return {
             "source": "docs",
             "cleaner": CLEANER_VERSION,
             "python": platform.python_version(),
-            "packages": _versions(self.packages),
+            "packages": {name: _version(name, distributions) for name in self.packages},
         }
 
 
@@ -121,15 +119,9 @@ def source_files(name: str, roots: Iterable[Path]) -> Iterator[SourceFile]:
                 yield SourceFile(f"{name}/{path.relative_to(root).as_posix()}", path, size)
 
 
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    distributions = importlib.metadata.packages_distributions()
-    return {
-        package: " ".join(
-            f"{distribution} {importlib.metadata.version(distribution)}"
-            for distribution in sorted(set(distributions.get(package, ())))
-        )
-        for package in packages
-    }
+def _version(package: str, distributions: Mapping[str, list[str]]) -> str:
+    names = sorted(set(distributions.get(package, ())))
+    return " ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
 _LITERAL = re.compile(
@@ -152,10 +144,8 @@ def documentation(file: SourceFile) -> Iterator[str]:
     except UnicodeDecodeError:
         return
     if file.name == "stdlib/pydoc_data/topics.py":
-        # its texts are strings in a dict, in some versions one literal per line
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield node.value
+        # its texts are the values of a dict, in some versions one literal per line
+        yield from ast.literal_eval(source.partition("topics = ")[2]).values()
         return
     for match in _LITERAL.finditer(source):
         literal = match.group()

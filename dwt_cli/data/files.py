@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dwt_cli.base.atomic import file_sum
-from dwt_cli.data.source import CorpusError, Document, Progress
+from dwt_cli.data.source import CorpusError, Document, Progress, text_of
 
 READER_VERSION = 1
 """Raise it with every change that changes the text: it is part of the cache fingerprint."""
@@ -18,6 +18,9 @@ READER_VERSION = 1
 SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 DOCUMENT_BYTES = 200_000
 """A .txt file above this size becomes several documents."""
+
+Row = tuple[int, dict[str, Any]]
+"""A row, and its number from 1; lines without anything on them count too."""
 
 
 class Files:
@@ -33,157 +36,121 @@ class Files:
     def __init__(self, path: str, text_column: str = "text") -> None:
         self.path = path
         self.text_column = text_column
-        self._root, self._files = _find(path)
+        self._files = _find(path)
 
     def documents(self, progress: Progress) -> Iterator[Document]:
         """Stream the documents in the order of the file names; progress counts bytes on disk."""
-        sizes = [file.stat().st_size for file in self._files]
-        total = sum(sizes)
-        before = 0
+        total, before = sum(file.stat().st_size for file in self._files.values()), 0
         progress(0, total)
-        for file, size in zip(self._files, sizes, strict=True):
-            name = self._name(file)
-            empty = True
+        for name, file in self._files.items():
+            document = None
 
             def advance(position: int, start: int = before) -> None:
                 progress(start + position, total)
 
             for document in self._read(file, name, advance):
-                empty = False
                 yield document
-            if empty:
-                raise _problem(self.path, name, "holds no text; remove it or narrow the path")
-            before += size
+            if document is None:
+                raise self._problem(name, "holds no text; remove it or narrow the path")
+            before += file.stat().st_size
             progress(before, total)
 
     def provenance(self) -> dict[str, Any]:
         """Return name, size and sha256 of every file."""
-        files = [[self._name(file), file.stat().st_size, file_sum(file)] for file in self._files]
+        files = [[name, f.stat().st_size, file_sum(f)] for name, f in self._files.items()]
         found: dict[str, Any] = {"source": "files", "reader": READER_VERSION, "files": files}
-        if any(".txt" not in file.suffixes for file in self._files):
+        if any(".txt" not in file.suffixes for file in self._files.values()):
             found["text_column"] = self.text_column
         return found
 
-    def _name(self, file: Path) -> str:
-        return file.relative_to(self._root).as_posix()
-
     def _read(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Document]:
         try:
-            if name.endswith(".parquet"):
-                yield from self._read_parquet(file, name, advance)
+            if ".txt" in file.suffixes:
+                yield from _cut(name, self._lines(file, name, advance))
                 return
-            lines = _lines(file, name, self.path, advance)
-            if ".jsonl" in name:
-                yield from self._read_jsonl(lines, name)
-            else:
-                yield from _cut(name, lines)
+            read = self._parquet_rows if name.endswith(".parquet") else self._json_rows
+            for number, row in read(file, name, advance):
+                setting, place = "data.text_column", f"{name} row {number}"
+                text = text_of(row, self.text_column, setting, place)
+                if found := tuple(each for each, _ in paragraphs(text.splitlines())):
+                    yield Document(f"{name}#{number}", found)
         except OSError as error:  # unreadable, or a cut-off archive
-            reason = " ".join(str(error).split())
-            raise _problem(
-                self.path, name, f"is damaged or not readable ({reason}); fetch it again"
+            raise self._problem(
+                name, f"is damaged or not readable ({error}); fetch it again"
             ) from error
 
-    def _read_jsonl(self, lines: Iterable[str], name: str) -> Iterator[Document]:
-        for number, line in enumerate(lines, start=1):
+    def _json_rows(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Row]:
+        for number, line in enumerate(self._lines(file, name, advance), start=1):
             if not line.strip():
                 continue
-            place = f"{name} line {number}"
+            place, remedy = f"{name} line {number}", "write one object per line"
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise _problem(
-                    self.path, place, f"is not JSON ({error}); write one object per line"
-                ) from error
+                raise self._problem(place, f"is not JSON ({error}); {remedy}") from error
             if not isinstance(row, dict):
-                raise _problem(self.path, place, "is no JSON object; write one object per line")
-            if self.text_column not in row:
-                raise self._no_column(place, row)
-            yield from self._row(name, number, row[self.text_column])
+                raise self._problem(place, f"is no JSON object; {remedy}")
+            yield number, row
 
-    def _read_parquet(
-        self, file: Path, name: str, advance: Callable[[int], None]
-    ) -> Iterator[Document]:
-        import pyarrow as pa
-        import pyarrow.parquet
+    def _parquet_rows(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Row]:
+        from pyarrow.parquet import ParquetFile
 
         try:
-            table = pyarrow.parquet.ParquetFile(file)
-        except pa.ArrowInvalid as error:
-            raise _problem(
-                self.path, name, f"is no parquet file ({error}); fetch it again"
-            ) from error
+            table = ParquetFile(file)
+        except ValueError as error:
+            raise self._problem(name, f"is no parquet file ({error}); fetch it again") from error
         with table:
-            if self.text_column not in table.schema_arrow.names:
-                raise self._no_column(name, table.schema_arrow.names)
-            size, rows, number = file.stat().st_size, table.metadata.num_rows, 0
-            for batch in table.iter_batches(batch_size=1024, columns=[self.text_column]):
-                for text in batch.column(0).to_pylist():
-                    number += 1
-                    yield from self._row(name, number, text)
-                advance(size * number // rows)
+            size, num_rows = file.stat().st_size, table.metadata.num_rows
+            columns = table.schema_arrow.names
+            text_of(dict.fromkeys(columns), self.text_column, "data.text_column", name)
+            batches = table.iter_batches(batch_size=1024, columns=[self.text_column])
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield number, row
+                if number % 1024 == 0:
+                    advance(size * number // num_rows)
 
-    def _row(self, name: str, number: int, text: object) -> Iterator[Document]:
-        if text is None:
-            return
-        if not isinstance(text, str):
-            raise CorpusError(
-                f"data.text_column={self.text_column}: holds {type(text).__name__}, not text, in "
-                f"row {number} of {name}; name a column of strings"
-            )
-        found = tuple(paragraph for paragraph, _ in paragraphs(text.splitlines()))
-        if found:
-            yield Document(f"{name}#{number}", found)
+    def _lines(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[str]:
+        """Yield the decoded lines of a file, without a byte order mark."""
+        with file.open("rb") as raw:
+            for number, line in enumerate(_decompressed(raw, name), start=1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if number % 1000 == 0:
+                    advance(raw.tell())
+                try:
+                    yield line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise self._problem(
+                        f"{name} line {number}", "is not UTF-8; convert it, for instance by iconv"
+                    ) from error
 
-    def _no_column(self, place: str, columns: Iterable[str]) -> CorpusError:
-        return CorpusError(
-            f"data.text_column={self.text_column}: {place} has no such column; "
-            f"choose one of {', '.join(columns)}"
-        )
-
-
-def _problem(path: str, place: str, what: str) -> CorpusError:
-    return CorpusError(f"data.path={path}: {place} {' '.join(what.split())}")
+    def _problem(self, place: str, what: str) -> CorpusError:
+        return CorpusError(f"data.path={self.path}: {place} {' '.join(what.split())}")
 
 
-def _find(path: str) -> tuple[Path, list[Path]]:
-    """Return the folder that names are relative to, and the files in the order of their names."""
-    expanded = Path(path).expanduser()
-    pattern = glob.escape(str(expanded)) if expanded.exists() else str(expanded)
-    if expanded.is_dir():
-        root = expanded
-        pattern += "/**/*"
-    elif expanded.is_file():
-        root = expanded.parent
+def _find(path: str) -> dict[str, Path]:
+    """Return the files by their names below the folder that they are relative to, in order."""
+    given = Path(path).expanduser()
+    if given.is_dir():
+        root, pattern = given, "**/*"
+    elif given.is_file():
+        root, pattern = given.parent, glob.escape(given.name)
     else:
-        fixed = itertools.takewhile(lambda part: not glob.has_magic(part), expanded.parts[:-1])
+        fixed = itertools.takewhile(lambda part: not glob.has_magic(part), given.parts[:-1])
         root = Path(*fixed)
+        pattern = str(given.relative_to(root))
     # glob, since pathlib's does not leave out hidden files
-    found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207
-    files = [file for file in found if file.is_file()]
-    readable = [file for file in files if file.name.endswith(SUFFIXES)]
+    found = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207
+    files = {Path(name).as_posix(): root / name for name in found if (root / name).is_file()}
+    readable = {name: files[name] for name in sorted(files) if name.endswith(SUFFIXES)}
     if not readable:
         others = f"none of the {len(files)} files there is readable" if files else "no such file"
         raise CorpusError(
             f"data.path={path}: {others} (looked in {Path.cwd()}); give a file, a folder or a "
             f"quoted glob of {', '.join(SUFFIXES)}"
         )
-    return root, sorted(set(readable), key=lambda file: file.relative_to(root).as_posix())
-
-
-def _lines(file: Path, name: str, path: str, advance: Callable[[int], None]) -> Iterator[str]:
-    """Yield the decoded lines of a file, without a byte order mark."""
-    with file.open("rb") as raw:
-        for number, line in enumerate(_decompressed(raw, name), start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if number % 1000 == 0:
-                advance(raw.tell())
-            try:
-                yield line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise _problem(
-                    path, f"{name} line {number}", "is not UTF-8; convert it, for instance by iconv"
-                ) from error
+    return readable
 
 
 def _decompressed(raw: IO[bytes], name: str) -> Iterable[bytes]:
@@ -269,15 +236,9 @@ def _joined(lines: Iterable[str], width: int) -> Iterator[Paragraph]:
 def _cut(name: str, lines: Iterable[str]) -> Iterator[Document]:
     """Yield documents of at most DOCUMENT_BYTES, cut at blank lines where there are any."""
     parts = _parts(paragraphs(lines))
-    first = next(parts, None)
-    if first is None:
-        return
-    second = next(parts, None)
-    if second is None:
-        yield Document(name, first)
-        return
-    for number, part in enumerate(itertools.chain((first, second), parts)):
-        yield Document(f"{name}#{number}", part)
+    first = list(itertools.islice(parts, 2))
+    for number, part in enumerate(itertools.chain(first, parts)):
+        yield Document(f"{name}#{number}" if len(first) > 1 else name, part)
 
 
 def _parts(stream: Iterable[Paragraph]) -> Iterator[tuple[str, ...]]:

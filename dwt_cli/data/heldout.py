@@ -9,9 +9,9 @@ import re
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
-from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,13 @@ CHUNK = 1 << 21
 """Grams looked up at a time: 16 MiB of hashes."""
 
 
-def is_heldout(name: str, fraction: float, seed: int = 0) -> bool:
+def is_heldout(name: str, fraction: float) -> bool:
     """Return whether the document of this name is held out; true for about `fraction` of all."""
-    digest = blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    digest = blake2b(f"0:{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2**64
 
 
-@dataclass(frozen=True)
-class HeldOut:
+class HeldOut(NamedTuple):
     """The held-out documents without leaked paragraphs, and what the check found.
 
     `residue` is the fraction of the kept paragraphs' grams that still occur in training; `dropped`
@@ -57,18 +56,15 @@ class LeakCheck:
         heldout = check.finish()
     """
 
-    def __init__(
-        self, fraction: float, seed: int = 0, folder: str | PathLike[str] | None = None
-    ) -> None:
-        self.fraction = fraction
-        self.seed = seed
+    def __init__(self, fraction: float, folder: Path | None = None) -> None:
+        self._fraction = fraction
         self._heldout: list[Document] = []
         self._spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, finish() closes it
 
     def split(self, documents: Iterable[Document]) -> Iterator[Document]:
         """Yield the training documents; the held-out ones stay here. May be called repeatedly."""
         for document in documents:
-            if is_heldout(document.name, self.fraction, self.seed):
+            if is_heldout(document.name, self._fraction):
                 self._heldout.append(document)
             else:
                 self._spool.write(grams(document.paragraphs)[0].tobytes())
@@ -76,40 +72,36 @@ class LeakCheck:
 
     def finish(self) -> HeldOut:
         """Drop the held-out paragraphs that leaked. Ends the check and removes its spool."""
-        paragraphs = [text for document in self._heldout for text in document.paragraphs]
-        hashes, counts = grams(paragraphs)
-        with self._spool:
-            shared_grams = self._in_training(hashes)
+        hashes, counts = grams([text for each in self._heldout for text in each.paragraphs])
+        before = np.concatenate([[0], np.cumsum(self._in_training(hashes))])
         ends = np.cumsum(counts)
-        before = np.concatenate([[0], np.cumsum(shared_grams)])
         shared = before[ends] - before[ends - counts]  # per paragraph
         keep = shared <= MAX_SHARED * counts
-        kept_grams = int(counts[keep].sum())
+        flags = iter(keep)
+        kept = [
+            Document(name, tuple(text for text in paragraphs if next(flags)))
+            for name, paragraphs in self._heldout
+        ]
+        num_grams = int(counts[keep].sum())
         return HeldOut(
-            documents=tuple(self._kept(keep)),
+            documents=tuple(document for document in kept if document.paragraphs),
             kept=int(keep.sum()),
             dropped=int((~keep).sum()),
-            residue=float(shared[keep].sum() / kept_grams) if kept_grams else 0.0,
+            residue=float(shared[keep].sum() / num_grams) if num_grams else 0.0,
         )
 
     def _in_training(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Return for each held-out gram whether it was spooled."""
         wanted, place = np.unique(hashes, return_inverse=True)
         found = np.zeros(len(wanted), dtype=bool)
-        self._spool.seek(0)
-        while len(wanted) and (block := self._spool.read(8 * CHUNK)):
-            # sorted queries walk through `wanted` in order instead of jumping in it
-            queries = np.sort(np.frombuffer(block, dtype=np.uint64))
-            at = np.minimum(np.searchsorted(wanted, queries), len(wanted) - 1)
-            found[at[wanted[at] == queries]] = True
+        with self._spool as spool:
+            spool.seek(0)
+            while len(wanted) and (block := spool.read(8 * CHUNK)):
+                # sorted queries walk through `wanted` in order instead of jumping in it
+                queries = np.sort(np.frombuffer(block, dtype=np.uint64))
+                at = np.minimum(np.searchsorted(wanted, queries), len(wanted) - 1)
+                found[at[wanted[at] == queries]] = True
         return found[place]
-
-    def _kept(self, keep: NDArray[np.bool_]) -> Iterator[Document]:
-        flags = iter(keep)
-        for document in self._heldout:
-            paragraphs = tuple(text for text in document.paragraphs if next(flags))
-            if paragraphs:
-                yield Document(document.name, paragraphs)
 
 
 _WORD = re.compile(r"\w+")
@@ -128,8 +120,7 @@ def grams(paragraphs: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int
     texts = [_WORD.findall(text.lower()) for text in paragraphs]
     lengths = np.array([len(words) for words in texts], dtype=np.int64)
     flat = " ".join(word for words in texts for word in words).encode().split()
-    words = np.fromiter(map(zlib.crc32, flat), dtype=np.uint64, count=len(flat))
-    words = _mixed(words)
+    words = _mixed(np.fromiter(map(zlib.crc32, flat), dtype=np.uint64, count=len(flat)))
     padded = np.concatenate([words, np.zeros(GRAM, dtype=np.uint64)])
     # how many words of its paragraph there are from each word on, itself included
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))

@@ -4,16 +4,16 @@ The paper trains on every fourth sentence of BookCorpus and English Wikipedia (a
 section 3).
 """
 
-import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.data.options import HubPart
-from dwt_cli.data.source import CorpusError, Document, Progress
+from dwt_cli.data.source import CorpusError, Document, Progress, text_of
 
 READER_VERSION = 1
 """Raise it with every change that changes the text: it is part of the cache fingerprint."""
@@ -32,6 +32,7 @@ _ROWS: dict[str, Rows] = {"Salesforce/wikitext": "line", "bookcorpus/bookcorpus"
 _REVISIONS = {"bookcorpus/bookcorpus": "refs/convert/parquet"}
 
 
+@dataclass(frozen=True)
 class Hub:
     """Data sets of the hub one after the other, as a source.
 
@@ -41,29 +42,41 @@ class Hub:
     Raises CorpusError while streaming, for a data set that cannot be reached or read.
     """
 
-    def __init__(
-        self,
-        parts: Sequence[HubPart],
-        every_nth_sentence: int = 1,
-        max_sentences: int | None = None,
-    ) -> None:
-        self.parts = tuple(parts)
-        self.every_nth_sentence, self.max_sentences = every_nth_sentence, max_sentences
+    parts: Sequence[HubPart]
+    every_nth_sentence: int = 1
+    max_sentences: int | None = None
 
     def documents(self, progress: Progress) -> Iterator[Document]:
         """Stream the documents; progress counts rows, their total is not known beforehand."""
-        rows = itertools.count(1)
-        num_seen, most = 0, self.max_sentences
+        every, most = self.every_nth_sentence, self.max_sentences
+        end = math.inf if most is None else most * every
+        num_rows = num_sentences = 0
+
+        def texts(part: HubPart) -> Iterator[str]:
+            nonlocal num_rows
+            for text in _texts(part):
+                num_rows += 1
+                if num_rows % 1000 == 0:
+                    progress(num_rows, 0)
+                yield text
+
+        def thinned(paragraphs: list[str]) -> Iterator[str]:
+            nonlocal num_sentences
+            for found in map(sentences, paragraphs):
+                numbered = enumerate(found, num_sentences)
+                kept = [each for number, each in numbered if number % every == 0 and number < end]
+                num_sentences += len(found)
+                if kept:
+                    yield " ".join(kept)
+
         for part in self.parts:
-            texts = _counted(_texts(part), rows, progress)
-            for number, paragraphs in enumerate(_grouped(texts, _rows(part))):
-                if self.every_nth_sentence > 1 or most is not None:
-                    numbers = itertools.count(num_seen)
-                    paragraphs = self._thinned(paragraphs, numbers)
-                    num_seen = next(numbers)
+            name = "/".join(filter(None, (_base_name(part), part.config, part.split)))
+            for number, paragraphs in enumerate(_grouped(texts(part), _kind_of_row(part))):
+                if every > 1 or most is not None:
+                    paragraphs = list(thinned(paragraphs))
                 if paragraphs:
-                    yield Document(f"{_name(part)}#{number}", tuple(paragraphs))
-                if most is not None and num_seen >= most * self.every_nth_sentence:
+                    yield Document(f"{name}#{number}", tuple(paragraphs))
+                if num_sentences >= end:
                     return
 
     def provenance(self) -> dict[str, Any]:
@@ -73,24 +86,8 @@ class Hub:
             "reader": READER_VERSION,
             "every_nth_sentence": self.every_nth_sentence,
             "max_sentences": self.max_sentences,
-            "parts": [
-                asdict(part)
-                | {"dataset": _base_name(part), "revision": _revision(part), "rows": _rows(part)}
-                | ({"files": _sums(Path(part.dataset))} if _is_local(part) else {})
-                for part in self.parts
-            ],
+            "parts": [_provenance(part) for part in self.parts],
         }
-
-    def _thinned(self, paragraphs: Iterable[str], numbers: Iterator[int]) -> list[str]:
-        thinned = (
-            " ".join(sentence for sentence in sentences(paragraph) if self._keeps(next(numbers)))
-            for paragraph in paragraphs
-        )
-        return [paragraph for paragraph in thinned if paragraph]
-
-    def _keeps(self, number: int) -> bool:
-        place, rest = divmod(number, self.every_nth_sentence)
-        return rest == 0 and (self.max_sentences is None or place < self.max_sentences)
 
 
 _BOUNDARY = re.compile(r"(?<=[.!?])[\"'”’)\]]*(\s+)(?=[\"'“‘(\[]*[A-Z\d])")
@@ -122,52 +119,24 @@ def _texts(part: HubPart) -> Iterator[str]:
     """Yield the text column of the rows."""
     from datasets import load_dataset
 
-    column = part.text_column
+    remedy = "check data.parts: dataset, config, split, and access (hf auth login)"
     try:
         rows = load_dataset(
-            part.dataset,
-            part.config,
-            split=part.split,
-            revision=_revision(part),
-            streaming=True,
+            part.dataset, part.config, split=part.split, revision=_revision(part), streaming=True
         )
         for number, row in enumerate(rows):
-            if column not in row:
-                raise CorpusError(
-                    f"data.parts.text_column={column}: {part.dataset} has no such column; choose "
-                    f"one of {', '.join(row)}"
-                )
-            text = row[column]
-            if not isinstance(text, str | None):
-                raise CorpusError(
-                    f"data.parts.text_column={column}: row {number} of {part.dataset} holds "
-                    f"{type(text).__name__}, not text; name a column of strings"
-                )
-            yield text or ""
+            place = f"row {number} of {part.dataset}"
+            yield text_of(row, part.text_column, "data.parts.text_column", place)
     except CorpusError:
         raise
     except Exception as error:  # datasets lets through whatever its network and file layers raise
-        raise _unreadable(part, error) from error
-
-
-def _unreadable(part: HubPart, error: Exception) -> CorpusError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    if isinstance(error, ConnectionError):
-        remedy = "check the network, or read a local copy: data=files data.path=..."
-    else:
-        remedy = "check data.parts: dataset, config, split, and access (hf auth login)"
-    return CorpusError(
-        f"data.parts.dataset={part.dataset} ({part.config or 'default'}, {part.split}) cannot be "
-        f"read: {reason}; {remedy}"
-    )
-
-
-def _counted(texts: Iterable[str], rows: Iterator[int], progress: Progress) -> Iterator[str]:
-    for text in texts:
-        number = next(rows)
-        if number % 1000 == 0:
-            progress(number, 0)
-        yield text
+        if isinstance(error, ConnectionError):
+            remedy = "check the network, or read a local copy: data=files data.path=..."
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CorpusError(
+            f"data.parts.dataset={part.dataset} ({part.config or 'default'}, {part.split}) cannot "
+            f"be read: {reason}; {remedy}"
+        ) from error
 
 
 _TITLE = re.compile(r"= [^=].* =\Z")
@@ -176,8 +145,7 @@ _TITLE = re.compile(r"= [^=].* =\Z")
 def _grouped(texts: Iterable[str], rows: Rows) -> Iterator[list[str]]:
     """Yield documents, which are lists of paragraphs, of rows."""
     if rows == "document":
-        for text in texts:
-            yield _lines(text)
+        yield from map(_lines, texts)
         return
     document: list[str] = []
     for number, text in enumerate(texts):
@@ -199,19 +167,12 @@ def _lines(text: str) -> list[str]:
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def _is_local(part: HubPart) -> bool:
-    return Path(part.dataset).is_dir()
-
-
 def _base_name(part: HubPart) -> str:
-    return Path(part.dataset).resolve().name if _is_local(part) else part.dataset
+    folder = Path(part.dataset)
+    return folder.resolve().name if folder.is_dir() else part.dataset
 
 
-def _name(part: HubPart) -> str:
-    return "/".join(filter(None, (_base_name(part), part.config, part.split)))
-
-
-def _rows(part: HubPart) -> Rows:
+def _kind_of_row(part: HubPart) -> Rows:
     return _ROWS.get(part.dataset, "document")
 
 
@@ -219,6 +180,10 @@ def _revision(part: HubPart) -> str | None:
     return _REVISIONS.get(part.dataset)
 
 
-def _sums(folder: Path) -> list[list[str]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [[path.relative_to(folder).as_posix(), file_sum(path)] for path in files]
+def _provenance(part: HubPart) -> dict[str, Any]:
+    named = {"dataset": _base_name(part), "revision": _revision(part), "rows": _kind_of_row(part)}
+    found, folder = asdict(part) | named, Path(part.dataset)
+    if folder.is_dir():
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        found["files"] = [[f.relative_to(folder).as_posix(), file_sum(f)] for f in files]
+    return found

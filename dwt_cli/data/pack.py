@@ -3,6 +3,7 @@
 Legend: B blocks, L positions.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,19 +14,18 @@ BLOCKS_PER_SHARD = 1 << 16
 
 
 def pack(
-    documents: Iterable[list[list[int]]], block_length: int, before: list[int], after: list[int]
+    texts: Iterable[list[int]], block_length: int, before: list[int], after: list[int]
 ) -> Iterator[list[int]]:
-    """Yield tokenised documents (paragraphs of ids) as blocks of ``block_length`` ids, no padding.
+    """Yield the ids of texts as blocks of ``block_length`` ids, without padding.
 
-    before: what every block begins with. after: what every paragraph ends with. A block may hold
-    the end of one document and the beginning of the next. What does not fill the last block is
-    left out.
+    before: what every block begins with. after: what every text ends with. A block may hold the
+    end of one document and the beginning of the next. What does not fill the last block is left
+    out.
     """
     stream: list[int] = []
     content = block_length - len(before)
-    for paragraphs in documents:
-        for paragraph in paragraphs:
-            stream += paragraph + after
+    for ids in texts:
+        stream += ids + after
         whole = len(stream) // content
         for start in range(0, whole * content, content):
             yield before + stream[start : start + content]
@@ -49,28 +49,13 @@ def write_blocks(
     Returns the number of blocks and whether ``max_bytes`` cut the stream short.
     """
     folder.mkdir(parents=True)
-    dtype = _dtype(vocab_size)
-    max_blocks = int(max_bytes // block_bytes(block_length, vocab_size))
-    num_blocks, waiting, cut = 0, [], False
-    for block in blocks:
-        if num_blocks == max_blocks:
-            cut = True
-            break
-        waiting.append(block)
-        num_blocks += 1
-        if len(waiting) == BLOCKS_PER_SHARD:
-            _write_shard(folder, num_blocks, waiting, dtype)
-            waiting = []
-    if waiting:
-        _write_shard(folder, num_blocks, waiting, dtype)
-    return num_blocks, cut
-
-
-def _write_shard(
-    folder: Path, num_blocks: int, blocks: list[list[int]], dtype: "np.dtype[np.unsignedinteger]"
-) -> None:
-    number = (num_blocks - 1) // BLOCKS_PER_SHARD
-    np.save(folder / f"{number:05d}.npy", np.asarray(blocks, dtype=dtype))
+    dtype, stream, num_blocks = _dtype(vocab_size), iter(blocks), 0
+    room = int(max_bytes // block_bytes(block_length, vocab_size))
+    while shard := list(itertools.islice(stream, min(BLOCKS_PER_SHARD, room - num_blocks))):
+        number = num_blocks // BLOCKS_PER_SHARD
+        np.save(folder / f"{number:05d}.npy", np.asarray(shard, dtype=dtype))
+        num_blocks += len(shard)
+    return num_blocks, next(stream, None) is not None
 
 
 class Blocks:
@@ -89,9 +74,5 @@ class Blocks:
 
     def __getitem__(self, numbers_B: NDArray[np.int64]) -> NDArray[np.int64]:
         shards_B = np.searchsorted(self._starts, numbers_B, side="right") - 1
-        return np.stack(
-            [
-                self._shards[shard][number - self._starts[shard]]
-                for shard, number in zip(shards_B, numbers_B, strict=True)
-            ]
-        ).astype(np.int64)
+        places = zip(shards_B, numbers_B - self._starts[shards_B], strict=True)
+        return np.stack([self._shards[shard][place] for shard, place in places]).astype(np.int64)

@@ -50,16 +50,20 @@ _PROSE_DIRECTIVES = (
 )
 
 
+_DOCTEST = (">>>", "In [", "Out[", "$ ", "% ", "# ")
+_TABLE = ("|", "+-", "+=", "<!--")
+
+
 def prose(text: str) -> Iterator[str]:
     """Yield the paragraphs of a dedented documentation string that are English prose."""
-    for raw in _paragraphs(text):
-        paragraph = _plain(raw)
+    for lines in _paragraphs(text):
+        paragraph = _plain(" ".join(lines))
         if _is_prose(paragraph):
             yield paragraph
 
 
-def _paragraphs(text: str) -> Iterator[str]:
-    """Yield wrapped lines joined, without code, tables, directives, headings and signatures."""
+def _paragraphs(text: str) -> Iterator[list[str]]:
+    """Yield paragraphs in lines, without code, tables, directives, headings and signatures."""
     lines = text.expandtabs().splitlines()
     indents = [len(line) - len(line.lstrip()) for line in lines]
     lines = [line.strip() for line in lines]
@@ -71,61 +75,50 @@ def _paragraphs(text: str) -> Iterator[str]:
     deeper_than: int | None = None  # skip the block that is indented deeper than this
 
     for number, (line, indent) in enumerate(zip(lines, indents, strict=True)):
-        joined = ""
-        if line.startswith("```"):
-            fenced = not fenced and not (len(line) > 5 and line.endswith("```"))
-            joined, paragraph = " ".join(paragraph), []
-        elif fenced:
+        is_fence = line.startswith("```")
+        skipped = until_blank or (deeper_than is not None and indent > deeper_than)
+        if not is_fence and (fenced or (line and skipped)):
             continue
+        ended, paragraph = paragraph, []
+        if is_fence:
+            fenced = not fenced and not (len(line) > 5 and line.endswith("```"))
         elif not line:
             until_blank = False
-            joined, paragraph = " ".join(paragraph), []
-        elif until_blank or (deeper_than is not None and indent > deeper_than):
-            continue
-        elif line.startswith((">>>", "In [", "Out[", "$ ", "% ", "# ")):
-            joined, paragraph, until_blank = " ".join(paragraph), [], not line.startswith("#")
+        elif line.startswith(_DOCTEST):
+            until_blank = not line.startswith("#")
         elif _RULE.match(line):
-            paragraph = paragraph[:-1]  # the heading above the rule
-            joined, paragraph = " ".join(paragraph), []
+            ended = ended[:-1]  # the heading above the rule
             until_blank = " " in line or line.startswith(("+", "|"))
-        elif line.startswith(("|", "+-", "+=", "<!--")):
-            joined, paragraph = " ".join(paragraph), []
+        elif line.startswith(_TABLE):
+            pass
         elif line == ".." or line.startswith(".. "):
-            joined, paragraph = " ".join(paragraph), []
             directive = _DIRECTIVE.match(line)
-            if directive and directive.group(1) in _PROSE_DIRECTIVES:
-                deeper_than = None
-                rest = directive.group(2)
-                if directive.group(1) in _VERSIONED:
-                    rest = rest.partition(" ")[2]
-                if rest:
-                    paragraph, margin, hanging = [rest], indent, True
-            else:
-                deeper_than = indent
+            name, rest = directive.groups() if directive else ("", "")
+            deeper_than = None if name in _PROSE_DIRECTIVES else indent
+            if name in _VERSIONED:
+                rest = rest.partition(" ")[2]
+            if rest and deeper_than is None:
+                paragraph, margin, hanging = [rest], indent, True
         else:
-            deeper_than = None
             bullet = _BULLET.match(line)
-            continues = bool(paragraph) and not bullet and (indent == margin or hanging)
+            continues = bool(ended) and not bullet and (indent == margin or hanging)
             if continues and hanging and indent <= margin:
                 continues = indent == margin and not _FIELD.match(line)
-            continues = continues and not _HEADING.match(line)
-            if continues:
-                paragraph.append(line)
+            if continues and not _HEADING.match(line):
+                paragraph, ended = [*ended, line], []
                 # after the second line of a hanging paragraph the margin is fixed
                 hanging = hanging and indent == margin
             else:
-                joined = " ".join(paragraph)
                 is_last = number + 1 == len(lines) or not lines[number + 1]
                 opening = _opening(line, not is_last and indents[number + 1] > indent)
                 paragraph = [opening] if opening else []
                 hanging = bool(bullet) or opening != line
             margin = indent
-            if line.endswith("::"):
-                deeper_than = indent
-        if joined:
-            yield joined
+            deeper_than = indent if line.endswith("::") else None
+        if ended:
+            yield ended
     if paragraph:
-        yield " ".join(paragraph)
+        yield paragraph
 
 
 def _opening(line: str, above_indented: bool) -> str:

@@ -1,8 +1,7 @@
 """A text source: it streams documents and knows what determines them."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from dwt_cli.base.errors import UserError
 
@@ -14,8 +13,7 @@ class CorpusError(UserError):
     """A source cannot be read: one line with setting, value and remedy."""
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """The unit that is held out whole: a source file, an article, a novel.
 
     `name` is unique within its source and the same on every machine; `paragraphs` are non-empty
@@ -36,6 +34,20 @@ class Source(Protocol):
     def provenance(self) -> dict[str, Any]:
         """Return what determines the text, JSON-able and without reading it all into memory."""
         ...
+
+
+def text_of(row: Mapping[str, Any], column: str, setting: str, place: str) -> str:
+    """Return the text in a row's column, "" for null; `CorpusError` if it is not there or no text.
+
+    setting: the one that names the column. place: where the row stands.
+    """
+    if column not in row:
+        problem = f"has no such column; choose one of {', '.join(row)}"
+    elif not isinstance(row[column], str | None):
+        problem = f"holds {type(row[column]).__name__}, not text; name a column of strings"
+    else:
+        return row[column] or ""
+    raise CorpusError(f"{setting}={column}: {place} {problem}")
 
 
 def no_progress(done: int, total: int) -> None:

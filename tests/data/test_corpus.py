@@ -26,7 +26,7 @@ def test_train_and_heldout_hold_the_text_each_in_its_order(
     train: list[str] = []
     heldout: list[str] = []
     for document in sentences().documents(no_progress):
-        side = heldout if is_heldout(document.name, fraction, 0) else train
+        side = heldout if is_heldout(document.name, fraction) else train
         side += [paragraph.replace(" ", "").rstrip(".") for paragraph in document.paragraphs]
     assert len(heldout) > 20
     for expected, part in ((train, corpus.train), (heldout, corpus.heldout)):

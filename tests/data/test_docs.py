@@ -56,7 +56,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_documents_are_source_files_without_what_was_said_before(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docs, "_REPORT_BYTES", 100)  # several times
     calls: list[tuple[int, int]] = []
     found = list(docs.Docs(["embedded"]).documents(lambda *call: calls.append(call)))
     assert [(document.name, document.paragraphs) for document in found] == [

@@ -8,7 +8,7 @@ from dwt_cli.data.heldout import HeldOut, LeakCheck, is_heldout
 from dwt_cli.data.source import Document
 
 
-def slow_check(documents: list[Document], fraction: float, seed: int) -> HeldOut:
+def slow_check(documents: list[Document], fraction: float) -> HeldOut:
     """The same by sets of tuples of words."""
 
     def grams(text: str) -> list[tuple[str, ...]]:
@@ -20,14 +20,14 @@ def slow_check(documents: list[Document], fraction: float, seed: int) -> HeldOut
     training = {
         gram
         for document in documents
-        if not is_heldout(document.name, fraction, seed)
+        if not is_heldout(document.name, fraction)
         for text in document.paragraphs
         for gram in grams(text)
     }
     kept_documents = []
     kept = dropped = shared_grams = all_grams = 0
     for document in documents:
-        if not is_heldout(document.name, fraction, seed):
+        if not is_heldout(document.name, fraction):
             continue
         paragraphs = []
         for text in document.paragraphs:
@@ -65,8 +65,8 @@ def random_documents(seed: int) -> list[Document]:
     ]
 
 
-def checked(documents: list[Document], fraction: float, seed: int = 0) -> HeldOut:
-    check = LeakCheck(fraction, seed)
+def checked(documents: list[Document], fraction: float) -> HeldOut:
+    check = LeakCheck(fraction)
     for _ in check.split(documents):
         pass
     return check.finish()
@@ -75,7 +75,7 @@ def checked(documents: list[Document], fraction: float, seed: int = 0) -> HeldOu
 @pytest.mark.parametrize("seed", range(12))
 def test_it_agrees_with_sets_of_words(seed: int) -> None:
     documents = random_documents(seed)
-    found, expected = checked(documents, 0.3, seed), slow_check(documents, 0.3, seed)
+    found, expected = checked(documents, 0.3), slow_check(documents, 0.3)
     assert (found.documents, found.kept, found.dropped) == (
         expected.documents,
         expected.kept,
@@ -85,7 +85,7 @@ def test_it_agrees_with_sets_of_words(seed: int) -> None:
 
 
 def test_the_random_texts_are_telling() -> None:
-    outcomes = [slow_check(random_documents(seed), 0.3, seed) for seed in range(12)]
+    outcomes = [slow_check(random_documents(seed), 0.3) for seed in range(12)]
     assert sum(outcome.dropped for outcome in outcomes) > 50
     assert sum(outcome.kept for outcome in outcomes) > 50
     assert sum(0 < outcome.residue < 1 for outcome in outcomes) > 6
@@ -142,15 +142,9 @@ def test_one_side_may_be_empty(fraction: float) -> None:
     assert found.kept == (sum(len(d.paragraphs) for d in documents) if fraction else 0)
 
 
-def test_the_split_is_a_function_of_name_and_seed() -> None:
-    assert [is_heldout(f"n{i}", 0.25) for i in range(8)] == [
-        is_heldout(f"n{i}", 0.25, seed=0) for i in range(8)
-    ]
-    for seed in (0, 1):
-        share = sum(is_heldout(f"n{i}", 0.1, seed) for i in range(20_000)) / 20_000
-        assert share == pytest.approx(0.1, abs=0.01)
-    both = sum(is_heldout(f"n{i}", 0.1, 0) and is_heldout(f"n{i}", 0.1, 1) for i in range(20_000))
-    assert both / 20_000 == pytest.approx(0.01, abs=0.003)  # independent
+def test_the_split_is_a_function_of_the_name() -> None:
+    share = sum(is_heldout(f"n{i}", 0.1) for i in range(20_000)) / 20_000
+    assert share == pytest.approx(0.1, abs=0.01)
     small = {i for i in range(5000) if is_heldout(f"n{i}", 0.05)}
     assert small <= {i for i in range(5000) if is_heldout(f"n{i}", 0.1)}
     # fixed for good: another value here is another split for everyone

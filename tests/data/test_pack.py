@@ -15,17 +15,9 @@ FRAME = ([CLS], [SEP])
 @pytest.mark.parametrize("length", [2, 5, 8, 100])
 def test_packing_loses_nothing_but_the_unfilled_end(length: int) -> None:
     draw = random.Random(length)
-    documents = [
-        [
-            [draw.randrange(4, 99) for _ in range(draw.randrange(12))]
-            for _ in range(draw.randrange(4))
-        ]
-        for _ in range(30)
-    ]
-    stream = [
-        token for document in documents for paragraph in document for token in [*paragraph, SEP]
-    ]
-    packed = list(pack(documents, length, *FRAME))
+    texts = [[draw.randrange(4, 99) for _ in range(draw.randrange(12))] for _ in range(60)]
+    stream = [token for text in texts for token in [*text, SEP]]
+    packed = list(pack(texts, length, *FRAME))
     assert all(len(block) == length and block[0] == CLS for block in packed)
     content = [token for block in packed for token in block[1:]]
     assert content == stream[: len(content)]
@@ -33,14 +25,14 @@ def test_packing_loses_nothing_but_the_unfilled_end(length: int) -> None:
 
 
 def test_blocks_may_begin_with_nothing_but_text() -> None:
-    packed = pack([[[5, 6, 7], [8]], [[9, 10]]], 4, [], [SEP])
+    packed = pack([[5, 6, 7], [8], [9, 10]], 4, [], [SEP])
     assert list(packed) == [[5, 6, 7, SEP], [8, SEP, 9, 10]]
 
 
 def test_blocks_come_before_the_text_ends() -> None:
-    def endless() -> Iterator[list[list[int]]]:
+    def endless() -> Iterator[list[int]]:
         while True:
-            yield [[5, 6, 7, 8]]
+            yield [5, 6, 7, 8]
 
     packed = pack(endless(), 6, *FRAME)
     assert [next(packed) for _ in range(2)] == [[CLS, 5, 6, 7, 8, SEP]] * 2
