@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from dwt_cli.base.randomness import generator
-from dwt_cli.evaluate.finetuning import PROTOCOLS, FineTuning, fine_tune, tokenised
+from dwt_cli.evaluate.finetuning import PROTOCOLS, FineTuning, fine_tune
 from dwt_cli.evaluate.glue_data import TASKS, Split, Task, read
 from dwt_cli.evaluate.measurement import EvaluatedModel
 from dwt_cli.evaluate.metrics import METRICS
@@ -82,7 +82,9 @@ def _texts(tested: EvaluatedModel, task: Task, split: Split, options: argparse.N
     examples = read(task, split, options.glue)
     chosen = generator(0).permutation(len(examples.texts))[: options.examples]
     labels = np.array(examples.labels, dtype=np.int64)[chosen]
-    texts, _ = tokenised(tested, [examples.texts[n] for n in chosen], labels, _MAX_LENGTH)
+    chosen_texts = [examples.texts[n] for n in chosen]
+    model, tokenizer = tested.model, tested.tokenizer
+    texts, _ = Texts.tokenised(model, tokenizer, chosen_texts, labels, _MAX_LENGTH)
     return texts
 
 
@@ -92,11 +94,11 @@ def _ours(
     (optim,) = protocol.optims
     optim = replace(optim, warmup=_WARMUP, decay=1 - _WARMUP, falling=Falling.cosine)
     with tempfile.TemporaryDirectory() as folder:
-        tuned = fine_tune(
+        (outputs,), _ = fine_tune(
             tested, train, [dev], 2, optim, protocol, seed,
             Path(folder), lambda share, text: None, print,
         )  # fmt: skip
-    return tuned.outputs[0]
+    return outputs
 
 
 def _theirs(

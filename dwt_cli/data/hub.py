@@ -4,12 +4,13 @@ The paper trains on every fourth sentence of BookCorpus and English Wikipedia (a
 section 3).
 """
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.data.options import HubPart
@@ -21,13 +22,10 @@ READER_VERSION = 1
 SENTENCE_ROWS = 1000
 """Rows of a data set of single sentences that make up a document."""
 
-Rows = Literal["document", "line", "sentence"]
-
-
 # What a row is: a whole document, unless it is said here: a line of an article, which begins with
 # ` = Title = `; a sentence, 1000 of which are taken for a document, where a data set does not say
 # where its books end.
-_ROWS: dict[str, Rows] = {"Salesforce/wikitext": "line", "bookcorpus/bookcorpus": "sentence"}
+_ROWS = {"Salesforce/wikitext": "line", "bookcorpus/bookcorpus": "sentence"}
 # the main revision is a loading script, which `datasets` 4 and later refuse to run
 _REVISIONS = {"bookcorpus/bookcorpus": "refs/convert/parquet"}
 
@@ -50,14 +48,12 @@ class Hub:
         """Stream the documents; progress counts rows, their total is not known beforehand."""
         every, most = self.every_nth_sentence, self.max_sentences
         end = math.inf if most is None else most * every
-        num_rows = num_sentences = 0
+        numbers, num_sentences = itertools.count(1), 0
 
         def texts(part: HubPart) -> Iterator[str]:
-            nonlocal num_rows
-            for text in _texts(part):
-                num_rows += 1
-                if num_rows % 1000 == 0:
-                    progress(num_rows, 0)
+            for text, number in zip(_texts(part), numbers, strict=False):
+                if number % 1000 == 0:
+                    progress(number, 0)
                 yield text
 
         def thinned(paragraphs: list[str]) -> Iterator[str]:
@@ -71,7 +67,7 @@ class Hub:
 
         for part in self.parts:
             name = "/".join(filter(None, (_base_name(part), part.config, part.split)))
-            for number, paragraphs in enumerate(_grouped(texts(part), _kind_of_row(part))):
+            for number, paragraphs in enumerate(_grouped(texts(part), _ROWS.get(part.dataset))):
                 if every > 1 or most is not None:
                     paragraphs = list(thinned(paragraphs))
                 if paragraphs:
@@ -121,9 +117,8 @@ def _texts(part: HubPart) -> Iterator[str]:
 
     remedy = "check data.parts: dataset, config, split, and access (hf auth login)"
     try:
-        rows = load_dataset(
-            part.dataset, part.config, split=part.split, revision=_revision(part), streaming=True
-        )
+        at = {"split": part.split, "revision": _REVISIONS.get(part.dataset)}
+        rows = load_dataset(part.dataset, part.config, **at, streaming=True)
         for number, row in enumerate(rows):
             place = f"row {number} of {part.dataset}"
             yield text_of(row, part.text_column, "data.parts.text_column", place)
@@ -142,9 +137,9 @@ def _texts(part: HubPart) -> Iterator[str]:
 _TITLE = re.compile(r"= [^=].* =\Z")
 
 
-def _grouped(texts: Iterable[str], rows: Rows) -> Iterator[list[str]]:
+def _grouped(texts: Iterable[str], rows: str | None) -> Iterator[list[str]]:
     """Yield documents, which are lists of paragraphs, of rows."""
-    if rows == "document":
+    if rows is None:
         yield from map(_lines, texts)
         return
     document: list[str] = []
@@ -172,17 +167,13 @@ def _base_name(part: HubPart) -> str:
     return folder.resolve().name if folder.is_dir() else part.dataset
 
 
-def _kind_of_row(part: HubPart) -> Rows:
-    return _ROWS.get(part.dataset, "document")
-
-
-def _revision(part: HubPart) -> str | None:
-    return _REVISIONS.get(part.dataset)
-
-
 def _provenance(part: HubPart) -> dict[str, Any]:
-    named = {"dataset": _base_name(part), "revision": _revision(part), "rows": _kind_of_row(part)}
-    found, folder = asdict(part) | named, Path(part.dataset)
+    found = asdict(part) | {
+        "dataset": _base_name(part),
+        "revision": _REVISIONS.get(part.dataset),
+        "rows": _ROWS.get(part.dataset, "document"),
+    }
+    folder = Path(part.dataset)
     if folder.is_dir():
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         found["files"] = [[f.relative_to(folder).as_posix(), file_sum(f)] for f in files]

@@ -48,7 +48,7 @@ def scores(tested: EvaluatedModel, options: Blimp, say: Say) -> list[Score]:
     pairs = read(options, say)
     texts = [pair.sentence_good for pair in pairs] + [pair.sentence_bad for pair in pairs]
     sentences, remarks = encode(tested, texts)
-    model = LanguageModel(tested.model, tested.dtype).eval()
+    model = tested.language_model
     if len(pairs) >= _WORTH_COMPILING:
         model.compile(dynamic=True)
     targets = tested.task.targets(tested.tokenizer)

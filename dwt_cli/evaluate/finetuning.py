@@ -4,26 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from dwt_cli.evaluate.measurement import EvaluatedModel, Say
 from dwt_cli.evaluate.options import Protocol
-from dwt_cli.models.anatomy import num_positions
-from dwt_cli.models.classifier import make_classifier, takes_segments
+from dwt_cli.models.classifier import make_classifier
 from dwt_cli.models.wrapper import Classifier
-from dwt_cli.tasks.classification import Classification, classification_sum
+from dwt_cli.tasks.classification import Classification, Outputs, predict
 from dwt_cli.tasks.texts import BucketedBatches, Texts
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.options import AdamW, Falling, Optim, Train
 from dwt_cli.training.train import train
 
 _CHECKPOINT_EVERY = 2000  # steps: only a long fine-tuning is worth going on with
-_DEV_BATCH = 64
-
-Outputs = NDArray[np.float32]
-"""The outputs of a classifier for texts (texts, classes), or of a regression (texts, 1)."""
 
 
 @dataclass(frozen=True)
@@ -58,42 +49,6 @@ PROTOCOLS = {
 }
 
 
-@dataclass(frozen=True)
-class FineTuned:
-    """The outputs on each dev set, and the share of the training's positions that was padding."""
-
-    outputs: list[Outputs]
-    padding: float
-
-
-def tokenised(
-    tested: EvaluatedModel,
-    texts: Sequence[tuple[str, ...]],
-    labels: NDArray[np.int64] | NDArray[np.float32],
-    max_length: int,
-) -> tuple[Texts, int]:
-    """Return texts or pairs with special tokens, and how many were cut to the model's length."""
-    limit = min(max_length, num_positions(tested.model.config))
-    columns = [list(column) for column in zip(*texts, strict=True)]
-    tokenizer = tested.tokenizer
-    rows = tokenizer(
-        *columns, return_attention_mask=False, return_token_type_ids=True, verbose=False
-    )
-    long = [number for number, ids in enumerate(rows["input_ids"]) if len(ids) > limit]
-    if long:
-        cut = tokenizer(
-            *([column[number] for number in long] for column in columns),
-            truncation=True,
-            max_length=limit,
-            return_token_type_ids=True,
-        )
-        for name in ("input_ids", "token_type_ids"):
-            for number, row in zip(long, cut[name], strict=True):
-                rows[name][number] = row
-    segments = rows["token_type_ids"] if takes_segments(tested.model) else None
-    return Texts(rows["input_ids"], segments, labels, tokenizer.pad_token_id), len(long)
-
-
 def fine_tune(
     tested: EvaluatedModel,
     texts: Texts,
@@ -105,9 +60,10 @@ def fine_tune(
     folder: Path,
     advance: Callable[[float, str], None],
     say: Say,
-) -> FineTuned:
+) -> tuple[list[Outputs], float]:
     """Train a classifier on a copy of the model's weights, and have it judge the dev sets.
 
+    Returns the outputs on each, and the share of the training's positions that was padding.
     ``folder`` is where a training that was interrupted finds its checkpoint again.
     """
     batches = BucketedBatches(texts, protocol.batch_size, seed, "fine-tuning")
@@ -138,22 +94,7 @@ def fine_tune(
         observers=lambda gather: [_Progress(advance)],
         device=tested.device,
     )
-    return FineTuned(latest, batches.padding)
-
-
-@torch.no_grad()
-def predict(model: Classifier, texts: Texts, device: torch.device) -> tuple[Outputs, float]:
-    """Return the outputs in the order of the texts, in eval mode, and the mean loss."""
-    model.eval()
-    found: list[tuple[NDArray[np.int64], Outputs]] = []
-    loss = 0.0
-    for numbers in texts.by_length(_DEV_BATCH):
-        batch = texts.batch(numbers).to(device)
-        outputs_NC = model(*batch.inputs).logits_NV.float()
-        loss += classification_sum(outputs_NC, batch.labels_N).item()
-        found.append((numbers, outputs_NC.cpu().numpy()))
-    numbers, outputs = (np.concatenate(part) for part in zip(*found, strict=True))
-    return outputs[np.argsort(numbers)], loss / len(texts)
+    return latest, batches.padding
 
 
 class _Progress:

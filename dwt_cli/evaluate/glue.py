@@ -11,10 +11,11 @@ import numpy as np
 from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.evaluate import glue_data
-from dwt_cli.evaluate.finetuning import PROTOCOLS, FineTuned, Outputs, fine_tune, tokenised
+from dwt_cli.evaluate.finetuning import PROTOCOLS, fine_tune
 from dwt_cli.evaluate.glue_data import TASKS, Examples, Split, Task
 from dwt_cli.evaluate.measurement import EvaluatedModel, Found, Measurement, Say, Score
 from dwt_cli.evaluate.options import Glue
+from dwt_cli.tasks.classification import Outputs
 from dwt_cli.tasks.texts import Texts
 
 Advance = Callable[[float, str], None]
@@ -110,13 +111,14 @@ class _OnTask:
     def found(self, seed: int, advance: Advance, folder: Path) -> Found:
         """Fine-tune with one seed; of several settings the best on the dev set counts."""
         protocol, num_outputs = self._protocol, len(self._task.labels) or 1
-        best: tuple[list[Score], FineTuned] | None = None
+        best: list[Score] = []
+        padding = 0.0
         for number, optim in enumerate(protocol.optims):
 
             def share(done: float, text: str, number: int = number) -> None:
                 advance((number + done) / len(protocol.optims), text)
 
-            tuned = fine_tune(
+            outputs, padding = fine_tune(
                 self._tested,
                 self._train[0],
                 [texts for texts, _ in self._dev],
@@ -128,16 +130,14 @@ class _OnTask:
                 share,
                 self._say,
             )
-            scores = self._scores(tuned.outputs)
-            if best is None or _mean(scores) > _mean(best[0]):
-                best = scores, tuned
-        assert best is not None
-        scores, tuned = best
+            scores = self._scores(outputs)
+            if not best or _mean(scores) > _mean(best):
+                best = scores
         if len(protocol.optims) > 1:
             count = len(protocol.optims)
             remark = f"{self._task.name}: best of {count} learning rates, chosen on dev"
-            scores = [replace(score, remarks=(*score.remarks, remark)) for score in scores]
-        return Found(scores, {"padding": tuned.padding})
+            best = [replace(score, remarks=(*score.remarks, remark)) for score in best]
+        return Found(best, {"padding": padding})
 
     def _scores(self, outputs: Sequence[Outputs]) -> list[Score]:
         from dwt_cli.evaluate.metrics import METRICS, standard_error  # here: it takes 1.6 s
@@ -178,8 +178,9 @@ class _OnTask:
             order = generator(seed_for("glue", split.title, split.file)).permutation(len(numbers))
             numbers = sorted(order[:most].tolist())
         labels = np.array(examples.labels)[numbers]
-        texts, num_cut = tokenised(
-            self._tested,
+        texts, num_cut = Texts.tokenised(
+            self._tested.model,
+            self._tested.tokenizer,
             [examples.texts[number] for number in numbers],
             labels.astype(np.int64) if self._task.labels else labels.astype(np.float32),
             self._options.max_length,

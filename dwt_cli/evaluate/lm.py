@@ -39,26 +39,20 @@ def metrics_of(
     targets = _targets(logits, heldout, device, ranks)
     totals = ranks.sum(torch.stack([targets.losses_N.sum(), targets.correct_N.sum()]))
     loss, accuracy = (totals / heldout.num_targets).tolist()
-    return {
-        "loss": loss,
-        "perplexity": _perplexity(loss),
-        "accuracy": accuracy,
-    }
+    return {"loss": loss, "perplexity": _perplexity(loss), "accuracy": accuracy}
 
 
 def scores(tested: EvaluatedModel, heldout: HeldoutBatches) -> list[Score]:
     """Return the same as scores; the errors are over blocks, whose targets share a context."""
-    model = LanguageModel(tested.model, tested.dtype).to(tested.device)
-    targets = _targets(_asked(model), heldout, tested.device)
+    targets = _targets(_asked(tested.language_model), heldout, tested.device)
     loss, loss_error = _over_blocks(targets.losses_N, targets.blocks_N)
-    accuracy, accuracy_error = _over_blocks(targets.correct_N, targets.blocks_N)
     perplexity = _perplexity(loss)
-    count = heldout.num_targets
-    return [
-        Score("held-out text", "loss", loss, loss_error, count),
-        Score("held-out text", "perplexity", perplexity, perplexity * loss_error, count),
-        Score("held-out text", "accuracy", accuracy, accuracy_error, count),
-    ]
+    found = {
+        "loss": (loss, loss_error),
+        "perplexity": (perplexity, perplexity * loss_error),
+        "accuracy": _over_blocks(targets.correct_N, targets.blocks_N),
+    }
+    return [Score("held-out text", name, *of, heldout.num_targets) for name, of in found.items()]
 
 
 def _asked(model: LanguageModel) -> Callable[[Batch], Tensor]:

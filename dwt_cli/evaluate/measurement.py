@@ -17,6 +17,7 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.identity import fingerprint, former_fingerprint
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate.options import Eval
+from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.options import Task
 
@@ -35,6 +36,11 @@ class EvaluatedModel:
     identity: str
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model with its head over the vocabulary, on its device, in eval mode."""
+        return LanguageModel(self.model, self.dtype).to(self.device).eval()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ from dwt_cli.data.sentences import heldout_sentences
 from dwt_cli.evaluate.measurement import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.options import Probing
 from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
-from dwt_cli.models.wrapper import LanguageModel
 
 MIN_WORDS, MAX_WORDS = 5, 28  # SentEval's
 MIN_SENTENCES = 20  # of a task
@@ -169,7 +168,7 @@ def _score(tested: EvaluatedModel, examples: Examples) -> Score:
 @torch.inference_mode()
 def sentence_means(tested: EvaluatedModel, sentences: Sequence[Sentence]) -> NDArray[np.float32]:
     """Return the mean of each sentence's last hidden states (E, D), without those of its frame."""
-    model = LanguageModel(tested.model, tested.dtype).eval()
+    model = tested.language_model
     before, after = map(len, tested.task.frame.ids(tested.tokenizer))
     means_ED = np.empty((len(sentences), tested.model.config.hidden_size), dtype=np.float32)
     for numbers, ids_SL in equally_long(sentences, tested.device):

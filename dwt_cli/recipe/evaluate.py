@@ -21,7 +21,6 @@ from dwt_cli.data.options import Data
 from dwt_cli.evaluate import measures, report
 from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement, Results
 from dwt_cli.evaluate.options import Eval
-from dwt_cli.evaluate.snapshots import place_of
 from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.checkpoint import located, open_config, open_encoder, provenance
 from dwt_cli.models.options import Checkpoint
@@ -32,6 +31,7 @@ from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.options import Task
 from dwt_cli.track.display import plain_line
 from dwt_cli.track.options import Entry, Tracker
+from dwt_cli.training.snapshots import place_of
 
 Moments = dict[str, Results]
 """What was measured, by the moment of the training: "at 25%", or "score" for its end."""

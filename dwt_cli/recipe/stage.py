@@ -11,7 +11,6 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import Ranks
-from dwt_cli.evaluate.snapshots import Snapshots, snapshots_of
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.track.display import Display, TrainingDisplay
@@ -21,6 +20,7 @@ from dwt_cli.training import train as training
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.options import Optim, Parallel, Train
 from dwt_cli.training.protocols import Batches, Loss, Observer
+from dwt_cli.training.snapshots import Snapshots, snapshots_of
 
 Done = dict[str, Any]
 """The artifacts of the stages that are done, by the stages' names."""

@@ -38,7 +38,6 @@ from dwt_cli.distill.teacher.options import (
 )
 from dwt_cli.distill.teacher.signal import ModelSignal, TeacherSignal
 from dwt_cli.evaluate.lm import metrics_of
-from dwt_cli.evaluate.snapshots import place_of
 from dwt_cli.models.checkpoint import open_folder, open_model, provenance, save_model
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.making import make_model, outline
@@ -50,6 +49,7 @@ from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.track.curves import draw_curves
 from dwt_cli.track.summary import Facts
 from dwt_cli.training.parallel import shard
+from dwt_cli.training.snapshots import place_of
 
 
 @dataclass(frozen=True)

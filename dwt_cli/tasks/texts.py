@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dwt_cli.base.randomness import generator, seed_for
+from dwt_cli.models.anatomy import num_positions
+from dwt_cli.models.classifier import takes_segments
 
 _POOL = 64  # batches whose texts are sorted by length together: enough to waste little padding
 
@@ -59,6 +62,35 @@ class Texts:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @classmethod
+    def tokenised(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: Sequence[tuple[str, ...]],
+        labels: NDArray[np.int64] | NDArray[np.float32],
+        max_length: int,
+    ) -> tuple["Texts", int]:
+        """Return texts or pairs with special tokens, and how many were cut to the model's length.
+
+        max_length: tokens, at most the model's positions.
+        """
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        limit = min(max_length, num_positions(model.config))
+        names = ["input_ids", "token_type_ids"]
+        asked = {"return_attention_mask": False, "return_token_type_ids": True, "verbose": False}
+        rows = tokenizer(*columns, **asked)
+        long = [number for number, ids in enumerate(rows["input_ids"]) if len(ids) > limit]
+        if long:
+            chosen = [[column[number] for number in long] for column in columns]
+            cut = tokenizer(*chosen, truncation=True, max_length=limit, **asked)
+            for name in names:
+                for number, row in zip(long, cut[name], strict=True):
+                    rows[name][number] = row
+        ids, segments = (rows[name] for name in names)
+        segments = segments if takes_segments(model) else None
+        return cls(ids, segments, labels, tokenizer.pad_token_id), len(long)
 
     @property
     def lengths(self) -> NDArray[np.int64]:

@@ -16,11 +16,11 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import Run
 from dwt_cli.distill.teacher.options import BUDGETS
-from dwt_cli.evaluate.snapshots import Snapshots
 from dwt_cli.recipe import preflight, worker
 from dwt_cli.recipe.plan import flops_in_all
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.teacher import step_at
+from dwt_cli.training.snapshots import Snapshots
 from tests.miniature import options, write_text
 
 Summary = dict[str, Any]

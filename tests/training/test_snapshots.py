@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from dwt_cli.evaluate.snapshots import Snapshots, place_of, snapshots_of
+from dwt_cli.training.snapshots import Snapshots, place_of, snapshots_of
 
 
 class Model:

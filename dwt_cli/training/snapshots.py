@@ -56,14 +56,12 @@ class Snapshots:
             place = self._folder / f"{share:g}"
             if not before < share <= progress:
                 continue
-            if not self._ranks.from_first("which snapshots there are", place.exists):
-                self._gather()
-                if self._ranks.is_first:
-                    self._write(place)
-
-    def _write(self, place: Path) -> None:
-        self._folder.mkdir(exist_ok=True)
-        aside = self._folder / ".writing"
-        shutil.rmtree(aside, ignore_errors=True)
-        self._save(aside)
-        aside.rename(place)
+            if self._ranks.from_first("which snapshots there are", place.exists):
+                continue
+            self._gather()
+            if self._ranks.is_first:
+                self._folder.mkdir(exist_ok=True)
+                aside = self._folder / ".writing"
+                shutil.rmtree(aside, ignore_errors=True)
+                self._save(aside)
+                aside.rename(place)
