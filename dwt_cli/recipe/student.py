@@ -153,7 +153,7 @@ class MapsStage(Stage):
         assert teacher.model is not None
         device, dtype = at.machine.device, at.machine.dtype
         LanguageModel(student, dtype).to(device)
-        return self.options.growing(student, teacher.model, dtype).to(device)
+        return Growing(student, teacher.model, self.options, dtype).to(device)
 
 
 @dataclass(frozen=True)

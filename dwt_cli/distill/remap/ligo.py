@@ -35,25 +35,25 @@ class Growing(LanguageModel):
         super().__init__(student.requires_grad_(False), dtype)
         self._bare = [LanguageModel(student, dtype)]  # in a list: the student is registered once
         self._donor = Donor.of(teacher)
-        parameters = dict(student.named_parameters())
-        self._teacher = {name: self._all_layers(name).to(p) for name, p in parameters.items()}
         like = next(student.parameters())
+        chosen = [source.layer for source in sources_of(student.config, teacher.config, options)]
+        start_ST = torch.eye(self._donor.num_layers)[chosen].to(like)
+        axes = axes_by_letter(student.config, teacher.config)
         self.widths = nn.ParameterDict(
             {
                 letter: nn.Parameter(_start(axis, options).to(like))
-                for letter, axis in axes_by_letter(student.config, teacher.config).items()
+                for letter, axis in axes.items()
                 if axis.new > axis.old
             }
         )
-        chosen = [source.layer for source in sources_of(student.config, teacher.config, options)]
-        start_ST = torch.eye(self._donor.num_layers)[chosen].to(like)
-        self.depths = nn.ParameterDict(
-            {
-                _key(inside): nn.Parameter(start_ST.clone())
-                for number, inside in map(self._donor.anatomy.place_of, parameters)
-                if number is not None
-            }
-        )
+        self.depths = nn.ParameterDict()
+        self._teacher: dict[str, Tensor] = {}  # of a layer's tensor those of all layers, (T, ...)
+        for name, _ in student.named_parameters():
+            number, inside = self._donor.anatomy.place_of(name)
+            tensors = [self._donor.tensors[origin].to(like) for origin in self._origins(name)]
+            self._teacher[name] = tensors[0] if number is None else torch.stack(tensors)
+            if number is not None and _key(inside) not in self.depths:
+                self.depths[_key(inside)] = nn.Parameter(start_ST.clone())
 
     def forward(self, ids_BL: Tensor, rows_N: Tensor, want: Want = LOGITS) -> Output:
         """Return what is wanted of the student that the maps make."""
@@ -94,14 +94,7 @@ class Growing(LanguageModel):
         return made if len(single) == len(letters) else made.flatten(0, 1)
 
     def _origins(self, name: str) -> list[str]:
-        number, _ = self._donor.anatomy.place_of(name)
-        layers = [None] if number is None else range(self._donor.num_layers)
-        return list(dict.fromkeys(self._donor.name_for(name, layer) for layer in layers))
-
-    def _all_layers(self, name: str) -> Tensor:
-        """Return the teacher's tensor; of a layer's, those of all layers (T, ...)."""
-        tensors = [self._donor.tensors[origin] for origin in self._origins(name)]
-        return tensors[0] if self._donor.anatomy.place_of(name)[0] is None else torch.stack(tensors)
+        return self._donor.names(name, range(self._donor.num_layers))
 
 
 def _key(inside: str) -> str:

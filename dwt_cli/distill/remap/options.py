@@ -10,24 +10,19 @@ from typing import TYPE_CHECKING, ClassVar
 from omegaconf import MISSING
 
 from dwt_cli.base.options import above, at_least
+from dwt_cli.distill.remap import depth, width
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
-    from dwt_cli.distill.remap.ligo import Growing
     from dwt_cli.distill.remap.remap import Account
 
 
 @dataclass
 class Remap(ABC):
-    """How the student starts.
-
-    needs_teacher: whether from a teacher's weights. is_learned: whether maps are trained first.
-    """
+    """How the student starts. needs_teacher: whether from a teacher's weights."""
 
     needs_teacher: ClassVar[bool] = False
-    is_learned: ClassVar[bool] = False
 
     @abstractmethod
     def start(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Account:
@@ -54,13 +49,13 @@ class RandomStart(Remap):
 class FromTeacher(Remap):
     """The student starts from the teacher's weights, by a rule of `.depth` and one of `.width`.
 
-    mixes_layers: whether a student's layer may be made of any of the teacher's.
+    is_learned: whether maps are trained first, which mix all of the teacher's layers.
     """
 
     needs_teacher: ClassVar[bool] = True
-    mixes_layers: ClassVar[bool] = False
-    depths: ClassVar[tuple[str, ...]] = ("fresh", "interpolate", "paper", "stack", "zero_init")
-    widths: ClassVar[tuple[str, ...]] = ("aki", "lemon", "net2net", "tile")
+    is_learned: ClassVar[bool] = False
+    depths: ClassVar[tuple[str, ...]] = tuple(depth.RULES)
+    widths: ClassVar[tuple[str, ...]] = tuple(width.RULES)
 
     depth: str = MISSING
     width: str | None = None  # null: the teacher has the student's sizes
@@ -88,7 +83,6 @@ class Ligo(FromTeacher):
     """By maps that are learned on the corpus, and begin as the rules' (arXiv 2303.00980)."""
 
     is_learned: ClassVar[bool] = True
-    mixes_layers: ClassVar[bool] = True
     depths: ClassVar[tuple[str, ...]] = ("interpolate", "paper", "stack")
     widths: ClassVar[tuple[str, ...]] = ("net2net", "tile")
 
@@ -100,11 +94,3 @@ class Ligo(FromTeacher):
         yield from super().problems(setting)
         if not self.head:
             yield f"{setting}.head=false: maps are learned through the head; leave it out"
-
-    def growing(
-        self, student: PreTrainedModel, teacher: PreTrainedModel, dtype: torch.dtype
-    ) -> Growing:
-        """Return the student as a function of its teacher, whose maps can be trained."""
-        from dwt_cli.distill.remap.ligo import Growing
-
-        return Growing(student, teacher, self, dtype)

@@ -12,13 +12,14 @@ from dwt_cli.distill.remap.remap import Account
 def draw_origins(account: Account, num_student: int, num_teacher: int, picture: Path) -> Figure:
     """Draw a matrix of shares, a row for each of the student's layers, the last one on top."""
     matplotlib.use("Agg")
-    shares = np.zeros((num_student, num_teacher))
-    for layer, origins in account.layers.items():
-        for origin, share in origins.items():
-            shares[layer, origin] = share
-    figure = Figure(
-        figsize=(3.2 + 0.55 * num_teacher, 1.6 + 0.4 * num_student), layout="constrained"
-    )
+    shares, rows = np.zeros((num_student, num_teacher)), []
+    for layer in range(num_student):
+        origins = account.layers.get(layer, {})
+        shares[layer, list(origins)] = list(origins.values())
+        silent = " (identity at first)" if layer in account.silent else ""
+        rows.append(f"{layer}{silent}" if origins else f"{layer} (fresh)")
+    size = (3.2 + 0.55 * num_teacher, 1.6 + 0.4 * num_student)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     # learned shares may be negative, or above 1
     drawn = axes.imshow(shares, cmap="PuOr_r", vmin=-1, vmax=1, origin="lower", aspect="auto")
@@ -27,20 +28,12 @@ def draw_origins(account: Account, num_student: int, num_teacher: int, picture: 
             colour = "white" if abs(share) > 0.6 else "black"
             axes.text(origin, layer, f"{rounded:g}", ha="center", va="center", color=colour)
     axes.set_xticks(range(num_teacher))
-    axes.set_yticks(range(num_student), [_said(layer, account) for layer in range(num_student)])
+    axes.set_yticks(range(num_student), rows)
     axes.set_xlabel("the teacher's layer")
     axes.set_ylabel("the student's layer")
-    axes.set_title(
-        f"tensors: {len(account.copied)} copied, {len(account.grown)} grown, "
-        f"{len(account.reset)} reset",
-        fontsize=10,
-    )
+    num_copied, num_grown, num_reset = map(len, (account.copied, account.grown, account.reset))
+    title = f"tensors: {num_copied} copied, {num_grown} grown, {num_reset} reset"
+    axes.set_title(title, fontsize=10)
     figure.colorbar(drawn, label="share")
     figure.savefig(picture, dpi=110)
     return figure
-
-
-def _said(layer: int, account: Account) -> str:
-    if layer in account.silent:
-        return f"{layer} (identity at first)"
-    return f"{layer}" if layer in account.layers else f"{layer} (fresh)"

@@ -3,9 +3,8 @@
 Only weights are taken over: the optimiser's state starts empty, as for any student.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,25 +59,23 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
                 tensor.zero_()
             continue
         layer = None if source is None else source.layer
-        origins = donor.names_for(name, layer)
-        own, following = (donor.tensors[origin].to(tensor) for origin in origins)
+        layers = () if layer is None else (layer, _after(layer, donor.num_layers))
+        origins = donor.names(name, layers)
+        own, following = (donor.tensors[origins[n]].to(tensor) for n in (0, -1))
         if own.shape == tensor.shape:
             account.copied[name] = origins[0]
-            tensor.copy_(own)
-            continue
-        grown = None
-        if options.width is not None:
-            grown = _widened(
-                Piece(own, following, tensor, ()), donor.anatomy.axes_of(name), axes, options
-            )
-        if grown is None or grown.shape != tensor.shape:
+        else:
+            two = options.width in width.FROM_TWO_LAYERS
+            account.grown[name] = origins if two else origins[:1]
+            if options.width is not None:
+                piece = Piece(own, following, tensor, ())
+                own = _widened(piece, donor.anatomy.axes_of(name), axes, width.RULES[options.width])
+        if own.shape != tensor.shape:
             raise UserError(
                 f"remap: the student's {name} is {tuple(tensor.shape)}, the teacher's "
-                f"{origins[0]} is {tuple(own.shape)}; choose remap=random"
+                f"{origins[0]} is {tuple(donor.tensors[origins[0]].shape)}; choose remap=random"
             )
-        uses = origins if options.width in width.FROM_TWO_LAYERS else origins[:1]
-        account.grown[name] = list(dict.fromkeys(uses))
-        tensor.copy_(grown)
+        tensor.copy_(own)
     assert account.copied.keys() | account.grown.keys() | account.reset.keys() == target.keys()
     _check_nothing_is_lost(donor, account, options)
     return account
@@ -94,16 +91,24 @@ def _why_reset(
         return "remap.head=false leaves it as it was made"
     if source.layer is None:
         return "the rule leaves this layer as it was made"
-    _, inside = anatomy.place_of(name)
-    if source.silent and _adds_to_stream(inside, anatomy):
-        return "zero: the layer is the identity at first"
-    return None
+    module, _, _ = anatomy.place_of(name)[1].rpartition(".")
+    adds_to_stream = anatomy.axes.get(module, "").startswith("D ")
+    return "zero: the layer is the identity at first" if source.silent and adds_to_stream else None
 
 
-def _adds_to_stream(inside: str, anatomy: Anatomy) -> bool:
-    """Return whether a layer's tensor is of a projection to the residual stream."""
-    module, _, _ = inside.rpartition(".")
-    return anatomy.axes.get(module, "").startswith("D ")
+def _check_nothing_is_lost(donor: "Donor", account: Account, options: FromTeacher) -> None:
+    used = {*account.copied.values(), *(name for names in account.grown.values() for name in names)}
+    layers = {origin for shares in account.layers.values() for origin in shares}
+    for name in sorted(donor.tensors.keys() - used):
+        number, inside = donor.anatomy.place_of(name)
+        if number is None and not options.head:
+            continue
+        if number is not None and (number not in layers or inside in donor.anatomy.optional):
+            continue
+        raise UserError(
+            f"remap.depth={options.depth}: the student has no place for the teacher's {name}; "
+            "choose remap=random"
+        )
 
 
 # ------------------------------------------------------------------------- the teacher's tensors
@@ -121,38 +126,30 @@ class Donor:
     def of(cls, teacher: PreTrainedModel) -> "Donor":
         return cls(teacher.state_dict(), anatomy_of(teacher), teacher.config.num_hidden_layers)
 
-    def name_for(self, name: str, layer: int | None) -> str:
-        """Return the tensor of the teacher's ``layer`` that does what ``name`` does there."""
+    def names(self, name: str, layers: Iterable[int]) -> list[str]:
+        """Return the tensors that do in the teacher's layers what the student's ``name`` does.
+
+        Outside of layers it is the one of that name.
+        """
         number, inside = self.anatomy.place_of(name)
-        origin = name if number is None else f"{self.anatomy.layers}.{layer}.{inside}"
-        if origin not in self.tensors and inside in self.anatomy.optional:
-            return self.anatomy.optional[inside]
-        if origin not in self.tensors:
-            raise UserError(
-                f"remap: the teacher has no tensor {origin} for the student's {name}; "
-                "choose remap=random"
-            )
-        return origin
+        asked = [name]
+        if number is not None:
+            asked = [f"{self.anatomy.layers}.{layer}.{inside}" for layer in layers]
+        found = []
+        for origin in asked:
+            there = origin if origin in self.tensors else self.anatomy.optional.get(inside)
+            if there is None:
+                raise UserError(
+                    f"remap: the teacher has no tensor {origin} for the student's {name}; "
+                    "choose remap=random"
+                )
+            found.append(there)
+        return list(dict.fromkeys(found))
 
-    def names_for(self, name: str, layer: int | None) -> tuple[str, str]:
-        """Return `name_for` a layer and for the one after it; the last is its own successor."""
-        following = None if layer is None else min(layer + 1, self.num_layers - 1)
-        return self.name_for(name, layer), self.name_for(name, following)
 
-
-def _check_nothing_is_lost(donor: Donor, account: Account, options: FromTeacher) -> None:
-    used = {*account.copied.values(), *(name for names in account.grown.values() for name in names)}
-    layers = {origin for shares in account.layers.values() for origin in shares}
-    for name in sorted(donor.tensors.keys() - used):
-        number, inside = donor.anatomy.place_of(name)
-        if number is None and not options.head:
-            continue
-        if number is not None and (number not in layers or inside in donor.anatomy.optional):
-            continue
-        raise UserError(
-            f"remap.depth={options.depth}: the student has no place for the teacher's {name}; "
-            "choose remap=random"
-        )
+def _after(layer: int, num_layers: int) -> int:
+    """Return the next layer; the last is its own successor."""
+    return min(layer + 1, num_layers - 1)
 
 
 # ------------------------------------------------------------------------------------- width
@@ -177,14 +174,12 @@ def unfused(tensor: Tensor, letters: list[str]) -> tuple[Tensor, list[str]]:
 
 
 def _widened(
-    piece: Piece, letters: list[str], axes: Mapping[str, Axis], options: FromTeacher
+    piece: Piece, letters: list[str], axes: Mapping[str, Axis], rule: width.Rule
 ) -> Tensor:
-    assert options.width is not None
     own, single = unfused(piece.own, letters)
-    following, _ = unfused(piece.following, letters)
-    fresh, _ = unfused(piece.fresh, letters)
-    each = [axes.get(one, Axis(n, n)) for one, n in zip(single, own.shape, strict=True)]
-    grown = width.RULES[options.width](Piece(own, following, fresh, tuple(each)))
+    following, fresh = (unfused(each, letters)[0] for each in (piece.following, piece.fresh))
+    each = tuple(axes.get(one, Axis(n, n)) for one, n in zip(single, own.shape, strict=True))
+    grown = rule(Piece(own, following, fresh, each))
     return grown if len(single) == len(letters) else grown.flatten(0, 1)
 
 
@@ -198,121 +193,102 @@ def sources_of(
 
     Raises `UserError` unless the rules can make the student's shapes of the teacher's.
     """
-    anatomy = _check_family(ours, theirs, options)
-    _check_sizes(ours, theirs, options, anatomy)
-    num_student, num_teacher = ours.num_hidden_layers, theirs.num_hidden_layers
-    if options.depth == "zero_init":
-        if not anatomy.pre_norm:
-            raise UserError(
-                f"remap.depth=zero_init: a layer that adds zero still normalises in a "
-                f"{ours.model_type} (post-LN), and is not the identity; choose "
-                "student.family=modernbert, or remap.depth=stack"
-            )
-        if num_student < num_teacher:
-            raise UserError(
-                f"remap.depth=zero_init adds layers: the teacher has {num_teacher}, "
-                f"student.num_layers={num_student}; raise it, or choose remap.depth=interpolate"
-            )
-    rule = depth.RULES[options.depth]
-    sources = [rule(layer, num_student, num_teacher) for layer in range(num_student)]
-    _check_kinds(ours, theirs, options, sources)
-    return sources
-
-
-def _check_family(
-    ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher
-) -> Anatomy:
-    if ours.model_type != theirs.model_type:
-        known = ANATOMIES.get(theirs.model_type)
-        can_be_made = known is not None and known.configure is not None
-        remedy = f"student.family={theirs.model_type} or " if can_be_made else ""
-        raise UserError(
-            f"remap.depth={options.depth}: the student is a {ours.model_type}, the teacher a "
-            f"{theirs.model_type}; choose {remedy}remap=random"
-        )
-    anatomy = ANATOMIES[ours.model_type]
-    for key in anatomy.same:
-        if getattr(ours, key) != getattr(theirs, key):
-            raise UserError(
-                f"remap.depth={options.depth}: the teacher has {key}={getattr(theirs, key)}, the "
-                f"student {getattr(ours, key)}: weights mean something else there; choose "
-                "another teacher or remap=random"
-            )
-    return anatomy
-
-
-def _check_sizes(
-    ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher, anatomy: Anatomy
-) -> None:
-    for setting, key in SIZES.items():
-        mine, given = getattr(ours, key), getattr(theirs, key)
-        if given > mine:
-            raise UserError(
-                f"remap.depth={options.depth}: student.{setting}={mine} is less than the "
-                f"teacher's {given}, and weights are not cut; set student.{setting}={given} or "
-                "more, or remap=random"
-            )
-        if given < mine and setting != "num_heads" and options.width is None:
-            raise UserError(
-                f"remap.depth={options.depth}: student.{setting}={mine} is more than the "
-                f"teacher's {given}; choose remap.width=net2net (or another rule), set "
-                f"student.{setting}={given}, or remap=random"
-            )
-    head = theirs.hidden_size // theirs.num_attention_heads
-    if ours.hidden_size != head * ours.num_attention_heads:
-        raise UserError(
-            f"remap.depth={options.depth}: student.num_heads={ours.num_attention_heads} of size "
-            f"{ours.hidden_size // ours.num_attention_heads}, the teacher's "
-            f"{theirs.num_attention_heads} of size {head}: heads are taken over whole; "
-            f"{_head_remedy(ours.hidden_size, head)}, or remap=random"
-        )
-    if any(getattr(ours, SIZES[s]) != getattr(theirs, SIZES[s]) for s in ("width", "mlp_width")):
-        if not anatomy.axes:
-            raise UserError(
-                f"remap.width={options.width}: for a {ours.model_type} there is no width rule; "
-                "use a teacher of the student's own width, or remap=random"
-            )
-        if options.width in width.EXACT_OR_NOTHING and ours.hidden_size % theirs.hidden_size:
-            raise UserError(
-                f"remap.width={options.width} is exact at multiples of the teacher's width alone: "
-                f"student.width={ours.hidden_size}, the teacher's {theirs.hidden_size}; set "
-                f"student.width={-(-ours.hidden_size // theirs.hidden_size) * theirs.hidden_size}, "
-                "or remap.width=net2net"
-            )
-
-
-def _head_remedy(hidden_size: int, head: int) -> str:
-    if hidden_size % head:
-        return f"set student.width to a multiple of {head}"
-    return f"set student.num_heads={hidden_size // head}"
-
-
-def _check_kinds(
-    ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher, sources: list[Source]
-) -> None:
+    for problem in _problems_of_shapes(ours, theirs, options):
+        raise UserError(problem)
+    rule, num_student = depth.RULES[options.depth], ours.num_hidden_layers
+    sources = [rule(n, num_student, theirs.num_hidden_layers) for n in range(num_student)]
     for layer, shares in _shares(sources, ours, theirs, options).items():
         for origin in shares:
             mine, given = _kind(ours, layer), _kind(theirs, origin)
             if mine != given:
                 raise UserError(
-                    f"remap.depth={options.depth}: the student's layer {layer} ({_said(mine)}) "
-                    f"and the teacher's layer {origin} ({_said(given)}) are not interchangeable; "
-                    "use a teacher whose layers are alike, or remap=random"
+                    f"remap.depth={options.depth}: the student's layer {layer} ({mine}) and the "
+                    f"teacher's layer {origin} ({given}) are not interchangeable; use a teacher "
+                    "whose layers are alike, or remap=random"
                 )
+    return sources
 
 
-def _kind(config: PreTrainedConfig, layer: int) -> dict[str, Any]:
+def _problems_of_shapes(
+    ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher
+) -> Iterator[str]:
+    """Yield why the one's shapes cannot be made of the other's; each line takes those before it."""
+    at_depth = f"remap.depth={options.depth}"
+    if ours.model_type != theirs.model_type:
+        known = ANATOMIES.get(theirs.model_type)
+        remedy = f"student.family={theirs.model_type} or " if known and known.configure else ""
+        yield (
+            f"{at_depth}: the student is a {ours.model_type}, the teacher a {theirs.model_type}; "
+            f"choose {remedy}remap=random"
+        )
+    anatomy = ANATOMIES[ours.model_type]
+    for key in anatomy.same:
+        if getattr(ours, key) != getattr(theirs, key):
+            yield (
+                f"{at_depth}: the teacher has {key}={getattr(theirs, key)}, the student "
+                f"{getattr(ours, key)}: weights mean something else there; choose another teacher "
+                "or remap=random"
+            )
+    for setting, key in SIZES.items():
+        mine, given = getattr(ours, key), getattr(theirs, key)
+        if given > mine:
+            yield (
+                f"{at_depth}: student.{setting}={mine} is less than the teacher's {given}, and "
+                f"weights are not cut; set student.{setting}={given} or more, or remap=random"
+            )
+        if given < mine and setting != "num_heads" and options.width is None:
+            yield (
+                f"{at_depth}: student.{setting}={mine} is more than the teacher's {given}; choose "
+                f"remap.width=net2net (or another rule), set student.{setting}={given}, or "
+                "remap=random"
+            )
+    head = theirs.hidden_size // theirs.num_attention_heads
+    if ours.hidden_size != head * ours.num_attention_heads:
+        remedy = f"set student.num_heads={ours.hidden_size // head}"
+        if ours.hidden_size % head:
+            remedy = f"set student.width to a multiple of {head}"
+        yield (
+            f"{at_depth}: student.num_heads={ours.num_attention_heads} of size "
+            f"{ours.hidden_size // ours.num_attention_heads}, the teacher's "
+            f"{theirs.num_attention_heads} of size {head}: heads are taken over whole; {remedy}, "
+            "or remap=random"
+        )
+    if any(axis.old != axis.new for axis in axes_by_letter(ours, theirs).values()):
+        if not anatomy.axes:
+            yield (
+                f"remap.width={options.width}: for a {ours.model_type} there is no width rule; "
+                "use a teacher of the student's own width, or remap=random"
+            )
+        if options.width in width.EXACT_OR_NOTHING and ours.hidden_size % theirs.hidden_size:
+            yield (
+                f"remap.width={options.width} is exact at multiples of the teacher's width alone: "
+                f"student.width={ours.hidden_size}, the teacher's {theirs.hidden_size}; set "
+                f"student.width={-(-ours.hidden_size // theirs.hidden_size) * theirs.hidden_size}, "
+                "or remap.width=net2net"
+            )
+    if options.depth == "zero_init" and not anatomy.pre_norm:
+        yield (
+            f"{at_depth}: a layer that adds zero still normalises in a {ours.model_type} "
+            "(post-LN), and is not the identity; choose student.family=modernbert, or "
+            "remap.depth=stack"
+        )
+    if options.depth == "zero_init" and ours.num_hidden_layers < theirs.num_hidden_layers:
+        yield (
+            f"{at_depth} adds layers: the teacher has {theirs.num_hidden_layers}, "
+            f"student.num_layers={ours.num_hidden_layers}; raise it, or choose "
+            "remap.depth=interpolate"
+        )
+
+
+def _kind(config: PreTrainedConfig, layer: int) -> str:
     """Return what makes one layer attend otherwise than another, besides its weights."""
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
-        return {}
+        return ""
     rotary = (getattr(config, "rope_parameters", None) or {}).get(kinds[layer], {})
     window = {"window": config.local_attention} if kinds[layer] == "sliding_attention" else {}
-    return {"kind": kinds[layer], **rotary, **window}
-
-
-def _said(kind: Mapping[str, Any]) -> str:
-    return ", ".join(str(v) if k == "kind" else f"{k} {v}" for k, v in kind.items())
+    named = sorted({**rotary, **window}.items())
+    return ", ".join([kinds[layer], *(f"{key} {value}" for key, value in named)])
 
 
 def _shares(
@@ -320,17 +296,14 @@ def _shares(
 ) -> dict[int, dict[int, float]]:
     """Return student layer -> teacher layer -> the share of its places that come from there."""
     shares: dict[int, dict[int, float]] = {}
-    num_teacher = theirs.num_hidden_layers
+    num_teacher, part = theirs.num_hidden_layers, theirs.hidden_size / ours.hidden_size
     for layer, source in enumerate(sources):
         if source.layer is None:
             continue
-        if options.mixes_layers:
-            shares[layer] = {other: float(other == source.layer) for other in range(num_teacher)}
-            continue
         shares[layer] = {source.layer: 1.0}
-        following = min(source.layer + 1, num_teacher - 1)
-        if options.width in width.FROM_TWO_LAYERS and following != source.layer:
-            part = theirs.hidden_size / ours.hidden_size
-            if part < 1:
-                shares[layer] = {source.layer: part, following: 1 - part}
+        following = _after(source.layer, num_teacher)
+        if options.is_learned:  # it may be made of any
+            shares[layer] = {each: float(each == source.layer) for each in range(num_teacher)}
+        elif options.width in width.FROM_TWO_LAYERS and part < 1 and following != source.layer:
+            shares[layer] = {source.layer: part, following: 1 - part}
     return shares

@@ -8,11 +8,14 @@ student's shape.
 Widths count whole heads of the teacher's size, so that a copied place keeps its place in its head.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,7 @@ class Piece:
     axes: tuple[Axis, ...]
 
 
-Rule = Callable[[Piece], Tensor]
-_Places = Callable[[Axis], Tensor]
+Rule = Callable[[Piece], "Tensor"]
 
 
 def net2net(piece: Piece) -> Tensor:
@@ -54,7 +56,12 @@ def net2net(piece: Piece) -> Tensor:
     same mean and variance, and the student computes what its teacher does. bert2BERT draws
     places at random, and is exact up to LayerNorm.
     """
-    return _grown(piece, _around, shared=True)
+    grown = piece.own
+    for dim, axis in enumerate(piece.axes):
+        grown = grown.index_select(dim, _places(axis, grown))
+        if axis.read:
+            grown = grown * _share(dim, axis, grown)
+    return grown
 
 
 def aki(piece: Piece) -> Tensor:
@@ -77,7 +84,11 @@ def tile(piece: Piece) -> Tensor:
     Nothing is shared out: every sum grows by the ratio of the widths, the logits too. Heads stay
     whole, where ModernBERT's tiling may cut one in two.
     """
-    return _grown(piece, _around_the_middle, shared=False)
+    grown = piece.own
+    for dim, axis in enumerate(piece.axes):
+        before = (axis.new - axis.old) // axis.unit // 2 * axis.unit
+        grown = grown.index_select(dim, _places(axis, grown, before))
+    return grown
 
 
 def lemon(piece: Piece) -> Tensor:
@@ -100,38 +111,27 @@ EXACT_OR_NOTHING = ("lemon",)
 """Rules that are for multiples of the teacher's width alone."""
 
 
-def _around(axis: Axis) -> Tensor:
-    """Return the teacher's place for each of the student's, int64 (new,): in order, repeated."""
-    return torch.arange(axis.new) % axis.old
+def _places(axis: Axis, like: Tensor, before: int = 0) -> Tensor:
+    """Return the teacher's place for each of the student's, int64 (new,), where ``like`` is.
+
+    They are in order and repeated; before: the number of places before the first whole copy.
+    """
+    import torch
+
+    return (torch.arange(axis.new, device=like.device) - before) % axis.old
 
 
-def _around_the_middle(axis: Axis) -> Tensor:
-    """Return `_around` with the first whole copy in the middle."""
-    before = (axis.new - axis.old) // axis.unit // 2 * axis.unit
-    return (torch.arange(axis.new) - before) % axis.old
-
-
-def _grown(piece: Piece, places: _Places, shared: bool) -> Tensor:
-    grown = piece.own
-    for dim, axis in enumerate(piece.axes):
-        index = places(axis)
-        grown = grown.index_select(dim, index.to(grown.device))
-        if shared and axis.read:
-            grown = grown * _share(index, dim, grown)
-    return grown
+def _share(dim: int, axis: Axis, like: Tensor) -> Tensor:
+    """Return 1 / number of copies for each of the student's places, along ``dim`` of ``like``."""
+    place = _places(axis, like)
+    count = axis.new // axis.old + (place < axis.new % axis.old)
+    return (1 / count.to(like.dtype)).view(-1, *[1] * (like.ndim - dim - 1))
 
 
 def _mean_over_copies(tensor: Tensor, dim: int, axis: Axis) -> Tensor:
     """Return for each of the student's places the mean over all that copy the same one."""
-    index = _around(axis)
-    there = index.to(tensor.device)
+    place = _places(axis, tensor)
     shape = [*tensor.shape]
     shape[dim] = axis.old
-    total = tensor.new_zeros(shape).index_add(dim, there, tensor).index_select(dim, there)
-    return total * _share(index, dim, tensor)
-
-
-def _share(index: Tensor, dim: int, like: Tensor) -> Tensor:
-    """Return 1 / number of copies for each of the student's places, along ``dim`` of ``like``."""
-    share = 1 / index.bincount()[index].to(like.dtype)
-    return share.to(like.device).view(-1, *[1] * (like.ndim - dim - 1))
+    total = tensor.new_zeros(shape).index_add(dim, place, tensor).index_select(dim, place)
+    return total * _share(dim, axis, tensor)
