@@ -14,7 +14,7 @@ from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Data
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.features import parts_for, requested
-from dwt_cli.distill.teacher.options import CheckpointTeacher, MadeTeacher, SingleTeacher
+from dwt_cli.distill.teacher.options import CheckpointTeacher, MadeTeacher, Teacher
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.checkpoint import open_config
@@ -134,7 +134,7 @@ class Shapes:
     """
 
     student: Student
-    teachers: Mapping[str, SingleTeacher]
+    teachers: Mapping[str, Teacher]
     objectives: Mapping[str, Objective]
     conditions: Conditions
     checkpoints: Sequence[tuple[str, Checkpoint]]

@@ -25,15 +25,13 @@ from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.config.run import path_setting
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.loss import DistillationLoss
-from dwt_cli.distill.teacher.mixture import MixtureSignal
 from dwt_cli.distill.teacher.options import (
     BUDGETS,
     CheckpointTeacher,
+    CombinedTeacher,
     MadeTeacher,
     ModelTeacher,
-    SeveralTeachers,
     SignalTeacher,
-    SingleTeacher,
     Teacher,
 )
 from dwt_cli.distill.teacher.signal import ModelSignal, TeacherSignal
@@ -116,7 +114,7 @@ class TeacherStage(Stage):
 class SingleStage(TeacherStage):
     """One source of soft targets. Its temperature is no part of its identity: it is applied."""
 
-    options: SingleTeacher
+    options: Teacher
 
     @property
     def each(self) -> "Sequence[SingleStage]":
@@ -277,10 +275,10 @@ class TrainedStage(ModelStage):
 
 
 @dataclass(frozen=True)
-class MixtureStage(TeacherStage):
-    """Several teachers as one. members: their stages, which come before."""
+class CombinedStage(TeacherStage):
+    """A teacher that is made of others. members: their stages, which come before."""
 
-    options: SeveralTeachers
+    options: CombinedTeacher
     members: Sequence[SingleStage]
 
     @cached_property
@@ -295,23 +293,21 @@ class MixtureStage(TeacherStage):
         members: list[Prepared] = [done[member.name] for member in self.members]
         for member in members:
             member.share(self.conditions, at)
-        options, even = self.options, [1.0] * len(members)
-        signals, facts = [m.signal for m in members], [m.facts for m in members]
-        signal = MixtureSignal(
-            signals, options.weights or even, options.temperatures or even, options.weighting
-        )
+        facts = [member.facts for member in members]
+        signal = self.options.combine([member.signal for member in members])
+        names = [setting.removeprefix("teacher.members.") for setting, _ in self.options.each()]
         flops = [each.flops for each in facts]
         mixed = Facts(
             sum(each.parameters for each in facts),
             self._evaluated(signal, done, at),
             flops=None if None in flops else sum(each or 0 for each in flops),
             seconds=sum(each.seconds or 0.0 for each in facts),
-            members=dict(zip(options.members, facts, strict=True)),
+            members=dict(zip(names, facts, strict=True)),
         )
         return Prepared(mixed, sum(member.step_flops for member in members), signal)
 
 
-_STAGES: dict[type[SingleTeacher], type[SingleStage]] = {
+_STAGES: dict[type[Teacher], type[SingleStage]] = {
     MadeTeacher: TrainedStage,
     CheckpointTeacher: OpenedStage,
     SignalTeacher: SignalStage,
@@ -330,9 +326,9 @@ def teacher_stages(
         )
         for name, teacher in zip(names, each, strict=True)
     ]
-    if not isinstance(options, SeveralTeachers):
+    if not isinstance(options, CombinedTeacher):
         return [*single]
-    return [*single, MixtureStage("teacher", corpus, conditions, options, single)]
+    return [*single, CombinedStage("teacher", corpus, conditions, options, single)]
 
 
 def step_at(budget: float, max_steps: int) -> int:

@@ -101,8 +101,8 @@ class _Distillation(torch.autograd.Function):
         chunk_bytes = (FUSED_BYTES if fused else CHUNK_BYTES)[student_NV.device.type]
         step = max(1, chunk_bytes // (4 * vocab_size))
         gradient_NV = torch.empty_like(student_NV) if ctx.needs_input_grad[0] else None
-        numbers = _Numbers.of(weights, comparison)
-        now = numbers.on(student_NV.device) if fused else numbers
+        numbers = _numbers(weights, comparison)
+        now = _on(student_NV.device, numbers) if fused else numbers
         rules = (tuple(comparison.objectives.values()), comparison.revise, comparison.select)
         of_chunks = [
             of_rows(
@@ -119,7 +119,7 @@ class _Distillation(torch.autograd.Function):
         if teacher is None:
             terms = torch.cat([terms, terms.new_zeros(2 + len(comparison.objectives))])
         total = weights.hard * terms[0]
-        for factor, loss in zip(numbers.of_losses, terms[4:], strict=True):
+        for factor, loss in zip(numbers[2::2], terms[4:], strict=True):
             total = total + factor * loss
         ctx.save_for_backward(gradient_NV)
         ctx.mark_non_differentiable(terms)
@@ -131,75 +131,61 @@ class _Distillation(torch.autograd.Function):
         return gradient_NV * grad_total, None, None, None, None, None
 
 
-class _Numbers(NamedTuple):
-    """The numbers that change from step to step.
+def _numbers(weights: Weights, comparison: Comparison) -> list[float]:
+    """Return what changes from step to step: hard weight, progress, two numbers per objective.
 
-    of_losses: the factor of each objective's loss in the total. taus: its temperature. A fused
-    pass gets scalar tensors: it would take numbers of Python's for constants.
+    They are the factor of its loss in the total, and its temperature.
     """
+    numbers = [weights.hard, comparison.progress]
+    for objective in comparison.objectives.values():
+        tau = objective.temperature_at(comparison.progress)
+        squared = tau**2 if objective.tau_squared else 1.0
+        numbers += [weights.soft * objective.weight * squared, tau]
+    return numbers
 
-    hard: float | Tensor
-    progress: float | Tensor
-    of_losses: Sequence[float | Tensor]
-    taus: Sequence[float | Tensor]
 
-    @classmethod
-    def of(cls, weights: Weights, comparison: Comparison) -> "_Numbers":
-        objectives, progress = comparison.objectives.values(), comparison.progress
-        taus = [o.temperature_at(progress) for o in objectives]
-        of_losses = [
-            weights.soft * o.weight * (tau**2 if o.tau_squared else 1.0)
-            for o, tau in zip(objectives, taus, strict=True)
-        ]
-        return cls(weights.hard, progress, of_losses, taus)
-
-    def on(self, device: torch.device) -> "_Numbers":
-        """Return them as scalar tensors."""
-        single = [self.hard, self.progress, *self.of_losses, *self.taus]
-        sent = torch.tensor(single, pin_memory=device.type == "cuda")  # nothing waits for it
-        hard, progress, *others = sent.to(device, non_blocking=True).unbind()
-        num_objectives = len(self.taus)
-        return _Numbers(hard, progress, others[:num_objectives], others[num_objectives:])
+def _on(device: torch.device, numbers: list[float]) -> Sequence[Tensor]:
+    """Return scalar tensors: a fused pass would take numbers of Python's for constants."""
+    sent = torch.tensor(numbers, pin_memory=device.type == "cuda")  # nothing waits for it
+    return sent.to(device, non_blocking=True).unbind()
 
 
 def _of_rows(
     student_CV: Tensor,
     teacher_CV: Tensor | None,
     labels_C1: Tensor,
-    numbers: _Numbers,
+    numbers: Sequence[float | Tensor],
     rules: tuple[tuple[Divergence, ...], Revise, Select],
     gradient_CV: Tensor | None,
 ) -> list[Tensor]:
     """Return each term by row, (C, 1); write the gradient of the total into ``gradient_CV``.
 
     It is hard (p - onehot) + the sum over divergences of soft / tau d(divergence)/d(logits / tau).
+    numbers: those of `_numbers`.
     """
+    (hard, progress), factors, taus = numbers[:2], numbers[2::2], numbers[3::2]
     student = Distribution.of(student_CV.float())
     label_C1 = student.scores_CV.gather(1, labels_C1)
     terms = [student.log_z_C1 - label_C1, label_C1 >= student.top_C1]
-    tables: list[tuple[float | Tensor, Tensor]] = [(numbers.hard, student.probabilities_CV)]
+    tables: list[tuple[float | Tensor, Tensor]] = [(hard, student.probabilities_CV)]
     if teacher_CV is not None:
         objectives, revise, select = rules
         teacher = Distribution.of(teacher_CV.float())
         selected_C1 = select.select(student, teacher, labels_C1)
-        counts_C1 = None if selected_C1 is None else selected_C1.float()
-        terms.append(-teacher.log_probability(labels_C1))
-        terms.append(torch.ones_like(label_C1) if counts_C1 is None else counts_C1)
-        for objective, of_loss, tau in zip(
-            objectives, numbers.of_losses, numbers.taus, strict=True
-        ):
+        counts = 1.0 if selected_C1 is None else selected_C1.float()
+        terms += [-teacher.log_probability(labels_C1), torch.ones_like(label_C1) * counts]
+        for objective, factor, tau in zip(objectives, factors, taus, strict=True):
             p, t = student, teacher
             if not objective.is_plain:
                 p, t = student.at(tau), teacher.at(tau)
-            t = revise.revise(t, p, labels_C1, numbers.progress)
+            t = revise.revise(t, p, labels_C1, progress)
             loss_C1, its_tables = objective.compare(p, t)
-            terms.append(loss_C1 if counts_C1 is None else loss_C1 * counts_C1)
-            slope = of_loss if objective.is_plain else of_loss / tau
-            slope = slope if counts_C1 is None else slope * counts_C1
-            tables += [(slope * factor, table_CV) for factor, table_CV in its_tables]
+            terms.append(loss_C1 * counts)
+            slope = factor / tau * counts
+            tables += [(slope * each, table_CV) for each, table_CV in its_tables]
     if gradient_CV is not None:
         sum_CV = _summed(tables)
-        of_label_C1 = sum_CV.gather(1, labels_C1) - numbers.hard
+        of_label_C1 = sum_CV.gather(1, labels_C1) - hard
         gradient_CV.copy_(sum_CV)
         gradient_CV.scatter_(1, labels_C1, of_label_C1.to(gradient_CV.dtype))
     return terms

@@ -31,9 +31,8 @@ def draw_origins(account: Account, num_student: int, num_teacher: int, picture: 
     axes.set_yticks(range(num_student), rows)
     axes.set_xlabel("the teacher's layer")
     axes.set_ylabel("the student's layer")
-    num_copied, num_grown, num_reset = map(len, (account.copied, account.grown, account.reset))
-    title = f"tensors: {num_copied} copied, {num_grown} grown, {num_reset} reset"
-    axes.set_title(title, fontsize=10)
+    copied, grown, reset = len(account.copied), len(account.grown), len(account.reset)
+    axes.set_title(f"tensors: {copied} copied, {grown} grown, {reset} reset", fontsize=10)
     figure.colorbar(drawn, label="share")
     figure.savefig(picture, dpi=110)
     return figure

@@ -59,13 +59,11 @@ class MixtureSignal(TeacherSignal):
             [member_NV.gather(1, labels_N[:, None]).squeeze(1) for member_NV in members_KNV]
         )
         log_weights_KN = self._log_weights_K.to(labels_N.device)[:, None].expand_as(losses_KN)
-        match self._weighting:
-            case Weighting.fixed:
-                return log_weights_KN
-            case Weighting.batch:
-                return log_weights_KN - losses_KN.mean(1, keepdim=True)
-            case Weighting.token:
-                return log_weights_KN - losses_KN
+        if self._weighting is Weighting.fixed:
+            return log_weights_KN
+        if self._weighting is Weighting.batch:
+            losses_KN = losses_KN.mean(1, keepdim=True)
+        return log_weights_KN - losses_KN
 
     def release(self) -> None:
         for member in self._members:

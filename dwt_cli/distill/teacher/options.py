@@ -1,7 +1,7 @@
 """The options of a teacher, the source of the soft targets. Imports no torch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Teacher(ABC):
+class Teacher:
     """A source of soft targets, or none.
 
     is_model: whether that is a single model, whose features can be compared and weights copied.
@@ -26,9 +26,9 @@ class Teacher(ABC):
 
     is_model: ClassVar[bool] = False
 
-    @abstractmethod
-    def each(self) -> "Iterator[tuple[str, SingleTeacher]]":
+    def each(self) -> "Iterator[tuple[str, Teacher]]":
         """Yield every single teacher, with the setting that its own settings begin with."""
+        yield "teacher", self
 
     def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
         """Yield what is wrong with the settings for a vocabulary of this size, a line each."""
@@ -41,20 +41,12 @@ class NoTeacher(Teacher):
 
     tag: ClassVar[str] = "Teacher"
 
-    def each(self) -> "Iterator[tuple[str, SingleTeacher]]":
+    def each(self) -> "Iterator[tuple[str, Teacher]]":
         yield from ()
 
 
 @dataclass
-class SingleTeacher(Teacher):
-    """One source of soft targets."""
-
-    def each(self) -> "Iterator[tuple[str, SingleTeacher]]":
-        yield "teacher", self
-
-
-@dataclass
-class ModelTeacher(SingleTeacher):
+class ModelTeacher(Teacher):
     """A model beside the student.
 
     temperature: divides this teacher's logits, and nothing else, before the objective's own.
@@ -103,7 +95,7 @@ class CheckpointTeacher(Checkpoint, ModelTeacher):
 
 
 @dataclass
-class SignalTeacher(SingleTeacher):
+class SignalTeacher(Teacher, ABC):
     """A teacher that is no model beside the student: its options open its signal."""
 
     @abstractmethod
@@ -141,6 +133,15 @@ class VirtualTeacher(SignalTeacher):
             )
 
 
+@dataclass
+class CombinedTeacher(Teacher, ABC):
+    """A teacher that is made of others, which come from `each`."""
+
+    @abstractmethod
+    def combine(self, signals: "Sequence[TeacherSignal]") -> "TeacherSignal":
+        """Return the signal that asks those of the others."""
+
+
 class Weighting(Enum):
     """Rules for the weights of several teachers; see `dwt_cli.distill.teacher.mixture`."""
 
@@ -150,7 +151,7 @@ class Weighting(Enum):
 
 
 @dataclass
-class SeveralTeachers(Teacher):
+class SeveralTeachers(CombinedTeacher):
     """A mixture of teachers: choices of this group by name, or checkpoints by path or hub name.
 
     weights: in proportion, one per member; empty: equal. temperatures: one per member, on top of
@@ -163,9 +164,16 @@ class SeveralTeachers(Teacher):
     weighting: Weighting = Weighting.fixed
     teachers: list[Teacher] = field(default_factory=list, metadata={"names": "members"})
 
-    def each(self) -> Iterator[tuple[str, SingleTeacher]]:
+    def each(self) -> Iterator[tuple[str, Teacher]]:
         for name, teacher in zip(self.members, self.teachers, strict=True):
             yield from ((f"teacher.members.{name}", single) for _, single in teacher.each())
+
+    def combine(self, signals: "Sequence[TeacherSignal]") -> "TeacherSignal":
+        from dwt_cli.distill.teacher.mixture import MixtureSignal
+
+        even = [1.0] * len(signals)
+        weights, temperatures = self.weights or even, self.temperatures or even
+        return MixtureSignal(signals, weights, temperatures, self.weighting)
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong with the members and what is given for each, a line each."""
