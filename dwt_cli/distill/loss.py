@@ -116,4 +116,7 @@ class DistillationLoss:
             teacher_NV, student_NV = teacher.targets.dense(), student.logits_NV.detach()
             own = signal.own_loss(teacher_NV, student_NV, batch, moment)
             total, named["signal_loss"] = total + own, own.detach()
+        else:
+            no_rows = teacher.targets.dense(slice(0))
+            assert not no_rows.requires_grad, "eq. 3 trains no teacher: name its parts"
         return total, named

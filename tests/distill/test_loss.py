@@ -212,10 +212,14 @@ def test_a_signal_trains_its_parts_by_a_loss_of_its_own(
     assert len(signal.seen) == 1
 
 
-def test_parts_without_a_loss_of_their_own_are_refused(
+def test_trained_targets_without_a_loss_of_their_own_are_refused(
     student: LanguageModel, teacher: Counting, batch: Batch
 ) -> None:
-    teacher.parts = {"adapter": nn.Linear(1, 1)}
+    signal = Adapted(teacher)
+    signal.parts = {}
+    with pytest.raises(AssertionError, match="trains no teacher"):
+        distilled(Constant(soft=1), signal)(student, batch, Moment(0))
+    teacher.parts = {"adapter": signal.scale}
     with pytest.raises(NotImplementedError):
         distilled(Constant(soft=1), teacher)(student, batch, Moment(0))
 

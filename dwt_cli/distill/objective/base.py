@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dwt_cli.base.options import above
 
@@ -94,6 +94,22 @@ class Distribution:
     def log_probability(self, tokens_C1: Tensor) -> Tensor:
         """Return that of one token per row, (C, 1)."""
         return self.scores_CV.gather(1, tokens_C1) - self.log_z_C1
+
+
+class Rows(NamedTuple):
+    """Target rows as both models see them, at one temperature.
+
+    progress: a share of the run; a tensor where the rows' pass is compiled.
+    """
+
+    student: Distribution
+    teacher: Distribution
+    labels_C1: Tensor
+    progress: float | Tensor
+
+    def at(self, tau: float | Tensor) -> Rows:
+        """Return the same rows, both distributions at a temperature."""
+        return self._replace(student=self.student.at(tau), teacher=self.teacher.at(tau))
 
 
 if TYPE_CHECKING:

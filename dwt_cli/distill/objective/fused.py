@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dwt_cli.distill.alpha import Weights
-from dwt_cli.distill.objective.base import Distribution, Divergence
+from dwt_cli.distill.objective.base import Distribution, Divergence, Rows
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
 from dwt_cli.distill.teacher.targets import SoftTargets
@@ -170,16 +170,13 @@ def _of_rows(
     tables: list[tuple[float | Tensor, Tensor]] = [(hard, student.probabilities_CV)]
     if teacher_CV is not None:
         objectives, revise, select = rules
-        teacher = Distribution.of(teacher_CV.float())
-        selected_C1 = select.select(student, teacher, labels_C1)
+        rows = Rows(student, Distribution.of(teacher_CV.float()), labels_C1, progress)
+        selected_C1 = select.select(rows)
         counts = 1.0 if selected_C1 is None else selected_C1.float()
-        terms += [-teacher.log_probability(labels_C1), torch.ones_like(label_C1) * counts]
+        terms += [-rows.teacher.log_probability(labels_C1), torch.ones_like(label_C1) * counts]
         for objective, factor, tau in zip(objectives, factors, taus, strict=True):
-            p, t = student, teacher
-            if not objective.is_plain:
-                p, t = student.at(tau), teacher.at(tau)
-            t = revise.revise(t, p, labels_C1, progress)
-            loss_C1, its_tables = objective.compare(p, t)
+            softened = rows if objective.is_plain else rows.at(tau)
+            loss_C1, its_tables = objective.compare(softened.student, revise.revise(softened))
             terms.append(loss_C1 * counts)
             slope = factor / tau * counts
             tables += [(slope * each, table_CV) for each, table_CV in its_tables]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from dwt_cli.base.options import between, within
-from dwt_cli.distill.objective.base import Distribution
+from dwt_cli.distill.objective.base import Distribution, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,10 +22,8 @@ class Revise(ABC):
     """A rule that changes the teacher's distribution."""
 
     @abstractmethod
-    def revise(
-        self, t: Distribution, p: Distribution, labels_C1: Tensor, progress: float | Tensor
-    ) -> Distribution:
-        """Return the teacher's t revised; p is the student's, progress a share of the run."""
+    def revise(self, rows: Rows) -> Distribution:
+        """Return the teacher's distribution revised, at the rows' temperature."""
 
 
 @dataclass
@@ -34,10 +32,8 @@ class NoRevision(Revise):
 
     tag: ClassVar[str] = "Revise"
 
-    def revise(
-        self, t: Distribution, p: Distribution, labels_C1: Tensor, progress: float | Tensor
-    ) -> Distribution:
-        return t
+    def revise(self, rows: Rows) -> Distribution:
+        return rows.teacher
 
 
 @dataclass
@@ -49,12 +45,10 @@ class LabelRevision(Revise):
 
     eta: float = within(0, 1, 0.9)
 
-    def revise(
-        self, t: Distribution, p: Distribution, labels_C1: Tensor, progress: float | Tensor
-    ) -> Distribution:
-        label_C1 = t.probabilities_CV.gather(1, labels_C1)
-        highest_C1 = t.probabilities_CV.amax(-1, keepdim=True)
-        return _mixed(t, self.eta / (highest_C1 - label_C1 + 1), labels_C1)
+    def revise(self, rows: Rows) -> Distribution:
+        t_CV = rows.teacher.probabilities_CV
+        above_C1 = t_CV.amax(-1, keepdim=True) - t_CV.gather(1, rows.labels_C1)
+        return _mixed(t_CV, self.eta / (above_C1 + 1), rows.labels_C1)
 
 
 @dataclass
@@ -67,26 +61,21 @@ class ConfidenceMix(Revise):
     most: float = between(0.0, 1.0, 0.5)
     warmup: float = between(0.0, 1.0, 0.1)
 
-    def revise(
-        self, t: Distribution, p: Distribution, labels_C1: Tensor, progress: float | Tensor
-    ) -> Distribution:
-        risen = progress / self.warmup if self.warmup else 1.0
+    def revise(self, rows: Rows) -> Distribution:
+        risen = rows.progress / self.warmup if self.warmup else 1.0
         # compiled, progress is a tensor
         risen = min(risen, 1.0) if isinstance(risen, float) else risen.clamp(max=1.0)
-        keep_C1 = t.log_z_C1.new_ones(t.log_z_C1.shape) * (1 - self.most * risen)
-        return _mixed(t, keep_C1, p.scores_CV.argmax(-1, keepdim=True))
+        keep_C1 = rows.teacher.log_z_C1.new_ones(rows.labels_C1.shape) * (1 - self.most * risen)
+        likeliest_C1 = rows.student.scores_CV.argmax(-1, keepdim=True)
+        return _mixed(rows.teacher.probabilities_CV, keep_C1, likeliest_C1)
 
 
-def _mixed(t: Distribution, keep_C1: Tensor, tokens_C1: Tensor) -> Distribution:
+def _mixed(t_CV: Tensor, keep_C1: Tensor, tokens_C1: Tensor) -> Distribution:
     """Return keep * t + (1 - keep) * one-hot(token)."""
-    mixed_CV = (t.probabilities_CV * keep_C1).scatter_add(1, tokens_C1, 1 - keep_C1)
+    mixed_CV = (t_CV * keep_C1).scatter_add(1, tokens_C1, 1 - keep_C1)
     scores_CV = mixed_CV.clamp_min(1e-38).log()
-    return Distribution(
-        scores_CV,
-        mixed_CV,
-        top_C1=scores_CV.amax(-1, keepdim=True),
-        log_z_C1=scores_CV.new_zeros(keep_C1.shape),
-    )
+    zeros_C1 = scores_CV.new_zeros(keep_C1.shape)
+    return Distribution(scores_CV, mixed_CV, scores_CV.amax(-1, keepdim=True), log_z_C1=zeros_C1)
 
 
 REVISIONS: dict[str, type[Revise]] = {

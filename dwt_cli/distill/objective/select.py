@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from dwt_cli.base.options import between
-from dwt_cli.distill.objective.base import Distribution
+from dwt_cli.distill.objective.base import Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,10 +23,8 @@ class Select(ABC):
     leaves_out: ClassVar[bool] = True
 
     @abstractmethod
-    def select(
-        self, student: Distribution, teacher: Distribution, labels_C1: Tensor
-    ) -> Tensor | None:
-        """Return which rows count, bool (C, 1), from distributions at temperature 1; None: all."""
+    def select(self, rows: Rows) -> Tensor | None:
+        """Return which rows, at temperature 1, count: bool (C, 1); None: all."""
 
 
 @dataclass
@@ -36,7 +34,7 @@ class AllRows(Select):
     tag: ClassVar[str] = "Select"
     leaves_out: ClassVar[bool] = False
 
-    def select(self, student: Distribution, teacher: Distribution, labels_C1: Tensor) -> None:
+    def select(self, rows: Rows) -> None:
         return None
 
 
@@ -44,16 +42,17 @@ class AllRows(Select):
 class Gate(Select):
     """Rows in which the teacher gives the label more probability than the student does."""
 
-    def select(self, student: Distribution, teacher: Distribution, labels_C1: Tensor) -> Tensor:
-        return teacher.log_probability(labels_C1) > student.log_probability(labels_C1)
+    def select(self, rows: Rows) -> Tensor:
+        label_C1 = rows.labels_C1
+        return rows.teacher.log_probability(label_C1) > rows.student.log_probability(label_C1)
 
 
 @dataclass
 class Correct(Select):
     """Rows in which the label is the teacher's likeliest token."""
 
-    def select(self, student: Distribution, teacher: Distribution, labels_C1: Tensor) -> Tensor:
-        return teacher.scores_CV.gather(1, labels_C1) >= teacher.top_C1
+    def select(self, rows: Rows) -> Tensor:
+        return rows.teacher.scores_CV.gather(1, rows.labels_C1) >= rows.teacher.top_C1
 
 
 @dataclass
@@ -62,8 +61,8 @@ class Confident(Select):
 
     threshold: float = between(0.0, 1.0, 0.5)
 
-    def select(self, student: Distribution, teacher: Distribution, labels_C1: Tensor) -> Tensor:
-        return (teacher.top_C1 - teacher.log_z_C1).exp() >= self.threshold
+    def select(self, rows: Rows) -> Tensor:
+        return (rows.teacher.top_C1 - rows.teacher.log_z_C1).exp() >= self.threshold
 
 
 SELECTIONS: dict[str, type[Select]] = {

@@ -36,7 +36,7 @@ class Growing(LanguageModel):
         self._bare = [LanguageModel(student, dtype)]  # in a list: the student is registered once
         self._donor = Donor.of(teacher)
         like = next(student.parameters())
-        chosen = [source.layer for source in sources_of(student.config, teacher.config, options)]
+        chosen = sources_of(student.config, teacher.config, options)
         start_ST = torch.eye(self._donor.num_layers)[chosen].to(like)
         axes = axes_by_letter(student.config, teacher.config)
         self.widths = nn.ParameterDict(

@@ -12,7 +12,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.distill.remap import depth, width
-from dwt_cli.distill.remap.depth import Source
 from dwt_cli.distill.remap.options import FromTeacher
 from dwt_cli.distill.remap.width import Axis, Piece
 from dwt_cli.models.anatomy import ANATOMIES, anatomy_of
@@ -43,23 +42,30 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
     of the other: another family, a wider teacher, layers of another kind.
     """
     sources = sources_of(student.config, teacher.config, options)
+    repeats = [n for n in range(1, len(sources)) if sources[n] == sources[n - 1]]
     donor = Donor.of(teacher)
     account = Account(
         layers=_shares(sources, student.config, teacher.config, options),
-        silent=[layer for layer, source in enumerate(sources) if source.silent],
+        silent=repeats if options.depth in depth.SILENT else [],
     )
     axes = axes_by_letter(student.config, teacher.config)
     target = student.state_dict()
     for name, tensor in target.items():
-        number, _ = donor.anatomy.place_of(name)
-        source = None if number is None else sources[number]
-        if reason := _why_reset(name, source, donor.anatomy, options):
-            account.reset[name] = reason
-            if source is not None and source.silent:
-                tensor.zero_()
+        number, inside = donor.anatomy.place_of(name)
+        layers: tuple[int, ...] = ()
+        if number is None:
+            if not options.head and _is_of_head(name, donor.anatomy):
+                account.reset[name] = "remap.head=false leaves it as it was made"
+                continue
+        elif (origin := sources[number]) is None:
+            account.reset[name] = "the rule leaves this layer as it was made"
             continue
-        layer = None if source is None else source.layer
-        layers = () if layer is None else (layer, _after(layer, donor.num_layers))
+        elif number in account.silent and _adds_to_stream(inside, donor.anatomy):
+            account.reset[name] = "zero: the layer is the identity at first"
+            tensor.zero_()
+            continue
+        else:
+            layers = (origin, _after(origin, donor.num_layers))
         origins = donor.names(name, layers)
         own, following = (donor.tensors[origins[n]].to(tensor) for n in (0, -1))
         if own.shape == tensor.shape:
@@ -81,19 +87,15 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
     return account
 
 
-def _why_reset(
-    name: str, source: Source | None, anatomy: Anatomy, options: FromTeacher
-) -> str | None:
-    if source is None:
-        is_tied = name == f"{anatomy.output}.weight"  # it is the embeddings
-        if options.head or is_tied or name.startswith(f"{anatomy.embeddings}."):
-            return None
-        return "remap.head=false leaves it as it was made"
-    if source.layer is None:
-        return "the rule leaves this layer as it was made"
-    module, _, _ = anatomy.place_of(name)[1].rpartition(".")
-    adds_to_stream = anatomy.axes.get(module, "").startswith("D ")
-    return "zero: the layer is the identity at first" if source.silent and adds_to_stream else None
+def _is_of_head(name: str, anatomy: Anatomy) -> bool:
+    """Return whether a tensor outside of layers is of the head alone: no embeddings, nor tied."""
+    return not name.startswith(f"{anatomy.embeddings}.") and name != f"{anatomy.output}.weight"
+
+
+def _adds_to_stream(inside: str, anatomy: Anatomy) -> bool:
+    """Return whether a layer's tensor is of a projection to the residual stream."""
+    module, _, _ = inside.rpartition(".")
+    return anatomy.axes.get(module, "").startswith("D ")
 
 
 def _check_nothing_is_lost(donor: "Donor", account: Account, options: FromTeacher) -> None:
@@ -188,8 +190,8 @@ def _widened(
 
 def sources_of(
     ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher
-) -> list[Source]:
-    """Return where each of the student's layers comes from.
+) -> list[int | None]:
+    """Return the teacher's layer that each of the student's comes from; None for none.
 
     Raises `UserError` unless the rules can make the student's shapes of the teacher's.
     """
@@ -266,13 +268,13 @@ def _problems_of_shapes(
                 f"student.width={-(-ours.hidden_size // theirs.hidden_size) * theirs.hidden_size}, "
                 "or remap.width=net2net"
             )
-    if options.depth == "zero_init" and not anatomy.pre_norm:
+    if options.depth in depth.SILENT and not anatomy.pre_norm:
         yield (
             f"{at_depth}: a layer that adds zero still normalises in a {ours.model_type} "
             "(post-LN), and is not the identity; choose student.family=modernbert, or "
             "remap.depth=stack"
         )
-    if options.depth == "zero_init" and ours.num_hidden_layers < theirs.num_hidden_layers:
+    if options.depth in depth.SILENT and ours.num_hidden_layers < theirs.num_hidden_layers:
         yield (
             f"{at_depth} adds layers: the teacher has {theirs.num_hidden_layers}, "
             f"student.num_layers={ours.num_hidden_layers}; raise it, or choose "
@@ -292,18 +294,21 @@ def _kind(config: PreTrainedConfig, layer: int) -> str:
 
 
 def _shares(
-    sources: list[Source], ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher
+    sources: list[int | None],
+    ours: PreTrainedConfig,
+    theirs: PreTrainedConfig,
+    options: FromTeacher,
 ) -> dict[int, dict[int, float]]:
     """Return student layer -> teacher layer -> the share of its places that come from there."""
     shares: dict[int, dict[int, float]] = {}
     num_teacher, part = theirs.num_hidden_layers, theirs.hidden_size / ours.hidden_size
-    for layer, source in enumerate(sources):
-        if source.layer is None:
+    for layer, origin in enumerate(sources):
+        if origin is None:
             continue
-        shares[layer] = {source.layer: 1.0}
-        following = _after(source.layer, num_teacher)
+        shares[layer] = {origin: 1.0}
+        following = _after(origin, num_teacher)
         if options.is_learned:  # it may be made of any
-            shares[layer] = {each: float(each == source.layer) for each in range(num_teacher)}
-        elif options.width in width.FROM_TWO_LAYERS and part < 1 and following != source.layer:
-            shares[layer] = {source.layer: part, following: 1 - part}
+            shares[layer] = {each: float(each == origin) for each in range(num_teacher)}
+        elif options.width in width.FROM_TWO_LAYERS and part < 1 and following != origin:
+            shares[layer] = {origin: part, following: 1 - part}
     return shares
