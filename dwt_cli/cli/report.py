@@ -27,9 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console  # --help does not pay for the figures
 
     from dwt_cli.study.board import save_workspace
-    from dwt_cli.study.report import write_report
+    from dwt_cli.study.report import print_report, write_report
     from dwt_cli.study.results import read_results
-    from dwt_cli.study.terminal import print_report
 
     try:
         results = read_results(folder)

@@ -24,9 +24,8 @@ from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import LOCK, find, recorded_as
 from dwt_cli.study.board import show
 from dwt_cli.study.record import FILE, Job, StudyRecord, read_study, write_study
-from dwt_cli.study.report import write_report
+from dwt_cli.study.report import print_report, write_report
 from dwt_cli.study.results import read_results
-from dwt_cli.study.terminal import print_report
 from dwt_cli.track.display import plain_line
 from dwt_cli.track.overview import Overview
 
@@ -244,4 +243,6 @@ def _asked(name: str, cells: Sequence[_Cell], arguments: Sequence[str]) -> Study
     arms = {cell.arm: cell.arm for cell in cells}
     alone = {cell.arm for cell in cells if not recipe_of(cell.run).teacher}
     baseline = alone.pop() if len(alone) == 1 else None
-    return StudyRecord("", baseline, arms=arms, exploratory=[*arms], name=name, command=command)
+    return StudyRecord(
+        question="", baseline=baseline, arms=arms, exploratory=[*arms], name=name, command=command
+    )

@@ -3,17 +3,15 @@
 The study's runs are grouped by its name there, with arm, seed and length as tags.
 """
 
-import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint
-from dwt_cli.study.comparisons import judge
 from dwt_cli.study.record import StudyRecord
 from dwt_cli.study.results import Results
-from dwt_cli.study.tables import interval
+from dwt_cli.study.tables import runs_table, verdicts
 from dwt_cli.track.options import Entry, Tracker
 from dwt_cli.track.wandb import one_line
 
@@ -24,19 +22,17 @@ if TYPE_CHECKING:
 def show(results: Results, folder: Path, options: Tracker, say: Callable[[str], None]) -> None:
     """Send the verdicts, a row per run and the figures of a study's report."""
     study = results.study
-    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
-        columns, *cells = csv.reader(file)
-    verdicts = [[j.claim.claim, j.length, interval(j.found), j.verdict] for j in judge(results)]
+    tables = {"verdicts": verdicts(results), "runs": runs_table(results)}
     entry = Entry(
         folder,
         identity=f"study-{fingerprint(study.name, str(folder.resolve()))}",
         name=f"study {study.name}",
         config={"study": study.name, "question": study.question, "arms": study.arms},
         tables={
-            "verdicts": (["claim", "length", "difference", "verdict"], verdicts),
-            "runs": (columns, cells),
+            name: (list(table), table.fillna("").astype(str).to_numpy().tolist())
+            for name, table in tables.items()
         },
-        summary={"num_runs": len(results.cells), "num_left_out": len(results.left_out)},
+        summary={"num_runs": len(results.runs), "num_left_out": len(results.left_out)},
     )
     with options.labelled(study.name, ["study"]).open(entry, say):
         pass  # everything is there
@@ -47,43 +43,37 @@ def workspace(study: StudyRecord, entity: str, project: str) -> "Workspace":
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    def lines(title: str, metric: str) -> wr.LinePlot:
-        return wr.LinePlot(
-            title=title,
-            x="Step",
-            y=[metric],
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
-        )
+    def lines(metrics: Mapping[str, str]) -> list[wr.LinePlot]:
+        looks = {"x": "Step", "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
+        return [wr.LinePlot(title=title, y=[metric], **looks) for metric, title in metrics.items()]
+
+    def over_flops(whose: str, metric: str) -> wr.ScatterPlot:
+        x, y = wr.SummaryMetric(metric), wr.SummaryMetric("loss")
+        return wr.ScatterPlot(title=f"loss against the {whose} FLOPs", x=x, y=y)
 
     sections = {
         "what comes out": [
-            lines("held-out loss", "heldout/loss"),
-            lines("held-out accuracy", "heldout/accuracy"),
+            *lines({"heldout/loss": "held-out loss", "heldout/accuracy": "held-out accuracy"}),
             wr.BarPlot(title="held-out loss at the end", metrics=["loss"]),
         ],
-        "teacher": [
-            lines("teacher's loss on the student's batches", "train/teacher_loss"),
-            lines("soft loss", "train/soft_loss"),
-            lines("hard loss", "train/hard_loss"),
-        ],
-        "alpha": [
-            lines("weight of the soft loss", "train/alpha_soft"),
-            lines("weight of the hard loss", "train/alpha_hard"),
-        ],
-        "remap": [lines("held-out loss from step 0 on", "heldout/loss")],
+        "teacher": lines(
+            {
+                "train/teacher_loss": "teacher's loss on the student's batches",
+                "train/soft_loss": "soft loss",
+                "train/hard_loss": "hard loss",
+            }
+        ),
+        "alpha": lines(
+            {
+                "train/alpha_soft": "weight of the soft loss",
+                "train/alpha_hard": "weight of the hard loss",
+            }
+        ),
+        "remap": lines({"heldout/loss": "held-out loss from step 0 on"}),
         "cost": [
-            wr.ScatterPlot(
-                title="loss against the student's FLOPs",
-                x=wr.SummaryMetric("student_flops"),
-                y=wr.SummaryMetric("loss"),
-            ),
-            wr.ScatterPlot(
-                title="loss against the teacher's forward FLOPs",
-                x=wr.SummaryMetric("teacher_forward_flops"),
-                y=wr.SummaryMetric("loss"),
-            ),
-            lines("tokens per second", "train/tokens_per_s"),
+            over_flops("student's", "student_flops"),
+            over_flops("teacher's forward", "teacher_forward_flops"),
+            *lines({"train/tokens_per_s": "tokens per second"}),
         ],
     }
     return ws.Workspace(

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -27,22 +26,30 @@ class Account(Enum):
     FORWARD = "with the teacher's forward"
     WHOLE = "with its pre-training, too"
 
+    @property
+    def column(self) -> str:
+        """Its name in results.csv."""
+        return f"flops_{self.name.lower()}"
 
-def flops(summary: Mapping[str, Any], account: Account) -> float | None:
-    """The FLOPs of a run by its summary; None where they are not known.
 
-    WHOLE has what remapping learned, too. A teacher's pre-training is charged to each of its
-    students in full, which is the hardest account.
+def flops(cost: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the FLOPs of a run in each account by its column, from `Summary.cost`.
+
+    None where they are not known. WHOLE has what remapping learned, too. A teacher's pre-training
+    is charged to each of its students in full, which is the hardest account.
     """
-    cost = summary["cost"]
-    total: float = cost["student_flops"]
-    if account is not Account.STUDENT:
-        total += cost["teacher_forward_flops"]
-    if account is Account.WHOLE:
-        if cost["teacher_pretraining_flops"] is None:
-            return None
-        total += cost["teacher_pretraining_flops"] + cost.get("remap_flops", 0)
-    return total
+    charged = {
+        Account.STUDENT: ["student_flops"],
+        Account.FORWARD: ["teacher_forward_flops"],
+        Account.WHOLE: ["teacher_pretraining_flops", "remap_flops"],
+    }
+    total: float | None = 0
+    found = {}
+    for account, keys in charged.items():
+        for each in (cost[key] for key in keys):
+            total = None if total is None or each is None else total + each
+        found[account.column] = total
+    return found
 
 
 def loss_at(points: Points, budget: float) -> float | None:

@@ -8,22 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from dwt_cli.study.comparisons import (
-    BySeed,
-    common,
-    curves_apart,
-    losses_apart,
-    of_full_length,
-    teachers_apart,
-)
+from dwt_cli.study.comparisons import against_alone, curves_apart
 from dwt_cli.study.compute import Account
 from dwt_cli.study.results import Results
 from dwt_cli.study.statistics import difference
@@ -59,6 +52,7 @@ def draw(results: Results, folder: Path) -> Pictures:
     for name, (drawing, title, caption) in _DRAWINGS.items():
         figure = drawing(results)
         if figure is not None:
+            _legend(figure)
             figure.suptitle(f"{results.study.name}: {title}", fontsize=11)
             path = folder / f"{name}.png"
             figure.savefig(path, dpi=_DPI)
@@ -104,37 +98,25 @@ def _legend(figure: Figure) -> None:
     )
 
 
-def _interval(values: Iterable[float]) -> tuple[float, float, float]:
+def _band(axes: Axes, band: pd.DataFrame, label: str, style: Mapping[str, Any]) -> None:
+    """A line through ``middle`` over the index, with a band from ``low`` to ``high``."""
+    x = band.index.to_numpy()
+    axes.plot(x, band.middle, label=label, linewidth=1.4, markersize=4, **style)
+    axes.fill_between(x, band.low, band.high, color=style["color"], alpha=0.13, linewidth=0)
+
+
+def _interval(values: pd.Series) -> pd.Series:
     """Mean and the ends of its 95% interval, which are the mean where there is none."""
-    found = difference(list(values))
+    found = difference(values)
     assert found is not None
-    if found.low is None or found.high is None:
-        return found.mean, found.mean, found.mean
-    return found.mean, found.low, found.high
+    ends = (found.mean, found.mean) if found.low is None else (found.low, found.high)
+    return pd.Series([found.mean, *ends], ["middle", "low", "high"])
 
 
-def _range(values: Iterable[float]) -> tuple[float, float, float]:
-    """Mean, smallest and largest."""
-    found = list(values)
-    return fmean(found), min(found), max(found)
-
-
-def _band(
-    axes: Axes,
-    by_x: Mapping[float, tuple[float, float, float]],
-    label: str,
-    style: Mapping[str, Any],
-) -> None:
-    """A line through (middle, low, high) with a band from low to high."""
-    if by_x:
-        middle, low, high = zip(*by_x.values(), strict=True)
-        axes.plot(list(by_x), middle, label=label, linewidth=1.4, markersize=4, **style)
-        axes.fill_between(list(by_x), low, high, color=style["color"], alpha=0.13, linewidth=0)
-
-
-def _limit(axes: Axes, middles: Sequence[float]) -> None:
-    """The panel is for the middles: an interval of two seeds may be wider than all else."""
-    low, high = axes.get_ylim()
+def _limit(axes: Axes, middles: Iterable[float]) -> None:
+    """The panel is for the middles and 0: an interval of two seeds may be wider than all else."""
+    axes.axhline(0, color="black", linewidth=1)
+    (low, high), middles = axes.get_ylim(), [0.0, *middles]
     room = 0.75 * (max(middles) - min(middles)) or high - low
     axes.set_ylim(max(low, min(middles) - room), min(high, max(middles) + room))
 
@@ -142,33 +124,45 @@ def _limit(axes: Axes, middles: Sequence[float]) -> None:
 # ----------------------------------------------------------------------------------- over a run
 
 
-def _curves(results: Results) -> Figure | None:
-    """Held-out loss over the run, after its start."""
-    found = {length: _curves_of(results, length) for length in results.study.lengths}
-    found = {length: arms for length, arms in found.items() if arms}
-    if not found:
+def _over_runs(
+    results: Results,
+    arms: Sequence[str],
+    band_of: Callable[[str, int], pd.DataFrame],
+    finished: Callable[[Axes, int, pd.DataFrame], None],
+) -> Figure | None:
+    """A panel for each length, with the band of each arm over the run.
+
+    finished: gives a panel of a length its title; it is told what is drawn.
+    """
+    bands = {(n, arm): band_of(arm, n) for n in results.study.lengths for arm in arms}
+    bands = {key: band for key, band in bands.items() if len(band)}
+    if not bands:
         return None
-    figure, panels = _panels(list(found))
-    for length, arms in found.items():
-        for arm, by_share in arms.items():
-            points = {x: _range(values) for x, values in common(by_share).items()}
-            _band(panels[length], points, arm, _style(results, arm))
-        finish(panels[length], f"runs of {length} steps", f"held-out loss, {_NATS}", _SHARE)
-    _legend(figure)
+    figure, panels = _panels(list(dict.fromkeys(length for length, _ in bands)))
+    for (length, arm), band in bands.items():
+        _band(panels[length], band, arm, _style(results, arm))
+    for length, axes in panels.items():
+        finished(axes, length, pd.concat([band for (n, _), band in bands.items() if n == length]))
     return figure
 
 
-def _curves_of(results: Results, length: int) -> dict[str, dict[float, BySeed]]:
-    found: dict[str, dict[float, BySeed]] = {}
-    for arm in results.study.arms:
-        by_share: dict[float, BySeed] = {}
-        for seed, cell in of_full_length(results, arm, length).items():
-            for step, loss in cell.curve:
-                if step > 0:
-                    by_share.setdefault(step / cell.steps, {})[seed] = loss
-        if by_share:
-            found[arm] = dict(sorted(by_share.items()))
-    return found
+def _curves(results: Results) -> Figure | None:
+    """Held-out loss over the run, after its start."""
+    curves, steps = results.curves, results.curves.groupby(["arm", "length"]).steps.unique()
+
+    def band_of(arm: str, length: int) -> pd.DataFrame:
+        of_arm = curves[(curves.arm == arm) & (curves.length == length) & (curves.step > 0)]
+        if results.baseline and arm in results.stand_alone:  # others are as long as they may be
+            of_arm = of_arm[of_arm.steps.isin(steps.get((results.baseline, length), []))]
+        by_seed = of_arm.pivot(index="share", columns="seed", values="loss").dropna(axis="columns")
+        return by_seed.agg(["mean", "min", "max"], axis="columns").set_axis(
+            ["middle", "low", "high"], axis="columns"
+        )
+
+    def finished(axes: Axes, length: int, _: pd.DataFrame) -> None:
+        finish(axes, f"runs of {length} steps", f"held-out loss, {_NATS}", _SHARE)
+
+    return _over_runs(results, list(results.study.arms), band_of, finished)
 
 
 def _progress(results: Results) -> Figure | None:
@@ -176,49 +170,38 @@ def _progress(results: Results) -> Figure | None:
     base = results.baseline
     if base is None:
         return None
-    found: dict[int, dict[str, dict[float, list[float]]]] = {}
-    for length in results.study.lengths:
-        for arm in results.compared:
-            if by_share := common(curves_apart(results, arm, base, length)):
-                found.setdefault(length, {})[arm] = by_share
-    if not found:
-        return None
-    figure, panels = _panels(list(found))
-    for length, arms in found.items():
-        axes, middles = panels[length], [0.0]
-        for arm, by_share in arms.items():
-            points = {
-                share: _interval(gaps if len(gaps) > 2 else [fmean(gaps)])
-                for share, gaps in by_share.items()
-            }
-            middles += [middle for middle, _, _ in points.values()]
-            _band(axes, points, arm, _style(results, arm))
-        axes.axhline(0, color="black", linewidth=1)
-        _limit(axes, middles)
+
+    def band_of(arm: str, length: int) -> pd.DataFrame:
+        by_seed = curves_apart(results, arm, base, length)
+        if len(by_seed.columns) < 3:
+            by_seed = by_seed.mean(axis="columns").to_frame()
+        return by_seed.apply(_interval, axis="columns")
+
+    def finished(axes: Axes, length: int, bands: pd.DataFrame) -> None:
+        _limit(axes, bands.middle)
         title = f"runs of {length} steps; below 0 is better"
         finish(axes, title, f"held-out loss minus {base}'s, nats", _SHARE)
-    _legend(figure)
-    return figure
+
+    return _over_runs(results, results.compared, band_of, finished)
 
 
 def _schedules(results: Results) -> Figure | None:
     """Both loss weights; arms that share a schedule share a line."""
-    named: dict[tuple[tuple[float, float, float], ...], list[str]] = {}
-    for arm in results.study.arms:
-        cells = [cell for cell in results.cells if cell.job.arm == arm and cell.weights]
-        if cells and arm not in results.stand_alone - {results.baseline}:
-            longest = max(cells, key=lambda cell: (cell.job.length, -cell.job.seed))
-            named.setdefault(tuple(longest.weights), []).append(arm)
-    if not named:
+    runs = results.runs[results.runs.weights.astype(bool)]
+    runs = runs[~runs.arm.isin(results.stand_alone - {results.baseline})]
+    longest = runs.sort_values(["place", "length", "seed"], ascending=[True, False, True])
+    by_weights = longest.drop_duplicates("arm").groupby("weights", sort=False).arm.agg(list)
+    if not len(by_weights):
         return None
     figure, panels = _panels(["hard", "soft"])
-    for number, (weights, arms) in enumerate(named.items()):
+    for number, (weights, arms) in enumerate(by_weights.items()):
         every = max(1, len(weights) // 8)
         look = {
             "label": ", ".join(arms),
-            "linewidth": 1.2 + 2.4 * (1 - (number + 1) / len(named)),  # those below stay visible
+            # those below stay visible
+            "linewidth": 1.2 + 2.4 * (1 - (number + 1) / len(by_weights)),
             "markersize": 4.5,
-            "markevery": (every * number // len(named), every),
+            "markevery": (every * number // len(by_weights), every),
             **_style(results, arms[0]),
         }
         shares, hard, soft = zip(*weights, strict=True)
@@ -228,7 +211,6 @@ def _schedules(results: Results) -> Figure | None:
         top = axes.get_ylim()[1]
         axes.set_ylim(-0.04 * top, 1.04 * top)
         finish(axes, f"weight of the {name} loss, alpha_{name}", "weight", _SHARE)
-    _legend(figure)
     return figure
 
 
@@ -237,33 +219,23 @@ def _schedules(results: Results) -> Figure | None:
 
 def _teacher_quality(results: Results) -> Figure | None:
     """What a teacher is worth to its student, by how good it is itself."""
-    base = results.baseline
-    if base is None:
+    beside, base = against_alone(results), results.baseline
+    taught = beside.groupby(["length", "arm"], sort=False).teacher_gap.transform("count") > 0
+    lengths = beside[taught].dropna(subset="gap").sort_values("length", kind="stable")
+    if not len(lengths):
         return None
-    found: dict[int, dict[str, tuple[float, list[float]]]] = {}
-    for length in results.study.lengths:
-        for arm in results.compared:
-            teachers = teachers_apart(results, arm, length)
-            gaps = losses_apart(results, arm, base, length)
-            if teachers and gaps:
-                gains = [-gap for gap in gaps.values()]
-                found.setdefault(length, {})[arm] = fmean(teachers.values()), gains
-    if not found:
-        return None
-    figure, panels = _panels(list(found))
-    for length, arms in found.items():
-        axes, middles = panels[length], [0.0]
-        places = _apart([x for x, _ in arms.values()])
-        for place, (arm, (_, gains)) in zip(places, arms.items(), strict=True):
-            middle, low, high = _interval(gains)
-            middles.append(middle)
+    figure, panels = _panels(lengths.length.unique())
+    for length, runs in lengths.groupby("length"):
+        axes, arms = panels[length], runs.groupby("arm", sort=False)
+        points = (-runs.gap).groupby(runs.arm, sort=False).apply(_interval).unstack()
+        places = _apart(arms.teacher_gap.mean().to_list())
+        for place, (arm, point) in zip(places, points.iterrows(), strict=True):
             look = {**_style(results, arm), "linestyle": "none", "capsize": 3, "markersize": 6}
-            bar = [[middle - low], [high - middle]]
-            axes.errorbar(place, middle, yerr=bar, label=arm, **look)
-        axes.axhline(0, color="black", linewidth=1)
+            bar = [[point.middle - point.low], [point.high - point.middle]]
+            axes.errorbar(place, point.middle, yerr=bar, label=arm, **look)
         if min(places) < 0:
             axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
-        _limit(axes, middles)
+        _limit(axes, points.middle)
         axes.locator_params(axis="x", nbins=6)
         finish(
             axes,
@@ -271,7 +243,6 @@ def _teacher_quality(results: Results) -> Figure | None:
             f"gain over {base}, {_NATS}",
             f"the teacher's own held-out loss minus {base}'s, nats",
         )
-    _legend(figure)
     return figure
 
 
@@ -294,30 +265,23 @@ def _cost(results: Results) -> Figure | None:
         alone = _by_flops(results, results.stand_alone, account)
         _band(axes, alone, "the stand-alone student", _ALONE)
         for arm in results.compared:
-            means = {x: (y, y, y) for x, (y, _, _) in _by_flops(results, {arm}, account).items()}
-            _band(axes, means, arm, _style(results, arm))
+            means = _by_flops(results, {arm}, account)
+            if len(means):
+                line = means.assign(low=means.middle, high=means.middle)
+                _band(axes, line, arm, _style(results, arm))
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(EngFormatter())
         finish(axes, account.value, "held-out loss at the end, nats", "FLOPs of one run")
-    _legend(figure)
     return figure
 
 
-def _by_flops(
-    results: Results, arms: set[str], account: Account
-) -> dict[float, tuple[float, float, float]]:
+def _by_flops(results: Results, arms: set[str], account: Account) -> pd.DataFrame:
     """Mean FLOPs -> mean, smallest and largest final loss, for every number of steps."""
-    by_steps: dict[int, list[tuple[float, float]]] = {}
-    for cell in results.cells:
-        cost = cell.flops(account)
-        if cell.job.arm in arms and cost is not None:
-            by_steps.setdefault(cell.steps, []).append((cost, cell.loss))
-    return {
-        fmean(cost for cost, _ in points): _range(loss for _, loss in points)
-        for _, points in sorted(by_steps.items())
-    }
+    runs = results.runs[results.runs.arm.isin(arms)].dropna(subset=account.column)
+    losses = runs.groupby("steps").heldout_loss.agg(middle="mean", low="min", high="max")
+    return losses.set_index(runs.groupby("steps")[account.column].mean())
 
 
 _DRAWINGS: dict[str, tuple[Callable[[Results], Figure | None], str, str]] = {

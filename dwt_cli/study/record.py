@@ -4,24 +4,21 @@ It lies in the study's folder, ``runs/studies/<name>/``. Whoever starts the jobs
 report is made of it and of the run directories that it names.
 """
 
-import dataclasses
-import json
-import types
-import typing
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from omegaconf import MISSING
+from pydantic import TypeAdapter, ValidationError
 
 from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
+from dwt_cli.base.options import dotted, nodes
 from dwt_cli.study.options import StudyOptions
 
 FILE = "study.json"
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,14 @@ class StudyRecord(StudyOptions):
     name: str
     command: str
     jobs: tuple[Job, ...] = ()
+    version: Literal[1] = 1
 
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be meant."""
+        for where, each in nodes(self):
+            for name, value in vars(each).items():
+                if value == MISSING:
+                    raise ValueError(f"it lacks {dotted(where, name)}")
         if problem := next(self.problems(""), None):
             raise ValueError(problem)
         cells = Counter((job.arm, job.length, job.seed) for job in self.jobs)
@@ -79,7 +81,7 @@ class StudyRecord(StudyOptions):
 
 def write_study(folder: Path, study: StudyRecord) -> None:
     """Write study.json in one piece."""
-    atomic.write_json(folder / FILE, {"version": VERSION, **plain(study)})
+    atomic.write_json(folder / FILE, plain(study))
 
 
 def read_study(folder: Path) -> StudyRecord:
@@ -87,62 +89,16 @@ def read_study(folder: Path) -> StudyRecord:
     path = folder / FILE
     if not path.is_file():
         raise UserError(f"{folder} is no study's folder: it has no {FILE}; give the folder of one")
+    kind, told = TypeAdapter(StudyRecord), "the study's own command writes it again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is unreadable ({error}): the study's own command writes it again"
-        ) from error
-    version = content.pop("version", None) if isinstance(content, dict) else None
-    if version != VERSION:
-        raise UserError(
-            f"{path} is of version {version}, and this program reads version {VERSION}: "
-            "the study's own command writes it again"
-        )
-    try:
-        study: StudyRecord = _typed(StudyRecord, content, FILE)
-    except ValueError as error:
-        raise UserError(
-            f"{path} is no study's record: {error}; the study's own command writes it again"
-        ) from error
-    return study
+        return kind.validate_json(path.read_bytes(), strict=True, extra="forbid")
+    except ValidationError as error:
+        raise UserError(f"{path} cannot be used ({_line(error)}): {told}") from error
+    except OSError as error:
+        raise UserError(f"{path} is unreadable ({error.strerror}): {told}") from error
 
 
-def _typed(kind: Any, value: Any, where: str) -> Any:
-    """Return a JSON value as the type that is annotated. Raises ValueError with the place."""
-    outer, inner = typing.get_origin(kind), typing.get_args(kind)
-    wanted: Any = inner if outer is Literal else getattr(kind, "__members__", None)
-    if outer is types.UnionType:
-        (other,) = set(inner) - {types.NoneType}
-        return None if value is None else _typed(other, value, where)
-    if outer in (tuple, list) and isinstance(value, list):
-        return outer(_typed(inner[0], each, f"{where}[{n}]") for n, each in enumerate(value))
-    if outer is dict and isinstance(value, dict):
-        return {key: _typed(inner[1], each, f"{where}.{key}") for key, each in value.items()}
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        return _made(kind, value, where)
-    if wanted and isinstance(value, str) and value in wanted:
-        return value if outer is Literal else wanted[value]
-    if kind is float and type(value) is int:
-        return float(value)
-    if isinstance(kind, type) and type(value) is kind:
-        return value
-    said = " or ".join(map(repr, wanted)) if wanted else getattr(kind, "__name__", kind)
-    raise ValueError(f"{where} is {value!r}, and should be {said}")
-
-
-def _made(kind: Any, content: dict[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    if unknown := content.keys() - hints.keys():
-        raise ValueError(f"{where} has {', '.join(sorted(unknown))}, which nobody knows")
-    no_default = (MISSING, dataclasses.MISSING)
-    needed = {
-        f.name
-        for f in dataclasses.fields(kind)
-        if f.default in no_default and f.default_factory is dataclasses.MISSING
-    }
-    if lacking := needed - content.keys():
-        raise ValueError(f"{where} is incomplete: it lacks {', '.join(sorted(lacking))}")
-    return kind(
-        **{key: _typed(hints[key], each, f"{where}.{key}") for key, each in content.items()}
-    )
+def _line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return ": ".join(filter(None, [place, first["msg"].removeprefix("Value error, ")]))

@@ -2,16 +2,19 @@
 
 import shlex
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
 from dwt_cli.base import atomic
 from dwt_cli.study import figures, tables
-from dwt_cli.study.comparisons import AgainstAlone, Judged, against_alone, judge
 from dwt_cli.study.page import page
-from dwt_cli.study.results import Cell, Results, read_results
+from dwt_cli.study.results import Results, read_results
 from dwt_cli.study.statistics import RULE
+from dwt_cli.track.display import plain_line
 
 _HOW_TO_READ = (
     "**Held-out loss** is in nats per target token, on text that no run has seen; lower is better. "
@@ -51,206 +54,148 @@ def write_report(folder: Path, results: Results | None = None) -> list[Path]:
     return [*paths, *(picture.path for picture in pictures.values())]
 
 
+def print_report(console: Console, results: Results, paths: Sequence[Path]) -> None:
+    """Print the verdicts, what is missing, and the places."""
+    study, verdicts = results.study, tables.verdicts(results)
+    say = plain_line(console)
+    if len(verdicts):
+        columns = ["claim", "length", "difference [95%]", "verdict"]
+        table = Table(*columns, title=f"{study.name}: {study.question}", title_justify="left")
+        for row in verdicts[columns].astype(str).to_numpy():
+            table.add_row(*row)
+        console.print(table)
+    else:
+        say(f"{study.name} tests no claim: there are no verdicts")
+    say(f"{len(results.runs)} of {len(study.jobs)} runs are in the report")
+    if len(results.left_out):
+        say("the report says what was left out, and why")
+    for path in paths:
+        say(f"{path.suffix.lstrip('.')}: {path}")
+
+
 def _lines(results: Results, pictures: figures.Pictures) -> list[str]:
+    """Return the report without the sections that have no line, and pictures that are not drawn."""
     study = results.study
-    compared = against_alone(results)
-    core = [each for each in compared if each.arm not in study.exploratory]
-    exploratory = [each for each in compared if each.arm in study.exploratory]
-    return [
-        f"# Study: {study.name}",
-        "",
-        study.question,
-        "",
-        *_state(results),
-        *_verdicts(results, judge(results)),
-        *_losses(results, compared, pictures),
-        *_against_alone(results, core, pictures),
-        *_cost(results, pictures),
-        *_crossings(results, pictures),
-        *_exploratory(results, exploratory),
-        *_left_out(results),
-        *_section("How to read it", [f"- {line}" for line in _HOW_TO_READ]),
-        *_provenance(results),
-    ]
+
+    def drawn(*names: str) -> list[str]:
+        found = [pictures[name] for name in names if name in pictures]
+        return [
+            line
+            for picture in found
+            for line in (f"![{picture.title}]({picture.path.name})", "", f"*{picture.caption}*", "")
+        ]
+
+    sections = {
+        "Verdicts": _verdicts(results),
+        "Held-out loss": _losses(results, drawn("curves", "schedules")),
+        "Against the stand-alone student": _table(
+            "Arm minus stand-alone, at equal student steps and at equal FLOPs:",
+            tables.beside_alone(results, is_exploratory=False),
+            drawn("teacher_quality", "progress"),
+        ),
+        "Cost to the stand-alone's final loss": _table(
+            "FLOPs with which an arm ends at the stand-alone's final loss, over the stand-alone's:",
+            tables.costs(results),
+            drawn("cost"),
+        ),
+        "Where curves cross": [
+            *_table("Final losses, over the lengths:", tables.crossings_over_lengths(results)),
+            *_table("Within a run:", tables.crossings_within_run(results)),
+        ],
+        "Exploratory arms": _table(
+            f"No verdict was planned for these: {', '.join(study.exploratory)}.",
+            tables.beside_alone(results, is_exploratory=True),
+            is_needed=bool(study.exploratory),
+        ),
+        "What was left out": tables.markdown(tables.left_out(results)) or ["Nothing."],
+        "How to read it": [f"- {line}" for line in _HOW_TO_READ],
+        "Provenance": _provenance(results),
+    }
+    lines = [f"# Study: {study.name}", "", study.question, "", *_state(results)]
+    for title, content in sections.items():
+        if content:
+            lines += [f"## {title}", "", *content, ""]
+    return lines
 
 
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return [f"## {title}", "", *lines, ""]
-
-
-def _picture(pictures: figures.Pictures, name: str) -> list[str]:
-    if name not in pictures:
+def _table(
+    heading: str, table: pd.DataFrame, then: Sequence[str] = (), is_needed: bool = False
+) -> list[str]:
+    """Return a heading, a table and what follows it; nothing for an empty table."""
+    if table.empty and not is_needed:
         return []
-    picture = pictures[name]
-    return [f"![{picture.title}]({picture.path.name})", "", f"*{picture.caption}*", ""]
-
-
-# ---------------------------------------------------------------------------------- the sections
+    return [heading, "", *tables.markdown(table), *then]
 
 
 def _state(results: Results) -> list[str]:
     study = results.study
-    num, of = len(results.cells), len(study.jobs)
+    num, of = len(results.runs), len(study.jobs)
     whole = "Complete" if num == of else "Not complete"
-    lines = [
+    lengths, seeds = (", ".join(map(str, of)) or "none" for of in (study.lengths, study.seeds))
+    remarks = [
         f"{whole}: {num} of {of} runs are in this report: {len(study.arms)} arms, "
-        f"lengths {_listed(study.lengths)}, seeds {_listed(study.seeds)}.",
-        "",
+        f"lengths {lengths}, seeds {seeds}."
     ]
     if len(study.seeds) < 2:
-        lines += ["**One seed: there are no intervals, and no claim can be decided.**", ""]
+        remarks.append("**One seed: there are no intervals, and no claim can be decided.**")
     if study.baseline is None:
-        lines += ["**There is no stand-alone arm: nothing is compared with it.**", ""]
+        remarks.append("**There is no stand-alone arm: nothing is compared with it.**")
     elif results.baseline is None:
         why = f"The stand-alone arm, {study.baseline}, has no run yet: nothing is compared with it."
-        lines += [f"**{why}**", ""]
-    return lines
+        remarks.append(f"**{why}**")
+    return [line for remark in remarks for line in (remark, "")]
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(str(number) for number in numbers) or "none"
-
-
-def _verdicts(results: Results, judged: Sequence[Judged]) -> list[str]:
-    if not judged:
-        return _section("Verdicts", ["This study tests no claim: there are no verdicts."])
+def _verdicts(results: Results) -> list[str]:
+    table = tables.verdicts(results)
+    if table.empty:
+        return ["This study tests no claim: there are no verdicts."]
     rule = RULE.format(smallest_effect=results.study.smallest_effect)
-    table = tables.markdown(tables.VERDICTS, tables.verdicts(judged))
-    return _section("Verdicts", [*table, f"The rule, set before the runs: {rule}"])
+    return [*tables.markdown(table), f"The rule, set before the runs: {rule}"]
 
 
-def _losses(
-    results: Results, compared: Sequence[AgainstAlone], pictures: figures.Pictures
-) -> list[str]:
-    if not results.cells:
-        return _section("Held-out loss", ["No run is finished yet."])
-    arms = [f"- {arm}: `{words}`" for arm, words in results.study.arms.items()]
-    rows = tables.losses(results, compared)
-    return _section(
-        "Held-out loss",
-        [
-            "The arms, by the words that set them apart:",
-            "",
-            *arms,
-            "",
-            "At the end of each run, in nats per target token:",
-            "",
-            *tables.markdown(tables.losses_head(results), rows),
-            *_picture(pictures, "curves"),
-            *_picture(pictures, "schedules"),
-        ],
-    )
-
-
-def _against_alone(
-    results: Results, core: Sequence[AgainstAlone], pictures: figures.Pictures
-) -> list[str]:
-    if not core:
-        return []
-    return _section(
-        "Against the stand-alone student",
-        [
-            "Arm minus stand-alone, at equal student steps and at equal FLOPs:",
-            "",
-            *tables.markdown(tables.AGAINST_ALONE, tables.against_alone(results, core)),
-            *_picture(pictures, "teacher_quality"),
-            *_picture(pictures, "progress"),
-        ],
-    )
-
-
-def _cost(results: Results, pictures: figures.Pictures) -> list[str]:
-    if results.baseline is None or not results.compared:
-        return []
-    rows = tables.costs(results, results.compared)
-    return _section(
-        "Cost to the stand-alone's final loss",
-        [
-            "FLOPs with which an arm ends at the stand-alone's final loss, over the stand-alone's:",
-            "",
-            *tables.markdown(tables.COSTS, rows),
-            *_picture(pictures, "cost"),
-        ],
-    )
-
-
-def _crossings(results: Results, pictures: figures.Pictures) -> list[str]:
-    lines = []
-    if rows := tables.crossings_over_lengths(results):
-        head = tables.over_lengths_head(results)
-        lines += ["Final losses, over the lengths:", "", *tables.markdown(head, rows)]
-    if rows := tables.crossings_within_run(results):
-        lines += ["Within a run:", "", *tables.markdown(tables.WITHIN_RUN, rows)]
-    return _section("Where curves cross", lines) if lines else []
-
-
-def _exploratory(results: Results, compared: Sequence[AgainstAlone]) -> list[str]:
-    arms = results.study.exploratory
-    if not arms:
-        return []
-    lines = [f"No verdict was planned for these: {', '.join(arms)}.", ""]
-    if compared:
-        lines += tables.markdown(tables.AGAINST_ALONE, tables.against_alone(results, compared))
-    return _section("Exploratory arms", lines)
-
-
-def _left_out(results: Results) -> list[str]:
-    if not results.left_out:
-        return _section("What was left out", ["Nothing."])
-    table = tables.markdown(tables.LEFT_OUT, tables.left_out(results))
-    return _section("What was left out", table)
-
-
-# ------------------------------------------------------------------------------------ provenance
+def _losses(results: Results, pictures: Sequence[str]) -> list[str]:
+    if results.runs.empty:
+        return ["No run is finished yet."]
+    return [
+        "The arms, by the words that set them apart:",
+        "",
+        *(f"- {arm}: `{words}`" for arm, words in results.study.arms.items()),
+        "",
+        "At the end of each run, in nats per target token:",
+        "",
+        *tables.markdown(tables.losses(results)),
+        *pictures,
+    ]
 
 
 def _provenance(results: Results) -> list[str]:
-    cells = results.cells
-    machines = Counter(_machine(cell) for cell in cells)
+    runs, study = results.runs, results.study
+    written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     lines = [
-        f"- command: `{results.study.command}`",
-        f"- report written: {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}",
-        f"- time of the runs: {_duration(machine_seconds(cells))} of training in all, a teacher "
+        f"- command: `{study.command}`",
+        f"- report written: {written}",
+        f"- time of the runs: {_duration(machine_seconds(runs))} of training in all, a teacher "
         "that serves several students counted once",
-        *(f"- machine of {num} runs: {machine}" for machine, num in machines.most_common()),
     ]
-    if cells:
-        lines += [
-            f"- versions: {_versions(cells[0])}",
-            f"- text: corpus {cells[0].summary['corpus']['fingerprint']}",
-        ]
-    commits = sorted({str(c.environment["commit"]) for c in cells if c.environment.get("commit")})
-    if commits:
+    for machine, num in runs.machine.value_counts().items():
+        lines.append(f"- machine of {num} runs: {machine}")
+    if len(runs):
+        versions = ", ".join(f"{name} {version}" for name, version in runs.versions.iloc[0])
+        lines += [f"- versions: {versions}", f"- text: corpus {runs.text.iloc[0]}"]
+    if commits := sorted(set(runs.commit.dropna())):
         lines.append(f"- commits: {', '.join(commits)}")
     lines += ["", "Each arm's first run; the others differ in length and seed:", ""]
-    first = {job.arm: job for job in reversed(results.study.jobs)}
-    for arm in results.study.arms:
-        if arm in first:
-            lines.append(f"- {arm}: `dwt-train {shlex.join(first[arm].words)}`")
-    return _section("Provenance", lines)
+    first = {job.arm: shlex.join(job.words) for job in reversed(study.jobs)}
+    lines += [f"- {arm}: `dwt-train {first[arm]}`" for arm in study.arms if arm in first]
+    return lines
 
 
-def machine_seconds(cells: Sequence[Cell]) -> float:
+def machine_seconds(runs: pd.DataFrame) -> float:
     """Return the seconds of training: students, remapping, and each teacher once."""
-    costs = [cell.summary["cost"] for cell in cells]
-    students = sum(cost["student_seconds"] + cost.get("remap_seconds", 0.0) for cost in costs)
-    teachers = {
-        (cost["teacher_pretraining_flops"], cost.get("teacher_pretraining_seconds"))
-        for cost in costs
-    }
-    return float(students + sum(seconds or 0.0 for _, seconds in teachers))
-
-
-def _machine(cell: Cell) -> str:
-    facts = [("device", ""), ("cpu_capability", ""), ("num_threads", "threads "), ("dtype", "")]
-    known = [f"{label}{cell.environment[key]}" for key, label in facts if cell.environment.get(key)]
-    return ", ".join(known) or "unknown"
-
-
-def _versions(cell: Cell) -> str:
-    python = cell.environment.get("python", "?")
-    rest = (f"{name} {version}" for name, version in cell.environment.get("versions", {}).items())
-    return ", ".join([f"Python {python}", *rest])
+    teachers = runs.drop_duplicates(["teacher_flops", "teacher_seconds"])
+    seconds = runs.student_seconds.sum() + runs.remap_seconds.sum()
+    return float(seconds + teachers.teacher_seconds.sum())
 
 
 def _duration(seconds: float) -> str:

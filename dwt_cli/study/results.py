@@ -1,13 +1,16 @@
-"""The runs of a study: what is there, and what was left out and why."""
+"""The runs of a study as one frame: what is there, and what was left out and why."""
 
+import dataclasses
+import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from dwt_cli.base.atomic import read_json
@@ -16,123 +19,110 @@ from dwt_cli.evaluate.options import Eval
 from dwt_cli.study.compute import Account, Points, flops
 from dwt_cli.study.record import Job, StudyRecord, read_study
 from dwt_cli.track.metrics import read_lines
-from dwt_cli.track.summary import heldout_masks
+from dwt_cli.track.summary import Summary, heldout_masks
 from dwt_cli.training.options import Train
 
-_NEEDED = (
-    ("identity",),
-    ("seconds",),
-    ("corpus", "fingerprint"),
-    ("student", "steps"),
-    ("student", "parameters"),
-    ("student", "heldout", "loss"),
-    ("cost", "student_flops"),
-    ("cost", "teacher_forward_flops"),
-    ("cost", "teacher_pretraining_flops"),
-    ("cost", "student_seconds"),
-)
 _LENGTH = ("max_steps", "epochs", "max_minutes", "every")
+Versions = tuple[tuple[str, str], ...]
 _NUM_WEIGHTS = 200  # points of a schedule, as many as a picture can show
+_NUMBERS = [
+    *("steps", "heldout_loss", "teacher_heldout_loss", *(each.column for each in Account)),
+    *("student_seconds", "remap_seconds", "teacher_flops", "teacher_seconds"),
+]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One finished run. summary: its summary.json; environment: its environment.json.
+@dataclass
+class Row:
+    """One job and the run that it is; None for what is not known.
 
-    curve: (step, held-out loss) of every evaluation. weights: (share of the run, alpha_hard,
-    alpha_soft), thinned. settings: what is recorded of a student, its training and its evaluation
-    and is part of an identity, but length and seed; None where config.yaml is unreadable. masks: of
-    the held-out text, in words.
+    teacher_heldout_loss: None without a teacher, and of one that is no model. is_alone: nobody
+    teaches it, and nothing is remapped. settings: what is recorded of a student, its training and
+    its evaluation and is part of an identity, but length and seed, as JSON. masks: of the held-out
+    text, in words. versions: names and versions of the libraries. curve: (step, held-out loss) of
+    every evaluation. weights: (share of the run, alpha_hard, alpha_soft), thinned. left_out,
+    curve_left_out: why the run, or its curve, is not in the figures.
     """
 
-    job: Job
-    summary: dict[str, Any]
-    environment: dict[str, Any]
-    settings: dict[str, Any] | None
-    masks: str
-    curve: list[tuple[int, float]]
-    weights: list[tuple[float, float, float]]
-
-    @property
-    def steps(self) -> int:
-        steps: int = self.summary["student"]["steps"]
-        return steps
-
-    @property
-    def loss(self) -> float:
-        """Held-out loss at the end."""
-        loss: float = self.summary["student"]["heldout"]["loss"]
-        return loss
-
-    @property
-    def teacher_loss(self) -> float | None:
-        """The teacher's own held-out loss; None without one, and of one that is no model."""
-        teacher = self.summary["teacher"]
-        if teacher is None or not teacher.get("parameters"):
-            return None
-        loss: float = teacher["heldout"]["loss"]
-        return loss
-
-    def flops(self, account: Account) -> float | None:
-        return flops(self.summary, account)
-
-    def loss_at(self, progress: float) -> float | None:
-        """Held-out loss at a share of the run: the end, or the nearest evaluation."""
-        if progress == 1.0:
-            return self.loss
-        if not self.curve:
-            return None
-        return min(self.curve, key=lambda point: abs(point[0] - progress * self.steps))[1]
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Something that is not in a report's figures. what: a job's whole run, or its curve."""
-
-    job: Job
-    why: str
-    what: str = "run"
+    arm: str
+    length: int
+    seed: int
+    identity: str | None
+    folder: str | None
+    words: str
+    left_out: str | None = None
+    curve_left_out: str | None = None
+    steps: int | None = None
+    heldout_loss: float | None = None
+    teacher_heldout_loss: float | None = None
+    flops_student: float | None = None
+    flops_forward: float | None = None
+    flops_whole: float | None = None
+    student_seconds: float | None = None
+    remap_seconds: float | None = None
+    teacher_flops: float | None = None
+    teacher_seconds: float | None = None
+    is_alone: bool = False
+    settings: str = ""
+    text: str = ""
+    text_formerly: str | None = None
+    masks: str = ""
+    versions: Versions = ()
+    machine: str = ""
+    commit: str | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+    weights: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Results:
-    """A study and its cells, in the order of its jobs."""
+    """A study, and a frame of `Row` with its jobs, in their order."""
 
     study: StudyRecord
-    cells: list[Cell]
-    left_out: list[LeftOut]
-
-    def of(self, arm: str, length: int) -> dict[int, Cell]:
-        """The cells of an arm at a length, by seed."""
-        return self._by_place.get((arm, length), {})
-
-    def why_not(self, job: Job) -> str | None:
-        """Why a job's run is not among the cells."""
-        return next((o.why for o in self.left_out if o.job is job and o.what == "run"), None)
+    jobs: pd.DataFrame
 
     @cached_property
-    def _by_place(self) -> dict[tuple[str, int], dict[int, Cell]]:
-        found: dict[tuple[str, int], dict[int, Cell]] = {}
-        for cell in self.cells:
-            found.setdefault((cell.job.arm, cell.job.length), {})[cell.job.seed] = cell
-        return found
+    def runs(self) -> pd.DataFrame:
+        """The jobs whose runs are in the figures, in the order of the study's arms."""
+        arms = list(self.study.arms)
+        kept = self.jobs[self.jobs.left_out.isna()]
+        types = {"length": int, "seed": int, "is_alone": bool, **dict.fromkeys(_NUMBERS, float)}
+        places = kept.arm.map(arms.index)
+        return kept.astype(types).assign(place=places).sort_values(["place", "length", "seed"])
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """The evaluations: arm, length, seed, steps (of the run), step, share (of it), loss."""
+        runs = self.runs[["arm", "length", "seed", "steps", "curve"]]
+        each = runs.explode("curve", ignore_index=True).dropna()
+        points = pd.DataFrame(each.pop("curve").tolist(), each.index, ["step", "loss"])
+        return each.join(points).assign(share=points.step / each.steps)
+
+    @property
+    def left_out(self) -> pd.DataFrame:
+        """What is not in the figures: arm, length, seed, what ("run" or "curve"), why."""
+        why = {"left_out": "run", "curve_left_out": "curve"}
+        named = self.jobs[["arm", "length", "seed", *why]].rename(columns=why)
+        return named.melt(["arm", "length", "seed"], var_name="what", value_name="why").dropna()
+
+    def of(self, arm: str, length: int) -> pd.DataFrame:
+        """Return the runs of an arm at a length, by seed."""
+        return self.runs[(self.runs.arm == arm) & (self.runs.length == length)].set_index("seed")
 
     @cached_property
     def baseline(self) -> str | None:
         """The baseline arm if any of its runs is there."""
-        arm = self.study.baseline
-        return arm if any(cell.job.arm == arm for cell in self.cells) else None
+        return self.study.baseline if (self.runs.arm == self.study.baseline).any() else None
 
     @cached_property
     def stand_alone(self) -> set[str]:
-        """The arms whose cells are points of the stand-alone student, the baseline first of all.
+        """The arms whose runs are points of the stand-alone student, the baseline first of all.
 
         Nobody teaches them, nothing is remapped, and all but the length is as in the baseline.
         """
-        like = [cell.settings for cell in self.cells if cell.job.arm == self.baseline]
-        arms = {cell.job.arm for cell in self.cells if _is_alone(cell) and cell.settings in like}
-        others = {cell.job.arm for cell in self.cells if not _is_alone(cell)}
-        return arms - others | ({self.baseline} if self.baseline else set())
+        runs = self.runs
+        alike = runs.settings.isin(runs.settings[runs.arm == self.baseline])
+        arms = set(runs.arm[runs.is_alone & alike]) - set(runs.arm[~runs.is_alone])
+        return arms | ({self.baseline} if self.baseline else set())
 
     @property
     def compared(self) -> list[str]:
@@ -141,22 +131,21 @@ class Results:
 
     def stand_alone_points(self, seed: int) -> Points:
         """(FLOPs, held-out loss) of the stand-alone student at every length that was trained."""
-        found: dict[float, float] = {}
-        arms = sorted(self.stand_alone, key=lambda arm: (arm != self.baseline, arm))
-        for cell in (cell for arm in arms for cell in self.cells if cell.job.arm == arm):
-            if cell.job.seed == seed:
-                found.setdefault(cell.summary["cost"]["student_flops"], cell.loss)
-        return sorted(found.items())
+        is_of_it = self.runs.arm.isin(self.stand_alone) & (self.runs.seed == seed)
+        runs = self.runs[is_of_it].sort_values("arm", kind="stable")
+        baseline_first = runs.sort_values(
+            "arm", key=lambda arms: arms != self.baseline, kind="stable"
+        )
+        return _points(baseline_first.drop_duplicates("flops_student"), Account.STUDENT)
 
     def points(self, arm: str, seed: int, account: Account) -> Points:
         """(FLOPs, held-out loss) of an arm at each of its lengths."""
-        cells = [c for c in self.cells if c.job.arm == arm and c.job.seed == seed]
-        found = [(cell.flops(account), cell.loss) for cell in cells]
-        return sorted((cost, loss) for cost, loss in found if cost is not None)
+        return _points(self.runs[(self.runs.arm == arm) & (self.runs.seed == seed)], account)
 
 
-def _is_alone(cell: Cell) -> bool:
-    return cell.summary["teacher"] is None and "remap" not in cell.summary["student"]
+def _points(runs: pd.DataFrame, account: Account) -> Points:
+    known = runs[[account.column, "heldout_loss"]].dropna()
+    return sorted(known.itertuples(index=False, name=None))
 
 
 # ---------------------------------------------------------------------------------- reading
@@ -165,63 +154,64 @@ def _is_alone(cell: Cell) -> bool:
 def read_results(folder: Path) -> Results:
     """Everything of a study that can be used. Raises `UserError` for no study's folder.
 
-    The disk is believed before study.json: a run whose summary is whole is finished.
+    The disk is believed before study.json: a run whose summary is whole is finished. Only runs on
+    the text, with the masks and with the versions that most have are compared.
     """
     study = read_study(folder)
-    cells: list[Cell] = []
-    left_out: list[LeftOut] = []
-    for job in study.jobs:
-        try:
-            cell = _cell(folder, job)
-        except _Unusable as reason:
-            left_out.append(LeftOut(job, str(reason)))
-            continue
-        cells.append(cell)
-        if not cell.curve or cell.curve[-1][0] != cell.steps:
-            end = f"ends at step {cell.curve[-1][0]}" if cell.curve else "is not there"
-            left_out.append(LeftOut(job, f"its metrics.jsonl {end}", "curve"))
-    kept = _alike(cells, left_out)
-    return Results(study, kept, left_out)
+    rows = [_row(folder, job) for job in study.jobs]
+    today = {row.text_formerly: row.text for row in rows if row.text_formerly}
+    for row in rows:
+        row.text = today.get(row.text, row.text)
+    instead = "{} instead of {}".format
+    _leave_out_others(rows, "text", lambda row: row.text, instead)
+    _leave_out_others(rows, "held-out masks", lambda row: row.masks, instead)
+    _leave_out_others(rows, "versions", lambda row: row.versions, _versions_differ)
+    columns = [f.name for f in dataclasses.fields(Row)]
+    return Results(study, pd.DataFrame([vars(row) for row in rows], None, columns, object))
 
 
-class _Unusable(Exception):
-    """Why a job has no cell."""
+def _leave_out_others(
+    rows: list[Row], what: str, of: Callable[[Row], Any], differ: Callable[[Any, Any], str]
+) -> None:
+    kept = [row for row in rows if row.left_out is None]
+    counts = Counter(map(of, kept))
+    for row in kept:
+        usual = counts.most_common(1)[0][0]  # of equally many, the one that comes first
+        if of(row) != usual:
+            why = f"{differ(of(row), usual)}: it cannot be compared"
+            row.left_out = f"other {what} than most runs: {why}"
 
 
-def _cell(folder: Path, job: Job) -> Cell:
-    place = None if job.folder is None else folder / job.folder
-    if place is None or not (place / "summary.json").exists():
-        raise _Unusable(_unfinished(job, place))
-    summary = read_json(place / "summary.json")
-    if summary is None:
-        raise _Unusable("its summary.json is half-written")
-    for keys in _NEEDED:
-        if not _has(summary, keys):
-            raise _Unusable(f"its summary.json lacks {'.'.join(keys)}")
-    if job.identity is not None and summary["identity"] != job.identity:
-        raise _Unusable(f"its folder holds another run, {summary['identity']}")
-    loss = summary["student"]["heldout"]["loss"]
-    if loss is None or not math.isfinite(loss):
-        raise _Unusable("its held-out loss is not finite: it has diverged")
-    lines = read_lines(place / "metrics.jsonl")
-    config = _config(place / "config.yaml")
-    return Cell(
-        job,
-        {"teacher": None, **summary},
-        read_json(place / "environment.json") or {},
-        config and _settings(config),
-        heldout_masks(config or {}),
-        [(int(x["step"]), x["heldout/loss"]) for x in lines if x.get("heldout/loss") is not None],
-        _weights(lines),
+def _versions_differ(this: Versions, usual: Versions) -> str:
+    here, there = dict(this), dict(usual)
+    return ", ".join(
+        f"{name} {here.get(name, 'unknown')} instead of {there.get(name, 'none')}"
+        for name in sorted(there.keys() | here.keys())
+        if here.get(name) != there.get(name)
     )
 
 
-def _has(content: Any, keys: Sequence[str]) -> bool:
-    for key in keys:
-        if not isinstance(content, dict) or key not in content:
-            return False
-        content = content[key]
-    return True
+def _row(folder: Path, job: Job) -> Row:
+    row = Row(job.arm, job.length, job.seed, job.identity, job.folder, " ".join(job.words))
+    place = None if job.folder is None else folder / job.folder
+    if place is None or not (place / "summary.json").exists():
+        row.left_out = _unfinished(job, place)
+        return row
+    content = read_json(place / "summary.json")
+    if content is None:
+        row.left_out = "its summary.json is half-written"
+        return row
+    try:
+        summary = Summary.from_json(content)
+        _fill(row, summary, place)
+    except KeyError as error:
+        row.left_out = f"its summary.json lacks {error.args[0]}"
+        return row
+    if job.identity is not None and summary.identity != job.identity:
+        row.left_out = f"its folder holds another run, {summary.identity}"
+    elif row.heldout_loss is None or not math.isfinite(row.heldout_loss):
+        row.left_out = "its held-out loss is not finite: it has diverged"
+    return row
 
 
 def _unfinished(job: Job, place: Path | None) -> str:
@@ -234,79 +224,56 @@ def _unfinished(job: Job, place: Path | None) -> str:
     return "is running" if job.state == "running" else "has no summary.json: it did not finish"
 
 
-def _config(path: Path) -> dict[str, Any] | None:
+def _fill(row: Row, summary: Summary, place: Path) -> None:
+    """Add what a run's folder says."""
+    student, teacher, cost = summary.student, summary.teacher, summary.cost
+    row.steps, row.heldout_loss = student.steps, student.loss
+    row.teacher_heldout_loss = teacher.loss if teacher and teacher.parameters else None
+    row.is_alone = teacher is None and student.remap is None
+    vars(row).update(flops(cost))
+    row.student_seconds, row.remap_seconds = student.seconds, cost["remap_seconds"]
+    row.teacher_flops = cost["teacher_pretraining_flops"]
+    row.teacher_seconds = cost["teacher_pretraining_seconds"]
+    lines, config = read_lines(place / "metrics.jsonl"), _config(place / "config.yaml")
+    key = "heldout/loss"
+    losses = [(int(x["step"]), x[key]) for x in lines if x.get(key) is not None]
+    row.curve, row.weights = tuple(losses), _weights(lines)
+    if not losses or losses[-1][0] != row.steps:
+        end = f"ends at step {losses[-1][0]}" if losses else "is not there"
+        row.curve_left_out = f"its metrics.jsonl {end}"
+    row.settings, row.masks = _settings(config), heldout_masks(config)
+    row.text, row.text_formerly = summary.corpus["fingerprint"], summary.corpus.get("formerly")
+    environment = read_json(place / "environment.json") or {}
+    versions = {"Python": environment.get("python"), **environment.get("versions", {})}
+    row.versions = tuple((name, version) for name, version in versions.items() if version)
+    facts = [("device", ""), ("cpu_capability", ""), ("num_threads", "threads "), ("dtype", "")]
+    known = [f"{label}{environment[key]}" for key, label in facts if environment.get(key)]
+    row.machine, row.commit = ", ".join(known) or "unknown", environment.get("commit")
+
+
+def _config(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return content if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(content: Mapping[str, Any]) -> str:
     found = {group: content.get(group) or {} for group in ("task", "student", "optim")}
     for group, kind in (("train", Train), ("eval", Eval)):
-        settings = content.get(group) or {}
-        known = {f.name: settings[f.name] for f in fields(kind) if f.name in settings}
-        found[group] = {k: v for k, v in counted(kind, known).items() if k not in _LENGTH}
+        settings = counted(kind, content.get(group) or {})
+        found[group] = {key: value for key, value in settings.items() if key not in _LENGTH}
     # a setting that came later is null where it is not set
-    return {group: {k: v for k, v in of.items() if v is not None} for group, of in found.items()}
+    known = {group: {k: v for k, v in of.items() if v is not None} for group, of in found.items()}
+    return json.dumps(known, sort_keys=True)
 
 
-def _weights(lines: Sequence[Mapping[str, float]]) -> list[tuple[float, float, float]]:
+def _weights(lines: Sequence[Mapping[str, float]]) -> tuple[tuple[float, float, float], ...]:
     found = [
         (line["train/progress"], line["train/alpha_hard"], line.get("train/alpha_soft", 0.0))
         for line in lines
         if "train/alpha_hard" in line
     ]
     every = max(1, len(found) // _NUM_WEIGHTS)
-    return found[::every] + (found[-1:] if (len(found) - 1) % every else [])
-
-
-# ------------------------------------------------------------------------ what must be alike
-
-
-def _alike(cells: list[Cell], left_out: list[LeftOut]) -> list[Cell]:
-    """The cells on the text and with the versions that most have; the others are left out."""
-    texts = [cell.summary["corpus"] for cell in cells]
-    today = {text["formerly"]: text["fingerprint"] for text in texts if "formerly" in text}
-
-    def text(cell: Cell) -> str:
-        name: str = cell.summary["corpus"]["fingerprint"]
-        return today.get(name, name)
-
-    kept = _majority(cells, left_out, "text", text)
-    kept = _majority(kept, left_out, "held-out masks", lambda cell: cell.masks)
-    return _majority(kept, left_out, "versions", _versions)
-
-
-def _majority(cells: list[Cell], left_out: list[LeftOut], what: str, of: Any) -> list[Cell]:
-    counted = Counter(of(cell) for cell in cells)
-    if len(counted) < 2:
-        return cells
-    usual = counted.most_common(1)[0][0]  # of equally many, the one that comes first
-    kept = []
-    for cell in cells:
-        if of(cell) == usual:
-            kept.append(cell)
-        else:
-            why = f"{_differs(of(cell), usual)}: it cannot be compared"
-            left_out.append(LeftOut(cell.job, f"other {what} than most runs: {why}"))
-    return kept
-
-
-def _versions(cell: Cell) -> frozenset[tuple[str, str]]:
-    versions = {**cell.environment.get("versions", {})}
-    if python := cell.environment.get("python"):
-        versions["python"] = python
-    return frozenset(versions.items())
-
-
-def _differs(this: Any, usual: Any) -> str:
-    if isinstance(this, frozenset):
-        there, here = dict(usual), dict(this)
-        return ", ".join(
-            f"{name} {here.get(name, 'unknown')} instead of {there.get(name, 'none')}"
-            for name in sorted(there.keys() | here.keys())
-            if here.get(name) != there.get(name)
-        )
-    return f"{this} instead of {usual}"
+    return (*found[::every], *(found[-1:] if (len(found) - 1) % every else []))

@@ -52,7 +52,7 @@ def difference(pairs: Sequence[float]) -> Difference | None:
 
     The interval of equal differences is a point.
     """
-    if not pairs:
+    if not len(pairs):
         return None
     mean, num = float(np.mean(pairs)), len(pairs)
     if num < 2:
@@ -93,8 +93,3 @@ def verdict(
     if not adjusted_p < SIGNIFICANT:
         return UNDECIDED
     return SUPPORTED if (found.mean < 0) == (expect is Expect.lower) else CONTRADICTED
-
-
-def spread(values: Sequence[float]) -> float:
-    """The standard deviation over seeds; NaN for fewer than two."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan

@@ -1,38 +1,43 @@
-"""The report's tables: a study's results as rows of text. No formula is here."""
+"""The report's tables: a study's results as frames of text. No formula is here."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
-from statistics import fmean
+
+import pandas as pd
 
 from dwt_cli.study.comparisons import (
-    AgainstAlone,
-    BySeed,
-    Judged,
+    against_alone,
     costs_to_equal,
     crossing_lengths,
-    over_lengths,
+    curves_apart,
+    judge,
+    lengths_apart,
     pairs,
-    within_run,
 )
 from dwt_cli.study.compute import Account, Cost, crossings
 from dwt_cli.study.options import Expect
 from dwt_cli.study.results import Results
-from dwt_cli.study.statistics import Difference, difference, spread
+from dwt_cli.study.statistics import Difference, difference
 
 AHEAD = "†"
 NONE = "-"
 BEYOND = "beyond the longest stand-alone"
 
-Rows = list[list[str]]
+_SIGN = {Expect.lower: "<", Expect.higher: ">"}
+_MEASURES = [
+    *("steps", "heldout_loss", "teacher_heldout_loss"),
+    *(account.column for account in Account),
+    "student_seconds",
+]
 
 
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, with an empty line after it."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
-    lines = ["| " + " | ".join(row) + " |" for row in cells]
-    return [lines[0], "|" + " --- |" * len(headings), *lines[1:], ""]
+def markdown(table: pd.DataFrame) -> list[str]:
+    """A Markdown table, with an empty line after it; nothing for an empty one."""
+    if table.empty:
+        return []
+    rows = [[str(cell).replace("|", "\\|") for cell in row] for row in (table, *table.to_numpy())]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|" + " --- |" * len(table.columns), *lines[1:], ""]
 
 
 def interval(found: Difference | None, num_seeds: int | None = None) -> str:
@@ -45,113 +50,95 @@ def interval(found: Difference | None, num_seeds: int | None = None) -> str:
     return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{few}"
 
 
-# ---------------------------------------------------------------------------------------- claims
-
-_SIGN = {Expect.lower: "<", Expect.higher: ">"}
-VERDICTS = ("claim", "length", "compared", "at", "difference [95%]", "pairs", "Holm's p", "verdict")
-
-
-def verdicts(judged: Sequence[Judged]) -> Rows:
-    return [
-        [
-            each.claim.claim,
-            str(each.length),
-            f"{each.claim.arm} - {each.claim.against} {_SIGN[each.claim.expect]} 0",
-            "the end" if each.claim.progress == 1 else f"{each.claim.progress:.0%} of the run",
-            interval(each.found),
-            str(len(each.by_seed)),
-            NONE if each.found is None or each.found.p is None else probability(each.adjusted_p),
-            each.verdict,
-        ]
-        for each in judged
+def verdicts(results: Results) -> pd.DataFrame:
+    """Return what became of each claim."""
+    rows = [
+        {
+            "claim": each.claim.claim,
+            "length": each.length,
+            "compared": f"{each.claim.arm} - {each.claim.against} {_SIGN[each.claim.expect]} 0",
+            "at": "the end"
+            if each.claim.progress == 1
+            else f"{each.claim.progress:.0%} of the run",
+            "difference [95%]": interval(each.found),
+            "pairs": len(each.by_seed),
+            "Holm's p": NONE if len(each.by_seed) < 2 else probability(each.adjusted_p),
+            "verdict": each.verdict,
+        }
+        for each in judge(results)
     ]
+    return pd.DataFrame(rows)
 
 
 def probability(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-# ---------------------------------------------------------------------------------------- losses
-
-
-def losses_head(results: Results) -> list[str]:
-    return ["arm", "length", "steps", "mean", "sd", *(f"seed {s}" for s in results.study.seeds)]
-
-
-def losses(results: Results, compared: Iterable[AgainstAlone]) -> Rows:
+def losses(results: Results) -> pd.DataFrame:
     """Return held-out losses at the end; where the teacher is ahead, the seed is marked."""
-    ahead = {(each.arm, each.length, seed) for each in compared for seed in each.teacher_ahead}
+    beside = against_alone(results)
+    ahead = beside[beside.teacher_gap <= 0].set_index(["arm", "length", "seed"]).index
     rows = []
-    for length, arm in product(results.study.lengths, results.study.arms):
-        if cells := results.of(arm, length):
-            found = [cell.loss for cell in cells.values()]
-            by_seed = {
-                seed: f"{cell.loss:.3f}{AHEAD if (arm, length, seed) in ahead else ''}"
-                for seed, cell in cells.items()
-            }
-            sd = f"{spread(found):.3f}" if len(found) > 1 else NONE
-            steps = _list(sorted({cell.steps for cell in cells.values()}))
-            each = [by_seed.get(seed, NONE) for seed in results.study.seeds]
-            rows.append([arm, str(length), steps, f"{fmean(found):.3f}", sd, *each])
-    return rows
+    by_length = results.runs.sort_values("length", kind="stable")
+    for (length, arm), runs in by_length.groupby(["length", "arm"], sort=False):
+        found = runs.set_index("seed").heldout_loss
+        row = {
+            "arm": arm,
+            "length": length,
+            "steps": _list(sorted(runs.steps.unique())),
+            "mean": f"{found.mean():.3f}",
+            "sd": f"{found.std():.3f}" if len(found) > 1 else NONE,
+        }
+        for seed in results.study.seeds:
+            mark = AHEAD if (arm, length, seed) in ahead else ""
+            row[f"seed {seed}"] = f"{found[seed]:.3f}{mark}" if seed in found else NONE
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-# ------------------------------------------------------------------------------- the stand-alone
-
-AGAINST_ALONE = (
-    "arm",
-    "length",
-    "equal steps",
-    "equal FLOPs, with the teacher's forward",
-    "with its pre-training, too",
-    "teacher minus stand-alone",
-)
-
-
-def against_alone(results: Results, compared: Iterable[AgainstAlone]) -> Rows:
+def beside_alone(results: Results, is_exploratory: bool) -> pd.DataFrame:
+    """Return each arm beside the stand-alone student, at equal steps and at equal FLOPs."""
     num, rows = len(results.study.seeds), []
-    for each in compared:
-        equal_flops = [
-            _differences(by_seed, num) if by_seed else _why_none(results, each, account)
-            for account, by_seed in each.equal_flops.items()
-        ]
-        mean = f"{fmean(each.teacher.values()):+.3f}" if each.teacher else NONE
-        gap = mean + (AHEAD if each.teacher_ahead else "")
-        equal_steps = _differences(each.equal_steps, num)
-        rows.append([each.arm, str(each.length), equal_steps, *equal_flops, gap])
-    return rows
+    beside = against_alone(results)
+    beside = beside[beside.arm.isin(results.study.exploratory) == is_exploratory]
+    for (arm, length), runs in beside.groupby(["arm", "length"], sort=False):
+        gaps = runs.teacher_gap.dropna()
+        mark = AHEAD if (gaps <= 0).any() else ""
+        row = {
+            "arm": arm,
+            "length": length,
+            "equal steps": interval(difference(runs.gap.dropna()), num),
+            "equal FLOPs, with the teacher's forward": _equal(results, runs, Account.FORWARD),
+            "with its pre-training, too": _equal(results, runs, Account.WHOLE),
+            "teacher minus stand-alone": f"{gaps.mean():+.3f}{mark}" if len(gaps) else NONE,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def _differences(by_seed: BySeed, num: int) -> str:
-    return interval(difference(list(by_seed.values())), num)
-
-
-def _why_none(results: Results, each: AgainstAlone, account: Account) -> str:
-    for seed, cell in results.of(each.arm, each.length).items():
-        budget = cell.flops(account)
+def _equal(results: Results, runs: pd.DataFrame, account: Account) -> str:
+    """Return the difference at equal FLOPs, or why there is none."""
+    if found := difference(runs[account.name].dropna()):
+        return interval(found, len(results.study.seeds))
+    for seed, budget in zip(runs.seed, runs[account.column], strict=True):
         points = results.stand_alone_points(seed)
-        if budget is None:
+        if pd.isna(budget):
             return "the teacher's cost is unknown"
         if points and budget > points[-1][0]:
             return BEYOND
     return NONE
 
 
-# ------------------------------------------------------------------------------------------ cost
-
-COSTS = ("arm", "stand-alone of length", *(account.value for account in Account))
-
-
-def costs(results: Results, arms: Iterable[str]) -> Rows:
+def costs(results: Results) -> pd.DataFrame:
     """Return multiples of the FLOPs of the stand-alone student, whose loss is to be reached."""
-    assert results.baseline is not None
     num, rows = len(results.study.seeds), []
-    for arm, length in product(arms, results.study.lengths_of(results.baseline)):
-        by_account = [costs_to_equal(results, arm, length, account) for account in Account]
-        if any(by_account):
-            cells = [multiple(list(by_seed.values()), num) for by_seed in by_account]
-            rows.append([arm, str(length), *cells])
-    return rows
+    lengths = results.study.lengths_of(results.baseline) if results.baseline else []
+    for arm, length in product(results.compared, lengths):
+        found = {a.value: costs_to_equal(results, arm, length, a) for a in Account}
+        if any(found.values()):
+            cells = {name: multiple(list(by_seed.values()), num) for name, by_seed in found.items()}
+            rows.append({"arm": arm, "stand-alone of length": length, **cells})
+    return pd.DataFrame(rows)
 
 
 def multiple(by_seed: Sequence[Cost], num_seeds: int | None = None) -> str:
@@ -178,81 +165,58 @@ def _bound(cost: Cost) -> str:
     return f"< {cost.at_most:.2f}" if cost.at_least == 0 else f"> {cost.at_least:.2f}"
 
 
-# ------------------------------------------------------------------------------------- crossings
-
-
-def over_lengths_head(results: Results) -> list[str]:
-    return ["pair", *(f"at {length}" for length in results.study.lengths), "crosses at"]
-
-
-def crossings_over_lengths(results: Results) -> Rows:
+def crossings_over_lengths(results: Results) -> pd.DataFrame:
+    """Return the mean differences at the end of each length, and where they change sign."""
     rows = []
     for arm, against in pairs(results):
-        at_end = over_lengths(results, arm, against)
+        at_end = lengths_apart(results, arm, against)
         if len(at_end) > 1:
-            gaps = [f"{at_end[n]:+.3f}" if n in at_end else NONE for n in results.study.lengths]
+            gaps = {
+                f"at {n}": f"{at_end[n]:+.3f}" if n in at_end else NONE
+                for n in results.study.lengths
+            }
             places = ", ".join(f"about {x:.0f} steps" for x in crossing_lengths(at_end))
-            rows.append([f"{arm} - {against}", *gaps, places or "nowhere"])
-    return rows
+            rows.append({"pair": f"{arm} - {against}", **gaps, "crosses at": places or "nowhere"})
+    return pd.DataFrame(rows)
 
 
-WITHIN_RUN = ("pair", "length", "first evaluation", "middle", "end", "crosses at")
-
-
-def crossings_within_run(results: Results) -> Rows:
+def crossings_within_run(results: Results) -> pd.DataFrame:
+    """Return the mean differences along runs, and where they change sign."""
     rows = []
     for arm, against in pairs(results):
         for length in results.study.lengths_of(arm, against):
-            points = within_run(results, arm, against, length)
+            points = list(curves_apart(results, arm, against, length).mean(axis="columns").items())
             if len(points) > 1:
                 middle = min(points, key=lambda point: abs(point[0] - 0.5))
-                at = [f"{gap:+.3f} ({share:.0%})" for share, gap in (points[0], middle, points[-1])]
+                shown = {"first evaluation": points[0], "middle": middle, "end": points[-1]}
+                at = {name: f"{gap:+.3f} ({share:.0%})" for name, (share, gap) in shown.items()}
                 places = ", ".join(f"{share:.0%}" for share in crossings(points))
-                rows.append([f"{arm} - {against}", str(length), *at, places or "nowhere"])
-    return rows
+                where = {"pair": f"{arm} - {against}", "length": length}
+                rows.append({**where, **at, "crosses at": places or "nowhere"})
+    return pd.DataFrame(rows)
 
 
-# ------------------------------------------------------------------------- what was left out
-
-LEFT_OUT = ("arm", "what", "why", "length and seeds")
-
-
-def left_out(results: Results) -> Rows:
+def left_out(results: Results) -> pd.DataFrame:
     """A row per arm and reason."""
-    grouped: dict[tuple[str, str, str], dict[int, list[int]]] = {}
-    for out in results.left_out:
-        lengths = grouped.setdefault((out.job.arm, out.what, out.why), {})
-        lengths.setdefault(out.job.length, []).append(out.job.seed)
-    return [
-        [*key, "; ".join(f"{length}: {_list(seeds)}" for length, seeds in lengths.items())]
-        for key, lengths in grouped.items()
-    ]
+    seeds = results.left_out.groupby(["arm", "what", "why", "length"], sort=False).seed.agg(_list)
+    named = seeds.reset_index()
+    named["length and seeds"] = named.length.astype(str) + ": " + named.seed
+    columns = ["arm", "what", "why"]
+    return named.groupby(columns, sort=False)["length and seeds"].agg("; ".join).reset_index()
 
 
-def _list(numbers: Sequence[int]) -> str:
-    return ", ".join(str(number) for number in numbers)
+def _list(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:.0f}" for number in numbers)
 
 
-# -------------------------------------------------------------------------- one line per run
+def runs_table(results: Results) -> pd.DataFrame:
+    """Return a row for every job of the study, whether it is in the figures or not."""
+    found, more = results.jobs.copy(), ["identity", "folder", "words", "left_out"]
+    found.loc[found.left_out.notna(), _MEASURES] = None
+    return found[["arm", "length", "seed", *_MEASURES, *more]]
 
 
 def runs_csv(results: Results) -> str:
-    """Return a line for every job of the study, whether it is in the figures or not."""
-    text = io.StringIO()
-    flops = [f"flops_{account.name.lower()}" for account in Account]
-    columns = [
-        *("arm", "length", "seed", "steps", "heldout_loss", "teacher_heldout_loss", *flops),
-        *("student_seconds", "identity", "folder", "words", "left_out"),
-    ]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for job in results.study.jobs:
-        cell = results.of(job.arm, job.length).get(job.seed)
-        found: list[object] = [None] * (4 + len(flops))
-        if cell is not None:
-            costs = [cell.flops(account) for account in Account]
-            seconds = cell.summary["cost"]["student_seconds"]
-            found = [cell.steps, cell.loss, cell.teacher_loss, *costs, seconds]
-        more = [job.identity, job.folder, " ".join(job.words), results.why_not(job)]
-        writer.writerow([job.arm, job.length, job.seed, *found, *more])
-    return text.getvalue()
+    """Return `runs_table` as the content of results.csv."""
+    text: str = runs_table(results).to_csv(index=False, lineterminator="\n")
+    return text

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,9 +61,12 @@ class Facts:
         return known | ({"members": members} if members else {})
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Return what `to_json` has made, of this or an earlier version."""
-        known = _known(cls, content)
+    def from_json(cls, content: Mapping[str, Any], where: str = "") -> Self:
+        """Return what `to_json` has made, of this or an earlier version.
+
+        Raises KeyError where a field that has no default is not there.
+        """
+        known = _known(cls, content, where)
         members = known.pop("members", {})
         return cls(**known, members={name: Facts.from_json(m) for name, m in members.items()})
 
@@ -132,15 +135,23 @@ class Summary:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Return what `to_json` has made, of this or an earlier version."""
+        """Return what `to_json` has made, of this or an earlier version.
+
+        Raises KeyError where a field that has no default is not there.
+        """
         known = _known(cls, content)
         for role in ("student", "teacher", "stand_alone"):
             if known.get(role) is not None:
-                known[role] = Facts.from_json(known[role])
+                known[role] = Facts.from_json(known[role], f"{role}.")
         return cls(**known)
 
 
-def _known(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+def _known(kind: Any, content: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return what of a JSON object is a field. Raises KeyError unless all that is needed is."""
+    for f in dataclasses.fields(kind):
+        has_default = f.default_factory is not MISSING or f.default is not MISSING
+        if f.name not in content and not has_default:
+            raise KeyError(f"{where}{f.name}")
     return {f.name: content[f.name] for f in dataclasses.fields(kind) if f.name in content}
 
 

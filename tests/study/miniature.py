@@ -7,6 +7,7 @@ from typing import Any
 
 from dwt_cli.study.options import Claim, Expect
 from dwt_cli.study.record import Job, StudyRecord, write_study
+from dwt_cli.track.summary import Facts, Summary
 
 ARMS = {"alone": "teacher=none", "weak": "teacher=small", "poor": "teacher=extremely_weak"}
 EFFECT = {"alone": 0.0, "weak": -0.1, "poor": 0.2}  # nats, at every length
@@ -29,40 +30,37 @@ def noise(arm: str, seed: int) -> float:
 
 
 def summary(arm: str, length: int, seed: int, steps: int | None = None) -> dict[str, Any]:
-    """As a run writes it, as far as a report reads it. steps: other than the length."""
+    """As a run writes it. steps: other than the length."""
     steps = steps or length
     taught = arm in TEACHER
     effect = EFFECT.get(arm, 0.0) + (noise(arm, seed) if taught else 0.0)
     alone = loss_alone(steps, seed)
-    teacher = {
-        "parameters": 10,
-        "steps": length,
-        "heldout": {"loss": alone + TEACHER.get(arm, 0.0)},
-        "flops": 0.5 * STEP * length,
-        "seconds": 4.0 + seed,
-    }
-    return {
-        "name": arm,
-        "identity": identity(arm, length, seed),
-        "seed": seed,
-        "seconds": 12.0,
-        "corpus": {"fingerprint": "c0ffee"},
-        "student": {
-            "parameters": 20,
-            "steps": steps,
-            "heldout": {"loss": alone + effect},
-        },
-        "teacher": teacher if taught else None,
-        "cost": {
-            "student_flops": STEP * steps,
-            "teacher_forward_flops": FORWARD * steps if taught else 0.0,
-            "remap_flops": 0,
-            "teacher_pretraining_flops": 0.5 * STEP * length if taught else 0,
-            "student_seconds": 10.0,
-            "remap_seconds": 0.0,
-            "teacher_pretraining_seconds": 4.0 + seed if taught else 0,
-        },
-    }
+    teacher = Facts(
+        parameters=10,
+        heldout={"loss": alone + TEACHER.get(arm, 0.0)},
+        flops=0.5 * STEP * length,
+        steps=length,
+        seconds=4.0 + seed,
+    )
+    student = Facts(
+        parameters=20,
+        heldout={"loss": alone + effect},
+        flops=STEP * steps,
+        steps=steps,
+        seconds=10.0,
+        teacher_forward_flops=FORWARD * steps if taught else 0.0,
+    )
+    return Summary(
+        name=arm,
+        identity=identity(arm, length, seed),
+        choices={},
+        seed=seed,
+        seconds=12.0,
+        peak_memory_gb=0.5,
+        corpus={"fingerprint": "c0ffee"},
+        student=student,
+        teacher=teacher if taught else None,
+    ).to_json()
 
 
 def identity(arm: str, length: int, seed: int) -> str:
@@ -113,7 +111,7 @@ def write(
                     )
                 )
     study = StudyRecord(
-        "Does a weak teacher help?",
+        question="Does a weak teacher help?",
         arms=arms,
         claims=CLAIMS,
         name="miniature",

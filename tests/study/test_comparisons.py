@@ -13,10 +13,9 @@ from dwt_cli.study.comparisons import (
     crossing_lengths,
     curves_apart,
     judge,
+    lengths_apart,
     losses_apart,
-    over_lengths,
     pairs,
-    within_run,
 )
 from dwt_cli.study.compute import Account
 from dwt_cli.study.options import Claim, Expect
@@ -30,15 +29,20 @@ SEEDS = range(5)
 def test_pairs_take_away_the_luck_of_a_seed(tmp_path: Path) -> None:
     results = read_results(miniature.write(tmp_path))
     apart = losses_apart(results, "weak", "alone", 200)
-    assert apart == pytest.approx({s: -0.1 + miniature.noise("weak", s) for s in SEEDS})
+    assert dict(apart) == pytest.approx({s: -0.1 + miniature.noise("weak", s) for s in SEEDS})
     early = losses_apart(results, "weak", "alone", 200, 0.4)
-    assert early == pytest.approx(apart), "the curves of the miniature are parallel"
+    assert dict(early) == pytest.approx(dict(apart)), "the curves of the miniature are parallel"
     by_share = curves_apart(results, "weak", "alone", 200)
-    assert list(by_share) == [0.2, 0.4, 0.6, 0.8, 1.0], "the start is left out"
-    assert by_share[0.6] == pytest.approx(apart)
-    assert within_run(results, "weak", "alone", 200)[0] == pytest.approx(
-        (0.2, sum(apart.values()) / 5)
-    )
+    assert list(by_share.index) == [0.2, 0.4, 0.6, 0.8, 1.0], "the start is left out"
+    assert dict(by_share.loc[0.6]) == pytest.approx(dict(apart))
+
+
+def test_a_claim_is_read_at_the_nearest_evaluation(tmp_path: Path) -> None:
+    results = read_results(miniature.write(tmp_path, seeds=(0,)))
+    apart = losses_apart(results, "weak", "alone", 200, 0.35)
+    curves = (results.of(arm, 200).curve[0] for arm in ("weak", "alone"))
+    weak, alone = (dict(curve)[80] for curve in curves)
+    assert dict(apart) == pytest.approx({0: weak - alone})
 
 
 def test_verdicts_are_corrected_for_all_claims(tmp_path: Path) -> None:
@@ -54,7 +58,7 @@ def test_verdicts_are_corrected_for_all_claims(tmp_path: Path) -> None:
         ("poor", 200),
         ("poor", 100),
     ]
-    ps = [stats.ttest_1samp(list(each.by_seed.values()), 0).pvalue for each in judged]
+    ps = [stats.ttest_1samp(each.by_seed, 0).pvalue for each in judged]
     assert all(each.adjusted_p <= 4 * p for each, p in zip(judged, ps, strict=True))
     assert max(each.adjusted_p for each in judged) >= max(ps)
     assert min(each.adjusted_p for each in judged) == pytest.approx(4 * min(ps))
@@ -69,24 +73,23 @@ def test_verdicts_are_corrected_for_all_claims(tmp_path: Path) -> None:
 def test_equal_flops(tmp_path: Path) -> None:
     """At length 100 the forward makes 125 steps' worth, the whole 175; both lie below 200."""
     results = read_results(miniature.write(tmp_path))
-    each = next(e for e in against_alone(results) if (e.arm, e.length) == ("weak", 100))
+    runs = against_alone(results).set_index(["arm", "length"])
+    weak = runs.loc[("weak", 100)].set_index("seed")
     for account, steps in ((Account.FORWARD, 125), (Account.WHOLE, 175)):
         share = math.log(steps / 100) / math.log(2)
         expected = {
             s: (-0.1 + miniature.noise("weak", s)) + 0.1 * share for s in SEEDS
         }  # the stand-alone loses 0.1 from 100 to 200 steps
-        assert each.equal_flops[account] == pytest.approx(expected)
-    assert each.teacher == pytest.approx(dict.fromkeys(SEEDS, 0.3))
-    assert each.teacher_ahead == []
-    longest = next(e for e in against_alone(results) if (e.arm, e.length) == ("weak", 200))
-    assert longest.equal_flops == {Account.FORWARD: {}, Account.WHOLE: {}}, "no extrapolation"
+        assert dict(weak[account.name]) == pytest.approx(expected)
+    assert dict(weak.teacher_gap) == pytest.approx(dict.fromkeys(SEEDS, 0.3))
+    assert runs.loc[("weak", 200), ["FORWARD", "WHOLE"]].isna().all(axis=None), "no extrapolation"
 
 
 def test_a_teacher_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(miniature.TEACHER, "weak", -0.2)
-    weak, poor = against_alone(read_results(miniature.write(tmp_path, lengths=(100,))))
-    assert weak.teacher_ahead == list(SEEDS)
-    assert poor.teacher_ahead == []
+    runs = against_alone(read_results(miniature.write(tmp_path, lengths=(100,))))
+    assert set(runs.arm[runs.teacher_gap <= 0]) == {"weak"}
+    assert len(runs) == 10 and runs.arm.unique().tolist() == ["weak", "poor"]
 
 
 def test_the_cost_of_the_stand_alones_loss(tmp_path: Path) -> None:
@@ -122,7 +125,7 @@ def test_crossings_between_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(miniature, "summary", turning)
     monkeypatch.setattr(miniature, "noise", lambda arm, seed: 0.0)
     results = read_results(miniature.write(tmp_path, lengths=(100, 200, 400)))
-    at_end = over_lengths(results, "weak", "alone")
-    assert at_end == pytest.approx({100: -0.1, 200: -0.1, 400: 0.05})
+    at_end = lengths_apart(results, "weak", "alone")
+    assert dict(at_end) == pytest.approx({100: -0.1, 200: -0.1, 400: 0.05})
     assert crossing_lengths(at_end) == pytest.approx([200 * 2 ** (0.1 / 0.15)])
     assert pairs(results) == [("weak", "alone"), ("poor", "alone")]

@@ -17,9 +17,10 @@ def test_three_accounts() -> None:
         "teacher_pretraining_flops": 40,
         "remap_flops": 3,
     }
-    assert [flops({"cost": cost}, account) for account in Account] == [100, 120, 163]
+    assert list(flops(cost)) == [account.column for account in Account]
+    assert list(flops(cost).values()) == [100, 120, 163]
     cost["teacher_pretraining_flops"] = None  # a downloaded teacher
-    assert [flops({"cost": cost}, account) for account in Account] == [100, 120, None]
+    assert list(flops(cost).values()) == [100, 120, None]
 
 
 def test_the_loss_at_a_budget() -> None:

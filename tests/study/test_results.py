@@ -1,6 +1,7 @@
 """What of a study can be used, and what is said of the rest."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,27 +37,27 @@ def record_of(study_folder: Path, arm: str, length: int, seed: int, **changes: A
 
 def test_a_whole_study(tmp_path: Path) -> None:
     results = read_results(miniature.write(tmp_path))
-    assert (len(results.cells), results.left_out) == (30, [])
+    assert (len(results.runs), len(results.left_out)) == (30, 0)
     assert (results.baseline, results.compared) == ("alone", ["weak", "poor"])
-    cell = results.of("weak", 200)[3]
-    assert cell.loss == pytest.approx(
+    run = results.of("weak", 200).loc[3]
+    assert run.heldout_loss == pytest.approx(
         miniature.loss_alone(200, 3) - 0.1 + miniature.noise("weak", 3)
     )
-    assert cell.teacher_loss == pytest.approx(miniature.loss_alone(200, 3) + 0.3)
-    assert [cell.flops(account) for account in Account] == [200e9, 250e9, 350e9]
-    assert cell.curve[0] == (0, 9.0) and len(cell.curve) == 6
-    assert cell.loss_at(1.0) == cell.loss
-    assert cell.loss_at(0.35) == cell.loss_at(0.4) == pytest.approx(cell.loss + 2 * 0.6)
-    assert cell.weights[0] == (0.005, 1.0, 1.0) and cell.weights[-1] == (1.0, 1.0, 1.0)
-    assert results.of("alone", 100)[0].weights[-1] == (1.0, 1.0, 0.0)
-    assert results.of("alone", 100)[0].teacher_loss is None
+    assert run.teacher_heldout_loss == pytest.approx(miniature.loss_alone(200, 3) + 0.3)
+    assert [run[account.column] for account in Account] == [200e9, 250e9, 350e9]
+    assert run.curve[0] == (0, 9.0) and len(run.curve) == 6
+    assert run.weights[0] == (0.005, 1.0, 1.0) and run.weights[-1] == (1.0, 1.0, 1.0)
+    assert results.of("alone", 100).weights[0][-1] == (1.0, 1.0, 0.0)
+    assert math.isnan(results.of("alone", 100).teacher_heldout_loss[0])
+    assert len(results.curves) == 30 * 6
+    assert results.curves.share.max() == 1.0
 
 
 def test_a_teacher_that_is_no_model_has_no_loss(tmp_path: Path) -> None:
     folder = miniature.write(tmp_path, seeds=(0,))
     virtual = {"parameters": 0, "heldout": {"loss": 0.1}}
     rewrite(place(folder, "weak", 100, 0) / "summary.json", teacher=virtual)
-    assert read_results(folder).of("weak", 100)[0].teacher_loss is None
+    assert math.isnan(read_results(folder).of("weak", 100).teacher_heldout_loss[0])
 
 
 Damage = Callable[[Path, Path], object]  # of the study's folder and of weak, 100, seed 1
@@ -88,7 +89,7 @@ def torn(folder: Path, run: Path) -> None:
 
 
 def short(folder: Path, run: Path) -> None:
-    rewrite(run / "summary.json", cost={"student_flops": 1})
+    rewrite(run / "summary.json", student={"parameters": 1})
 
 
 def swapped(folder: Path, run: Path) -> None:
@@ -116,7 +117,7 @@ def other_versions(folder: Path, run: Path) -> None:
         (lambda folder, run: shutil.rmtree(run), "its folder is gone"),
         (lambda folder, run: (run / "summary.json").unlink(), "no summary.json: it did not finish"),
         (torn, "its summary.json is half-written"),
-        (short, "its summary.json lacks cost.teacher_forward_flops"),
+        (short, "its summary.json lacks student.heldout"),
         (swapped, "its folder holds another run, 0123456789abcdef"),
         (diverged, "its held-out loss is not finite: it has diverged"),
         (other_text, "other text than most runs: decaf instead of c0ffee"),
@@ -128,7 +129,7 @@ def other_versions(folder: Path, run: Path) -> None:
         (other_versions, "other versions than most runs: torch 2.14.0 instead of 2.13.0"),
         (
             lambda folder, run: (run / "environment.json").unlink(),
-            "other versions than most runs: python unknown instead of 3.11.7",
+            "other versions than most runs: Python unknown instead of 3.11.7",
         ),
     ],
 )
@@ -136,11 +137,10 @@ def test_what_is_left_out(tmp_path: Path, damage: Damage, why: str) -> None:
     folder = miniature.write(tmp_path, seeds=(0, 1), lengths=(100,))
     damage(folder, place(folder, "weak", 100, 1))
     results = read_results(folder)
-    (out,) = results.left_out
+    (out,) = results.left_out.itertuples()
     assert why in out.why
-    assert (out.what, out.job.arm, out.job.seed) == ("run", "weak", 1)
-    assert results.why_not(out.job) == out.why
-    assert len(results.cells) == 5 and list(results.of("weak", 100)) == [0]
+    assert (out.what, out.arm, out.seed) == ("run", "weak", 1)
+    assert len(results.runs) == 5 and list(results.of("weak", 100).index) == [0]
 
 
 def test_a_text_that_was_found_by_another_name_is_the_same(tmp_path: Path) -> None:
@@ -149,14 +149,14 @@ def test_a_text_that_was_found_by_another_name_is_the_same(tmp_path: Path) -> No
     rewrite(newer / "summary.json", corpus={"fingerprint": "decaf", "formerly": "c0ffee"})
     (newer / "config.yaml").write_text("task: {mask_ratio: 0.3}\neval: {mask_ratio: 0.15}\n")
     results = read_results(folder)
-    assert not results.left_out
-    assert len(results.cells) == 6
+    assert results.left_out.empty
+    assert len(results.runs) == 6
 
 
 def test_a_finished_run_is_believed_before_the_record(tmp_path: Path) -> None:
     folder = miniature.write(tmp_path, seeds=(0,))
     record_of(folder, "weak", 100, 0, state="running")
-    assert len(read_results(folder).cells) == 6
+    assert len(read_results(folder).runs) == 6
 
 
 @pytest.mark.parametrize(
@@ -172,10 +172,9 @@ def test_a_curve_without_its_end(
     folder = miniature.write(tmp_path, seeds=(0,), lengths=(100,))
     damage(place(folder, "weak", 100, 0) / "metrics.jsonl")
     results = read_results(folder)
-    (out,) = results.left_out
+    (out,) = results.left_out.itertuples()
     assert (out.what, out.why) == ("curve", f"its metrics.jsonl {why}")
-    assert len(results.cells) == 3, "its end is known all the same"
-    assert results.why_not(out.job) is None
+    assert len(results.runs) == 3, "its end is known all the same"
 
 
 # ------------------------------------------------------------------- the stand-alone's points
@@ -203,7 +202,10 @@ def test_longer_stand_alone_arms_are_points_of_it(tmp_path: Path) -> None:
     with_more(folder, "other_batch", 300, CONFIG.replace("batch_size: 8", "batch_size: 16"))
     with_more(folder, "other_precision", 300, CONFIG.replace("8}", "8, precision: bf16}"))
     with_more(folder, "other_evaluation", 300, CONFIG + "eval: {num_blocks: 8}\n")
-    remapped = {**miniature.summary("x", 200, 0, 350)["student"], "remap": {"losses": {}}}
+    remapped = {
+        **miniature.summary("x", 200, 0, 350)["student"],
+        "remap": {"flops": 0, "seconds": 0},
+    }
     with_more(folder, "remapped", 350, student=remapped)
     results = read_results(folder)
     assert results.stand_alone == {"alone", "alone_1.25"}
@@ -215,8 +217,8 @@ def test_longer_stand_alone_arms_are_points_of_it(tmp_path: Path) -> None:
     assert [loss for _, loss in points] == pytest.approx([5.9, 5.8, 5.75])
     assert len(results.stand_alone_points(1)) == 2
     assert results.points("weak", 0, Account.WHOLE) == [
-        (175e9, results.of("weak", 100)[0].loss),
-        (350e9, results.of("weak", 200)[0].loss),
+        (175e9, results.of("weak", 100).heldout_loss[0]),
+        (350e9, results.of("weak", 200).heldout_loss[0]),
     ]
 
 

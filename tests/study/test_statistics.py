@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from dwt_cli.study.options import Expect
-from dwt_cli.study.statistics import Difference, difference, holm, spread, verdict
+from dwt_cli.study.statistics import Difference, difference, holm, verdict
 
 
 def test_the_interval_and_p_by_their_formulas() -> None:
@@ -49,8 +49,6 @@ def test_little_to_compare() -> None:
     assert found is not None and found.low == found.high == found.mean == pytest.approx(0.1)
     assert found.p == 0.0
     assert difference([0.25, 0.25, 0.25]) == Difference(0.25, 3, 0.25, 0.25, 0.0)
-    assert math.isnan(spread([1.0]))
-    assert spread([1.0, 3.0]) == pytest.approx(math.sqrt(2))
 
 
 def rejected_by_holm(ps: list[float], level: float) -> set[int]:

@@ -5,6 +5,7 @@ import io
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dwt_cli.study import tables
@@ -16,7 +17,8 @@ from tests.study.test_results import failed, place
 
 
 def test_markdown_keeps_its_columns() -> None:
-    assert tables.markdown(("a", "b"), [["1", "x|y"]]) == [
+    assert tables.markdown(pd.DataFrame()) == []
+    assert tables.markdown(pd.DataFrame({"a": [1], "b": ["x|y"]})) == [
         "| a | b |",
         "| --- | --- |",
         "| 1 | x\\|y |",
@@ -61,11 +63,11 @@ def test_one_line_per_run(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(tables.runs_csv(results))))
     assert len(rows) == 6
     whole = next(row for row in rows if (row["arm"], row["seed"]) == ("weak", "0"))
-    assert float(whole["heldout_loss"]) == results.of("weak", 100)[0].loss
+    assert float(whole["heldout_loss"]) == results.of("weak", 100).heldout_loss[0]
     assert float(whole["flops_whole"]) == 175e9
     assert (whole["left_out"], whole["words"]) == ("", "teacher=small seed=0")
     out = next(row for row in rows if (row["arm"], row["seed"]) == ("weak", "1"))
     assert (out["heldout_loss"], out["left_out"]) == ("", "failed: out of memory: lower it")
-    assert tables.left_out(results) == [
+    assert tables.left_out(results).to_numpy().tolist() == [
         ["weak", "run", "failed: out of memory: lower it", "100: 1"]
     ]
