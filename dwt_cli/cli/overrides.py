@@ -6,10 +6,8 @@ that shows how to write it.
 
 import difflib
 import re
-import shlex
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,125 +18,78 @@ from hydra.errors import HydraException
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.config import explain, files
-from dwt_cli.config.run import GROUPS_AND_SETTINGS, SEVERAL, STUDY_SETTINGS, is_list
+from dwt_cli.config.run import GROUPS_AND_SETTINGS, SEVERAL, STUDY_SETTINGS
 
 _OPEN = ("hydra", "study.")  # what a person may add to
 _HOW = "write GROUP=CHOICE or GROUP.SETTING=VALUE"
 
 
-@dataclass(frozen=True)
-class Command:
-    """The typed words: Hydra's own options, and the overrides.
+def read(arguments: list[str], known: Sequence[str] = GROUPS_AND_SETTINGS) -> Namespace:
+    """Return Hydra's own options, and the overrides; ``known``: the first words of its settings.
 
-    arguments: the same words in an order that Hydra understands, its options last.
-    """
-
-    arguments: list[str]
-    options: Namespace
-    overrides: list[Override]
-    primary: str
-
-    @property
-    def is_study(self) -> bool:
-        """Whether the primary config is that of a study, which has arms and lengths."""
-        return _is_study(self.options)
-
-
-def read(
-    arguments: list[str],
-    primary: str = "config",
-    known: Sequence[str] = GROUPS_AND_SETTINGS,
-) -> Command:
-    """Parse the words; raises `UserError` for the first word that cannot be what was meant.
-
-    primary: the config that is composed. known: the first words of its settings.
+    Raises `UserError` for the first word that cannot be what was meant.
     """
     parser = get_args_parser()
-    _check_options(arguments, parser, known)
-    options = parser.parse_intermixed_args(arguments)
-    theirs = options.config_dir is not None
-    if options.config_name in files.sweeps() and not theirs:
-        options.config_dir = str(files.sweeps_folder())
-        arguments = [*arguments, "--config-dir", options.config_dir]
-    if _is_study(options):
+    parser.error = _refuse  # type: ignore[method-assign]
+    asked, unknown = parser.parse_known_intermixed_args(arguments)
+    for word in unknown:
+        names = [name for action in parser._actions for name in action.option_strings]
+        raise UserError(_dashed(word, arguments[arguments.index(word) + 1 :], names, known))
+    is_ours = asked.config_dir is None
+    if is_ours and asked.config_name in files.sweeps():
+        asked.config_dir = str(files.sweeps_folder())
+    if is_study(asked):
         known = STUDY_SETTINGS
-    ordered = [*options.overrides, *_without(arguments, options.overrides)]
-    if options.shell_completion:
-        return Command(arguments, options, [], primary)
-    _check_places(options)
-    for number, word in enumerate(options.overrides):
-        _check_form(word, options.overrides[number + 1 :], known)
-    overrides = _parsed(options.overrides)
-    extended = theirs or any("searchpath" in o.key_or_group for o in overrides)
+    if asked.shell_completion:
+        return asked
+    _check_places(asked)
+    for number, word in enumerate(asked.overrides):
+        _check_form(word, asked.overrides[number + 1 :], known)
+    overrides = OverridesParser.create().parse_overrides(asked.overrides)
+    is_ours &= not any("searchpath" in override.key_or_group for override in overrides)
     for override in overrides:
-        if not extended:
-            _check_choice(override)
-        if not extended or override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
-            _check_setting(override, known)
-        if options.config_name is None and not options.multirun:
-            _check_single(override, overrides)
-    return Command(ordered, options, overrides, primary)
+        if not override.key_or_group.startswith(_OPEN):
+            _check_key(override, known)
+            if is_ours:
+                _check_choice(override)
+    return asked
 
 
-def _is_study(options: Namespace) -> bool:
-    if not options.config_name:
-        return False
-    name = options.config_name.removesuffix(".yaml")
-    return files.is_study(Path(options.config_dir or files.sweeps_folder()), name)
-
-
-def _without(words: list[str], taken: list[str]) -> list[str]:
-    left = list(words)
-    for word in reversed(taken):
-        del left[len(left) - 1 - left[::-1].index(word)]
-    return left
-
-
-def _parsed(words: list[str]) -> list[Override]:
-    return OverridesParser.create().parse_overrides(words)
-
-
-def _values(override: Override) -> list[str]:
-    if not override.is_sweep_override():
-        return [str(override.input_line)]
-    return [f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()]
+def is_study(asked: Namespace) -> bool:
+    """Return whether the primary config is that of a study, which has arms and lengths."""
+    folder = Path(asked.config_dir or files.sweeps_folder())
+    return files.is_study(folder, (asked.config_name or "").removesuffix(".yaml"))
 
 
 # ------------------------------------------------------------------------------------- options
 
 
-def _check_options(arguments: list[str], parser: ArgumentParser, known: Sequence[str]) -> None:
-    names = [name for action in parser._actions for name in action.option_strings]
-    for number, word in enumerate(arguments):
-        dashed, equals, value = word.partition("=")
-        if not word.startswith("-") or any(name.startswith(dashed) for name in names):
-            continue
-        name = dashed.lstrip("-")
-        if name.split(".")[0] in known:
-            following = arguments[number + 1 : number + 2]
-            given = value if equals else "".join(following) or "..."
-            raise UserError(f"{word}: settings have no dashes; write {name}={given}")
-        near = difflib.get_close_matches(dashed, names, n=1, cutoff=0.7)
-        hint = f", did you mean {near[0]}?" if near else ";"
-        raise UserError(f"{word}: no such option{hint} settings have no dashes, as in seed=3")
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message.removeprefix('argument ')}; see dwt-train --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message.removeprefix('argument ')}; see dwt-train --help")
 
 
-def _check_places(options: Namespace) -> None:
-    if options.config_dir is not None and not Path(options.config_dir).is_dir():
-        raise UserError(f"--config-dir {options.config_dir}: there is no such folder; name one")
-    if options.config_name is not None and "/" in options.config_name:
+def _dashed(word: str, following: list[str], names: list[str], known: Sequence[str]) -> str:
+    dashed, equals, value = word.partition("=")
+    name = dashed.lstrip("-")
+    if name.split(".")[0] in known:
+        given = value if equals else "".join(following[:1]) or "..."
+        return f"{word}: settings have no dashes; write {name}={given}"
+    near = difflib.get_close_matches(dashed, names, n=1, cutoff=0.7)
+    hint = f", did you mean {near[0]}?" if near else ";"
+    return f"{word}: no such option{hint} settings have no dashes, as in seed=3"
+
+
+def _check_places(asked: Namespace) -> None:
+    if asked.config_dir is not None and not Path(asked.config_dir).is_dir():
+        raise UserError(f"--config-dir {asked.config_dir}: there is no such folder; name one")
+    if "/" in (asked.config_name or ""):
         raise UserError(
-            f"--config-name {options.config_name}: this is one choice, not a whole run; write "
-            f"{options.config_name.removesuffix('.yaml').replace('/', '=')}"
+            f"--config-name {asked.config_name}: this is one choice, not a whole run; write "
+            f"{asked.config_name.removesuffix('.yaml').replace('/', '=')}"
         )
-    if options.experimental_rerun is not None:  # it would unpickle the file: that runs code
+    if asked.experimental_rerun is not None:  # it would unpickle the file: that runs code
         raise UserError(
-            f"--experimental-rerun {options.experimental_rerun}: not here; a run is found again by "
+            f"--experimental-rerun {asked.experimental_rerun}: not here; a run is found again by "
             "the same command"
         )
 
@@ -151,19 +102,24 @@ def _check_form(word: str, following: list[str], known: Sequence[str]) -> None:
         raise UserError(_bare(word, following, known))
     if not word.partition("=")[0].lstrip("+~").strip():
         raise UserError(f"{word}: no setting stands before the '='; {_HOW}")
+    if not _is_readable(word):
+        raise UserError(_unreadable(word))
+
+
+def _is_readable(word: str) -> bool:
     try:
-        _parsed([word])
-    except HydraException as error:
-        raise UserError(_unreadable(word)) from error
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
 
 
 def _bare(word: str, following: list[str], known: Sequence[str]) -> str:
     rest = [part for part in following[:2] if part != "="]
     groups = files.groups()
     if word in groups and rest and rest[0] in groups[word]:
-        return (
-            f"{word} {' '.join(following[: following.index(rest[0]) + 1])}: write {word}={rest[0]}"
-        )
+        typed = " ".join(following[: following.index(rest[0]) + 1])
+        return f"{word} {typed}: write {word}={rest[0]}"
     if word in groups:
         return f"{word}: give a choice, as in {word}={groups[word][0]} ({', '.join(groups[word])})"
     if word.split(".")[0] in known:
@@ -188,67 +144,38 @@ def _unreadable(word: str) -> str:
             return (
                 f"{word}: {opening} and {closing} do not match; write {key}={opening}...{closing}"
             )
-    try:
-        _parsed([f"{key}={_quoted(value)}"])
-    except HydraException:
+    escaped = value.replace('"', '\\"')
+    quoted = f'{key}="{escaped}"'
+    if not _is_readable(quoted):
         return f"{word}: cannot be read as a setting; {_HOW}"
     return (
-        f"{word}: such a value is quoted twice, for the shell and for dwt-train; "
-        f"write '{key}={_quoted(value)}'"
+        f"{word}: such a value is quoted twice, for the shell and for dwt-train; write '{quoted}'"
     )
 
 
-def _quoted(value: str) -> str:
-    return '"' + value.replace('"', '\\"') + '"'
-
-
-def _check_setting(override: Override, known: Sequence[str]) -> None:
-    """Raise `UserError` for a setting that no choice has, and for one added or taken away."""
-    key = override.key_or_group
-    if key.startswith(_OPEN):
-        return
-    if re.split("[./]", key)[0] not in known or not explain.is_setting(key):
+def _check_key(override: Override, known: Sequence[str]) -> None:
+    """Raise `UserError` for a group that there is not, and for what is added or taken away."""
+    key, word = override.key_or_group, str(override.input_line)
+    is_signed = override.type is not OverrideType.CHANGE and override.package is None
+    if re.split("[./]", key)[0] not in known or (is_signed and not explain.is_setting(key)):
         raise UserError(explain.no_setting(key, known))
-    if override.package is not None:
-        return
-    if override.type is OverrideType.ADD:
-        raise UserError(f"+{key}: it is there already; leave out the +")
-    if override.type is OverrideType.DEL:
-        raise UserError(f"~{key}: a setting cannot be left out; give it another value")
+    if is_signed and override.type is OverrideType.DEL:
+        what = "CHOICE" if key in files.groups() else "VALUE"
+        raise UserError(f"{word}: it cannot be left out; give it another value: write {key}={what}")
+    if is_signed:
+        raise UserError(f"{word}: it is there already; leave out the +: write {word.lstrip('+')}")
 
 
 def _check_choice(override: Override) -> None:
     group = override.key_or_group
     choices = files.groups().get(group)
-    if choices is None:
+    is_of_hydra = override.value_type is ValueType.GLOB_CHOICE_SWEEP
+    if choices is None or is_of_hydra or override.type is OverrideType.DEL:
         return
-    word, is_own = str(override.input_line), override.package is None
-    if is_own and override.type is OverrideType.DEL:
-        raise UserError(
-            f"{word}: every run has one; write {group}=CHOICE (choices: {', '.join(choices)})"
-        )
-    if is_own and override.type is not OverrideType.CHANGE:
-        raise UserError(f"{word}: {group} is always chosen; write {word.lstrip('+')}")
-    if override.value_type is ValueType.GLOB_CHOICE_SWEEP or override.type is OverrideType.DEL:
-        return
-    for value in _values(override):
-        chosen = value.partition("=")[2].strip("'\"")
-        several = group in SEVERAL and chosen.startswith("[")
-        for choice in chosen.strip("[]").split(",") if several and chosen != "[]" else [chosen]:
-            if choice.strip() not in choices:
-                raise UserError(explain.no_choice(group, choice.strip()))
-
-
-def _check_single(override: Override, overrides: list[Override]) -> None:
-    if any(o.key_or_group == "hydra.mode" for o in overrides):
-        return
-    if override.is_sweep_override():
-        key, word = override.get_key_element(), str(override.input_line)
-        value = override.get_value_string()
-        if is_list(key):
-            raise UserError(f"{word}: this is a list; write {key}=[{value}]")
-        together = f", {key}=[{value}] for all in one run" if key in SEVERAL else ""
-        raise UserError(
-            f"{word}: several values are several runs; write dwt-train -m {shlex.quote(word)}"
-            f"{together}, or choose one of them"
-        )
+    is_swept = override.is_sweep_override()
+    values = override.sweep_string_iterator() if is_swept else [override.get_value_element_as_str()]
+    for value in values:
+        several = group in SEVERAL and value.startswith("[") and value != "[]"
+        for each in value.strip("[]").split(",") if several else [value]:
+            if (choice := each.strip("'\" ")) not in choices:
+                raise UserError(explain.no_choice(group, choice, choices))

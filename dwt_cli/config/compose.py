@@ -1,19 +1,24 @@
-"""Turning Hydra's composed config into a typed `Run`."""
+"""Hydra's composed configs, turned into typed runs: one, or each of a multirun."""
 
+import itertools
 import re
 import shlex
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dwt_cli.base.errors import UserError, not_among
-from dwt_cli.config.files import groups
-from dwt_cli.config.run import SCHEMAS, Run
+from dwt_cli.config.files import groups, settings_folder
+from dwt_cli.config.run import SCHEMAS, SEVERAL, Run
 from dwt_cli.distill.teacher.options import CheckpointTeacher, SeveralTeachers, Teacher
 
 
@@ -35,11 +40,96 @@ def _steps(length: int, share: float) -> int:
     return max(1, round(length * share))
 
 
-def typed(composed: DictConfig, search: Sequence[str] = ()) -> Run:
+def runs_of(
+    words: Sequence[str],
+    root: type[Run] = Run,
+    primary: str = "config",
+    folder: str | None = None,
+    is_multirun: bool = False,
+) -> tuple[list[Run], bool]:
+    """Return the runs that a command's words ask for, and whether they are those of a multirun.
+
+    primary, root: the config that is composed, and its type. folder: one with configs beside
+    ``conf/``. Raises `UserError`, and what Hydra and omegaconf raise.
+    """
+    register(root)
+    primary = primary.removesuffix(".yaml")
+    home, search = settings_folder(), []
+    if folder:  # Hydra looks for the primary config in the first folder alone
+        away = Path(folder).absolute()
+        if (away / f"{primary}.yaml").is_file():
+            home, away = away, home
+        search = [f"hydra.searchpath=['file://{away}']"]
+    with initialize_config_dir(str(home), version_base="1.3"):
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        overrides = parser.parse_overrides(list(words))
+        swept = [each for each in overrides if each.is_sweep_override()]
+        first = [_values(each)[0] if each in swept else each.input_line for each in overrides]
+        composed = _composed(primary, [*search, *map(str, first)])
+        if not is_multirun and composed.hydra.mode is not RunMode.MULTIRUN:
+            if swept:
+                raise UserError(_several_values(swept[0]))
+            return [_run_of(composed, primary)], False
+        axes = [f"{key}={values}" for key, values in (composed.hydra.sweeper.params or {}).items()]
+        every = {
+            each.get_key_element(): _values(each)
+            for each in [*parser.parse_overrides(axes), *overrides]
+        }
+        return [
+            _run_of(_composed(primary, [*search, *values]), primary)
+            for values in itertools.product(*every.values())
+        ], True
+
+
+def _composed(primary: str, words: Sequence[str]) -> DictConfig:
+    return compose(primary, list(words), return_hydra_config=True)
+
+
+def _values(override: Override) -> list[str]:
+    """Return an override once for each of its values."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not values:
+        raise UserError(f"{override.input_line}: there is no such value; give one at least")
+    return values
+
+
+def _several_values(override: Override) -> str:
+    word, key = str(override.input_line), override.get_key_element()
+    together = f", {key}=[{override.get_value_string()}] for all in one run"
+    return (
+        f"{word}: several values are several runs; write dwt-train -m {shlex.quote(word)}"
+        f"{together if key in SEVERAL else ''}, or choose one of them"
+    )
+
+
+def _run_of(composed: DictConfig, primary: str) -> Run:
+    """Return a composed config as a run that knows its words; of a study with those of its arm."""
+    arms: dict[str, str] = {}
+    hydras, words = composed.hydra.overrides.hydra, composed.hydra.overrides.task
+    if "study" in composed:
+        # as their file has them, the seed not yet filled in
+        arms = dict(OmegaConf.to_container(composed.study.arms, resolve=False))  # type: ignore[arg-type]
+        composed = _composed(primary, [*hydras, *words, *words_of_arm(composed, words)])
+    with open_dict(composed):
+        hydra = composed.pop("hydra")
+    run = typed(composed, primary, hydras)
+    if run.of_study:
+        run.of_study.study.arms = arms
+    run.overrides = list(hydra.overrides.task)
+    chosen = hydra.runtime.choices
+    run.choices = {group: chosen[group] for group in groups() if chosen.get(group)}
+    run.choices["objective"] = "+".join(run.objective)  # Hydra names none if there are several
+    return run
+
+
+def typed(composed: DictConfig, primary: str = "config", search: Sequence[str] = ()) -> Run:
     """Return the composed config as plain objects, with interpolations and members resolved.
 
-    search: overrides that name other folders of choices. Raises omegaconf's exceptions for a
-    value that is missing or of the wrong type.
+    primary, search: the name under which it was composed, and overrides that name other folders.
+    Raises omegaconf's exceptions for a value that is missing or of the wrong type.
     """
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
@@ -51,16 +141,18 @@ def typed(composed: DictConfig, search: Sequence[str] = ()) -> Run:
             "--config-name: this is no whole run; begin it with `defaults: [config, _self_]`"
         )
     if isinstance(run.teacher, SeveralTeachers):
-        run.teacher.teachers = [_member(name, composed, search) for name in run.teacher.members]
+        run.teacher.teachers = [
+            _member(name, composed, primary, search) for name in run.teacher.members
+        ]
     return run
 
 
-def _member(name: str, composed: DictConfig, search: Sequence[str]) -> Teacher:
+def _member(name: str, composed: DictConfig, primary: str, search: Sequence[str]) -> Teacher:
     """Return the teacher that a name in teacher.members stands for, at the sizes of its run."""
     if "/" in name:
         return CheckpointTeacher(path=name)
     try:
-        choice = compose("config", [*search, f"teacher={name}"]).teacher
+        choice = compose(primary, [*search, f"teacher={name}"]).teacher
     except MissingConfigException as error:
         if Path(name).is_dir():
             return CheckpointTeacher(path=name)
@@ -85,22 +177,15 @@ def words_of_arm(composed: DictConfig, own: Sequence[str]) -> list[str]:
     where the command sets what the arm sets: all arms would be the same.
     """
     arms = composed.study.arms
-    if OmegaConf.is_missing(composed, "arm") or composed.arm not in arms:
-        arm = "..." if OmegaConf.is_missing(composed, "arm") else composed.arm
+    arm = "..." if OmegaConf.is_missing(composed, "arm") else composed.arm
+    if arm not in arms:
         raise UserError(not_among(f"arm={arm}", "arm", arm, list(arms), prefix="arm="))
-    words = shlex.split(arms[composed.arm])
+    words = shlex.split(arms[arm])
     theirs = {word.partition("=")[0]: word for word in own}
     for word in words:
         if (key := word.partition("=")[0]) in theirs and theirs[key] != word:
             raise UserError(
-                f"{theirs[key]}: the arm {composed.arm} sets {word}; leave it out, or write an arm "
-                f"of your own: '+study.arms.mine=\"...\"' arm={composed.arm},mine"
+                f"{theirs[key]}: the arm {arm} sets {word}; leave it out, or write an arm "
+                f"of your own: '+study.arms.mine=\"...\"' arm={arm},mine"
             )
     return words
-
-
-def arms_as_written(composed: DictConfig) -> dict[str, str]:
-    """Return every arm of a study as its file has it, the seed not yet filled in."""
-    written = OmegaConf.to_container(composed.study.arms, resolve=False)
-    assert isinstance(written, dict)
-    return {str(arm): str(words) for arm, words in written.items()}

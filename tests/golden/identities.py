@@ -14,12 +14,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from hydra import compose, initialize_config_dir
-
-from dwt_cli.cli import overrides as command
+from dwt_cli.cli import overrides
 from dwt_cli.config import check
-from dwt_cli.config.compose import register, typed, words_of_arm
-from dwt_cli.config.files import settings_folder
+from dwt_cli.config.compose import runs_of
 from dwt_cli.config.run import Run, Study
 from dwt_cli.data.docs import Docs
 from dwt_cli.recipe.recipe import recipe_of
@@ -68,18 +65,10 @@ def pinned() -> Iterator[None]:
 
 def composed(words: str) -> Run:
     """Read and compose a command as the front door does, and check it."""
-    read = command.read(shlex.split(words))
-    primary, overrides = read.options.config_name or "config", read.options.overrides
-    register(Study if read.is_study else Run)
-    folder = str(settings_folder())
-    if not read.is_study:
-        with initialize_config_dir(folder, version_base="1.3"):
-            run = typed(compose(primary, overrides))
-    else:
-        search = f"hydra.searchpath=[file://{folder}]"
-        with initialize_config_dir(read.options.config_dir, version_base="1.3"):
-            of_arm = words_of_arm(compose(primary, [search, *overrides]), overrides)
-            run = typed(compose(primary, [search, *overrides, *of_arm]))
+    asked = overrides.read(shlex.split(words))
+    is_study = overrides.is_study(asked)
+    primary, folder = asked.config_name or "config", asked.config_dir
+    (run,), _ = runs_of(asked.overrides, Study if is_study else Run, primary, folder)
     check.check(run)
     return run
 
