@@ -1,1 +1,1 @@
-"""Distillation from Weak Teacher: train a large masked language model with a smaller one's help."""
+"""Distillation from Weak Teacher: train a large language model with a smaller one's help."""

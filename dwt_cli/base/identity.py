@@ -83,8 +83,7 @@ def _default(f: dataclasses.Field[Any]) -> Any:
         return f.default_factory()
     if f.default is dataclasses.MISSING:
         return object()
-    refers = isinstance(f.default, str) and f.default.startswith(("???", "${"))
-    return object() if refers else f.default
+    return object() if str(f.default).startswith(("???", "${")) else f.default
 
 
 def _name(value: Any) -> Any:

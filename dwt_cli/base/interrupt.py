@@ -9,8 +9,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 
 GRACE_S = 120
 """The time that a process has to finish its step and write a checkpoint when asked to stop."""
@@ -32,38 +32,34 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """While this context is open every signal to stop raises `Interrupted`, as Ctrl-C does."""
-    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
-class Interrupt:
+def stoppable() -> contextlib.AbstractContextManager[None]:
+    """While this context is open every signal to stop raises `Interrupted`, as Ctrl-C does."""
+    return _handled(_stop)
+
+
+class Interrupt(contextlib.ExitStack):
     """While this context is open the first signal is noted; a second Ctrl-C stops at once.
 
     reports: whether this process prints that; of several that get the signal one does.
     """
 
     def __init__(self, reports: bool = True) -> None:
+        super().__init__()
         self.requested, self._reports = False, reports
         self.number = int(signal.SIGINT)
 
     def __enter__(self) -> "Interrupt":
-        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self.enter_context(_handled(self._note))
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.requested:

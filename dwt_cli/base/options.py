@@ -34,13 +34,12 @@ def added(default: Any, **metadata: Any) -> Any:
 class Range:
     """The values that a number, or each number of a list, may have.
 
-    low, high: the ends, None for an open one. beyond, below: whether ``low``, ``high`` itself is
-    outside. hint: what follows the range in the line for a value outside. infinite: whether
-    infinity is a value.
+    beyond, below: whether ``low``, ``high`` itself is outside. hint: what follows the range in the
+    line for a value outside. infinite: whether infinity is a value.
     """
 
-    low: float | None = None
-    high: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
     beyond: bool = False
     below: bool = False
     hint: str = ""
@@ -48,24 +47,16 @@ class Range:
 
     def problem(self, setting: str, value: float | None) -> str | None:
         """Return the line for a value outside of the range; None where it fits, or is null."""
-        if value is None or self._has(value):
+        if value is None:
             return None
-        return f"{setting}={value}: it {self._words()}" + (f"; {self.hint}" if self.hint else "")
-
-    def _has(self, value: float) -> bool:
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        return (value > low if self.beyond else value >= low) and (
-            value < high if self.below else value <= high
-        )
-
-    def _words(self) -> str:
-        if self.low is not None and self.high is not None and self.beyond == self.below:
-            return f"lies between {self.low} and {self.high}" + ", without them" * self.beyond
-        from_low = f"{'above' if self.beyond else 'at least'} {self.low}"
-        to_high = f"{'below' if self.below else 'at most'} {self.high}"
-        ends = [w for w, end in ((from_low, self.low), (to_high, self.high)) if end is not None]
-        return "is " + " and ".join(ends)
+        is_over = value > self.low if self.beyond else value >= self.low
+        is_under = value < self.high if self.below else value <= self.high
+        if is_over and is_under:
+            return None
+        low = [f"{'above' if self.beyond else 'at least'} {self.low}"] * math.isfinite(self.low)
+        high = [f"{'below' if self.below else 'at most'} {self.high}"] * math.isfinite(self.high)
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{setting}={value}: it is {' and '.join(low + high)}{hint}"
 
 
 def between(low: float, high: float, default: Any = MISSING, hint: str = "", **more: Any) -> Any:
@@ -111,46 +102,28 @@ def fold(
     return leaf(options)
 
 
-def nodes(options: Any, setting: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every dataclass in a tree of options with its dotted setting, the root first.
+def walk(
+    value: Any, setting: str = "", bounds: Range | None = None
+) -> Iterator[tuple[str, Any, Range | None]]:
+    """Yield every dataclass and every single value of a tree of options, the root first.
 
-    What is in a list has the list's setting; with ``metadata={"names": FIELD}`` each has its own
-    name, from the list in that field.
+    Each comes with its dotted setting, and a value with the range of its field. What is in a list
+    has the list's setting; with ``metadata={"names": FIELD}`` each has its own name, from the list
+    in that field.
     """
-    if dataclasses.is_dataclass(options):
-        yield setting, options
-    for name, each in _inside(options, setting) or ():
-        yield from nodes(each, name)
-
-
-def leaves(value: Any, setting: str) -> Iterator[tuple[str, Any]]:
-    """Yield the single values of one field, each with its setting; none of a dataclass."""
-    if dataclasses.is_dataclass(value):
-        return
-    inside = _inside(value, setting)
-    if inside is None:
-        yield setting, value
-    for name, each in inside or ():
-        yield from leaves(each, name)
-
-
-def _inside(value: Any, setting: str) -> list[tuple[str, Any]] | None:
-    """Return what is directly inside of options or a container; None for a single value."""
     if isinstance(value, Mapping):
-        return [(dotted(setting, name), each) for name, each in value.items()]
-    if isinstance(value, list | tuple):
-        return [(setting, each) for each in value]
-    if not dataclasses.is_dataclass(value):
-        return None
-    found = []
-    for f in dataclasses.fields(value):
-        inside = getattr(value, f.name)
-        if names := f.metadata.get("names"):
-            named = zip(getattr(value, names), inside, strict=False)
-            found += [(dotted(setting, names, name), each) for name, each in named]
-        else:
-            found.append((dotted(setting, f.name), inside))
-    return found
+        for name, each in value.items():
+            yield from walk(each, dotted(setting, name), bounds)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from walk(each, setting, bounds)
+    else:
+        yield setting, value, bounds
+    for f in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():
+        inside, names = getattr(value, f.name), f.metadata.get("names")
+        if names:
+            inside = dict(zip(getattr(value, names), inside, strict=False))
+        yield from walk(inside, dotted(setting, names or f.name), f.metadata.get("range"))
 
 
 def dotted(*names: str) -> str:

@@ -1,19 +1,21 @@
 """``dwt-cache``: prepared corpora, teachers and scores. Imports no torch."""
 
 import argparse
+import math
 import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+
+from rich.filesize import decimal
 
 from dwt_cli.base import atomic, cache, locks
 from dwt_cli.base.atomic import read_json
-from dwt_cli.cli.tables import console, table
+from dwt_cli.cli.tables import print_table
 from dwt_cli.track.metrics import newest
 
 _DAY_S = 86_400.0
@@ -29,16 +31,14 @@ class Entry:
     """
 
     folder: Path
-    kind: str
     fingerprint: str
     state: str
     size: int
     used: float
-    what: str
 
     @property
-    def lock(self) -> Path:
-        return self.folder.with_name(self.fingerprint + cache.LOCK)
+    def kind(self) -> str:
+        return self.folder.parent.name
 
 
 def entries_of(root: Path) -> list[Entry]:
@@ -53,35 +53,35 @@ def entries_of(root: Path) -> list[Entry]:
 
 def _entry(folder: Path, fingerprint: str, suffix: str | None) -> Entry:
     files = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    state = "whole" if atomic.is_sealed(folder) and suffix is None else "unfinished"
+    used, state = folder.stat().st_mtime, "whole"
+    if suffix or not atomic.is_sealed(folder):
+        used, state = max([used, *(file.st_mtime for file in files)]), "unfinished"
     if suffix == cache.DAMAGED:
         state = "damaged"
     elif suffix == cache.PARTIAL and locks.is_held(folder.with_name(fingerprint + cache.LOCK)):
         state = "being made"
-    used = folder.stat().st_mtime
-    return Entry(
-        folder,
-        folder.parent.name,
-        fingerprint,
-        state,
-        sum(file.st_size for file in files),
-        used if state == "whole" else max([used, *(file.st_mtime for file in files)]),
-        _what(folder),
-    )
+    return Entry(folder, fingerprint, state, sum(file.st_size for file in files), used)
+
+
+_OPTIONS = {
+    "path": "{}",
+    "name": "{}",
+    "block_length": "blocks of {}",
+    "num_layers": "{} layers",
+    "width": "{} wide",
+    "max_steps": "{} steps",
+    "seed": "seed {}",
+}
+"""What is said of an artifact's options, where it has them."""
 
 
 def _what(folder: Path) -> str:
     """Return what made an artifact, in a few words."""
     options = (read_json(folder / cache.ABOUT) or {}).get("options", {})
     report, facts = read_json(folder / "report.json"), read_json(folder / "facts.json")
-    words = []
-    if folder.parent.name == "teacher" and options:
-        words += [f"{options['num_layers']} layers", f"{options['width']} wide"]
-        words += [f"{options['max_steps']} steps", f"seed {options['seed']}"]
-    if folder.parent.name == "corpus" and options:
-        words += [_source(options), f"blocks of {options['block_length']}"]
-    if folder.parent.name == "scores" and options:
-        words.append(options["name"])
+    words = [part["dataset"] for part in options.get("parts", ())]
+    words += options.get("packages", ())
+    words += [text.format(options[name]) for name, text in _OPTIONS.items() if options.get(name)]
     if report:
         words += [f"{report['train_tokens']:,} tokens", f"vocabulary {report['vocabulary']:,}"]
     if facts:
@@ -90,31 +90,6 @@ def _what(folder: Path) -> str:
     if step is not None and not facts:
         words.append(f"after step {step}")
     return ", ".join(words)
-
-
-def _source(options: dict[str, Any]) -> str:
-    if "path" in options:
-        return str(options["path"])
-    if "parts" in options:
-        return " + ".join(str(part["dataset"]) for part in options["parts"])
-    return " + ".join(options.get("packages") or ["documentation"])
-
-
-def clean(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str | None]]:
-    """Delete entries; yields each with None, or with the holder of its lock, and then it stays."""
-    for entry in entries:
-        try:
-            lock = locks.take(entry.lock)
-        except locks.Held as holder:
-            yield entry, str(holder)
-            continue
-        try:
-            if entry.folder.exists():
-                (entry.folder / atomic.MANIFEST).unlink(missing_ok=True)  # no longer counts
-                shutil.rmtree(entry.folder)
-        finally:
-            lock.release()
-        yield entry, None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,13 +101,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", metavar="DIR", help="as run.cache (the user's cache folder)")
     parser.add_argument(
         "--older-than",
-        type=_days,
+        type=float,
+        default=math.inf,
         metavar="DAYS",
         help="clean: also what was last used so long ago; without it only leftovers",
     )
     parser.add_argument("--yes", action="store_true", help="clean: do not ask")
     options = parser.parse_args(arguments)
-    root = Path(options.cache).expanduser() if options.cache else cache.default_root()
+    if not options.older_than >= 0:
+        parser.error(f"--older-than {options.older_than}: give a number of days, 0 or more")
+    root = cache.Cache(options.cache, print).root
     entries = entries_of(root)
     if options.action == "clean":
         return _clean(entries, options.older_than, options.yes)
@@ -149,20 +127,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list(entries: list[Entry]) -> None:
-    rows = table("kind", "fingerprint", "state", ">size", "last used", "what")
-    for entry in entries:
-        used = f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}"
-        rows.add_row(entry.kind, entry.fingerprint, entry.state, _size([entry]), used, entry.what)
-    console().print(rows)
+    times = [f"{datetime.fromtimestamp(each.used):%Y-%m-%d %H:%M}" for each in entries]
+    print_table(
+        ("kind", "fingerprint", "state", ">size", "last used", "what"),
+        [
+            (each.kind, each.fingerprint, each.state, _size([each]), used, _what(each.folder))
+            for each, used in zip(entries, times, strict=True)
+        ],
+    )
 
 
-def _clean(entries: list[Entry], older_than: float | None, agreed: bool) -> int:
-    before = -1.0 if older_than is None else time.time() - older_than * _DAY_S
-    chosen = [
-        entry
-        for entry in entries
-        if entry.state in ("unfinished", "damaged") or entry.used <= before
-    ]
+def _clean(entries: list[Entry], older_than: float, agreed: bool) -> int:
+    before = time.time() - older_than * _DAY_S
+    leftover = ("unfinished", "damaged")
+    chosen = [each for each in entries if each.state in leftover or each.used <= before]
     if not chosen:
         print("nothing to clean")
         return 0
@@ -176,25 +154,22 @@ def _clean(entries: list[Entry], older_than: float | None, agreed: bool) -> int:
             print("nothing is deleted")
             return 0
     freed = []
-    for entry, holder in clean(chosen):
-        if holder is None:
-            freed.append(entry)
-        else:
+    for entry in chosen:
+        try:
+            lock = locks.take(entry.folder.with_name(entry.fingerprint + cache.LOCK))
+        except locks.Held as holder:
             print(f"{entry.kind}/{entry.folder.name} stays: {holder} is at work on it")
+            continue
+        try:
+            if entry.folder.exists():
+                (entry.folder / atomic.MANIFEST).unlink(missing_ok=True)  # no longer counts
+                shutil.rmtree(entry.folder)
+        finally:
+            lock.release()
+        freed.append(entry)
     print(f"{_size(freed)} freed")
     return 0
 
 
-def _days(text: str) -> float:
-    days = float(text)
-    if not days >= 0:
-        raise argparse.ArgumentTypeError(f"{text}: give a number of days, 0 or more")
-    return days
-
-
 def _size(entries: Iterable[Entry]) -> str:
-    size = sum(entry.size for entry in entries)
-    for unit, bytes_per in (("GB", 1e9), ("MB", 1e6)):
-        if size >= bytes_per:
-            return f"{size / bytes_per:.1f} {unit}"
-    return f"{size / 1e3:.1f} kB"
+    return decimal(sum(entry.size for entry in entries))

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dwt_cli.config import files
 
 TRAIN_HEAD = """\
-dwt-train: train a large masked language model with the help of a smaller, weaker one
+dwt-train: train a large language model with the help of a smaller, weaker one
 (Distillation from Weak Teacher, arXiv 2305.18239).
 
   dwt-train                                       teacher=small student=large alpha=decay
@@ -42,7 +42,7 @@ runs/studies (dwt-report makes it anew). Its axes are settings: arm=weak,decay s
 
 
 EVAL_HEAD = """\
-dwt-eval: measure a masked language model, from a folder or from the hub
+dwt-eval: measure a language model, from a folder or from the hub
 
   dwt-eval model=runs/.../model                        held-out loss, perplexity and accuracy
   dwt-eval model=DIR eval=glue eval.glue.path=GLUE     the GLUE average (without path: the hub's)

@@ -10,7 +10,7 @@ import yaml
 
 from dwt_cli.base import locks
 from dwt_cli.base.atomic import read_json
-from dwt_cli.cli.tables import console, table
+from dwt_cli.cli.tables import print_table
 from dwt_cli.recipe.record import LOCK
 from dwt_cli.track.metrics import newest
 from dwt_cli.track.summary import heldout_masks
@@ -64,11 +64,10 @@ def _is_older(config: Path) -> bool:
     try:
         text = config.read_text(encoding="utf-8")
         settings = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
+        is_of_now = "mask_ratio" in (settings.get("eval") or {})
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):  # nothing can be said of it
         return False
-    if not isinstance(settings, dict) or "mask_ratio" in (settings.get("eval") or {}):
-        return False
-    return heldout_masks(settings) != heldout_masks({})
+    return not is_of_now and heldout_masks(settings) != heldout_masks({})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,9 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path("runs"), help="as run.root (runs)")
     root: Path = parser.parse_args(arguments).root.expanduser()
     runs = listed_runs(root)
-    rows = table("state", ">step", ">held-out", "teacher", "when", "run")
-    for run in runs:
-        rows.add_row(
+    if not runs:
+        print(f"no runs in {root}")
+        return 0
+    rows = [
+        (
             run.state + ", older" * run.is_older,
             "" if run.step is None else f"{run.step} of {run.total or '?'}",
             "" if run.loss is None else f"{run.loss:.3f}",
@@ -90,10 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{run.when:%Y-%m-%d %H:%M}" if run.when else "",
             run.folder.name,
         )
-    if not runs:
-        print(f"no runs in {root}")
-        return 0
-    console().print(rows)
+        for run in runs
+    ]
+    print_table(("state", ">step", ">held-out", "teacher", "when", "run"), rows)
     if any(run.is_older for run in runs):
         print(
             "older: made by version 0.2, its held-out text masked as task.mask_ratio, keep_ratio "

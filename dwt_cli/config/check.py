@@ -5,7 +5,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,24 +12,24 @@ from typing import Any
 
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.options import Range, dotted, leaves, nodes
+from dwt_cli.base.options import Range, walk
 from dwt_cli.config.run import DISTILLATION, Mode, Run, RunOptions
 from dwt_cli.data.options import Data
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.objective.revise import NoRevision
 from dwt_cli.distill.objective.select import AllRows
-from dwt_cli.distill.remap.options import FromTeacher, Ligo
+from dwt_cli.distill.remap.options import FromTeacher
 from dwt_cli.distill.teacher.options import (
     MadeTeacher,
-    ModelTeacher,
     NoTeacher,
     SeveralTeachers,
+    Teacher,
     Weighting,
 )
-from dwt_cli.models.options import Architecture, CheckpointStudent, MadeStudent
+from dwt_cli.models.options import Architecture, CheckpointStudent, Student
 from dwt_cli.training.moment import Moment
-from dwt_cli.training.options import Ddp, Train
+from dwt_cli.training.options import Ddp
 
 
 def check(run: Run) -> None:
@@ -41,22 +40,21 @@ def check(run: Run) -> None:
 
 def check_folders(options: RunOptions) -> None:
     """Raise `UserError` unless folders can be made below ``run.root`` and ``run.cache``."""
-    _check_writable("run.root", Path(options.root).expanduser())
-    _check_writable("run.cache", Cache(options.cache, print).root)
-
-
-def _check_writable(setting: str, folder: Path) -> None:
-    try:
-        existing = nearest_existing(folder)
-        if not existing.is_dir():
-            raise UserError(f"{setting}={folder}: {existing} is a file; set {setting} to a folder")
-        with TemporaryDirectory(prefix=".dwt-", dir=existing):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"{setting}={folder} cannot be written ({error.strerror}); set {setting} to another "
-            "folder"
-        ) from error
+    root, cache = Path(options.root).expanduser(), Cache(options.cache, print).root
+    for setting, folder in (("run.root", root), ("run.cache", cache)):
+        try:
+            existing = nearest_existing(folder)
+            if not existing.is_dir():
+                raise UserError(
+                    f"{setting}={folder}: {existing} is a file; set {setting} to a folder"
+                )
+            with TemporaryDirectory(prefix=".dwt-", dir=existing):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"{setting}={folder} cannot be written ({error.strerror}); set {setting} to "
+                "another folder"
+            ) from error
 
 
 def nearest_existing(folder: Path) -> Path:
@@ -72,95 +70,83 @@ def problems(run: Run) -> Iterator[str]:
     then the rules across rooms.
     """
     # what a scale sets, other groups refer to
-    every = sorted(nodes(run), key=lambda node: node[0] != "scale")
-    outside = [line for setting, options in every for line in _outside(setting, options)]
-    yield from outside or _combined(every, run)
-
-
-def _outside(setting: str, options: Any) -> Iterator[str]:
-    """Yield the lines for single values that are empty, not finite or out of their ranges."""
-    for f in dataclasses.fields(options):
-        bounds: Range | None = f.metadata.get("range")
-        for name, value in leaves(getattr(options, f.name), dotted(setting, f.name)):
-            if isinstance(value, str) and not value.strip():
-                yield f"{name}={value!r}: it is empty; give a value, or leave the setting out"
-            elif isinstance(value, float) and not (
-                math.isfinite(value) or (bounds and bounds.infinite and value > 0)
-            ):
-                yield f"{name}={value}: a finite number is needed"
-            elif bounds and (line := bounds.problem(name, value)):
-                yield line
-
-
-def _combined(every: list[tuple[str, Any]], run: Run) -> Iterator[str]:
-    for setting, options in every:
+    every = sorted(walk(run), key=lambda each: not each[0].startswith("scale"))
+    outside = [line for each in every if (line := _outside(*each))]
+    if outside:
+        yield from outside
+        return
+    for setting, options, _ in every:
         if own := getattr(options, "problems", None):
             yield from own(setting)
-    if isinstance(run.student, MadeStudent):
-        yield from _problems_of_model("student", run.student, run.data)
+    for setting, each in [("student", run.student), *run.teacher.each()]:
+        if isinstance(each, Architecture):
+            yield from _problems_of_model(setting, each, run.data)
+        if isinstance(each, MadeTeacher) and each.data is not None:
+            yield from _problems_of_teachers_text(f"{setting}.data", each.data, run.data)
+    for name, objective in run.objective.items():
+        yield from objective.problems_over(f"objective.{name}", run.data.vocab_size)
     for setting, teacher in run.teacher.each():
-        if isinstance(teacher, MadeTeacher):
-            yield from _problems_of_model(setting, teacher, run.data)
-            if teacher.data is not None:
-                yield from _problems_of_teachers_text(f"{setting}.data", teacher.data, run.data)
-    if isinstance(run.teacher, SeveralTeachers):
-        yield from _problems_of_weighting(run.teacher.weighting, run.train)
-    yield from _problems_of_remap(run)
-    yield from _problems_of_objective(run)
-    yield from _problems_of_training(run)
+        yield from teacher.problems_over(setting, run.data.vocab_size)
+    teacher_named = f"teacher={run.choices.get('teacher', '')}"
+    if isinstance(run.remap, FromTeacher):
+        yield from _problems_of_remap(run.remap, run.student, run.teacher, teacher_named)
+    yield from _problems_together(run, teacher_named)
+
+
+def _outside(setting: str, value: Any, bounds: Range | None) -> str | None:
+    """Return the line for a single value that is empty, not finite or out of its range."""
+    if isinstance(value, str) and not value.strip():
+        return f"{setting}={value!r}: it is empty; give a value, or leave the setting out"
+    may_be_infinite = bounds is not None and bounds.infinite and value == math.inf
+    if isinstance(value, float) and not math.isfinite(value) and not may_be_infinite:
+        return f"{setting}={value}: a finite number is needed"
+    return bounds.problem(setting, value) if bounds else None
 
 
 def warnings(run: Run) -> Iterator[str]:
     """Yield the settings that have no effect, one line each."""
-    keys = {override.lstrip("+~").partition("=")[0] for override in run.overrides}
-    groups = {re.split(r"[.@]", key)[0] for key in keys}
-    if isinstance(run.teacher, NoTeacher):
-        for group in sorted(groups.intersection(DISTILLATION) - {"remap"}):
-            yield f"{group} has no effect with teacher=none: the student stands alone"
-    elif "objective" in groups and run.alpha.soft_is_over(Moment(0.0)):
-        yield "objective has no effect with a soft weight of 0: there is no soft loss"
-    made = [teacher for _, teacher in run.teacher.each() if isinstance(teacher, MadeTeacher)]
-    if all(teacher.budget == 0 for teacher in made):
-        for key in sorted(keys & {"scale.teacher_steps", "teacher.max_steps"}):
-            yield f"{key} has no effect: no teacher is trained here"
-        if any(teacher.data is not None for teacher in made):
-            yield "teacher.data has no effect: no teacher is trained here"
-    if "remap.width" in keys:
-        models = [model for model in (run.teacher, run.student) if isinstance(model, Architecture)]
-        if len(models) == 2 and len({(model.width, model.mlp_width) for model in models}) == 1:
-            yield "remap.width has no effect: the teacher is as wide as the student"
-    compared = divergences(run.objective)
-    for name, objective in compared.items():
-        if objective.tau_squared and objective.temperature == objective.temperature_at(1) == 1:
-            yield (f"objective.{name}.tau_squared has no effect at objective.{name}.temperature=1")
-    for group, nothing in (("revise", NoRevision), ("select", AllRows)):
-        if not compared and not isinstance(getattr(run, group), nothing):
-            yield f"{group} has no effect: no objective compares distributions"
-    if run.run.mode is not Mode.plan:
-        about_plans = {"run.train_tokens", "run.peak_tflops", "run.mfu", "run.device_gb"}
-        for name in sorted(keys & about_plans):
-            yield f"{name} has no effect without run.plan=true"
-    if run.parallel != Ddp() and run.launch.ranks is None and "parallel" in groups:
+    typed = set()
+    for override in run.overrides:
+        for key in override.lstrip("+~").partition("=")[0].split("@"):
+            names = key.split(".")
+            typed |= {".".join(names[:end]) for end in range(1, len(names) + 1)}
+    teachers = [teacher for _, teacher in run.teacher.each()]
+    is_deaf = not any(teacher.is_model for teacher in teachers)
+    made = [teacher for teacher in teachers if isinstance(teacher, MadeTeacher)]
+    is_alone, compared = isinstance(run.teacher, NoTeacher), divergences(run.objective)
+    is_silent = not is_alone and run.alpha.soft_is_over(Moment(0.0))
+    models = [model for model in (run.teacher, run.student) if isinstance(model, Architecture)]
+    sizes = [(model.width, model.mlp_width) for model in models]
+    measured = run.eval.measures
+    others = {name for name, inner in vars(run.eval).items() if dataclasses.is_dataclass(inner)}
+    idle = {f"eval.{name}" for name in others.difference(measured)}
+    of_plans = {"run.train_tokens", "run.peak_tflops", "run.mfu", "run.device_gb"}
+    of_teachers = {"scale.teacher_steps", "teacher.max_steps", "teacher.data"}
+    in_vain = [
+        (is_alone, {*DISTILLATION} - {"remap"}, " with teacher=none: the student stands alone"),
+        (is_silent, {"objective"}, " with a soft weight of 0: there is no soft loss"),
+        (all(each.budget == 0 for each in made), of_teachers, ": no teacher is trained here"),
+        (len({*sizes}) < len(sizes), {"remap.width"}, ": the teacher is as wide as the student"),
+        (run.run.mode is not Mode.plan, of_plans, " without run.plan=true"),
+        (is_deaf, {"parallel.shard_teacher"}, ": no model teaches"),
+        (bool(run.evaluation), {"eval.at", "eval.every"}, " here: it is about a training"),
+        (True, idle, f" with eval.measures=[{','.join(measured)}]"),
+    ]
+    for is_so, settings, reason in in_vain:
+        yield from (f"{name} has no effect{reason}" for name in sorted(typed & settings) if is_so)
+    if "parallel" in typed and run.parallel != Ddp() and not run.launch.ranks:
         yield "parallel has no effect with launch=local: choose launch=torchrun"
-    elif "parallel.shard_teacher" in keys and not any(
-        isinstance(teacher, ModelTeacher) for _, teacher in run.teacher.each()
-    ):
-        yield "parallel.shard_teacher has no effect: no model teaches"
-    if run.train.micro_batch_size == run.train.batch_size:
-        yield (
-            f"train.micro_batch_size={run.train.micro_batch_size} has no effect: it is all of "
-            "train.batch_size"
-        )
-    if run.eval.num_blocks > run.data.max_heldout_blocks:
-        yield (
-            f"eval.num_blocks={run.eval.num_blocks} has no effect above "
-            f"data.max_heldout_blocks={run.data.max_heldout_blocks}"
-        )
-    for name in sorted({key.split(".")[1] for key in keys if key.startswith("eval.")}):
-        if dataclasses.is_dataclass(getattr(run.eval, name)) and name not in run.eval.measures:
-            yield f"eval.{name} has no effect with eval.measures=[{','.join(run.eval.measures)}]"
-    if run.evaluation and (idle := sorted(keys & {"eval.at", "eval.every"})):
-        yield f"{idle[0]} has no effect here: it is about a training"
+    for name, objective in compared.items():
+        if objective.tau_squared and objective.is_plain:
+            yield f"objective.{name}.tau_squared has no effect at objective.{name}.temperature=1"
+    for group, nothing in (("revise", NoRevision()), ("select", AllRows())):
+        if not compared and getattr(run, group) != nothing:
+            yield f"{group} has no effect: no objective compares distributions"
+    micro, num_blocks = run.train.micro_batch_size, run.eval.num_blocks
+    if micro == run.train.batch_size:
+        yield f"train.micro_batch_size={micro} has no effect: it is all of train.batch_size"
+    if num_blocks > (most := run.data.max_heldout_blocks):
+        yield f"eval.num_blocks={num_blocks} has no effect above data.max_heldout_blocks={most}"
     if run.train.max_minutes is not None:
         yield (
             "train.max_minutes makes the learning rate follow the clock: "
@@ -195,65 +181,55 @@ def _problems_of_teachers_text(setting: str, text: Data, data: Data) -> Iterator
             )
 
 
-def _problems_of_weighting(weighting: Weighting, train: Train) -> Iterator[str]:
-    micro = train.micro_batch_size
-    if weighting is Weighting.batch and micro not in (None, train.batch_size):
+def _problems_of_remap(
+    remap: FromTeacher, student: Student, teacher: Teacher, named: str
+) -> Iterator[str]:
+    if isinstance(student, CheckpointStudent):
         yield (
-            f"teacher.weighting=batch with train.micro_batch_size={micro}: the weights follow the "
-            "whole batch; use teacher.weighting=token, or train.micro_batch_size=null"
-        )
-
-
-def _problems_of_remap(run: Run) -> Iterator[str]:
-    teacher = run.teacher
-    if not isinstance(run.remap, FromTeacher):
-        return
-    rule = run.remap.depth
-    if isinstance(run.student, CheckpointStudent):
-        yield (
-            f"remap.depth={rule} with student.path={run.student.path}: such a student starts from "
-            "its own weights; choose remap=random"
+            f"remap.depth={remap.depth} with student.path={student.path}: such a student starts "
+            "from its own weights; choose remap=random"
         )
     elif isinstance(teacher, NoTeacher):
         yield (
-            f"remap.depth={rule} with teacher=none: there are no weights to start "
+            f"remap.depth={remap.depth} with teacher=none: there are no weights to start "
             "from; choose a teacher (alpha=off remaps without listening) or remap=random"
         )
     elif not teacher.is_model:
         yield (
-            f"remap.depth={rule} with teacher={run.choices.get('teacher', '')}: the weights of one "
-            "model are needed to start from; choose another teacher or remap=random"
+            f"remap.depth={remap.depth} with {named}: the weights of one model are needed to "
+            "start from; choose another teacher or remap=random"
         )
 
 
-def _problems_of_objective(run: Run) -> Iterator[str]:
-    needing = list(over_features(run.objective))
-    if needing and not isinstance(run.teacher, NoTeacher) and not run.teacher.is_model:
+def _problems_together(run: Run, teacher: str) -> Iterator[str]:
+    train, is_sharded = run.train, run.parallel != Ddp()
+    micro, objectives = train.micro_batch_size, "+".join(run.objective)
+    on_features = bool(over_features(run.objective))
+    if isinstance(run.teacher, SeveralTeachers):
+        by_batch = run.teacher.weighting is Weighting.batch
+        if by_batch and micro not in (None, train.batch_size):
+            yield (
+                f"teacher.weighting=batch with train.micro_batch_size={micro}: the weights follow "
+                "the whole batch; use teacher.weighting=token, or train.micro_batch_size=null"
+            )
+    if on_features and not (run.teacher.is_model or isinstance(run.teacher, NoTeacher)):
         yield (
-            f"objective={needing[0]} with teacher={run.choices.get('teacher', '')}: it compares "
-            "features of one model; choose another teacher, or compare logits"
+            f"objective={objectives} with {teacher}: features of one model are compared; choose "
+            "another teacher, or compare logits"
         )
     if not run.objective:
         yield "objective=[]: name at least one; teacher=none or alpha=off has no soft loss"
-    for name, objective in run.objective.items():
-        yield from objective.problems_over(f"objective.{name}", run.data.vocab_size)
-    for setting, teacher in run.teacher.each():
-        yield from teacher.problems_over(setting, run.data.vocab_size)
-
-
-def _problems_of_training(run: Run) -> Iterator[str]:
-    train = run.train
-    if train.compile and run.parallel != Ddp():
+    if train.compile and is_sharded:
         yield (
             "train.compile=true with parallel=fsdp: a sharded model is not compiled here; set "
             "train.compile=false, or parallel=ddp"
         )
-    if train.compile and over_features(run.objective):
+    if train.compile and on_features:
         yield (
-            f"train.compile=true with objective={'+'.join(run.objective)}: features are captured "
-            "by hooks, which are not compiled; set train.compile=false, or compare logits alone"
+            f"train.compile=true with objective={objectives}: features are captured by hooks, "
+            "which are not compiled; set train.compile=false, or compare logits alone"
         )
-    if isinstance(run.remap, Ligo) and run.parallel != Ddp():
+    if run.remap.is_learned and is_sharded:
         yield (
             "remap=ligo with parallel=fsdp: its maps are not sharded; choose parallel=ddp, or "
             "another remap"

@@ -2,57 +2,38 @@
 
 import dataclasses
 import json
-import typing
-from collections.abc import Iterator
 from enum import Enum
+from pkgutil import resolve_name
 from typing import Any
 
-from dwt_cli.base.options import fold
-from dwt_cli.config.run import SCHEMAS, Evaluation, Run, Study
+from dwt_cli.config.run import Run
 
-
-def _classes(*kinds: Any) -> Iterator[type]:
-    """Yield the dataclasses and enums in type hints, and those in their fields."""
-    for kind in kinds:
-        if dataclasses.is_dataclass(kind):
-            yield from _classes(*typing.get_type_hints(kind).values())
-        if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, Enum)):
-            yield kind
-        else:
-            yield from _classes(*typing.get_args(kind))
-
-
-_CHOICES = [kind for choices in SCHEMAS.values() for kind in choices.values()]
-_CLASSES = {kind.__name__: kind for kind in _classes(Run, Evaluation, Study, *_CHOICES)}
-_CLASS, _MEMBER = "class", "member"
+_CLASS, _MEMBER = "__class__", "__member__"
 
 
 def packed(run: Run) -> str:
     """Return JSON from which `unpacked` makes the same run."""
-
-    def leaf(value: Any) -> Any:
-        is_choice = isinstance(value, Enum)
-        return {_CLASS: type(value).__name__, _MEMBER: value.name} if is_choice else value
-
-    return json.dumps(
-        fold(run, lambda each, content: {_CLASS: type(each).__name__, **content}, leaf)
-    )
+    return json.dumps(run, default=_as_dict)
 
 
 def unpacked(text: str) -> Run:
     """Return the run that was packed, with its classes; a tuple comes back as a list."""
-    run = _unpacked(json.loads(text))
+    run = json.loads(text, object_hook=_from_dict)
     assert isinstance(run, Run)
     return run
 
 
-def _unpacked(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_unpacked(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    content = {key: _unpacked(each) for key, each in value.items() if key != _CLASS}
-    if _CLASS not in value:
+def _as_dict(value: Any) -> dict[str, Any]:
+    kind = {_CLASS: f"{type(value).__module__}:{type(value).__qualname__}"}
+    if isinstance(value, Enum):
+        return kind | {_MEMBER: value.name}
+    return kind | {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+
+
+def _from_dict(content: dict[str, Any]) -> Any:
+    if _CLASS not in content:
         return content
-    kind = _CLASSES[value[_CLASS]]
+    name = content.pop(_CLASS)
+    assert name.startswith("dwt_cli."), "what is packed are options of this package"
+    kind = resolve_name(name)
     return kind[content[_MEMBER]] if issubclass(kind, Enum) else kind(**content)

@@ -225,26 +225,14 @@ EVAL_SETTINGS = [
 """The first words of the settings that an evaluation uses."""
 
 
-def is_list(key: str) -> bool:
-    """Return whether a setting of this name is a list, under some choice of its group."""
-    group, name = key.split(".")[0], key.rpartition(".")[2]
-    kinds = [
-        str(f.type)
-        for node in SCHEMAS.get(group, {}).values()
-        for f in dataclasses.fields(node)
-        if f.name == name
-    ]
-    return any(kind.startswith(("list", "tuple")) for kind in kinds)
-
-
 def path_setting(name: str) -> str:
     """Return the setting that has a teacher's path; name: as of `Teacher.each`."""
     return "teacher.path" if name == "teacher" else "teacher.members"
 
 
-def checkpoints(run: Run) -> Iterator[tuple[str, Checkpoint]]:
+def checkpoints(student: Student, teacher: Teacher) -> Iterator[tuple[str, Checkpoint]]:
     """Yield every model of a run that exists already, with the setting that names it."""
-    yield from run.student.checkpoints()
-    for setting, teacher in run.teacher.each():
-        if isinstance(teacher, CheckpointTeacher):
-            yield path_setting(setting), teacher
+    yield from student.checkpoints()
+    for setting, each in teacher.each():
+        if isinstance(each, CheckpointTeacher):
+            yield path_setting(setting), each

@@ -74,7 +74,7 @@ class Recipe:
 def recipe_of(run: Run) -> Recipe:
     """Return the recipe of a run; nothing is opened yet."""
     conditions = Conditions(run.task, run.train, run.optim, run.eval, run.parallel, run.data)
-    singles, opened = dict(run.teacher.each()), list(checkpoints(run))
+    singles, opened = dict(run.teacher.each()), list(checkpoints(run.student, run.teacher))
     shapes = Shapes(run.student, singles, run.objective, conditions, opened)
     asked = any(override.startswith("eval.num_blocks=") for override in run.overrides)
     corpus = CorpusStage(

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
-from dwt_cli.base.options import dotted, nodes
+from dwt_cli.base.options import walk
 from dwt_cli.study.options import StudyOptions
 
 FILE = "study.json"
@@ -52,10 +52,9 @@ class StudyRecord(StudyOptions):
 
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be meant."""
-        for where, each in nodes(self):
-            for name, value in vars(each).items():
-                if value == MISSING:
-                    raise ValueError(f"it lacks {dotted(where, name)}")
+        for where, value, _ in walk(self):
+            if value == MISSING:
+                raise ValueError(f"it lacks {where}")
         if problem := next(self.problems(""), None):
             raise ValueError(problem)
         cells = Counter((job.arm, job.length, job.seed) for job in self.jobs)

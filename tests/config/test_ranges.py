@@ -1,6 +1,7 @@
 """Every number has a range, and a value outside of it is one line, whatever it belongs to."""
 
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Iterator
 from types import UnionType
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dwt_cli.base.options import Range, dotted, nodes
+from dwt_cli.base.options import Range, dotted, walk
 from dwt_cli.config import files
 from dwt_cli.config.check import problems
 from dwt_cli.config.run import SCHEMAS, Run, RunOptions
@@ -55,14 +56,18 @@ def made(composed: Callable[..., Run]) -> Callable[[str], Run]:
 def outside(bounds: Range, kind: str) -> Iterator[float]:
     """Yield values below and above a range, of the field's type."""
     number = float if "float" in kind else int
-    if bounds.low is not None:
+    if bounds.low > -math.inf:
         yield number(bounds.low if bounds.beyond else bounds.low - 1)
-    if bounds.high is not None:
+    if bounds.high < math.inf:
         yield number(bounds.high if bounds.below else bounds.high + 1)
 
 
 def of_group(run: Run, group: str) -> Iterator[tuple[str, Any]]:
     return ((name, node) for name, node in nodes(run) if name.split(".")[0] == group)
+
+
+def nodes(run: Run) -> Iterator[tuple[str, Any]]:
+    return ((name, each) for name, each, _ in walk(run) if dataclasses.is_dataclass(each))
 
 
 @pytest.mark.parametrize("choice", ["run", *choices().values()])
@@ -76,7 +81,7 @@ def test_outside_of_its_range(made: Callable[[str], Run], choice: str) -> None:
                 (line,) = problems(run)
                 assert line.startswith(f"{dotted(setting, f.name)}={value}: it "), line
                 ends = (bounds.low, bounds.high)
-                assert all(str(end) in line for end in ends if end is not None), line
+                assert all(str(end) in line for end in ends if math.isfinite(end)), line
             setattr(node, f.name, kept)
     assert list(problems(run)) == []
 
