@@ -1,12 +1,15 @@
-"""Memory of each rank of a sharded model while a checkpoint is written: CPU processes over gloo.
+"""Memory of each rank while a checkpoint is written and opened: CPU processes over gloo.
 
-A BERT of 110 M parameters with AdamW's moments. Beside each rank's resident memory before, the
-most that is added while `Checkpoints.save` runs: the kernel's own high-water mark, set back first
-(Linux). Weights are 418 MiB, moments 835 MiB.
+A BERT of 110 M parameters with AdamW's moments, sharded or replicated. Beside each rank's resident
+memory before, the most that is added while `Checkpoints.save` runs, and `Checkpoints.restore` into
+a new model and optimiser: the kernel's own high-water mark, set back first (Linux). Weights are
+418 MiB, moments 835 MiB.
 """
 
 import argparse
+import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,22 +41,37 @@ def _resident_mb(line: str) -> float:
     return int(value) / 1024
 
 
-def _save(ranks: Ranks, folder: Path) -> tuple[float, float]:
-    """Resident memory before, and the most that is added while a checkpoint is saved, in MiB."""
-    torch.set_num_threads(1)
+def _made(sharded: bool) -> tuple[LanguageModel, Optimizer]:
     model = LanguageModel(BertForMaskedLM(BertConfig()), torch.float32)
-    shard(model, NO_AUX, Fsdp(), CPU, torch.float32)
-    optimizer = Optimizer(model, AdamW(lr=0.0))
+    if sharded:
+        shard(model, NO_AUX, Fsdp(), CPU, torch.float32)
+    return model, Optimizer(model, AdamW(lr=0.0))
+
+
+def _added(ranks: Ranks, act: Callable[[], object]) -> tuple[float, float]:
+    """Resident memory before, and the most that is added while ``act`` runs, in MiB."""
+    ranks.largest(0)  # all of them are there
+    before = _resident_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    act()
+    return before, _resident_mb("VmHWM") - before
+
+
+def _save(ranks: Ranks, checkpoints: Checkpoints, sharded: bool) -> tuple[float, float]:
+    model, optimizer = _made(sharded)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad()
-    ranks.largest(0)  # all of them are there
-    before = _resident_mb("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    return _added(ranks, lambda: checkpoints.save(model, NO_AUX, optimizer, Counters(step=1)))
+
+
+def _measure(ranks: Ranks, folder: Path, sharded: bool) -> list[tuple[float, float]]:
+    torch.set_num_threads(1)
     checkpoints = Checkpoints(folder, "identity", 1, print, ranks)
-    checkpoints.save(model, NO_AUX, optimizer, Counters(step=1))
-    return before, _resident_mb("VmHWM") - before
+    saved = _save(ranks, checkpoints, sharded)
+    model, optimizer = _made(sharded)
+    return [saved, _added(ranks, lambda: checkpoints.restore(model, NO_AUX, optimizer))]
 
 
 def main() -> None:
@@ -61,12 +79,15 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="*", default=[2, 4])
     options = parser.parse_args()
     rows = []
-    for num_ranks in options.ranks:
+    for num_ranks, sharded in itertools.product(options.ranks, (True, False)):
         with TemporaryDirectory() as folder:
-            for rank, found in enumerate(together(num_ranks, _save, Path(folder))):
-                rows.append([f"{num_ranks}", f"{rank}", *(f"{value:,.0f}" for value in found)])
+            seen = together(num_ranks, _measure, Path(folder), sharded)
+        for rank, measured in enumerate(seen):
+            values = [f"{value:,.0f}" for pair in measured for value in pair]
+            rows.append(["fsdp" if sharded else "ddp", f"{num_ranks}", f"{rank}", *values])
+    names = ["before saving", "added", "before restoring", "added"]
     print(*provenance(), "", sep="\n")
-    print(*table(["ranks", "rank", "resident, MiB", "added while saving, MiB"], rows), sep="\n")
+    print(*table(["", "ranks", "rank", *(f"{name}, MiB" for name in names)], rows), sep="\n")
 
 
 if __name__ == "__main__":
