@@ -19,7 +19,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dwt_cli.data.prose import duplicate_key, prose
 from dwt_cli.data.source import CorpusError, Document, Progress
@@ -55,24 +55,21 @@ class Docs:
         self._roots["stdlib"] = [Path(sysconfig.get_path("stdlib"))]
 
     def documents(self, progress: Progress) -> Iterator[Document]:
-        """Stream the documents in name order; progress counts source bytes."""
+        """Stream the documents in name order; progress counts source files."""
         files = sorted(
             file for name, roots in self._roots.items() for file in source_files(name, roots)
         )
-        total, done = sum(file.size for file in files), 0
         seen: set[bytes] = set()
-        progress(0, total)
-        for file in files:
+        for number, (name, path) in enumerate(files, start=1):
             kept = []
-            for paragraph in (each for text in documentation(file) for each in prose(text)):
+            for paragraph in (each for text in documentation(name, path) for each in prose(text)):
                 key = duplicate_key(paragraph)
                 if key not in seen:
                     seen.add(key)
                     kept.append(paragraph)
             if kept:
-                yield Document(file.name, tuple(kept))
-            done += file.size
-            progress(done, total)
+                yield Document(name, tuple(kept))
+            progress(number, len(files))
 
     def provenance(self) -> dict[str, Any]:
         """Return the versions of Python, of the cleaner and of the packages ("": unknown)."""
@@ -83,14 +80,6 @@ class Docs:
             "python": platform.python_version(),
             "packages": {name: _version(name, distributions) for name in self.packages},
         }
-
-
-class SourceFile(NamedTuple):
-    """A file with documentation in it: its document's name, its place, its size in bytes."""
-
-    name: str
-    path: Path
-    size: int
 
 
 def _package_roots(name: str) -> list[Path]:
@@ -107,16 +96,15 @@ def _package_roots(name: str) -> list[Path]:
     return [Path(spec.origin)] if spec.origin and spec.has_location else []
 
 
-def source_files(name: str, roots: Iterable[Path]) -> Iterator[SourceFile]:
-    """Yield the source files of a package, without its tests and what it has vendored."""
+def source_files(name: str, roots: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield the source files of a package by name, without its tests and what it has vendored."""
     for root in roots:
         if root.is_file():
-            yield SourceFile(f"{name}/{root.name}", root, root.stat().st_size)
+            yield f"{name}/{root.name}", root
         for folder, subfolders, names in os.walk(root):
-            subfolders[:] = sorted(set(subfolders) - SKIPPED_FOLDERS)
+            subfolders[:] = set(subfolders) - SKIPPED_FOLDERS
             for path in (Path(folder, file) for file in names if file.endswith(SUFFIXES)):
-                size = path.stat().st_size
-                yield SourceFile(f"{name}/{path.relative_to(root).as_posix()}", path, size)
+                yield f"{name}/{path.relative_to(root).as_posix()}", path
 
 
 def _version(package: str, distributions: Mapping[str, list[str]]) -> str:
@@ -137,13 +125,13 @@ _PREFIX = re.compile(r"(?<!\w)[rRuU]?\Z")
 _COMMENT_SIGN = re.compile(r"^[ \t]*#+[:!|]?", re.MULTILINE)
 
 
-def documentation(file: SourceFile) -> Iterator[str]:
+def documentation(name: str, path: Path) -> Iterator[str]:
     """Yield the documentation strings of a file, dedented; none of a file that is not UTF-8."""
     try:
-        source = file.path.read_text(encoding="utf-8")
+        source = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         return
-    if file.name == "stdlib/pydoc_data/topics.py":
+    if name == "stdlib/pydoc_data/topics.py":
         # its texts are the values of a dict, in some versions one literal per line
         yield from ast.literal_eval(source.partition("topics = ")[2]).values()
         return

@@ -21,6 +21,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from dwt_cli.base.atomic import file_sum
+
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 KIND = "wordpiece"
 _MAX_CHARACTERS = 1000  # rarer ones are [UNK]
@@ -52,7 +54,7 @@ def content(path: str) -> dict[str, Any]:
     else:
         names = ("*.model", "*vocab*", "merges.txt", "tokenizer.*")
         files = {file for name in names for file in folder.glob(name) if file.is_file()}
-        found += [{f.name: hashlib.sha256(f.read_bytes()).hexdigest()} for f in sorted(files)]
+        found += [{file.name: file_sum(file)} for file in sorted(files)]
     text = json.dumps(found, sort_keys=True)
     return {"sum": hashlib.sha256(text.encode()).hexdigest()}
 

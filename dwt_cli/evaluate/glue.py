@@ -12,7 +12,7 @@ from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.evaluate import glue_data
 from dwt_cli.evaluate.finetuning import PROTOCOLS, fine_tune
-from dwt_cli.evaluate.glue_data import TASKS, Examples, Split, Task
+from dwt_cli.evaluate.glue_data import TASKS, Split, Task
 from dwt_cli.evaluate.measurement import EvaluatedModel, Found, Measurement, Say, Score
 from dwt_cli.evaluate.options import Glue
 from dwt_cli.tasks.classification import Outputs
@@ -142,36 +142,33 @@ class _OnTask:
     def _scores(self, outputs: Sequence[Outputs]) -> list[Score]:
         from dwt_cli.evaluate.metrics import METRICS, standard_error  # here: it takes 1.6 s
 
-        scores = []
-        for (texts, examples), outputs_NC in zip(self._dev, outputs, strict=True):
-            predictions = outputs_NC.argmax(axis=1) if self._task.labels else outputs_NC[:, 0]
-            for name in self._task.metrics:
+        task, scores = self._task, []
+        for split, (texts, about), outputs_NC in zip(task.dev, self._dev, outputs, strict=True):
+            predictions = outputs_NC.argmax(axis=1) if task.labels else outputs_NC[:, 0]
+            for name in task.metrics:
                 value = float(METRICS[name](texts.labels, predictions))
-                remarks = [*self._train[1].remarks, *examples.remarks]
+                remarks = [*self._train[1], *about]
                 if not np.isfinite(value):
-                    remarks.append(f"{examples.title}: constant predictions, {name} counts as 0")
-                scores.append(
-                    Score(
-                        examples.title,
-                        name,
-                        value if np.isfinite(value) else 0.0,
-                        standard_error(METRICS[name], texts.labels, predictions),
-                        len(texts),
-                        remarks=tuple(remarks),
-                    )
-                )
+                    value = 0.0
+                    remarks.append(f"{split.title}: constant predictions, {name} counts as 0")
+                error = standard_error(METRICS[name], texts.labels, predictions)
+                count, told = len(texts), tuple(remarks)
+                scores.append(Score(split.title, name, value, error, count, remarks=told))
         return scores
 
     @cached_property
-    def _train(self) -> tuple[Texts, Examples]:
+    def _train(self) -> tuple[Texts, list[str]]:
         return self._read(self._task.train, self._protocol.max_train)
 
     @cached_property
-    def _dev(self) -> list[tuple[Texts, Examples]]:
+    def _dev(self) -> list[tuple[Texts, list[str]]]:
         return [self._read(split, self._protocol.max_dev) for split in self._task.dev]
 
-    def _read(self, split: Split, most: int | None) -> tuple[Texts, Examples]:
-        """Return a split, or the same few examples of it for every model, seed and day."""
+    def _read(self, split: Split, most: int | None) -> tuple[Texts, list[str]]:
+        """Return a split, or the same few texts of it for every model, seed and day; and remarks.
+
+        most: texts; None: all.
+        """
         examples = glue_data.read(self._task, split, self._options.path)
         numbers = list(range(len(examples.texts)))
         if most is not None and most < len(numbers):
@@ -186,10 +183,9 @@ class _OnTask:
             self._options.max_length,
         )
         if num_cut:
-            longest = max(map(len, texts.ids))
-            cut = f"{self._task.name}/{split.file}: {num_cut:,} texts cut to {longest} tokens"
-            examples = replace(examples, remarks=(*examples.remarks, cut))
-        return texts, examples
+            cut = f"{num_cut:,} texts cut to {max(texts.lengths)} tokens"
+            examples.remarks.append(f"{self._task.name}/{split.file}: {cut}")
+        return texts, examples.remarks
 
 
 def check(options: Glue) -> None:

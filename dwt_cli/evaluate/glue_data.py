@@ -7,7 +7,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError, first_line
@@ -86,14 +86,12 @@ TASKS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Examples:
+class Examples(NamedTuple):
     """Texts, or pairs of them, with class numbers or, for a regression, numbers."""
 
-    title: str
     texts: Sequence[tuple[str, ...]]
     labels: Sequence[float]
-    remarks: tuple[str, ...]
+    remarks: list[str]
 
 
 def provenance(task: Task, path: str | None) -> dict[str, Any]:
@@ -115,12 +113,11 @@ def read(task: Task, split: Split, path: str | None) -> Examples:
             remarks.append(f"{file.name}: {num_torn} torn rows left out")
         if file.name != split.file:
             remarks.append(f"{split.title} read from {file.name}")
-    if len(rows) != split.size:
-        remarks.append(
-            f"{task.name}/{split.file}: {len(rows):,} examples, officially {split.size:,}"
-        )
+    count = len(rows)
+    if count != split.size:
+        remarks.append(f"{task.name}/{split.file}: {count:,} examples, officially {split.size:,}")
     texts, labels = zip(*rows, strict=True)
-    return Examples(split.title, texts, labels, tuple(remarks))
+    return Examples(texts, labels, remarks)
 
 
 Row = tuple[tuple[str, ...], float]

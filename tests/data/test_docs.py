@@ -15,8 +15,7 @@ def test_every_docstring_that_ast_finds_is_found() -> None:
     folder = Path(sysconfig.get_path("stdlib"))
     compared = 0
     for path in sorted([*folder.glob("email/*.py"), *folder.glob("a*.py"), *folder.glob("t*.py")]):
-        file = docs.SourceFile(path.name, path, 0)
-        found = set(docs.documentation(file))
+        found = set(docs.documentation(path.name, path))
         source = path.read_text(encoding="utf-8")
         lines = source.splitlines()
         for node in ast.walk(ast.parse(source)):
@@ -53,9 +52,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_documents_are_source_files_without_what_was_said_before(
-    package: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_documents_are_source_files_without_what_was_said_before(package: Path) -> None:
     calls: list[tuple[int, int]] = []
     found = list(docs.Docs(["embedded"]).documents(lambda *call: calls.append(call)))
     assert [(document.name, document.paragraphs) for document in found] == [
@@ -100,7 +97,7 @@ def test_the_topics_of_pydoc_hold_english() -> None:
     path = Path(sysconfig.get_path("stdlib")) / name
     found = [
         paragraph
-        for text in docs.documentation(docs.SourceFile(f"stdlib/{name}", path, 0))
+        for text in docs.documentation(f"stdlib/{name}", path)
         for paragraph in prose(text)
     ]
     assert len(found) > 500

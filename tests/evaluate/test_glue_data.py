@@ -20,7 +20,7 @@ def test_a_task_is_read_as_it_stands(glue_folder: Path, name: str) -> None:
         assert set(examples.labels) == set(range(len(task.labels)))
     else:
         assert all(0 <= label <= 5 for label in examples.labels)
-    assert examples.remarks == (f"{name}/train.tsv: 40 examples, officially {task.train.size:,}",)
+    assert examples.remarks == [f"{name}/train.tsv: 40 examples, officially {task.train.size:,}"]
 
 
 def test_a_dev_set_by_a_longer_name_is_said(glue_folder: Path) -> None:
@@ -29,7 +29,6 @@ def test_a_dev_set_by_a_longer_name_is_said(glue_folder: Path) -> None:
         glue_folder / "MNLI" / "dev_mismatched_hard.tsv"
     )
     examples = read(task, task.dev[1], str(glue_folder))
-    assert examples.title == "MNLI-mm"
     assert "MNLI-mm read from dev_mismatched_hard.tsv" in examples.remarks
 
 
