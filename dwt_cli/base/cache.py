@@ -86,7 +86,7 @@ class Cache:
             lock = locks.take(path)
         except locks.Held as holder:
             self._say(f"waiting for {holder}, which prepares {place.parent.name}/{place.name}")
-            lock = locks.wait_for(path)
+            lock = locks.take(path, timeout_s=-1)
         try:
             yield
         finally:

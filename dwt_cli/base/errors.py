@@ -30,11 +30,6 @@ def first_line(error: BaseException | str) -> str:
 
 def not_among(written: str, kind: str, word: str, words: Sequence[str], prefix: str = "") -> str:
     """Return the line for a word that is none of those there are; written: as it was typed."""
-    hint = nearest(word, words, prefix)
-    return f"{written}: there is no such {kind}{hint} (there are: {', '.join(words)})"
-
-
-def nearest(word: str, words: Sequence[str], prefix: str = "") -> str:
-    """Return a question for the nearest of the words, or nothing."""
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f", did you mean {prefix}{near[0]}?" if near else ""
+    hint = f", did you mean {prefix}{near[0]}?" if near else ""
+    return f"{written}: there is no such {kind}{hint} (there are: {', '.join(words)})"

@@ -10,29 +10,23 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_TIMEOUT_S = 0.5  # longer than `is_held` holds a lock
-
 
 class Held(Exception):
     """Another process holds the lock. The message names it: process and host."""
 
 
-def take(path: Path) -> FileLock:
-    """Return the lock at ``path``, now; raises `Held` when another process has it."""
+def take(path: Path, timeout_s: float = 0.5) -> FileLock:
+    """Return the lock at ``path``; raises `Held` when another process has it.
+
+    timeout_s: the time to wait for it, longer than `is_held` holds a lock; below 0: any time.
+    """
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=_TIMEOUT_S, poll_interval=0.05)
+        lock.acquire(timeout=timeout_s, poll_interval=0.05)
     except Timeout as busy:
         raise Held(_holder(path)) from busy
-    _sign(path)
-    return lock
-
-
-def wait_for(path: Path) -> FileLock:
-    """Return the lock at ``path``, as soon as its holder lets go of it."""
-    lock = FileLock(path)
-    lock.acquire(poll_interval=0.2)
-    _sign(path)
+    with contextlib.suppress(OSError):  # a full disk does not hinder a lock
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
     return lock
 
 
@@ -49,11 +43,6 @@ def is_held(path: Path) -> bool:
         return False
     lock.release()
     return False
-
-
-def _sign(path: Path) -> None:
-    with contextlib.suppress(OSError):  # a full disk does not hinder a lock
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
 
 def _holder(path: Path) -> str:

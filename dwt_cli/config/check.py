@@ -5,7 +5,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +19,7 @@ from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.objective.revise import NoRevision
 from dwt_cli.distill.objective.select import AllRows
-from dwt_cli.distill.remap.options import FromTeacher
+from dwt_cli.distill.remap.options import FromTeacher, Ligo
 from dwt_cli.distill.teacher.options import (
     MadeTeacher,
     NoTeacher,
@@ -78,15 +78,20 @@ def problems(run: Run) -> Iterator[str]:
     for setting, options, _ in every:
         if own := getattr(options, "problems", None):
             yield from own(setting)
-    for setting, each in [("student", run.student), *run.teacher.each()]:
-        if isinstance(each, Architecture):
-            yield from _problems_of_model(setting, each, run.data)
-        if isinstance(each, MadeTeacher) and each.data is not None:
-            yield from _problems_of_teachers_text(f"{setting}.data", each.data, run.data)
-    for name, objective in run.objective.items():
-        yield from objective.problems_over(f"objective.{name}", run.data.vocab_size)
     for setting, teacher in run.teacher.each():
         yield from teacher.problems_over(setting, run.data.vocab_size)
+        if isinstance(teacher, MadeTeacher) and teacher.data is not None:
+            yield from _problems_of_teachers_text(f"{setting}.data", teacher.data, run.data)
+    for setting, model in [("student", run.student), *run.teacher.each()]:
+        if isinstance(model, Architecture):
+            yield from _differences(setting, model, run.data, ["vocab_size"])
+            if model.max_length < run.data.block_length:
+                yield (
+                    f"{setting}.max_length={model.max_length} is shorter than data.block_length="
+                    f"{run.data.block_length}: raise the one or lower the other"
+                )
+    for name, objective in run.objective.items():
+        yield from objective.problems_over(f"objective.{name}", run.data.vocab_size)
     teacher_named = f"teacher={run.choices.get('teacher', '')}"
     if isinstance(run.remap, FromTeacher):
         yield from _problems_of_remap(run.remap, run.student, run.teacher, teacher_named)
@@ -154,17 +159,12 @@ def warnings(run: Run) -> Iterator[str]:
         )
 
 
-def _problems_of_model(role: str, model: Architecture, data: Data) -> Iterator[str]:
-    if model.vocab_size != data.vocab_size:
-        yield (
-            f"{role}.vocab_size={model.vocab_size} and data.vocab_size={data.vocab_size}: "
-            "they are one vocabulary; set scale.vocab_size"
-        )
-    if model.max_length < data.block_length:
-        yield (
-            f"{role}.max_length={model.max_length} is shorter than data.block_length="
-            f"{data.block_length}: raise the one or lower the other"
-        )
+def _differences(setting: str, theirs: Any, ours: Data, names: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each field of these names that is not as the text's."""
+    for name in names:
+        their, our = getattr(theirs, name), getattr(ours, name)
+        if their != our:
+            yield f"{setting}.{name}={their} and data.{name}={our}: they are one; set scale.{name}"
 
 
 def _problems_of_teachers_text(setting: str, text: Data, data: Data) -> Iterator[str]:
@@ -173,32 +173,21 @@ def _problems_of_teachers_text(setting: str, text: Data, data: Data) -> Iterator
             f"{setting}.tokenizer={text.tokenizer}: the teacher's text is in the tokens of the "
             "student's; set data.tokenizer"
         )
-    for name in ("block_length", "vocab_size"):
-        theirs, ours = getattr(text, name), getattr(data, name)
-        if theirs != ours:
-            yield (
-                f"{setting}.{name}={theirs} and data.{name}={ours}: they are one; set scale.{name}"
-            )
+    yield from _differences(setting, text, data, ["block_length", "vocab_size"])
 
 
 def _problems_of_remap(
     remap: FromTeacher, student: Student, teacher: Teacher, named: str
 ) -> Iterator[str]:
     if isinstance(student, CheckpointStudent):
-        yield (
-            f"remap.depth={remap.depth} with student.path={student.path}: such a student starts "
-            "from its own weights; choose remap=random"
-        )
+        named, why = f"student.path={student.path}", "such a student starts from its own weights"
     elif isinstance(teacher, NoTeacher):
-        yield (
-            f"remap.depth={remap.depth} with teacher=none: there are no weights to start "
-            "from; choose a teacher (alpha=off remaps without listening) or remap=random"
-        )
+        named, why = "teacher=none", "there are no weights to start from; choose a teacher"
     elif not teacher.is_model:
-        yield (
-            f"remap.depth={remap.depth} with {named}: the weights of one model are needed to "
-            "start from; choose another teacher or remap=random"
-        )
+        why = "the weights of one model are needed to start from; choose another teacher"
+    else:
+        return
+    yield f"remap.depth={remap.depth} with {named}: {why}, or choose remap=random"
 
 
 def _problems_together(run: Run, teacher: str) -> Iterator[str]:
@@ -229,7 +218,7 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
             f"train.compile=true with objective={objectives}: features are captured by hooks, "
             "which are not compiled; set train.compile=false, or compare logits alone"
         )
-    if run.remap.is_learned and is_sharded:
+    if isinstance(run.remap, Ligo) and is_sharded:
         yield (
             "remap=ligo with parallel=fsdp: its maps are not sharded; choose parallel=ddp, or "
             "another remap"
