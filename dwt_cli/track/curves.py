@@ -1,8 +1,8 @@
 """A run's curves as one PNG: held-out loss, both losses on training batches, loss weights."""
 
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -19,11 +19,9 @@ def draw_curves(
 
     references: held-out losses to compare with, by name. unit: what a loss is per.
     """
-    matplotlib.use("Agg")
     lines = read_lines(metrics)
     with_teacher = any(line.get("train/alpha_soft") for line in lines)
-    figure = Figure(figsize=(12.5 if with_teacher else 8.5, 3.8), layout="constrained")
-    axes = figure.subplots(1, 3 if with_teacher else 2, squeeze=False)[0]
+    figure, axes = panels(3 if with_teacher else 2)
     _curve(axes[0], lines, "heldout/loss", "this model", BLUE, marker="o")
     for (name, loss), colour in zip(references.items(), (ORANGE, GREEN), strict=False):
         axes[0].axhline(loss, color=colour, linestyle="--", label=f"{name}, at its end")
@@ -37,8 +35,7 @@ def draw_curves(
         _curve(axes[2], lines, "train/alpha_soft", "alpha_soft", ORANGE)
         axes[2].set_ylim(bottom=0)
         finish(axes[2], "loss weights", "weight")
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(picture, dpi=110)
+    save(figure, title, picture)
 
 
 def _curve(
@@ -46,14 +43,21 @@ def _curve(
 ) -> None:
     points = [(line["step"], line[key]) for line in lines if key in line]
     if points:
-        axes.plot(
-            *zip(*points, strict=True),
-            color=colour,
-            label=label,
-            linewidth=1.3,
-            marker=marker,
-            markersize=3.5,
-        )
+        steps, values = zip(*points, strict=True)
+        look: dict[str, Any] = {"linewidth": 1.3, "marker": marker, "markersize": 3.5}
+        axes.plot(steps, values, color=colour, label=label, **look)
+
+
+def panels(num: int, width: float = 4.25, height: float = 3.8) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels beside one another, each of a width and height in inches."""
+    figure = Figure(figsize=(num * width, height), layout="constrained")
+    return figure, list(figure.subplots(1, num, squeeze=False)[0])
+
+
+def save(figure: Figure, title: str, picture: Path, size: int = 10, dpi: int = 110) -> None:
+    """Write a figure with a title on top as a PNG."""
+    figure.suptitle(title, fontsize=size)
+    figure.savefig(picture, dpi=dpi)
 
 
 def finish(axes: Axes, title: str, unit: str, along: str = "optimizer step") -> None:

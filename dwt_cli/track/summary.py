@@ -9,6 +9,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.table import Table
 
+from dwt_cli.track.display import plain_line
+
 
 def heldout_masks(settings: Mapping[str, Any]) -> str:
     """Name the masks on held-out text of a run with these settings: only equal ones compare.
@@ -149,25 +151,16 @@ class Summary:
 def _known(kind: Any, content: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Return what of a JSON object is a field. Raises KeyError unless all that is needed is."""
     for f in dataclasses.fields(kind):
-        has_default = f.default_factory is not MISSING or f.default is not MISSING
-        if f.name not in content and not has_default:
+        if f.name not in content and f.default is MISSING and f.default_factory is MISSING:
             raise KeyError(f"{where}{f.name}")
     return {f.name: content[f.name] for f in dataclasses.fields(kind) if f.name in content}
 
 
 def print_summary(console: Console, summary: Summary, folder: Path, alone_command: str) -> None:
     """Print the table, the cost line and the places."""
-    table = Table(title=summary.name, title_justify="left")
-    for heading in (
-        "model",
-        "size",
-        "tokens",
-        "held-out loss",
-        "perplexity",
-        "accuracy",
-        "vs alone",
-    ):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
+    table = Table("model", title=summary.name, title_justify="left")
+    for heading in ("size", "tokens", "held-out loss", "perplexity", "accuracy", "vs alone"):
+        table.add_column(heading, justify="right")
     comparison = summary.comparison
     members = summary.teacher.members if summary.teacher else {}
     gaps = comparison.get("members_minus_stand_alone", {})
@@ -189,8 +182,9 @@ def print_summary(console: Console, summary: Summary, folder: Path, alone_comman
                 "" if difference is None else f"{difference:+.3f}",
             )
     console.print(table)
+    say = plain_line(console)
     for line in _lines(summary, folder, alone_command):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
 
 
 def _lines(summary: Summary, folder: Path, alone_command: str) -> list[str]:
@@ -227,9 +221,6 @@ def _lines(summary: Summary, folder: Path, alone_command: str) -> list[str]:
 
 
 def _flops(count: float | None) -> str:
-    if count is None:
-        return "unknown"
-    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count / 1e9:.2f} GFLOP"
+    from matplotlib.ticker import EngFormatter  # `dwt-runs` needs no figures
+
+    return "unknown" if count is None else EngFormatter("FLOP", places=2)(count)

@@ -10,7 +10,7 @@ import pytest
 from dwt_cli.distill.alpha import Constant, Wsd
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.objective.features import MiniLM
-from dwt_cli.track.schedule import schedule_curves
+from dwt_cli.track.schedule import RATE, schedule_curves
 from dwt_cli.training.options import Falling, Optim
 from tests.miniature import dwt_train, options
 
@@ -31,15 +31,16 @@ def test_a_picture_and_no_training(tmp_path: Path, words: list[str]) -> None:
 
 def test_the_learning_rate_falls_as_it_is_configured() -> None:
     optim = Optim(warmup=0.25, decay=0.5, falling=Falling.cosine)
-    curves = schedule_curves(Wsd(soft=4.0), optim, {}, num_points=8)
+    progress, curves = schedule_curves(Wsd(soft=4.0), optim, {}, num_points=8)
     cosine = [(1 + math.cos(math.pi * done)) / 2 for done in (0, 0.25, 0.5, 0.75)]
-    assert curves.progress == [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875]
-    assert curves.lr_factor == pytest.approx([0, 0.5, 1, 1, *cosine])
-    assert curves.alpha_soft == pytest.approx([4 * factor for factor in curves.lr_factor])
-    assert curves.alpha_hard == [1.0] * 8
+    assert progress == [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875]
+    assert curves[RATE] == pytest.approx([0, 0.5, 1, 1, *cosine])
+    assert curves["alpha_soft"] == pytest.approx([4 * factor for factor in curves[RATE]])
+    assert curves["alpha_hard"] == [1.0] * 8
 
 
 def test_temperatures_are_those_of_the_objectives_that_have_one() -> None:
     objectives = {"kl": ForwardKL(temperature=1.0, temperature_end=3.0), "minilm": MiniLM()}
-    curves = schedule_curves(Constant(), Optim(), objectives, num_points=4)
-    assert curves.temperatures == {"kl": [1.0, 1.5, 2.0, 2.5]}
+    _, curves = schedule_curves(Constant(), Optim(), objectives, num_points=4)
+    assert list(curves) == ["alpha_hard", "alpha_soft", RATE, "temperature of kl"]
+    assert curves["temperature of kl"] == [1.0, 1.5, 2.0, 2.5]
