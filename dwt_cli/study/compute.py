@@ -32,24 +32,17 @@ class Account(Enum):
         return f"flops_{self.name.lower()}"
 
 
-def flops(cost: Mapping[str, float | None]) -> dict[str, float | None]:
+def flops(cost: Mapping[str, float | None]) -> dict[str, float]:
     """Return the FLOPs of a run in each account by its column, from `Summary.cost`.
 
-    None where they are not known. WHOLE has what remapping learned, too. A teacher's pre-training
+    NaN where they are not known. WHOLE has what remapping learned, too. A teacher's pre-training
     is charged to each of its students in full, which is the hardest account.
     """
-    charged = {
-        Account.STUDENT: ["student_flops"],
-        Account.FORWARD: ["teacher_forward_flops"],
-        Account.WHOLE: ["teacher_pretraining_flops", "remap_flops"],
-    }
-    total: float | None = 0
-    found = {}
-    for account, keys in charged.items():
-        for each in (cost[key] for key in keys):
-            total = None if total is None or each is None else total + each
-        found[account.column] = total
-    return found
+    known = {key: math.nan if value is None else value for key, value in cost.items()}
+    student = known["student_flops"]
+    forward = student + known["teacher_forward_flops"]
+    whole = forward + known["teacher_pretraining_flops"] + known["remap_flops"]
+    return dict(zip((each.column for each in Account), (student, forward, whole), strict=True))
 
 
 def loss_at(points: Points, budget: float) -> float | None:

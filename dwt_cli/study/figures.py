@@ -4,13 +4,10 @@ An arm looks alike in all of them, in colours that colour-blind readers tell apa
 and markers that print in grey. Losses have a band over all seeds, differences the 95% interval.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +17,7 @@ from dwt_cli.study.comparisons import against_alone, curves_apart
 from dwt_cli.study.compute import Account
 from dwt_cli.study.results import Results
 from dwt_cli.study.statistics import difference
-from dwt_cli.track.curves import BLUE, GREEN, GREY, ORANGE, finish
+from dwt_cli.track.curves import BLUE, GREEN, GREY, ORANGE, finish, panels, save
 
 # Okabe and Ito's colours, as in a run's curves; yellow is too light for a line
 _COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
@@ -33,30 +30,14 @@ _NATS = "nats per target token"
 _SHARE = "share of the run"
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A PNG and what it shows, in words that stand alone."""
-
-    path: Path
-    title: str
-    caption: str
-
-
-Pictures = dict[str, Picture]
-
-
-def draw(results: Results, folder: Path) -> Pictures:
-    """Every picture for which there is anything to show, by name; NAME.png in `folder`."""
-    matplotlib.use("Agg")
+def draw(results: Results, folder: Path) -> dict[str, Path]:
+    """Draw every picture for which there is anything to show. Return its PNG by its name."""
     drawn = {}
-    for name, (drawing, title, caption) in _DRAWINGS.items():
-        figure = drawing(results)
-        if figure is not None:
+    for name, (drawing, title, _) in DRAWINGS.items():
+        if figure := drawing(results):
             _legend(figure)
-            figure.suptitle(f"{results.study.name}: {title}", fontsize=11)
-            path = folder / f"{name}.png"
-            figure.savefig(path, dpi=_DPI)
-            drawn[name] = Picture(path, title, caption)
+            drawn[name] = folder / f"{name}.png"
+            save(figure, f"{results.study.name}: {title}", drawn[name], size=11, dpi=_DPI)
     return drawn
 
 
@@ -73,8 +54,7 @@ def _style(results: Results, arm: str) -> dict[str, Any]:
 
 def _panels(of: Sequence[Any]) -> tuple[Figure, dict[Any, Axes]]:
     """A panel for each, beside one another; the legend has its place below them."""
-    figure = Figure(figsize=(max(6.5, 4.6 * len(of)), 4.3), layout="constrained")
-    axes = figure.subplots(1, len(of), squeeze=False)[0]
+    figure, axes = panels(len(of), width=max(6.5 / len(of), 4.6), height=4.3)
     return figure, dict(zip(of, axes, strict=True))
 
 
@@ -106,19 +86,11 @@ def _band(axes: Axes, band: pd.DataFrame, label: str, style: Mapping[str, Any]) 
 
 
 def _interval(values: pd.Series) -> pd.Series:
-    """Mean and the ends of its 95% interval, which are the mean where there is none."""
+    """Mean and the ends of its 95% interval, which are the mean below three values."""
     found = difference(values)
     assert found is not None
-    ends = (found.mean, found.mean) if found.low is None else (found.low, found.high)
+    ends = (found.mean, found.mean) if found.num_pairs < 3 else (found.low, found.high)
     return pd.Series([found.mean, *ends], ["middle", "low", "high"])
-
-
-def _limit(axes: Axes, middles: Iterable[float]) -> None:
-    """The panel is for the middles and 0: an interval of two seeds may be wider than all else."""
-    axes.axhline(0, color="black", linewidth=1)
-    (low, high), middles = axes.get_ylim(), [0.0, *middles]
-    room = 0.75 * (max(middles) - min(middles)) or high - low
-    axes.set_ylim(max(low, min(middles) - room), min(high, max(middles) + room))
 
 
 # ----------------------------------------------------------------------------------- over a run
@@ -138,10 +110,10 @@ def _over_runs(
     bands = {key: band for key, band in bands.items() if len(band)}
     if not bands:
         return None
-    figure, panels = _panels(list(dict.fromkeys(length for length, _ in bands)))
+    figure, axes_of = _panels(list(dict.fromkeys(length for length, _ in bands)))
     for (length, arm), band in bands.items():
-        _band(panels[length], band, arm, _style(results, arm))
-    for length, axes in panels.items():
+        _band(axes_of[length], band, arm, _style(results, arm))
+    for length, axes in axes_of.items():
         finished(axes, length, pd.concat([band for (n, _), band in bands.items() if n == length]))
     return figure
 
@@ -173,12 +145,15 @@ def _progress(results: Results) -> Figure | None:
 
     def band_of(arm: str, length: int) -> pd.DataFrame:
         by_seed = curves_apart(results, arm, base, length)
-        if len(by_seed.columns) < 3:
-            by_seed = by_seed.mean(axis="columns").to_frame()
         return by_seed.apply(_interval, axis="columns")
 
     def finished(axes: Axes, length: int, bands: pd.DataFrame) -> None:
-        _limit(axes, bands.middle)
+        axes.axhline(0, color="black", linewidth=1)
+        # the panel is for the middles and 0: a band of few seeds may be wider than all else
+        (low, high), least, most = axes.get_ylim(), bands.middle.min(), bands.middle.max()
+        least, most = min(least, 0), max(most, 0)
+        room = 0.75 * (most - least) or high - low
+        axes.set_ylim(max(low, least - room), min(high, most + room))
         title = f"runs of {length} steps; below 0 is better"
         finish(axes, title, f"held-out loss minus {base}'s, nats", _SHARE)
 
@@ -193,7 +168,7 @@ def _schedules(results: Results) -> Figure | None:
     by_weights = longest.drop_duplicates("arm").groupby("weights", sort=False).arm.agg(list)
     if not len(by_weights):
         return None
-    figure, panels = _panels(["hard", "soft"])
+    figure, axes_of = _panels(["hard", "soft"])
     for number, (weights, arms) in enumerate(by_weights.items()):
         every = max(1, len(weights) // 8)
         look = {
@@ -205,9 +180,9 @@ def _schedules(results: Results) -> Figure | None:
             **_style(results, arms[0]),
         }
         shares, hard, soft = zip(*weights, strict=True)
-        panels["hard"].plot(shares, hard, **look)
-        panels["soft"].plot(shares, soft, **look)
-    for name, axes in panels.items():
+        axes_of["hard"].plot(shares, hard, **look)
+        axes_of["soft"].plot(shares, soft, **look)
+    for name, axes in axes_of.items():
         top = axes.get_ylim()[1]
         axes.set_ylim(-0.04 * top, 1.04 * top)
         finish(axes, f"weight of the {name} loss, alpha_{name}", "weight", _SHARE)
@@ -224,18 +199,17 @@ def _teacher_quality(results: Results) -> Figure | None:
     lengths = beside[taught].dropna(subset="gap").sort_values("length", kind="stable")
     if not len(lengths):
         return None
-    figure, panels = _panels(lengths.length.unique())
+    figure, axes_of = _panels(lengths.length.unique())
     for length, runs in lengths.groupby("length"):
-        axes, arms = panels[length], runs.groupby("arm", sort=False)
-        points = (-runs.gap).groupby(runs.arm, sort=False).apply(_interval).unstack()
-        places = _apart(arms.teacher_gap.mean().to_list())
-        for place, (arm, point) in zip(places, points.iterrows(), strict=True):
+        axes = axes_of[length]
+        for arm, of_arm in runs.groupby("arm", sort=False):
+            gain = _interval(-of_arm.gap)
             look = {**_style(results, arm), "linestyle": "none", "capsize": 3, "markersize": 6}
-            bar = [[point.middle - point.low], [point.high - point.middle]]
-            axes.errorbar(place, point.middle, yerr=bar, label=arm, **look)
-        if min(places) < 0:
+            bar = [[gain.middle - gain.low], [gain.high - gain.middle]]
+            axes.errorbar(of_arm.teacher_gap.mean(), gain.middle, yerr=bar, label=arm, **look)
+        axes.axhline(0, color="black", linewidth=1)
+        if axes.get_xlim()[0] < 0:
             axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
-        _limit(axes, points.middle)
         axes.locator_params(axis="x", nbins=6)
         finish(
             axes,
@@ -246,22 +220,12 @@ def _teacher_quality(results: Results) -> Figure | None:
     return figure
 
 
-def _apart(places: Sequence[float]) -> list[float]:
-    """Places along an axis; those that would hide one another are moved a little to the right."""
-    step = 0.02 * ((max(places) - min(places)) or 1.0)
-    moved = list(places)
-    order = sorted(range(len(places)), key=places.__getitem__)
-    for before, index in pairwise(order):
-        moved[index] = max(moved[index], moved[before] + step)
-    return moved
-
-
 def _cost(results: Results) -> Figure | None:
     """Final loss over total FLOPs, in each account, with the stand-alone student's line."""
     if results.baseline is None:
         return None
-    figure, panels = _panels(list(Account))
-    for account, axes in panels.items():
+    figure, axes_of = _panels(list(Account))
+    for account, axes in axes_of.items():
         alone = _by_flops(results, results.stand_alone, account)
         _band(axes, alone, "the stand-alone student", _ALONE)
         for arm in results.compared:
@@ -284,14 +248,14 @@ def _by_flops(results: Results, arms: set[str], account: Account) -> pd.DataFram
     return losses.set_index(runs.groupby("steps")[account.column].mean())
 
 
-_DRAWINGS: dict[str, tuple[Callable[[Results], Figure | None], str, str]] = {
+# a picture that is drawn if there is anything to show, its title, and a caption that stands alone
+DRAWINGS: dict[str, tuple[Callable[[Results], Figure | None], str, str]] = {
     "teacher_quality": (
         _teacher_quality,
         "how good the teacher is, and what it is worth",
         "Gain over the stand-alone student (how much lower held-out loss ends) against the "
-        "teacher's own distance from it. Bars: 95% intervals over seeds, cut where they leave the "
-        "panel; arms that share a teacher are drawn side by side. The paper's figure 2 asks the "
-        "same of GLUE.",
+        "teacher's own distance from it. Bars: 95% intervals over seeds, from three seeds on. The "
+        "paper's figure 2 asks the same of GLUE.",
     ),
     "curves": (
         _curves,

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -50,8 +50,8 @@ def write_report(folder: Path, results: Results | None = None) -> list[Path]:
     paths = [folder / name for name in ("report.html", "report.md", "results.csv")]
     atomic.write_text(paths[0], page(text, results.study.name, folder))
     atomic.write_text(paths[1], text)
-    atomic.write_text(paths[2], tables.runs_csv(results))
-    return [*paths, *(picture.path for picture in pictures.values())]
+    atomic.write_text(paths[2], tables.runs_table(results).to_csv(index=False))
+    return [*paths, *pictures.values()]
 
 
 def print_report(console: Console, results: Results, paths: Sequence[Path]) -> None:
@@ -73,17 +73,16 @@ def print_report(console: Console, results: Results, paths: Sequence[Path]) -> N
         say(f"{path.suffix.lstrip('.')}: {path}")
 
 
-def _lines(results: Results, pictures: figures.Pictures) -> list[str]:
+def _lines(results: Results, pictures: Mapping[str, Path]) -> list[str]:
     """Return the report without the sections that have no line, and pictures that are not drawn."""
     study = results.study
 
     def drawn(*names: str) -> list[str]:
-        found = [pictures[name] for name in names if name in pictures]
-        return [
-            line
-            for picture in found
-            for line in (f"![{picture.title}]({picture.path.name})", "", f"*{picture.caption}*", "")
-        ]
+        lines = []
+        for name in (name for name in names if name in pictures):
+            _, title, caption = figures.DRAWINGS[name]
+            lines += [f"![{title}]({pictures[name].name})", "", f"*{caption}*", ""]
+        return lines
 
     sections = {
         "Verdicts": _verdicts(results),

@@ -25,10 +25,6 @@ from dwt_cli.training.options import Train
 _LENGTH = ("max_steps", "epochs", "max_minutes", "every")
 Versions = tuple[tuple[str, str], ...]
 _NUM_WEIGHTS = 200  # points of a schedule, as many as a picture can show
-_NUMBERS = [
-    *("steps", "heldout_loss", "teacher_heldout_loss", *(each.column for each in Account)),
-    *("student_seconds", "remap_seconds", "teacher_flops", "teacher_seconds"),
-]
 
 
 @dataclass
@@ -51,7 +47,7 @@ class Row:
     words: str
     left_out: str | None = None
     curve_left_out: str | None = None
-    steps: int | None = None
+    steps: float | None = None
     heldout_loss: float | None = None
     teacher_heldout_loss: float | None = None
     flops_student: float | None = None
@@ -71,6 +67,9 @@ class Row:
     commit: str | None = None
     curve: tuple[tuple[int, float], ...] = ()
     weights: tuple[tuple[float, float, float], ...] = ()
+
+
+_NUMBERS = [f.name for f in dataclasses.fields(Row) if f.type == (float | None)]
 
 
 @dataclass(frozen=True)
@@ -131,12 +130,8 @@ class Results:
 
     def stand_alone_points(self, seed: int) -> Points:
         """(FLOPs, held-out loss) of the stand-alone student at every length that was trained."""
-        is_of_it = self.runs.arm.isin(self.stand_alone) & (self.runs.seed == seed)
-        runs = self.runs[is_of_it].sort_values("arm", kind="stable")
-        baseline_first = runs.sort_values(
-            "arm", key=lambda arms: arms != self.baseline, kind="stable"
-        )
-        return _points(baseline_first.drop_duplicates("flops_student"), Account.STUDENT)
+        of_it = self.runs[self.runs.arm.isin(self.stand_alone) & (self.runs.seed == seed)]
+        return _points(of_it.drop_duplicates("flops_student"), Account.STUDENT)
 
     def points(self, arm: str, seed: int, account: Account) -> Points:
         """(FLOPs, held-out loss) of an arm at each of its lengths."""

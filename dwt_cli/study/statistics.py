@@ -40,12 +40,6 @@ class Difference:
     high: float | None = None
     p: float | None = None
 
-    def within(self, smallest_effect: float) -> bool:
-        """Whether the interval lies between plus and minus `smallest_effect`."""
-        if self.low is None or self.high is None:
-            return False
-        return -smallest_effect <= self.low and self.high <= smallest_effect
-
 
 def difference(pairs: Sequence[float]) -> Difference | None:
     """Return the mean difference over seeds and its interval; None where there is no seed.
@@ -86,9 +80,9 @@ def verdict(
     """What becomes of a claim, by the rule that the report prints."""
     if found is None:
         return f"{UNDECIDED} (no pair of runs)"
-    if found.num_pairs < 2:
+    if found.low is None or found.high is None:
         return f"{UNDECIDED} (one seed)"
-    if found.within(smallest_effect):
+    if -smallest_effect <= found.low and found.high <= smallest_effect:
         return NO_DIFFERENCE
     if not adjusted_p < SIGNIFICANT:
         return UNDECIDED

@@ -210,13 +210,7 @@ def _list(numbers: Sequence[float]) -> str:
 
 
 def runs_table(results: Results) -> pd.DataFrame:
-    """Return a row for every job of the study, whether it is in the figures or not."""
+    """Return results.csv: a row for every job of the study, be it in the figures or not."""
     found, more = results.jobs.copy(), ["identity", "folder", "words", "left_out"]
     found.loc[found.left_out.notna(), _MEASURES] = None
     return found[["arm", "length", "seed", *_MEASURES, *more]]
-
-
-def runs_csv(results: Results) -> str:
-    """Return `runs_table` as the content of results.csv."""
-    text: str = runs_table(results).to_csv(index=False, lineterminator="\n")
-    return text

@@ -11,6 +11,7 @@ import pytest
 
 from dwt_cli.cli.report import main
 from dwt_cli.study import figures
+from dwt_cli.study.options import Claim, Expect
 from dwt_cli.study.record import read_study, write_study
 from dwt_cli.study.report import write_report
 from tests.study import miniature
@@ -120,6 +121,15 @@ def test_without_a_baseline(tmp_path: Path, missing: str) -> None:
     assert "This study tests no claim: there are no verdicts." in text
     assert row(text, "weak", "100")[2] == "100"
     assert "Against the stand-alone" not in text and not (folder / "cost.png").exists()
+
+
+def test_claims_need_no_baseline(tmp_path: Path, unpictured: None) -> None:
+    claim = Claim("weak is ahead of poor", "weak", "poor", Expect.lower, length=100)
+    text = report(miniature.write(tmp_path, seeds=(0, 1, 2), baseline=None, claims=[claim]))
+    assert "There is no stand-alone arm: nothing is compared with it." in text
+    assert row(text, "weak is ahead of poor", "100")[-1] == "supported"
+    assert "| weak - poor |" in text[text.index("## Where curves cross") :]
+    assert "Against the stand-alone" not in text
 
 
 def test_half_a_study(tmp_path: Path, unpictured: None, capsys: Capture) -> None:

@@ -60,7 +60,7 @@ def test_one_line_per_run(tmp_path: Path) -> None:
     folder = miniature.write(tmp_path, seeds=(0, 1), lengths=(100,))
     failed(folder, place(folder, "weak", 100, 1))
     results = read_results(folder)
-    rows = list(csv.DictReader(io.StringIO(tables.runs_csv(results))))
+    rows = list(csv.DictReader(io.StringIO(tables.runs_table(results).to_csv())))
     assert len(rows) == 6
     whole = next(row for row in rows if (row["arm"], row["seed"]) == ("weak", "0"))
     assert float(whole["heldout_loss"]) == results.of("weak", 100).heldout_loss[0]
