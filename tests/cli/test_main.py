@@ -130,6 +130,17 @@ def test_questions_are_answered_without_a_trace(tmp_path: Path, arguments: list[
     assert list(tmp_path.iterdir()) == []
 
 
+def test_tab_completes_words_in_bash(tmp_path: Path) -> None:
+    script = dwt_train("--shell-completion", "install=bash", cwd=tmp_path)
+    assert script.returncode == 0, script.stderr
+    bash = ["bash", "-c", f"{script.stdout}\ncomplete -p dwt-train"]
+    installed = subprocess.run(bash, capture_output=True, text=True, check=True)
+    assert "dwt-train" in installed.stdout
+    typed = {"COMP_LINE": "dwt-train teacher=very", "COMP_POINT": "22"}
+    asked = dwt_train("--shell-completion", "query=bash", cwd=tmp_path, **typed)
+    assert asked.stdout.split() == ["teacher=very_weak"]
+
+
 def test_help_tells_every_choice(tmp_path: Path) -> None:
     text = dwt_train("--help", cwd=tmp_path).stdout
     for group, choices in files.groups().items():

@@ -26,6 +26,8 @@ from transformers import (
 
 from dwt_cli.base import atomic
 from dwt_cli.cli import main
+from dwt_cli.config.check import warnings
+from dwt_cli.config.compose import runs_of
 from dwt_cli.recipe.corpus import CorpusStage
 from tests.miniature import dwt_train, options, write_text
 
@@ -665,10 +667,17 @@ WITHOUT_EFFECT = {
 
 
 @pytest.mark.parametrize("setting", WITHOUT_EFFECT)
-def test_a_setting_without_effect_is_warned_of(ask: Ask, place: Path, setting: str) -> None:
-    words = [*options(place), *WITHOUT_EFFECT[setting], "launch.device=cuda"]  # stops the run
-    warned = [line for line in ask(*words).err.splitlines() if line.startswith("warning: ")]
-    assert any(line.startswith(f"warning: {setting} ") for line in warned), warned
+def test_a_setting_without_effect_is_warned_of(place: Path, setting: str) -> None:
+    (run,), _ = runs_of([*options(place), *WITHOUT_EFFECT[setting]])
+    warned = list(warnings(run))
+    assert any(line.startswith(f"{setting} ") for line in warned), warned
+
+
+def test_warnings_are_printed_once(ask: Ask, place: Path) -> None:
+    words = ["teacher=none", "train.max_minutes=1", "run.mfu=0.5", "launch.device=cuda"]  # stops it
+    printed = ask("-m", *options(place), *words, "run.plan=true", "seed=0,1").err.splitlines()
+    warned = [line.split()[1] for line in printed if line.startswith("warning: ")]
+    assert sorted(warned) == ["scale.teacher_steps", "train.max_minutes"]
 
 
 def test_more_held_out_blocks_than_there_are_are_warned_of(ask: Ask, place: Path) -> None:
