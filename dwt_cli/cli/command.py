@@ -17,25 +17,16 @@ from dwt_cli.config.launch import Basic
 from dwt_cli.config.run import EVAL_SETTINGS, GROUPS_AND_SETTINGS, Evaluation, Run, Study
 from dwt_cli.launch.dispatch import start, start_all
 
-
-def train(arguments: list[str]) -> int:
-    """Carry out what ``dwt-train`` is asked for; returns the exit code."""
-    return _carried_out("dwt-train", arguments, "config", Run, GROUPS_AND_SETTINGS)
-
-
-def evaluate(arguments: list[str]) -> int:
-    """Carry out what ``dwt-eval`` is asked for; returns the exit code."""
-    return _carried_out("dwt-eval", arguments, "evaluate", Evaluation, EVAL_SETTINGS)
+_PROGRAMS: dict[str, tuple[str, type[Run], Sequence[str]]] = {
+    "dwt-train": ("config", Run, GROUPS_AND_SETTINGS),
+    "dwt-eval": ("evaluate", Evaluation, EVAL_SETTINGS),
+}
+"""The config that each composes, its type, and the first words of its settings."""
 
 
-def _carried_out(
-    program: str, arguments: list[str], primary: str, root: type[Run], known: Sequence[str]
-) -> int:
-    """Compose and check every run before one begins; return the exit code.
-
-    primary, root: the config that is composed, and its type. known: the first words of its
-    settings.
-    """
+def carry_out(program: str, arguments: list[str]) -> int:
+    """Compose and check every run before one begins; return the exit code."""
+    primary, root, known = _PROGRAMS[program]
 
     def work() -> int:
         with interrupt.stoppable():

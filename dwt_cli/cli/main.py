@@ -10,31 +10,26 @@ from dwt_cli.cli import help
 
 def main() -> None:
     """``dwt-train``. A user's mistake is one line on stderr and exit code 2."""
-    if not _answered("dwt-train", help.train):
-        from dwt_cli.cli import command
-
-        sys.exit(command.train(sys.argv[1:]))
+    _run("dwt-train", help.train)
 
 
 def evaluate_main() -> None:
     """``dwt-eval``, in the same manner."""
-    if not _answered("dwt-eval", help.evaluate):
-        from dwt_cli.cli import command
-
-        sys.exit(command.evaluate(sys.argv[1:]))
+    _run("dwt-eval", help.evaluate)
 
 
-def _answered(program: str, guide: Callable[[], str]) -> bool:
-    """Print what only help or the version is asked for; returns whether it was."""
+def _run(program: str, guide: Callable[[], str]) -> None:
+    """Print what only help or the version is asked for; else carry the command out, and exit."""
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments) or arguments == ["help"]:
         text = guide()
     elif "--version" in arguments or arguments == ["version"]:
         text = f"{program} {version('dwt-cli')}"
     else:
-        return False
+        from dwt_cli.cli.command import carry_out
+
+        sys.exit(carry_out(program, arguments))
     try:
         print(text, flush=True)
     except BrokenPipeError:  # head, or a pager that was left, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
