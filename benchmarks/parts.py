@@ -1,7 +1,7 @@
 """The project's own parts on synthetic text: what is timed is the code that `dwt-train` runs."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +79,6 @@ class Parts:
             evaluate=dict,
             eval_every=1,
             checkpoints=Checkpoints(Path(), "", 0, print),
-            observer=_Nobody(),
             device=self.machine.device,
             seed=self.run.seed,
         )
@@ -130,13 +129,3 @@ def _synthetic_batches(run: Run) -> TrainBatches:
         run.task, size, SPECIAL_TOKENS.index("[MASK]"), tuple(range(len(SPECIAL_TOKENS)))
     )
     return TrainBatches(blocks, masking, run.train.batch_size, run.seed, "student")
-
-
-class _Nobody:
-    """An observer that looks away."""
-
-    def resumed(self, step: int) -> None: ...
-
-    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None: ...
-
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None: ...

@@ -12,6 +12,7 @@ from dwt_cli.tasks.classification import Classification, Outputs, predict
 from dwt_cli.tasks.texts import BucketedBatches, Texts
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.options import AdamW, Falling, Optim, Train
+from dwt_cli.training.protocols import Observer
 from dwt_cli.training.train import train
 
 _CHECKPOINT_EVERY = 2000  # steps: only a long fine-tuning is worth going on with
@@ -97,17 +98,11 @@ def fine_tune(
     return latest, batches.padding
 
 
-class _Progress:
+class _Progress(Observer):
     """An observer that passes on how far a training is."""
 
     def __init__(self, advance: Callable[[float, str], None]) -> None:
         self._advance = advance
 
-    def resumed(self, step: int) -> None:
-        pass
-
     def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
         self._advance(progress, f"step {step}  loss {metrics['loss']:.3f}")
-
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        pass

@@ -5,6 +5,8 @@ all but a few per cent of a transformer: every linear layer, and the two product
 In a family whose parts are not known here, head and last layer too run on every position.
 """
 
+from fractions import Fraction
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -26,37 +28,33 @@ def forward_flops(
     The last layer too is for those rows alone, but for its keys and values; where ``features`` of
     it are requested, all of it is computed.
     """
-    whole = features.whole_last_layer(model.config)
-    per_position = per_target = 0
+    config, whole = model.config, features.whole_last_layer(model.config)
+    total = 0
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            products = 2 * module.in_features * module.out_features
-            of_rows = round(products * _share_of_rows(model, name, whole))
-            per_target += of_rows
-            per_position += products - of_rows
-    num_layers, width = model.config.num_hidden_layers, model.config.hidden_size
-    queries = num_layers * block_length
+            alone = _share_of_rows(model, name, whole)
+            rows = alone * num_targets + (1 - alone) * block_length
+            total += 2 * round(module.in_features * module.out_features * rows)
+    queries = config.num_hidden_layers * block_length
     if not whole:
         queries -= block_length - num_targets
-    attention = 4 * queries * block_length * width
-    per_block = per_position * block_length + attention + per_target * num_targets
-    return num_blocks * per_block
+    return num_blocks * (total + 4 * queries * block_length * config.hidden_size)
 
 
-def _share_of_rows(model: PreTrainedModel, name: str, whole_layers: bool) -> float:
+def _share_of_rows(model: PreTrainedModel, name: str, whole: bool) -> Fraction:
     """Return the share of a matrix that is multiplied with the states of target rows alone."""
     if not is_known(model.config):
-        return 0.0
+        return Fraction(0)
     anatomy = anatomy_of(model)
     layer, inside = anatomy.place_of(name)
     if layer is None:
-        return float(not name.startswith(f"{anatomy.backbone}."))
-    if whole_layers or layer < model.config.num_hidden_layers - 1:
-        return 0.0
+        return Fraction(not name.startswith(f"{anatomy.backbone}."))
+    if whole or layer < model.config.num_hidden_layers - 1:
+        return Fraction(0)
     if inside not in anatomy.projections:
-        return 1.0
+        return Fraction(1)
     fused = len(anatomy.projections) == 1
-    return 1 / 3 if fused else float(inside == anatomy.projections[0])  # the queries
+    return Fraction(1, 3) if fused else Fraction(inside == anatomy.projections[0])  # the queries
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -19,9 +19,16 @@ AUTO: dict[Head, Any] = {Head.masked: AutoModelForMaskedLM, Head.causal: AutoMod
 """The library's class of models with a head."""
 
 
+def config_of(options: Architecture) -> PreTrainedConfig:
+    """Return the configuration of the model that options describe."""
+    configure = ANATOMIES[options.family.name].configure
+    assert configure is not None, "`Family` has those that are made here"
+    return configure(options)
+
+
 def make_model(options: Architecture, seed: int, purpose: str) -> PreTrainedModel:
     """Return a model in fp32 whose weights depend on (seed, purpose) alone."""
-    config, head = _configured(options)
+    config, head = config_of(options), ANATOMIES[options.family.name].predicts
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, purpose, "weights"))
         model: PreTrainedModel = AUTO[head].from_config(config)
@@ -30,7 +37,7 @@ def make_model(options: Architecture, seed: int, purpose: str) -> PreTrainedMode
 
 def outline(options: Architecture, device: torch.device | str = "meta") -> PreTrainedModel:
     """Return the model on the meta device (or, of fake tensors, on any): shapes without memory."""
-    return outline_of(*_configured(options), device)
+    return outline_of(config_of(options), ANATOMIES[options.family.name].predicts, device)
 
 
 def outline_of(
@@ -41,9 +48,3 @@ def outline_of(
         model: PreTrainedModel = AUTO[head].from_config(config)
     model.tie_weights()  # what initialising would have done
     return model
-
-
-def _configured(options: Architecture) -> tuple[PreTrainedConfig, Head]:
-    anatomy = ANATOMIES[options.family.name]
-    assert anatomy.configure is not None, "`Family` has those that are made here"
-    return anatomy.configure(options), anatomy.predicts

@@ -13,8 +13,7 @@ from omegaconf import II, MISSING
 from dwt_cli.base.options import between, bookkeeping
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 STUDENT_PATH = "student.path"
 
@@ -88,8 +87,8 @@ class Student(ABC):
         """Return the student, in fp32, as it is without a teacher's weights."""
 
     @abstractmethod
-    def outline(self, device: torch.device | str, head: Head) -> PreTrainedModel:
-        """Return it on the meta device (or, of fake tensors, on any): shapes without memory."""
+    def config(self, head: Head) -> PreTrainedConfig:
+        """Return its configuration, which says its shapes."""
 
     def checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
         """Yield the model that it is opened from, if it is, with the setting that names it."""
@@ -105,10 +104,10 @@ class MadeStudent(Architecture, Student):
 
         return make_model(self, seed, "student")
 
-    def outline(self, device: torch.device | str, head: Head) -> PreTrainedModel:
-        from dwt_cli.models.making import outline
+    def config(self, head: Head) -> PreTrainedConfig:
+        from dwt_cli.models.making import config_of
 
-        return outline(self, device)
+        return config_of(self)
 
 
 @dataclass
@@ -120,11 +119,10 @@ class CheckpointStudent(Checkpoint, Student):
 
         return open_model(STUDENT_PATH, self, head)
 
-    def outline(self, device: torch.device | str, head: Head) -> PreTrainedModel:
+    def config(self, head: Head) -> PreTrainedConfig:
         from dwt_cli.models.checkpoint import open_config
-        from dwt_cli.models.making import outline_of
 
-        return outline_of(open_config(STUDENT_PATH, self, head), head, device)
+        return open_config(STUDENT_PATH, self, head)
 
     def checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
         yield STUDENT_PATH, self

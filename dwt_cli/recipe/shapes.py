@@ -141,7 +141,8 @@ class Shapes:
 
     def student_on(self, device: torch.device | str) -> PreTrainedModel:
         """Return the student on the meta device or, of fake tensors, on any."""
-        return self.student.outline(device, self.conditions.task.head)
+        head = self.conditions.task.head
+        return outline_of(self.student.config(head), head, device)
 
     def start(self, seed: int) -> PreTrainedModel:
         """Return the student itself, as it is without a teacher's weights."""

@@ -6,7 +6,7 @@ splitting a batch into micro-batches changes nothing but rounding.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,28 +29,6 @@ from dwt_cli.training.protocols import Batches, Loss, Observer
 
 
 @dataclass(frozen=True)
-class Length:
-    """When a training ends; the first limit that is met counts."""
-
-    max_steps: int | None
-    max_minutes: float | None
-
-    @classmethod
-    def of(cls, train: Train, batches: Batches) -> "Length":
-        """Return the length that options give a training on these batches."""
-        return cls(train.num_steps(batches.steps_per_epoch), train.max_minutes)
-
-    def progress(self, counters: Counters) -> float:
-        """Return the share of the run that is done, in [0, 1]."""
-        shares = [0.0]
-        if self.max_steps is not None:
-            shares.append(counters.step / self.max_steps)
-        if self.max_minutes is not None:
-            shares.append(counters.elapsed_s / (60 * self.max_minutes))
-        return min(1.0, max(shares))
-
-
-@dataclass(frozen=True)
 class Training:
     """One training: what a task gives (model, loss, batches, evaluate), and how it is trained.
 
@@ -66,9 +44,9 @@ class Training:
     evaluate: Callable[[], dict[str, float]]
     eval_every: int | None
     checkpoints: Checkpoints
-    observer: Observer
     device: torch.device
     seed: int
+    observers: Sequence[Observer] = ()
     ranks: Ranks = ALONE
 
     @cached_property
@@ -76,24 +54,29 @@ class Training:
         """The optimiser of model and loss."""
         return Optimizer(self.model, self.optim, self.loss.aux)
 
-    @cached_property
-    def length(self) -> Length:
-        """When it ends."""
-        return Length.of(self.options, self.batches)
+    def progress(self, counters: Counters) -> float:
+        """Return the share of the training that is done, in [0, 1]; its nearest limit counts."""
+        return self.options.progress(
+            self.batches.steps_per_epoch, counters.step, counters.elapsed_s
+        )
 
-    def run(self) -> Counters:
+    def run(self, before: Mapping[str, float] | None = None) -> Counters:
         """Train from the newest checkpoint, or from the beginning, to the end.
 
-        Raises `Interrupted` after a checkpoint when a signal asks to stop, and `UserError` when
-        a loss or gradient is not finite and the settings say to stop.
+        before: held-out metrics, which are reported first when a training begins. Raises
+        `Interrupted` after a checkpoint when a signal asks to stop, and `UserError` when a loss or
+        gradient is not finite and the settings say to stop.
         """
         counters = self.checkpoints.restore(self.model, self.loss.aux, self.optimizer)
-        self.observer.resumed(counters.step)
+        for observer in self.observers:
+            observer.resumed(counters.step)
+            if before and counters.step == 0:
+                observer.evaluated(0, before)
         with Interrupt(reports=self.ranks.is_first) as interrupt:
-            while (progress := self.length.progress(counters)) < 1:
+            while (progress := self.progress(counters)) < 1:
                 self.step(counters, progress)
                 best = self._evaluate(counters)
-                last = self.length.progress(counters) == 1  # evaluating takes time too
+                last = self.progress(counters) == 1  # evaluating takes time too
                 due = counters.step % self.options.checkpoint_every == 0
                 # a signal reaches the ranks at different times: they stop after the same step
                 stop = int(self.ranks.largest(interrupt.number if interrupt.requested else 0))
@@ -124,19 +107,16 @@ class Training:
         counters.step += 1
         seconds = self.ranks.largest(time.perf_counter() - started)
         counters.elapsed_s += seconds
-        self.observer.stepped(
-            counters.step,
-            self.length.progress(counters),
-            metrics
-            | {
-                "lr": lr,
-                "grad_norm": norm,
-                "num_skipped": counters.num_skipped,
-                "tokens": counters.step * self.batches.tokens_per_step,
-                "tokens_per_s": self.batches.tokens_per_step / seconds,
-                "elapsed_s": counters.elapsed_s,
-            },
-        )
+        metrics |= {
+            "lr": lr,
+            "grad_norm": norm,
+            "num_skipped": counters.num_skipped,
+            "tokens": counters.step * self.batches.tokens_per_step,
+            "tokens_per_s": self.batches.tokens_per_step / seconds,
+            "elapsed_s": counters.elapsed_s,
+        }
+        for observer in self.observers:
+            observer.stepped(counters.step, self.progress(counters), metrics)
 
     @property
     def prefetches(self) -> bool:
@@ -191,14 +171,15 @@ class Training:
 
     def _evaluate(self, counters: Counters) -> bool:
         """Evaluate on held-out text if it is time; return whether the model is the best so far."""
-        last = self.length.progress(counters) == 1
+        last = self.progress(counters) == 1
         due = self.eval_every is not None and counters.step % self.eval_every == 0
         if not (last or due):
             return False
         started = time.perf_counter()
         metrics = self.evaluate()
         counters.elapsed_s += self.ranks.largest(time.perf_counter() - started)
-        self.observer.evaluated(counters.step, metrics)
+        for observer in self.observers:
+            observer.evaluated(counters.step, metrics)
         best = math.inf if counters.best_loss is None else counters.best_loss
         if not metrics["loss"] < best:  # nor is a loss that is not a number the best
             return False

@@ -131,6 +131,15 @@ class Train:
             limits.append(max(1, round(self.epochs * steps_per_epoch)))
         return min(limits, default=None)
 
+    def progress(self, steps_per_epoch: float, step: int, elapsed_s: float) -> float:
+        """Return the share of the training that is done, in [0, 1], by its nearest limit."""
+        shares = [0.0]
+        if (num_steps := self.num_steps(steps_per_epoch)) is not None:
+            shares.append(step / num_steps)
+        if self.max_minutes is not None:
+            shares.append(elapsed_s / (60 * self.max_minutes))
+        return min(1.0, max(shares))
+
     def num_parts(self, num_ranks: int) -> int:
         """Return the number of micro-batches of each rank's share of a batch.
 
@@ -159,15 +168,12 @@ class Parallel:
 
     def sharding(self, num_ranks: int) -> "Fsdp | None":
         """Return how so many ranks shard a model; None: each of them holds all of it."""
-        raise NotImplementedError
+        return None
 
 
 @dataclass
 class Ddp(Parallel):
     """Every rank holds the whole model; gradients are summed while they are computed (DDP)."""
-
-    def sharding(self, num_ranks: int) -> None:
-        return None
 
 
 @dataclass

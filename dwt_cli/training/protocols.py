@@ -61,13 +61,19 @@ class Batches(Protocol):
 
 
 class Observer(Protocol):
-    """A listener to a training: its record, the progress display, snapshots of the model."""
+    """A listener to a training: its record, the progress display, snapshots of the model.
+
+    One that is made from this class does nothing at what it has no method for.
+    """
 
     def resumed(self, step: int) -> None:
         """Begin, or go on after ``step`` steps: later ones that were reported come again."""
+        return None
 
     def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
         """Take the metrics of step number ``step``, counted from 1."""
+        return None
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take the held-out metrics after ``step`` steps."""
+        return None

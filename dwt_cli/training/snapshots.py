@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dwt_cli.base.ranks import ALONE, Ranks
+from dwt_cli.training.protocols import Observer
 
 
 def snapshots_of(run_folder: Path) -> Path:
@@ -17,7 +18,7 @@ def place_of(run_folder: Path, share: float) -> Path:
     return run_folder / "model" if share == 1 else snapshots_of(run_folder) / f"{share:g}"
 
 
-class Snapshots:
+class Snapshots(Observer):
     """An observer that saves the model when a share of the training is reached.
 
     A training that goes on after an interruption has those of its earlier part already. Every rank
@@ -47,9 +48,6 @@ class Snapshots:
         before = progress * (step - 1) / step if self._before is None else self._before
         self._take(before, progress)
         self._before = progress
-
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        pass
 
     def _take(self, before: float, progress: float) -> None:
         for share in self._shares:

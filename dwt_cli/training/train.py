@@ -1,7 +1,7 @@
 """The one way to train: a model onto its device or into shards, through the loop, whole again."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -85,33 +85,12 @@ def train(
         evaluate=evaluated,
         eval_every=eval_every,
         checkpoints=checkpoints,
-        observer=_All(watching, at_start=before),
         device=device,
         seed=seed,
+        observers=watching,
         ranks=ranks,
     )
     latest.clear()
-    counters = training.run()
+    counters = training.run(before)
     gather()
     return Trained(counters, before, latest or evaluated())  # nothing was left after a restart
-
-
-class _All:
-    """Several observers as one; a training that begins starts with its first metrics."""
-
-    def __init__(self, observers: Sequence[Observer], at_start: Mapping[str, float]) -> None:
-        self._observers, self._at_start = observers, at_start
-
-    def resumed(self, step: int) -> None:
-        for observer in self._observers:
-            observer.resumed(step)
-        if step == 0 and self._at_start:
-            self.evaluated(0, self._at_start)
-
-    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
-        for observer in self._observers:
-            observer.stepped(step, progress, metrics)
-
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        for observer in self._observers:
-            observer.evaluated(step, metrics)

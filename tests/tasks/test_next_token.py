@@ -34,6 +34,7 @@ from dwt_cli.tasks.task import Batch, Place
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Training
 from dwt_cli.training.options import AdamW, Train
+from dwt_cli.training.protocols import Observer
 
 CPU = torch.device("cpu")
 END, V, L = 3, 160, 24
@@ -103,13 +104,9 @@ def blocks(tmp_path: Path) -> Blocks:
     return Blocks(tmp_path / "blocks")
 
 
-class Losses(list[float]):
-    def resumed(self, step: int) -> None: ...
-
+class Losses(list[float], Observer):
     def stepped(self, step: int, progress: float, metrics: Any) -> None:
         self.append(metrics["loss"])
-
-    def evaluated(self, step: int, metrics: Any) -> None: ...
 
 
 def train(
@@ -136,7 +133,7 @@ def train(
         evaluate=lambda: heldout_metrics(model, heldout, CPU),
         eval_every=None,
         checkpoints=Checkpoints(folder, "next token", 1, print),
-        observer=losses,
+        observers=[losses],
         device=CPU,
         seed=0,
     ).run()

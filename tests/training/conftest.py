@@ -156,7 +156,7 @@ def make_training(
         evaluate=lambda: heldout_metrics(model, heldout, device, ranks),
         eval_every=eval_every,
         checkpoints=Checkpoints(folder, "identity", options.keep_checkpoints, print, ranks),
-        observer=observer or Watcher(),
+        observers=[observer or Watcher()],
         device=device,
         seed=0,
         ranks=ranks,

@@ -15,8 +15,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.interrupt import Interrupted
 from dwt_cli.base.ranks import ALONE
 from dwt_cli.training import loop
-from dwt_cli.training.checkpoint import Counters
-from dwt_cli.training.loop import Length, Training
+from dwt_cli.training.loop import Training
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import AdamW, NonFinite, Train
 from dwt_cli.training.parallel import Gradients
@@ -223,11 +222,13 @@ def test_minutes_end_it_and_evaluating_counts(
     )
 
 
-def test_length_is_the_nearest_limit() -> None:
-    length = Length(max_steps=10, max_minutes=1.0)
-    assert length.progress(Counters(step=5, elapsed_s=6)) == 0.5
-    assert length.progress(Counters(step=5, elapsed_s=45)) == 0.75
-    assert length.progress(Counters(step=50, elapsed_s=45)) == 1.0
+def test_progress_is_that_of_the_nearest_limit() -> None:
+    both = Train(max_steps=10, epochs=3.0, max_minutes=1.0, batch_size=2)
+    assert both.progress(2.5, 4, 6) == 0.5, "three epochs are 8 steps"
+    assert both.progress(2.5, 4, 45) == 0.75
+    assert both.progress(2.5, 50, 45) == 1.0
+    assert replace(both, epochs=None).progress(2.5, 4, 6) == 0.4
+    assert replace(both, max_steps=None, epochs=None).progress(2.5, 50, 6) == 0.1
 
 
 def test_the_best_is_remembered(training: Make, watcher: Any) -> None:
@@ -332,10 +333,3 @@ def test_a_finished_training_has_nothing_to_do(training: Make, watcher: Any) -> 
     made = training(observer=seen)
     counters = made.run()
     assert (counters.step, seen.starts, seen.steps) == (6, [6], [])
-
-
-def test_train_options_are_the_length(training: Make) -> None:
-    assert training(max_steps=9).length == Length(9, None)
-    assert Length.of(
-        Train(max_steps=None, epochs=None, max_minutes=2.0, batch_size=2), Toy()
-    ) == Length(None, 2.0)
