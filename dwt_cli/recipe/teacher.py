@@ -295,14 +295,13 @@ class CombinedStage(TeacherStage):
             member.share(self.conditions, at)
         facts = [member.facts for member in members]
         signal = self.options.combine([member.signal for member in members])
-        names = [setting.removeprefix("teacher.members.") for setting, _ in self.options.each()]
         flops = [each.flops for each in facts]
         mixed = Facts(
             sum(each.parameters for each in facts),
             self._evaluated(signal, done, at),
             flops=None if None in flops else sum(each or 0 for each in flops),
             seconds=sum(each.seconds or 0.0 for each in facts),
-            members=dict(zip(names, facts, strict=True)),
+            members=dict(zip(self.options.members, facts, strict=True)),
         )
         return Prepared(mixed, sum(member.step_flops for member in members), signal)
 

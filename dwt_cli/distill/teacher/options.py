@@ -135,11 +135,27 @@ class VirtualTeacher(SignalTeacher):
 
 @dataclass
 class CombinedTeacher(Teacher, ABC):
-    """A teacher that is made of others, which come from `each`."""
+    """A teacher that asks others: choices of this group by name, checkpoints by path or hub name.
+
+    teachers: what the members' names stand for, filled in by `typed`.
+    """
+
+    members: list[str] = bookkeeping(MISSING)
+    teachers: list[Teacher] = field(default_factory=list, metadata={"names": "members"})
+
+    def each(self) -> Iterator[tuple[str, Teacher]]:
+        for name, teacher in zip(self.members, self.teachers, strict=True):
+            yield from ((f"teacher.members.{name}", single) for _, single in teacher.each())
 
     @abstractmethod
     def combine(self, signals: "Sequence[TeacherSignal]") -> "TeacherSignal":
-        """Return the signal that asks those of the others."""
+        """Return the signal that asks those of the members, in their order."""
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield what is wrong with the members and what is given for each, a line each."""
+        for name, teacher in zip(self.members, self.teachers, strict=True):
+            if [single for _, single in teacher.each()] != [teacher]:
+                yield f"{setting}.members: {name} is not one teacher; leave it out"
 
 
 class Weighting(Enum):
@@ -152,21 +168,15 @@ class Weighting(Enum):
 
 @dataclass
 class SeveralTeachers(CombinedTeacher):
-    """A mixture of teachers: choices of this group by name, or checkpoints by path or hub name.
+    """A mixture of teachers.
 
     weights: in proportion, one per member; empty: equal. temperatures: one per member, on top of
-    the member's own; empty: 1. teachers: what the members' names stand for, filled in by `typed`.
+    the member's own; empty: 1.
     """
 
-    members: list[str] = bookkeeping(MISSING)
     weights: list[float] = above(0, [], hint="else leave the member out")
     temperatures: list[float] = above(0, [], hint="the paper uses 1")
     weighting: Weighting = Weighting.fixed
-    teachers: list[Teacher] = field(default_factory=list, metadata={"names": "members"})
-
-    def each(self) -> Iterator[tuple[str, Teacher]]:
-        for name, teacher in zip(self.members, self.teachers, strict=True):
-            yield from ((f"teacher.members.{name}", single) for _, single in teacher.each())
 
     def combine(self, signals: "Sequence[TeacherSignal]") -> "TeacherSignal":
         from dwt_cli.distill.teacher.mixture import MixtureSignal
@@ -176,16 +186,13 @@ class SeveralTeachers(CombinedTeacher):
         return MixtureSignal(signals, weights, temperatures, self.weighting)
 
     def problems(self, setting: str) -> Iterator[str]:
-        """Yield what is wrong with the members and what is given for each, a line each."""
         members = self.members
         if len(members) < 2:
             yield (
                 f"{setting}.members={members}: several are two at least, as in "
                 f"{setting}.members=[small,very_weak]"
             )
-        for name, teacher in zip(members, self.teachers, strict=True):
-            if [single for _, single in teacher.each()] != [teacher]:
-                yield f"{setting}.members: {name} is not one teacher; leave it out"
+        yield from super().problems(setting)
         for each in ("weights", "temperatures"):
             values = getattr(self, each)
             if values and len(values) != len(members):
