@@ -1,6 +1,6 @@
 """Bases of the objectives, which compare a student with its teacher. Imports no torch.
 
-Legend: C rows of one chunk, V vocabulary.
+Legend: C rows of one chunk, V vocabulary, K some tokens of each row.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ class Distribution:
         """Return them all, (C, V)."""
         return self.scores_CV - self.log_z_C1
 
-    def log_probability(self, tokens_C1: Tensor) -> Tensor:
-        """Return that of one token per row, (C, 1)."""
-        return self.scores_CV.gather(1, tokens_C1) - self.log_z_C1
+    def log_probability(self, tokens_CK: Tensor) -> Tensor:
+        """Return those of some tokens of each row, (C, K)."""
+        return self.scores_CV.gather(1, tokens_CK) - self.log_z_C1
 
 
 class Rows(NamedTuple):
@@ -112,6 +112,5 @@ class Rows(NamedTuple):
         return self._replace(student=self.student.at(tau), teacher=self.teacher.at(tau))
 
 
-if TYPE_CHECKING:
-    Gradient = list[tuple[float, Tensor]]
-    """A sum of tables (C, V), each with a factor."""
+Gradient = list[tuple[float, "Tensor"]]
+"""A sum of tables (C, V), each with a factor."""

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dwt_cli.base.options import at_least, between
-from dwt_cli.distill.objective.base import Distribution, Divergence
+from dwt_cli.distill.objective.base import Distribution, Divergence, Gradient
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from dwt_cli.distill.objective.base import Gradient
 
 
 @dataclass
@@ -79,9 +77,7 @@ class TopK(Divergence):
     def compare(self, p: Distribution, t: Distribution) -> tuple[Tensor, Gradient]:
         kept_CK = t.probabilities_CV.topk(self.k, dim=-1).indices
         t_CK, p_CK = t.probabilities_CV.gather(1, kept_CK), p.probabilities_CV.gather(1, kept_CK)
-        kept_ratio_CK = t.log_probabilities().gather(1, kept_CK) - p.log_probabilities().gather(
-            1, kept_CK
-        )
+        kept_ratio_CK = t.log_probability(kept_CK) - p.log_probability(kept_CK)
         t_rest_C1, p_rest_C1 = _mass_of_rest(t, kept_CK), _mass_of_rest(p, kept_CK)
         ratio_C1 = t_rest_C1 / p_rest_C1
         gradient_CV = p.probabilities_CV * (1 - ratio_C1)

@@ -115,7 +115,9 @@ class _Distillation(torch.autograd.Function):
             )
             for rows in (slice(start, start + step) for start in range(0, num_rows, step))
         ]
-        terms = torch.stack([_sum(columns) for columns in zip(*of_chunks, strict=True)])
+        # at once over all chunks: many small operations add up
+        columns = (torch.cat(column) for column in zip(*of_chunks, strict=True))
+        terms = torch.stack([column.sum(dtype=torch.float32) for column in columns])
         if teacher is None:
             terms = torch.cat([terms, terms.new_zeros(2 + len(comparison.objectives))])
         total = weights.hard * terms[0]
@@ -191,11 +193,6 @@ def _of_rows(
 @functools.cache
 def _fused() -> Callable[..., list[Tensor]]:
     return torch.compile(_of_rows)
-
-
-def _sum(columns: Sequence[Tensor]) -> Tensor:
-    """Return the sum over the rows of all chunks, at once: many small operations add up."""
-    return torch.cat(tuple(columns)).sum(dtype=torch.float32)
 
 
 def _summed(parts: list[tuple[float | Tensor, Tensor]]) -> Tensor:
