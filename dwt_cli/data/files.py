@@ -65,7 +65,7 @@ class Files:
 
     def _read(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Document]:
         try:
-            if ".txt" in file.suffixes:
+            if name.removesuffix(".gz").removesuffix(".zst").endswith(".txt"):
                 yield from _cut(name, self._lines(file, name, advance))
                 return
             read = self._parquet_rows if name.endswith(".parquet") else self._json_rows

@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.data.corpus import Corpus
-from dwt_cli.data.sentences import heldout_sentences
 from dwt_cli.evaluate.measurement import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.options import Probing
-from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
+from dwt_cli.evaluate.sentences import Sentence, encode, equally_long, heldout_sentences
 
 MIN_WORDS, MAX_WORDS = 5, 28  # SentEval's
 MIN_SENTENCES = 20  # of a task

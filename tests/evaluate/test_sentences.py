@@ -5,9 +5,9 @@ from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.heldout import LeakCheck
 from dwt_cli.data.options import Frame
 from dwt_cli.data.pack import Blocks, pack, write_blocks
-from dwt_cli.data.sentences import heldout_sentences
 from dwt_cli.data.source import no_progress
 from dwt_cli.data.tokenizer import ids_of
+from dwt_cli.evaluate.sentences import heldout_sentences
 
 FRAME = Frame("cls_token", "sep_token")
 
