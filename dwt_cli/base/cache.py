@@ -19,16 +19,11 @@ from dwt_cli.base import atomic, locks
 ABOUT, PARTIAL, DAMAGED, LOCK = "about.json", ".partial", ".damaged", ".lock"
 
 
-def default_root() -> Path:
-    """Return the user's cache folder."""
-    return platformdirs.user_cache_path("dwt")
-
-
 class Cache:
     """The artifacts below ``root``; None: the user's cache folder. say: prints a line."""
 
     def __init__(self, root: str | None, say: Callable[[str], None]) -> None:
-        self.root = Path(root).expanduser() if root else default_root()
+        self.root = Path(root).expanduser() if root else platformdirs.user_cache_path("dwt")
         self._say = say
 
     def place(self, kind: str, fingerprint: str) -> Path:

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.errors import HydraException
 
-from dwt_cli.base.errors import UserError
+from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.config import explain, files
 from dwt_cli.config.run import GROUPS_AND_SETTINGS, SEVERAL, STUDY_SETTINGS
 
@@ -178,4 +178,4 @@ def _check_choice(override: Override) -> None:
         several = group in SEVERAL and value.startswith("[") and value != "[]"
         for each in value.strip("[]").split(",") if several else [value]:
             if (choice := each.strip("'\" ")) not in choices:
-                raise UserError(explain.no_choice(group, choice, choices))
+                raise UserError(not_among(f"{group}={choice}", "choice", choice, choices))

@@ -48,7 +48,7 @@ def _of_composition(error: HydraException | OmegaConfBaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if group:
-            return no_choice(group, choice, error.options or ())
+            return not_among(f"{group}={choice}", "choice", choice, error.options or ())
         return not_among(f"--config-name {choice}", "study", choice, files.sweeps())
     if found := re.search(r"Could not override '((?!hydra)[^']+)'", text):
         key, inner, kind = found[1], *(getattr(cause, a, None) for a in ("key", "object_type"))
@@ -89,11 +89,6 @@ def _wrong_type(override: str, error: BaseException) -> str:
 
 
 # --------------------------------------------------------------------------- what there is instead
-
-
-def no_choice(group: str, choice: str, choices: Sequence[str]) -> str:
-    """Return the line for a choice that a group does not have."""
-    return not_among(f"{group}={choice}", "choice", choice, choices)
 
 
 def is_setting(key: str) -> bool:

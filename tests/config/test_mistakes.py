@@ -269,6 +269,7 @@ WORDS: list[Row] = [
     ("two scales in one run", "scale=nano,paper", ["scale=nano,paper", "-m scale=nano,paper"]),
     ("two seeds in one run", "seed=1,2", ["seed=1,2", "dwt-train -m seed=1,2"]),
     ("a range in one run", "seed=range(1,3)", ["seed=range(1,3)", "dwt-train -m"]),
+    ("a range of nothing", ["-m", "seed=range(0,0)"], ["seed=range(0,0)", "give one at least"]),
     ("a list without brackets", ["tracker=wandb", "tracker.tags=a,b"],
      ["tracker.tags=a", "as in tracker.tags=[a,b]"]),
     ("another package", "teacher@foo=small", ["teacher@foo", "did you mean teacher?"]),
