@@ -129,12 +129,15 @@ def _table(
 def _state(results: Results) -> list[str]:
     study = results.study
     num, of = len(results.runs), len(study.jobs)
-    whole = "Complete" if num == of else "Not complete"
+    idle = study.arms.keys() - {job.arm for job in study.jobs}
+    whole = "Complete" if num == of and not idle else "Not complete"
     lengths, seeds = (", ".join(map(str, of)) or "none" for of in (study.lengths, study.seeds))
     remarks = [
-        f"{whole}: {num} of {of} runs are in this report: {len(study.arms)} arms, "
-        f"lengths {lengths}, seeds {seeds}."
+        f"{whole}: {num} of {of} runs are in this report: {len(study.arms) - len(idle)} of "
+        f"{len(study.arms)} arms, lengths {lengths}, seeds {seeds}."
     ]
+    if idle:
+        remarks.append(f"**No run of these arms was asked for: {', '.join(sorted(idle))}.**")
     if len(study.seeds) < 2:
         remarks.append("**One seed: there are no intervals, and no claim can be decided.**")
     if study.baseline is None:

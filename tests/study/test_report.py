@@ -132,6 +132,16 @@ def test_claims_need_no_baseline(tmp_path: Path, unpictured: None) -> None:
     assert "Against the stand-alone" not in text
 
 
+def test_an_arm_that_nobody_ran_is_named(tmp_path: Path, unpictured: None) -> None:
+    folder = miniature.write(tmp_path, seeds=(0, 1), lengths=(100,))
+    assert "Complete: 6 of 6 runs are in this report: 3 of 3 arms" in report(folder)
+    study = read_study(folder)
+    write_study(folder, replace(study, arms={**study.arms, "never": "teacher=large"}))
+    text = report(folder)
+    assert "Not complete: 6 of 6 runs are in this report: 3 of 4 arms" in text
+    assert "**No run of these arms was asked for: never.**" in text
+
+
 def test_half_a_study(tmp_path: Path, unpictured: None, capsys: Capture) -> None:
     folder = miniature.write(tmp_path, seeds=(0, 1, 2))
     torn(folder, place(folder, "weak", 100, 1))
