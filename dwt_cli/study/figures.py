@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -100,12 +101,10 @@ def _over_runs(
     results: Results,
     arms: Sequence[str],
     band_of: Callable[[str, int], pd.DataFrame],
-    finished: Callable[[Axes, int, pd.DataFrame], None],
+    unit: str,
+    note: str = "",
 ) -> Figure | None:
-    """A panel for each length, with the band of each arm over the run.
-
-    finished: gives a panel of a length its title; it is told what is drawn.
-    """
+    """A panel for each length, with the band of each arm over the run."""
     bands = {(n, arm): band_of(arm, n) for n in results.study.lengths for arm in arms}
     bands = {key: band for key, band in bands.items() if len(band)}
     if not bands:
@@ -114,7 +113,7 @@ def _over_runs(
     for (length, arm), band in bands.items():
         _band(axes_of[length], band, arm, _style(results, arm))
     for length, axes in axes_of.items():
-        finished(axes, length, pd.concat([band for (n, _), band in bands.items() if n == length]))
+        finish(axes, f"runs of {length} steps{note}", unit, _SHARE)
     return figure
 
 
@@ -131,10 +130,7 @@ def _curves(results: Results) -> Figure | None:
             ["middle", "low", "high"], axis="columns"
         )
 
-    def finished(axes: Axes, length: int, _: pd.DataFrame) -> None:
-        finish(axes, f"runs of {length} steps", f"held-out loss, {_NATS}", _SHARE)
-
-    return _over_runs(results, list(results.study.arms), band_of, finished)
+    return _over_runs(results, list(results.study.arms), band_of, f"held-out loss, {_NATS}")
 
 
 def _progress(results: Results) -> Figure | None:
@@ -147,17 +143,16 @@ def _progress(results: Results) -> Figure | None:
         by_seed = curves_apart(results, arm, base, length)
         return by_seed.apply(_interval, axis="columns")
 
-    def finished(axes: Axes, length: int, bands: pd.DataFrame) -> None:
+    unit, note = f"held-out loss minus {base}'s, nats", "; below 0 is better"
+    figure = _over_runs(results, results.compared, band_of, unit, note)
+    for axes in figure.axes if figure else ():
         axes.axhline(0, color="black", linewidth=1)
-        # the panel is for the middles and 0: a band of few seeds may be wider than all else
-        (low, high), least, most = axes.get_ylim(), bands.middle.min(), bands.middle.max()
-        least, most = min(least, 0), max(most, 0)
-        room = 0.75 * (most - least) or high - low
-        axes.set_ylim(max(low, least - room), min(high, most + room))
-        title = f"runs of {length} steps; below 0 is better"
-        finish(axes, title, f"held-out loss minus {base}'s, nats", _SHARE)
-
-    return _over_runs(results, results.compared, band_of, finished)
+        # the panel is for the lines: a band of few seeds may be wider than all else
+        middles = [y for line in axes.lines for y in np.asarray(line.get_ydata(), float)]
+        low, high = axes.get_ylim()
+        room = 0.75 * (max(middles) - min(middles)) or high - low
+        axes.set_ylim(max(low, min(middles) - room), min(high, max(middles) + room))
+    return figure
 
 
 def _schedules(results: Results) -> Figure | None:

@@ -191,21 +191,13 @@ def _row(folder: Path, job: Job) -> Row:
     place = None if job.folder is None else folder / job.folder
     if place is None or not (place / "summary.json").exists():
         row.left_out = _unfinished(job, place)
-        return row
-    content = read_json(place / "summary.json")
-    if content is None:
+    elif (content := read_json(place / "summary.json")) is None:
         row.left_out = "its summary.json is half-written"
-        return row
-    try:
-        summary = Summary.from_json(content)
-        _fill(row, summary, place)
-    except KeyError as error:
-        row.left_out = f"its summary.json lacks {error.args[0]}"
-        return row
-    if job.identity is not None and summary.identity != job.identity:
-        row.left_out = f"its folder holds another run, {summary.identity}"
-    elif row.heldout_loss is None or not math.isfinite(row.heldout_loss):
-        row.left_out = "its held-out loss is not finite: it has diverged"
+    else:
+        try:
+            _fill(row, Summary.from_json(content), place)
+        except KeyError as error:
+            row.left_out = f"its summary.json lacks {error.args[0]}"
     return row
 
 
@@ -220,8 +212,12 @@ def _unfinished(job: Job, place: Path | None) -> str:
 
 
 def _fill(row: Row, summary: Summary, place: Path) -> None:
-    """Add what a run's folder says."""
+    """Add what a run's folder says, or why it is not used."""
     student, teacher, cost = summary.student, summary.teacher, summary.cost
+    if row.identity not in (None, summary.identity):
+        row.left_out = f"its folder holds another run, {summary.identity}"
+    elif student.loss is None or not math.isfinite(student.loss):
+        row.left_out = "its held-out loss is not finite: it has diverged"
     row.steps, row.heldout_loss = student.steps, student.loss
     row.teacher_heldout_loss = teacher.loss if teacher and teacher.parameters else None
     row.is_alone = teacher is None and student.remap is None
