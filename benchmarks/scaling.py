@@ -20,7 +20,7 @@ from dwt_cli.base.machine import Machine
 from dwt_cli.base.options import Precision
 from dwt_cli.config.run import Run
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
-from dwt_cli.recipe.memory import memory, traffic
+from dwt_cli.recipe.memory import memory, sent, traffic
 from dwt_cli.recipe.recipe import recipe_of
 
 PEAK_TFLOPS, MFU, DEVICE_GB = 312, 0.4, 80
@@ -79,9 +79,9 @@ def step(run: Run, num_ranks: int, sequences: int) -> Step:
     backward = (FORWARD_AND_BACKWARD - 1) * forward
     dtype = Machine.elsewhere(DEVICE_GB, Precision.bf16).dtype
     sharding, size = run.parallel.sharding(num_ranks), num_parameters(shapes.student_model)
-    sent = traffic(sharding, size, dtype, num_parts=1).sent(num_ranks)
+    exchanged = sent(traffic(sharding, size, dtype, num_parts=1), num_ranks)
     window = compute if sharding else backward
-    return Step(num_ranks, sequences, compute, window, sent)
+    return Step(num_ranks, sequences, compute, window, exchanged)
 
 
 def steps(run: Run, per_gpu: bool) -> Iterator[Step]:

@@ -24,16 +24,11 @@ from dwt_cli.distill.objective.features import FEATURE_OBJECTIVES
 from dwt_cli.distill.objective.revise import REVISIONS, Revise
 from dwt_cli.distill.objective.select import SELECTIONS, Select
 from dwt_cli.distill.remap.options import FromTeacher, Ligo, RandomStart, Remap
-from dwt_cli.distill.teacher.options import (
-    TEACHERS,
-    CheckpointTeacher,
-    Teacher,
-)
+from dwt_cli.distill.teacher.options import TEACHERS, Teacher
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.options import (
     LARGEST_SIZE,
     MOST_LAYERS,
-    Checkpoint,
     CheckpointStudent,
     Family,
     MadeStudent,
@@ -223,16 +218,3 @@ EVAL_SETTINGS = [
     "model", "revision", "eval", "data", "task", "scale", "train", "tracker", "launch", "run",
 ]  # fmt: skip
 """The first words of the settings that an evaluation uses."""
-
-
-def path_setting(name: str) -> str:
-    """Return the setting that has a teacher's path; name: as of `Teacher.each`."""
-    return "teacher.path" if name == "teacher" else "teacher.members"
-
-
-def checkpoints(student: Student, teacher: Teacher) -> Iterator[tuple[str, Checkpoint]]:
-    """Yield every model of a run that exists already, with the setting that names it."""
-    yield from student.checkpoints()
-    for setting, each in teacher.each():
-        if isinstance(each, CheckpointTeacher):
-            yield path_setting(setting), each

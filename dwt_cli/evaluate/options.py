@@ -68,6 +68,11 @@ class Eval:
     blimp: Blimp = field(default_factory=Blimp, metadata={"identity": False})
     probing: Probing = field(default_factory=Probing, metadata={"identity": False})
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is measured but what a training reports by itself."""
+        return self.measures == ["lm"] and self.at == [1.0]
+
     def problems(self, setting: str) -> Iterator[str]:
         """Yield a line for each list that names nothing; setting: what the fields' begin with."""
         for name in ("measures", "at"):

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -53,13 +53,14 @@ class CorpusStage(Stage):
         path = self.tokenizer()
         return None if path is None else tokenizers.content(path)
 
+    @property
+    def trained_tokenizer(self) -> dict[str, Any]:
+        """What determines one that is trained on the text."""
+        return {"kind": tokenizers.KIND, "vocab_size": self.data.vocab_size}
+
     @cached_property
     def identity(self) -> str:
         """The fingerprint of the text's content, split, framing and tokens."""
-        trained = {"kind": tokenizers.KIND, "vocab_size": self.data.vocab_size}
-        return self._identity(self.opened_tokenizer or trained)
-
-    def _identity(self, tokenizer: dict[str, Any]) -> str:
         data = self.data
         return fingerprint(
             "text",
@@ -68,17 +69,12 @@ class CorpusStage(Stage):
             split=[data.heldout_fraction, data.max_heldout_blocks, data.max_gb],
             block_length=data.block_length,
             framing=self.task.frame,
-            tokenizer=tokenizer,
+            tokenizer=self.opened_tokenizer or self.trained_tokenizer,
         )
 
     @cached_property
     def formerly(self) -> str:
         return formerly.of_corpus(self)
-
-    @property
-    def names(self) -> dict[str, str]:
-        """What a summary calls it, so that older ones can be compared."""
-        return {"fingerprint": self.identity, "formerly": self.formerly}
 
     def carry_out(self, done: Done, at: Context) -> Corpus:
         """Return the corpus, from the cache or packed now."""
@@ -104,42 +100,37 @@ class CorpusStage(Stage):
         """Return the text in blocks, found or made."""
 
         def make(folder: Path) -> None:
-            text, frame = (self.source, self.data), self.task.frame
-            corpora.build(*text, frame, tokenizer(), folder, advance, at.show.say)
+            of = (self.source, self.data, self.task.frame, tokenizer())
+            corpora.build(*of, folder, advance, at.show.say)
 
         about = {"options": plain(self.data)}
         return Corpus.open(at.prepared(self, make, about))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TeachersText(CorpusStage):
     """A teacher's own text, in the tokens of the student's; it is read if the teacher is trained.
 
     name: the teacher's, whose bar shows how far the reading is.
     """
 
-    students: CorpusStage | None = None
+    students: CorpusStage
 
     @cached_property
     def source(self) -> Source:
         with _about_the_teacher():
             return self.data.open_source()
 
-    @cached_property
-    def identity(self) -> str:
-        assert self.students is not None
-        return self._identity(
-            self.students.opened_tokenizer or {"trained on": self.students.identity}
-        )
+    @property
+    def trained_tokenizer(self) -> dict[str, Any]:
+        return {"trained on": self.students.identity}
 
     @cached_property
     def formerly(self) -> str:
-        assert self.students is not None
         return formerly.of_teachers_text(self, self.students)
 
     def carry_out(self, done: Done, at: Context) -> Corpus:
         """Return the student's corpus with this text to train on."""
-        assert self.students is not None
         tokenizer = self.students.place(at.cache) / "tokenizer"
 
         def advance(so_far: int, total: int) -> None:
@@ -166,9 +157,3 @@ def tokenizer_path(setting: str | None, opened: Sequence[tuple[str, Checkpoint]]
     if setting is not None:
         return located("data.tokenizer", setting)
     return next((located(name, checkpoint.path) for name, checkpoint in opened), None)
-
-
-def num_tokens(done: Mapping[str, Any], stage: str = "corpus") -> int | None:
-    """Return the length of the training text; None while there is no corpus."""
-    corpus: Corpus | None = done.get(stage)
-    return None if corpus is None else len(corpus.train) * corpus.train.block_length

@@ -1,7 +1,6 @@
-"""The stage that measures models: a run's own, or a checkpoint (``dwt-eval``)."""
+"""The measures of models: a run's own, once it is finished, or a checkpoint (``dwt-eval``)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache as once
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +19,11 @@ from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Data
 from dwt_cli.evaluate import measures, report
 from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement, Results
-from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.checkpoint import located, open_config, open_encoder, provenance
 from dwt_cli.models.options import Checkpoint
 from dwt_cli.recipe.corpus import CorpusStage
-from dwt_cli.recipe.shapes import Conditions
-from dwt_cli.recipe.stage import Context, Done, Stage
+from dwt_cli.recipe.stage import Conditions, Context, Done
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.options import Task
 from dwt_cli.track.display import plain_line
@@ -46,61 +43,41 @@ class Opened(NamedTuple):
     has_head: bool
 
 
-@dataclass(frozen=True)
-class EvaluationStage(Stage):
-    """The measures of a model; without one, of a run's own at the shares that ``eval.at`` names.
+def measure_run(corpus: CorpusStage, conditions: Conditions, at: Context) -> Moments:
+    """Measure a run's own models, at the shares of its training that ``eval.at`` names.
 
-    found_by: returns the fingerprint of what is measured. Rank 0 measures, the others go on.
+    Returns what could be measured, and the lines for what could not. Rank 0 alone does it.
     """
+    moments, done = {}, Done()
+    for share in sorted(conditions.eval.at):
+        place, moment = place_of(at.folder, share), f"at {share:.0%}" if share < 1 else "score"
+        if place.is_dir():
+            model = opened(str(place), None, None, conditions.task, at.machine)
+            moments[moment] = measure(model, corpus, conditions, at, done)
+        else:
+            problem = (
+                f"eval.at={share:g}: the run has no model of that moment, it was trained "
+                "without this setting; run.fresh=true trains it anew"
+            )
+            moments[moment] = Results({}, [problem])
+    return moments
 
-    options: Eval
-    conditions: Conditions
-    corpus: CorpusStage
-    found_by: Callable[[], str]
-    model: Opened | None = None
-    name: str = "evaluation"
 
-    @property
-    def identity(self) -> str:
-        return self.found_by()
+def measure(
+    model: Opened, corpus: CorpusStage, conditions: Conditions, at: Context, done: Done
+) -> Results:
+    """Return a model's measures. corpus: the stage of a text in its tokens, which may be needed."""
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is asked for but what a run's summary has."""
-        return self.options.measures == ["lm"] and self.options.at == [1.0]
+    @once
+    def text() -> tuple[Corpus, str, HeldoutBatches]:
+        if corpus.name not in done:
+            done[corpus.name] = corpus.carry_out(done, replace(at, ranks=ALONE))
+        blocks = done[corpus.name]
+        return blocks, corpus.identity, conditions.heldout(blocks, at.ranks.size)
 
-    def carry_out(self, done: Done, at: Context) -> Moments:
-        """Return what could be measured, and the lines for what could not."""
-        if not at.ranks.is_first:
-            return {}
-        if self.model is not None:
-            return {"score": self._measured(self.model, done, at)}
-        moments = {}
-        for share in sorted(self.options.at):
-            place, moment = place_of(at.folder, share), f"at {share:.0%}" if share < 1 else "score"
-            if place.is_dir():
-                model = opened(str(place), None, None, self.conditions.task, at.machine)
-                moments[moment] = self._measured(model, done, at)
-            else:
-                problem = (
-                    f"eval.at={share:g}: the run has no model of that moment, it was trained "
-                    "without this setting; run.fresh=true trains it anew"
-                )
-                moments[moment] = Results({}, [problem])
-        return moments
-
-    def _measured(self, model: Opened, done: Done, at: Context) -> Results:
-        @once
-        def text() -> tuple[Corpus, str, HeldoutBatches]:
-            if self.corpus.name not in done:
-                done[self.corpus.name] = self.corpus.carry_out(done, replace(at, ranks=ALONE))
-            corpus = done[self.corpus.name]
-            heldout = self.conditions.heldout(corpus, at.ranks.size)
-            return corpus, self.corpus.identity, heldout
-
-        shown = (at.show.say, at.show.update)
-        asked = Measurement(model.tested, self.options, text, at.cache, *shown)
-        return measures.carry_out(asked, model.has_head)
+    shown = (at.show.say, at.show.update)
+    asked = Measurement(model.tested, conditions.eval, text, at.cache, *shown)
+    return measures.carry_out(asked, model.has_head)
 
 
 def opened(

@@ -4,14 +4,14 @@ The student is built of fake tensors and called once: shapes, no numbers. Bytes 
 Legend: B blocks of a device's micro-batch, L positions, N target rows, V vocabulary, D width.
 """
 
-import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.modeling_utils import local_torch_dtype
 
 from dwt_cli.base.machine import Machine
 from dwt_cli.distill.objective.fused import CHUNK_BYTES, FUSED_BYTES
@@ -77,7 +77,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     sharding = conditions.parallel.sharding(num_ranks)
     features, _ = shapes.features
     # weights as they are gathered; fake tensors of a GPU need one, a CPU's have the same shapes
-    with FakeTensorMode(), _new_tensors_in(machine.dtype if sharding else torch.float32):
+    with FakeTensorMode(), local_torch_dtype(machine.dtype if sharding else torch.float32):
         model = LanguageModel(shapes.student_on(_CPU), machine.dtype).train()
         if machine.device.type == "cuda":
             model.model.set_attn_implementation("sdpa")
@@ -148,13 +148,9 @@ def state(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
 
 def optimizer_bytes(model: LanguageModel, options: Optim) -> int:
     """AdamW keeps two moments of each weight, Muon one, in fp32."""
-    kept = sum(
-        (1 if isinstance(part, torch.optim.Muon) else 2) * parameter.numel()
-        for part in Optimizer(model, options).parts
-        for group in part.param_groups
-        for parameter in group["params"]
-    )
-    return kept * _FP32
+    groups = [group for part in Optimizer(model, options).parts for group in part.param_groups]
+    sizes = [(sum(p.numel() for p in group["params"]), "betas" in group) for group in groups]
+    return sum(size * (2 if is_adamw else 1) for size, is_adamw in sizes) * _FP32
 
 
 def activation_bytes(
@@ -234,55 +230,32 @@ def logit_bytes(
     return tables + working * chunk
 
 
-@contextlib.contextmanager
-def _new_tensors_in(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """Bytes of the tensors that a step's collectives put together, the same on every rank.
-
-    all_reduce: gradients, summed for everybody. all_gather: shards of weights, put together.
-    reduce_scatter: gradients, summed and shared out.
-    """
-
-    all_reduce: int = 0
-    all_gather: int = 0
-    reduce_scatter: int = 0
-
-    def sent(self, num_ranks: int) -> float:
-        """What each rank sends, and receives, when the ranks form a ring.
-
-        A ring passes a tensor around in ``num_ranks`` pieces, each to ``num_ranks - 1`` others:
-        once to gather or to scatter, twice to reduce for everybody (arXiv 1802.05799).
-        """
-        around = 2 * self.all_reduce + self.all_gather + self.reduce_scatter
-        return around * (num_ranks - 1) / num_ranks
-
-
 def traffic(
     sharding: Fsdp | None,
     num_parameters: int,
     dtype: torch.dtype,
     num_parts: int,
     num_teacher_parameters: int = 0,
-) -> Traffic:
-    """Return the traffic of one step of ``num_parts`` micro-batches on each rank.
+) -> dict[str, int]:
+    """Return the bytes of the tensors that each collective of a step puts together, on any rank.
 
-    DDP sums gradients once, in fp32. FSDP gathers the weights in ``dtype`` for every forward pass,
-    and again for the backward pass, and sums gradients once, in fp32. A sharded teacher is
-    gathered for every forward pass too.
+    DDP sums gradients once for everybody, in fp32. FSDP gathers the weights in ``dtype`` for the
+    forward pass of each of ``num_parts`` micro-batches, and again for the backward pass, and sums
+    gradients once and shares them out, in fp32. A sharded teacher is gathered for every forward
+    pass too.
     """
-    gradients = num_parameters * torch.float32.itemsize
+    gradients = num_parameters * _FP32
     if sharding is None:
-        return Traffic(all_reduce=gradients)
-    gathered = 2 * num_parameters
-    if sharding.shard_teacher:
-        gathered += num_teacher_parameters
-    return Traffic(all_gather=num_parts * gathered * dtype.itemsize, reduce_scatter=gradients)
+        return {"all_reduce": gradients}
+    gathered = 2 * num_parameters + sharding.shard_teacher * num_teacher_parameters
+    return {"all_gather": num_parts * gathered * dtype.itemsize, "reduce_scatter": gradients}
+
+
+def sent(traffic: Mapping[str, int], num_ranks: int) -> float:
+    """Return the bytes that each rank sends, and receives, when the ranks form a ring.
+
+    A ring passes a tensor around in ``num_ranks`` pieces, each to ``num_ranks - 1`` others: once to
+    gather or to scatter, twice to reduce for everybody (arXiv 1802.05799).
+    """
+    around = sum(traffic.values()) + traffic.get("all_reduce", 0)
+    return around * (num_ranks - 1) / num_ranks

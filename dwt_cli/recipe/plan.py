@@ -12,10 +12,9 @@ from transformers import PreTrainedModel
 
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import RunOptions
-from dwt_cli.distill.teacher.options import MadeTeacher
 from dwt_cli.models.anatomy import anatomy_of, is_known
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
-from dwt_cli.recipe.memory import memory, traffic
+from dwt_cli.recipe.memory import memory, sent, traffic
 from dwt_cli.recipe.recipe import Recipe
 from dwt_cli.recipe.shapes import Shapes
 
@@ -50,13 +49,12 @@ def print_plan(
 ) -> None:
     """Print the whole account; nothing is read, made or trained."""
     table = Table(title="before the bill", show_header=False, title_justify="left")
-    for rows in (
-        _models(recipe.shapes),
-        _time(recipe, options, num_ranks),
-        _each_rank(recipe.shapes, machine, num_ranks),
+    for row in (
+        *_models(recipe.shapes),
+        *_time(recipe, options, num_ranks),
+        *_each_rank(recipe.shapes, machine, num_ranks),
     ):
-        for row in rows:
-            table.add_row(*row)
+        table.add_row(*row)
     console.print(table)
 
 
@@ -82,11 +80,13 @@ def _time(recipe: Recipe, options: RunOptions, num_ranks: int) -> Iterator[tuple
         yield "steps", "not known before the text is: give run.train_tokens"
         return
     per_step = recipe.shapes.conditions.tokens_per_step
-    for name, teacher in recipe.shapes.teachers.items():
-        if isinstance(teacher, MadeTeacher) and teacher.budget > 0:
-            tokens = teacher.max_steps * per_step
-            yield f"{name}, steps and tokens", f"{teacher.max_steps:,}; {tokens:,}"
-    yield "student, steps and tokens", f"{steps:,}; {steps * per_step:,}"
+    lengths = {
+        name: each.made.max_steps
+        for name, each in recipe.shapes.teachers.items()
+        if each.made and each.made.budget > 0
+    }
+    for name, length in (lengths | {"student": steps}).items():
+        yield f"{name}, steps and tokens", f"{length:,}; {length * per_step:,}"
     yield "FLOPs in all", f"{flops:.3g}"
     if peak is None:
         yield "hours in all", "give run.peak_tflops, of the device in its number type"
@@ -104,15 +104,11 @@ def _each_rank(shapes: Shapes, machine: Machine, num_ranks: int) -> Iterator[tup
     micro_batch = train.batch_size // num_ranks // num_parts
     yield "micro-batch", f"{micro_batch:,} sequences, {num_parts} in a step{_on_each(num_ranks)}"
     if num_ranks > 1:
-        sent = traffic(
-            sharding,
-            num_parameters(shapes.student_model),
-            machine.dtype,
-            num_parts,
-            sum(map(num_parameters, shapes.teacher_models.values())),
-        ).sent(num_ranks)
+        size = num_parameters(shapes.student_model)
+        theirs = sum(map(num_parameters, shapes.teacher_models.values()))
+        in_a_step = sent(traffic(sharding, size, machine.dtype, num_parts, theirs), num_ranks)
         way = "fsdp" if sharding else "ddp"
-        yield "sent in a step", f"{sent / 1e9:.3f} GB by each rank ({way}, ring)"
+        yield "sent in a step", f"{in_a_step / 1e9:.3f} GB by each rank ({way}, ring)"
     account = memory(shapes, machine, num_ranks)
     for kind, num_bytes in {**account.kinds, "at its peak": account.total}.items():
         yield f"memory, {kind}", f"{num_bytes / 1e9:.3f} GB{_on_each(num_ranks)}"

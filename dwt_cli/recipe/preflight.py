@@ -4,7 +4,7 @@
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,11 +18,12 @@ from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.checkpoint import located, open_config, open_model
 from dwt_cli.models.flops import num_parameters
-from dwt_cli.models.options import STUDENT_PATH, Checkpoint, MadeStudent
+from dwt_cli.models.options import STUDENT_PATH, Checkpoint
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe.memory import state
 from dwt_cli.recipe.recipe import Recipe
-from dwt_cli.recipe.shapes import Conditions, Shapes
+from dwt_cli.recipe.shapes import Shapes
+from dwt_cli.recipe.stage import Conditions
 
 _CHECKPOINT_BYTES = 8  # per parameter, at least: fp32 weight and one moment
 
@@ -38,27 +39,17 @@ def check(
     conditions, student = shapes.conditions, shapes.student_model
     _check_memory(shapes, machine, num_ranks, scale)
     _check_room(root, num_parameters(student))
-    opened = {setting: _opened(setting, each, conditions) for setting, each in shapes.checkpoints}
-    _check_tokenizers(recipe.corpus.tokenizer(), shapes.checkpoints, conditions)
     sharding = conditions.parallel.sharding(num_ranks)
-    if sharding and sharding.shard_teacher:
-        _check_layers_are_known(opened)
-    teacher = opened.get("teacher.path", shapes.teacher_models.get("teacher"))
+    for setting, checkpoint in shapes.checkpoints:
+        is_shared = sharding is not None and sharding.shard_teacher
+        _check_model(setting, checkpoint, conditions, is_shared)
+    _check_tokenizers(recipe.corpus.tokenizer(), shapes.checkpoints, conditions)
+    teacher = shapes.teacher_models.get("teacher")
     if teacher is not None:
         parts_for(shapes.objectives, student.config, teacher.config)
     if remapped.needs_teacher:
         assert teacher is not None, "config.check asks for one model"
         remapped.start(student, teacher)  # shapes alone
-
-
-def _check_layers_are_known(teachers: Mapping[str, PreTrainedModel]) -> None:
-    for setting, teacher in teachers.items():
-        if not is_known(teacher.config):
-            raise UserError(
-                f"parallel.shard_teacher=true with {setting}: the layers of a "
-                f"{teacher.config.model_type} are not known here, by which it would be shared; set "
-                "parallel.shard_teacher=false"
-            )
 
 
 def _check_tokenizers(
@@ -89,7 +80,10 @@ def _check_tokenizers(
             )
 
 
-def _opened(setting: str, checkpoint: Checkpoint, conditions: Conditions) -> PreTrainedModel:
+def _check_model(
+    setting: str, checkpoint: Checkpoint, conditions: Conditions, is_shared: bool
+) -> None:
+    """Check that a model reads the blocks, in their vocabulary. is_shared: among the ranks."""
     named = f"{setting}={checkpoint.path}"
     vocab_size, length = conditions.data.vocab_size, conditions.data.block_length
     head = conditions.task.head
@@ -106,8 +100,12 @@ def _opened(setting: str, checkpoint: Checkpoint, conditions: Conditions) -> Pre
         )
     model = open_model(setting, checkpoint, head)
     if not is_known(config):
+        if is_shared:
+            raise UserError(
+                f"parallel.shard_teacher=true with {setting}: the layers of a {config.model_type} "
+                "are not known here, by which it would be shared; set parallel.shard_teacher=false"
+            )
         _try_out(named, model, length, vocab_size)
-    return model
 
 
 def _try_out(named: str, model: PreTrainedModel, length: int, vocab_size: int) -> None:
@@ -131,10 +129,11 @@ def _try_out(named: str, model: PreTrainedModel, length: int, vocab_size: int) -
 def _check_memory(shapes: Shapes, machine: Machine, num_ranks: int, scale: str) -> None:
     needed, there = state(shapes, machine, num_ranks).total, machine.memory_bytes
     if needed > there:
-        student = shapes.student
-        named, remedy = f"student.path={getattr(student, 'path', '')}", "choose a smaller model"
-        if isinstance(student, MadeStudent):
-            named = f"scale={scale} with student.num_layers={student.num_layers}"
+        if opened := dict(shapes.checkpoints).get(STUDENT_PATH):
+            named, remedy = f"{STUDENT_PATH}={opened.path}", "choose a smaller model"
+        else:
+            depth = shapes.student_model.config.num_hidden_layers
+            named = f"scale={scale} with student.num_layers={depth}"
             remedy = "lower scale.width, scale.vocab_size or student.num_layers"
         if num_ranks > 1 and not shapes.conditions.parallel.sharding(num_ranks):
             remedy += ", or share it among the ranks with parallel=fsdp"

@@ -4,6 +4,7 @@
 checkpoints/, model/, summary.json and figures. Everything a report says is recomputed from it.
 """
 
+import itertools
 import os
 import re
 import socket
@@ -11,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -86,87 +86,76 @@ class Record(AbstractContextManager["Record"]):
         ranks: "Ranks",
         fresh: bool = False,
     ) -> None:
-        self._writes = ranks.is_first
-        self._lock: FileLock | None = None
-        self._found = (root, name, identity)
-        begun = ranks.from_first("the record", lambda: self._begin(say, fresh))
-        self.folder = Path(begun["folder"])
+        self._lock: FileLock | None = None  # rank 0 has it, and writes
+
+        def begin() -> dict[str, Any]:
+            folder = find(root, identity) or root / f"{name}-{identity}"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._lock = locks.take(folder / LOCK)
+            except locks.Held as holder:
+                problem = f"{holder} is at work in {folder}: wait for it, or stop it"
+                raise UserError(problem) from holder
+            except OSError as error:
+                raise UserError(
+                    f"run.root={root} cannot be written ({error.strerror}); "
+                    "set run.root to another folder"
+                ) from error
+            if fresh and any(folder.glob("[!.]*")):
+                kept = _free_name(folder)
+                folder.rename(kept)
+                self._lock.release()
+                folder.mkdir()
+                self._lock = locks.take(folder / LOCK)
+                say(f"what was there is kept as {kept}")
+            return {"folder": str(folder), "summary": read_json(folder / "summary.json")}
+
+        begun = ranks.from_first("the record", begin)
         summary = begun["summary"]
+        self.folder = Path(begun["folder"])
         self.summary = None if summary is None else Summary.from_json(summary)
         self.entry = Entry(self.folder, identity, name, settings)
 
-    def _begin(self, say: Callable[[str], None], fresh: bool) -> dict[str, Any]:
-        root, name, identity = self._found
-        folder = find(root, identity) or root / f"{name}-{identity}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = locks.take(folder / LOCK)
-        except locks.Held as holder:
-            raise UserError(f"{holder} is at work in {folder}: wait for it, or stop it") from holder
-        except OSError as error:
-            raise UserError(
-                f"run.root={root} cannot be written ({error.strerror}); "
-                "set run.root to another folder"
-            ) from error
-        if fresh and any(folder.glob("[!.]*")):
-            say(f"what was there is kept as {self._set_aside(folder)}")
-        return {"folder": str(folder), "summary": read_json(folder / "summary.json")}
-
-    def _set_aside(self, folder: Path) -> Path:
-        """Keep what is there under a number, in one move, and begin with an empty directory."""
-        number = 1
-        while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
-            number += 1
-        folder.rename(kept)
-        assert self._lock is not None
-        self._lock.release()
-        folder.mkdir()
-        self._lock = locks.take(folder / LOCK)
-        return kept
-
     def start(self, environment: dict[str, Any]) -> list[str]:
         """Write what is about to run; return how this machine differs from the record's."""
-        if not self._writes:
+        if self._lock is None:
             return []
-        before = read_json(self.folder / "environment.json")
-        differences = [
-            f"{key} was {before[key]} and is {value}: what follows may differ in rounding"
-            for key, value in environment.items()
-            if before and key in before and before[key] != value
-        ]
+        before = read_json(self.folder / "environment.json") or {}
         settings = yaml.safe_dump(self.entry.config, sort_keys=False)
         atomic.write_text(self.folder / "config.yaml", settings)
         atomic.write_json(self.folder / "environment.json", environment)
         self.status("running")
-        return differences
+        return [
+            f"{key} was {before[key]} and is {value}: what follows may differ in rounding"
+            for key, value in environment.items()
+            if key in before and before[key] != value
+        ]
 
     def status(self, state: str, **more: Any) -> None:
         """Write running, interrupted, failed or finished, with whatever else is to be known."""
-        if not self._writes:
+        if self._lock is None:
             return
-        atomic.write_json(
-            self.folder / "status.json",
-            {
-                "state": state,
-                "teacher": self.entry.config["choices"].get("teacher"),
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                **more,
-            },
-        )
+        known = {
+            "state": state,
+            "teacher": self.entry.config["choices"].get("teacher"),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        atomic.write_json(self.folder / "status.json", known | more)
 
     def finish(self, summary: Summary) -> None:
         """Make the last write of a run: from here on it is finished."""
-        if self._writes:
+        if self._lock is not None:
             atomic.write_json(self.folder / "summary.json", summary.to_json())
             self.status("finished")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+def _free_name(folder: Path) -> Path:
+    """Return the folder's name with the first number under which nothing is kept."""
+    numbered = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
+    return next(place for place in numbered if not place.exists())

@@ -1,26 +1,39 @@
-"""A stage of a recipe, where it is carried out, and the one way to train in it."""
+"""A stage of a recipe, where it is carried out, and how all stages train and evaluate models."""
 
+import json
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
+
+from transformers import PreTrainedModel
 
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import Ranks
-from dwt_cli.models.flops import num_parameters
+from dwt_cli.data.corpus import Corpus
+from dwt_cli.data.options import Data
+from dwt_cli.evaluate.lm import heldout_metrics
+from dwt_cli.evaluate.options import Eval
+from dwt_cli.models.features import NO_FEATURES, FeatureSpec
+from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
 from dwt_cli.models.wrapper import LanguageModel
+from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
+from dwt_cli.tasks.options import Task
 from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
 from dwt_cli.track.summary import Facts
-from dwt_cli.training import train as training
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.options import Optim, Parallel, Train
-from dwt_cli.training.protocols import Batches, Loss, Observer
+from dwt_cli.training.protocols import Loss, Observer
 from dwt_cli.training.snapshots import Snapshots, snapshots_of
+from dwt_cli.training.train import train
+
+FACTS = "facts.json"
 
 Done = dict[str, Any]
 """The artifacts of the stages that are done, by the stages' names."""
@@ -94,22 +107,35 @@ class Context(Site):
         self.ranks.agree({f"prepared {kind}": atomic.sum_of(folder)})
         return folder
 
-    def trained(self, stage: Stage, make: Callable[[Path], None], about: dict[str, Any]) -> Path:
-        """Return a stage's artifact that all ranks make together and rank 0 writes."""
-        kind, ranks = str(stage.kind), self.ranks
-        made_in: list[str] = []
+    def trained(self, stage: Stage, make: Callable[[Path], Facts], about: dict[str, Any]) -> Path:
+        """Return a stage's artifact that all ranks train together and rank 0 writes.
 
-        def making(folder: Path) -> None:
-            made_in.append(str(folder))
+        make: trains in a folder and returns the facts, which are kept there (`facts_of`).
+        """
+        kind, ranks = str(stage.kind), self.ranks
+        begun = False
+
+        def begin(folder: Path) -> None:
+            nonlocal begun
+            begun = True
             ranks.from_first(f"the {kind}'s turn", lambda: str(folder))
-            make(folder)
+            finish(folder)
+
+        def finish(folder: Path) -> None:
+            # a start before this one may have come to the end
+            if not ranks.from_first(f"the {kind}'s facts", (folder / FACTS).is_file):
+                facts = make(folder)
+                if ranks.is_first:
+                    atomic.write_json(folder / FACTS, facts.to_json())
+            if ranks.is_first:  # finished: nobody resumes it
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
         if ranks.is_first:
-            place = self.cache.get(kind, stage.place(self.cache).name, making, about)
-            if not made_in:
+            place = self.cache.get(kind, stage.place(self.cache).name, begin, about)
+            if not begun:
                 ranks.from_first(f"the {kind}'s turn", lambda: None)
         elif folder := ranks.from_first(f"the {kind}'s turn", lambda: None):
-            make(Path(folder))
+            finish(Path(folder))
         place = Path(ranks.from_first(f"the {kind}", lambda: str(place)))
         if not stage.is_kept(self.cache):
             raise UserError(
@@ -119,84 +145,137 @@ class Context(Site):
         return place
 
 
+def facts_of(place: Path) -> Facts:
+    """Return the facts of an artifact that was trained."""
+    return Facts.from_json(json.loads((place / FACTS).read_text(encoding="utf-8")))
+
+
 @dataclass(frozen=True)
-class Setup:
-    """A training: what it is, where it keeps its state, how long it lasts and at what rates.
+class Conditions:
+    """The task, the sizes of its blocks, and how models are trained on it and evaluated."""
 
-    purpose, seed: what its randomness is a function of. stage: whose bar shows it. identity,
-    formerly: what checkpoints have to be of. folder: of metrics, checkpoints and snapshots. shares:
-    of the training, at which its model is saved.
-    """
-
-    purpose: str
-    stage: str
-    identity: str
-    folder: Path
-    seed: int
+    task: Task
     train: Train
     optim: Optim
+    eval: Eval
     parallel: Parallel
-    eval_every: int
-    shares: Sequence[float] = ()
-    formerly: str | None = None
+    data: Data
 
+    @property
+    def num_targets(self) -> int:
+        """The target rows of one block."""
+        return self.task.num_targets(self.data.block_length)
 
-def train(
-    setup: Setup,
-    model: LanguageModel,
-    loss: Loss,
-    batches: Batches,
-    evaluate: Callable[[LanguageModel], dict[str, float]],
-    step_flops: float,
-    at: Context,
-    save: Callable[[Path], None] | None = None,
-) -> Facts:
-    """Train a model with its record, display and snapshots; return its facts.
+    @property
+    def heldout_task(self) -> Task:
+        """The task of the fixed held-out set."""
+        return self.task.on_heldout(self.eval.mask_ratio)
 
-    See `dwt_cli.training.train`. step_flops: of the model, forward and backward. save: writes it.
-    """
-    parameters = num_parameters(model.model)
+    @property
+    def tokens_per_step(self) -> int:
+        return self.train.batch_size * self.data.block_length
 
-    def observers(gather: Callable[[], None]) -> Iterator[Observer]:
-        yield TrainingDisplay(at.show, setup.stage)
-        if at.ranks.is_first:
-            setup.folder.mkdir(parents=True, exist_ok=True)
-            yield MetricsLog(setup.folder / "metrics.jsonl", setup.train.log_every)
-        if save is not None:
-            yield Snapshots(save, snapshots_of(setup.folder), setup.shares, gather, at.ranks)
+    def num_steps(self, num_tokens: int | None) -> int | None:
+        """Return the steps of a training on so many tokens; None where that is not known."""
+        epoch = None if num_tokens is None else num_tokens / self.tokens_per_step
+        return self.train.num_steps(epoch)
 
-    counters, before, after = training.train(
-        model,
-        loss,
-        batches,
-        evaluate,
-        options=setup.train,
-        optim=setup.optim,
-        eval_every=setup.eval_every,
-        seed=setup.seed,
-        checkpoints=Checkpoints(
-            setup.folder / "checkpoints",
-            setup.identity,
-            setup.train.keep_checkpoints,
-            at.show.say,
-            at.ranks,
-            setup.formerly,
-        ),
-        observers=observers,
-        device=at.machine.device,
-        parallel=setup.parallel,
-        ranks=at.ranks,
-    )
-    return Facts(
-        parameters=parameters,
-        steps=counters.step,
-        tokens=counters.step * batches.tokens_per_step,
-        epochs=counters.step / batches.steps_per_epoch,
-        num_skipped=counters.num_skipped,
-        num_taught=int(counters.memory.get("num_taught", 0)),
-        heldout_at_start=before,
-        heldout=after,
-        best_heldout={"loss": counters.best_loss, "step": counters.best_step},
-        flops=step_flops * counters.step,
-        seconds=counters.elapsed_s,
-    )
+    def lasting(self, steps: int) -> Train:
+        """Return the run's way of training, for a length of its own."""
+        return replace(self.train, max_steps=steps, epochs=None, max_minutes=None)
+
+    def step_flops(self, model: PreTrainedModel, features: FeatureSpec = NO_FEATURES) -> float:
+        """Return the FLOPs of one forward pass over a step's batch, with these features."""
+        size = self.train.batch_size
+        return forward_flops(model, size, self.data.block_length, self.num_targets, features)
+
+    def token_flops(self, model: PreTrainedModel, features: FeatureSpec = NO_FEATURES) -> float:
+        """Return the FLOPs of one forward pass, by token that is read."""
+        return self.step_flops(model, features) / self.tokens_per_step
+
+    def wrapped(self, model: PreTrainedModel, machine: Machine) -> LanguageModel:
+        """Return a model as it is called, where it is: a training brings it to the device."""
+        return LanguageModel(model, machine.dtype, self.train.compile, machine.device)
+
+    def heldout(self, corpus: Corpus, num_ranks: int) -> HeldoutBatches:
+        """Return the held-out batches that every model is evaluated on."""
+        size = self.train.micro_batch_size or self.train.batch_size // num_ranks
+        targets = self.heldout_task.targets(corpus.tokenizer)
+        return HeldoutBatches(corpus.heldout, targets, self.eval.num_blocks, size)
+
+    def evaluation(
+        self, corpus: Corpus, at: Context
+    ) -> Callable[[LanguageModel], dict[str, float]]:
+        """Return the function from a model to its held-out metrics; all ranks call it."""
+        heldout = self.heldout(corpus, at.ranks.size)
+        return lambda model: heldout_metrics(model, heldout, at.machine.device, at.ranks)
+
+    def fit(
+        self,
+        stage: Stage,
+        model: LanguageModel,
+        loss: Loss,
+        corpus: Corpus,
+        at: Context,
+        *,
+        purpose: str,
+        seed: int,
+        folder: Path,
+        text: Corpus | None = None,
+        steps: int | None = None,
+        optim: Optim | None = None,
+        shares: Sequence[float] = (),
+        save: Callable[[Path], None] | None = None,
+    ) -> Facts:
+        """Train a stage's model, and evaluate it on the run's ``corpus``; return its facts.
+
+        purpose, seed: what its batches are a function of. folder: of metrics, checkpoints and
+        snapshots. text: to train on, steps: for how long, optim: at what rates; by default as the
+        run. shares: of the training, at which ``save`` writes the model. See `dwt_cli.training`.
+        """
+        parameters = num_parameters(model.model)
+        step_flops = self.step_flops(model.model) * FORWARD_AND_BACKWARD
+        targets, size = self.task.targets(corpus.tokenizer), self.train.batch_size
+        batches = TrainBatches((text or corpus).train, targets, size, seed, purpose)
+
+        def observers(gather: Callable[[], None]) -> Iterator[Observer]:
+            yield TrainingDisplay(at.show, stage.name)
+            if at.ranks.is_first:
+                folder.mkdir(parents=True, exist_ok=True)
+                yield MetricsLog(folder / "metrics.jsonl", self.train.log_every)
+            if save is not None:
+                yield Snapshots(save, snapshots_of(folder), shares, gather, at.ranks)
+
+        counters, before, after = train(
+            model,
+            loss,
+            batches,
+            self.evaluation(corpus, at),
+            options=self.train if steps is None else self.lasting(steps),
+            optim=optim or self.optim,
+            eval_every=self.eval.every,
+            seed=seed,
+            checkpoints=self.checkpoints(stage, folder, at),
+            observers=observers,
+            device=at.machine.device,
+            parallel=self.parallel,
+            ranks=at.ranks,
+        )
+        return Facts(
+            parameters=parameters,
+            steps=counters.step,
+            tokens=counters.step * batches.tokens_per_step,
+            epochs=counters.step / batches.steps_per_epoch,
+            num_skipped=counters.num_skipped,
+            num_taught=int(counters.memory.get("num_taught", 0)),
+            heldout_at_start=before,
+            heldout=after,
+            best_heldout={"loss": counters.best_loss, "step": counters.best_step},
+            flops=step_flops * counters.step,
+            seconds=counters.elapsed_s,
+        )
+
+    def checkpoints(self, stage: Stage, folder: Path, at: Context) -> Checkpoints:
+        """Return the checkpoints of a stage's training."""
+        keep, place = self.train.keep_checkpoints, folder / "checkpoints"
+        return Checkpoints(place, stage.identity, keep, at.show.say, at.ranks, stage.formerly)

@@ -1,7 +1,5 @@
 """The stages of the student: maps to start from, and its training, alone or with a teacher."""
 
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,27 +15,25 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.loss import Distillation, DistillationLoss
-from dwt_cli.distill.objective.base import Objective
-from dwt_cli.distill.objective.features import parts_for, requested
+from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.revise import Revise
 from dwt_cli.distill.objective.select import Select
 from dwt_cli.distill.remap.ligo import Growing
 from dwt_cli.distill.remap.options import Ligo, RandomStart, Remap
 from dwt_cli.distill.remap.picture import draw_origins
 from dwt_cli.distill.remap.remap import Account
-from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.models.checkpoint import provenance, save_model
-from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
+from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe import formerly
-from dwt_cli.recipe.corpus import CorpusStage, num_tokens
+from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.shapes import Shapes
-from dwt_cli.recipe.stage import Context, Done, Stage
+from dwt_cli.recipe.stage import Context, Done, Stage, facts_of
 from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
-from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import AdamW
+from dwt_cli.training.parallel import spread, tensors_of
 
 _SAMPLES = 1000  # moments of a run at which its schedule is asked for the teacher's weight
 
@@ -50,97 +46,68 @@ class Trained(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """A teacher, by its stage and its options, and how the student is compared with it."""
-
-    stage: TeacherStage
-    options: Teacher
-    alpha: Schedule
-    objectives: Mapping[str, Objective]
-    revise: Revise
-    select: Select
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """The parts of a fingerprint."""
-        return {
-            "teacher": self.options,
-            "teachers": self.stage.identities,
-            "alpha": self.alpha,
-            "objectives": self.objectives,
-            "revise": self.revise,
-            "select": self.select,
-        }
-
-    def num_taught(self, num_steps: int) -> float:
-        """Return the steps in which the teacher runs; with a schedule that reacts, as it begins."""
-        samples = min(num_steps, _SAMPLES)
-        weights = (self.alpha.weights(Moment(n / samples)) for n in range(samples))
-        return num_steps * sum(weight.soft != 0 for weight in weights) / samples
-
-
-@dataclass(frozen=True)
 class MapsStage(Stage):
-    """Maps that are learned once on the corpus; they make the student of its teacher's weights.
-
-    teaches: the options of the teacher.
-    """
+    """Maps that are learned once on the corpus; they make the student of its teacher's weights."""
 
     kind = "maps"
     options: Ligo
-    seed: int
-    shapes: Shapes
-    corpus: CorpusStage
+    student: "StudentStage"
     teacher: TeacherStage
-    teaches: Teacher
     name: str = "remap"
 
     @cached_property
+    def parts(self) -> dict[str, Any]:
+        """What determines the maps, and the facts of their training."""
+        student, of = self.student, self.student.shapes.conditions
+        return {
+            "text": student.corpus.identity,
+            "teacher": self.teacher.options,
+            "teachers": self.teacher.identities,
+            "task": of.task,
+            "student": student.shapes.student,
+            "options": self.options,
+            "train": of.lasting(self.options.steps),
+            "eval": of.eval,  # the facts have a held-out loss
+            "seed": student.seed,
+        }
+
+    @cached_property
     def identity(self) -> str:
-        of = self.shapes.conditions
-        return fingerprint(
-            "ligo",
-            text=self.corpus.identity,
-            teacher=self.teaches,
-            teachers=self.teacher.identities,
-            task=of.task,
-            student=self.shapes.student,
-            options=self.options,
-            train=of.lasting(self.options.steps),
-            eval=of.eval,  # the facts of the training have a held-out loss
-            seed=self.seed,
-        )
+        return fingerprint("ligo", **self.parts)
 
     @cached_property
     def formerly(self) -> str | None:
-        return formerly.of_maps(self)
+        text, teachers = self.student.corpus.formerly, self.teacher.former_identities
+        return formerly.of("ligo", self.parts, text=text, teachers=teachers)
 
     def cost(self, done: Mapping[str, Any]) -> float:
-        return self.shapes.step_flops * self.options.steps
+        return self.student.shapes.step_flops * self.options.steps
 
     def carry_out(self, done: Done, at: Context) -> Path:
         """Return the folder of the maps and of their training's facts."""
-        place = at.trained(
-            self, lambda folder: self._learn(done, at, folder), {"options": plain(self.options)}
-        )
-        at.show.update(self.name, 1.0, f"held-out {self.facts(place).loss:.3f}")
+        about = {"options": plain(self.options)}
+        place = at.trained(self, lambda folder: self._learn(done, at, folder), about)
+        at.show.update(self.name, 1.0, f"held-out {facts_of(place).loss:.3f}")
         return place
 
-    def _learn(self, done: Done, at: Context, folder: Path) -> None:
-        options, conditions = self.options, self.shapes.conditions
-        optim = AdamW(lr=options.lr, weight_decay=0.0)
-        setup = conditions.setup("remap", self, folder, self.seed, steps=options.steps, optim=optim)
-        growing = self._growing(self.shapes.start(self.seed), done, at)
-        corpus = done[self.corpus.name]
-        facts = conditions.fit(setup, growing, DistillationLoss(), corpus, corpus, at)
+    def _learn(self, done: Done, at: Context, folder: Path) -> Facts:
+        student, options = self.student, self.options
+        growing = self._growing(student.start(), done, at)
+        facts = student.shapes.conditions.fit(
+            self,
+            growing,
+            DistillationLoss(),
+            done[student.corpus.name],
+            at,
+            purpose="remap",
+            seed=student.seed,
+            folder=folder,
+            steps=options.steps,
+            optim=AdamW(lr=options.lr, weight_decay=0.0),
+        )
         if at.ranks.is_first:
             save_file(growing.maps(), folder / "maps.safetensors")
-            atomic.write_json(folder / "facts.json", facts.to_json())
-            shutil.rmtree(folder / "checkpoints")  # finished: nobody resumes it
-
-    def facts(self, place: Path) -> Facts:
-        """Return the facts of the maps' training."""
-        return Facts.from_json(json.loads((place / "facts.json").read_text(encoding="utf-8")))
+        return facts
 
     def apply(self, student: PreTrainedModel, done: Done, at: Context) -> Account:
         """Write what the learned maps make of the teacher into the student."""
@@ -160,17 +127,20 @@ class MapsStage(Stage):
 class StudentStage(Stage):
     """A student from its start to the end of its training; its artifact is a `Trained` one.
 
-    after: an earlier student's stage, whose model this one trains on. folder: of its metrics and
-    checkpoints, below the run's directory. train_tokens: the length of the text, where it is said
-    before there is a corpus.
+    teacher: its stage; None: there is none, and alpha, revise and select are idle. train_tokens:
+    the length of the text, where it is said before there is a corpus. after: an earlier student's
+    stage, whose model this one trains on. folder: of its metrics and checkpoints, below the run's
+    directory.
     """
 
     seed: int
     remap: Remap
     shapes: Shapes
     corpus: CorpusStage
-    teaching: Teaching | None = None
-    maps: MapsStage | None = None
+    teacher: TeacherStage | None
+    alpha: Schedule
+    revise: Revise
+    select: Select
     train_tokens: int | None = None
     after: "StudentStage | None" = None
     name: str = "student"
@@ -178,41 +148,64 @@ class StudentStage(Stage):
     folder: str = ""
 
     @cached_property
+    def parts(self) -> dict[str, Any]:
+        """What determines the student.
+
+        weights: of a model that is opened. What follows ``after`` is there with a teacher.
+        """
+        of, shapes, teacher = self.shapes.conditions, self.shapes, self.teacher
+        opened = [provenance(each.path, each.revision) for _, each in shapes.student.checkpoints()]
+        alone = {
+            "text": self.corpus.identity,
+            "task": of.task,
+            "student": shapes.student,
+            "remap": self.remap,
+            "optim": of.optim,
+            "train": of.train,
+            "eval": of.eval,
+            "seed": self.seed,
+            "weights": opened or None,
+            "after": self.after and self.after.identity,
+        }
+        if teacher is None:
+            return alone
+        return alone | {
+            "teacher": teacher.options,
+            "teachers": teacher.identities,
+            "alpha": self.alpha,
+            "objectives": shapes.objectives,
+            "revise": self.revise,
+            "select": self.select,
+        }
+
+    @cached_property
     def identity(self) -> str:
-        of = self.shapes.conditions
-        return fingerprint(
-            "student",
-            text=self.corpus.identity,
-            task=of.task,
-            student=self.shapes.student,
-            weights=self.weights,
-            remap=self.remap,
-            optim=of.optim,
-            train=of.train,
-            eval=of.eval,
-            seed=self.seed,
-            after=self.after and self.after.identity,
-            **(self.teaching.parts if self.teaching else {}),
-        )
+        return fingerprint("student", **self.parts)
 
     @cached_property
     def formerly(self) -> str | None:
-        return formerly.of_student(self)
+        before = {"teachers": self.teacher.former_identities} if self.teacher else {}
+        return formerly.of("student", self.parts, text=self.corpus.formerly, **before)
 
     @cached_property
-    def weights(self) -> list[dict[str, Any]] | None:
-        """What determines the model that is opened; None for one that is made."""
-        opened = self.shapes.student.checkpoints()
-        return [provenance(each.path, each.revision) for _, each in opened] or None
+    def maps(self) -> MapsStage | None:
+        """The stage of the maps that it starts by; None: there are none to learn."""
+        learned, teacher = self.remap.learned, self.teacher
+        return MapsStage(learned, self, teacher) if learned and teacher else None
 
     def alone(self) -> "StudentStage":
         """Return the same student without any teacher."""
         before = self.after and self.after.alone()
-        return replace(self, remap=RandomStart(), maps=None, teaching=None, after=before)
+        return replace(self, remap=RandomStart(), teacher=None, after=before)
+
+    def start(self) -> PreTrainedModel:
+        """Return the model as it is without a teacher's weights, in fp32."""
+        return self.shapes.student.start(self.seed, self.shapes.conditions.task.head)
 
     def num_steps(self, done: Mapping[str, Any]) -> int | None:
         """Return the length of the training; None while the length of the text is not known."""
-        tokens = num_tokens(done, self.corpus.name) or self.train_tokens
+        corpus = done.get(self.corpus.name)
+        tokens = corpus.report["train_tokens"] if corpus else self.train_tokens
         return self.shapes.conditions.num_steps(tokens)
 
     def cost(self, done: Mapping[str, Any]) -> float | None:
@@ -220,58 +213,54 @@ class StudentStage(Stage):
         steps = self.num_steps(done)
         if steps is None:
             return None
-        taught = self.teaching.num_taught(steps) * self._taught_flops if self.teaching else 0.0
-        return steps * self.shapes.step_flops + taught
+        taught = sum(self.shapes.taught_flops)
+        return steps * self.shapes.step_flops + self._num_taught(steps) * taught
 
-    @cached_property
-    def _taught_flops(self) -> float:
-        """FLOPs of a step with the teacher beyond those of one without it."""
-        flops, student = self.shapes.conditions.step_flops, self.shapes.student_model
-        ours, theirs = self.shapes.features
-        asked = sum(flops(model, theirs) for model in self.shapes.teacher_models.values())
-        return FORWARD_AND_BACKWARD * (flops(student, ours) - flops(student)) + asked
+    def _num_taught(self, num_steps: int) -> float:
+        """Return the steps in which the teacher runs; with a schedule that reacts, as it begins."""
+        if self.teacher is None:
+            return 0.0
+        samples = min(num_steps, _SAMPLES)
+        weights = (self.alpha.weights(Moment(n / samples)) for n in range(samples))
+        return num_steps * sum(weight.soft != 0 for weight in weights) / samples
 
     def carry_out(self, done: Done, at: Context) -> Trained:
         """Return the student at its end; metrics and checkpoints are in the run's directory."""
-        conditions, corpus = self.shapes.conditions, done[self.corpus.name]
-        folder = at.folder / self.folder
-        model, remapped = self.shapes.start(self.seed), None
+        of, corpus, remapped = self.shapes.conditions, done[self.corpus.name], None
         if self.after is not None:
             model = done[self.after.name].model
-        elif self.remap.needs_teacher:
-            remapped = self._remap(model, done, at)
-        taught = (
-            _Taught() if self.teaching is None else self._taught(self.teaching, model, done, at)
-        )
-        setup = conditions.setup(self.purpose, self, folder, self.seed, shares=conditions.eval.at)
-        facts = conditions.fit(
-            setup,
-            conditions.wrapped(model, at.machine),
-            DistillationLoss(taught.distillation, compiled=conditions.train.compile),
-            corpus,
+            if of.parallel.sharding(at.ranks.size):  # it is whole on rank 0 alone
+                model = model if at.ranks.is_first else self.start()
+                for tensor in tensors_of(model).values():
+                    spread(tensor if at.ranks.is_first else None, tensor, at.ranks)
+        else:
+            model = self.start()
+            remapped = self._remap(model, done, at) if self.remap.needs_teacher else None
+        facts = of.fit(
+            self,
+            of.wrapped(model, at.machine),
+            DistillationLoss(self._distillation(model, done, at), compiled=of.train.compile),
             corpus,
             at,
+            purpose=self.purpose,
+            seed=self.seed,
+            folder=at.folder / self.folder,
+            shares=of.eval.at,
             save=lambda place: save_model(model, corpus.tokenizer, place),
         )
-        num_taught, flops = facts.num_taught or 0, facts.flops or 0
-        flops += taught.student_flops * num_taught
-        asked = taught.teacher_flops * num_taught
-        facts = replace(facts, flops=flops, teacher_forward_flops=asked, remap=remapped)
-        return Trained(model, facts)
+        num_taught, (shown, asked) = facts.num_taught or 0, self.shapes.taught_flops
+        flops = (facts.flops or 0) + shown * num_taught
+        asked *= num_taught
+        return Trained(
+            model, replace(facts, flops=flops, teacher_forward_flops=asked, remap=remapped)
+        )
 
     def newest(self, done: Done, at: Context) -> Trained:
         """Return the student of the newest checkpoint, trained no further."""
         conditions, folder = self.shapes.conditions, at.folder / self.folder
-        model = self.shapes.start(self.seed)
+        model = self.start()
         wrapped = conditions.wrapped(model, at.machine).to(at.machine.device)
-        checkpoints = Checkpoints(
-            folder / "checkpoints",
-            self.identity,
-            conditions.train.keep_checkpoints,
-            at.show.say,
-            formerly=self.formerly,
-        )
-        counters = checkpoints.restore_model(wrapped)
+        counters = conditions.checkpoints(self, folder, at).restore_model(wrapped)
         if counters is None:
             raise UserError(f"{folder} has no whole checkpoint: train first")
         facts = Facts(
@@ -288,9 +277,9 @@ class StudentStage(Stage):
         losses: held-out, before the student's first step, in nats. Where each tensor comes from
         goes to the run's directory, with a picture.
         """
-        assert self.teaching is not None
+        assert self.teacher is not None
         evaluate = self.shapes.conditions.evaluation(done[self.corpus.name], at)
-        teacher: Prepared = done[self.teaching.stage.name]
+        teacher: Prepared = done[self.teacher.name]
         assert teacher.model is not None
 
         def loss() -> float:
@@ -301,7 +290,7 @@ class StudentStage(Stage):
         facts: dict[str, Any] = {"flops": 0, "seconds": 0.0}
         if self.maps is not None:
             account = self.maps.apply(student, done, at)
-            learned = self.maps.facts(done[self.maps.name])
+            learned = facts_of(done[self.maps.name])
             facts = {"flops": learned.flops, "seconds": learned.seconds}
         else:
             account = self.remap.start(student, teacher.model)
@@ -314,29 +303,16 @@ class StudentStage(Stage):
             draw_origins(account, ours, theirs, folder / "remap.png")
         return facts
 
-    def _taught(
-        self, teaching: Teaching, student: PreTrainedModel, done: Done, at: Context
-    ) -> "_Taught":
-        conditions, teacher = self.shapes.conditions, done[teaching.stage.name]
+    def _distillation(
+        self, student: PreTrainedModel, done: Done, at: Context
+    ) -> Distillation | None:
+        """Return what the student learns of its teacher, which is shared among ranks from here."""
+        if self.teacher is None:
+            return None
+        teacher, shapes = done[self.teacher.name], self.shapes
         parts: dict[str, nn.Module] = {}
-        teacher_flops, student_flops = teacher.step_flops, 0.0
         if teacher.model is not None:
-            parts = parts_for(teaching.objectives, student.config, teacher.model.config)
-            ours, theirs = requested(teaching.objectives)
-            teacher_flops = conditions.step_flops(teacher.model, theirs)
-            student_flops = conditions.step_flops(student, ours) - conditions.step_flops(student)
-        teacher.share(conditions, at)
-        compared = (teaching.objectives, parts, teaching.revise, teaching.select)
-        distillation = Distillation(teacher.signal, teaching.alpha, *compared)
-        return _Taught(distillation, teacher_flops, FORWARD_AND_BACKWARD * student_flops)
-
-
-class _Taught(NamedTuple):
-    """A distillation, and the FLOPs by which a step with a teacher exceeds one without.
-
-    student_flops: for the features that are compared.
-    """
-
-    distillation: Distillation | None = None
-    teacher_flops: float = 0.0
-    student_flops: float = 0.0
+            parts = parts_for(shapes.objectives, student.config, teacher.model.config)
+        teacher.share(shapes.conditions.parallel, at)
+        compared = (shapes.objectives, parts, self.revise, self.select)
+        return Distillation(teacher.signal, self.alpha, *compared)

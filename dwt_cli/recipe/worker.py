@@ -21,14 +21,14 @@ from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import ALONE, Ranks, joined
 from dwt_cli.config.run import DISTILLATION, Evaluation, Mode, Run
 from dwt_cli.evaluate import measures
+from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.checkpoint import save_model
 from dwt_cli.recipe import preflight
-from dwt_cli.recipe.evaluate import EvaluationStage, opened, report_scores, text_for
+from dwt_cli.recipe.evaluate import measure, measure_run, opened, report_scores, text_for
 from dwt_cli.recipe.plan import print_plan
 from dwt_cli.recipe.recipe import Recipe, recipe_of
 from dwt_cli.recipe.record import Record, find, readable, recorded_as, summary_of
-from dwt_cli.recipe.shapes import Conditions
-from dwt_cli.recipe.stage import Done, Site
+from dwt_cli.recipe.stage import Conditions, Done, Site
 from dwt_cli.track.card import model_card
 from dwt_cli.track.curves import draw_curves
 from dwt_cli.track.display import Display, plain_line
@@ -78,7 +78,8 @@ def work(run: Run, console: Console) -> None:
             with Record(*named, say, ranks) as record, atomic.needing_room(record.folder):
                 _export(recipe, record, site, console)
             return
-        ranks.agree(recipe.facts | machine.describe()["versions"])
+        shared = {"text": recipe.corpus.identity, "teacher": recipe.teacher_identities}
+        ranks.agree(shared | {"run": recipe.identity} | machine.describe()["versions"])
         with Record(*named, say, ranks, mode is Mode.fresh) as record:
             if record.summary is None:
                 with _status_of_a_failure(record):
@@ -89,8 +90,11 @@ def work(run: Run, console: Console) -> None:
                 record.finish(summary)
             alone = _alone_command(run.overrides, recipe)
             print_summary(console, summary, record.folder, alone)
-            if not recipe.evaluation.is_idle:
-                _measure(recipe.evaluation, record.entry, run.tracker, site, console)
+            if ranks.is_first and not run.eval.is_plain:
+                with _display(run.eval, console) as show:
+                    at = site.at(record.folder, show)
+                    moments = measure_run(recipe.corpus, recipe.shapes.conditions, at)
+                report_scores(moments, record.entry, run.tracker, machine, console)
 
 
 def train(
@@ -109,7 +113,8 @@ def train(
                 show.expect(recipe.costs(done, site.cache))
                 done[stage.name] = stage.carry_out(done, context)
 
-        corpus, student = done[recipe.corpus.name], done[recipe.student.name]
+        text = recipe.corpus  # older summaries of it can be compared by what it was formerly
+        corpus, student = done[text.name], done[recipe.student.name]
         summary = Summary(
             name=entry.name,
             identity=entry.identity,
@@ -117,13 +122,13 @@ def train(
             seed=entry.config["seed"],
             seconds=time.perf_counter() - started,
             peak_memory_gb=machine.peak_memory_gb(),
-            corpus=recipe.corpus.names | corpus.report,
+            corpus={"fingerprint": text.identity, "formerly": text.formerly} | corpus.report,
             student=student.facts,
             teacher=done[recipe.teacher.name].facts if recipe.teacher else None,
         )
         if first:
             save_model(student.model, corpus.tokenizer, record.folder / "model")
-            card = model_card(summary.to_json(), entry.config, recipe.task)
+            card = model_card(summary.to_json(), entry.config, recipe.corpus.task)
             atomic.write_text(record.folder / "model" / "README.md", card)
         summary = _compared(recipe, summary, record.folder, site.ranks)
         record.finish(summary)
@@ -140,23 +145,13 @@ def _compared(recipe: Recipe, summary: Summary, folder: Path, ranks: Ranks) -> S
     """
     if not ranks.is_first:
         return summary
-    if recipe.teacher and (alone := summary_of(folder.parent, recipe.alone)):
+    if recipe.teacher and (alone := summary_of(folder.parent, recipe.student.alone())):
         summary = replace(summary, stand_alone=alone.student)
     references = {"stand-alone": summary.stand_alone, "teacher": summary.teacher}
     losses = {name: facts.loss for name, facts in references.items() if facts}
-    metrics, picture, unit = folder / "metrics.jsonl", folder / "curves.png", recipe.task.unit
-    draw_curves(metrics, picture, summary.name, losses, unit)
+    metrics, picture = folder / "metrics.jsonl", folder / "curves.png"
+    draw_curves(metrics, picture, summary.name, losses, recipe.corpus.task.unit)
     return summary
-
-
-def _measure(
-    stage: EvaluationStage, entry: Entry, tracker: Tracker, site: Site, console: Console
-) -> None:
-    with Display(console, dict.fromkeys(("corpus", *stage.options.measures), 0.0)) as show:
-        moments = stage.carry_out({}, site.at(entry.folder, show))
-    if site.ranks.is_first:
-        entry.folder.mkdir(parents=True, exist_ok=True)
-        report_scores(moments, entry, tracker, site.machine, console)
 
 
 def evaluate(run: Evaluation, console: Console) -> None:
@@ -172,11 +167,17 @@ def evaluate(run: Evaluation, console: Console) -> None:
     model = opened(run.model, run.revision, run.data.tokenizer, run.task, machine)
     identity, corpus = model.tested.identity, text_for(model.tested, run.data, site.cache)
     conditions = Conditions(run.task, run.train, run.optim, run.eval, run.parallel, run.data)
-    stage = EvaluationStage(run.eval, conditions, corpus, lambda: identity, model)
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(Path(run.model).parts[-2:]))[:80]
     folder = Path(run.run.root).expanduser() / f"eval-{name}-{identity}"
+    with _display(run.eval, console) as show:
+        moments = {"score": measure(model, corpus, conditions, site.at(folder, show), {})}
+    folder.mkdir(parents=True, exist_ok=True)
     entry = Entry(folder, f"eval-{identity}", folder.name, plain(run))
-    _measure(stage, entry, run.tracker, site, console)
+    report_scores(moments, entry, run.tracker, machine, console)
+
+
+def _display(options: Eval, console: Console) -> Display:
+    return Display(console, dict.fromkeys(("corpus", *options.measures), 0.0))
 
 
 def _export(recipe: Recipe, record: Record, site: Site, console: Console) -> None:
@@ -198,7 +199,7 @@ def _export(recipe: Recipe, record: Record, site: Site, console: Console) -> Non
     place, aside = folder / f"export-step-{student.facts.steps}", folder / ".export"
     shutil.rmtree(aside, ignore_errors=True)
     save_model(student.model, done[text.name].tokenizer, aside)
-    atomic.write_text(aside / "README.md", model_card(about, entry.config, recipe.task))
+    atomic.write_text(aside / "README.md", model_card(about, entry.config, recipe.corpus.task))
     shutil.rmtree(place, ignore_errors=True)
     os.replace(aside, place)
     plain_line(console)(f"model after step {student.facts.steps}: {place}")
@@ -220,7 +221,7 @@ def _alone_command(overrides: list[str], recipe: Recipe) -> str:
 
 @contextlib.contextmanager
 def _status_of_a_failure(record: Record) -> Iterator[None]:
-    """Record how a run ends that does not come to its end; a full disk is a line of its own."""
+    """Record how a run ends that does not come to its end; what is full is a line of its own."""
     try:
         with atomic.needing_room(record.folder):
             yield
@@ -231,17 +232,13 @@ def _status_of_a_failure(record: Record) -> Iterator[None]:
     except Exception as error:
         with contextlib.suppress(OSError):  # the disk may be what is full
             record.status("failed", error=str(error).split("\n")[0])
-        raise _in_plain_words(error) from error
-
-
-def _in_plain_words(error: Exception) -> Exception:
-    """Return running out of memory as a mistake in the settings, and any other error as it is."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
-        return UserError(
-            "out of memory: lower train.micro_batch_size (the result stays the same, to "
-            "rounding) or choose a smaller scale"
-        )
-    return error
+        no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if no_memory or "allocate memory" in str(error):
+            raise UserError(
+                "out of memory: lower train.micro_batch_size (the result stays the same, to "
+                "rounding) or choose a smaller scale"
+            ) from error
+        raise
 
 
 def _let_transformers_be_quiet() -> None:

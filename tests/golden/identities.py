@@ -76,7 +76,7 @@ def composed(words: str) -> Run:
 def identities(run: Run) -> Identities:
     """Return everything that a run and its parts are found by."""
     recipe = recipe_of(run)
-    stages = {"run": recipe.student, "alone": recipe.alone, "corpus": recipe.corpus}
+    stages = {"run": recipe.student, "alone": recipe.student.alone(), "corpus": recipe.corpus}
     if maps := recipe.student.maps:
         stages["maps"] = maps
     found: Identities = {name: stage.identity for name, stage in stages.items()}

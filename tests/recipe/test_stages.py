@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.identity import plain
 from dwt_cli.base.machine import Machine
-from dwt_cli.base.ranks import ALONE
+from dwt_cli.base.ranks import ALONE, Ranks
+from dwt_cli.config import packing
 from dwt_cli.config.run import Run
 from dwt_cli.recipe import worker
 from dwt_cli.recipe.recipe import Recipe, recipe_of
@@ -24,6 +25,7 @@ from dwt_cli.recipe.stage import Site
 from dwt_cli.recipe.student import StudentStage
 from dwt_cli.track.display import Display, TrainingDisplay
 from tests.miniature import options, write_text
+from tests.processes import together
 
 FIRST, SECOND = 4, 6
 WORDS = ["student.num_layers=2", "train.checkpoint_every=2", "alpha=normal"]
@@ -40,32 +42,31 @@ def of_two_stages(run: Run) -> Recipe:
     """The features of the teacher for some steps, then its logits for others."""
     recipe = recipe_of(run)
     last = recipe.student
-    assert last.teaching is not None
 
-    def lasting(steps: int) -> Any:
+    def lasting(steps: int, **changed: Any) -> Any:
         train = last.shapes.conditions.lasting(steps)
-        return replace(last.shapes, conditions=replace(last.shapes.conditions, train=train))
+        conditions = replace(last.shapes.conditions, train=train)
+        return replace(last.shapes, conditions=conditions, **changed)
 
-    (objective,) = last.teaching.objectives.values()
+    (objective,) = last.shapes.objectives.values()
     first = replace(
         last,
         name="general",
         folder="general",
-        shapes=lasting(FIRST),
-        teaching=replace(last.teaching, objectives={"half": replace(objective, weight=0.5)}),
+        shapes=lasting(FIRST, objectives={"half": replace(objective, weight=0.5)}),
     )
     second = replace(last, purpose="second", shapes=lasting(SECOND), after=first)
     return replace(recipe, stages=[*recipe.stages[:-1], first, second], student=second)
 
 
-def carried_out(place: Path, recipe: Recipe, run: Run) -> tuple[dict[str, Any], Path, str]:
+def carried_out(recipe: Recipe, run: Run, ranks: Ranks = ALONE) -> tuple[dict[str, Any], Path, str]:
     """The summary, the run's directory, and what was printed."""
     printed = io.StringIO()
     console = Console(file=printed, width=120)
-    machine = Machine.of(run.launch.device, 1, run.train.precision)
-    site = Site(machine, Cache(run.run.cache, print), ALONE)
+    machine = Machine.of(run.launch.device, 1, run.train.precision, ranks)
+    site = Site(machine, Cache(run.run.cache, print), ranks)
     called = (Path(run.run.root), "two", recipe.identity, plain(run))
-    with Record(*called, print, ALONE) as record:
+    with Record(*called, print, ranks) as record:
         summary = worker.train(recipe, run.tracker, record, site, console)
     return summary.to_json(), record.folder, printed.getvalue()
 
@@ -83,7 +84,7 @@ def test_two_stages_of_a_student(
     general, student = recipe.stages[-2:]
     assert isinstance(general, StudentStage) and isinstance(student, StudentStage)
     assert len({general.identity, student.identity, recipe_of(run).identity}) == 3
-    summary, folder, printed = carried_out(place, recipe, run)
+    summary, folder, printed = carried_out(recipe, run)
 
     assert steps(folder / "general") == list(range(1, FIRST + 1))
     assert steps(folder) == list(range(1, SECOND + 1))
@@ -101,13 +102,32 @@ def test_two_stages_of_a_student(
     with monkeypatch.context() as patch:
         patch.setattr(TrainingDisplay, "stepped", stop_at(student.name, step=3))
         with pytest.raises(KeyboardInterrupt):
-            carried_out(place, of_two_stages(run), run)
-    resumed, again, printed = carried_out(place, of_two_stages(run), run)
+            carried_out(of_two_stages(run), run)
+    resumed, again, printed = carried_out(of_two_stages(run), run)
     assert f"general: going on after step {FIRST}\n" in printed
     assert "student: going on after step 2\n" in printed
     assert resumed["student"]["heldout"] == summary["student"]["heldout"]
     ours, theirs = (load_file(f / "model" / "model.safetensors") for f in (folder, again))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def sharded(ranks: Ranks, packed: str) -> dict[str, Any]:
+    run = packing.unpacked(packed)
+    return carried_out(of_two_stages(run), run, ranks)[0]
+
+
+def test_a_second_stage_of_shards_goes_on_with_the_whole_model(
+    place: Path, composed: Callable[..., Run]
+) -> None:
+    """After a sharded stage one rank alone has its result."""
+    words = [*options(place), *WORDS, "train.precision=fp32", "launch.device=cpu"]
+    ranks = composed(*words, "parallel=fsdp", f"run.root={place}/ranks")
+    run = composed(*words, f"run.root={place}/one")
+    alone, _, _ = carried_out(of_two_stages(run), run)
+    for summary in together(2, sharded, packing.packed(ranks)):
+        for moment in ("heldout_at_start", "heldout"):
+            losses = [each["student"][moment]["loss"] for each in (summary, alone)]
+            assert losses[0] == pytest.approx(losses[1], rel=1e-4), moment
 
 
 def stop_at(stage: str, step: int) -> Callable[..., None]:

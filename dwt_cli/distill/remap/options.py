@@ -24,6 +24,11 @@ class Remap(ABC):
 
     needs_teacher: ClassVar[bool] = False
 
+    @property
+    def learned(self) -> Ligo | None:
+        """The options of maps that are trained first; None: there are none."""
+        return None
+
     @abstractmethod
     def start(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Account:
         """Write the teacher's weights into the student; return where each tensor is from.
@@ -49,11 +54,10 @@ class RandomStart(Remap):
 class FromTeacher(Remap):
     """The student starts from the teacher's weights, by a rule of `.depth` and one of `.width`.
 
-    is_learned: whether maps are trained first, which mix all of the teacher's layers.
+    Maps that are learned first mix all of the teacher's layers.
     """
 
     needs_teacher: ClassVar[bool] = True
-    is_learned: ClassVar[bool] = False
     depths: ClassVar[tuple[str, ...]] = tuple(depth.RULES)
     widths: ClassVar[tuple[str, ...]] = tuple(width.RULES)
 
@@ -63,7 +67,7 @@ class FromTeacher(Remap):
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield a line for each rule that there is not; setting: what the fields' begin with."""
-        where = "where LiGO can begin" if self.is_learned else "known"
+        where = "where LiGO can begin" if self.learned else "known"
         rules = (
             (f"{setting}.depth", self.depth, self.depths),
             (f"{setting}.width", self.width or "null", (*self.widths, "null")),
@@ -82,12 +86,15 @@ class FromTeacher(Remap):
 class Ligo(FromTeacher):
     """By maps that are learned on the corpus, and begin as the rules' (arXiv 2303.00980)."""
 
-    is_learned: ClassVar[bool] = True
     depths: ClassVar[tuple[str, ...]] = ("interpolate", "paper", "stack")
     widths: ClassVar[tuple[str, ...]] = ("net2net", "tile")
 
     steps: int = at_least(1, default=100)
     lr: float = above(0, default=3e-3)
+
+    @property
+    def learned(self) -> Ligo:
+        return self
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield a line for each rule that maps cannot begin as, and for a head left out."""

@@ -307,7 +307,7 @@ def _shares(
             continue
         shares[layer] = {origin: 1.0}
         following = _after(origin, num_teacher)
-        if options.is_learned:  # it may be made of any
+        if options.learned:  # it may be made of any
             shares[layer] = {each: float(each == origin) for each in range(num_teacher)}
         elif options.width in width.FROM_TWO_LAYERS and part < 1 and following != origin:
             shares[layer] = {origin: part, following: 1 - part}

@@ -11,10 +11,13 @@ from omegaconf import II, MISSING
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.options import above, at_least, between, bookkeeping, within
 from dwt_cli.data.options import Data
-from dwt_cli.models.options import Architecture, Checkpoint
+from dwt_cli.models.options import Architecture, Checkpoint, Head
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from dwt_cli.distill.teacher.signal import TeacherSignal
+    from dwt_cli.models.wrapper import LanguageModel
 
 
 @dataclass
@@ -29,6 +32,43 @@ class Teacher:
     def each(self) -> "Iterator[tuple[str, Teacher]]":
         """Yield every single teacher, with the setting that its own settings begin with."""
         yield "teacher", self
+
+    @property
+    def combined(self) -> "CombinedTeacher | None":
+        """The options of one that is made of others; None: it is a single one."""
+        return None
+
+    @property
+    def made(self) -> "MadeTeacher | None":
+        """The options of a model that is made here; None: it exists, or is none."""
+        return None
+
+    @property
+    def opened(self) -> "CheckpointTeacher | None":
+        """The options of a model that is opened; None: there is none to open."""
+        return None
+
+    def identity(self) -> str:
+        """Return the fingerprint of what exists already and is read; the options count besides."""
+        raise NotImplementedError
+
+    def outline(self, setting: str, head: Head) -> "PreTrainedModel | None":
+        """Return the model on the meta device; None: it is none. setting: as of `each`."""
+        return None
+
+    def start(self, setting: str, head: Head) -> "PreTrainedModel | None":
+        """Return the model, in fp32, before any training here; None: it is none."""
+        return None
+
+    def signal(self, model: "LanguageModel | None", vocab_size: int) -> "TeacherSignal":
+        """Return the signal of what `start` has returned, for a vocabulary of this size."""
+        raise NotImplementedError
+
+    def checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
+        """Yield every model that exists already, with the setting that names it."""
+        for setting, teacher in self.each():
+            if opened := teacher.opened:
+                yield path_setting(setting), opened
 
     def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
         """Yield what is wrong with the settings for a vocabulary of this size, a line each."""
@@ -56,6 +96,12 @@ class ModelTeacher(Teacher):
 
     temperature: float = above(0, 1.0, hint="the paper uses 1")
 
+    def signal(self, model: "LanguageModel | None", vocab_size: int) -> "TeacherSignal":
+        from dwt_cli.distill.teacher.signal import ModelSignal
+
+        assert model is not None
+        return ModelSignal(model, self.temperature)
+
 
 BUDGETS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 """The shares of its own pre-training at which a teacher is kept."""
@@ -80,6 +126,20 @@ class MadeTeacher(Architecture, ModelTeacher):
     budget: float = 1.0
     data: Data | None = None
 
+    @property
+    def made(self) -> "MadeTeacher":
+        return self
+
+    def outline(self, setting: str, head: Head) -> "PreTrainedModel":
+        from dwt_cli.models.making import outline
+
+        return outline(self)
+
+    def start(self, setting: str, head: Head) -> "PreTrainedModel":
+        from dwt_cli.models.making import make_model
+
+        return make_model(self, self.seed, "teacher")
+
     def problems(self, setting: str) -> Iterator[str]:
         """Yield a line for a budget at which no teacher is kept."""
         if self.budget not in BUDGETS:
@@ -92,6 +152,27 @@ class MadeTeacher(Architecture, ModelTeacher):
 @dataclass
 class CheckpointTeacher(Checkpoint, ModelTeacher):
     """A teacher that exists."""
+
+    @property
+    def opened(self) -> "CheckpointTeacher":
+        return self
+
+    def identity(self) -> str:
+        from dwt_cli.models.checkpoint import provenance
+
+        return fingerprint("checkpoint", provenance(self.path, self.revision))
+
+    def outline(self, setting: str, head: Head) -> "PreTrainedModel":
+        from dwt_cli.models.checkpoint import open_config
+        from dwt_cli.models.making import outline_of
+
+        config = open_config(path_setting(setting), self, head, any_family=True)
+        return outline_of(config, head)
+
+    def start(self, setting: str, head: Head) -> "PreTrainedModel":
+        from dwt_cli.models.checkpoint import open_model
+
+        return open_model(path_setting(setting), self, head)
 
 
 @dataclass
@@ -108,6 +189,9 @@ class SignalTeacher(Teacher, ABC):
     @abstractmethod
     def open(self, vocab_size: int) -> "TeacherSignal":
         """Return the signal, for a vocabulary of this size."""
+
+    def signal(self, model: "LanguageModel | None", vocab_size: int) -> "TeacherSignal":
+        return self.open(vocab_size)
 
 
 @dataclass
@@ -146,6 +230,10 @@ class CombinedTeacher(Teacher, ABC):
     def each(self) -> Iterator[tuple[str, Teacher]]:
         for name, teacher in zip(self.members, self.teachers, strict=True):
             yield from ((f"teacher.members.{name}", single) for _, single in teacher.each())
+
+    @property
+    def combined(self) -> "CombinedTeacher":
+        return self
 
     @abstractmethod
     def combine(self, signals: "Sequence[TeacherSignal]") -> "TeacherSignal":
@@ -209,3 +297,8 @@ TEACHERS: dict[str, type[Teacher]] = {
     "virtual": VirtualTeacher,
     "several": SeveralTeachers,
 }
+
+
+def path_setting(name: str) -> str:
+    """Return the setting that has a teacher's path; name: as of `Teacher.each`."""
+    return "teacher.path" if name == "teacher" else "teacher.members"

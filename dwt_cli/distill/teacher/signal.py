@@ -41,10 +41,12 @@ TARGETS_ALONE = Request()
 class TeacherSignal(ABC):
     """A source of soft targets.
 
-    parts: trainable modules of its own, by name. They are trained beside the student by `own_loss`
-    and are never part of it; a signal without them runs without gradients.
+    model: the one that answers, until the signal is released; None where there is none, or more
+    than one. parts: trainable modules of its own, by name. They are trained beside the student by
+    `own_loss` and are never part of it; a signal without them runs without gradients.
     """
 
+    model: LanguageModel | None = None
     parts: ClassVar[Mapping[str, nn.Module]] = {}
 
     @abstractmethod
@@ -73,18 +75,18 @@ class ModelSignal(TeacherSignal):
     """
 
     def __init__(self, model: LanguageModel, temperature: float = 1.0) -> None:
-        self._model: LanguageModel | None = model.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
         self._temperature = temperature
 
     @torch.no_grad()
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
-        assert self._model is not None, "a released teacher is not asked again"
+        assert self.model is not None, "a released teacher is not asked again"
         want = Want(features=request.features, ragged=batch.ragged)
-        output = self._model(*batch.inputs, want)
+        output = self.model(*batch.inputs, want)
         logits_NV = output.logits_NV
         if self._temperature != 1:
             logits_NV = logits_NV / self._temperature
         return Answer(DenseLogits(logits_NV), output.features)
 
     def release(self) -> None:
-        self._model = None
+        self.model = None
