@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
+from dwt_cli.config import packing
 from dwt_cli.config.run import Run
 from dwt_cli.launch.process import QUIETLY
+from dwt_cli.recipe.record import readable
 
 
 def start(run: Run) -> None:
@@ -20,7 +23,8 @@ def start(run: Run) -> None:
     if job and is_training:
         from dwt_cli.launch import slurm  # a command that only asks for help does not pay for it
 
-        slurm.start(run, job)
+        name = readable(run.choices, run.overrides, run.seed)
+        slurm.start(packing.packed(run), name, Path(run.run.root), job)
         return
     if ranks:
         os.environ.update(QUIETLY | os.environ)
@@ -33,7 +37,7 @@ def start(run: Run) -> None:
     if evaluation:
         worker.evaluate(evaluation, console)
     elif ranks and is_training and not are_several():
-        torchrun.start(run, ranks)
+        torchrun.start(packing.packed(run), ranks)
     else:
         worker.work(run, console)
 

@@ -12,32 +12,21 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from dwt_cli.base.options import Device
-from dwt_cli.config import packing
-from dwt_cli.config.launch import Jobs, Launch
-from dwt_cli.config.run import Run
+from dwt_cli.config.launch import Jobs
 
 _POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Queued:
-    """A run that has to be carried out; ``file`` takes it packed, and as ``.log`` its output."""
-
-    run: Run
-    file: Path
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """End of a run: without an error, with one, or not begun at all (``fail_fast``)."""
+    """End of the run packed in ``file``: well, with an error, or not begun at all (fail_fast)."""
 
-    queued: Queued
+    file: Path
     error: str | None
     begun: bool = True
 
@@ -45,17 +34,17 @@ class Outcome:
 class Pool:
     """As many processes at a time as the options ask for, each with its share of the machine.
 
-    poll: called now and then with each run that is at work, from a thread of its own.
+    poll: called now and then with the file of each run at work, from a thread of its own.
     """
 
-    def __init__(self, options: Jobs, poll: Callable[[Queued], None]) -> None:
+    def __init__(self, options: Jobs, poll: Callable[[Path], None]) -> None:
         self._options, self._poll = options, poll
         self._size = options.at_a_time(torch.cuda.device_count())
         self._stop, self._failed, self._abandoned = (threading.Event() for _ in range(3))
         self._thread = threading.local()  # .place: its number, from 0
 
-    def carry_out(self, runs: Sequence[Queued]) -> Iterator[Outcome]:
-        """Yield what comes of each run, as soon as it has ended.
+    def carry_out(self, files: Sequence[Path]) -> Iterator[Outcome]:
+        """Yield what comes of each packed run as soon as it has ended; its ``.log`` has its output.
 
         When the caller stops iterating, the processes are asked to write a checkpoint, and waited
         for; a second Ctrl-C leaves them to it.
@@ -65,7 +54,7 @@ class Pool:
             self._size, initializer=lambda: setattr(self._thread, "place", next(places))
         )
         try:
-            for ended in as_completed([threads.submit(self._one, queued) for queued in runs]):
+            for ended in as_completed([threads.submit(self._one, file) for file in files]):
                 yield ended.result()
         finally:
             self._stop.set()
@@ -75,23 +64,17 @@ class Pool:
                 self._abandoned.set()
                 raise
 
-    def _one(self, queued: Queued) -> Outcome:
+    def _one(self, file: Path) -> Outcome:
         if self._stop.is_set() or (self._options.fail_fast and self._failed.is_set()):
-            return Outcome(queued, None, begun=False)
-        outcome = Outcome(queued, self._error_of(queued))
-        if outcome.error is not None:
+            return Outcome(file, None, begun=False)
+        if error := self._error_of(file):
             self._failed.set()
-        return outcome
+        return Outcome(file, error)
 
-    def _error_of(self, queued: Queued) -> str | None:
-        file, launch = queued.file, queued.run.launch
+    def _error_of(self, file: Path) -> str | None:
         log = file.with_suffix(".log")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        environment = dict(os.environ)
-        if self._options.shares_machine:
-            launch = _share_of(launch, self._thread.place, self._size, environment)
+        environment = os.environ | (self._share() if self._options.shares_machine else {})
         environment.pop("HYDRA_FULL_ERROR", None)
-        file.write_text(packing.packed(replace(queued.run, launch=launch)), encoding="utf-8")
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dwt_cli.launch", "job", str(file)],
@@ -105,7 +88,7 @@ class Pool:
                 try:
                     return _error(process.wait(_POLL_S), log)
                 except subprocess.TimeoutExpired:
-                    self._poll(queued)
+                    self._poll(file)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
@@ -113,16 +96,14 @@ class Pool:
                 pass
         return _error(process.returncode, log)
 
-
-def _share_of(launch: Launch, place: int, size: int, environment: dict[str, str]) -> Launch:
-    """Return ``launch`` with one of the machine's devices and a share of its cores."""
-    if launch.device is not Device.cpu and torch.cuda.is_available():
-        every = ",".join(str(number) for number in range(torch.cuda.device_count()))
-        devices = os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",")
-        environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
-    threads = launch.num_threads or max(1, (os.cpu_count() or 1) // size)
-    environment["OMP_NUM_THREADS"] = str(threads)
-    return replace(launch, num_threads=threads)
+    def _share(self) -> dict[str, str]:
+        """Return the environment with one of the machine's devices and a share of its cores."""
+        share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self._size))}
+        if num_devices := torch.cuda.device_count():
+            every = ",".join(map(str, range(num_devices)))
+            devices = os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",")
+            share["CUDA_VISIBLE_DEVICES"] = devices[self._thread.place % len(devices)]
+        return share
 
 
 def _error(code: int | None, log: Path) -> str | None:

@@ -1,11 +1,12 @@
 """The life of a process that is handed a packed run: its signals, its last line, its exit code."""
 
+import contextlib
 import ctypes
 import platform
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 from dwt_cli.base import interrupt
@@ -17,20 +18,18 @@ QUIETLY = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Environment of those who start ranks: that other ranks have ended is reported in one line."""
 
 
-def carry_out(
-    work: Callable[[Run], None], file: Path, at_parents_end: signal.Signals = signal.SIGKILL
-) -> None:
-    """Do ``work`` on the run that is packed in a file, and exit.
+@contextlib.contextmanager
+def handed_over(file: Path, at_parents_end: signal.Signals = signal.SIGKILL) -> Iterator[Run]:
+    """Yield the run that is packed in a file, and exit where the work on it does not end well.
 
     at_parents_end: the signal with which this process ends when its parent is gone (Linux only).
     """
     if platform.system() == "Linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, at_parents_end)
-    run = packing.unpacked(file.read_text(encoding="utf-8"))
     try:
         with interrupt.stoppable():
-            work(run)
+            yield packing.unpacked(file.read_text(encoding="utf-8"))
     except Reported as error:
         sys.exit(error.code)
     except KeyboardInterrupt as stop:

@@ -27,35 +27,35 @@ from dwt_cli.base.interrupt import GRACE_S, Interrupted
 from dwt_cli.base.options import Device
 from dwt_cli.config import packing
 from dwt_cli.config.launch import Executor, Slurm
-from dwt_cli.config.run import Run
 from dwt_cli.launch.process import QUIETLY
-from dwt_cli.recipe.record import readable
 
 _SIGNAL_S = GRACE_S + 30  # so long before the end of its time a job gets a signal
 _POLL_S = 1.0
 
 
-def start(run: Run, options: Slurm) -> None:
+def start(packed: str, name: str, root: Path, options: Slurm) -> None:
     """Submit a run and, with launch.wait, wait for its end.
 
     Raises what `submit` raises, `UserError` with a failed job's message, and `Interrupted` when
     somebody stops waiting: the job goes on.
     """
-    job = submit(run, options)
+    job = submit(packed, name, root, options)
     print(f"job {job.job_id}: submitted; its log: {job.paths.stdout}", flush=True)
     if options.wait:
         _wait_for(job, options.executor)
 
 
-def submit(run: Run, options: Slurm) -> submitit.Job[None]:
-    """Hand a run over to SLURM and come back at once; `UserError` when it is not taken."""
+def submit(packed: str, name: str, root: Path, options: Slurm) -> submitit.Job[None]:
+    """Hand a packed run over to SLURM and come back at once; `UserError` when it is not taken.
+
+    name: the job's. root: the folder of runs, below which its logs are.
+    """
     if options.executor is Executor.slurm and shutil.which("sbatch") is None:
         raise UserError(
             "launch.executor=slurm: there is no sbatch on this machine; submit from a login node "
             "of the cluster, or choose launch=torchrun"
         )
-    folder = Path(run.run.root).expanduser().absolute() / options.folder
-    packed = packing.packed(run)
+    folder = root.expanduser().absolute() / options.folder
     file = folder / f"{hashlib.sha256(packed.encode()).hexdigest()[:16]}.json"
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_text(file, packed)
@@ -63,7 +63,7 @@ def submit(run: Run, options: Slurm) -> submitit.Job[None]:
         folder, options.executor.name, slurm_max_num_timeout=options.max_timeouts
     )
     executor.update_parameters(
-        name=readable(run.choices, run.overrides, run.seed),
+        name=name,
         timeout_min=options.minutes,
         nodes=options.nodes,
         tasks_per_node=1,

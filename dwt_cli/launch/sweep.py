@@ -8,7 +8,7 @@ what each process printed, and the report.
 import shlex
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +18,10 @@ from dwt_cli.base import locks
 from dwt_cli.base.atomic import read_json
 from dwt_cli.base.errors import MISTAKE, UserError
 from dwt_cli.base.identity import fingerprint
+from dwt_cli.config import packing
+from dwt_cli.config.launch import Jobs
 from dwt_cli.config.run import Mode, Run
-from dwt_cli.launch import pool
+from dwt_cli.launch.pool import Pool
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import LOCK, find, recorded_as
 from dwt_cli.study.board import show
@@ -34,21 +36,6 @@ _AXES = {"seed", "scale.max_steps", "train.max_steps"}  # what is no arm, but a 
 State = Literal["finished", "failed", "running", "missing"]
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """One run of the multirun, and where it stands in it."""
-
-    run: Run
-    identity: str
-    arm: str
-    length: int
-    words: tuple[str, ...]
-
-    @property
-    def key(self) -> tuple[str, int, int]:
-        return self.arm, self.length, self.run.seed
-
-
 def carry_out(
     runs: Sequence[Run], study: str | None, arguments: Sequence[str], console: Console
 ) -> int:
@@ -57,70 +44,78 @@ def carry_out(
     study: the name of the primary config, where it is a study's. Raises `UserError` when another
     process is at work in the study's folder, KeyboardInterrupt when it was asked to stop.
     """
-    say = plain_line(console)
-    if runs[0].jobs.needs_slurm and not runs[0].launch.job:
+    say, first, jobs = plain_line(console), runs[0], _jobs(runs, arguments)
+    if first.jobs.needs_slurm and not first.launch.job:
         raise UserError("jobs=submitit: runs are handed to SLURM with launch=slurm; choose it too")
-    cells = _cells(runs, arguments)
-    name = study if study and runs[0].of_study else f"multirun-{_kind_of(cells)}"
-    folder = Path(runs[0].run.root).expanduser() / "studies" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    of, command = first.of_study, shlex.join(["dwt-train", *arguments])
+    name = study if study and of else f"multirun-{_kind_of([run.overrides for run in runs])}"
+    if of:
+        asked = StudyRecord(**vars(of.study), name=name, command=command)
+    else:
+        arms = {job.arm: job.arm for job in jobs}
+        pairs = zip(runs, jobs, strict=True)
+        alone = {job.arm for run, job in pairs if not any(run.teacher.each())}
+        baseline = alone.pop() if len(alone) == 1 else None
+        asked = StudyRecord(
+            question="", baseline=baseline, arms=arms, exploratory=[*arms],
+            name=name, command=command,
+        )  # fmt: skip
+    folder = Path(first.run.root).expanduser() / "studies" / name
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
     try:
         lock = locks.take(folder / LOCK)
     except locks.Held as holder:
         raise UserError(f"{holder} is at work on {folder}: wait for it, or stop it") from holder
     try:
-        ledger = _Ledger(folder, _asked(name, cells, arguments), cells, say)
-        _work_off(ledger, cells, folder, console)
-        failed = ledger.failed(cells)
+        ledger, steps = _Ledger(folder, asked, jobs, say), {}
+        for run, job in zip(runs, jobs, strict=True):
+            again = run.run.mode is not Mode.train or not run.eval.is_plain
+            identity = str(job.identity)
+            if identity not in steps and (again or job.state != "finished"):
+                steps[identity] = float(run.train.num_steps(None) or 1)
+                tags = [f"arm={job.arm}", f"seed={job.seed}", f"length={job.length}"]
+                labelled = replace(run, tracker=run.tracker.labelled(name, tags))
+                file = folder / "logs" / f"{identity}.json"
+                file.write_text(packing.packed(labelled), encoding="utf-8")
+        num_done = len({job.identity for job in jobs}) - len(steps)
+        with Overview(console, name, steps, num_done) as overview:
+            _work_off(ledger, list(steps), first.jobs, overview)
+        failed = ledger.failed(jobs)
         for job in failed:
-            say(f"failed: {job.arm}, length {job.length}, seed {job.seed}: {job.error}")
+            say(f"failed: {_title(job)}: {job.error}")
         results = read_results(folder)
         print_report(console, results, write_report(folder, results))
-        show(results, folder, runs[0].tracker, say)
+        show(results, folder, first.tracker, say)
     finally:
         lock.release()
     return MISTAKE if failed else 0
 
 
-def _work_off(ledger: "_Ledger", cells: Sequence[_Cell], folder: Path, console: Console) -> None:
-    options = cells[0].run.jobs
-    every = {cell.identity: cell for cell in reversed(cells)}  # arms may be the same run
-    names = {cell.identity: f"{cell.arm}, length {cell.length}, seed {cell.run.seed}"
-             for cell in cells}  # fmt: skip
-    missing = [cell for cell in cells if every[cell.identity] is cell and not ledger.has(cell)]
-    steps = {cell.identity: float(cell.run.train.num_steps(None) or 1) for cell in missing}
-    tasks = [
-        pool.Queued(_labelled(cell, folder.name), folder / "logs" / f"{cell.identity}.json")
-        for cell in missing
-    ]
-    with Overview(console, folder.name, steps, num_done=len(every) - len(missing)) as overview:
+def _work_off(
+    ledger: "_Ledger", identities: Sequence[str], options: Jobs, overview: Overview
+) -> None:
+    def poll(file: Path) -> None:
+        ledger.note(file.stem, "running")
+        overview.at_work(file.stem, ledger.title(file.stem), find(ledger.root, file.stem))
 
-        def poll(queued: pool.Queued) -> None:
-            identity = queued.file.stem
-            ledger.note(identity, "running")
-            overview.at_work(identity, names[identity], find(ledger.root, identity))
-
-        try:
-            for outcome in pool.Pool(options, poll).carry_out(tasks):
-                identity = outcome.queued.file.stem
-                if outcome.begun:
-                    ledger.note(identity, "failed" if outcome.error else "finished", outcome.error)
-                    overview.ended(identity, names[identity], outcome.error, ledger.loss(identity))
-        finally:
-            ledger.note_stopped()
+    files = [ledger.folder / "logs" / f"{identity}.json" for identity in identities]
+    try:
+        for outcome in Pool(options, poll).carry_out(files):
+            identity, error = outcome.file.stem, outcome.error
+            if outcome.begun:
+                ledger.note(identity, "failed" if error else "finished", error)
+                overview.ended(identity, ledger.title(identity), error, ledger.loss(identity))
+    finally:
+        ledger.note_stopped()
 
 
 class _Ledger:
     """study.json while the runs are carried out: those of earlier commands stay in it."""
 
     def __init__(
-        self,
-        folder: Path,
-        asked: StudyRecord,
-        cells: Sequence[_Cell],
-        say: Callable[[str], None],
+        self, folder: Path, asked: StudyRecord, jobs: Sequence[Job], say: Callable[[str], None]
     ) -> None:
-        self._folder, self.root = folder, folder.parent.parent
+        self.folder, self.root = folder, folder.parent.parent
         self._turn = threading.Lock()  # each run at work is watched by a thread
         before: Sequence[Job] = ()
         if (folder / FILE).exists():
@@ -128,16 +123,9 @@ class _Ledger:
                 before = read_study(folder).jobs
             except UserError as error:  # torn, or of another version
                 say(f"warning: {error}")
-        now = {cell.key: self._job(cell) for cell in cells}
-        kept = {(job.arm, job.length, job.seed): job for job in before if job.arm in asked.arms}
-        self._asked, self._jobs = asked, {**kept, **now}
+        kept = {_key(job): job for job in before if job.arm in asked.arms}
+        self._asked, self._jobs = asked, kept | {_key(job): job for job in jobs}
         self._write()
-
-    def has(self, cell: _Cell) -> bool:
-        """Return whether nothing is left to do for it."""
-        run = cell.run
-        is_plain = run.eval.measures == ["lm"] and run.eval.at == [1.0]
-        return is_plain and run.run.mode is Mode.train and self._jobs[cell.key].state == "finished"
 
     def note(self, identity: str, state: State, error: str | None = None) -> None:
         """Note what has become of a run, in every arm that it is."""
@@ -156,10 +144,14 @@ class _Ledger:
             if job.state == "running" and job.identity:
                 self.note(job.identity, "missing")
 
-    def failed(self, cells: Sequence[_Cell]) -> list[Job]:
-        """Return the jobs of this command that have failed."""
-        found = [self._jobs[cell.key] for cell in cells]
+    def failed(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return those of these jobs that have failed by now."""
+        found = [self._jobs[_key(job)] for job in jobs]
         return [job for job in found if job.state == "failed"]
+
+    def title(self, identity: str) -> str:
+        """Return what a run is called."""
+        return next(_title(job) for job in self._jobs.values() if job.identity == identity)
 
     def loss(self, identity: str) -> float | None:
         """Return the held-out loss of a run that is finished."""
@@ -167,17 +159,17 @@ class _Ledger:
         summary = read_json(place / "summary.json") if place else None
         return summary["student"]["heldout"]["loss"] if summary else None
 
-    def _job(self, cell: _Cell) -> Job:
-        place = find(self.root, cell.identity)
-        is_done = place is not None and (place / "summary.json").is_file()
-        state: State = "finished" if is_done else "missing"
-        return Job(
-            cell.arm, cell.length, cell.run.seed, cell.words, cell.identity, _from(place), state
-        )
-
     def _write(self) -> None:
         jobs = tuple(self._jobs[key] for key in sorted(self._jobs))
-        write_study(self._folder, replace(self._asked, jobs=jobs))
+        write_study(self.folder, replace(self._asked, jobs=jobs))
+
+
+def _key(job: Job) -> tuple[str, int, int]:
+    return job.arm, job.length, job.seed
+
+
+def _title(job: Job) -> str:
+    return f"{job.arm}, length {job.length}, seed {job.seed}"
 
 
 def _from(place: Path | None) -> str | None:
@@ -185,64 +177,47 @@ def _from(place: Path | None) -> str | None:
     return f"../../{place.name}" if place else None
 
 
-def _labelled(cell: _Cell, study: str) -> Run:
-    """Return the run as its dashboard groups it: by study, with arm and seed as tags."""
-    run = cell.run
-    tags = [f"arm={cell.arm}", f"seed={run.seed}", f"length={cell.length}"]
-    return replace(run, tracker=run.tracker.labelled(study, tags))
-
-
 # ---------------------------------------------------------------------------- what was asked for
 
 
-def _cells(runs: Sequence[Run], arguments: Sequence[str]) -> list[_Cell]:
-    swept = _swept(runs)
+def _jobs(runs: Sequence[Run], arguments: Sequence[str]) -> list[Job]:
+    """Return the job that each run is, as it stands on record."""
+    swept = _swept([run.overrides for run in runs])
     # how each run is asked for by itself: the options of the command, and of the words its own
     options = [
         word
         for word in arguments
         if (word.startswith("-") or "=" not in word) and word not in ("-m", "--multirun")
     ]
-    cells = []
+    jobs = []
     for run in runs:
-        identity = recorded_as(Path(run.run.root).expanduser(), recipe_of(run).student)
-        words = tuple(run.overrides)
-        if place := run.of_study:
-            of_arm = shlex.split(place.study.arms[place.arm])
-            typed = words[: len(words) - len(of_arm)]
-            cells.append(_Cell(run, identity, place.arm, place.length, (*options, *typed)))
+        root, words = Path(run.run.root).expanduser(), tuple(run.overrides)
+        identity = recorded_as(root, recipe_of(run).student)
+        place = find(root, identity)
+        is_done = place is not None and (place / "summary.json").is_file()
+        state: State = "finished" if is_done else "missing"
+        if of := run.of_study:
+            of_arm = shlex.split(of.study.arms[of.arm])
+            arm, length, words = of.arm, of.length, (*options, *words[: len(words) - len(of_arm)])
         else:
-            arm = " ".join(word for word in words if _key(word) in swept - _AXES) or "run"
-            cells.append(_Cell(run, identity, arm, run.train.max_steps or 0, words))
-    return cells
+            arm = " ".join(word for word in words if _setting(word) in swept - _AXES) or "run"
+            length = run.train.max_steps or 0
+        jobs.append(Job(arm, length, run.seed, words, identity, _from(place), state))
+    return jobs
 
 
-def _swept(runs: Sequence[Run]) -> set[str]:
-    """Return the settings that are not the same in all runs."""
-    every = [set(run.overrides) for run in runs]
-    same = set.intersection(*every)
-    return {_key(word) for words in every for word in words - same}
+def _swept(every: Sequence[Sequence[str]]) -> set[str]:
+    """Return the settings that are not the same in all runs, from the words of each."""
+    same = set.intersection(*map(set, every))
+    return {_setting(word) for words in every for word in set(words) - same}
 
 
-def _key(word: str) -> str:
+def _setting(word: str) -> str:
     return word.partition("=")[0]
 
 
-def _kind_of(cells: Sequence[_Cell]) -> str:
+def _kind_of(every: Sequence[Sequence[str]]) -> str:
     """Return a multirun's fingerprint: of what its runs share, and of the names of its factors."""
-    swept = _swept([cell.run for cell in cells])
-    fixed = sorted(word for word in cells[0].words if _key(word) not in swept | _AXES)
+    swept = _swept(every)
+    fixed = sorted(word for word in every[0] if _setting(word) not in swept | _AXES)
     return fingerprint("multirun", fixed, sorted(swept - _AXES))[:8]
-
-
-def _asked(name: str, cells: Sequence[_Cell], arguments: Sequence[str]) -> StudyRecord:
-    run = cells[0].run
-    command = shlex.join(["dwt-train", *arguments])
-    if run.of_study:
-        return StudyRecord(**vars(run.of_study.study), name=name, command=command)
-    arms = {cell.arm: cell.arm for cell in cells}
-    alone = {cell.arm for cell in cells if not recipe_of(cell.run).teacher}
-    baseline = alone.pop() if len(alone) == 1 else None
-    return StudyRecord(
-        question="", baseline=baseline, arms=arms, exploratory=[*arms], name=name, command=command
-    )

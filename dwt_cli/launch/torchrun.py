@@ -20,15 +20,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from dwt_cli.base.errors import FAULT, Reported, UserError
 from dwt_cli.base.interrupt import GRACE_S, Interrupted
 from dwt_cli.base.ranks import SECONDARY_FAILURE
-from dwt_cli.config import packing
 from dwt_cli.config.launch import Torchrun
-from dwt_cli.config.run import Run
 
 _ANSWER_S = 10
 
 
-def start(run: Run, options: Torchrun) -> None:
-    """Start the ranks of this machine and wait for them.
+def start(packed: str, options: Torchrun) -> None:
+    """Start the ranks of this machine on a run that is packed, and wait for them.
 
     Raises `Reported` when one of them has reported an error, `UserError` when none could.
     """
@@ -37,7 +35,7 @@ def start(run: Run, options: Torchrun) -> None:
         _check_rendezvous(options.rdzv_endpoint)
     with TemporaryDirectory(prefix="dwt-") as folder:
         file = Path(folder) / "run.json"
-        file.write_text(packing.packed(run), encoding="utf-8")
+        file.write_text(packed, encoding="utf-8")
         ranks = elastic_launch(_config(options, folder), sys.executable)
         try:
             ranks("-m", "dwt_cli.launch", "rank", str(file))

@@ -15,13 +15,11 @@ import sys
 from pathlib import Path
 
 from dwt_cli.base.errors import Reported, UserError
-from dwt_cli.launch.process import carry_out
+from dwt_cli.launch.process import handed_over
 from dwt_cli.base.interrupt import Interrupted
 
-def work(run):
+with handed_over(Path(sys.argv[1])):
     raise {error}
-
-carry_out(work, Path(sys.argv[1]))
 """
 
 

@@ -42,16 +42,16 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     return make
 
 
-def asked(composed: Callable[..., Run], root: Path, *words: str) -> tuple[Run, Slurm]:
+def asked(composed: Callable[..., Run], root: Path, *words: str) -> tuple[str, str, Path, Slurm]:
     run = composed(*ASKED, f"run.root={root}", *words)
     assert isinstance(run.launch, Slurm)
-    return run, run.launch
+    return packing.packed(run), "small-seed0", root, run.launch
 
 
 def test_what_is_asked_for(composed: Callable[..., Run], cluster: Callable[[str], Path]) -> None:
     root = cluster("echo Submitted batch job 123")
-    run, options = asked(composed, root)
-    job = slurm.submit(run, options)
+    packed, *where = asked(composed, root)
+    job = slurm.submit(packed, *where)
     assert job.job_id == "123"
     script = root / "slurm" / "123_submission.sh"
     lines = {line for line in script.read_text().splitlines() if line.startswith("#SBATCH")}
@@ -60,10 +60,11 @@ def test_what_is_asked_for(composed: Callable[..., Run], cluster: Callable[[str]
         for flag in (
             "partition=gpu", "account=ours", "time=90", "nodes=2", "ntasks-per-node=1",
             "gpus-per-node=4", "cpus-per-task=16", "mem=64GB", "signal=USR2@150",
+            "job-name=small-seed0",
         )
     }  # fmt: skip
     (parcelled,) = (root / "slurm").glob("*.json")
-    assert packing.unpacked(parcelled.read_text()) == run
+    assert parcelled.read_text() == packed
 
 
 def test_on_cpus_no_gpu_is_asked_for(

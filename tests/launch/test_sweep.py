@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from dwt_cli.config import files
 from dwt_cli.config.launch import Basic, Joblib, Jobs
 from dwt_cli.config.run import Run
-from dwt_cli.launch.pool import Pool, Queued
+from dwt_cli.launch.pool import Pool
 from tests.miniature import dwt_train, options, write_text
 from tests.processes import Started
 
@@ -147,11 +146,6 @@ def test_a_plain_multirun_has_arms_too(place: Path, first: Any) -> None:
     }
 
 
-@pytest.fixture(scope="module")
-def made(composed: Callable[..., Run]) -> Run:
-    return composed("teacher=none")
-
-
 @pytest.fixture
 def quick_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Each job's process is a script that looks at its file's name, and at nothing else."""
@@ -168,14 +162,13 @@ def quick_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def outcomes(folder: Path, made: Run, jobs: Jobs, names: list[str]) -> dict[str, Any]:
-    tasks = [Queued(made, folder / f"{name}.json") for name in names]
-    pool = Pool(jobs, lambda queued: None)
-    return {each.queued.file.stem: each for each in pool.carry_out(tasks)}
+def outcomes(folder: Path, jobs: Jobs, names: list[str]) -> dict[str, Any]:
+    files = [folder / f"{name}.json" for name in names]
+    return {each.file.stem: each for each in Pool(jobs, lambda file: None).carry_out(files)}
 
 
-def test_the_last_line_is_what_a_job_failed_of(quick_processes: Path, made: Run) -> None:
-    found = outcomes(quick_processes, made, Basic(), ["good", "bad", "shot", "last"])
+def test_the_last_line_is_what_a_job_failed_of(quick_processes: Path) -> None:
+    found = outcomes(quick_processes, Basic(), ["good", "bad", "shot", "last"])
     assert {name: each.error for name, each in found.items()} == {
         "good": None,
         "bad": "it is bad",
@@ -184,8 +177,8 @@ def test_the_last_line_is_what_a_job_failed_of(quick_processes: Path, made: Run)
     }
 
 
-def test_fail_fast_begins_no_other(quick_processes: Path, made: Run) -> None:
-    found = outcomes(quick_processes, made, Basic(fail_fast=True), ["good", "bad", "later"])
+def test_fail_fast_begins_no_other(quick_processes: Path) -> None:
+    found = outcomes(quick_processes, Basic(fail_fast=True), ["good", "bad", "later"])
     assert {name: each.begun for name, each in found.items()} == {
         "good": True,
         "bad": True,
@@ -194,20 +187,20 @@ def test_fail_fast_begins_no_other(quick_processes: Path, made: Run) -> None:
 
 
 def test_when_nobody_listens_any_more_the_processes_are_asked_to_stop(
-    quick_processes: Path, made: Run
+    quick_processes: Path,
 ) -> None:
-    tasks = [Queued(made, quick_processes / f"{name}.json") for name in ("good", "long")]
+    files = [quick_processes / f"{name}.json" for name in ("good", "long")]
     at_work = quick_processes / "long.json.threads"
-    each = Pool(Joblib(num_parallel=2), lambda queued: None).carry_out(tasks)
-    assert next(each).queued is tasks[0]
+    each = Pool(Joblib(num_parallel=2), lambda file: None).carry_out(files)
+    assert next(each).file is files[0]
     while not at_work.exists() or not at_work.read_text():
         time.sleep(0.01)
     each.close()
     assert (quick_processes / "long.json.stopped").exists()
 
 
-def test_jobs_at_a_time_share_the_cores(quick_processes: Path, made: Run) -> None:
-    outcomes(quick_processes, made, Joblib(num_parallel=2), ["a", "b", "c"])
+def test_jobs_at_a_time_share_the_cores(quick_processes: Path) -> None:
+    outcomes(quick_processes, Joblib(num_parallel=2), ["a", "b", "c"])
     cores = os.cpu_count() or 1
     threads = {path.read_text().strip() for path in quick_processes.glob("*.threads")}
     assert threads == {str(max(1, cores // 2))}
