@@ -33,7 +33,7 @@ from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import AdamW
-from dwt_cli.training.parallel import spread, tensors_of
+from dwt_cli.training.parallel import load_state, state_on_first
 
 _SAMPLES = 1000  # moments of a run at which its schedule is asked for the teacher's weight
 
@@ -230,9 +230,9 @@ class StudentStage(Stage):
         if self.after is not None:
             model = done[self.after.name].model
             if of.parallel.sharding(at.ranks.size):  # it is whole on rank 0 alone
+                state = state_on_first(model) if at.ranks.is_first else {}
                 model = model if at.ranks.is_first else self.start()
-                for tensor in tensors_of(model).values():
-                    spread(tensor if at.ranks.is_first else None, tensor, at.ranks)
+                load_state(model, state, at.ranks)
         else:
             model = self.start()
             remapped = self._remap(model, done, at) if self.remap.needs_teacher else None

@@ -4,8 +4,8 @@ Legend: B blocks, L positions, N target rows of all blocks, S sentences, V vocab
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -59,18 +59,12 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device; a GPU copies pinned memory while it computes."""
 
-        def moved(tensor: Tensor) -> Tensor:
+        def moved(tensor: Tensor) -> Any:
             pinned = tensor.pin_memory() if device.type == "cuda" else tensor
             return pinned.to(device, non_blocking=True)
 
-        return Batch(
-            moved(self.ids_BL),
-            moved(self.rows_N),
-            moved(self.labels_N),
-            moved(self.places_B3),
-            None if self.documents_BL is None else moved(self.documents_BL),
-            ragged=self.ragged,
-        )
+        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
+        return replace(self, **{name: moved(tensor) for name, tensor in tensors.items()})
 
 
 class Targets(Protocol):

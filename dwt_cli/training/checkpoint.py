@@ -9,23 +9,25 @@ goes on from it. They are put together on rank 0, in CPU memory, and nowhere els
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.parallel import spread, tensors_of, whole
-
-_MODEL, _AUX, _OPTIMIZER = (f"{name}.safetensors" for name in ("model", "aux", "optimizer"))
+from dwt_cli.training.parallel import load_state, state_on_first
 
 
 @dataclass
@@ -46,7 +48,6 @@ class Counters:
     memory: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints of one training: the last few and the best.
 
@@ -55,16 +56,21 @@ class Checkpoints:
     writes and reads. say: prints a line.
     """
 
-    folder: Path
-    identity: str
-    keep: int
-    say: Callable[[str], None]
-    ranks: Ranks = ALONE
-    formerly: str | None = None
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        keep: int,
+        say: Callable[[str], None],
+        ranks: Ranks = ALONE,
+        formerly: str | None = None,
+    ) -> None:
+        self._folder, self._identity, self._keep, self._say = folder, identity, keep, say
+        self._ranks, self._formerly = ranks, formerly
 
     def steps(self) -> list[int]:
         """Return the steps with a sealed checkpoint, ascending."""
-        found = self.folder.glob("step-*")
+        found = self._folder.glob("step-*")
         return sorted(
             int(path.name.removeprefix("step-")) for path in found if atomic.is_sealed(path)
         )
@@ -76,18 +82,19 @@ class Checkpoints:
 
         Raises `UserError` when the disk is full; the checkpoints before it stay.
         """
-        aside = self.folder / ".writing"
-        with self._writing(aside) if self.ranks.is_first else nullcontext():
-            # one file after the other, so that rank 0 never holds all of them at once
-            self._write(aside / _MODEL, tensors_of(model))
-            self._write(aside / _AUX, tensors_of(aux))
-            self._write(aside / _OPTIMIZER, optimizer.state())
-            if self.ranks.is_first:
-                state = {"identity": self.identity, "counters": dataclasses.asdict(counters)}
+        aside = self._folder / ".writing"
+        with self._writing(aside) if self._ranks.is_first else nullcontext():
+            # one after the other, so that rank 0 never holds all of them at once
+            _write(state_on_first(model), aside / "model.safetensors")
+            _write(state_on_first(aux), aside / "aux.safetensors")
+            moments = _optimizer_state(_both(model, aux), optimizer)
+            _write(moments, aside / "optimizer.safetensors")
+            if self._ranks.is_first:
+                state = {"identity": self._identity, "counters": dataclasses.asdict(counters)}
                 atomic.write_json(aside / "state.json", state)
                 atomic.publish(aside, self._place(counters.step))
-        if self.ranks.is_first:
-            for step in self.steps()[: -self.keep]:
+        if self._ranks.is_first:
+            for step in self.steps()[: -self._keep]:
                 if step != counters.best_step:
                     shutil.rmtree(self._place(step))
 
@@ -96,66 +103,41 @@ class Checkpoints:
 
         A damaged one is named and set aside, and the one before it is taken.
         """
-        name = self.ranks.from_first("the newest checkpoint", self._newest_whole)
+        name = self._ranks.from_first("the newest checkpoint", self._newest_whole)
         if name is None:
             return Counters()
-        place = self.folder / name
-        state = self.ranks.from_first("the checkpoint's state", lambda: self._state(place))
-        self._load(place / _MODEL, tensors_of(model))
-        self._load(place / _AUX, tensors_of(aux))
-        moments = place / _OPTIMIZER
-        stored = self.ranks.from_first("the optimizer's state", lambda: _names(moments))
-        names = optimizer.begin(stored)
-        self._load(moments, optimizer.state(), names)
+        place = self._folder / name
+        state = self._ranks.from_first("the checkpoint's state", lambda: self._state(place))
+        load_state(model, self._read(place / "model.safetensors"), self._ranks)
+        if aux.state_dict():
+            load_state(aux, self._read(place / "aux.safetensors"), self._ranks)
+        moments = self._read(place / "optimizer.safetensors")
+        _load_optimizer(_both(model, aux), optimizer, moments, self._ranks)
         return Counters(**state["counters"])
 
     def restore_model(self, model: nn.Module) -> Counters | None:
         """Load the model of the newest whole checkpoint alone; None when there is none."""
         if (name := self._newest_whole()) is None:
             return None
-        counters = Counters(**self._state(self.folder / name)["counters"])
-        self._load(self.folder / name / _MODEL, tensors_of(model))
-        return counters
+        place = self._folder / name
+        load_state(model, load_file(place / "model.safetensors"))
+        return Counters(**self._state(place)["counters"])
 
     @contextmanager
     def _writing(self, aside: Path) -> Iterator[None]:
         """Make the folder to write to, and remove it when writing fails."""
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            with atomic.needing_room(self.folder):
+            with atomic.needing_room(self._folder):
                 aside.mkdir(parents=True)
                 yield
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
 
-    def _write(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Put whole tensors together on rank 0, one by one, in CPU memory, and write them."""
-        found = {}
-        for name, tensor in tensors.items():
-            gathered = whole(tensor)  # by all ranks
-            if self.ranks.is_first:
-                found[name] = gathered.cpu().contiguous()
-            del gathered  # before the next one is there
-        if found:
-            save_file(found, file)
-
-    def _load(
-        self, file: Path, tensors: Mapping[str, Tensor], names: Mapping[str, str] | None = None
-    ) -> None:
-        """Load a file that rank 0 reads into tensors of all ranks, one by one.
-
-        names: those in the file, where they are others.
-        """
-        if not tensors:
-            return
-        names = names or {name: name for name in tensors}
-        content: Any
-        with safe_open(file, "pt") if self.ranks.is_first else nullcontext() as content:
-            assert content is None or set(content.keys()) == set(names.values()), "of another model"
-            for name, tensor in tensors.items():
-                value = None if content is None else content.get_tensor(names[name])
-                spread(value, tensor, self.ranks)
+    def _read(self, file: Path) -> dict[str, Tensor]:
+        """Return a file's tensors on rank 0; none on the others, or if there is no such file."""
+        return load_file(file) if self._ranks.is_first and file.exists() else {}
 
     def _newest_whole(self) -> str | None:
         """Return the name of the newest whole checkpoint; damaged ones are set aside."""
@@ -165,19 +147,19 @@ class Checkpoints:
             try:
                 atomic.verify(place)
             except atomic.Damaged as damage:
-                self.say(f"checkpoint set aside: {damage}")
-                aside = self.folder / f"damaged-{place.name}"
+                self._say(f"checkpoint set aside: {damage}")
+                aside = self._folder / f"damaged-{place.name}"
                 shutil.rmtree(aside, ignore_errors=True)
                 place.rename(aside)
             else:
                 return place.name
         if steps:
-            self.say(f"no whole checkpoint is left in {self.folder}: it starts from step 0")
+            self._say(f"no whole checkpoint is left in {self._folder}: it starts from step 0")
         return None
 
     def _state(self, place: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((place / "state.json").read_text(encoding="utf-8"))
-        if state["identity"] not in (self.identity, self.formerly):
+        if state["identity"] not in (self._identity, self._formerly):
             raise UserError(
                 f"{place} is a checkpoint of another run: move it back, or set run.fresh=true or "
                 "another run.root"
@@ -185,12 +167,60 @@ class Checkpoints:
         return state
 
     def _place(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}"
+        return self._folder / f"step-{step:08d}"
 
 
-def _names(file: Path) -> list[str]:
-    """Return the names of a file's tensors; none if there is no such file."""
-    if not file.exists():
-        return []
-    with safe_open(file, "pt") as content:
-        return list(content.keys())
+def _write(tensors: dict[str, Tensor], file: Path) -> None:
+    if tensors:
+        save_file(tensors, file)
+
+
+def _both(model: nn.Module, aux: nn.ModuleDict) -> nn.ModuleDict:
+    """Return one module with all that an optimizer trains, which names each parameter."""
+    return nn.ModuleDict({"model": model, "aux": aux})
+
+
+def _optimizer_state(modules: nn.ModuleDict, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the moments by ``parameter.entry`` on rank 0; nothing on the others."""
+    # torch's function would have an optimizer without state take a step with zero gradients
+    moved = [part for part in optimizer.parts if part.state]
+    if not moved:
+        return {}
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = get_optimizer_state_dict(modules, moved, options=options)
+    return {
+        f"{name}.{entry}": value.contiguous()
+        for name, entries in state.get("state", {}).items()
+        for entry, value in entries.items()
+    }
+
+
+def _load_optimizer(
+    modules: nn.ModuleDict, optimizer: Optimizer, tensors: dict[str, Tensor], ranks: Ranks
+) -> None:
+    """Load the result of `_optimizer_state` on rank 0 into the optimizers of all ranks."""
+    names: dict[Tensor, str] = {p: name for name, p in modules.named_parameters()}
+    order = [
+        [names[p] for group in part.param_groups for p in group["params"]]
+        for part in optimizer.parts
+    ]
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition(".")
+        if name[0].isdigit():  # older checkpoints have ``part.position.entry``
+            part_number, position = map(int, name.split("."))
+            name = order[part_number][position]
+        state.setdefault(name, {})[entry] = value
+    moved = set(ranks.from_first("the optimizer's state", lambda: list(state)))
+    several = ranks.size > 1
+    options = StateDictOptions(full_state_dict=several, broadcast_from_rank0=several, strict=False)
+    for part, ours in zip(optimizer.parts, order, strict=True):
+        if moved.isdisjoint(ours):
+            continue
+        # rates and decays follow from the options: they stay as they are
+        groups = [g | {"params": [names[p] for p in g["params"]]} for g in part.param_groups]
+        given: Any = {"state": state, "param_groups": groups} if ranks.is_first else {}
+        set_optimizer_state_dict(modules, part, given, options=options)
+        # torch's function counts a step of zeros for parameters that had no gradient so far
+        for parameter in [p for p in part.state if names[p] not in moved]:
+            del part.state[parameter]

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from dwt_cli.training.parallel import share_of, whole
+from dwt_cli.training.parallel import whole
 
 
 class Muon(torch.optim.Muon):
@@ -26,16 +26,20 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
+                    assert isinstance(matrix, DTensor)
                     self._step(matrix, matrix.grad, group)
 
-    def _step(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _step(self, matrix: DTensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[matrix]
         momentum = state.setdefault("momentum_buffer", torch.zeros_like(gradient))
         momentum.lerp_(gradient, 1 - group["momentum"])
         update = gradient.lerp(momentum, group["momentum"])
         change = _orthogonal_change(whole(update), group)
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix.add_(share_of(change, matrix))
+        # every rank has the change and takes its share: nothing is sent
+        mesh, placements = matrix.device_mesh, matrix.placements
+        share = distribute_tensor(change, mesh, placements, src_data_rank=None)
+        matrix.add_(share.to(matrix.device))  # which is not the mesh's where shares are offloaded
 
 
 def _orthogonal_change(update: Tensor, group: dict[str, Any]) -> Tensor:

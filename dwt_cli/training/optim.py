@@ -1,10 +1,10 @@
 """AdamW, and Muon with AdamW beside it, under one learning-rate schedule."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.models.wrapper import Wrapper
@@ -47,8 +47,6 @@ class Optimizer:
                     weight_decay=own.hidden_weight_decay,
                 )
             )
-        trained = nn.ModuleDict({"model": model, "aux": aux or nn.ModuleDict()})
-        self._names: dict[Tensor, str] = {p: name for name, p in trained.named_parameters()}
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def set_lr(self, progress: float) -> float:
@@ -68,36 +66,6 @@ class Optimizer:
         """Free all gradients."""
         for part in self.parts:
             part.zero_grad(set_to_none=True)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the state that there is, by ``parameter.entry``; sharded as its parameter."""
-        return {
-            f"{self._names[parameter]}.{entry}": value
-            for part in self.parts
-            for parameter, entries in part.state.items()
-            for entry, value in entries.items()
-        }
-
-    def begin(self, stored: Iterable[str]) -> dict[str, str]:
-        """Make zeros of the state that is stored under these names; return their names here."""
-        order = [[p for group in part.param_groups for p in group["params"]] for part in self.parts]
-        owners = {
-            self._names[parameter]: (part, parameter)
-            for part, parameters in zip(self.parts, order, strict=True)
-            for parameter in parameters
-        }
-        found = {}
-        for key in stored:
-            name, _, entry = key.rpartition(".")
-            if name[0].isdigit():  # older checkpoints have ``part.position.entry``
-                number, position = map(int, name.split("."))
-                name = self._names[order[number][position]]
-            part, parameter = owners[name]
-            is_count = entry == "step"
-            like = torch.zeros((), device=parameter.device) if is_count else parameter
-            part.state[parameter][entry] = torch.zeros_like(like)
-            found[f"{name}.{entry}"] = key
-        return found
 
 
 def _decayed_and_not(parameters: list[nn.Parameter], decay: float) -> Iterator[dict[str, Any]]:

@@ -6,10 +6,16 @@ so each rank's loss is multiplied by their number.
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -18,10 +24,10 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from dwt_cli.base.ranks import Ranks
+from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.models.anatomy import layers_of
 from dwt_cli.models.wrapper import Wrapper
 from dwt_cli.training.options import Fsdp
@@ -62,37 +68,42 @@ def shard(
             fully_shard(module, mesh=mesh, offload_policy=offload, reshard_after_forward=True)
 
 
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's parameters and buffers by name; a tied one has its first name alone."""
-    first: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        first.setdefault(id(tensor), (name, tensor.detach()))
-    return dict(first.values())
+def state_on_first(module: nn.Module) -> dict[str, Tensor]:
+    """Return whole parameters and buffers, in CPU memory, on rank 0; nothing on the others.
+
+    A tied tensor has its first name alone. All ranks call it: shards are gathered tensor by
+    tensor.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = get_model_state_dict(module, options=options)
+    names = dict.fromkeys(_first_names(module).values())
+    return {name: state[name].contiguous() for name in names if name in state}
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], ranks: Ranks = ALONE) -> None:
+    """Load the result of `state_on_first` on rank 0 into a module of all ranks, whole or sharded.
+
+    Each rank receives one tensor at a time and keeps its shard of it.
+    """
+    names = _first_names(module)
+    if ranks.is_first:
+        assert state.keys() == set(names.values()), "the tensors are of another model"
+        state = {name: state[first] for name, first in names.items()}
+    several = ranks.size > 1
+    options = StateDictOptions(full_state_dict=several, broadcast_from_rank0=several)
+    set_model_state_dict(module, dict(state), options=options)
+
+
+def _first_names(module: nn.Module) -> dict[str, str]:
+    """Return, for each name in a module's state, the first name of the same tensor."""
+    first: dict[int, str] = {}
+    tensors = module.state_dict(keep_vars=True)
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a sharded tensor gathered, on every rank; another one as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def share_of(value: Tensor, like: Tensor) -> Tensor:
-    """Return a rank's share of a whole tensor that all ranks have, sharded as ``like``."""
-    if not isinstance(like, DTensor):
-        return value
-    # each rank takes its share: nothing is sent
-    share = distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
-    return share.to(like.device)  # which is not the mesh's where shares are offloaded
-
-
-def spread(value: Tensor | None, target: Tensor, ranks: Ranks) -> None:
-    """Copy a whole tensor that rank 0 has into one of all ranks, whole or sharded."""
-    if value is None:
-        received = torch.empty(target.shape, dtype=target.dtype, device=target.device)
-    else:
-        received = value.to(target.device)
-    if ranks.size > 1:
-        dist.broadcast(received, 0)
-    target.copy_(share_of(received, target))
 
 
 class Gradients:

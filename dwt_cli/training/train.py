@@ -11,7 +11,7 @@ from dwt_cli.models.wrapper import Wrapper
 from dwt_cli.training.checkpoint import Checkpoints, Counters
 from dwt_cli.training.loop import Training
 from dwt_cli.training.options import Ddp, Optim, Parallel, Train
-from dwt_cli.training.parallel import shard, tensors_of, whole
+from dwt_cli.training.parallel import load_state, shard, state_on_first
 from dwt_cli.training.protocols import Batches, Loss, Observer
 
 Model = TypeVar("Model", bound=Wrapper)
@@ -66,13 +66,8 @@ def train(
         return latest
 
     def gather() -> None:
-        if not sharding:
-            return
-        own = tensors_of(given.model)
-        for name, tensor in tensors_of(model.model).items():
-            gathered = whole(tensor)  # by all ranks
-            if ranks.is_first:
-                own[name].copy_(gathered)
+        if sharding and (state := state_on_first(model.model)):
+            load_state(given.model, state)
 
     watching = list(observers(gather))
     before = {} if eval_every is None else dict(evaluated())
