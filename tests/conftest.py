@@ -49,6 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Sentences:
     """Documents of sentences in which each word has few successors: there is something to learn."""
 
+    num_bytes = 0
+
     def __init__(self, num_documents: int = 60, seed: int = 0) -> None:
         self.num_documents, self.seed = num_documents, seed
 

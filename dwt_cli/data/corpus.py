@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dwt_cli.base import atomic
 from dwt_cli.base.errors import first_line
-from dwt_cli.data.heldout import LeakCheck
+from dwt_cli.data.heldout import LeakCheck, Pieces, pieces_of
 from dwt_cli.data.options import Data, Frame
 from dwt_cli.data.pack import Blocks, block_bytes, pack, write_blocks
 from dwt_cli.data.source import CorpusError, Document, Progress, Source
@@ -53,12 +53,14 @@ def build(
     folder: Path,
     progress: Progress,
     say: Callable[[str], None],
+    pieces: Pieces | None = None,
 ) -> None:
     """Read, split, tokenise, pack and write a corpus into ``folder``.
 
     frame: the special tokens of blocks and paragraphs.
-    tokenizer_path: a tokenizer to open; None trains one. Raises `CorpusError` when the text is
-    too short for a block on either side of the split.
+    tokenizer_path: a tokenizer to open; None trains one. pieces: how the text is split, if not by
+    whole documents; so it is too where these leave no block on either side. Raises `CorpusError`
+    when the text is too short for one.
     """
     for part in ("tokenizer", "train", "heldout"):  # left by an interrupted start
         shutil.rmtree(folder / part, ignore_errors=True)
@@ -84,7 +86,7 @@ def build(
         blocks = pack(ids(documents), options.block_length, *frame.ids(tokenizer))
         return write_blocks(blocks, folder / name, options.block_length, len(tokenizer), max_bytes)
 
-    check = LeakCheck(options.heldout_fraction, folder=folder)
+    check = LeakCheck(options.heldout_fraction, folder, pieces)
     num_train, cut = write(check.split(stream), "train", options.max_gb * 1e9)
     if cut:
         say(f"data.max_gb={options.max_gb} is reached: the rest of the text is left out")
@@ -94,6 +96,9 @@ def build(
         "heldout",
         options.max_heldout_blocks * block_bytes(options.block_length, len(tokenizer)),
     )
+    if not (num_train and num_heldout) and pieces is None and check.num_characters:
+        pieces = pieces_of(check.num_characters, options.heldout_fraction, options.block_length)
+        return build(source, options, frame, tokenizer_path, folder, progress, say, pieces)
     for name, count in (("training", num_train), ("held-out", num_heldout)):
         if count == 0:
             raise CorpusError(
@@ -108,6 +113,7 @@ def build(
             "vocabulary": len(tokenizer),
             "train_tokens": num_train * options.block_length,
             "heldout_tokens": num_heldout * options.block_length,
+            "heldout_pieces": pieces and pieces._asdict(),
             "heldout_paragraphs_kept": heldout.kept,
             "heldout_paragraphs_dropped_as_leaked": heldout.dropped,
             "heldout_8gram_residue": heldout.residue,

@@ -12,6 +12,7 @@ import ast
 import importlib.metadata
 import importlib.util
 import inspect
+import math
 import os
 import platform
 import re
@@ -48,6 +49,8 @@ class Docs:
     `stdlib/argparse.py`; paragraphs that occurred before are left out, the first in name order
     stays. Raises CorpusError at once when a package is not installed.
     """
+
+    num_bytes = math.inf
 
     def __init__(self, packages: Sequence[str] = ()) -> None:
         self.packages = tuple(sorted(set(packages or DEFAULT_PACKAGES)))

@@ -37,10 +37,11 @@ class Files:
         self.path = path
         self.text_column = text_column
         self._files = _find(path)
+        self.num_bytes = sum(file.stat().st_size for file in self._files.values())
 
     def documents(self, progress: Progress) -> Iterator[Document]:
         """Stream the documents in the order of the file names; progress counts bytes on disk."""
-        total, before = sum(file.stat().st_size for file in self._files.values()), 0
+        total, before = self.num_bytes, 0
         progress(0, total)
         for name, file in self._files.items():
             document = None

@@ -1,8 +1,10 @@
 """What is held out of training, and the check that training does not contain it anyway.
 
 Documents are held out whole, by their names alone, so the split is the same in every run and for
-every order of the documents. Text repeats itself between documents, though: a held-out paragraph
-that shares more than half of its word 8-grams with the training part is dropped.
+every order of the documents. Where such a draw misses its share, as it does of a few large
+documents, the share is filled: with pieces, evenly spread. Text repeats itself between documents,
+though: a held-out paragraph that shares more than half of its word 8-grams with the training part
+is dropped.
 """
 
 import re
@@ -16,18 +18,85 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dwt_cli.data.source import Document
+from dwt_cli.data.source import Document, Source, no_progress
 
 GRAM = 8
 MAX_SHARED = 0.5
 CHUNK = 1 << 21
 """Grams looked up at a time: 16 MiB of hashes."""
+MAX_MEASURED = 100e6
+"""Bytes of a text whose draw is looked at before it is packed; of a longer one no draw fails."""
+MIN_CHARACTERS = 10_000
+"""A shorter text has no share worth filling."""
 
 
 def is_heldout(name: str, fraction: float) -> bool:
     """Return whether the document of this name is held out; true for about `fraction` of all."""
     digest = blake2b(f"0:{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+class Pieces(NamedTuple):
+    """A split in pieces: the share of the text that they fill, and their size in characters."""
+
+    share: float
+    size: int
+
+
+def pieces_for(source: Source, fraction: float, block_length: int) -> Pieces | None:
+    """Return the split of a text whose draw misses its share; None where documents are drawn.
+
+    It misses it with less than half or more than twice as much.
+    """
+    if source.num_bytes > MAX_MEASURED:
+        return None
+    total = drawn = 0
+    for name, paragraphs in source.documents(no_progress):
+        length = sum(map(len, paragraphs))
+        total, drawn = total + length, drawn + length * is_heldout(name, fraction)
+    if 0.5 * fraction * total <= drawn <= 2 * fraction * total or total < MIN_CHARACTERS:
+        return None
+    return pieces_of(total, fraction, block_length)
+
+
+def pieces_of(total: int, fraction: float, block_length: int) -> Pieces:
+    """Return the split of so many characters: 8 pieces at least, and two blocks where there are."""
+    share = max(fraction, min(0.1, 16 * block_length / total))  # tokens have at most 8 characters
+    return Pieces(share, max(1, int(share * total / 8)))
+
+
+def _drawn(documents: Iterable[Document], fraction: float) -> Iterator[tuple[Document, bool]]:
+    for document in documents:
+        yield document, is_heldout(document.name, fraction)
+
+
+def _filled(documents: Iterable[Document], pieces: Pieces) -> Iterator[tuple[Document, bool]]:
+    """Yield pieces, and whether each is held out: always when the share lags behind."""
+    seen = held = 0
+    for document in documents:
+        for piece in _cut(document, pieces.size):
+            length = sum(map(len, piece.paragraphs))
+            seen += length
+            is_out = held + length / 2 <= pieces.share * seen
+            held += length * is_out
+            yield piece, is_out
+
+
+def _cut(document: Document, size: int) -> Iterator[Document]:
+    """Yield pieces of whole paragraphs; one that is far too long is cut where sentences end."""
+    most = 4 * size
+    ends = rf".{{1,{most}}}[.!?](?=\s)|.{{1,{most}}}(?=\s|$)|.{{1,{most}}}"
+    piece: list[str] = []
+    length = 0
+    for paragraph in document.paragraphs:
+        for part in re.findall(ends, paragraph) if len(paragraph) > most else [paragraph]:
+            piece.append(part.strip())
+            length += len(part)
+            if length >= size:
+                yield Document(document.name, tuple(piece))
+                piece, length = [], 0
+    if piece:
+        yield Document(document.name, tuple(piece))
 
 
 class HeldOut(NamedTuple):
@@ -56,15 +125,21 @@ class LeakCheck:
         heldout = check.finish()
     """
 
-    def __init__(self, fraction: float, folder: Path | None = None) -> None:
-        self._fraction = fraction
+    def __init__(
+        self, fraction: float, folder: Path | None = None, pieces: Pieces | None = None
+    ) -> None:
+        self._fraction, self._pieces = fraction, pieces
         self._heldout: list[Document] = []
+        self.num_characters = 0
         self._spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, finish() closes it
 
     def split(self, documents: Iterable[Document]) -> Iterator[Document]:
         """Yield the training documents; the held-out ones stay here. May be called repeatedly."""
-        for document in documents:
-            if is_heldout(document.name, self._fraction):
+        pieces = self._pieces
+        sides = _filled(documents, pieces) if pieces else _drawn(documents, self._fraction)
+        for document, is_out in sides:
+            self.num_characters += sum(map(len, document.paragraphs))
+            if is_out:
                 self._heldout.append(document)
             else:
                 self._spool.write(grams(document.paragraphs)[0].tobytes())

@@ -43,6 +43,7 @@ class Hub:
     parts: Sequence[HubPart]
     every_nth_sentence: int = 1
     max_sentences: int | None = None
+    num_bytes: float = math.inf
 
     def documents(self, progress: Progress) -> Iterator[Document]:
         """Stream the documents; progress counts rows, their total is not known beforehand."""

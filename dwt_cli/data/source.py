@@ -27,6 +27,11 @@ class Document(NamedTuple):
 class Source(Protocol):
     """A corpus before tokenisation."""
 
+    @property
+    def num_bytes(self) -> float:
+        """What is read, on disk; infinity where reading it twice would take too long."""
+        ...
+
     def documents(self, progress: Progress) -> Iterator[Document]:
         """Stream the documents, always in the same order. Raises CorpusError."""
         ...

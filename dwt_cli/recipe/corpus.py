@@ -13,6 +13,7 @@ from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.data import corpus as corpora
 from dwt_cli.data import tokenizer as tokenizers
 from dwt_cli.data.corpus import Corpus
+from dwt_cli.data.heldout import Pieces, pieces_for
 from dwt_cli.data.options import Data
 from dwt_cli.data.source import Progress, Source
 from dwt_cli.models.checkpoint import located
@@ -48,6 +49,11 @@ class CorpusStage(Stage):
         return self.source.provenance()
 
     @cached_property
+    def pieces(self) -> Pieces | None:
+        """The split, if it is not by whole documents."""
+        return pieces_for(self.source, self.data.heldout_fraction, self.data.block_length)
+
+    @cached_property
     def opened_tokenizer(self) -> dict[str, Any] | None:
         """The content of the tokenizer that is opened; None if one is trained on the text."""
         path = self.tokenizer()
@@ -67,6 +73,7 @@ class CorpusStage(Stage):
             version=corpora.BUILDER_VERSION,
             content=self.content,
             split=[data.heldout_fraction, data.max_heldout_blocks, data.max_gb],
+            pieces=self.pieces,
             block_length=data.block_length,
             framing=self.task.frame,
             tokenizer=self.opened_tokenizer or self.trained_tokenizer,
@@ -92,8 +99,10 @@ class CorpusStage(Stage):
                 "held-out blocks there are; raise data.heldout_fraction"
             )
         report, seconds = corpus.report, time.perf_counter() - started
-        text = f"{report['train_tokens']:,} tokens, vocabulary {report['vocabulary']:,}"
-        at.show.update(self.name, 1.0, f"{text}, {seconds:.0f} s")
+        tokens, held = report["train_tokens"], report["heldout_tokens"]
+        text = f"{tokens:,} tokens, vocabulary {report['vocabulary']:,}"
+        share = f"{held / (tokens + held):.1%} held out"
+        at.show.update(self.name, 1.0, f"{text}, {share}, {seconds:.0f} s")
         return corpus
 
     def packed(self, tokenizer: Callable[[], str | None], advance: Progress, at: Context) -> Corpus:
@@ -101,7 +110,7 @@ class CorpusStage(Stage):
 
         def make(folder: Path) -> None:
             of = (self.source, self.data, self.task.frame, tokenizer())
-            corpora.build(*of, folder, advance, at.show.say)
+            corpora.build(*of, folder, advance, at.show.say, self.pieces)
 
         about = {"options": plain(self.data)}
         return Corpus.open(at.prepared(self, make, about))

@@ -22,7 +22,8 @@ def of_corpus(stage: "CorpusStage") -> str:
     path = stage.tokenizer()
     data = replace(stage.data, tokenizer=None)
     tokenizer = path and provenance(path)
-    return former_fingerprint("corpus", BUILDER_VERSION, stage.content, data, tokenizer)
+    parts = ("corpus", BUILDER_VERSION, stage.content, data, tokenizer)
+    return former_fingerprint(*parts, *(stage.pieces or ()))
 
 
 def of_teachers_text(stage: "TeachersText", students: "CorpusStage") -> str:

@@ -97,6 +97,22 @@ def test_too_little_text_is_said_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_two_documents_on_one_side_are_split_in_pieces(
+    data_options: Data, sentences: Any, tmp_path: Path
+) -> None:
+    class Source:
+        def documents(self, progress: Any) -> Any:
+            every = [text for each in sentences().documents(progress) for text in each.paragraphs]
+            yield from (Document(name, tuple(every)) for name in ("n0", "n1"))
+
+        def provenance(self) -> dict[str, Any]:
+            return {}
+
+    build(Source(), data_options, FRAME, None, tmp_path, no_progress, print)
+    report = Corpus.open(tmp_path).report
+    assert report["heldout_pieces"] is not None
+
+
 def test_a_tokenizer_without_a_mask_is_refused(corpus_folder: Path, tmp_path: Path) -> None:
     for path in (corpus_folder / "tokenizer").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -1,11 +1,13 @@
 import random
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from dwt_cli.data.heldout import HeldOut, LeakCheck, is_heldout
-from dwt_cli.data.source import Document
+from dwt_cli.data.files import Files
+from dwt_cli.data.heldout import HeldOut, LeakCheck, is_heldout, pieces_for
+from dwt_cli.data.source import Document, no_progress
 
 
 def slow_check(documents: list[Document], fraction: float) -> HeldOut:
@@ -150,3 +152,33 @@ def test_the_split_is_a_function_of_the_name() -> None:
     # fixed for good: another value here is another split for everyone
     heldout = [i for i in range(200) if is_heldout(f"n{i}", 0.05)]
     assert heldout == [11, 32, 37, 40, 50, 67, 80, 98, 182]
+
+
+@pytest.mark.parametrize("between", ["\n\n", "\n", " ", ""])
+@pytest.mark.parametrize("size", [100_000, 1_000_000])
+def test_a_single_text_fills_its_share(tmp_path: Path, size: int, between: str) -> None:
+    """Drawn by its name it would be held out whole, or in pieces of 200 kB, or not at all."""
+    rng = random.Random(size)
+    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 9))) for _ in range(3000)]
+    sentences = [
+        " ".join(rng.choices(words, k=rng.randint(4, 40))) + "." for _ in range(size // 130)
+    ]
+    (tmp_path / "a.txt").write_text(between.join(sentences))
+    source = Files(str(tmp_path))
+    pieces = pieces_for(source, 0.02, block_length=64)
+    assert pieces is not None
+    check = LeakCheck(0.02, pieces=pieces)
+    training = list(check.split(source.documents(no_progress)))
+    parts = [
+        " ".join(text for document in side for text in document.paragraphs)
+        for side in (training, check.finish().documents)
+    ]
+    assert 0.015 < len(parts[1]) / len(" ".join(parts)) < 0.025
+    assert sorted(" ".join(parts).split()) == sorted(between.join(sentences).split())
+
+
+def test_a_draw_that_comes_near_its_share_stays(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"{number}.txt").write_text(f"A text of number {number}. " * 10)
+    assert pieces_for(Files(str(tmp_path)), 0.02, block_length=64) is None
+    assert pieces_for(Files(str(tmp_path)), 0.0001, block_length=64) is not None
