@@ -40,7 +40,7 @@ def carry_out(program: str, arguments: list[str]) -> int:
                 return 0
             name = asked.config_name or primary
             runs, many = runs_of(asked.overrides, root_here, name, asked.config_dir, asked.multirun)
-            warned: dict[str, None] = {}
+            warned = dict.fromkeys(check.repeated(asked.overrides))
             for run in runs:
                 check.check(run)
                 check.check_folders(run.run)

@@ -31,6 +31,11 @@ from dwt_cli.models.options import Architecture, CheckpointStudent, Student
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import Ddp
 
+_SMALLEST, _LARGEST = 1e-12, 1e12
+"""Bounds of every number with a point: the product of three can be computed in fp32."""
+
+_LARGEST_INT = (1 << 63) - 1
+
 
 def check(run: Run) -> None:
     """Raise `UserError` with the first problem of a run's settings, before any work."""
@@ -102,10 +107,17 @@ def _outside(setting: str, value: Any, bounds: Range | None) -> str | None:
     """Return the line for a single value that is empty, not finite or out of its range."""
     if isinstance(value, str) and not value.strip():
         return f"{setting}={value!r}: it is empty; give a value, or leave the setting out"
-    may_be_infinite = bounds is not None and bounds.infinite and value == math.inf
-    if isinstance(value, float) and not math.isfinite(value) and not may_be_infinite:
+    may_be_infinite = bounds is not None and bounds.infinite
+    is_float = isinstance(value, float)
+    if is_float and not math.isfinite(value) and not (may_be_infinite and value > 0):
         return f"{setting}={value}: a finite number is needed"
-    return bounds.problem(setting, value) if bounds else None
+    if bounds and (problem := bounds.problem(setting, value)):
+        return problem
+    if is_float and value and not may_be_infinite and not _SMALLEST <= abs(value) <= _LARGEST:
+        return f"{setting}={value}: it is 0, or between {_SMALLEST:g} and {_LARGEST:g}"
+    if isinstance(value, int) and value > _LARGEST_INT:
+        return f"{setting}={value}: it is at most {_LARGEST_INT}"
+    return None
 
 
 def warnings(run: Run) -> Iterator[str]:
@@ -157,6 +169,14 @@ def warnings(run: Run) -> Iterator[str]:
             "train.max_minutes makes the learning rate follow the clock: "
             "such a run is not reproducible step for step"
         )
+
+
+def repeated(words: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each word of a command that a later one takes back."""
+    last = {word.partition("=")[0]: word for word in words}
+    for word in dict.fromkeys(words):
+        if (later := last[word.partition("=")[0]]) != word:
+            yield f"{word} has no effect: {later} comes after it"
 
 
 def _differences(setting: str, theirs: Any, ours: Data, names: Sequence[str]) -> Iterator[str]:

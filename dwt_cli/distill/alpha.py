@@ -47,6 +47,15 @@ class Schedule(ABC):
         """Return whether the soft weight is zero from now on: the teacher may then be released."""
         return self.soft == 0
 
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield what is wrong with the weights together, a line each."""
+        ends = (Moment(0.0), Moment(1.0))
+        if self.soft_is_over(ends[0]) and not any(self.weights(moment).hard for moment in ends):
+            yield (
+                f"{setting}.hard={self.hard} and {setting}.soft={self.soft}: nothing would be "
+                "learnt; set one of them above 0"
+            )
+
     def remember(
         self, memory: Mapping[str, float], metrics: Mapping[str, float]
     ) -> Mapping[str, float]:
@@ -132,7 +141,7 @@ class Exponential(Ramp):
         return (now - self.soft) / (self.soft_end - self.soft)
 
     def problems(self, setting: str) -> Iterator[str]:
-        """Yield a line for a weight that no factor leads from or to."""
+        yield from super().problems(setting)
         if min(self.soft, self.soft_end) == 0:
             yield (
                 f"{setting}.soft={self.soft} and {setting}.soft_end={self.soft_end}: an "

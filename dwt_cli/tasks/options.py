@@ -73,6 +73,8 @@ class MaskedLM(Task):
                 f"{setting}.keep_ratio={self.keep_ratio} and {setting}.random_ratio="
                 f"{self.random_ratio}: together they are at most 1"
             )
+        if self.keep_ratio == 1:
+            yield f"{setting}.keep_ratio=1.0: every token to be predicted can be read; lower it"
 
     def num_targets(self, block_length: int) -> int:
         """Return the ratio of the positions after [CLS], at least one."""

@@ -1,12 +1,16 @@
 """Where a run is shown beside its own record."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from dwt_cli.track.dashboard import Dashboard
+
+NOT_IN_A_PROJECT = re.compile(r"[/\\#?%:]")
+"""A character that W&B refuses in the name of a project."""
 
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
 """Columns and rows."""
@@ -61,6 +65,15 @@ class Wandb(Tracker):
     group: str | None = None
     tags: list[str] = field(default_factory=list)
     log_model: bool = False
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield a line for a project's name that W&B refuses."""
+        if len(self.project) > 128 or NOT_IN_A_PROJECT.search(self.project):
+            name = NOT_IN_A_PROJECT.sub("-", self.project)[:128]
+            yield (
+                f"{setting}.project={self.project}: W&B takes at most 128 characters, none of "
+                f"/ \\ # ? % : among them; write {setting}.project={name}"
+            )
 
     def open(self, entry: Entry, say: Callable[[str], None]) -> "Dashboard":
         from dwt_cli.track.dashboard import Dashboard

@@ -30,7 +30,7 @@ import yaml
 
 from dwt_cli.base import atomic
 from dwt_cli.base.atomic import read_json
-from dwt_cli.track.options import Entry, Wandb
+from dwt_cli.track.options import NOT_IN_A_PROJECT, Entry, Wandb
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -60,7 +60,7 @@ def about(entry: Entry, options: Wandb) -> dict[str, Any]:
     return {
         "id": entry.identity,
         "name": entry.name[:128],
-        "project": re.sub(r"[/\\#?%:]", "-", options.project)[:128],
+        "project": NOT_IN_A_PROJECT.sub("-", options.project)[:128],
         "entity": options.entity,
         "group": options.group[:128] if options.group else None,
         "tags": [tag[:64] for tag in [*options.tags, *labels] if tag],

@@ -33,7 +33,7 @@ class Optim:
     warmup: float = between(0.0, 1.0, 0.05)
     decay: float = between(0.0, 1.0, 0.95)
     falling: Falling = Falling.linear
-    clip_norm: float = field(default=1.0, metadata={"range": Range(0, beyond=True, infinite=True)})
+    clip_norm: float = field(default=1.0, metadata={"range": Range(0.001, infinite=True)})
 
     @property
     def muon(self) -> "Muon | None":

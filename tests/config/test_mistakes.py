@@ -318,6 +318,13 @@ TYPES: list[Row] = [
     ("an empty tag", ["tracker=wandb", "tracker.tags=[a,'']"], ["tracker.tags=''", "give a value"]),
     ("not a number", "optim.lr=nan", ["optim.lr=nan", "finite number"]),
     ("without end", "alpha.soft=inf", ["alpha.soft=inf", "finite number"]),
+    ("no fp32", "alpha.soft=1e300", ["alpha.soft=1e+300", "0, or between 1e-12 and 1e+12"]),
+    ("no room's size", "data.max_gb=1e308", ["data.max_gb=1e+308", "between 1e-12"]),
+    ("no temperature", "objective.logits.temperature=1e-300", ["temperature=1e-300", "1e-12"]),
+    ("no weights in proportion", ["teacher=several", "teacher.members=[small,very_weak]",
+     "teacher.weights=[1e308,1e308]"], ["teacher.weights=1e+308", "between 1e-12"]),
+    ("no step's number", f"train.max_steps={10**400}", ["train.max_steps=1000", "at most 922337"]),
+    ("clipped to nothing", "optim.clip_norm=1e-300", ["optim.clip_norm=1e-300", "at least 0.001"]),
 ]  # fmt: skip
 
 TOGETHER: list[Row] = [
@@ -329,6 +336,10 @@ TOGETHER: list[Row] = [
     ("parts", "train.micro_batch_size=3", ["micro_batch_size=3", "choose a divisor"]),
     ("shares", ["optim.warmup=0.6", "optim.decay=0.6"], ["optim.warmup=0.6", "at most 1"]),
     ("masks", ["task.keep_ratio=0.7", "task.random_ratio=0.7"], ["keep_ratio=0.7", "at most 1"]),
+    ("no masks", ["task.keep_ratio=1.0", "task.random_ratio=0.0"], ["keep_ratio=1.0", "lower it"]),
+    ("no losses", ["alpha=normal", "alpha.hard=0", "alpha.soft=0"],
+     ["alpha.hard=0.0 and alpha.soft=0.0", "above 0"]),
+    ("no project", ["tracker=wandb", "tracker.project=a/b"], ["=a/b: W&B", "tracker.project=a-b"]),
     ("no end", "train.max_steps=null", ["train.max_steps", "set one of them"]),
     ("no weights", ["teacher=none", "remap=paper"], ["remap.depth=paper", "remap=random"]),
     ("no layers", "teacher=made", ["teacher.num_layers", "give one"]),
@@ -672,6 +683,11 @@ def test_a_setting_without_effect_is_warned_of(place: Path, setting: str) -> Non
     (run,), _ = runs_of([*options(place), *WITHOUT_EFFECT[setting]])
     warned = list(warnings(run))
     assert any(line.startswith(f"{setting} ") for line in warned), warned
+
+
+def test_a_setting_that_is_set_twice_is_warned_of(ask: Ask, place: Path) -> None:
+    answer = ask(*options(place), "seed=1", "seed=2", "launch.device=cuda")  # stops it
+    assert "warning: seed=1 has no effect: seed=2 comes after it\n" in answer.err
 
 
 def test_warnings_are_printed_once(ask: Ask, place: Path) -> None:
