@@ -37,7 +37,16 @@ from dwt_cli.models.options import (
 from dwt_cli.study.options import StudyOptions
 from dwt_cli.tasks.options import MaskedLM, Task
 from dwt_cli.track.options import NoTracker, Tracker, Wandb
-from dwt_cli.training.options import AdamW, Ddp, Fsdp, Muon, Optim, Parallel, Train
+from dwt_cli.training.options import (
+    LARGEST_BATCH,
+    AdamW,
+    Ddp,
+    Fsdp,
+    Muon,
+    Optim,
+    Parallel,
+    Train,
+)
 
 
 @dataclass
@@ -58,7 +67,7 @@ class Scale:
     teacher_num_heads: int = between(1, LARGEST_SIZE, II("scale.num_heads"))
     teacher_mlp_width: int = between(1, LARGEST_SIZE, II("scale.mlp_width"))
     block_length: int = at_least(8)
-    batch_size: int = at_least(1)
+    batch_size: int = between(1, LARGEST_BATCH)
     max_steps: int | None = above(0, hint="null is no such limit")
     epochs: float | None = above(0, None, hint="null is no such limit")
     teacher_steps: int = at_least(1)

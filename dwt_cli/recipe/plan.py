@@ -101,8 +101,10 @@ def _each_rank(shapes: Shapes, machine: Machine, num_ranks: int) -> Iterator[tup
     train = shapes.conditions.train
     sharding = shapes.conditions.parallel.sharding(num_ranks)
     num_parts = train.num_parts(num_ranks)
-    micro_batch = train.batch_size // num_ranks // num_parts
-    yield "micro-batch", f"{micro_batch:,} sequences, {num_parts} in a step{_on_each(num_ranks)}"
+    yield (
+        "micro-batch",
+        f"{train.num_blocks(num_ranks):,} sequences, {num_parts} in a step{_on_each(num_ranks)}",
+    )
     if num_ranks > 1:
         size = num_parameters(shapes.student_model)
         theirs = sum(map(num_parameters, shapes.teacher_models.values()))

@@ -20,7 +20,7 @@ from dwt_cli.models.checkpoint import located, open_config, open_model
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.options import STUDENT_PATH, Checkpoint
 from dwt_cli.models.wrapper import LanguageModel
-from dwt_cli.recipe.memory import state
+from dwt_cli.recipe.memory import memory, state
 from dwt_cli.recipe.recipe import Recipe
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Conditions
@@ -127,8 +127,8 @@ def _try_out(named: str, model: PreTrainedModel, length: int, vocab_size: int) -
 
 
 def _check_memory(shapes: Shapes, machine: Machine, num_ranks: int, scale: str) -> None:
-    needed, there = state(shapes, machine, num_ranks).total, machine.memory_bytes
-    if needed > there:
+    least, there = state(shapes, machine, num_ranks).total, machine.memory_bytes
+    if least > there:
         if opened := dict(shapes.checkpoints).get(STUDENT_PATH):
             named, remedy = f"{STUDENT_PATH}={opened.path}", "choose a smaller model"
         else:
@@ -138,8 +138,27 @@ def _check_memory(shapes: Shapes, machine: Machine, num_ranks: int, scale: str) 
         if num_ranks > 1 and not shapes.conditions.parallel.sharding(num_ranks):
             remedy += ", or share it among the ranks with parallel=fsdp"
         raise UserError(
-            f"out of memory: {named} takes {_gb(needed)} on each rank for weights, gradients and "
+            f"out of memory: {named} takes {_gb(least)} on each rank for weights, gradients and "
             f"optimiser alone, the {machine.device.type} has {_gb(there)}; {remedy}"
+        )
+    train = shapes.conditions.train
+    num_blocks = train.num_blocks(num_ranks)
+    # a token takes less room than the weights do: the smallest batches need no account
+    if least * (1 + num_blocks * shapes.conditions.data.block_length) <= there:
+        return
+    needed = memory(shapes, machine, num_ranks).total
+    if needed > there:
+        fits = (there - least) * num_blocks // (needed - least)
+        fitting = (n for n in range(fits, 0, -1) if train.batch_size // num_ranks % n == 0)
+        best = next(fitting, None)
+        raise UserError(
+            f"out of memory: train.batch_size={train.batch_size} takes {_gb(needed)} on each rank "
+            f"with {num_blocks} sequences at a time, the {machine.device.type} has {_gb(there)}; "
+            + (
+                f"set train.micro_batch_size={best} (the result stays the same, to rounding)"
+                if best
+                else "choose a smaller scale"
+            )
         )
 
 

@@ -11,6 +11,8 @@ from omegaconf import II
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import Precision, Range, above, at_least, between, bookkeeping
 
+LARGEST_BATCH = 1 << 32
+
 
 class Falling(Enum):
     """Shape of the learning rate's decay to zero: a straight line, or half a cosine."""
@@ -106,7 +108,7 @@ class Train:
     max_steps: int | None = above(0, II("scale.max_steps"), _NO_LIMIT)
     epochs: float | None = above(0, II("scale.epochs"), _NO_LIMIT)
     max_minutes: float | None = above(0, None, _NO_LIMIT)
-    batch_size: int = at_least(1, II("scale.batch_size"))
+    batch_size: int = between(1, LARGEST_BATCH, II("scale.batch_size"))
     micro_batch_size: int | None = at_least(1, None, identity=False)
     precision: Precision = Precision.auto
     compile: bool = bookkeeping(False)
@@ -160,6 +162,10 @@ class Train:
                 "null for all at once"
             )
         return num_parts
+
+    def num_blocks(self, num_ranks: int) -> int:
+        """Return the blocks of a micro-batch on each rank; raises as `num_parts` does."""
+        return self.batch_size // num_ranks // self.num_parts(num_ranks)
 
 
 @dataclass

@@ -408,6 +408,8 @@ TOGETHER: list[Row] = [
      ["train.compile=true", "parallel=fsdp", "parallel=ddp"]),
     ("a giant", ["scale.width=16384", "scale.mlp_width=65536", "student.num_layers=100"],
      ["out of memory", "student.num_layers=100", "lower scale.width"]),
+    ("a giant batch", "train.batch_size=1000000000",
+     ["out of memory", "train.batch_size=1000000000", "set train.micro_batch_size="]),
 ]  # fmt: skip
 
 PLACES: list[Row] = [
