@@ -193,10 +193,21 @@ class StudentStage(Stage):
         learned, teacher = self.remap.learned, self.teacher
         return MapsStage(learned, self, teacher) if learned and teacher else None
 
-    def alone(self) -> "StudentStage":
-        """Return the same student without any teacher."""
-        before = self.after and self.after.alone()
-        return replace(self, remap=RandomStart(), teacher=None, after=before)
+    def alone(self, steps: int | None = None) -> "StudentStage":
+        """Return the same student without any teacher, trained for as long or for ``steps``."""
+        before, shapes = self.after and self.after.alone(), self.shapes
+        if steps is not None:
+            conditions = shapes.conditions
+            conditions = replace(conditions, train=conditions.lasting(steps))
+            shapes = replace(shapes, conditions=conditions)
+        return replace(self, remap=RandomStart(), teacher=None, after=before, shapes=shapes)
+
+    def equal_steps(self, facts: Facts) -> int | None:
+        """Return the steps without a teacher that take the FLOPs of a training, its teacher's
+        forward passes counted; None where they are not known."""
+        if facts.flops is None or facts.teacher_forward_flops is None:
+            return None
+        return round((facts.flops + facts.teacher_forward_flops) / self.shapes.step_flops)
 
     def start(self) -> PreTrainedModel:
         """Return the model as it is without a teacher's weights, in fp32."""

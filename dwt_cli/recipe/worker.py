@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from dwt_cli.recipe.stage import Conditions, Done, Site
 from dwt_cli.track.card import model_card
 from dwt_cli.track.curves import draw_curves
 from dwt_cli.track.display import Display, plain_line
+from dwt_cli.track.metrics import step_of
 from dwt_cli.track.options import Entry, NoTracker, Tracker
 from dwt_cli.track.schedule import draw_schedule
 from dwt_cli.track.summary import Summary, print_summary
@@ -88,8 +90,8 @@ def work(run: Run, console: Console) -> None:
                 say("this run is finished; run.fresh=true starts it anew")
                 summary = _compared(recipe, record.summary, record.folder, ranks)
                 record.finish(summary)
-            alone = _alone_command(run.overrides, recipe)
-            print_summary(console, summary, record.folder, alone)
+            to_know = _to_know(run.overrides, recipe, summary)
+            print_summary(console, summary, record.folder, to_know)
             if ranks.is_first and not run.eval.is_plain:
                 with _display(run.eval, console) as show:
                     at = site.at(record.folder, show)
@@ -139,17 +141,29 @@ def train(
 
 
 def _compared(recipe: Recipe, summary: Summary, folder: Path, ranks: Ranks) -> Summary:
-    """Return the summary beside the stand-alone student's, which may be there by now.
+    """Return the summary beside stand-alone students, which may be there by now.
 
-    The curves are drawn beside its too.
+    The curves are drawn beside the one of this length too.
     """
     if not ranks.is_first:
         return summary
-    if recipe.teacher and (alone := summary_of(folder.parent, recipe.student.alone())):
-        summary = replace(summary, stand_alone=alone.student)
+    student, root = recipe.student, folder.parent
+    metrics, picture = folder / "metrics.jsonl", folder / "curves.png"
+    if recipe.teacher and (found := summary_of(root, student.alone())):
+        alone, ours = found.student, summary.student
+        step = step_of(metrics, alone.loss)
+        steps = student.equal_steps(ours)
+        equal = found if steps == ours.steps else None
+        if steps not in (None, ours.steps):
+            equal = summary_of(root, student.alone(steps))
+        summary = replace(
+            summary,
+            stand_alone=alone,
+            equal_flops=equal.student if equal else None,
+            tokens_to_stand_alone=step and step * (ours.tokens or 0) / (ours.steps or 1),
+        )
     references = {"stand-alone": summary.stand_alone, "teacher": summary.teacher}
     losses = {name: facts.loss for name, facts in references.items() if facts}
-    metrics, picture = folder / "metrics.jsonl", folder / "curves.png"
     draw_curves(metrics, picture, summary.name, losses, recipe.corpus.task.unit)
     return summary
 
@@ -205,18 +219,34 @@ def _export(recipe: Recipe, record: Record, site: Site, console: Console) -> Non
     plain_line(console)(f"model after step {student.facts.steps}: {place}")
 
 
-def _alone_command(overrides: list[str], recipe: Recipe) -> str:
-    """Return the command of the stand-alone student on the same text, in the same tokens."""
-    about_teaching = {"teacher", *DISTILLATION}
+def _to_know(overrides: list[str], recipe: Recipe, summary: Summary) -> dict[str, str]:
+    """Return the commands of stand-alone students that are not there, by what each would tell.
+
+    They learn from the same text, in the same tokens.
+    """
+    if recipe.teacher is None:
+        return {}
+    not_alone = {"teacher", *DISTILLATION, "teacher_steps", "fresh"}
     kept = [
         override
         for override in overrides
-        if about_teaching.isdisjoint(re.split(r"[.@]", override.lstrip("+~").partition("=")[0]))
+        if not_alone.isdisjoint(re.split(r"[.@]", override.lstrip("+~").partition("=")[0]))
     ]
     opened = recipe.shapes.checkpoints
     if recipe.corpus.data.tokenizer is None and opened and opened[0][0] != "student.path":
         kept.append(f"data.tokenizer={recipe.corpus.tokenizer()}")
-    return " ".join(["dwt-train", "teacher=none", *kept])
+    found = {}
+    if summary.stand_alone is None:
+        found["what it brought"] = shlex.join(["dwt-train", "teacher=none", *kept])
+    steps = recipe.student.equal_steps(summary.student)
+    if summary.equal_flops is None and steps not in (None, summary.student.steps):
+        limits = [f"train.{limit}" for limit in ("max_steps", "epochs", "max_minutes")]
+        rest = [word for word in kept if word.partition("=")[0] not in limits]
+        train = recipe.shapes.conditions.train
+        rest.append(f"train.max_steps={steps}")
+        rest += [f"{limit}=null" for limit in limits[1:] if getattr(train, limit[6:]) is not None]
+        found["it at equal FLOPs"] = shlex.join(["dwt-train", "teacher=none", *rest])
+    return found
 
 
 @contextlib.contextmanager

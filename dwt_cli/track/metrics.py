@@ -61,6 +61,23 @@ def newest(path: Path) -> tuple[int | None, float | None, float | None]:
     return step, progress, loss
 
 
+def step_of(path: Path, loss: float) -> float | None:
+    """Return the step at which held-out loss first came to a value, between evaluations linearly.
+
+    None: it never did.
+    """
+    before: tuple[float, float] | None = None
+    for line in read_lines(path):
+        if (now := line.get("heldout/loss")) is None:
+            continue
+        if now <= loss:
+            step, above = before or (line["step"], now)
+            share = (above - loss) / (above - now) if above > now else 1.0
+            return step + share * (line["step"] - step)
+        before = line["step"], now
+    return None
+
+
 def read_lines(path: Path) -> list[dict[str, float]]:
     """The whole lines of a metrics file; a torn last line is left out, no file is no lines."""
     if not path.exists():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dwt_cli.track.display import plain_line
 
@@ -73,13 +73,18 @@ class Facts:
         return cls(**known, members={name: Facts.from_json(m) for name, m in members.items()})
 
 
+_ROLES = ("student", "teacher", "stand_alone", "equal_flops")
+
+
 @dataclass(frozen=True)
 class Summary:
     """The content of summary.json.
 
     seconds: of the process that finished. corpus: fingerprint and report of the text.
-    stand_alone: the same student without a teacher, if it is there. sync: the command that sends
-    what a dashboard has not got.
+    stand_alone: the same student without a teacher, if it is there; equal_flops: trained for so
+    long that it takes as many FLOPs as this student and its teacher's forward passes.
+    tokens_to_stand_alone: read when the held-out loss came to the stand-alone student's final one.
+    sync: the command that sends what a dashboard has not got.
     """
 
     name: str
@@ -92,6 +97,8 @@ class Summary:
     student: Facts
     teacher: Facts | None = None
     stand_alone: Facts | None = None
+    equal_flops: Facts | None = None
+    tokens_to_stand_alone: float | None = None
     sync: str | None = None
 
     @property
@@ -101,6 +108,10 @@ class Summary:
             return {}
         alone = self.stand_alone.loss
         gaps: dict[str, Any] = {"student_minus_stand_alone": self.student.loss - alone}
+        if self.tokens_to_stand_alone is not None and self.stand_alone.tokens:
+            gaps["tokens_saved"] = 1 - self.tokens_to_stand_alone / self.stand_alone.tokens
+        if self.equal_flops is not None:
+            gaps["student_minus_equal_flops"] = self.student.loss - self.equal_flops.loss
         if self.teacher is not None:
             gap = self.teacher.loss - alone
             gaps["teacher_minus_stand_alone"] = gap
@@ -129,7 +140,7 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Return the content of summary.json."""
         content = dict(vars(self))
-        for role in ("student", "teacher", "stand_alone"):
+        for role in _ROLES:
             content[role] = content[role] and content[role].to_json()
         sync = content.pop("sync")
         content |= {"comparison": self.comparison, "cost": self.cost}
@@ -142,7 +153,7 @@ class Summary:
         Raises KeyError where a field that has no default is not there.
         """
         known = _known(cls, content)
-        for role in ("student", "teacher", "stand_alone"):
+        for role in _ROLES:
             if known.get(role) is not None:
                 known[role] = Facts.from_json(known[role], f"{role}.")
         return cls(**known)
@@ -156,12 +167,18 @@ def _known(kind: Any, content: Mapping[str, Any], where: str = "") -> dict[str, 
     return {f.name: content[f.name] for f in dataclasses.fields(kind) if f.name in content}
 
 
-def print_summary(console: Console, summary: Summary, folder: Path, alone_command: str) -> None:
-    """Print the table, the cost line and the places."""
-    table = Table("model", title=summary.name, title_justify="left")
-    for heading in ("size", "tokens", "held-out loss", "perplexity", "accuracy", "vs alone"):
-        table.add_column(heading, justify="right")
+def print_summary(
+    console: Console, summary: Summary, folder: Path, to_know: Mapping[str, str]
+) -> None:
+    """Print the table, what the teacher brought, the cost line and the places.
+
+    to_know: the commands of stand-alone students that are not there, by what each tells.
+    """
     comparison = summary.comparison
+    table = Table(Column("model", no_wrap=True), title=summary.name, title_justify="left")
+    headings = ["size", "tokens", "held-out", "perplexity", "accuracy"]
+    for heading in (*headings, *(["vs alone"] if comparison else [])):
+        table.add_column(heading, justify="right")
     members = summary.teacher.members if summary.teacher else {}
     gaps = comparison.get("members_minus_stand_alone", {})
     rows = (
@@ -179,15 +196,36 @@ def print_summary(console: Console, summary: Summary, folder: Path, alone_comman
                 f"{facts.loss:.3f}",
                 f"{facts.heldout['perplexity']:.1f}",
                 f"{facts.heldout['accuracy']:.1%}",
-                "" if difference is None else f"{difference:+.3f}",
+                *(["" if difference is None else f"{difference:+.3f}"] if comparison else []),
             )
     console.print(table)
     say = plain_line(console)
-    for line in _lines(summary, folder, alone_command):
+    for line in _lines(summary, folder, to_know):
         say(line)
 
 
-def _lines(summary: Summary, folder: Path, alone_command: str) -> list[str]:
+def brought(summary: Summary) -> str:
+    """Return in a sentence what the teacher brought against the stand-alone student."""
+    comparison, alone = summary.comparison, summary.stand_alone
+    if alone is None:
+        return "what the teacher brought: unknown, there is no stand-alone student like this one"
+
+    def against(gap: float) -> str:
+        return f"{abs(gap):.3f} nats {'below' if gap < 0 else 'above'} the stand-alone student's"
+
+    parts = [f"held-out loss ends {against(comparison['student_minus_stand_alone'])}"]
+    if (saved := comparison.get("tokens_saved")) is None:
+        parts.append("it never comes to that student's final loss, so no tokens are saved")
+    else:
+        ours, theirs = (_rounded(n) for n in (summary.tokens_to_stand_alone, alone.tokens))
+        parts.append(f"it comes to that loss after {ours} of {theirs} tokens ({saved:.0%} saved)")
+    at_equal = "at equal FLOPs, its forward passes counted, "
+    gap = comparison.get("student_minus_equal_flops")
+    parts.append(at_equal + ("it is unknown" if gap is None else f"it ends {against(gap)}"))
+    return f"what the teacher brought: {'; '.join(parts)}"
+
+
+def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[str]:
     cost, comparison, teacher = summary.cost, summary.comparison, summary.teacher
     lines = []
     if comparison.get("teacher_ahead") and teacher and teacher.parameters == 0:
@@ -197,17 +235,20 @@ def _lines(summary: Summary, folder: Path, alone_command: str) -> list[str]:
             "teacher ahead: it is better than the stand-alone student; this is no longer "
             "distillation from a weak teacher"
         )
-    if teacher is not None and "teacher_ahead" not in comparison:
-        lines.append(f"no stand-alone student of this seed and length yet: {alone_command}")
+    if teacher is not None:
+        lines.append(brought(summary))
+    lines += [f"to know {what}: {command}" for what, command in to_know.items()]
     if remap := summary.student.remap:
         losses = ", ".join(f"{name} {loss:.3f}" for name, loss in remap["losses"].items())
         lines.append(f"held-out loss before the first step: {losses}")
     learning = f", remap {_flops(cost['remap_flops'])}" if cost["remap_flops"] else ""
+    teaching = (
+        f", teacher forward {_flops(cost['teacher_forward_flops'])}{learning}, "
+        f"teacher pre-training {_flops(cost['teacher_pretraining_flops'])}"
+    )
     lines += [
         f"cost: {(cost['tokens'] or 0) / 1e6:.2f} M tokens; student "
-        f"{_flops(cost['student_flops'])}, teacher forward "
-        f"{_flops(cost['teacher_forward_flops'])}{learning}, teacher pre-training "
-        f"{_flops(cost['teacher_pretraining_flops'])}; "
+        f"{_flops(cost['student_flops'])}{teaching if teacher else ''}; "
         f"{summary.seconds:.0f} s in all, peak memory {summary.peak_memory_gb:.2f} GB",
         f"text: {summary.corpus['fingerprint']}, "
         f"{summary.corpus['heldout_8gram_residue']:.1%} of held-out 8-grams occur in training",
@@ -221,6 +262,10 @@ def _lines(summary: Summary, folder: Path, alone_command: str) -> list[str]:
 
 
 def _flops(count: float | None) -> str:
+    return _rounded(count, "FLOP")
+
+
+def _rounded(count: float | None, unit: str = "") -> str:
     from matplotlib.ticker import EngFormatter  # `dwt-runs` needs no figures
 
-    return "unknown" if count is None else EngFormatter("FLOP", places=2)(count)
+    return "unknown" if count is None else EngFormatter(unit, places=2)(count)

@@ -3,7 +3,9 @@
 import io
 import json
 import math
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def summed(place: Path, composed: Callable[..., Run]) -> Summed:
     """The summary of a run, and what was printed as ``printed``."""
 
-    def make(*choices: str) -> Summary:
-        run = composed(*options(place), "scale.teacher_steps=40", "alpha=normal", *choices)
+    def make(*choices: str, words: Sequence[str] = ()) -> Summary:
+        typed = [*options(place), "scale.teacher_steps=40", "alpha=normal", *choices]
+        run = replace(composed(*(words or typed)), overrides=list(words or typed))
         printed = io.StringIO()
         worker.work(run, Console(file=printed, width=120))
         line = next(x for x in printed.getvalue().splitlines() if x.startswith("record: "))
@@ -83,16 +86,43 @@ def test_a_budget_is_of_the_step_at_which_the_model_was_kept(
     assert kept == {budget: step_at(budget, num_steps) for budget in BUDGETS[1:-1]}
 
 
-def test_a_stand_alone_student_that_comes_later_is_compared_with(summed: Summed) -> None:
-    before = summed("teacher=small", "seed=7")
-    assert before["stand_alone"] is None
+def test_a_stand_alone_student_that_comes_later_is_compared_with(
+    summed: Summed, alone: Summary
+) -> None:
+    words = ("seed=7", "train.log_every=2")
+    before = summed("teacher=small", *words)
+    assert before["stand_alone"] is None, "that of another seed is none"
     assert "no stand-alone student" in before["printed"]
-    later = summed("teacher=none", "seed=7")
-    again = summed("teacher=small", "seed=7")
+    later = summed(words=told(before, "what it brought"))
+    again = summed("teacher=small", *words)
     gap(again, later)
     assert "no stand-alone student" not in again["printed"]
     assert again["stand_alone"] == later["student"]
-    assert summed("teacher=none", "seed=7")["stand_alone"] is None  # not with itself
+    assert "at equal FLOPs, its forward passes counted, it is unknown" in again["printed"]
+    longer = summed(words=told(again, "it at equal FLOPs"))
+    ours, theirs = again["student"], longer["student"]
+    paid = ours["flops"] + ours["teacher_forward_flops"]
+    assert theirs["flops"] == pytest.approx(paid, abs=theirs["flops"] / theirs["steps"] / 2)
+    whole = summed("teacher=small", *words)
+    at_end, at_equal = (
+        ours["heldout"]["loss"] - other["student"]["heldout"]["loss"] for other in (later, longer)
+    )
+    for difference in (at_end, at_equal):
+        side = "below" if difference < 0 else "above"
+        assert f"ends {abs(difference):.3f} nats {side} the stand-alone" in whole["printed"]
+    assert "to know" not in whole["printed"]
+    again = summed("teacher=none", *words)
+    assert again["stand_alone"] is None, "not with itself"
+    assert "teacher forward" not in again["printed"] and "vs alone" not in again["printed"]
+
+
+def told(run: Summary, what: str) -> list[str]:
+    """The words of the command that is to be typed to know something."""
+    lines = run["printed"].splitlines()
+    (line,) = [line for line in lines if line.startswith(f"to know {what}: ")]
+    program, *words = shlex.split(line.partition(": ")[2])
+    assert program == "dwt-train"
+    return words
 
 
 def test_one_training_serves_every_budget(
@@ -223,9 +253,9 @@ def test_a_family_without_anatomy_teaches_by_its_logits(
     assert run["teacher"]["heldout"]["loss"] == pytest.approx(math.log(200), abs=0.5)
     # the tokens are the checkpoint's, so the student alone is to be trained on them too
     assert run["stand_alone"] is None
-    words = ["teacher=none", f"data.tokenizer={place}/electra"]
-    assert f"length yet: dwt-train {' '.join(words)}\n" in run["printed"]
-    alone = summed(*words)
+    words = told(run, "what it brought")
+    assert f"data.tokenizer={place}/electra" in words
+    alone = summed(words=words)
     again = summed("teacher=checkpoint", f"teacher.path={place}/electra", "alpha.soft=2")
     gap(again, alone)
 
