@@ -13,7 +13,7 @@ from dwt_cli.config.compose import register, typed
 from dwt_cli.config.files import settings_folder
 from dwt_cli.config.run import Run
 from dwt_cli.data.options import Data
-from dwt_cli.data.source import Document, Progress
+from dwt_cli.data.source import Document, Progress, Source
 from dwt_cli.models.options import Architecture, Family
 
 # a background shell ignores Ctrl-C, and its children with it: the tests send signals to theirs
@@ -46,10 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
-class Sentences:
+class Sentences(Source):
     """Documents of sentences in which each word has few successors: there is something to learn."""
-
-    num_bytes = 0
 
     def __init__(self, num_documents: int = 60, seed: int = 0) -> None:
         self.num_documents, self.seed = num_documents, seed

@@ -113,6 +113,7 @@ def build(
             "vocabulary": len(tokenizer),
             "train_tokens": num_train * options.block_length,
             "heldout_tokens": num_heldout * options.block_length,
+            "left_out": [*source.left_out],
             "heldout_pieces": pieces and pieces._asdict(),
             "heldout_paragraphs_kept": heldout.kept,
             "heldout_paragraphs_dropped_as_leaked": heldout.dropped,

@@ -12,7 +12,6 @@ import ast
 import importlib.metadata
 import importlib.util
 import inspect
-import math
 import os
 import platform
 import re
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dwt_cli.data.prose import duplicate_key, prose
-from dwt_cli.data.source import CorpusError, Document, Progress
+from dwt_cli.data.source import CorpusError, Document, Progress, Source
 
 CLEANER_VERSION = 1
 """Raise it with every change that changes the text: it is part of the cache fingerprint."""
@@ -41,7 +40,7 @@ SKIPPED_FOLDERS = frozenset(
 )
 
 
-class Docs:
+class Docs(Source):
     """Documentation of the standard library and of `packages` as a source.
 
     `packages` are import names; none stands for DEFAULT_PACKAGES.
@@ -49,8 +48,6 @@ class Docs:
     `stdlib/argparse.py`; paragraphs that occurred before are left out, the first in name order
     stays. Raises CorpusError at once when a package is not installed.
     """
-
-    num_bytes = math.inf
 
     def __init__(self, packages: Sequence[str] = ()) -> None:
         self.packages = tuple(sorted(set(packages or DEFAULT_PACKAGES)))

@@ -1,48 +1,62 @@
-"""Text files of one's own: .txt, .jsonl and .parquet, the first two also as .gz or .zst."""
+"""Text files of one's own: `KINDS`, all but .parquet also as .gz or .zst."""
 
+import csv
+import functools
 import glob
 import io
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any
 
 from dwt_cli.base.atomic import file_sum
-from dwt_cli.data.source import CorpusError, Document, Progress, text_of
+from dwt_cli.data.source import CorpusError, Document, Progress, Source, text_of
 
 READER_VERSION = 1
 """Raise it with every change that changes the text: it is part of the cache fingerprint."""
 
-SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+PROSE = (".txt", ".md")
+MAY_DESCRIBE = (".json", ".csv")
+"""Kinds of files that often lie beside text and say something about it."""
+KINDS = (*PROSE, ".jsonl", *MAY_DESCRIBE, ".parquet")
 DOCUMENT_BYTES = 200_000
-"""A .txt file above this size becomes several documents."""
+"""A .txt or .md file above this size becomes several documents."""
 
 Row = tuple[int, dict[str, Any]]
 """A row, and its number from 1; lines without anything on them count too."""
 
 
-class Files:
+class Files(Source):
     """The files that a glob matches, or all readable ones in a folder, as a source.
 
     `path`: relative to the working directory, `~` and `**` are understood. Names are relative to
-    the part of `path` before the first wildcard. A row of a .jsonl or .parquet file is a document,
-    named `file#row`, its text is in `text_column`; a .txt file is one document, or, above
-    DOCUMENT_BYTES, several, cut at blank lines: `file#0`, `file#1`, ... Raises CorpusError at once
-    when nothing matches, and while streaming for a file that cannot be read.
+    the part of `path` before the first wildcard. A .txt or .md file is one document, or, above
+    DOCUMENT_BYTES, several, cut at blank lines: `file#0`, `file#1`, ... A row of any other file (a
+    line or an object of JSON) is a document, named `file#row`, its text is in `text_column`. Raises
+    CorpusError at once when nothing matches, and while streaming for a file that cannot be read; a
+    file without text is left out where others have some.
     """
 
     def __init__(self, path: str, text_column: str = "text") -> None:
         self.path = path
         self.text_column = text_column
-        self._files = _find(path)
+        self._files, self._aside = _find(path)
+        for name, file in [*self._files.items()]:
+            if problem := self._no_rows(file, name):
+                if len(self._files) == 1:
+                    raise problem
+                self._aside.append(str(problem))
+                del self._files[name]
         self.num_bytes = sum(file.stat().st_size for file in self._files.values())
 
     def documents(self, progress: Progress) -> Iterator[Document]:
         """Stream the documents in the order of the file names; progress counts bytes on disk."""
-        total, before = self.num_bytes, 0
+        total, before = int(self.num_bytes), 0
         progress(0, total)
+        empty: list[CorpusError] = []
         for name, file in self._files.items():
             document = None
 
@@ -52,24 +66,41 @@ class Files:
             for document in self._read(file, name, advance):
                 yield document
             if document is None:
-                raise self._problem(name, "holds no text; remove it or narrow the path")
+                empty.append(self._problem(name, "holds no text; remove it or narrow the path"))
             before += file.stat().st_size
             progress(before, total)
+        if len(empty) == len(self._files):
+            raise empty[0]
+        self.left_out = [*self._aside, *map(str, empty)]
 
     def provenance(self) -> dict[str, Any]:
         """Return name, size and sha256 of every file."""
         files = [[name, f.stat().st_size, file_sum(f)] for name, f in self._files.items()]
         found: dict[str, Any] = {"source": "files", "reader": READER_VERSION, "files": files}
-        if any(".txt" not in file.suffixes for file in self._files.values()):
+        if any(_kind(name) not in PROSE for name in self._files):
             found["text_column"] = self.text_column
         return found
 
+    def _no_rows(self, file: Path, name: str) -> CorpusError | None:
+        """Return why a file that may be about the others is no text itself."""
+        if _kind(name) in MAY_DESCRIBE:
+            try:
+                next(self._read(file, name, lambda _: None), None)
+            except CorpusError as problem:
+                return problem
+        return None
+
     def _read(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Document]:
         try:
-            if name.removesuffix(".gz").removesuffix(".zst").endswith(".txt"):
+            if (kind := _kind(name)) in PROSE:
                 yield from _cut(name, self._lines(file, name, advance))
                 return
-            read = self._parquet_rows if name.endswith(".parquet") else self._json_rows
+            read = {
+                ".parquet": self._parquet_rows,
+                ".csv": self._csv_rows,
+                ".json": self._json_objects,
+                ".jsonl": self._json_rows,
+            }[kind]
             for number, row in read(file, name, advance):
                 setting, place = "data.text_column", f"{name} row {number}"
                 text = text_of(row, self.text_column, setting, place)
@@ -89,9 +120,31 @@ class Files:
                 row = json.loads(line)
             except ValueError as error:
                 raise self._problem(place, f"is not JSON ({error}); {remedy}") from error
-            if not isinstance(row, dict):
-                raise self._problem(place, f"is no JSON object; {remedy}")
-            yield number, row
+            yield number, self._object(row, place, f"is no JSON object; {remedy}")
+
+    def _json_objects(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Row]:
+        try:
+            whole = json.loads("".join(self._lines(file, name, advance)))
+        except ValueError:  # many call a file so that has an object on each line
+            yield from self._json_rows(file, name, advance)
+            return
+        what = "is neither a JSON object nor a list of them; write one of these"
+        for number, each in enumerate(whole if isinstance(whole, list) else [whole], start=1):
+            yield number, self._object(each, name, what)
+
+    def _object(self, row: Any, place: str, what: str) -> dict[str, Any]:
+        if not isinstance(row, dict):
+            raise self._problem(place, what)
+        return row
+
+    def _csv_rows(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Row]:
+        csv.field_size_limit(sys.maxsize)
+        rows = csv.DictReader(self._lines(file, name, advance), restkey="")
+        try:
+            yield from enumerate(rows, start=1)
+        except csv.Error as error:
+            place = f"{name} line {rows.line_num + 1}"
+            raise self._problem(place, f"is not CSV ({error}); write it anew") from error
 
     def _parquet_rows(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Row]:
         from pyarrow.parquet import ParquetFile
@@ -130,8 +183,17 @@ class Files:
         return CorpusError(f"data.path={self.path}: {place} {' '.join(what.split())}")
 
 
-def _find(path: str) -> dict[str, Path]:
-    """Return the files by their names below the folder that they are relative to, in order."""
+def _kind(name: str) -> str:
+    """Return a file's suffix in lower case, without that of its compression."""
+    return PurePath(name.lower().removesuffix(".gz").removesuffix(".zst")).suffix
+
+
+def _find(path: str) -> tuple[dict[str, Path], list[str]]:
+    """Return the files by their names below the folder that they are relative to, in order.
+
+    And a line for each that has a name of such, and cannot be read. What a link leads back to is
+    found once.
+    """
     given = Path(path).expanduser()
     if given.is_dir():
         root, pattern = given, "**/*"
@@ -143,24 +205,45 @@ def _find(path: str) -> dict[str, Path]:
         pattern = str(given.relative_to(root))
     # glob, since pathlib's does not leave out hidden files
     found = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207
-    files = {Path(name).as_posix(): root / name for name in found if (root / name).is_file()}
-    readable = {name: files[name] for name in sorted(files) if name.endswith(SUFFIXES)}
+    resolved = functools.cache(Path.resolve)
+
+    def is_new(name: str) -> bool:
+        above = [resolved(root / folder) for folder in PurePath(name).parents]
+        return len(set(above)) == len(above)
+
+    files = {PurePath(name).as_posix(): root / name for name in sorted(found) if is_new(name)}
+    files = {name: file for name, file in files.items() if not file.is_dir()}
+    readable, left_out = {}, []
+    for name, file in files.items():
+        if _kind(name) not in KINDS:
+            continue
+        if not file.exists():
+            left_out.append(f"{name} is a broken link; mend or remove it")
+        elif not file.is_file():
+            left_out.append(f"{name} is a pipe or a device; write what it gives to a file")
+        elif file.name.lower() == "readme.md" and file != given:
+            left_out.append(f"{name} is taken for a word about the rest; give it by its name")
+        else:
+            readable[name] = file
+    left_out = [f"data.path={path}: {line}" for line in left_out]
     if not readable:
         others = f"none of the {len(files)} files there is readable" if files else "no such file"
         raise CorpusError(
-            f"data.path={path}: {others} (looked in {Path.cwd()}); give a file, a folder or a "
-            f"quoted glob of {', '.join(SUFFIXES)}"
+            left_out[0]
+            if left_out
+            else f"data.path={path}: {others} (looked in {Path.cwd()}); give a file, a folder or a "
+            f"quoted glob of {', '.join(KINDS)}"
         )
-    return readable
+    return readable, left_out
 
 
 def _decompressed(raw: IO[bytes], name: str) -> Iterable[bytes]:
-    if not name.endswith((".gz", ".zst")):
+    if not name.lower().endswith((".gz", ".zst")):
         return raw
     import pyarrow
 
     # unlike zstandard's reader it notices an archive that was cut off, in both formats
-    codec = "gzip" if name.endswith(".gz") else "zstd"
+    codec = "gzip" if name.lower().endswith(".gz") else "zstd"
     return io.BufferedReader(pyarrow.CompressedInputStream(raw, codec))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.data.options import HubPart
-from dwt_cli.data.source import CorpusError, Document, Progress, text_of
+from dwt_cli.data.source import CorpusError, Document, Progress, Source, text_of
 
 READER_VERSION = 1
 """Raise it with every change that changes the text: it is part of the cache fingerprint."""
@@ -31,7 +31,7 @@ _REVISIONS = {"bookcorpus/bookcorpus": "refs/convert/parquet"}
 
 
 @dataclass(frozen=True)
-class Hub:
+class Hub(Source):
     """Data sets of the hub one after the other, as a source.
 
     `every_nth_sentence=n` keeps sentences 0, n, 2n, ... of the whole stream, in their paragraphs
@@ -43,7 +43,6 @@ class Hub:
     parts: Sequence[HubPart]
     every_nth_sentence: int = 1
     max_sentences: int | None = None
-    num_bytes: float = math.inf
 
     def documents(self, progress: Progress) -> Iterator[Document]:
         """Stream the documents; progress counts rows, their total is not known beforehand."""

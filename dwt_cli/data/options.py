@@ -69,7 +69,7 @@ class Docs(Data):
 
 @dataclass
 class Files(Data):
-    """Files of one's own: a glob or a folder of .txt, .jsonl, .parquet, .gz, .zst."""
+    """Files of one's own: a glob or a folder of .txt, .md, .jsonl, .json, .csv or .parquet."""
 
     path: str = bookkeeping(MISSING)  # the files' sums count, not where they lie
     text_column: str = "text"

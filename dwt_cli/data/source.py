@@ -1,6 +1,7 @@
 """A text source: it streams documents and knows what determines them."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from dwt_cli.base.errors import UserError
@@ -25,12 +26,14 @@ class Document(NamedTuple):
 
 
 class Source(Protocol):
-    """A corpus before tokenisation."""
+    """A corpus before tokenisation.
 
-    @property
-    def num_bytes(self) -> float:
-        """What is read, on disk; infinity where reading it twice would take too long."""
-        ...
+    num_bytes: what is read, on disk; infinity where reading it twice would take too long.
+    left_out: a line for each part that was found and not read; whole once all has been streamed.
+    """
+
+    num_bytes: float = math.inf
+    left_out: Sequence[str] = ()
 
     def documents(self, progress: Progress) -> Iterator[Document]:
         """Stream the documents, always in the same order. Raises CorpusError."""

@@ -113,7 +113,10 @@ class CorpusStage(Stage):
             corpora.build(*of, folder, advance, at.show.say, self.pieces)
 
         about = {"options": plain(self.data)}
-        return Corpus.open(at.prepared(self, make, about))
+        corpus = Corpus.open(at.prepared(self, make, about))
+        for line in corpus.report.get("left_out", ()):
+            at.show.say(f"warning: left out: {line}")
+        return corpus
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import pytest
 from dwt_cli.data.corpus import Corpus, build, open_tokenizer
 from dwt_cli.data.heldout import is_heldout
 from dwt_cli.data.options import Data, Docs, Files, Frame, Hub, HubPart
-from dwt_cli.data.source import CorpusError, Document, no_progress
+from dwt_cli.data.source import CorpusError, Document, Source, no_progress
 
 FRAME = Frame("cls_token", "sep_token")
 
@@ -85,7 +85,7 @@ def test_limits_are_kept_and_said(
 def test_too_little_text_is_said_in_one_line(
     data_options: Data, tmp_path: Path, documents: list[Document], expected: str
 ) -> None:
-    class Source:
+    class Text(Source):
         def documents(self, progress: Any) -> Any:
             return iter(documents)
 
@@ -93,14 +93,14 @@ def test_too_little_text_is_said_in_one_line(
             return {}
 
     with pytest.raises(CorpusError, match=expected) as caught:
-        build(Source(), data_options, FRAME, None, tmp_path, no_progress, print)
+        build(Text(), data_options, FRAME, None, tmp_path, no_progress, print)
     assert "\n" not in str(caught.value)
 
 
 def test_two_documents_on_one_side_are_split_in_pieces(
     data_options: Data, sentences: Any, tmp_path: Path
 ) -> None:
-    class Source:
+    class Text(Source):
         def documents(self, progress: Any) -> Any:
             every = [text for each in sentences().documents(progress) for text in each.paragraphs]
             yield from (Document(name, tuple(every)) for name in ("n0", "n1"))
@@ -108,7 +108,7 @@ def test_two_documents_on_one_side_are_split_in_pieces(
         def provenance(self) -> dict[str, Any]:
             return {}
 
-    build(Source(), data_options, FRAME, None, tmp_path, no_progress, print)
+    build(Text(), data_options, FRAME, None, tmp_path, no_progress, print)
     report = Corpus.open(tmp_path).report
     assert report["heldout_pieces"] is not None
 

@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst"])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst", "A.TXT", "a.md"])
 def test_a_text_file_is_a_document(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / name, b"\xef\xbb\xbf" + ARTICLES.encode())
     assert read(file) == [Document(name, (*ARTICLE_LINES, "Its text."))]
@@ -101,12 +102,17 @@ ROWS = [
 ]
 
 
-@pytest.fixture(params=["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+@pytest.fixture(params=["a.jsonl", "a.jsonl.gz", "A.JSONL.zst", "a.parquet", "a.json", "a.csv"])
 def rows_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param == "a.parquet":
         pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / request.param)
         return tmp_path / str(request.param)
-    return write(tmp_path / request.param, "\n".join(json.dumps(row) for row in ROWS).encode())
+    content = "\n".join(json.dumps(row) for row in ROWS)
+    if request.param == "a.json":
+        content = json.dumps(ROWS, indent=1)
+    elif request.param == "a.csv":
+        content = 'text,n\n"One line.\nAnother  line.",1\n,2\nZwölf,3\n'
+    return write(tmp_path / request.param, content.encode())
 
 
 def test_a_row_is_a_document(rows_file: Path) -> None:
@@ -117,12 +123,17 @@ def test_a_row_is_a_document(rows_file: Path) -> None:
 
 
 def test_a_missing_column_lists_the_columns(rows_file: Path) -> None:
-    with pytest.raises(CorpusError, match=r"data.text_column=body: a\..* choose one of text, n"):
+    message = r"data.text_column=body: [aA]\..* choose one of text, n"
+    with pytest.raises(CorpusError, match=message):
         read(rows_file, "body")
 
 
 def test_a_column_that_is_no_text_is_refused(rows_file: Path) -> None:
-    with pytest.raises(CorpusError, match=r"data.text_column=n: a\..* row 1 holds int, not text"):
+    if rows_file.suffix == ".csv":  # there is nothing else
+        assert len(read(rows_file, "n")) == 3
+        return
+    message = r"data.text_column=n: [aA]\..* row 1 holds int, not text"
+    with pytest.raises(CorpusError, match=message):
         read(rows_file, "n")
 
 
@@ -162,12 +173,31 @@ def test_what_a_path_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def names(path: str) -> list[str]:
         return [document.name for document in read(path)]
 
-    assert names("in") == ["a.txt", "b.txt", "sub/deep/c.txt.gz"]
+    (tmp_path / "home" / "in" / "sub" / "back").symlink_to("..")
+    assert names("in") == ["a.txt", "b.txt", "sub/deep/c.txt.gz", "sub/notes.md"]
     assert names("~/in/") == names(str(tmp_path / "home/in")) == names("in/**") == names("in")
     assert names("in/*.txt") == ["a.txt", "b.txt"]
     assert names("in/**/*.gz") == ["sub/deep/c.txt.gz"]
     assert names("i?/sub/deep/*") == ["in/sub/deep/c.txt.gz"]
     assert names("in/a.txt") == ["a.txt"]
+
+
+def test_what_is_left_out_among_others_is_named(tmp_path: Path) -> None:
+    kept = write(tmp_path / "a.jsonl", b'{"text": "A text."}')
+    content = Files(str(kept)).provenance()
+    os.mkfifo(tmp_path / "b.txt")
+    (tmp_path / "c.txt").symlink_to("nowhere")
+    (tmp_path / "again").symlink_to(tmp_path)
+    for name, text in {"README.md": "About it", "d.json": '{"rows": 1}', "e.csv": "n\n1"}.items():
+        write(tmp_path / name, text.encode())
+    source = Files(str(tmp_path))
+    assert source.provenance() == content, "it is the text that it was without them"
+    write(tmp_path / "f.txt", b" ")
+    source = Files(str(tmp_path))
+    assert source.left_out == ()
+    assert [document.name for document in source.documents(no_progress)] == ["a.jsonl#1"]
+    expected = ["README.md is", "b.txt is a pipe", "c.txt is a broken", "d.json", "e.csv", "f.txt"]
+    assert all(what in line for what, line in zip(expected, source.left_out, strict=True))
 
 
 def test_provenance_follows_the_content_alone(tmp_path: Path) -> None:
@@ -212,6 +242,9 @@ CUT_ZST = zstandard.compress(ARTICLES.encode() * 100)[:-9]
         ("a.txt.gz", b"", "a.txt.gz holds no text"),
         ("a.jsonl", b'{"text": "a"}\n{"text": ', "a.jsonl line 2 is not JSON .* one object per"),
         ("a.jsonl", b'["text"]', "a.jsonl line 1 is no JSON object"),
+        ("a.json", b'["text"]', "a.json is neither a JSON object nor a list of them"),
+        ("a.json", b"[", "a.json line 1 is not JSON"),
+        ("a.csv", b"text\ra", "a.csv line 1 is not CSV"),
         ("a.jsonl", b'{"text": null}', "a.jsonl holds no text"),
         ("a.parquet", b"PAR1 but not really", "a.parquet is no parquet file"),
         ("a.parquet", b"", "a.parquet is no parquet file"),
@@ -230,13 +263,17 @@ def test_a_bad_file_is_named_in_one_line(
     ("path", "message"),
     [
         ("no/*.txt", r"data.path=no/\*.txt: no such file .* quoted glob of .txt"),
-        ("notes.md", "data.path=notes.md: none of the 1 files there is readable"),
+        ("notes.rst", "data.path=notes.rst: none of the 1 files there is readable"),
+        ("pipe.txt", "data.path=pipe.txt: pipe.txt is a pipe or a device; write what"),
+        ("lost.txt", "data.path=lost.txt: lost.txt is a broken link; mend or remove it"),
     ],
 )
 def test_no_match_is_said_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "notes.md").write_text("notes")
+    (tmp_path / "notes.rst").write_text("notes")
+    (tmp_path / "lost.txt").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(CorpusError, match=message):
         Files(path)
