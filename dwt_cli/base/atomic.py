@@ -34,7 +34,7 @@ def needing_room(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if reason := _no_room(error):
+        if (reason := _no_room(error)) and not is_stdout_full():
             raise UserError(
                 f"{folder} cannot be written to ({reason}); what was there, earlier checkpoints "
                 "too, is kept: make room, and the same command goes on"
@@ -50,6 +50,15 @@ def _no_room(error: Exception) -> str | None:
     if number is None and re.search(r"\d+ requested and \d+ written", text):  # numpy's
         number = errno.ENOSPC
     return os.strerror(number).lower() if number in _NO_ROOM else None
+
+
+def is_stdout_full() -> bool:
+    """Return whether there is no room where stdout goes; asked by an empty line."""
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,12 +5,14 @@ import errno
 import re
 import typing
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import UnionType
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
+from dwt_cli.base.atomic import is_stdout_full
 from dwt_cli.base.errors import UserError, first_line, not_among
 from dwt_cli.config import files
 from dwt_cli.config.run import GROUPS_AND_SETTINGS, SCHEMAS, SEVERAL, RunOptions
@@ -29,9 +31,24 @@ def answer(error: BaseException) -> str | None:
         return f"a settings file is not YAML: {text}; put it right"
     if isinstance(error, MemoryError):
         return "out of memory: choose a smaller scale"
+    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+        return f"{error.filename} is in the way: move it, or choose another place for the run"
+    if isinstance(error, FileNotFoundError) and _is_working_folder_gone():
+        return "the folder in which this was typed is gone: change to one that is there"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and is_stdout_full():
+        return f"what is printed cannot be written ({error.strerror}): send it to another place"
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return f"{text}: set run.root and run.cache to folders that can be written, with room"
     return text if isinstance(error, OSError) else None
+
+
+def _is_working_folder_gone() -> bool:
+    """Return whether the folder in which this process works was deleted."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 _WORDS = (

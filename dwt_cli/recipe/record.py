@@ -96,6 +96,8 @@ class Record(AbstractContextManager["Record"]):
             except locks.Held as holder:
                 problem = f"{holder} is at work in {folder}: wait for it, or stop it"
                 raise UserError(problem) from holder
+            except (FileExistsError, NotADirectoryError):
+                raise  # it names what is in the way
             except OSError as error:
                 raise UserError(
                     f"run.root={root} cannot be written ({error.strerror}); "

@@ -88,6 +88,11 @@ def work(run: Run, console: Console) -> None:
                     summary = train(recipe, run.tracker, record, site, console)
             else:
                 say("this run is finished; run.fresh=true starts it anew")
+                if not (record.folder / "model").is_dir():
+                    say(
+                        "its model/ is gone: run.export=true saves the model of its newest "
+                        "checkpoint, if that is there"
+                    )
                 summary = _compared(recipe, record.summary, record.folder, ranks)
                 record.finish(summary)
             to_know = _to_know(run.overrides, recipe, summary)

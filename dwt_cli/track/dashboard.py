@@ -16,6 +16,8 @@ from dwt_cli.track.options import Entry, Wandb
 FINISH_S = 5.0
 """Seconds that the end of a run waits for a server."""
 
+_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+
 
 class Dashboard(AbstractContextManager["Dashboard"]):
     """A process that follows a run directory, or nothing where none was started.
@@ -33,7 +35,11 @@ class Dashboard(AbstractContextManager["Dashboard"]):
     def start(cls, options: Wandb, entry: Entry, say: Callable[[str], None]) -> "Dashboard":
         """Start to send what is written in the entry's folder; a run never fails by it."""
         dashboard = cls(entry.folder, say, options.log_model)
-        if os.environ.get("WANDB_MODE", "").strip().lower() == "disabled":
+        mode = os.environ.get("WANDB_MODE", "").strip().lower()
+        if mode not in ("", *_MODES):
+            say(f"W&B: nothing is sent: WANDB_MODE={mode} is none of {', '.join(_MODES)}")
+            return dashboard
+        if mode == "disabled":
             return dashboard
         folder = dashboard._folder
         try:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from dwt_cli.cli import main
 from dwt_cli.config.check import warnings
 from dwt_cli.config.compose import runs_of
 from dwt_cli.recipe.corpus import CorpusStage
+from dwt_cli.recipe.recipe import recipe_of
 from tests.miniature import dwt_train, options, write_text
 
 Snapshot = Mapping[Path, tuple[int, bytes]]
@@ -621,6 +623,43 @@ def test_the_program_s_own_fault_keeps_its_traceback(
     monkeypatch.setattr(CorpusStage, "carry_out", corpus)
     with pytest.raises(KeyError, match="a bug"):
         ask(*options(place), "teacher=none", "seed=4")
+
+
+def test_a_file_where_the_run_would_be(ask: Ask, place: Path) -> None:
+    words = [*options(place), "teacher=none", "seed=8"]
+    (run,), _ = runs_of(words)
+    file = place / "runs" / f"a-file-{recipe_of(run).identity}"
+    file.write_text("in the way\n")
+    _is_one_line(ask(*words), f"{file} is in the way", "move it")
+    file.unlink()
+
+
+def test_a_stdout_that_is_full(place: Path) -> None:
+    for words in (["run.plan=true"], ["teacher=none", "train.max_steps=1", "seed=9"]):
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-m", "dwt_cli.cli", *options(place), *words]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 2, done.stderr
+        (line,) = [line for line in done.stderr.splitlines() if "warning" not in line]
+        assert "what is printed cannot be written (No space left" in line
+
+
+def test_a_folder_that_is_gone(
+    ask: Ask, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    _is_one_line(ask(*options(place)), "the folder in which this was typed is gone")
+
+
+def test_a_model_that_was_deleted(ask: Ask, place: Path) -> None:
+    words = [*options(place), "teacher=none", "train.max_steps=1", "seed=10"]
+    before = set((place / "runs").iterdir())
+    assert ask(*words).code == 0
+    (run,) = set((place / "runs").iterdir()) - before
+    shutil.rmtree(run / "model")
+    assert "its model/ is gone: run.export=true saves" in ask(*words).out
 
 
 def test_a_checkpoint_of_another_run(ask: Ask, place: Path) -> None:

@@ -248,6 +248,14 @@ def test_a_run_that_no_tracker_watched_is_sent_later(
     assert_key_is_nowhere(run)
 
 
+def test_a_mode_that_there_is_not_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "foo")
+    with run.open() as dashboard:
+        assert dashboard.finish() is None
+    (line,) = run.said
+    assert "WANDB_MODE=foo is none of online, offline, disabled" in line
+
+
 def test_disabled_means_that_nothing_is_started(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with run.open() as dashboard:
