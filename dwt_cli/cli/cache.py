@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _list(entries: list[Entry]) -> None:
     times = [f"{datetime.fromtimestamp(each.used):%Y-%m-%d %H:%M}" for each in entries]
     print_table(
-        ("kind", "fingerprint", "state", ">size", "last used", "what"),
+        ("~kind", "fingerprint", "~state", ">size", "last used", "~what"),
         [
             (each.kind, each.fingerprint, each.state, _size([each]), used, _what(each.folder))
             for each, used in zip(entries, times, strict=True)

@@ -24,11 +24,11 @@ TRAIN_TAIL = """
 A run lives in runs/<what it is>-<fingerprint>: metrics.jsonl, summary.json, curves.png, and
 model/ in the format of the transformers library. The same command finds its run again and goes on
 where it stopped, or prints its summary; run.fresh=true starts anew (the old record is kept).
-run.root=DIR moves the runs. Prepared text and teachers are kept in the user's cache folder;
-run.cache=DIR moves it. Ctrl-C finishes the step and writes a checkpoint; twice stops at once.
-SIGTERM, SIGUSR1 and SIGUSR2 do the same (exit codes 130, 143, 138, 140). run.export=true saves the
-model of the newest checkpoint, run.schedule=true draws the loss weights over time without training.
-dwt-runs lists the runs; dwt-cache lists and cleans what is prepared.
+run.root=DIR moves the runs, run.name=NAME names one. Prepared text and teachers are kept in the
+user's cache folder; run.cache=DIR moves it. Ctrl-C finishes the step and writes a checkpoint; twice
+stops at once. SIGTERM, SIGUSR1 and SIGUSR2 do the same (exit codes 130, 143, 138, 140).
+run.export=true saves the model of the newest checkpoint, run.schedule=true draws the loss weights
+over time without training. dwt-runs lists the runs; dwt-cache lists and cleans what is prepared.
 
 Studies (--config-name, or -cn): {sweeps}.
 A study trains what is missing, goes on after a failed run, and ends in a report below

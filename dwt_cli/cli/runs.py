@@ -10,7 +10,7 @@ import yaml
 
 from dwt_cli.base import locks
 from dwt_cli.base.atomic import read_json
-from dwt_cli.cli.tables import print_table
+from dwt_cli.cli.tables import print_table, terminal_width
 from dwt_cli.recipe.record import LOCK
 from dwt_cli.track.metrics import newest
 from dwt_cli.track.summary import heldout_masks
@@ -93,7 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         for run in runs
     ]
-    print_table(("state", ">step", ">held-out", "teacher", "when", "run"), rows)
+    headings = ("~state", ">step", ">held-out", "~teacher", "when", "~run")
+    needed = (0, 0, 0, 120, 72, 0)  # the columns of the terminal; the run's name has its teacher
+    shown = [place for place, least in enumerate(needed) if terminal_width() >= least]
+    print_table([headings[n] for n in shown], [[row[n] for n in shown] for row in rows])
     if any(run.is_older for run in runs):
         print(
             "older: made by version 0.2, its held-out text masked as task.mask_ratio, keep_ratio "

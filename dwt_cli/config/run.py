@@ -8,6 +8,7 @@ A field marked `bookkeeping` cannot change a run's result and is left out of its
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -76,6 +77,12 @@ class Scale:
     log_every: int = at_least(1, 1)
 
 
+LONGEST_NAME = 43
+"""Characters of a run's name; with the fingerprint its folder's has 60."""
+
+_NAME = rf"[A-Za-z0-9][A-Za-z0-9_.+-]{{0,{LONGEST_NAME - 1}}}"
+
+
 class Mode(Enum):
     """Mode of a command: train, train anew, or one of three that need no training."""
 
@@ -95,6 +102,7 @@ class Mode(Enum):
 class RunOptions:
     """Folders of runs and prepared data, and the mode of the command.
 
+    name: of the run's folder, before its fingerprint; null: what it is, in a few words.
     fresh: set it aside and start anew. export: save the model of its newest checkpoint, and exit.
     schedule: draw the loss weights over time as they are set, and exit.
     plan: print what the run will take, and exit; for that, train_tokens: the length of the text,
@@ -104,6 +112,7 @@ class RunOptions:
 
     root: str = "runs"
     cache: str | None = None
+    name: str | None = None
     fresh: bool = False
     export: bool = False
     schedule: bool = False
@@ -123,6 +132,11 @@ class RunOptions:
         asked = [f"{setting}.{mode.name}=true" for mode in Mode if getattr(self, mode.name, False)]
         if len(asked) > 1:
             yield f"{' and '.join(asked)}: only one of them is possible; leave the others out"
+        if self.name is not None and not re.fullmatch(_NAME, self.name):
+            yield (
+                f"{setting}.name={self.name}: at most {LONGEST_NAME} letters, digits and _ . + -; "
+                "write another"
+            )
 
 
 @dataclass

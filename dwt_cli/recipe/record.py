@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,7 +21,8 @@ from filelock import FileLock
 from dwt_cli.base import atomic, locks
 from dwt_cli.base.atomic import read_json
 from dwt_cli.base.errors import UserError
-from dwt_cli.config.run import DISTILLATION
+from dwt_cli.config import files
+from dwt_cli.config.run import DISTILLATION, LONGEST_NAME
 from dwt_cli.track.options import Entry
 from dwt_cli.track.summary import Summary
 
@@ -29,24 +31,49 @@ if TYPE_CHECKING:
     from dwt_cli.recipe.stage import Stage
 
 LOCK = ".lock"
-_NAMED_GROUPS = ("teacher", "student", "alpha", "remap", "scale", "data")
-_UNNAMED = ("run", "tracker", "launch", "parallel", "seed")
+_UNNAMED = ("run", "tracker", "launch", "parallel", "jobs", "eval", "seed")
 
 
 def readable(choices: Mapping[str, str], overrides: Sequence[str], seed: int) -> str:
-    """Return the choices of the study's factors, the seed, and any single setting changed.
+    """Return a name of at most `LONGEST_NAME` characters, as ``small-strong-max_steps_300-seed0``.
 
-    No character in it needs quoting, neither in a shell nor in Hydra's ``teacher.path=...``.
+    It has the teacher, what else is not the default, each setting that was typed, and the seed; of
+    paths the last part. Where it is too long the settings are abbreviated. No character in it needs
+    quoting, neither in a shell nor in Hydra's ``teacher.path=...``.
     """
-    idle = DISTILLATION if choices.get("teacher") == "none" else ()
-    parts = [choices[g] for g in _NAMED_GROUPS if g in choices and g not in idle]
-    for override in sorted(overrides):
+    idle = (*_UNNAMED, *(DISTILLATION if choices.get("teacher") == "none" else ()))
+    teacher, typed = choices.get("teacher", ""), {}
+    for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        group = re.split("[./@]", key)[0]
-        if key not in choices and group not in _UNNAMED:
-            parts.append(f"{key}_{value}")
-    name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(parts))
-    return f"{name[:140]}-seed{seed}"
+        if key == "teacher.path":
+            teacher = last_part(value)
+        elif key not in choices and re.split("[./@]", key)[0] not in idle:
+            typed[key] = last_part(value)
+    usual = files.defaults()
+    chosen = [
+        choices[group]
+        for group in usual
+        if group not in ("teacher", *idle) and choices.get(group, usual[group]) != usual[group]
+    ]
+    last = Counter(key.rpartition(".")[2] for key in typed)
+    end = f"-seed{seed}"
+    for letters in (99, 4, 1):
+        parts = [teacher, *chosen]
+        for key in sorted(typed):
+            short = key if last[word := key.rpartition(".")[2]] > 1 else word
+            words = [word[:letters] for word in re.split("[._@]", short) if word != "path"]
+            parts.append("_".join([*words, typed[key]]))
+        name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(parts))
+        if len(name + end) <= LONGEST_NAME:
+            break
+    return name[: LONGEST_NAME - len(end)].rstrip("-_.") + end
+
+
+def last_part(path: str) -> str:
+    """Return what a path is called by: a run's folder for its model/, without its fingerprint."""
+    parts = [part for part in path.strip("'\"[]").split("/") if part not in ("", "model")]
+    parts = [part for part in parts if "*" not in part] or parts
+    return re.sub(r"-[0-9a-f]{16}$", "", parts[-1]) if parts else ""
 
 
 def find(root: Path, identity: str) -> Path | None:

@@ -20,7 +20,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
 from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import ALONE, Ranks, joined
-from dwt_cli.config.run import DISTILLATION, Evaluation, Mode, Run
+from dwt_cli.config.run import DISTILLATION, LONGEST_NAME, Evaluation, Mode, Run
 from dwt_cli.evaluate import measures
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.checkpoint import save_model
@@ -28,7 +28,7 @@ from dwt_cli.recipe import preflight
 from dwt_cli.recipe.evaluate import measure, measure_run, opened, report_scores, text_for
 from dwt_cli.recipe.plan import print_plan
 from dwt_cli.recipe.recipe import Recipe, recipe_of
-from dwt_cli.recipe.record import Record, find, readable, recorded_as, summary_of
+from dwt_cli.recipe.record import Record, find, last_part, readable, recorded_as, summary_of
 from dwt_cli.recipe.stage import Conditions, Done, Site
 from dwt_cli.track.card import model_card
 from dwt_cli.track.curves import draw_curves
@@ -67,7 +67,7 @@ def work(run: Run, console: Console) -> None:
         run.train.num_parts(ranks.size)
         preflight.check(recipe, machine, ranks.size, options.root, run.choices.get("scale", ""))
         measures.check(run.eval)
-        name = readable(run.choices, run.overrides, run.seed)
+        name = options.name or readable(run.choices, run.overrides, run.seed)
         identity = recorded_as(root, recipe.student)
         named = (root, name, identity, plain(run))
         if mode is Mode.export:
@@ -186,8 +186,9 @@ def evaluate(run: Evaluation, console: Console) -> None:
     model = opened(run.model, run.revision, run.data.tokenizer, run.task, machine)
     identity, corpus = model.tested.identity, text_for(model.tested, run.data, site.cache)
     conditions = Conditions(run.task, run.train, run.optim, run.eval, run.parallel, run.data)
-    name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(Path(run.model).parts[-2:]))[:80]
-    folder = Path(run.run.root).expanduser() / f"eval-{name}-{identity}"
+    root, name = Path(run.run.root).expanduser(), run.run.name
+    name = name or f"eval-{last_part(run.model)}"[:LONGEST_NAME]
+    folder = find(root, identity) or root / f"{name}-{identity}"
     with _display(run.eval, console) as show:
         moments = {"score": measure(model, corpus, conditions, site.at(folder, show), {})}
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The real command, end to end."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_a_run_leaves_a_whole_record(distilled: Path) -> None:
     assert json.loads((distilled / "status.json").read_text())["state"] == "finished"
     assert yaml.safe_load((distilled / "config.yaml").read_text())["student"]["width"] == 16
     assert (distilled / "curves.png").stat().st_size > 10_000
-    assert distilled.name.startswith("small-large-decay-random-nano-files")
+    assert distilled.name.startswith("small-files-h_f_0.2-text-")
 
 
 def test_the_model_opens_with_transformers(distilled: Path) -> None:
@@ -71,6 +72,13 @@ def test_the_bare_command_is_the_spelled_out_one(place: Path, distilled: Path) -
     assert f"record: {distilled}" in again.stdout
     weak = dwt_train(*options(place), "teacher=weak", cwd=place)
     assert f"record: {distilled}" in weak.stdout
+
+
+def test_a_name_is_not_what_a_run_is_found_by(place: Path) -> None:
+    words = ("teacher=none", "train.max_steps=1")
+    named = _finished(place, *words, "run.name=mine")
+    assert re.fullmatch("mine-[0-9a-f]{16}", named.name)
+    assert _finished(place, *words) == named
 
 
 def test_fresh_keeps_the_old_record(place: Path, alone: Path) -> None:

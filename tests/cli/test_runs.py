@@ -10,7 +10,8 @@ import yaml
 from dwt_cli.base.identity import plain
 from dwt_cli.base.ranks import ALONE
 from dwt_cli.cli import runs
-from dwt_cli.config.run import Run
+from dwt_cli.config.compose import runs_of
+from dwt_cli.config.run import LONGEST_NAME, Run
 from dwt_cli.recipe.record import Record, readable
 from dwt_cli.track.metrics import MetricsLog
 from dwt_cli.track.summary import Facts, Summary
@@ -61,6 +62,47 @@ def test_runs_and_what_has_become_of_them(
     assert next(r for r in rows if "30" in r)[1:6] == ["30", "of", "100", "4.250", "weak"]
     assert interrupted.folder.name in output
     assert "dead: its process has ended" in output
+
+
+@pytest.mark.parametrize("columns", [100, 40])
+def test_a_run_is_one_line_with_its_numbers(
+    tmp_path: Path,
+    composed: Callable[..., Run],
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+) -> None:
+    with record(composed, tmp_path, 1, "optim.lr=0.000123", "train.batch_size=10000") as run:
+        run.start({})
+        log = MetricsLog(run.folder / "metrics.jsonl", every=1)
+        log.resumed(0)
+        log.stepped(12345, 0.5, {"loss": 9.0})
+        log.evaluated(12345, {"loss": 4.25})
+        run.status("interrupted")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert runs.main(["--root", str(tmp_path)]) == 0
+    heading, line = capsys.readouterr().out.splitlines()
+    assert max(len(heading), len(line)) <= columns
+    assert "12345 of 24690" in line and "4.250" in line and line.endswith("001")
+    if columns == 100:
+        assert line.endswith(run.folder.name)
+
+
+def test_names_are_short_and_say_what_differs() -> None:
+    def name(*words: str) -> str:
+        (run,), _ = runs_of(words)
+        return readable(run.choices, run.overrides, run.seed)
+
+    assert name() == "small-seed0"
+    assert name("objective=mse", "seed=3") == "small-mse-seed3"
+    path = "teacher.path=/home/me/runs/none-seed0-0123456789abcdef/model"
+    assert name("teacher=checkpoint", path) == "none-seed0-seed0"
+    assert name("train.max_steps=7", "task.mask_ratio=0.3") == (
+        "small-mask_ratio_0.3-max_steps_7-seed0"
+    )
+    long = [f"scale.{key}=4" for key in ("width", "num_heads", "mlp_width", "num_layers")]
+    names = {name(*long, f"optim.lr={lr}", "optim.warmup=0.1") for lr in (0.001, 0.002)}
+    assert len(names) == 2 and max(map(len, names)) <= LONGEST_NAME
 
 
 def test_runs_whose_held_out_text_was_masked_otherwise_are_older(

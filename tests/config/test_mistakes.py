@@ -316,6 +316,7 @@ TYPES: list[Row] = [
     ("nothing of the hub", ["data=wikitext", "data.parts=[]"], ["data.parts=[]", "at least one"]),
     ("a path that is missing", ["data=files", "data.path=???"], ["data.path", "give one"]),
     ("an empty path", "data.path=''", ["data.path=''", "give a value"]),
+    ("a path as name", "run.name=a/b", ["run.name=a/b", "at most 43 letters"]),
     ("an empty root", "run.root=", ["run.root=''", "give a value"]),
     ("an empty tag", ["tracker=wandb", "tracker.tags=[a,'']"], ["tracker.tags=''", "give a value"]),
     ("not a number", "optim.lr=nan", ["optim.lr=nan", "finite number"]),
