@@ -27,7 +27,7 @@ from dwt_cli.distill.teacher.options import (
     Teacher,
     Weighting,
 )
-from dwt_cli.models.options import Architecture, CheckpointStudent, Student
+from dwt_cli.models.options import Architecture, CheckpointStudent, Family, Head, Student
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import Ddp
 
@@ -89,6 +89,8 @@ def problems(run: Run) -> Iterator[str]:
             yield from _problems_of_teachers_text(f"{setting}.data", teacher.data, run.data)
     for setting, model in [("student", run.student), *run.teacher.each()]:
         if isinstance(model, Architecture):
+            if model.family.predicts is not run.task.head:
+                yield _of_another_task(setting, model.family, run.task.head)
             yield from _differences(setting, model, run.data, ["vocab_size"])
             if model.max_length < run.data.block_length:
                 yield (
@@ -147,6 +149,7 @@ def warnings(run: Run) -> Iterator[str]:
         (run.run.mode is not Mode.plan, of_plans, " without run.plan=true"),
         (is_deaf, {"parallel.shard_teacher"}, ": no model teaches"),
         (bool(run.evaluation), {"eval.at", "eval.every"}, " here: it is about a training"),
+        (run.task.head is Head.causal, {"eval.mask_ratio"}, ": the task masks nothing"),
         (True, idle, f" with eval.measures=[{','.join(measured)}]"),
     ]
     for is_so, settings, reason in in_vain:
@@ -177,6 +180,14 @@ def repeated(words: Sequence[str]) -> Iterator[str]:
     for word in dict.fromkeys(words):
         if (later := last[word.partition("=")[0]]) != word:
             yield f"{word} has no effect: {later} comes after it"
+
+
+def _of_another_task(setting: str, family: Family, head: Head) -> str:
+    others = ", ".join(each.name for each in Family if each.predicts is head)
+    return (
+        f"{setting}.family={family.name} is of {family.predicts.name} language models, and the "
+        f"task trains {head.name} ones: set scale.family to one of {others}"
+    )
 
 
 def _differences(setting: str, theirs: Any, ours: Data, names: Sequence[str]) -> Iterator[str]:

@@ -36,7 +36,7 @@ from dwt_cli.models.options import (
     Student,
 )
 from dwt_cli.study.options import StudyOptions
-from dwt_cli.tasks.options import MaskedLM, Task
+from dwt_cli.tasks.options import CausalLM, MaskedLM, Task
 from dwt_cli.track.options import NoTracker, Tracker, Wandb
 from dwt_cli.training.options import (
     LARGEST_BATCH,
@@ -54,11 +54,12 @@ from dwt_cli.training.options import (
 class Scale:
     """Absolute sizes and lengths; the other groups refer to them.
 
-    num_layers: of student=large. teacher_num_layers: of teacher=small.
+    num_layers: of student=large. teacher_num_layers: of teacher=small. family: the task's, unless
+    the scale is that of certain models.
     """
 
     num_layers: int = between(1, MOST_LAYERS, 6)
-    family: Family = MISSING
+    family: Family = II("task.family")
     width: int = between(1, LARGEST_SIZE)
     num_heads: int = between(1, LARGEST_SIZE)
     mlp_width: int = between(1, LARGEST_SIZE)
@@ -204,7 +205,7 @@ class Study(Run):
 
 SCHEMAS: dict[str, dict[str, type]] = {
     "data": {"docs": Docs, "files": Files, "hub": Hub},
-    "task": {"mlm": MaskedLM},
+    "task": {"mlm": MaskedLM, "clm": CausalLM},
     "teacher": dict(TEACHERS),
     "student": {"made": MadeStudent, "checkpoint": CheckpointStudent},
     "alpha": dict(SCHEDULES),

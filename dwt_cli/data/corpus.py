@@ -15,15 +15,18 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dwt_cli.base import atomic
 from dwt_cli.base.errors import first_line
+from dwt_cli.data import bpe
+from dwt_cli.data import tokenizer as wordpiece
 from dwt_cli.data.heldout import LeakCheck, Pieces, pieces_of
 from dwt_cli.data.options import Data, Frame
 from dwt_cli.data.pack import Blocks, block_bytes, pack, write_blocks
 from dwt_cli.data.source import CorpusError, Document, Progress, Source
-from dwt_cli.data.tokenizer import ids_of, train_tokenizer
+from dwt_cli.data.tokenizer import ids_of
 
 BUILDER_VERSION = 2  # raise it when the same text would give other blocks
 _CHUNK_CHARACTERS = 1_000_000  # tokenised at once
 _SAMPLE_CHARACTERS = 64_000_000  # what a tokenizer is trained on: the beginning of the text
+_TRAINED = {"wordpiece": wordpiece.train_tokenizer, "byte-level BPE": bpe.train_tokenizer}
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,14 @@ def build(
     progress: Progress,
     say: Callable[[str], None],
     pieces: Pieces | None = None,
+    vocabulary: str = wordpiece.KIND,
 ) -> None:
     """Read, split, tokenise, pack and write a corpus into ``folder``.
 
-    frame: the special tokens of blocks and paragraphs.
-    tokenizer_path: a tokenizer to open; None trains one. pieces: how the text is split, if not by
-    whole documents; so it is too where these leave no block on either side. Raises `CorpusError`
-    when the text is too short for one.
+    frame: the special tokens of blocks and paragraphs. tokenizer_path: a tokenizer to open; None
+    trains one of the kind ``vocabulary``. pieces: how the text is split, if not by whole
+    documents; so it is too where these leave no block on either side. Raises `CorpusError` when
+    the text is too short for one.
     """
     for part in ("tokenizer", "train", "heldout"):  # left by an interrupted start
         shutil.rmtree(folder / part, ignore_errors=True)
@@ -70,17 +74,17 @@ def build(
         if not sample:
             raise CorpusError(f"data: {options.named} has no text; choose another source")
         stream = itertools.chain(sample, stream)
-        tokenizer: PreTrainedTokenizerBase = train_tokenizer(
-            _texts(sample), options.vocab_size, options.block_length
+        tokenizer: PreTrainedTokenizerBase = _TRAINED[vocabulary](
+            _texts(sample, frame), options.vocab_size, options.block_length
         )
     else:
-        tokenizer = open_tokenizer(tokenizer_path, (frame.begin, frame.end))
+        tokenizer = open_tokenizer(tokenizer_path, (frame.end,))
     tokenizer.save_pretrained(folder / "tokenizer")
 
     def ids(documents: Iterable[Document]) -> Iterator[list[int]]:
         rest = iter(documents)
         while chunk := list(_take(rest, _CHUNK_CHARACTERS)):
-            yield from ids_of(tokenizer, _texts(chunk))
+            yield from ids_of(tokenizer, _texts(chunk, frame))
 
     def write(documents: Iterable[Document], name: str, max_bytes: float) -> tuple[int, bool]:
         blocks = pack(ids(documents), options.block_length, *frame.ids(tokenizer))
@@ -98,7 +102,8 @@ def build(
     )
     if not (num_train and num_heldout) and pieces is None and check.num_characters:
         pieces = pieces_of(check.num_characters, options.heldout_fraction, options.block_length)
-        return build(source, options, frame, tokenizer_path, folder, progress, say, pieces)
+        of = (source, options, frame, tokenizer_path)
+        return build(*of, folder, progress, say, pieces, vocabulary)
     for name, count in (("training", num_train), ("held-out", num_heldout)):
         if count == 0:
             raise CorpusError(
@@ -146,8 +151,8 @@ def open_tokenizer(path: str, special_tokens: Sequence[str | None]) -> PreTraine
     return tokenizer
 
 
-def _texts(documents: Iterable[Document]) -> list[str]:
-    return [paragraph for document in documents for paragraph in document.paragraphs]
+def _texts(documents: Iterable[Document], frame: Frame) -> list[str]:
+    return [text for document in documents for text in frame.texts(document.paragraphs)]
 
 
 def _take(documents: Iterator[Document], max_characters: int) -> Iterator[Document]:

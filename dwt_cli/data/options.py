@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,17 +20,28 @@ if TYPE_CHECKING:
 class Frame:
     """The special tokens around text, by their roles in a tokenizer, as ``cls_token``.
 
-    begin: of a block, and of a sentence by itself; None: nothing. end: of a paragraph, and of a
-    sentence by itself.
+    begin: of a block, and of a sentence by itself; None: nothing. Where a tokenizer has no such
+    token, that of the end stands there. end: of a paragraph, and of a sentence by itself.
+    between: the characters that join a document's paragraphs, so that only the document has an
+    end; None: each paragraph has one. lead: the characters before a sentence by itself.
     """
 
     begin: str | None
     end: str
+    between: str | None = None
+    lead: str = ""
 
     def ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
         """Return the ids that stand before and after text."""
-        before = [] if self.begin is None else [getattr(tokenizer, f"{self.begin}_id")]
-        return before, [getattr(tokenizer, f"{self.end}_id")]
+        end: int = getattr(tokenizer, f"{self.end}_id")
+        if self.begin is None:
+            return [], [end]
+        begin: int | None = getattr(tokenizer, f"{self.begin}_id")
+        return [end if begin is None else begin], [end]
+
+    def texts(self, paragraphs: Sequence[str]) -> Sequence[str]:
+        """Return a document's texts that have an end each."""
+        return paragraphs if self.between is None else (self.between.join(paragraphs),)
 
 
 @dataclass

@@ -4,15 +4,20 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.pytorch_utils import Conv1D
 
-from dwt_cli.models.families import bert, distilbert, modernbert, roberta
+from dwt_cli.models.families import bert, distilbert, gpt2, llama, modernbert, qwen3, roberta
 from dwt_cli.models.families.parts import Anatomy
+from dwt_cli.models.options import Head
 
 ANATOMIES: dict[str, Anatomy] = {
     "bert": bert.ANATOMY,
     "roberta": roberta.ANATOMY,
     "distilbert": distilbert.ANATOMY,
     "modernbert": modernbert.ANATOMY,
+    "qwen3": qwen3.ANATOMY,
+    "llama": llama.ANATOMY,
+    "gpt2": gpt2.ANATOMY,
 }
 """By the hub's name of the model type."""
 
@@ -38,3 +43,25 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
 def num_positions(config: PreTrainedConfig) -> int:
     """Return the longest block that a model of this configuration, of a known family, reads."""
     return ANATOMIES[config.model_type].num_positions(config)
+
+
+def is_decoder(config: PreTrainedConfig) -> bool:
+    """Return whether a model of a known family predicts each next token."""
+    return is_known(config) and ANATOMIES[config.model_type].predicts is Head.causal
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    """Return the width of one head of attention."""
+    of_head: int | None = getattr(config, "head_dim", None)
+    return of_head or config.hidden_size // config.num_attention_heads
+
+
+def num_heads(config: PreTrainedConfig) -> tuple[int, int]:
+    """Return the number of heads, and how many keys and values they have."""
+    there = config.num_attention_heads
+    return there, getattr(config, "num_key_value_heads", None) or there
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a matrix product; GPT-2's matrices are stored transposed."""
+    return isinstance(module, nn.Linear | Conv1D)

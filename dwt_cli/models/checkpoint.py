@@ -120,7 +120,16 @@ def open_folder(folder: Path, head: Head) -> PreTrainedModel:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write model and tokenizer in the hub's format."""
+    """Write model and tokenizer in the hub's format.
+
+    A decoder says which ids of the tokenizer begin, end and fill up a text.
+    """
+    if model.can_generate():
+        for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            number = getattr(tokenizer, role)
+            for config in (model.config, model.generation_config):
+                if number is not None and not isinstance(getattr(config, role), list):
+                    setattr(config, role, number)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

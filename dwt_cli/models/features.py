@@ -16,7 +16,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.modernbert.modeling_modernbert import rotate_half
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.models.anatomy import ANATOMIES, anatomy_of, is_known, layers_of
+from dwt_cli.models.anatomy import (
+    ANATOMIES,
+    anatomy_of,
+    head_size,
+    is_decoder,
+    is_known,
+    layers_of,
+)
 
 
 class Heads(NamedTuple):
@@ -60,10 +67,12 @@ class Features(NamedTuple):
     """Values that a forward pass computed in layers, by the layers' numbers in the request.
 
     hidden: the states (B, L, D) that leave a layer. heads: queries, keys and values of a layer.
+    causal: a position attends to itself and to those before it alone.
     """
 
     hidden: dict[int, Tensor]
     heads: dict[int, Heads]
+    causal: bool = False
 
 
 def check_layers(config: PreTrainedConfig, spec: FeatureSpec, setting: str) -> None:
@@ -85,7 +94,7 @@ def check_layers(config: PreTrainedConfig, spec: FeatureSpec, setting: str) -> N
 @contextlib.contextmanager
 def captured(model: PreTrainedModel, spec: FeatureSpec) -> Iterator[Features]:
     """Capture features of the forward pass that runs inside this context; whole at its end."""
-    features = Features({}, {})
+    features = Features({}, {}, is_decoder(model.config))
     seen: dict[nn.Module, tuple[dict[str, Any], Tensor]] = {}
 
     def keep(module: nn.Module, inputs: Any, named: dict[str, Any], output: Tensor) -> None:
@@ -120,13 +129,16 @@ def _heads(
     queries, keys, values = (in_heads(part_BLD, config) for part_BLD in projected)
     if angles is not None:
         queries, keys = rotated(queries, *angles), rotated(keys, *angles)
+    of_group = queries.shape[1] // keys.shape[1]  # heads that share keys and values
+    keys, values = (part.repeat_interleave(of_group, 1) for part in (keys, values))
     return Heads(queries, keys, values)
 
 
 def in_heads(states_BLD: Tensor, config: PreTrainedConfig) -> Tensor:
-    """Return queries, keys or values by head (B, H, L, E)."""
-    width = config.hidden_size // config.num_attention_heads
-    return states_BLD.unflatten(-1, (-1, width)).transpose(1, 2)
+    """Return queries, keys or values by head (B, H, L, E), which may be an axis (B, L, H, E)."""
+    is_by_head = states_BLD.ndim == 4
+    by_head = states_BLD if is_by_head else states_BLD.unflatten(-1, (-1, head_size(config)))
+    return by_head.transpose(1, 2)
 
 
 def rotated(states_BHLE: Tensor, cos_BLE: Tensor, sin_BLE: Tensor) -> Tensor:

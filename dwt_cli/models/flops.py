@@ -5,12 +5,13 @@ all but a few per cent of a transformer: every linear layer, and the two product
 In a family whose parts are not known here, head and last layer too run on every position.
 """
 
+import math
 from fractions import Fraction
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from dwt_cli.models.anatomy import anatomy_of, is_known
+from dwt_cli.models.anatomy import anatomy_of, head_size, is_decoder, is_known, is_linear
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 
 FORWARD_AND_BACKWARD = 3  # the backward pass has two products for each one of the forward pass
@@ -26,19 +27,22 @@ def forward_flops(
     """Return those of a forward pass over ``num_blocks`` blocks with ``num_targets`` rows each.
 
     The last layer too is for those rows alone, but for its keys and values; where ``features`` of
-    it are requested, all of it is computed.
+    it are requested, and in a decoder, all of it is computed. A decoder's attention is counted
+    half: a position sees those before it.
     """
     config, whole = model.config, features.whole_last_layer(model.config)
     total = 0
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
+        if is_linear(module):
             alone = _share_of_rows(model, name, whole)
             rows = alone * num_targets + (1 - alone) * block_length
-            total += 2 * round(module.in_features * module.out_features * rows)
+            total += 2 * round(math.prod(module.weight.shape) * rows)
     queries = config.num_hidden_layers * block_length
     if not whole:
         queries -= block_length - num_targets
-    return num_blocks * (total + 4 * queries * block_length * config.hidden_size)
+    width = config.num_attention_heads * head_size(config)
+    products = (2 if is_decoder(config) else 4) * queries * block_length * width
+    return num_blocks * (total + products)
 
 
 def _share_of_rows(model: PreTrainedModel, name: str, whole: bool) -> Fraction:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import II, MISSING
 
-from dwt_cli.base.options import between, bookkeeping
+from dwt_cli.base.options import SINCE_0_2, at_least, between, bookkeeping
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -30,11 +30,24 @@ class Family(Enum):
 
     bert = "bert"
     modernbert = "modernbert"
+    qwen3 = "qwen3"
+    llama = "llama"
+    gpt2 = "gpt2"
 
     @property
     def has_rotary_positions(self) -> bool:
         """Whether positions turn pairs of a head's places."""
-        return self is Family.modernbert
+        return self is Family.modernbert or self.has_grouped_heads
+
+    @property
+    def has_grouped_heads(self) -> bool:
+        """Whether several heads may share keys and values."""
+        return self in (Family.qwen3, Family.llama)
+
+    @property
+    def predicts(self) -> Head:
+        """What its models predict."""
+        return Head.masked if self in (Family.bert, Family.modernbert) else Head.causal
 
 
 LARGEST_SIZE, MOST_LAYERS = 1 << 16, 1000
@@ -52,6 +65,8 @@ class Architecture:
     vocab_size: int = II("scale.vocab_size")
     max_length: int = II("scale.block_length")
     dropout: float = between(0.0, 0.9, default=0.0)
+    # of keys and values, which groups of heads share; null: as many as heads
+    num_kv_heads: int | None = at_least(1, default=None, identity=SINCE_0_2)
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong across fields, a line each; setting: what the fields' begin with."""
@@ -66,6 +81,16 @@ class Architecture:
             yield (
                 f"{setting}.width={self.width} over {setting}.num_heads={self.num_heads}: rotary "
                 "positions need an even width per head; choose another scale.num_heads"
+            )
+        if (shared := self.num_kv_heads) and not self.family.has_grouped_heads:
+            yield (
+                f"{setting}.num_kv_heads={shared}: a {self.family.name} has keys and values for "
+                "each head; leave it out, or choose student.family=qwen3 or llama"
+            )
+        elif shared and self.num_heads % shared:
+            yield (
+                f"{setting}.num_kv_heads={shared} does not divide {setting}.num_heads="
+                f"{self.num_heads}: choose a divisor"
             )
 
 

@@ -94,8 +94,8 @@ LOGITS = Want()
 class LanguageModel(Wrapper):
     """A transformers model with a head over the vocabulary, which sees the target rows only.
 
-    So does the last layer. A family whose parts are not known here computes all its logits, of
-    which the rows are taken.
+    So does a masked model's last layer. A family whose parts are not known here computes all its
+    logits, of which the rows are taken.
     """
 
     def forward(self, ids_BL: Tensor, rows_N: Tensor, want: Want = LOGITS) -> Output:
@@ -144,7 +144,8 @@ class LanguageModel(Wrapper):
         assert self.anatomy is not None, "of an unknown family only the logits are known"
         backbone = getattr(self.model, self.anatomy.backbone)
         mask = self.anatomy.mask(self.model.config, ids_BL.shape[1])
-        states: Tensor = backbone(ids_BL, attention_mask=mask, **of_layers).last_hidden_state
+        more = {**self.anatomy.call, **of_layers}
+        states: Tensor = backbone(ids_BL, attention_mask=mask, **more).last_hidden_state
         return states
 
 

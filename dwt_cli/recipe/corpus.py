@@ -62,7 +62,7 @@ class CorpusStage(Stage):
     @property
     def trained_tokenizer(self) -> dict[str, Any]:
         """What determines one that is trained on the text."""
-        return {"kind": tokenizers.KIND, "vocab_size": self.data.vocab_size}
+        return {"kind": self.task.vocabulary, "vocab_size": self.data.vocab_size}
 
     @cached_property
     def identity(self) -> str:
@@ -110,7 +110,8 @@ class CorpusStage(Stage):
 
         def make(folder: Path) -> None:
             of = (self.source, self.data, self.task.frame, tokenizer())
-            corpora.build(*of, folder, advance, at.show.say, self.pieces)
+            split = (self.pieces, self.task.vocabulary)
+            corpora.build(*of, folder, advance, at.show.say, *split)
 
         about = {"options": plain(self.data)}
         corpus = Corpus.open(at.prepared(self, make, about))

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from dwt_cli.base.options import between
+from dwt_cli.base.options import between, bookkeeping
 from dwt_cli.data.options import Frame
-from dwt_cli.models.options import Head
+from dwt_cli.models.options import Family, Head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +26,8 @@ class Task(ABC):
 
     head: the model's. unit: what a loss is per. pipeline_tag: what such a model is for, in the
     hub's words. frame: the special tokens around text. special_tokens: the roles that a tokenizer
-    must have a token for.
+    must have a token for. vocabulary: the kind of tokenizer that is trained where none is opened.
+    A setting ``family`` names that of the models which are made, unless the scale names another.
     """
 
     head: ClassVar[Head]
@@ -34,6 +35,7 @@ class Task(ABC):
     pipeline_tag: ClassVar[str]
     frame: ClassVar[Frame]
     special_tokens: ClassVar[tuple[str, ...]]
+    vocabulary: ClassVar[str]
 
     @abstractmethod
     def num_targets(self, block_length: int) -> int:
@@ -61,10 +63,12 @@ class MaskedLM(Task):
     pipeline_tag: ClassVar[str] = "fill-mask"
     frame: ClassVar[Frame] = Frame("cls_token", "sep_token")
     special_tokens: ClassVar[tuple[str, ...]] = ("cls_token", "sep_token", "mask_token")
+    vocabulary: ClassVar[str] = "wordpiece"
 
     mask_ratio: float = between(0.01, 0.9, default=0.15)
     keep_ratio: float = between(0.0, 1.0, default=0.1)
     random_ratio: float = between(0.0, 1.0, default=0.1)
+    family: Family = bookkeeping(Family.modernbert)
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong across fields, a line each; setting: what the fields' begin with."""
@@ -90,3 +94,27 @@ class MaskedLM(Task):
 
         specials = tuple(sorted(tokenizer.all_special_ids))
         return Masking(self, len(tokenizer), tokenizer.mask_token_id, specials)
+
+
+@dataclass
+class CausalLM(Task):
+    """Causal language modelling: every token of a block from those before it."""
+
+    head: ClassVar[Head] = Head.causal
+    unit: ClassVar[str] = "token"
+    pipeline_tag: ClassVar[str] = "text-generation"
+    frame: ClassVar[Frame] = Frame("bos_token", "eos_token", between="\n", lead=" ")
+    special_tokens: ClassVar[tuple[str, ...]] = ("eos_token",)
+    vocabulary: ClassVar[str] = "byte-level BPE"
+
+    family: Family = bookkeeping(Family.qwen3)
+
+    def num_targets(self, block_length: int) -> int:
+        """Return the number of positions that have a next one."""
+        return block_length - 1
+
+    def targets(self, tokenizer: PreTrainedTokenizerBase) -> Targets:
+        """Return the shift by one, which is the same for every tokenizer."""
+        from dwt_cli.tasks.clm import NextToken
+
+        return NextToken()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.anatomy import anatomy_of, is_linear
 from dwt_cli.models.wrapper import Wrapper
 from dwt_cli.training import muon
 from dwt_cli.training.options import Optim
@@ -79,5 +79,5 @@ def _hidden_matrices(model: Wrapper) -> Iterator[str]:
     """Yield the names of the linear layers' weights, but for the output matrix."""
     output = f"model.{anatomy_of(model.model).output}"
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name != output:
+        if is_linear(module) and name != output:
             yield f"{name}.weight"

@@ -100,8 +100,13 @@ def mixture(number: int, place: Path) -> list[str]:
     fit = [name for name in sorted(SETTINGS) if _fits(name, chosen["objective"])]
     some = draw.sample(fit, 6)
     last = ["remap.steps=2"] if chosen["remap"] == "ligo" else []
+    family = ["scale.family=modernbert"]
+    if chosen["task"] == "clm":
+        family = [f"scale.family={draw.choice(['qwen3', 'llama', 'gpt2'])}", "scale.vocab_size=300"]
+        last += family
+        some = [name for name in some if not name.startswith("task.")]
     if chosen["remap"] in ("zero_init", "lemon"):  # pre-LN, and no deeper teacher
-        last = ["scale.family=modernbert", "student.num_layers=4", "scale.teacher_num_layers=4"]
+        last = [*family, "student.num_layers=4", "scale.teacher_num_layers=4"]
     return [
         *options(place),
         *MINIATURE,

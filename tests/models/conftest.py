@@ -12,9 +12,13 @@ from transformers import (
     DistilBertForMaskedLM,
     ElectraConfig,
     ElectraForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
     ModernBertConfig,
     ModernBertForMaskedLM,
     PreTrainedModel,
+    Qwen3ForCausalLM,
     RobertaConfig,
     RobertaForMaskedLM,
 )
@@ -47,6 +51,18 @@ def _make(name: str) -> PreTrainedModel:
                     n_heads=2,
                     hidden_dim=24,
                     max_position_embeddings=64,
+                )
+            )
+        case "llama" | "qwen3":
+            kind = {"llama": LlamaForCausalLM, "qwen3": Qwen3ForCausalLM}[name]
+            more = {"num_key_value_heads": 1, "attention_bias": True, "head_dim": 8}
+            config = kind.config_class(**SIZES | {"pad_token_id": None}, **more)
+            config.mlp_bias = name == "llama"
+            return kind(config)
+        case "gpt2":
+            return GPT2LMHeadModel(
+                GPT2Config(
+                    vocab_size=160, n_embd=16, n_layer=3, n_head=2, n_inner=24, n_positions=64
                 )
             )
         case "electra":  # a family whose parts are not known

@@ -8,18 +8,31 @@ from transformers import PreTrainedModel
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.models.anatomy import anatomy_of
-from dwt_cli.models.features import FeatureSpec, check_layers
+from dwt_cli.models.features import Features, FeatureSpec, check_layers
 from dwt_cli.models.wrapper import LanguageModel, Want
 
-FAMILIES = ["bert", "roberta", "distilbert", "modernbert", "modernbert-wide-window"]
+DECODERS = ["llama", "qwen3", "gpt2"]
+FAMILIES = ["bert", "roberta", "distilbert", "modernbert", "modernbert-wide-window", *DECODERS]
 AFTER_ATTENTION = {
     "bert": "attention.output.dense",
     "roberta": "attention.output.dense",
     "distilbert": "attention.out_lin",
     "modernbert": "attn.Wo",
+    "llama": "self_attn.o_proj",
+    "qwen3": "self_attn.o_proj",
+    "gpt2": "attn.c_proj",
 }
 OfFamily = Callable[[str], PreTrainedModel]
 ROWS_N = torch.tensor([0, 40, 95])
+
+
+def attention(features: Features, layer: int) -> torch.Tensor:
+    """Who attends to whom, (B, H, L, L)."""
+    q, k, _ = features.heads[layer]
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    if features.causal:
+        scores = scores + torch.full(scores.shape[-2:], -torch.inf).triu(1)
+    return scores.softmax(-1)
 
 
 @pytest.fixture
@@ -37,8 +50,8 @@ def test_queries_and_keys_give_the_attention_that_the_model_uses(
     features = LanguageModel(model, torch.float32)(ids_BL, ROWS_N, want).features
     attentions = model(ids_BL, output_attentions=True).attentions
     for layer in (0, -1):
-        q, k, v = features.heads[layer]
-        probabilities = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+        probabilities = attention(features, layer)
+        v = features.heads[layer].values_BHLE
         torch.testing.assert_close(probabilities, attentions[layer])
         assert v.shape == (3, 2, 32, 8)
 
@@ -55,8 +68,7 @@ def test_values_lead_to_what_attention_passes_on(
     )
     want = Want(features=FeatureSpec(heads_layers=frozenset({1})))
     features = LanguageModel(model, torch.float32)(ids_BL, ROWS_N, want).features
-    q, k, v = features.heads[1]
-    context = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
+    context = attention(features, 1) @ features.heads[1].values_BHLE
     torch.testing.assert_close(context.transpose(1, 2).flatten(2), seen[0])
 
 

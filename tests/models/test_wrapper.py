@@ -28,6 +28,9 @@ FAMILIES = [
     "modernbert-sliding",
     "modernbert-wide-window",
     "electra",
+    "llama",
+    "qwen3",
+    "gpt2",
 ]
 B, L = 3, 32
 OfFamily = Callable[[str], PreTrainedModel]

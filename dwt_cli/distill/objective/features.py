@@ -113,16 +113,13 @@ class MiniLM(FeatureObjective):
             )
 
     def compare(self, student: Features, teacher: Features, part: nn.Module | None) -> Tensor:
-        return self._compare_heads(
-            student.heads[self.student_layer], teacher.heads[self.teacher_layer]
-        )
+        p, t = student.heads[self.student_layer], teacher.heads[self.teacher_layer]
+        return self._compare_heads(p, t, student.causal)
 
-    def _compare_heads(self, p: Heads, t: Heads) -> Tensor:
-        attention = _kl(
-            _relation(t.queries_BHLE, t.keys_BHLE), _relation(p.queries_BHLE, p.keys_BHLE)
-        )
-        values = _kl(
-            _relation(t.values_BHLE, t.values_BHLE), _relation(p.values_BHLE, p.values_BHLE)
+    def _compare_heads(self, p: Heads, t: Heads, causal: bool) -> Tensor:
+        attention, values = (
+            _kl(_relation(t[left], t[right], causal), _relation(p[left], p[right], causal))
+            for left, right in ((0, 1), (2, 2))  # queries with keys, values with values
         )
         return attention + values
 
@@ -140,20 +137,24 @@ class MiniLMv2(MiniLM):
     def problems_between(
         self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
     ) -> Iterator[str]:
+        from dwt_cli.models.anatomy import head_size
+
         num_heads = self.num_relation_heads or student.num_attention_heads
         for role, config in (("student", student), ("teacher", teacher)):
-            if config.hidden_size % num_heads:
+            width = config.num_attention_heads * head_size(config)
+            if width % num_heads:
                 yield (
                     f"{setting}.num_relation_heads={num_heads} does not divide the {role}'s width "
-                    f"of {config.hidden_size}: choose a divisor of both widths"
+                    f"of {width}: choose a divisor of both widths"
                 )
 
-    def _compare_heads(self, p: Heads, t: Heads) -> Tensor:
+    def _compare_heads(self, p: Heads, t: Heads, causal: bool) -> Tensor:
         num_heads = self.num_relation_heads or p.queries_BHLE.shape[1]
         losses = []
         for p_BHLE, t_BHLE in zip(p, t, strict=True):
             p_BRLF, t_BRLF = _recut(p_BHLE, num_heads), _recut(t_BHLE, num_heads)
-            losses.append(_kl(_relation(t_BRLF, t_BRLF), _relation(p_BRLF, p_BRLF)))
+            of_teacher = _relation(t_BRLF, t_BRLF, causal)
+            losses.append(_kl(of_teacher, _relation(p_BRLF, p_BRLF, causal)))
         return sum(losses[1:], losses[0]) / len(losses)
 
 
@@ -163,10 +164,17 @@ def _recut(part_BHLE: Tensor, num_heads: int) -> Tensor:
     return joined_BLD.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
-def _relation(left_BHLE: Tensor, right_BHLE: Tensor) -> Tensor:
-    """Return the log-softmax of the scaled products of positions, (B, H, L, L), fp32."""
+def _relation(left_BHLE: Tensor, right_BHLE: Tensor, causal: bool) -> Tensor:
+    """Return the log-softmax of the scaled products of positions, (B, H, L, L), fp32.
+
+    causal: with the position itself and those before it.
+    """
     left_BHLE, right_BHLE = left_BHLE.float(), right_BHLE.float()
     products = left_BHLE @ right_BHLE.transpose(-1, -2) / left_BHLE.shape[-1] ** 0.5
+    if causal:
+        is_later_LL = products.new_ones(products.shape[-2:]).triu(1).bool()
+        # finite, so that the difference of two of them is a number
+        products = products.masked_fill(is_later_LL, -1e30)
     return products.log_softmax(-1)
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from dwt_cli.distill.remap import width
 from dwt_cli.distill.remap.options import Ligo
-from dwt_cli.distill.remap.remap import Account, Donor, axes_by_letter, sources_of, unfused
+from dwt_cli.distill.remap.remap import Account, Donor, axes_by_letter, fused, sources_of, unfused
 from dwt_cli.distill.remap.width import Axis, Piece
 from dwt_cli.models.wrapper import LOGITS, LanguageModel, Output, Want
 
@@ -39,16 +39,21 @@ class Growing(LanguageModel):
         chosen = sources_of(student.config, teacher.config, options)
         start_ST = torch.eye(self._donor.num_layers)[chosen].to(like)
         axes = axes_by_letter(student.config, teacher.config)
+        names, axes_of = (
+            [name for name, _ in student.named_parameters()],
+            self._donor.anatomy.axes_of,
+        )
+        used = {letter[-1] for letters in map(axes_of, names) for letter in letters}
         self.widths = nn.ParameterDict(
             {
                 letter: nn.Parameter(_start(axis, options).to(like))
                 for letter, axis in axes.items()
-                if axis.new > axis.old
+                if axis.new > axis.old and letter in used
             }
         )
         self.depths = nn.ParameterDict()
         self._teacher: dict[str, Tensor] = {}  # of a layer's tensor those of all layers, (T, ...)
-        for name, _ in student.named_parameters():
+        for name in names:
             number, inside = self._donor.anatomy.place_of(name)
             tensors = [self._donor.tensors[origin].to(like) for origin in self._origins(name)]
             self._teacher[name] = tensors[0] if number is None else torch.stack(tensors)
@@ -91,7 +96,7 @@ class Growing(LanguageModel):
         for dim, letter in enumerate(single):
             if letter in self.widths:
                 made = torch.tensordot(self.widths[letter], made, ([1], [dim])).movedim(0, dim)
-        return made if len(single) == len(letters) else made.flatten(0, 1)
+        return fused(made, letters)
 
     def _origins(self, name: str) -> list[str]:
         return self._donor.names(name, range(self._donor.num_layers))

@@ -14,8 +14,8 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.distill.remap import depth, width
 from dwt_cli.distill.remap.options import FromTeacher
 from dwt_cli.distill.remap.width import Axis, Piece
-from dwt_cli.models.anatomy import ANATOMIES, anatomy_of
-from dwt_cli.models.families.parts import SIZES, Anatomy
+from dwt_cli.models.anatomy import ANATOMIES, anatomy_of, head_size, num_heads
+from dwt_cli.models.families.parts import Anatomy
 
 
 @dataclass
@@ -89,13 +89,14 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
 
 def _is_of_head(name: str, anatomy: Anatomy) -> bool:
     """Return whether a tensor outside of layers is of the head alone: no embeddings, nor tied."""
-    return not name.startswith(f"{anatomy.embeddings}.") and name != f"{anatomy.output}.weight"
+    return not name.startswith(anatomy.embeddings) and name != f"{anatomy.output}.weight"
 
 
 def _adds_to_stream(inside: str, anatomy: Anatomy) -> bool:
     """Return whether a layer's tensor is of a projection to the residual stream."""
     module, _, _ = inside.rpartition(".")
-    return anatomy.axes.get(module, "").startswith("D ")
+    letters = anatomy.axes.get(module, "").split()
+    return len(letters) == 2 and "D" in letters
 
 
 def _check_nothing_is_lost(donor: "Donor", account: Account, options: FromTeacher) -> None:
@@ -159,20 +160,30 @@ def _after(layer: int, num_layers: int) -> int:
 
 def axes_by_letter(ours: PreTrainedConfig, theirs: PreTrainedConfig) -> dict[str, Axis]:
     """Return the axes that grow, by the letters of `Anatomy.axes`."""
-    head = theirs.hidden_size // theirs.num_attention_heads
+    head, mlp_width = head_size(theirs), ANATOMIES[theirs.model_type].mlp_width
+    (of_theirs, kv_of_theirs), (of_ours, kv_of_ours) = num_heads(theirs), num_heads(ours)
     written = {
         "D": Axis(theirs.hidden_size, ours.hidden_size),
-        "H": Axis(theirs.hidden_size, ours.hidden_size, unit=head),
-        "M": Axis(theirs.intermediate_size, ours.intermediate_size),
+        "H": Axis(of_theirs * head, of_ours * head, unit=head),
+        "K": Axis(kv_of_theirs * head, kv_of_ours * head, unit=head),
+        "M": Axis(mlp_width(theirs), mlp_width(ours)),
     }
     return written | {name.lower(): replace(axis, read=True) for name, axis in written.items()}
 
 
 def unfused(tensor: Tensor, letters: list[str]) -> tuple[Tensor, list[str]]:
     """Return a view in which fused parts are an axis of their own: "3H d" -> ". H d"."""
-    if (parts := letters[0][:-1]) == "":
-        return tensor, letters
-    return tensor.unflatten(0, (int(parts), -1)), [".", letters[0][-1], *letters[1:]]
+    for dim, letter in enumerate(letters):
+        if parts := letter[:-1]:
+            single = [*letters[:dim], ".", letter[-1], *letters[dim + 1 :]]
+            return tensor.unflatten(dim, (int(parts), -1)), single
+    return tensor, letters
+
+
+def fused(tensor: Tensor, letters: list[str]) -> Tensor:
+    """Return what `unfused` took apart, in one again."""
+    places = [dim for dim, letter in enumerate(letters) if letter[:-1]]
+    return tensor.flatten(places[0], places[0] + 1) if places else tensor
 
 
 def _widened(
@@ -182,7 +193,7 @@ def _widened(
     following, fresh = (unfused(each, letters)[0] for each in (piece.following, piece.fresh))
     each = tuple(axes.get(one, Axis(n, n)) for one, n in zip(single, own.shape, strict=True))
     grown = rule(Piece(own, following, fresh, each))
-    return grown if len(single) == len(letters) else grown.flatten(0, 1)
+    return fused(grown, letters)
 
 
 # ----------------------------------------------------------------------------- what can be done
@@ -231,8 +242,12 @@ def _problems_of_shapes(
                 f"{getattr(ours, key)}: weights mean something else there; choose another teacher "
                 "or remap=random"
             )
-    for setting, key in SIZES.items():
-        mine, given = getattr(ours, key), getattr(theirs, key)
+    sizes = (
+        ("width", ours.hidden_size, theirs.hidden_size),
+        ("mlp_width", anatomy.mlp_width(ours), anatomy.mlp_width(theirs)),
+        ("num_heads", ours.num_attention_heads, theirs.num_attention_heads),
+    )
+    for setting, mine, given in sizes:
         if given > mine:
             yield (
                 f"{at_depth}: student.{setting}={mine} is less than the teacher's {given}, and "
@@ -244,16 +259,23 @@ def _problems_of_shapes(
                 f"remap.width=net2net (or another rule), set student.{setting}={given}, or "
                 "remap=random"
             )
-    head = theirs.hidden_size // theirs.num_attention_heads
-    if ours.hidden_size != head * ours.num_attention_heads:
+    head = head_size(theirs)
+    if head_size(ours) != head:
         remedy = f"set student.num_heads={ours.hidden_size // head}"
         if ours.hidden_size % head:
             remedy = f"set student.width to a multiple of {head}"
         yield (
             f"{at_depth}: student.num_heads={ours.num_attention_heads} of size "
-            f"{ours.hidden_size // ours.num_attention_heads}, the teacher's "
+            f"{head_size(ours)}, the teacher's "
             f"{theirs.num_attention_heads} of size {head}: heads are taken over whole; {remedy}, "
             "or remap=random"
+        )
+    (of_ours, kv_of_ours), (of_theirs, kv_of_theirs) = num_heads(ours), num_heads(theirs)
+    if of_ours * kv_of_theirs != of_theirs * kv_of_ours:
+        yield (
+            f"{at_depth}: the student has {of_ours} heads to {kv_of_ours} of keys and values, the "
+            f"teacher {of_theirs} to {kv_of_theirs}: groups are taken over whole; set "
+            f"student.num_kv_heads={max(1, of_ours * kv_of_theirs // of_theirs)}, or remap=random"
         )
     if any(axis.old != axis.new for axis in axes_by_letter(ours, theirs).values()):
         if not anatomy.axes:
@@ -288,9 +310,14 @@ def _kind(config: PreTrainedConfig, layer: int) -> str:
     if kinds is None:
         return ""
     rotary = (getattr(config, "rope_parameters", None) or {}).get(kinds[layer], {})
-    window = {"window": config.local_attention} if kinds[layer] == "sliding_attention" else {}
+    window = {"window": _window(config)} if kinds[layer] == "sliding_attention" else {}
     named = sorted({**rotary, **window}.items())
     return ", ".join([kinds[layer], *(f"{key} {value}" for key, value in named)])
+
+
+def _window(config: PreTrainedConfig) -> int:
+    narrow: int = getattr(config, "local_attention", None) or config.sliding_window
+    return narrow
 
 
 def _shares(

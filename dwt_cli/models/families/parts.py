@@ -15,6 +15,8 @@ from dwt_cli.models.options import Architecture, Head
 
 # the ids that `dwt_cli.data.tokenizer` gives to its special tokens
 PAD_ID, CLS_ID, SEP_ID = 0, 2, 3
+MARK_ID = 0
+"""Of `dwt_cli.data.bpe`: in a decoder that is made, the mark at the ends of its documents."""
 
 SIZES = {
     "width": "hidden_size",
@@ -39,6 +41,11 @@ def settings(options: Architecture, dropouts: Sequence[str]) -> dict[str, Any]:
 def _all_positions(config: PreTrainedConfig) -> int:
     positions: int = config.max_position_embeddings
     return positions
+
+
+def _intermediate_size(config: PreTrainedConfig) -> int:
+    size: int = config.intermediate_size
+    return size
 
 
 @dataclass(frozen=True)
@@ -72,11 +79,14 @@ class Anatomy:
     optional: what a layer may lack, and the tensor outside that did its work there.
     same: settings without a tensor that give the weights their meaning.
     axes: what the axes of each module's weight are, for remapping; inside a layer by the name
-        there. Written: D width, H all heads, M inside the MLP; "3H": three of them, fused. Read,
-        that is summed over by who comes next: d, h, m. A dot: the same size in every model. The
-        head's last norm is read by the output matrix, which is tied to the embeddings.
+        there. Written: D width, H all heads, K those of keys and values, M inside the MLP; "3H":
+        three of them, fused. Read, that is summed over by who comes next: d, h, m. A dot: the same
+        size in every model. The head's last norm is read by the output matrix, which is tied to
+        the embeddings.
     predicts: what the head is for.
+    call: more arguments of the backbone.
     num_positions: a configuration -> the longest block that the model reads.
+    mlp_width: a configuration -> the width inside the MLP.
     mask: a configuration, the length L of blocks without padding -> the backbone's attention mask.
     configure: options -> a configuration; None for a family that is only opened.
     """
@@ -93,7 +103,9 @@ class Anatomy:
     same: tuple[str, ...] = ()
     axes: Mapping[str, str] = field(default_factory=dict)
     predicts: Head = Head.masked
+    call: Mapping[str, Any] = field(default_factory=dict)
     num_positions: Callable[[PreTrainedConfig], int] = _all_positions
+    mlp_width: Callable[[PreTrainedConfig], int] = _intermediate_size
     mask: Callable[[PreTrainedConfig, int], Any] = lambda config, length: None
     configure: Callable[[Architecture], PreTrainedConfig] | None = None
 
@@ -108,8 +120,10 @@ class Anatomy:
         return int(number), inside
 
     def axes_of(self, name: str) -> list[str]:
-        """Return the letters of a tensor's axes; a bias has the first of its module's."""
+        """Return the letters of a tensor's axes; a bias has the one that its module writes."""
         _, inside = self.place_of(name)
         module, _, kind = inside.rpartition(".")
         letters = self.axes[module].split()
-        return letters[:1] if kind == "bias" else letters
+        if kind != "bias":
+            return letters
+        return letters[-1:] if letters[0].islower() else letters[:1]

@@ -33,17 +33,23 @@ def heads(num_heads: int, head_width: int, seed: int) -> Heads:
 
 
 def slow_relation_kl(
-    teacher: list[list[Tensor]], student: list[list[Tensor]], t_width: int, s_width: int
+    teacher: list[list[Tensor]],
+    student: list[list[Tensor]],
+    t_width: int,
+    s_width: int,
+    causal: bool = False,
 ) -> Tensor:
     """Mean over queries of KL(softmax(teacher products) || softmax(student products)).
 
-    Each side: for every (block, head) a pair of (L, width) matrices left and right.
+    Each side: for every (block, head) a pair of (L, width) matrices left and right. causal: keys
+    are those up to the query.
     """
     total, count = torch.zeros((), dtype=torch.float64), 0
     for (t_left, t_right), (s_left, s_right) in zip(teacher, student, strict=True):
         for query in range(L):
-            t = torch.stack([t_left[query] @ t_right[key] for key in range(L)]) / math.sqrt(t_width)
-            s = torch.stack([s_left[query] @ s_right[key] for key in range(L)]) / math.sqrt(s_width)
+            keys = range(query + 1 if causal else L)
+            t = torch.stack([t_left[query] @ t_right[key] for key in keys]) / math.sqrt(t_width)
+            s = torch.stack([s_left[query] @ s_right[key] for key in keys]) / math.sqrt(s_width)
             t, s = t.exp() / t.exp().sum(), s.exp() / s.exp().sum()
             total = total + (t * (t / s).log()).sum()
             count += 1
@@ -86,30 +92,37 @@ def assert_same(found: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_minilm() -> None:
+@pytest.mark.parametrize("causal", [False, True])
+def test_minilm(causal: bool) -> None:
     student, teacher = heads(3, 4, 0), heads(3, 2, 1)
     options = MiniLM(student_layer=1, teacher_layer=-1)
-    found = options.compare(Features({}, {1: student}), Features({}, {-1: teacher}), None)
+    found = options.compare(
+        Features({}, {1: student}, causal), Features({}, {-1: teacher}, causal), None
+    )
     s, t = student, teacher
     expected = slow_relation_kl(
-        per_head(t.queries_BHLE, t.keys_BHLE), per_head(s.queries_BHLE, s.keys_BHLE), 2, 4
+        per_head(t.queries_BHLE, t.keys_BHLE), per_head(s.queries_BHLE, s.keys_BHLE), 2, 4, causal
     ) + slow_relation_kl(
-        per_head(t.values_BHLE, t.values_BHLE), per_head(s.values_BHLE, s.values_BHLE), 2, 4
+        per_head(t.values_BHLE, t.values_BHLE), per_head(s.values_BHLE, s.values_BHLE), 2, 4, causal
     )
     assert_same(found, expected, list(student))
 
 
-@pytest.mark.parametrize("asked", [None, 1, 2])
-def test_minilmv2_with_other_head_counts(asked: int | None) -> None:
+@pytest.mark.parametrize(("asked", "causal"), [(None, False), (1, False), (2, False), (2, True)])
+def test_minilmv2_with_other_head_counts(asked: int | None, causal: bool) -> None:
     student, teacher = heads(4, 3, 0), heads(2, 4, 1)  # widths of 12 and 8
     num_heads = asked or 4
     options = MiniLMv2(num_relation_heads=asked)
-    found = options.compare(Features({}, {-1: student}), Features({}, {-1: teacher}), None)
+    found = options.compare(
+        Features({}, {-1: student}, causal), Features({}, {-1: teacher}, causal), None
+    )
     losses = []
     for s, t in zip(student, teacher, strict=True):
         s, t = recut(s, num_heads), recut(t, num_heads)
         losses.append(
-            slow_relation_kl(per_head(t, t), per_head(s, s), 8 // num_heads, 12 // num_heads)
+            slow_relation_kl(
+                per_head(t, t), per_head(s, s), 8 // num_heads, 12 // num_heads, causal
+            )
         )
     assert_same(found, torch.stack(losses).mean(), list(student))
 

@@ -15,7 +15,7 @@ from dwt_cli.distill.remap.remap import remap
 from tests.distill.remap.conftest import WIDER, Pair, logits
 from tests.miniature import dwt_train, options, write_text
 
-FAMILIES = ["bert", "modernbert"]
+FAMILIES = ["bert", "modernbert", "qwen3", "gpt2"]
 IDS_BL = torch.randint(5, 160, (2, 20), generator=torch.Generator().manual_seed(0))
 ROWS_N = torch.tensor([1, 7, 30, 33])
 

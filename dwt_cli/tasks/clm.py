@@ -1,0 +1,56 @@
+"""Causal language modelling: the shift from inputs to targets, which stands here alone.
+
+Legend: B blocks, L positions, N = B * (L - 1) target rows, S sentences, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dwt_cli.tasks.task import Batch, Place
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """The logits at position i are compared with the id at i + 1, of every block alike.
+
+    A block begins with a document's mark, also in the middle of a document; the mark of a document
+    that follows is a target like any other.
+    """
+
+    ragged: ClassVar[bool] = False
+
+    def num_targets(self, block_length: int) -> int:
+        """Return the number of positions that have a next one."""
+        return block_length - 1
+
+    def batch(self, blocks_BL: NDArray[np.int64], seed: int, places: Sequence[Place]) -> Batch:
+        """Return int64 blocks (B, L) as they are, with the next id at each position but the last.
+
+        Nothing is drawn.
+        """
+        rows_N, labels_N = shifted(torch.from_numpy(blocks_BL))
+        return Batch(torch.from_numpy(blocks_BL), rows_N, labels_N, torch.tensor(places))
+
+    def num_passes(self, length: int) -> int:
+        """Return 1: one pass sees every token after those before it."""
+        return 1
+
+    def log_likelihood(self, model: nn.Module, ids_SL: Tensor) -> Tensor:
+        """Return log p (S,) in nats, fp64, of the tokens between the two marks of each sentence."""
+        inputs_SL = ids_SL[:, :-1]  # the mark at the end is not asked for
+        rows_N, labels_N = shifted(inputs_SL)
+        logits_NV = model(inputs_SL, rows_N).logits_NV.float()
+        losses_N = nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
+        return -losses_N.double().view(len(ids_SL), -1).sum(1)
+
+
+def shifted(ids_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the places (N,) in the flattened positions that have a next one, and its id (N,)."""
+    places_BL = torch.arange(ids_BL.numel(), device=ids_BL.device).view_as(ids_BL)
+    return places_BL[:, :-1].flatten(), ids_BL[:, 1:].flatten()
