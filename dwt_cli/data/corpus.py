@@ -19,8 +19,9 @@ from dwt_cli.data import bpe
 from dwt_cli.data import tokenizer as wordpiece
 from dwt_cli.data.heldout import LeakCheck, Pieces, pieces_of
 from dwt_cli.data.options import Data, Frame
-from dwt_cli.data.pack import Blocks, block_bytes, pack, write_blocks
+from dwt_cli.data.pack import BYTES, Blocks, block_bytes, pack, write_blocks
 from dwt_cli.data.source import CorpusError, Document, Progress, Source
+from dwt_cli.data.text_bytes import bytes_of_blocks
 from dwt_cli.data.tokenizer import ids_of
 
 BUILDER_VERSION = 2  # raise it when the same text would give other blocks
@@ -104,6 +105,10 @@ def build(
         pieces = pieces_of(check.num_characters, options.heldout_fraction, options.block_length)
         of = (source, options, frame, tokenizer_path)
         return build(*of, folder, progress, say, pieces, vocabulary)
+    if frame.between is not None and tokenizer.is_fast:  # a slow one does not tell
+        texts = _texts(heldout.documents, frame)
+        counted = bytes_of_blocks(tokenizer, texts, options.block_length, num_heldout)
+        atomic.write_json(folder / "heldout" / BYTES, counted)
     for name, count in (("training", num_train), ("held-out", num_heldout)):
         if count == 0:
             raise CorpusError(

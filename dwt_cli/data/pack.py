@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dwt_cli.base.atomic import read_json
+
 BLOCKS_PER_SHARD = 1 << 16
+BYTES = "bytes.json"
+"""Beside the shards of a causal model's held-out text: the bytes of text in each block."""
 
 
 def pack(
@@ -64,6 +68,7 @@ class Blocks:
     def __init__(self, folder: Path) -> None:
         self._shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
+        self._bytes: list[int] | None = read_json(folder / BYTES)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -71,6 +76,10 @@ class Blocks:
     @property
     def block_length(self) -> int:
         return int(self._shards[0].shape[1])
+
+    def num_bytes(self, num_blocks: int) -> int | None:
+        """Return the bytes of text in the first blocks; None where they are not counted."""
+        return None if self._bytes is None else sum(self._bytes[:num_blocks])
 
     def __getitem__(self, numbers_B: NDArray[np.int64]) -> NDArray[np.int64]:
         shards_B = np.searchsorted(self._starts, numbers_B, side="right") - 1

@@ -1,4 +1,4 @@
-"""Language modelling on held-out text: loss, perplexity, accuracy.
+"""Language modelling on held-out text: loss, perplexity, accuracy, bits per byte.
 
 Legend: B blocks, N target rows, V vocabulary.
 """
@@ -33,13 +33,23 @@ def metrics_of(
 ) -> dict[str, float]:
     """Return the metrics of what answers a batch with logits (N, V) on its target rows.
 
-    loss: mean cross-entropy per target, in nats. perplexity: exp(loss). accuracy: 0..1. Each rank
+    loss: mean cross-entropy per target, in nats. perplexity: exp(loss). accuracy: 0..1.
+    bits_per_byte: of a causal model, over the text as it was read, in any vocabulary. Each rank
     computes its share; all get the same figures.
     """
     targets = _targets(logits, heldout, device, ranks)
     totals = ranks.sum(torch.stack([targets.losses_N.sum(), targets.correct_N.sum()]))
     loss, accuracy = (totals / heldout.num_targets).tolist()
-    return {"loss": loss, "perplexity": _perplexity(loss), "accuracy": accuracy}
+    found = {"loss": loss, "perplexity": _perplexity(loss), "accuracy": accuracy}
+    if heldout.num_bytes:
+        found["bits_per_byte"] = loss * _bits_per_byte(heldout)
+    return found
+
+
+def _bits_per_byte(heldout: HeldoutBatches) -> float:
+    """Return what turns nats per target into bits per byte."""
+    assert heldout.num_bytes
+    return heldout.num_targets / heldout.num_bytes / math.log(2)
 
 
 def scores(tested: EvaluatedModel, heldout: HeldoutBatches) -> list[Score]:
@@ -52,6 +62,9 @@ def scores(tested: EvaluatedModel, heldout: HeldoutBatches) -> list[Score]:
         "perplexity": (perplexity, perplexity * loss_error),
         "accuracy": _over_blocks(targets.correct_N, targets.blocks_N),
     }
+    if heldout.num_bytes:
+        factor = _bits_per_byte(heldout)
+        found["bits per byte"] = (loss * factor, loss_error * factor)
     return [Score("held-out text", name, *of, heldout.num_targets) for name, of in found.items()]
 
 

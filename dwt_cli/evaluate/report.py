@@ -9,7 +9,8 @@ from rich.table import Table
 
 from dwt_cli.evaluate.measurement import Results, Say, Score
 
-_NOT_A_SHARE = ("loss", "perplexity")  # all other metrics lie in -1..1 and are shown as per cent
+# all other metrics lie in -1..1 and are shown as per cent
+_NOT_A_SHARE = ("loss", "perplexity", "bits per byte")
 
 
 def rows(moments: Mapping[str, Results]) -> list[dict[str, Any]]:

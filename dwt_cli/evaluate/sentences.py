@@ -48,7 +48,7 @@ def encode(tested: EvaluatedModel, texts: Sequence[str]) -> tuple[list[Sentence]
     """Return texts in tokens and the task's frame, and remarks if the model's length cut some."""
     before, after = tested.task.frame.ids(tested.tokenizer)
     room = num_positions(tested.model.config) - len(before) - len(after)
-    ids = ids_of(tested.tokenizer, texts)
+    ids = ids_of(tested.tokenizer, [tested.task.frame.lead + text for text in texts])
     num_cut = sum(len(each) > room for each in ids)
     remarks = (f"{num_cut:,} of {len(ids):,} sentences truncated",) if num_cut else ()
     return [(*before, *each[:room], *after) for each in ids], remarks

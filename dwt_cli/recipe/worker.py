@@ -23,7 +23,9 @@ from dwt_cli.base.ranks import ALONE, Ranks, joined
 from dwt_cli.config.run import DISTILLATION, LONGEST_NAME, Evaluation, Mode, Run
 from dwt_cli.evaluate import measures
 from dwt_cli.evaluate.options import Eval
+from dwt_cli.evaluate.samples import samples
 from dwt_cli.models.checkpoint import save_model
+from dwt_cli.models.options import Head
 from dwt_cli.recipe import preflight
 from dwt_cli.recipe.evaluate import measure, measure_run, opened, report_scores, text_for
 from dwt_cli.recipe.plan import print_plan
@@ -134,6 +136,8 @@ def train(
             teacher=done[recipe.teacher.name].facts if recipe.teacher else None,
         )
         if first:
+            if recipe.corpus.task.head is Head.causal:
+                summary = replace(summary, samples=samples(student.model, corpus))
             save_model(student.model, corpus.tokenizer, record.folder / "model")
             card = model_card(summary.to_json(), entry.config, recipe.corpus.task)
             atomic.write_text(record.folder / "model" / "README.md", card)

@@ -62,7 +62,10 @@ class TrainBatches:
 
 
 class HeldoutBatches:
-    """The held-out blocks, always with the same targets: for every run over a corpus."""
+    """The held-out blocks, always with the same targets: for every run over a corpus.
+
+    num_bytes: of the text that all targets together are; None where they are but some of it.
+    """
 
     def __init__(self, blocks: Blocks, targets: Targets, num_blocks: int, batch_size: int) -> None:
         count = min(num_blocks, len(blocks))
@@ -73,6 +76,7 @@ class HeldoutBatches:
             places = [Place(number, HELDOUT, number) for number in numbers]
             self._batches.append(targets.batch(blocks[np.array(numbers)], seed, places))
         self.num_targets = sum(len(batch.labels_N) for batch in self._batches)
+        self.num_bytes = blocks.num_bytes(count)
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._batches)

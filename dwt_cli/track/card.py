@@ -1,6 +1,6 @@
 """The model card: what the saved student is, from the summary and its task."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -40,7 +40,7 @@ A {task.head.name} language model of {student["parameters"] / 1e6:.2f} M paramet
 | cross-entropy per {task.unit} | {heldout["loss"]:.4f} nats |
 | perplexity | {heldout["perplexity"]:.2f} |
 | accuracy | {heldout["accuracy"]:.2%} |
-
+{_bits_per_byte(heldout)}
 It has seen {student["tokens"]:,} tokens in {student["steps"]:,} steps. The run's identity is
 `{summary["identity"]}`, its seed {summary["seed"]}.
 
@@ -48,9 +48,36 @@ It has seen {student["tokens"]:,} tokens in {student["steps"]:,} steps. The run'
 |---|---|
 {choices}
 
-## Settings
+{_generation(summary.get("samples") or [])}## Settings
 
 ```yaml
 {yaml.safe_dump(dict(config), sort_keys=False).strip()}
 ```
+"""
+
+
+def _bits_per_byte(heldout: Mapping[str, float]) -> str:
+    bits = heldout.get("bits_per_byte")
+    return "" if bits is None else f"| bits per byte of text | {bits:.4f} |\n"
+
+
+def _generation(samples: Sequence[str]) -> str:
+    """Return how a decoder is asked to write, and what it has written."""
+    if not samples:
+        return ""
+    prompt, _, _ = samples[0].partition(" | ")
+    written = "\n\n".join(f"    {' '.join(sample.split())}" for sample in samples)
+    return f"""## Example
+
+```python
+from transformers import pipeline
+
+write = pipeline("text-generation", model="FOLDER")
+print(write({prompt!r}, max_new_tokens=40, do_sample=True, top_k=40))
+```
+
+Beginnings of held-out text, and after | what the model wrote:
+
+{written}
+
 """

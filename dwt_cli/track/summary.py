@@ -84,7 +84,8 @@ class Summary:
     stand_alone: the same student without a teacher, if it is there; equal_flops: trained for so
     long that it takes as many FLOPs as this student and its teacher's forward passes.
     tokens_to_stand_alone: read when the held-out loss came to the stand-alone student's final one.
-    sync: the command that sends what a dashboard has not got.
+    samples: of a decoder, texts that it wrote. sync: the command that sends what a dashboard has
+    not got.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Summary:
     stand_alone: Facts | None = None
     equal_flops: Facts | None = None
     tokens_to_stand_alone: float | None = None
+    samples: list[str] = field(default_factory=list)
     sync: str | None = None
 
     @property
@@ -142,9 +144,10 @@ class Summary:
         content = dict(vars(self))
         for role in _ROLES:
             content[role] = content[role] and content[role].to_json()
-        sync = content.pop("sync")
-        content |= {"comparison": self.comparison, "cost": self.cost}
-        return content | ({"sync": sync} if sync else {})
+        for name in ("samples", "sync"):
+            if not content[name]:
+                del content[name]
+        return content | {"comparison": self.comparison, "cost": self.cost}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -176,7 +179,9 @@ def print_summary(
     """
     comparison = summary.comparison
     table = Table(Column("model", no_wrap=True), title=summary.name, title_justify="left")
+    has_bytes = "bits_per_byte" in summary.student.heldout
     headings = ["size", "tokens", "held-out", "perplexity", "accuracy"]
+    headings += ["bits per byte"] if has_bytes else []
     for heading in (*headings, *(["vs alone"] if comparison else [])):
         table.add_column(heading, justify="right")
     members = summary.teacher.members if summary.teacher else {}
@@ -196,6 +201,7 @@ def print_summary(
                 f"{facts.loss:.3f}",
                 f"{facts.heldout['perplexity']:.1f}",
                 f"{facts.heldout['accuracy']:.1%}",
+                *([f"{facts.heldout['bits_per_byte']:.3f}"] if has_bytes else []),
                 *(["" if difference is None else f"{difference:+.3f}"] if comparison else []),
             )
     console.print(table)
@@ -238,6 +244,7 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
     if teacher is not None:
         lines.append(brought(summary))
     lines += [f"to know {what}: {command}" for what, command in to_know.items()]
+    lines += [f"sample: {' '.join(sample.split())}" for sample in summary.samples[:1]]
     if remap := summary.student.remap:
         losses = ", ".join(f"{name} {loss:.3f}" for name, loss in remap["losses"].items())
         lines.append(f"held-out loss before the first step: {losses}")

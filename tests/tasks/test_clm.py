@@ -1,19 +1,26 @@
 """Causal language modelling: framing, the shift, and likelihoods."""
 
 import itertools
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.data.bpe import train_tokenizer
 from dwt_cli.data.corpus import Corpus, build
 from dwt_cli.data.options import Data
-from dwt_cli.data.source import no_progress
+from dwt_cli.data.source import Document, Progress, no_progress
 from dwt_cli.evaluate.blimp import log_likelihoods
+from dwt_cli.evaluate.lm import heldout_metrics
+from dwt_cli.evaluate.measurement import EvaluatedModel
+from dwt_cli.evaluate.samples import samples
+from dwt_cli.evaluate.sentences import encode
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
@@ -25,13 +32,16 @@ L, V, MARK = 24, 300, 0
 FAMILIES = ["qwen3", "llama", "gpt2"]
 
 
+def built(source: Sentences, folder: Path) -> Corpus:
+    data = Data(block_length=L, vocab_size=V, heldout_fraction=0.25)
+    task = (CausalLM.frame, None, folder, no_progress, print)
+    build(source, data, *task, vocabulary=CausalLM.vocabulary)
+    return Corpus.open(folder)
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    folder = tmp_path_factory.mktemp("causal")
-    data = Data(block_length=L, vocab_size=V, heldout_fraction=0.25)
-    task = (CausalLM.frame, None, folder, no_progress, print, CausalLM.vocabulary)
-    build(Sentences(num_documents=12), data, *task)
-    return Corpus.open(folder)
+    return built(Sentences(num_documents=12), tmp_path_factory.mktemp("causal"))
 
 
 def test_blocks_are_the_text_between_marks(corpus: Corpus) -> None:
@@ -64,6 +74,65 @@ def test_each_position_is_compared_with_the_next_one(corpus: Corpus) -> None:
     parts = [batches.batch(3, part, 2) for part in range(2)]
     assert torch.equal(torch.cat([part.labels_N for part in parts]), batch.labels_N)
     assert HeldoutBatches(corpus.heldout, NextToken(), 5, 2).num_targets == 5 * (L - 1)
+
+
+class Accented(Sentences):
+    """Texts whose characters take several bytes, and several tokens."""
+
+    def documents(self, progress: Progress) -> Iterator[Document]:
+        for document in super().documents(progress):
+            texts = [text.replace("a", "\u00e9 \U0001f600") for text in document.paragraphs]
+            yield Document(document.name, (*texts, "  "))
+
+
+@pytest.mark.parametrize("text", [Sentences, Accented])
+def test_bits_per_byte_are_over_the_text_as_it_was_read(
+    tmp_path: Path, text: type[Sentences]
+) -> None:
+    corpus = built(text(num_documents=12), tmp_path / "corpus")
+    letters = ByteLevel.alphabet()  # one for each byte: a block may end inside a character
+    names = corpus.tokenizer.convert_ids_to_tokens
+    there = len(corpus.heldout)
+    for count in (1, 3, there):
+        tokens = names(corpus.heldout[np.arange(count)].flatten().tolist())
+        written = sum(len(token) for token in tokens if set(token) <= {*letters} - {*"<|>"})
+        assert corpus.heldout.num_bytes(count) == written
+    heldout = HeldoutBatches(corpus.heldout, NextToken(), there, 7)
+    model = make_model(tiny_architecture("qwen3", vocab_size=V, max_length=L), 0, "student")
+    found = heldout_metrics(LanguageModel(model, torch.float32), heldout, torch.device("cpu"))
+    nats = found["loss"] * heldout.num_targets
+    expected = nats / math.log(2) / corpus.heldout.num_bytes(there)
+    assert found["bits_per_byte"] == pytest.approx(expected, rel=1e-6)
+    knows_nothing = math.log2(V) * there * (L - 1) / written
+    assert found["bits_per_byte"] == pytest.approx(knows_nothing, rel=0.1)
+
+
+def test_a_masked_text_has_no_bits_per_byte(corpus_folder: Path) -> None:
+    assert Corpus.open(corpus_folder).heldout.num_bytes(3) is None
+
+
+def test_samples_are_the_same_every_time_and_use_nobody_s_numbers(corpus: Corpus) -> None:
+    model = make_model(tiny_architecture("gpt2", vocab_size=V, max_length=L), 0, "student")
+    state = torch.get_rng_state()
+    first, again = samples(model, corpus), samples(model, corpus)
+    assert first == again
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(first) == 3
+    beginnings = corpus.tokenizer.batch_decode(corpus.heldout[np.arange(len(corpus.heldout))])
+    for sample in first:
+        given, _, written = sample.partition(" | ")
+        assert any(text.startswith(f"<|endoftext|>{given}") for text in beginnings)
+        assert written
+
+
+def test_a_sentence_by_itself_begins_with_a_space(corpus: Corpus) -> None:
+    model = make_model(tiny_architecture("gpt2", vocab_size=V, max_length=64), 0, "student")
+    tested = EvaluatedModel(
+        model, corpus.tokenizer, CausalLM(), "", torch.device("cpu"), torch.float32
+    )
+    ((mark, *tokens, end),), remarks = encode(tested, ["bark belin."])
+    assert corpus.tokenizer.decode(tokens) == " bark belin."
+    assert (mark, end, remarks) == (MARK, MARK, ())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
