@@ -108,7 +108,7 @@ def build(
     if frame.between is not None and tokenizer.is_fast:  # a slow one does not tell
         texts = _texts(heldout.documents, frame)
         counted = bytes_of_blocks(tokenizer, texts, options.block_length, num_heldout)
-        atomic.write_json(folder / "heldout" / BYTES, counted)
+        atomic.write_json(folder / "heldout" / BYTES, {"of_blocks": counted})
     for name, count in (("training", num_train), ("held-out", num_heldout)):
         if count == 0:
             raise CorpusError(

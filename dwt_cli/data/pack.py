@@ -68,7 +68,7 @@ class Blocks:
     def __init__(self, folder: Path) -> None:
         self._shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
-        self._bytes: list[int] | None = read_json(folder / BYTES)
+        self._bytes: list[int] | None = (read_json(folder / BYTES) or {}).get("of_blocks")
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -71,7 +71,9 @@ def open_config(
         config = AutoConfig.from_pretrained(
             path, revision=checkpoint.revision, trust_remote_code=checkpoint.trust_remote_code
         )
-    has_head = checkpoint.trust_remote_code or config.model_type in _TYPES[head]
+    has_head = checkpoint.trust_remote_code or (
+        config.model_type in _TYPES[head] and not _predicts_another_thing(raw, config, head)
+    )
     known = sorted(name for name, anatomy in ANATOMIES.items() if anatomy.predicts is head)
     if config.model_type not in known and not (any_family and has_head):
         kind = f"{head.value} language model"
@@ -84,6 +86,19 @@ def open_config(
             f"{named} is a {config.model_type}: {why} {', '.join(known)}; choose one of them"
         )
     return config
+
+
+def _predicts_another_thing(raw: dict[str, Any], config: PreTrainedConfig, head: Head) -> bool:
+    """Return whether a model of a type that has both heads was saved with the other one.
+
+    The library would open it all the same: a masked model, asked for next tokens, has seen them.
+    """
+    (other,) = (each for each in Head if each is not head)
+    saved = set(raw.get("architectures") or ())
+    ours, theirs = (_TYPES[each].get(config.model_type) for each in (head, other))
+    if theirs in saved:
+        return ours not in saved
+    return head is Head.causal and theirs is not None and not getattr(config, "is_decoder", True)
 
 
 def open_model(setting: str, checkpoint: Checkpoint, head: Head) -> PreTrainedModel:

@@ -40,10 +40,12 @@ def check(
     _check_memory(shapes, machine, num_ranks, scale)
     _check_room(root, num_parameters(student))
     sharding = conditions.parallel.sharding(num_ranks)
-    for setting, checkpoint in shapes.checkpoints:
-        is_shared = sharding is not None and sharding.shard_teacher
-        _check_model(setting, checkpoint, conditions, is_shared)
-    _check_tokenizers(recipe.corpus.tokenizer(), shapes.checkpoints, conditions)
+    is_shared = sharding is not None and sharding.shard_teacher
+    rows = [_check_model(*each, conditions, is_shared) for each in shapes.checkpoints]
+    alike = _check_tokenizers(recipe.corpus.tokenizer(), shapes.checkpoints, conditions)
+    for (setting, checkpoint), theirs in zip(shapes.checkpoints, rows, strict=True):
+        num_tokens = alike.get(setting) if setting != STUDENT_PATH else None
+        _check_rows(f"{setting}={checkpoint.path}", theirs, conditions.data.vocab_size, num_tokens)
     teacher = shapes.teacher_models.get("teacher")
     if teacher is not None:
         parts_for(shapes.objectives, student.config, teacher.config)
@@ -54,10 +56,14 @@ def check(
 
 def _check_tokenizers(
     path: str | None, opened: Sequence[tuple[str, Checkpoint]], conditions: Conditions
-) -> None:
-    """Check that one fits the models' vocabulary, and those of checkpoints number it alike."""
+) -> dict[str, int]:
+    """Check that one fits the models' vocabulary, and those of checkpoints number it alike.
+
+    Returns its number of entries by the setting of each checkpoint with such a tokenizer.
+    """
+    alike: dict[str, int] = {}
     if path is None:
-        return
+        return alike
     roles = conditions.task.special_tokens
     vocabulary = corpora.open_tokenizer(path, roles).get_vocab()
     size = len(vocabulary)
@@ -71,28 +77,39 @@ def _check_tokenizers(
             theirs = corpora.open_tokenizer(located(setting, checkpoint.path), roles).get_vocab()
         except UserError:  # it has none: that its ids mean the same cannot be seen
             continue
-        differing = sum(theirs.get(entry) != number for entry, number in vocabulary.items())
+        differing = {n: entry for entry, n in vocabulary.items() if theirs.get(entry) != n}
         if differing:
+            first = min(differing)
+            there = next((entry for entry, number in theirs.items() if number == first), None)
             raise UserError(
-                f"{setting}={checkpoint.path} and tokenizer {path}: {differing} of {size} entries "
-                "are others or have another number, and teacher and student share one "
+                f"{setting}={checkpoint.path} and tokenizer {path}: {len(differing)} of {size} "
+                f"entries are others or have another number (id {first} is {differing[first]!r}, "
+                f"and {there!r} among its {len(theirs)}), and teacher and student share one "
                 "vocabulary; choose models with the same tokenizer"
             )
+        alike[setting] = size
+    return alike
+
+
+def _check_rows(named: str, rows: int, vocab_size: int, num_tokens: int | None) -> None:
+    """Check that a model has the student's rows, or at least one for each of ``num_tokens``.
+
+    num_tokens: those of the text, where a teacher's tokenizer is known to number them alike.
+    """
+    if rows != vocab_size and not (num_tokens and rows >= num_tokens):
+        raise UserError(
+            f"{named} has a vocabulary of {rows}, the text one of {vocab_size}: "
+            f"they must share one; set scale.vocab_size={rows}"
+        )
 
 
 def _check_model(
     setting: str, checkpoint: Checkpoint, conditions: Conditions, is_shared: bool
-) -> None:
-    """Check that a model reads the blocks, in their vocabulary. is_shared: among the ranks."""
+) -> int:
+    """Check that a model reads the blocks; return its rows. is_shared: among the ranks."""
     named = f"{setting}={checkpoint.path}"
-    vocab_size, length = conditions.data.vocab_size, conditions.data.block_length
-    head = conditions.task.head
+    length, head = conditions.data.block_length, conditions.task.head
     config = open_config(setting, checkpoint, head, any_family=setting != STUDENT_PATH)
-    if config.vocab_size != vocab_size:
-        raise UserError(
-            f"{named} has a vocabulary of {config.vocab_size}, the text one of {vocab_size}: "
-            f"they must share one; set scale.vocab_size={config.vocab_size}"
-        )
     if is_known(config) and (positions := num_positions(config)) < length:
         raise UserError(
             f"{named} reads {positions} positions, data.block_length={length}: set "
@@ -105,12 +122,13 @@ def _check_model(
                 f"parallel.shard_teacher=true with {setting}: the layers of a {config.model_type} "
                 "are not known here, by which it would be shared; set parallel.shard_teacher=false"
             )
-        _try_out(named, model, length, vocab_size)
+        _try_out(named, model, length)
+    return model.config.vocab_size
 
 
-def _try_out(named: str, model: PreTrainedModel, length: int, vocab_size: int) -> None:
+def _try_out(named: str, model: PreTrainedModel, length: int) -> None:
     """Ask a model whose parts are not known here once; `UserError` where it cannot answer."""
-    ids_BL = torch.zeros((1, length), dtype=torch.int64)
+    ids_BL, vocab_size = torch.zeros((1, length), dtype=torch.int64), model.config.vocab_size
     try:
         with torch.no_grad():
             wrapped = LanguageModel(model, torch.float32).eval()

@@ -18,6 +18,7 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.loss import DistillationLoss
+from dwt_cli.distill.teacher.fitted import FittedSignal
 from dwt_cli.distill.teacher.options import BUDGETS, CombinedTeacher, MadeTeacher, Teacher
 from dwt_cli.distill.teacher.signal import TeacherSignal
 from dwt_cli.evaluate.lm import metrics_of
@@ -110,10 +111,25 @@ class SingleStage(TeacherStage):
         model, facts = self.model(done, at)
         if model is not None:
             wrapped = of.wrapped(model, at.machine).to(at.machine.device)
-            heldout = facts.heldout or of.evaluation(done[self.corpus.name], at)(wrapped)
-            facts = replace(facts, parameters=num_parameters(model), heldout=heldout)
+            facts = replace(facts, parameters=num_parameters(model))
         signal = self.options.signal(wrapped, of.data.vocab_size)
+        if model is not None and model.config.vocab_size != of.data.vocab_size:
+            return self._fitted(facts, signal, done, at)
+        if wrapped is not None and not facts.heldout:
+            heldout = of.evaluation(done[self.corpus.name], at)(wrapped)
+            facts = replace(facts, heldout=heldout)
         return self._prepared(facts, signal, done, at)
+
+    def _fitted(self, facts: Facts, signal: TeacherSignal, done: Done, at: Context) -> Prepared:
+        """Return one that has other rows than the student; say what is taken away of it."""
+        num_tokens = len(done[self.corpus.name].tokenizer)
+        fitted = FittedSignal(signal, num_tokens, self.conditions.data.vocab_size)
+        prepared = self._prepared(replace(facts, heldout={}), fitted, done, at)
+        at.show.say(
+            f"{self.name}: {fitted.removed:.2%} of its probability is on rows beyond the text's "
+            f"{num_tokens:,} tokens; it is taken away, and the rest sums to one"
+        )
+        return prepared
 
 
 @dataclass(frozen=True)

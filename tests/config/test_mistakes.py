@@ -150,7 +150,7 @@ def _write_wrong_checkpoints(folder: Path) -> None:
     entries = content["model"]["vocab"]
     entries["##a"], entries["##b"] = entries["##b"], entries["##a"]
     renumbered.write_text(json.dumps(content))
-    ModernBertForMaskedLM(config(vocab_size=160)).save_pretrained(spoilt("vocabulary"))
+    ModernBertForMaskedLM(config(vocab_size=100)).save_pretrained(spoilt("vocabulary"))
     ModernBertForMaskedLM(config(hidden_size=32)).save_pretrained(spoilt("wide"))
     mixed = ["full_attention", "sliding_attention"]
     ModernBertForMaskedLM(config(num_hidden_layers=2, layer_types=mixed)).save_pretrained(
@@ -458,7 +458,7 @@ CHECKPOINTS: list[Row] = [
      ["teacher.path=short_electra", "a electra", "block of 16", "lower scale.block_length"]),
     ("another numbering", _teacher("renumbered", "data.tokenizer=good"),
      ["teacher.path=renumbered", "tokenizer good", "2 of ", "same tokenizer"]),
-    ("another vocabulary", _teacher("vocabulary"), ["160", "200", "set scale.vocab_size=160"]),
+    ("another vocabulary", _teacher("vocabulary"), ["100", "200", "set scale.vocab_size=100"]),
     ("too short", _teacher("short_sighted"), ["reads 8", "=16", "set scale.block_length=8"]),
     ("a pickle", _teacher("evil"), ["teacher.path=evil", "pickle", "model.safetensors"]),
     ("code", _teacher("own_code"), ["own_code", "auto_map", "teacher.trust_remote_code=true"]),
@@ -482,7 +482,7 @@ STUDENTS: list[Row] = [
     ("a headless student", _student("classifier"), ["student.path=classifier", "ForMaskedLM"]),
     ("a student of another type", _student("electra"), ["student.path=electra", "modernbert"]),
     ("a student of another vocabulary", _student("vocabulary"),
-     ["student.path=vocabulary", "160", "200", "set scale.vocab_size=160"]),
+     ["student.path=vocabulary", "100", "200", "set scale.vocab_size=100"]),
     ("a short student", _student("short_sighted"), ["reads 8", "set scale.block_length=8"]),
     ("a student with its own weights", _student("good", "remap=paper"),
      ["remap.depth=paper", "student.path=good", "remap=random"]),

@@ -2,18 +2,33 @@
 
 import io
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.config import check
 from dwt_cli.config.run import Run
+from dwt_cli.data.bpe import train_tokenizer
 from dwt_cli.data.pack import Blocks
 from dwt_cli.recipe import worker
 from tests.miniature import options, write_text
@@ -57,7 +72,7 @@ def test_a_student_of_a_weak_teacher_can_be_asked_to_write(composed: Composed, p
     written = model.generate(ids_BL, max_new_tokens=3, do_sample=False)
     assert torch.equal(written[:, : ids_BL.shape[1]], ids_BL)
     # the loss on record is that of the model which was saved, by a plain call
-    (text,) = (place / "cache").glob("**/heldout")
+    (text,) = (place / "cache").glob("**/heldout")  # no other test has run before
     blocks = Blocks(text)
     with torch.no_grad():  # all blocks have equally many targets
         ids_BL = torch.from_numpy(blocks[np.arange(len(blocks))])
@@ -85,3 +100,96 @@ def test_what_does_not_fit_is_one_line(
     with pytest.raises(UserError, match=line) as caught:
         check.check(run)
     assert "\n" not in str(caught.value)
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+}
+NUM_TOKENS = 300
+
+
+@pytest.fixture(scope="module")
+def models(place: Path) -> Path:
+    """Checkpoints as the library makes them, with tokenizers of their own."""
+    folder = place / "models"
+    texts = [path.read_text() for path in sorted((place / "text").iterdir())]
+    tokenizer = train_tokenizer(texts, NUM_TOKENS, 32)
+    assert len(tokenizer) == NUM_TOKENS
+
+    def save(name: str, made: PreTrainedModel, own: PreTrainedTokenizerBase = tokenizer) -> None:
+        made.save_pretrained(folder / name)
+        own.save_pretrained(folder / name)
+
+    def llama(vocab_size: int = NUM_TOKENS, **changes: int) -> LlamaForCausalLM:
+        return LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **SIZES | changes))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save("llama", llama())
+        save("padded", llama(vocab_size=320))
+        save("olmo2", Olmo2ForCausalLM(Olmo2Config(vocab_size=NUM_TOKENS, **SIZES)))
+        save("short", llama(max_position_embeddings=8))
+        save("bert", BertForMaskedLM(BertConfig(vocab_size=NUM_TOKENS, **SIZES)))
+        reversed_texts = [text[::-1] for text in texts]
+        save("others", llama(), train_tokenizer(reversed_texts, NUM_TOKENS, 32))
+        tokenizer.eos_token = None
+        save("endless", llama())
+    return folder
+
+
+def teacher(models: Path, name: str) -> list[str]:
+    return ["teacher=checkpoint", f"teacher.path={models}/{name}", "scale.max_steps=2"]
+
+
+def test_a_decoder_of_any_family_teaches_by_its_logits(
+    composed: Composed, place: Path, models: Path
+) -> None:
+    folder, _ = train(composed, place, *teacher(models, "olmo2"))
+    heldout = json.loads((folder / "summary.json").read_text())["teacher"]["heldout"]
+    assert heldout["loss"] == pytest.approx(math.log(NUM_TOKENS), abs=0.2)
+    saved = AutoTokenizer.from_pretrained(folder / "model")
+    theirs = AutoTokenizer.from_pretrained(models / "olmo2")
+    assert saved.get_vocab() == theirs.get_vocab(), "text is read in the teacher's tokens"
+
+
+def test_rows_that_are_no_tokens_have_no_share_in_what_is_taught(
+    composed: Composed, place: Path, models: Path
+) -> None:
+    words = teacher(models, "padded")
+    folder, printed = train(
+        composed, place, *words, "student=checkpoint", f"student.path={models}/llama"
+    )
+    assert re.search(
+        r"teacher: \d+\.\d\d% of its probability is on rows beyond .* 300 tokens", printed
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["teacher"]["heldout"]["loss"] == pytest.approx(math.log(NUM_TOKENS), abs=0.2)
+
+
+REFUSED_TEACHERS = [
+    ("a masked model", "bert", [], r"bert: it is no causal language model.*gpt2, llama, qwen3"),
+    ("a causal model", "llama", ["task=mlm"], r"llama: it is no masked language model.*bert"),
+    ("too few positions", "short", [], r"reads 8 positions, data.block_length=16"),
+    ("no end", "endless", [], r"endless has no eos_token, which the task needs"),
+    (
+        "another vocabulary",
+        "others",
+        ["data.tokenizer={models}/llama"],
+        r"others.*\d+ of 300 entries.*\(id \d+ is '.*', and '.*' among its 300\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "more", "line"), [each[1:] for each in REFUSED_TEACHERS])
+def test_a_teacher_that_does_not_fit_is_one_line(
+    composed: Composed, place: Path, models: Path, name: str, more: list[str], line: str
+) -> None:
+    words = [*teacher(models, name), *(each.format(models=models) for each in more)]
+    with pytest.raises(UserError, match=line) as caught:
+        train(composed, place, *words)
+    assert "\n" not in str(caught.value)
+    assert not list((place / "runs").glob(f"*{name}*"))
