@@ -23,6 +23,7 @@ from dwt_cli.track.options import NoTracker
 from dwt_cli.training.options import AdamW
 
 BOOKKEEPING = {
+    *((task, "family") for task in ("MaskedLM", "CausalLM")),
     ("Train", "micro_batch_size"),
     ("Train", "compile"),
     ("Train", "checkpoint_every"),

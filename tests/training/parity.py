@@ -13,6 +13,8 @@ from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Linear
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.objective.features import Hidden, MiniLMv2
+from dwt_cli.models.options import Family, Head
+from dwt_cli.tasks.clm import NextToken
 from dwt_cli.training.options import AdamW, Ddp, Fsdp, Muon
 from dwt_cli.training.parallel import whole
 from tests.conftest import masking_of
@@ -90,11 +92,11 @@ def _train_in_process(ranks: Ranks, setting: Setting, corpus: Path, folder: Path
 
 def _train(ranks: Ranks, setting: Setting, corpus_folder: Path, folder: Path) -> Outcome:
     corpus = Corpus.open(corpus_folder)
-    seen = Watcher()
+    seen, head = Watcher(), Family[setting.family].predicts
     training = make_training(
         folder,
         corpus,
-        masking_of(corpus),
+        NextToken() if head is Head.causal else masking_of(corpus),
         OPTIMISERS[setting.optim],
         setting.family,
         observer=seen,

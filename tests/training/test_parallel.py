@@ -43,6 +43,8 @@ TWO = [
     Setting(2, "fsdp", 1, "muon"),
     Setting(2, "fsdp, twice", 1, "adamw", "bert"),
     Setting(2, "fsdp, offloaded", 2),
+    Setting(2, "ddp", 2, "adamw", "qwen3"),
+    Setting(2, "fsdp", 2, "adamw", "qwen3"),
 ]
 FOUR = [
     Setting(num_ranks, parallel, accumulation, optim, family)
@@ -50,7 +52,7 @@ FOUR = [
     for parallel in ("ddp", "fsdp")
     for accumulation in (1, 2, 4)
     for optim in ("adamw", "muon")
-    for family in ("bert", "modernbert")
+    for family in ("bert", "modernbert", "gpt2")
 ]
 
 
