@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.ticker import EngFormatter
 from rich.console import Console
 from rich.table import Table
 
 from dwt_cli.base import atomic
 from dwt_cli.study import figures, tables
+from dwt_cli.study.comparisons import losses_apart
 from dwt_cli.study.page import page
 from dwt_cli.study.results import Results, read_results
-from dwt_cli.study.statistics import RULE
+from dwt_cli.study.statistics import RULE, difference
 from dwt_cli.track.display import plain_line
 
 _HOW_TO_READ = (
@@ -55,17 +57,21 @@ def write_report(folder: Path, results: Results | None = None) -> list[Path]:
 
 
 def print_report(console: Console, results: Results, paths: Sequence[Path]) -> None:
-    """Print the verdicts, what is missing, and the places."""
-    study, verdicts = results.study, tables.verdicts(results)
+    """Print the verdicts, or without claims the means; what is missing, and the places."""
+    study, shown = results.study, tables.verdicts(results)
     say = plain_line(console)
-    if len(verdicts):
-        columns = ["claim", "length", "difference [95%]", "verdict"]
-        table = Table(*columns, title=f"{study.name}: {study.question}", title_justify="left")
-        for row in verdicts[columns].astype(str).to_numpy():
-            table.add_row(*row)
-        console.print(table)
+    if len(shown):
+        shown = shown[["claim", "length", "difference [95%]", "verdict"]]
     else:
         say(f"{study.name} tests no claim: there are no verdicts")
+        shown = tables.means(results)
+    if len(shown):
+        title = ": ".join(filter(None, [study.name, study.question]))
+        table = Table(*shown, title=title, title_justify="left")
+        for row in shown.astype(str).to_numpy():
+            table.add_row(*row)
+        console.print(table)
+    say(in_short(results))
     say(f"{len(results.runs)} of {len(study.jobs)} runs are in the report")
     if len(results.left_out):
         say("the report says what was left out, and why")
@@ -110,11 +116,63 @@ def _lines(results: Results, pictures: Mapping[str, Path]) -> list[str]:
         "How to read it": [f"- {line}" for line in _HOW_TO_READ],
         "Provenance": _provenance(results),
     }
-    lines = [f"# Study: {study.name}", "", study.question, "", *_state(results)]
+    lines = [f"# Study: {study.name}", "", in_short(results), "", *_models_and_text(results)]
+    lines += [study.question, "", *_state(results)]
     for title, content in sections.items():
         if content:
             lines += [f"## {title}", "", *content, ""]
     return lines
+
+
+def in_short(results: Results) -> str:
+    """Return what came out in one sentence: the best arm at the greatest length that has one."""
+    runs, base = results.runs, results.baseline
+    if runs.empty:
+        return "Nothing has come out yet: no run is finished."
+    found = {}
+    for length in sorted(runs.length.unique() if base else [], reverse=True):
+        gaps = {arm: losses_apart(results, arm, str(base), length) for arm in results.compared}
+        found = {arm: d for arm, gap in gaps.items() if (d := difference(gap))}
+        if found:
+            break
+    if not found:
+        ends = runs[runs.length == runs.length.max()].groupby("arm").heldout_loss.mean()
+        lowest = f"{ends.idxmin()} ends lowest, at {ends.min():.3f} nats"
+        return f"{lowest}; there is no stand-alone student beside an arm to compare with."
+    arm, best = min(found.items(), key=lambda each: each[1].mean)
+    num_below = sum(each.mean < 0 for each in found.values())
+    ahead = f"{num_below} of {len(found)} arms {'end' if num_below > 1 else 'ends'}"
+    ahead = ahead if num_below else "no arm ends"
+    sure = "one seed: it may be chance"
+    if best.low is not None and best.high is not None:
+        is_sure = best.low > 0 or best.high < 0
+        sure = f"95% interval {best.low:+.3f} to {best.high:+.3f} over {best.num_pairs} seeds"
+        sure += "" if is_sure else ": it may be chance"
+    side = "below" if best.mean < 0 else "above"
+    return (
+        f"At length {length}, {ahead} below the stand-alone student; the best, {arm}, "
+        f"ends {abs(best.mean):.3f} nats {side} it ({sure})."
+    )
+
+
+def _models_and_text(results: Results) -> list[str]:
+    """Return the sizes of the students and teachers, by arm, and the text."""
+
+    def sizes(column: str) -> str:
+        known = results.runs.drop_duplicates(["arm", column]).dropna(subset=column)
+        by_size = known.groupby(column, sort=False).arm.agg(", ".join)
+        rounded = [EngFormatter(places=2)(size) for size in by_size.index]
+        if len(rounded) > 1:
+            rounded = [f"{n} ({arms})" for n, arms in zip(rounded, by_size, strict=True)]
+        return ", ".join(rounded) or "none"
+
+    if results.runs.empty:
+        return []
+    return [
+        f"Parameters: student {sizes('parameters')}; teacher {sizes('teacher_parameters')}. "
+        f"Text: {results.runs.text_facts.iloc[0]}.",
+        "",
+    ]
 
 
 def _table(

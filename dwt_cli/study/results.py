@@ -31,7 +31,8 @@ _NUM_WEIGHTS = 200  # points of a schedule, as many as a picture can show
 class Row:
     """One job and the run that it is; None for what is not known.
 
-    teacher_heldout_loss: None without a teacher, and of one that is no model. is_alone: nobody
+    teacher_heldout_loss, teacher_parameters: None without a teacher, and of one that is no model.
+    text_facts: where the text is from and how long it is, in words. is_alone: nobody
     teaches it, and nothing is remapped. settings: what is recorded of a student, its training and
     its evaluation and is part of an identity, but length and seed, as JSON. masks: of the held-out
     text, in words. versions: names and versions of the libraries. curve: (step, held-out loss) of
@@ -45,8 +46,11 @@ class Row:
     identity: str | None
     folder: str | None
     words: str
+    text_facts: str = ""
     left_out: str | None = None
     curve_left_out: str | None = None
+    parameters: float | None = None
+    teacher_parameters: float | None = None
     steps: float | None = None
     heldout_loss: float | None = None
     teacher_heldout_loss: float | None = None
@@ -218,8 +222,9 @@ def _fill(row: Row, summary: Summary, place: Path) -> None:
         row.left_out = f"its folder holds another run, {summary.identity}"
     elif student.loss is None or not math.isfinite(student.loss):
         row.left_out = "its held-out loss is not finite: it has diverged"
-    row.steps, row.heldout_loss = student.steps, student.loss
-    row.teacher_heldout_loss = teacher.loss if teacher and teacher.parameters else None
+    row.steps, row.heldout_loss, row.parameters = student.steps, student.loss, student.parameters
+    if teacher and teacher.parameters:
+        row.teacher_heldout_loss, row.teacher_parameters = teacher.loss, teacher.parameters
     row.is_alone = teacher is None and student.remap is None
     vars(row).update(flops(cost))
     row.student_seconds, row.remap_seconds = student.seconds, cost["remap_seconds"]
@@ -233,6 +238,10 @@ def _fill(row: Row, summary: Summary, place: Path) -> None:
         end = f"ends at step {losses[-1][0]}" if losses else "is not there"
         row.curve_left_out = f"its metrics.jsonl {end}"
     row.settings, row.masks = _settings(config), heldout_masks(config)
+    known = [f"data={summary.choices['data']}"] if "data" in summary.choices else []
+    if tokens := summary.corpus.get("train_tokens"):
+        known.append(f"{tokens:,} tokens to train on")
+    row.text_facts = ", ".join([*known, f"corpus {summary.corpus['fingerprint']}"])
     row.text, row.text_formerly = summary.corpus["fingerprint"], summary.corpus.get("formerly")
     environment = read_json(place / "environment.json") or {}
     versions = {"Python": environment.get("python"), **environment.get("versions", {})}

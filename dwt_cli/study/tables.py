@@ -12,6 +12,7 @@ from dwt_cli.study.comparisons import (
     curves_apart,
     judge,
     lengths_apart,
+    losses_apart,
     pairs,
 )
 from dwt_cli.study.compute import Account, Cost, crossings
@@ -94,6 +95,31 @@ def losses(results: Results) -> pd.DataFrame:
             row[f"seed {seed}"] = f"{found[seed]:.3f}{mark}" if seed in found else NONE
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def means(results: Results) -> pd.DataFrame:
+    """Return mean held-out losses, and paired differences from the stand-alone arm, or the first.
+
+    The length is a column where there are several. Empty while no run is there.
+    """
+    study, rows = results.study, []
+    reference = results.baseline or next(iter(results.runs.arm), None)
+    by_length = results.runs.sort_values("length", kind="stable")
+    for (length, arm), runs in by_length.groupby(["length", "arm"], sort=False):
+        apart = losses_apart(results, arm, str(reference), length)
+        row = {
+            "arm": arm,
+            "length": str(length),
+            "seeds": str(len(runs)),
+            "held-out": f"{runs.heldout_loss.mean():.3f}",
+            "sd": f"{runs.heldout_loss.std():.3f}" if len(runs) > 1 else NONE,
+            f"minus {reference}": ""
+            if arm == reference
+            else interval(difference(apart), len(study.seeds)),
+        }
+        rows.append(row)
+    one = results.runs.length.nunique() == 1
+    return pd.DataFrame(rows).drop(columns="length" if one else [])
 
 
 def beside_alone(results: Results, is_exploratory: bool) -> pd.DataFrame:

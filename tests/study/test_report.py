@@ -142,6 +142,40 @@ def test_an_arm_that_nobody_ran_is_named(tmp_path: Path, unpictured: None) -> No
     assert "**No run of these arms was asked for: never.**" in text
 
 
+def test_the_report_begins_with_what_came_out(tmp_path: Path, unpictured: None) -> None:
+    folder = miniature.write(tmp_path, seeds=(0, 1, 2))
+    first, _, models = report(folder).splitlines()[2:5]
+    gaps = [-0.1 + miniature.noise("weak", seed) for seed in (0, 1, 2)]
+    below = f"{-sum(gaps) / 3:.3f} nats below it (95% interval -0.1"
+    assert first.startswith("At length 200, 1 of 2 arms ends below the stand-alone student; ")
+    assert f"the best, weak, ends {below}" in first and "over 3 seeds)." in first
+    assert models == "Parameters: student 20.00; teacher 10.00. Text: corpus c0ffee."
+    for seed in (0, 1, 2):
+        for length in (100, 200):
+            shutil.rmtree(place(folder, "weak", length, seed))
+    poor = report(folder).splitlines()[2]
+    assert "no arm ends below" in poor and "the best, poor, ends 0.2" in poor
+    study = read_study(folder)
+    write_study(folder, replace(study, baseline=None, claims=[]))
+    assert (
+        report(folder).splitlines()[2].startswith("alone ends lowest, at 5.850 nats; there is no")
+    )
+
+
+def test_without_claims_the_terminal_has_means_and_paired_differences(
+    tmp_path: Path, unpictured: None, capsys: Capture
+) -> None:
+    folder = miniature.write(tmp_path, seeds=(0, 1, 2), claims=[])
+    assert main([str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("At length 200, 1 of 2 arms ends below") for line in lines)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    (alone,) = [row for row in rows if row[:2] == ["alone", "100"]]
+    assert alone == ["alone", "100", "3", "5.950", "0.050", ""]
+    (weak,) = [row for row in rows if row[:2] == ["weak", "100"]]
+    assert re.fullmatch(r"-0\.099 \[-0\.1\d\d, -0\.0\d\d\]", weak[-1])
+
+
 def test_half_a_study(tmp_path: Path, unpictured: None, capsys: Capture) -> None:
     folder = miniature.write(tmp_path, seeds=(0, 1, 2))
     torn(folder, place(folder, "weak", 100, 1))
