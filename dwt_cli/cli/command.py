@@ -47,6 +47,8 @@ def carry_out(program: str, arguments: list[str]) -> int:
                 warned |= dict.fromkeys(check.warnings(run))
             if not many and runs[0].jobs != Basic():
                 warned["jobs has no effect on a single run"] = None
+            for line in dict.fromkeys(line for run in runs for line in run.found):
+                print(line, file=sys.stderr)
             for warning in warned:
                 print(f"warning: {warning}", file=sys.stderr)
             if many and root is Run and runs[0].run.mode.trains:

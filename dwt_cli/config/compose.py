@@ -112,10 +112,13 @@ def _run_of(composed: DictConfig, primary: str) -> Run:
     if "study" in composed:
         # as their file has them, the seed not yet filled in
         arms = dict(OmegaConf.to_container(composed.study.arms, resolve=False))  # type: ignore[arg-type]
-        composed = _composed(primary, [*hydras, *words, *words_of_arm(composed, words)])
-    with open_dict(composed):
-        hydra = composed.pop("hydra")
-    run = typed(composed, primary, hydras)
+        words = [*words, *words_of_arm(composed, words)]
+        composed = _composed(primary, [*hydras, *words])
+    run, hydra = _typed_apart(composed, primary, hydras)
+    if found := _words_of_models(run, words):
+        composed = _composed(primary, [*hydras, *words, *found])
+        run, hydra = _typed_apart(composed, primary, hydras)
+        run.found = [f"{word} is taken from {named}" for word, named in found.items()]
     if run.of_study:
         run.of_study.study.arms = arms
     run.overrides = list(hydra.overrides.task)
@@ -123,6 +126,41 @@ def _run_of(composed: DictConfig, primary: str) -> Run:
     run.choices = {group: chosen[group] for group in groups() if chosen.get(group)}
     run.choices["objective"] = "+".join(run.objective)  # Hydra names none if there are several
     return run
+
+
+def _typed_apart(
+    composed: DictConfig, primary: str, search: Sequence[str]
+) -> tuple[Run, DictConfig]:
+    """Return the run, as `typed` does, and what Hydra has to say about it."""
+    with open_dict(composed):
+        hydra: DictConfig = composed.pop("hydra")
+    return typed(composed, primary, search), hydra
+
+
+def _words_of_models(run: Run, words: Sequence[str]) -> dict[str, str]:
+    """Return the sizes that the models of a run have which exist, each with who has it.
+
+    What was typed is left as it is: it is refused if it disagrees.
+    """
+    opened = [*run.student.checkpoints(), *run.teacher.checkpoints()]
+    if not opened:
+        return {}
+    from dwt_cli.models.checkpoint import sizes  # nobody else pays for torch here
+
+    known = [(f"{name}={each.path}", *size) for name, each in opened if (size := sizes(each))]
+    lengths = [(length, named) for named, _, length in known if length]
+    found = {f"scale.vocab_size={size}": named for named, size, _ in known[:1]}
+    found |= {f"scale.block_length={length}": named for length, named in sorted(lengths)[:1]}
+    had = {f"scale.vocab_size={run.scale.vocab_size}"}
+    had |= {
+        f"scale.block_length={length}" for length, _ in lengths if length >= run.scale.block_length
+    }
+    given = {word.partition("=")[0] for word in words}
+    return {
+        word: named
+        for word, named in found.items()
+        if word not in had and word.partition("=")[0] not in given
+    }
 
 
 def typed(composed: DictConfig, primary: str = "config", search: Sequence[str] = ()) -> Run:

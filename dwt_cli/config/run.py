@@ -142,7 +142,11 @@ class RunOptions:
 
 @dataclass
 class Run:
-    """Everything that one run is made of. ``choices``: the name picked in each config group."""
+    """Everything that one run is made of.
+
+    choices: the name picked in each config group. overrides: the words that were typed, and those
+    that follow from the models that are opened; found: what is said about these.
+    """
 
     data: Data = MISSING
     task: Task = MISSING
@@ -165,6 +169,7 @@ class Run:
     seed: int = at_least(0, 0)
     choices: dict[str, str] = field(default_factory=dict, metadata={"identity": False})
     overrides: list[str] = field(default_factory=list, metadata={"identity": False})
+    found: list[str] = field(default_factory=list, metadata={"identity": False})
 
     @property
     def evaluation(self) -> "Evaluation | None":

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import (
 
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError, first_line
-from dwt_cli.models.anatomy import ANATOMIES
+from dwt_cli.models.anatomy import ANATOMIES, is_known, num_positions
 from dwt_cli.models.making import AUTO
 from dwt_cli.models.options import Checkpoint, Head
 
@@ -32,11 +32,12 @@ _TYPES = {
 def located(setting: str, path: str) -> str:
     """Return what to open for a path: the folder, or the name on the hub.
 
-    Raises `UserError` for a file, and for a path that no hub name looks like and nothing is at.
+    A run's folder stands for the model in it. Raises `UserError` for a file, and for a path that no
+    hub name looks like and nothing is at.
     """
     place = Path(path).expanduser()
     if place.is_dir():
-        return str(place)
+        return str(_with_model(place))
     if place.exists():
         raise UserError(f"{setting}={path} cannot be opened: it is a file; give its folder")
     if path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
@@ -45,6 +46,25 @@ def located(setting: str, path: str) -> str:
             f"{Path.cwd()}); give another, or a name on the hub"
         )
     return path
+
+
+def _with_model(folder: Path) -> Path:
+    inner = folder / "model"
+    is_around = (inner / "config.json").is_file() and not (folder / "config.json").is_file()
+    return inner if is_around else folder
+
+
+def sizes(checkpoint: Checkpoint) -> tuple[int, int | None] | None:
+    """Return the entries of a checkpoint's vocabulary, and the longest block that it reads.
+
+    None: a length that is not known here, and all of what `open_config` refuses.
+    """
+    try:
+        path, revision = located("", checkpoint.path), checkpoint.revision
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        return config.vocab_size, num_positions(config) if is_known(config) else None
+    except Exception:  # whatever the library says to files that it cannot read
+        return None
 
 
 def open_config(
@@ -155,7 +175,7 @@ def provenance(path: str, revision: str | None = None) -> dict[str, Any]:
     if not folder.is_dir():
         return {"name": path, "revision": revision}
     suffixes = (".json", ".txt", ".model", ".safetensors", ".bin")
-    files = sorted(file for file in folder.iterdir() if file.suffix in suffixes)
+    files = sorted(file for file in _with_model(folder).iterdir() if file.suffix in suffixes)
     return {"files": {file.name: file_sum(file) for file in files}}
 
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 import inspect
+import json
 import typing
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar
 
@@ -16,6 +18,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, former_fingerprint, identity, plain
 from dwt_cli.base.options import added
 from dwt_cli.config.check import check, problems, warnings
+from dwt_cli.config.compose import runs_of
 from dwt_cli.config.run import SCHEMAS, Run, RunOptions
 from dwt_cli.data.options import HubPart
 from dwt_cli.evaluate.options import Glue
@@ -42,7 +45,7 @@ BOOKKEEPING = {
     ("Blimp", "path"),
     ("Glue", "path"),
 }
-OUTSIDE = ["tracker", "launch", "parallel", "jobs", "scale", "run", "choices", "overrides"]
+OUTSIDE = ["tracker", "launch", "parallel", "jobs", "scale", "run", "choices", "overrides", "found"]
 CLASSES = sorted(
     {node for nodes in SCHEMAS.values() for node in nodes.values()} | {Glue, HubPart, RunOptions},
     key=lambda node: node.__name__,
@@ -305,3 +308,27 @@ def test_settings_without_effect_are_warned_of(nano: Run, composed: Callable[...
         for line in warnings(changed(nano, objective__logits__tau_squared=True))
     )
     assert any("max_minutes" in line for line in warnings(changed(nano, train__max_minutes=1.0)))
+
+
+def test_what_a_checkpoint_knows_need_not_be_typed(tmp_path: Path) -> None:
+    for name, positions in (("run/model", 600), ("short", 40)):
+        config = {"model_type": "bert", "vocab_size": 321, "max_position_embeddings": positions}
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    teacher = ["teacher=checkpoint", f"teacher.path={tmp_path}/run"]
+    student = ["student=checkpoint", f"student.path={tmp_path}/short"]
+
+    def sizes(*words: str) -> tuple[int, int, list[str]]:
+        (run,), _ = runs_of(words)
+        return run.data.vocab_size, run.data.block_length, run.found
+
+    of_teacher = f"scale.vocab_size=321 is taken from teacher.path={tmp_path}/run"
+    assert sizes(*teacher) == (321, 64, [of_teacher])
+    found = [
+        f"scale.{size} is taken from {student[1]}" for size in ("vocab_size=321", "block_length=40")
+    ]
+    assert sizes(*teacher, *student) == sizes("teacher=none", *student) == (321, 40, found)
+    assert sizes(*student, "scale.vocab_size=300", "scale.block_length=16") == (300, 16, [])
+    members = f"teacher.members=[small,{tmp_path}/short]"
+    assert sizes("teacher=several", members)[:2] == (321, 40)
+    assert sizes() == (8192, 64, [])
