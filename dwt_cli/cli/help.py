@@ -89,7 +89,7 @@ def _choices(primary: str, known: Collection[str] | None = None, width: int = 98
             lines += textwrap.wrap(
                 files.about(group, choice),
                 width,
-                initial_indent=f"  {mark} {choice:<16}",
+                initial_indent=f"  {mark} {choice:<15} ",
                 subsequent_indent=" " * 20,
             ) or [f"  {mark} {choice}"]
     return "\n".join(lines) + "\n"

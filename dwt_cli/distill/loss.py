@@ -45,6 +45,7 @@ class DistillationLoss:
 
     def __init__(self, distillation: Distillation | None = None, *, compiled: bool = False) -> None:
         self._distillation, self._compiled = distillation, compiled
+        self._is_distilled = distillation is not None
         self._schedule = distillation.schedule if distillation else STAND_ALONE
         self.aux = nn.ModuleDict()
         if distillation:
@@ -66,7 +67,7 @@ class DistillationLoss:
             self._distillation.signal.release()
             self._distillation = None
         facts = {"alpha_hard": weights.hard}
-        if self._distillation:
+        if self._is_distilled:  # 0 when the teacher is gone
             facts["alpha_soft"] = weights.soft
         if self._distillation is None or weights.soft == 0:
             student_NV = model(*batch.inputs, Want(ragged=batch.ragged)).logits_NV

@@ -98,7 +98,7 @@ class Measurement:
     def kept(
         self, name: str, identity: tuple[Any, ...], compute: Callable[[Path], Found]
     ) -> list[Score]:
-        """Return the scores of a piece of work, from the cache if they are known, and say them.
+        """Return the scores of a piece of work, from the cache if it has them, and say them.
 
         identity: what determines them, besides the model. compute: given a folder to work in,
         which outlives an interruption. The seconds are those of the process that came to its end.
@@ -125,7 +125,8 @@ class Measurement:
         folder = self.cache.get(_KIND, found_by, make, {"options": {"name": name}})
         kept = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         scores = [Score(**each | {"remarks": tuple(each["remarks"])}) for each in kept["scores"]]
-        words = [f"{score.task} {score.metric} {score.value:.4f}" for score in scores]
+        told = [score for score in scores if not score.is_detail]
+        words = [f"{score.task} {score.metric} {score.value:.4f}" for score in told]
         if "padding" in kept["facts"]:
             words.append(f"padding {kept['facts']['padding']:.1%}")
         self.say(f"{name}: {', '.join(words)}, {kept['facts']['seconds']:.1f} s")

@@ -88,5 +88,5 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         return wandb.unsent(self._folder)
 
     def __exit__(self, *_: object) -> None:
-        if command := self.finish():
+        if (command := self.finish()) and wandb.has_key():
             self._say(f"W&B has not been sent everything: {command}")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from dwt_cli.track.display import plain_line
+from dwt_cli.track.wandb import has_key
 
 
 def heldout_masks(settings: Mapping[str, Any]) -> str:
@@ -263,7 +264,7 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
         f"curves: {folder / 'curves.png'}",
         f"record: {folder}",
     ]
-    if summary.sync:
+    if summary.sync and has_key():
         lines.append(f"W&B has not been sent everything: {summary.sync}")
     return lines
 

@@ -56,7 +56,9 @@ def about_file(folder: Path) -> Path:
 def about(entry: Entry, options: Wandb) -> dict[str, Any]:
     """Return the content of `about_file`: an entry as W&B takes it."""
     chosen = entry.config.get("choices", {})
-    labels = [f"{g}={chosen[g]}" for g in ("teacher", "alpha", "remap", "scale") if g in chosen]
+    is_alone = chosen.get("teacher") == "none"
+    groups = ("teacher", "scale") if is_alone else ("teacher", "alpha", "remap", "scale")
+    labels = [f"{group}={chosen[group]}" for group in groups if group in chosen]
     return {
         "id": entry.identity,
         "name": entry.name[:128],
@@ -101,6 +103,14 @@ def unsent(folder: Path) -> str | None:
     if all(any(piece.glob("*.wandb.synced")) for piece in pieces):
         return None
     return f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
+
+
+def has_key() -> bool:
+    """Return whether there is a key for W&B's server, in the environment or in .netrc."""
+    from requests.utils import get_netrc_auth
+
+    server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    return bool(os.environ.get("WANDB_API_KEY") or get_netrc_auth(server))
 
 
 def _state_file(folder: Path) -> Path:
@@ -238,6 +248,8 @@ def _numbers(folder: Path, scores: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what a run comes to: held-out measures, cost, and the scores of its last moment."""
     summary = read_json(folder / "summary.json")
     found = {**summary["student"]["heldout"], **summary["cost"]} if summary else {}
+    if summary and (teacher := summary.get("teacher")):
+        found["teacher_heldout_loss"] = teacher["heldout"]["loss"]
     last = [score for score in scores if score["moment"] == scores[-1]["moment"]]
     return found | {f"{score['task']}/{score['metric']}": score["value"] for score in last}
 

@@ -116,9 +116,13 @@ def test_a_checkpoint_teaches(place: Path, alone: Path) -> None:
 
 
 def test_weights_and_biases_offline(place: Path) -> None:
-    done = dwt_train(*options(place), "teacher=none", "seed=5", "tracker=wandb", cwd=place)
+    words = [*options(place), "teacher=none", "seed=5", "tracker=wandb"]
+    done = dwt_train(*words, cwd=place, WANDB_API_KEY="0" * 40)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "wandb sync" in done.stdout
+    assert "W&B has not been sent everything: wandb sync" in done.stdout
+    again = dwt_train(*words, cwd=place)
+    assert "this run is finished" in again.stdout
+    assert "W&B" not in again.stdout, "without a key nothing is to be sent"
 
 
 def test_who_has_read_enough_of_the_help_may_leave() -> None:
@@ -151,6 +155,7 @@ def test_tab_completes_words_in_bash(tmp_path: Path) -> None:
 
 def test_help_tells_every_choice(tmp_path: Path) -> None:
     text = dwt_train("--help", cwd=tmp_path).stdout
+    assert "  large_modernbert ModernBERT-large" in text
     for group, choices in files.groups().items():
         for choice in choices:
             assert files.about(group, choice), f"conf/{group}/{choice}.yaml has no comment"

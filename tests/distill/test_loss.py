@@ -129,6 +129,7 @@ def test_the_teacher_runs_only_while_it_counts_and_is_released_once(
     for step in range(8):
         found = loss(student, batch, Moment(step / 8))
         seen.append((teacher.calls, teacher.releases, "soft_loss" in found.sums))
+        assert (found.facts["alpha_soft"] > 0) == ("soft_loss" in found.sums)
     assert seen == [
         (0, 0, False),
         (0, 0, False),

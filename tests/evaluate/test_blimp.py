@@ -9,12 +9,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate import sentences
 from dwt_cli.evaluate.blimp import log_likelihoods, read, scores
-from dwt_cli.evaluate.measurement import EvaluatedModel
-from dwt_cli.evaluate.options import Blimp
+from dwt_cli.evaluate.measurement import EvaluatedModel, Found, Measurement
+from dwt_cli.evaluate.options import Blimp, Eval
 from dwt_cli.models import wrapper
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
@@ -177,3 +178,16 @@ def test_no_pairs_at_all(tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=f"eval.blimp.path=.*{name}: no minimal pairs"):
             read(Blimp(str(tmp_path / name)), print)
+
+
+def test_what_is_said_of_a_measurement_is_in_short(tested: EvaluatedModel, tmp_path: Path) -> None:
+    pairs = paradigm("one", "x", "syntax", (A, B))
+    options, said = write(tmp_path / "blimp", {"one": pairs}), list[str]()
+    cache = Cache(str(tmp_path / "cache"), print)
+    no_text: Any = None
+    measurement = Measurement(tested, Eval(), no_text, cache, said.append, lambda *_: None)
+    found = measurement.kept("b", (), lambda _: Found(scores(tested, options, print), {}))
+    assert len(found) == 4
+    (line,) = said
+    assert "blimp accuracy" in line and "blimp/syntax accuracy" in line
+    assert "blimp/x" not in line and "blimp/one" not in line

@@ -131,8 +131,10 @@ def test_runs_of_earlier_commands_stay_in_the_record(place: Path, first: Any) ->
 def test_a_plain_multirun_has_arms_too(place: Path, first: Any) -> None:
     words = ["-m", *options(place), "teacher=none", "seed=6", "optim.lr=0.001,0.002"]
     parallel = ["jobs=joblib", "jobs.num_parallel=2", "tracker=wandb"]
-    done = dwt_train(*words, *parallel, cwd=place, timeout=250)
+    key = "0" * 40
+    done = dwt_train(*words, *parallel, cwd=place, timeout=250, WANDB_API_KEY=key)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "│ optim.lr=0.002 │ 1     │" in done.stdout
     (name,) = {path.name for path in place.glob("runs/studies/multirun-*")}
     jobs = ledger(place, name)
     assert jobs.keys() == {("optim.lr=0.001", 6), ("optim.lr=0.002", 6)}

@@ -84,7 +84,11 @@ class Run:
         Image.new("RGB", (8, 8)).save(self.folder / "curves.png")
         (self.folder / "model").mkdir()
         (self.folder / "model" / "model.safetensors").write_bytes(bytes(1000))
-        facts = {"student": {"heldout": {"loss": 0.5}}, "cost": {"student_flops": 7}}
+        facts: dict[str, Any] = {
+            "student": {"heldout": {"loss": 0.5}},
+            "cost": {"student_flops": 7},
+        }
+        facts["teacher"] = {"heldout": {"loss": 0.7}}
         atomic.write_json(self.folder / "summary.json", facts)
 
     def evaluate(self) -> None:
@@ -190,6 +194,7 @@ def test_a_run_and_its_resumption_are_one_run_online(
     assert losses == [1 / step for step in range(1, 11)]
     assert server.summary["loss"] == 0.5
     assert server.summary["student_flops"] == 7
+    assert server.summary["teacher_heldout_loss"] == 0.7
     assert server.run["name"] == IDENTITY
     assert server.run["groupName"] == "a group"
     assert server.run["tags"] == ["mine", "teacher=weak", "alpha=wsd"]
@@ -435,7 +440,7 @@ def test_when_the_run_is_killed_the_reader_sends_what_there_is_and_ends(
 ) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", TRAINS, str(run.folder)],
-        env={**os.environ, "WANDB_MODE": "offline"},
+        env={**os.environ, "WANDB_MODE": "offline", "WANDB_API_KEY": KEY},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -476,6 +481,8 @@ def test_names_hold_only_what_wandb_takes() -> None:
     assert about["project"] == "a-b-c-d-e-f-g"
     assert len(about["name"]) == 128
     assert about["tags"] == ["t" * 64, "teacher=weak", "alpha=wsd"]
+    alone = Entry(Path("x"), IDENTITY, "n", {"choices": {"teacher": "none", "alpha": "decay"}})
+    assert reader.about(alone, Wandb())["tags"] == ["teacher=none"]
 
 
 def test_labels_of_a_study_leave_a_group_of_ones_own() -> None:
