@@ -116,6 +116,7 @@ def sharded(ranks: Ranks, packed: str) -> dict[str, Any]:
     return carried_out(of_two_stages(run), run, ranks)[0]
 
 
+@pytest.mark.slow
 def test_a_second_stage_of_shards_goes_on_with_the_whole_model(
     place: Path, composed: Callable[..., Run]
 ) -> None:
