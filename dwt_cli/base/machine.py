@@ -37,6 +37,25 @@ def _physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def has_devices(device: Device, num_ranks: int) -> bool:
+    """Return whether CUDA devices are used.
+
+    num_ranks: those of this machine that need one each; 0: a single process takes what there is.
+    Raises `UserError` where ``device`` or the ranks want more of them than there are.
+    """
+    if device is Device.cpu:
+        return False
+    num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device is Device.cuda and not num_devices:
+        raise UserError("launch.device=cuda: torch sees no CUDA device; use launch.device=auto")
+    if num_ranks > num_devices:
+        raise UserError(
+            f"launch.gpus={num_ranks}: torch sees {num_devices} CUDA devices here; "
+            "lower it, or take processes on the CPU with launch.device=cpu"
+        )
+    return num_devices > 0
+
+
 @dataclass(frozen=True)
 class Machine:
     """The device, and the type in which matrix products are computed.
@@ -60,15 +79,7 @@ class Machine:
             torch.set_num_threads(num_threads)
         elif ranks.local_size > 1:
             torch.set_num_threads(max(1, torch.get_num_threads() // ranks.local_size))
-        num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if device is Device.cuda and not num_devices:
-            raise UserError("launch.device=cuda: torch sees no CUDA device; use launch.device=auto")
-        use_cuda = num_devices > 0 and device is not Device.cpu
-        if ranks.size > 1 and device is not Device.cpu and ranks.local_size > num_devices:
-            raise UserError(
-                f"launch.gpus={ranks.local_size}: torch sees {num_devices} CUDA devices here; "
-                "lower it, or take processes on the CPU with launch.device=cpu"
-            )
+        use_cuda = has_devices(device, ranks.local_size if ranks.size > 1 else 0)
         place = torch.device("cuda", ranks.local_rank) if use_cuda else torch.device("cpu")
         if use_cuda:
             memory = torch.cuda.get_device_properties(place).total_memory

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -27,8 +28,13 @@ def register(root: type[Run] = Run) -> None:
 
     root: what a whole config is.
     """
+    _register_choices()
+    ConfigStore.instance().store(group="schema", name="run", node=root)
+
+
+@cache
+def _register_choices() -> None:
     store = ConfigStore.instance()
-    store.store(group="schema", name="run", node=root)
     for group, schemas in SCHEMAS.items():
         for name, node in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=node)

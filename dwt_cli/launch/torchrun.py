@@ -19,6 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dwt_cli.base.errors import FAULT, Reported, UserError
 from dwt_cli.base.interrupt import GRACE_S, Interrupted
+from dwt_cli.base.machine import has_devices
 from dwt_cli.base.ranks import SECONDARY_FAILURE
 from dwt_cli.config.launch import Torchrun
 
@@ -31,6 +32,7 @@ def start(packed: str, options: Torchrun) -> None:
     Raises `Reported` when one of them has reported an error, `UserError` when none could.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    has_devices(options.device, options.gpus if options.gpus * options.nodes > 1 else 0)
     if options.rdzv_endpoint:
         _check_rendezvous(options.rdzv_endpoint)
     with TemporaryDirectory(prefix="dwt-") as folder:

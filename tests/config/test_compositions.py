@@ -16,7 +16,7 @@ from dwt_cli.config.run import SCHEMAS, Run
 from dwt_cli.recipe import worker
 from tests.miniature import options, write_text
 
-NUM_MIXTURES, NUM_BY_DEFAULT = 100, 12
+NUM_MIXTURES, NUM_BY_DEFAULT = 100, 8
 # they need more than a miniature run in one process has
 LEFT_OUT = ("data", "tracker", "launch", "parallel", "eval")
 

@@ -22,7 +22,8 @@ from tests.processes import Started
 
 LONGER = ["train.precision=fp32", "teacher.num_layers=1", "student.num_layers=2"]
 TORCHRUN = ["launch=torchrun", "launch.device=cpu", "launch.gpus=2"]
-SLURM = ["launch=slurm", *TORCHRUN[1:]]
+A_NODE = [*TORCHRUN[:2], "launch.gpus=1"]
+SLURM = ["launch=slurm", "launch.gpus=1"]
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks there for pids")
 
@@ -72,18 +73,20 @@ def children(pid: int) -> list[int]:
 
 
 def test_two_processes_do_the_run_of_one(text: Path, tmp_path: Path, alone: list[float]) -> None:
-    """Stopped, killed, killed and begun again: nothing of it is seen in the losses."""
-    words = [*elsewhere(text, tmp_path), *TORCHRUN, "train.checkpoint_every=1", "eval.at=[0.5,1]"]
-    sharded = ["parallel=fsdp", "parallel.shard_teacher=true"]
-    first = Started([*words, *sharded], tmp_path)
-    first.wait_until(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")))
+    """Stopped, killed, begun again and killed: nothing of it is seen in the losses."""
+    words = [*elsewhere(text, tmp_path), "train.checkpoint_every=1", "eval.at=[0.5,1]"]
+    first = Started([*words, *TORCHRUN], tmp_path)
+    first.wait_until(lambda: list(tmp_path.glob("runs/*/checkpoints/step-*")))
     first.send(signal.SIGTERM)
     assert first.ended() == 143, first.output
     assert "dwt-train: stopped; to go on: dwt-train" in first.output
     assert "Traceback" not in first.output
 
-    second = Started(words, tmp_path)
-    second.wait_until(lambda: goes_on(second) or len(losses(tmp_path / "runs")) > 1)
+    sharded = ["parallel=fsdp", "parallel.shard_teacher=true", "launch.max_restarts=1"]
+    second = Started([*words, *TORCHRUN, *sharded], tmp_path)
+    second.wait_until(lambda: "student: going on" in second.output)
+    os.kill(children(second.pid)[-1], signal.SIGKILL)
+    second.wait_until(lambda: second.output.count("student: going on") == 2)
     ranks = children(second.pid)
     os.kill(ranks[-1], signal.SIGKILL)
     killed = time.monotonic()
@@ -93,24 +96,30 @@ def test_two_processes_do_the_run_of_one(text: Path, tmp_path: Path, alone: list
     assert "was killed by SIGKILL" in line and "Traceback" not in second.output
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
 
-    last = Started([*words, *sharded, "launch.max_restarts=1"], tmp_path)
-    last.wait_until(lambda: goes_on(last))
-    os.kill(children(last.pid)[-1], signal.SIGKILL)
+    last = Started(words, tmp_path)
     assert last.ended() == 0, last.output
-    assert last.output.count("student: going on") == 2
     assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
     (model,) = tmp_path.glob("runs/*/model")
     assert AutoModelForMaskedLM.from_pretrained(model).config.num_hidden_layers == 2
+
+
+@pytest.mark.slow
+def test_restarted_ranks_leave_whole_models(text: Path, tmp_path: Path, alone: list[float]) -> None:
+    """What is sharded is kept on its way, by ranks that were killed and go on by themselves."""
+    kept = ["parallel=fsdp", "parallel.shard_teacher=true", "eval.at=[0.5,1]"]
+    words = [*elsewhere(text, tmp_path), *TORCHRUN, *kept, "launch.max_restarts=1"]
+    door = Started([*words, "train.checkpoint_every=1"], tmp_path)
+    door.wait_until(lambda: list(tmp_path.glob("runs/*/checkpoints/step-*")))
+    os.kill(children(door.pid)[-1], signal.SIGKILL)
+    assert door.ended() == 0, door.output
+    assert "student: going on" in door.output
+    assert losses(tmp_path / "runs") == pytest.approx(alone, rel=1e-3)
+    (run,) = tmp_path.glob("runs/*/model")
     half, whole = (
-        load_file(place / "model.safetensors")
-        for place in (model.parent / "snapshots" / "0.5", model)
+        load_file(place / "model.safetensors") for place in (run.parent / "snapshots" / "0.5", run)
     )
     assert half.keys() == whole.keys()
     assert not any(torch.equal(half[name], whole[name]) for name in half if "Wqkv" in name)
-
-
-def goes_on(started: Started) -> bool:
-    return "student: going on" in started.output
 
 
 def test_somebody_else_s_torchrun(text: Path, tmp_path: Path, alone: list[float]) -> None:
@@ -129,8 +138,8 @@ def test_somebody_else_s_torchrun(text: Path, tmp_path: Path, alone: list[float]
 @pytest.mark.slow
 def test_two_nodes_meet(text: Path, tmp_path: Path, alone: list[float]) -> None:
     """Two front doors on this machine, with one rank each and the same command."""
-    meeting = ["launch.gpus=1", "launch.nodes=2", f"launch.rdzv_endpoint=localhost:{a_free_port()}"]
-    words = [*elsewhere(text, tmp_path), *TORCHRUN, *meeting]
+    meeting = ["launch.nodes=2", f"launch.rdzv_endpoint=localhost:{a_free_port()}"]
+    words = [*elsewhere(text, tmp_path), *A_NODE, *meeting]
     nodes = [Started(words, tmp_path) for _ in range(2)]
     assert [node.ended() for node in nodes] == [0, 0], [node.output for node in nodes]
     assert sum(node.output.count("record: ") for node in nodes) == 1
@@ -160,8 +169,8 @@ def test_somebody_else_at_the_rendezvous_is_one_line(text: Path, tmp_path: Path)
         other.bind(("127.0.0.1", 0))
         other.listen()
         place = f"localhost:{other.getsockname()[1]}"
-        meeting = ["launch.gpus=1", "launch.nodes=2", f"launch.rdzv_endpoint={place}"]
-        done = dwt_train(*elsewhere(text, tmp_path), *TORCHRUN, *meeting, cwd=tmp_path)
+        meeting = ["launch.nodes=2", f"launch.rdzv_endpoint={place}"]
+        done = dwt_train(*elsewhere(text, tmp_path), *A_NODE, *meeting, cwd=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"dwt-train: launch.rdzv_endpoint={place}: something else listens there")
@@ -172,8 +181,8 @@ def test_nodes_with_other_texts_end_with_a_line_each(text: Path, tmp_path: Path)
     folders = [tmp_path / name for name in ("first", "second")]
     for number, folder in enumerate(folders):
         write_text(folder / "text", num_documents=60 - number)
-    meeting = ["launch.gpus=1", "launch.nodes=2", f"launch.rdzv_endpoint=localhost:{a_free_port()}"]
-    words = [*SCALE, *LONGER, *TORCHRUN, *meeting, "data=files", "data.path=text"]
+    meeting = ["launch.nodes=2", f"launch.rdzv_endpoint=localhost:{a_free_port()}"]
+    words = [*SCALE, *LONGER, *A_NODE, *meeting, "data=files", "data.path=text"]
     places = ["run.root=runs", "run.cache=cache"]
     nodes = [Started([*words, *places], folder) for folder in folders]
     assert [node.ended() for node in nodes] == [2, 2], [node.output for node in nodes]
@@ -185,7 +194,7 @@ def test_nodes_with_other_texts_end_with_a_line_each(text: Path, tmp_path: Path)
 
 def test_a_job_that_is_preempted_comes_back(text: Path, tmp_path: Path, alone: list[float]) -> None:
     """In submitit's local executor, which starts a task again as SLURM does."""
-    words = [*elsewhere(text, tmp_path), "train.checkpoint_every=1", *SLURM, "launch.gpus=1"]
+    words = [*elsewhere(text, tmp_path), "train.checkpoint_every=1", *SLURM, "launch.device=cpu"]
     door = Started([*words, "launch.executor=local"], tmp_path)
     door.wait_until(lambda: list(tmp_path.glob("runs/*/checkpoints/step-*")))
     (controller,) = children(door.pid)
@@ -200,7 +209,7 @@ def test_a_job_that_is_preempted_comes_back(text: Path, tmp_path: Path, alone: l
 
 @pytest.mark.parametrize("executor", ["local", pytest.param("debug", marks=pytest.mark.slow)])
 def test_what_a_failed_job_says_is_passed_on(text: Path, tmp_path: Path, executor: str) -> None:
-    words = [*elsewhere(text, tmp_path), *SLURM, "launch.gpus=1", "launch.device=cuda"]
+    words = [*elsewhere(text, tmp_path), *SLURM, "launch.device=cuda"]
     done = dwt_train(*words, f"launch.executor={executor}", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -208,7 +217,8 @@ def test_what_a_failed_job_says_is_passed_on(text: Path, tmp_path: Path, executo
 
 
 def test_without_slurm_there_is_no_job(text: Path, tmp_path: Path) -> None:
-    done = dwt_train(*elsewhere(text, tmp_path), *SLURM, cwd=tmp_path, PATH=str(tmp_path))
+    words = [*elsewhere(text, tmp_path), *SLURM, "launch.device=cpu"]
+    done = dwt_train(*words, cwd=tmp_path, PATH=str(tmp_path))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("dwt-train: launch.executor=slurm: there is no sbatch on this machine")
