@@ -13,6 +13,7 @@ from dwt_cli.models.options import Head
 ANATOMIES: dict[str, Anatomy] = {
     "bert": bert.ANATOMY,
     "roberta": roberta.ANATOMY,
+    "xlm-roberta": roberta.ANATOMY,
     "distilbert": distilbert.ANATOMY,
     "modernbert": modernbert.ANATOMY,
     "qwen3": qwen3.ANATOMY,

@@ -21,6 +21,8 @@ from transformers import (
     Qwen3ForCausalLM,
     RobertaConfig,
     RobertaForMaskedLM,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
 )
 
 SIZES: dict[str, Any] = {
@@ -40,6 +42,8 @@ def _make(name: str) -> PreTrainedModel:
     match name:
         case "bert":
             return BertForMaskedLM(BertConfig(**SIZES))
+        case "xlm-roberta":
+            return XLMRobertaForMaskedLM(XLMRobertaConfig(**SIZES))
         case "roberta":
             return RobertaForMaskedLM(RobertaConfig(**SIZES))
         case "distilbert":

@@ -14,7 +14,7 @@ from dwt_cli.distill.teacher.options import CheckpointTeacher
 from dwt_cli.models.checkpoint import open_config, open_folder, open_model
 from dwt_cli.models.options import CheckpointStudent, Head
 
-FAMILIES = ["bert", "roberta", "distilbert", "modernbert"]
+FAMILIES = ["bert", "roberta", "xlm-roberta", "distilbert", "modernbert"]
 OfFamily = Callable[[str], PreTrainedModel]
 
 

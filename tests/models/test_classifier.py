@@ -8,7 +8,7 @@ from dwt_cli.models.classifier import make_classifier, takes_segments
 from dwt_cli.models.wrapper import Classifier
 
 OfFamily = Callable[[str], PreTrainedModel]
-FAMILIES = ["bert", "roberta", "distilbert", "modernbert"]
+FAMILIES = ["bert", "roberta", "xlm-roberta", "distilbert", "modernbert"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

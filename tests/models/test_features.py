@@ -12,10 +12,19 @@ from dwt_cli.models.features import Features, FeatureSpec, check_layers
 from dwt_cli.models.wrapper import LanguageModel, Want
 
 DECODERS = ["llama", "qwen3", "gpt2"]
-FAMILIES = ["bert", "roberta", "distilbert", "modernbert", "modernbert-wide-window", *DECODERS]
+FAMILIES = [
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "modernbert",
+    "modernbert-wide-window",
+    *DECODERS,
+]
 AFTER_ATTENTION = {
     "bert": "attention.output.dense",
     "roberta": "attention.output.dense",
+    "xlm-roberta": "attention.output.dense",
     "distilbert": "attention.out_lin",
     "modernbert": "attn.Wo",
     "llama": "self_attn.o_proj",

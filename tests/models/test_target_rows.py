@@ -15,6 +15,7 @@ from dwt_cli.models.wrapper import LanguageModel, Want
 FAMILIES = [
     "bert",
     "roberta",
+    "xlm-roberta",
     "distilbert",
     "modernbert",
     "modernbert-sliding",

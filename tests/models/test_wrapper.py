@@ -23,6 +23,7 @@ from dwt_cli.training.parallel import shard
 FAMILIES = [
     "bert",
     "roberta",
+    "xlm-roberta",
     "distilbert",
     "modernbert",
     "modernbert-sliding",
