@@ -97,7 +97,7 @@ def work(run: Run, console: Console) -> None:
                     )
                 summary = _compared(recipe, record.summary, record.folder, ranks)
                 record.finish(summary)
-            to_know = _to_know(run.overrides, recipe, summary)
+            to_know = {} if run.of_study else _to_know(run.overrides, recipe, summary)
             print_summary(console, summary, record.folder, to_know)
             if ranks.is_first and not run.eval.is_plain:
                 with _display(run.eval, console) as show:

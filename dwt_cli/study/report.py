@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.ticker import EngFormatter
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dwt_cli.base import atomic
 from dwt_cli.study import figures, tables
@@ -67,7 +67,8 @@ def print_report(console: Console, results: Results, paths: Sequence[Path]) -> N
         shown = tables.means(results)
     if len(shown):
         title = ": ".join(filter(None, [study.name, study.question]))
-        table = Table(*shown, title=title, title_justify="left")
+        columns = [Column(heading, overflow="fold") for heading in shown]
+        table = Table(*columns, title=title, title_justify="left")
         for row in shown.astype(str).to_numpy():
             table.add_row(*row)
         console.print(table)

@@ -72,6 +72,8 @@ def test_a_study_goes_on_after_a_failed_job(place: Path, first: Any) -> None:
     }
     assert "data.path" in jobs["torn", 0]["error"]
     assert f"failed: torn, length 4, seed 0: {jobs['torn', 0]['error']}" in first.stdout
+    log = place / "runs/studies/mine/logs" / f"{jobs['weak', 0]['identity']}.log"
+    assert "what the teacher brought" in log.read_text() and "to know" not in log.read_text()
     summary = place / "runs/studies/mine" / jobs["weak", 0]["folder"] / "summary.json"
     assert json.loads(summary.read_text())["student"]["steps"] == 4
 
