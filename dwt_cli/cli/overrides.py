@@ -48,6 +48,10 @@ def read(arguments: list[str], known: Sequence[str] = GROUPS_AND_SETTINGS) -> Na
     overrides = OverridesParser.create().parse_overrides(asked.overrides)
     is_ours &= not any("searchpath" in override.key_or_group for override in overrides)
     for override in overrides:
+        if override.key_or_group == "hydra/launcher":
+            jobs, asked_for = files.groups()["jobs"], override.get_value_element_as_str()
+            near = next((name for name in jobs if asked_for.startswith(name)), " or ".join(jobs))
+            raise UserError(f"{override.input_line}: launchers are chosen here by jobs={near}")
         if not override.key_or_group.startswith(_OPEN):
             _check_key(override, known)
             if is_ours:

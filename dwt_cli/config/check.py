@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from typing import Any
 
 from dwt_cli.base.cache import Cache
@@ -53,7 +53,7 @@ def check_folders(options: RunOptions) -> None:
                 raise UserError(
                     f"{setting}={folder}: {existing} is a file; set {setting} to a folder"
                 )
-            with TemporaryDirectory(prefix=".dwt-", dir=existing):
+            with TemporaryFile(dir=existing):  # it has no name, so that nothing stays
                 pass
         except OSError as error:
             raise UserError(

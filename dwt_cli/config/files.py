@@ -23,7 +23,8 @@ def _folder(name: str) -> Path:
 
 def sweeps() -> list[str]:
     """Return the studies that come with the project, by name."""
-    return sorted(path.stem for path in sweeps_folder().glob("*.yaml"))
+    folder = sweeps_folder()
+    return sorted(path.stem for path in folder.glob("*.yaml") if is_study(folder, path.stem))
 
 
 def is_study(folder: Path, name: str) -> bool:

@@ -2,12 +2,17 @@
 
 import contextlib
 import ctypes
+import os
 import platform
+import shutil
 import signal
+import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dwt_cli.base import interrupt
 from dwt_cli.base.errors import FAULT, MISTAKE, Reported
@@ -16,6 +21,19 @@ from dwt_cli.config.run import Run
 
 QUIETLY = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Environment of those who start ranks: that other ranks have ended is reported in one line."""
+
+
+def scratch() -> TemporaryDirectory[str]:
+    """Return a temporary folder; those that launchers left when they were killed are removed."""
+    prefix = f"dwt-{socket.gethostname()}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}[0-9]*-*"):
+        try:
+            os.kill(int(left.name.removeprefix(prefix).partition("-")[0]), 0)
+        except (ProcessLookupError, ValueError, OverflowError):
+            shutil.rmtree(left, ignore_errors=True)
+        except PermissionError:  # somebody else's, at work
+            continue
+    return TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -27,7 +26,7 @@ from dwt_cli.base.interrupt import GRACE_S, Interrupted
 from dwt_cli.base.options import Device
 from dwt_cli.config import packing
 from dwt_cli.config.launch import Executor, Slurm
-from dwt_cli.launch.process import QUIETLY
+from dwt_cli.launch.process import QUIETLY, scratch
 
 _SIGNAL_S = GRACE_S + 30  # so long before the end of its time a job gets a signal
 _POLL_S = 1.0
@@ -131,7 +130,7 @@ class _Node(Checkpointable):
         run = packing.unpacked(Path(self._file).read_text(encoding="utf-8"))
         assert run.launch.job is not None
         launch = replace(run.launch.job, rdzv_endpoint=_rendezvous(run.launch.job))
-        with TemporaryDirectory(prefix="dwt-") as folder:
+        with scratch() as folder:
             file = Path(folder) / "run.json"
             file.write_text(packing.packed(replace(run, launch=launch)), encoding="utf-8")
             self._ranks = subprocess.Popen(

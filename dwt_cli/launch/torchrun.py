@@ -9,7 +9,6 @@ import threading
 import uuid
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -22,6 +21,7 @@ from dwt_cli.base.interrupt import GRACE_S, Interrupted
 from dwt_cli.base.machine import has_devices
 from dwt_cli.base.ranks import SECONDARY_FAILURE
 from dwt_cli.config.launch import Torchrun
+from dwt_cli.launch.process import scratch
 
 _ANSWER_S = 10
 
@@ -35,7 +35,7 @@ def start(packed: str, options: Torchrun) -> None:
     has_devices(options.device, options.gpus if options.gpus * options.nodes > 1 else 0)
     if options.rdzv_endpoint:
         _check_rendezvous(options.rdzv_endpoint)
-    with TemporaryDirectory(prefix="dwt-") as folder:
+    with scratch() as folder:
         file = Path(folder) / "run.json"
         file.write_text(packed, encoding="utf-8")
         ranks = elastic_launch(_config(options, folder), sys.executable)

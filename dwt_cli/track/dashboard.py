@@ -1,6 +1,7 @@
 """The reader of a run's record (`dwt_cli.track.wandb`), started and ended beside the run."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,7 @@ class Dashboard(AbstractContextManager["Dashboard"]):
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)  # W&B's own process ends with it
                 process.wait()
+                shutil.rmtree(wandb.temporary_folder(self._folder), ignore_errors=True)
         if problem := wandb.read_state(self._folder)["problem"]:
             self._say(f"W&B: {problem}")
         return wandb.unsent(self._folder)

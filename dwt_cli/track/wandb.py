@@ -21,6 +21,7 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -51,6 +52,11 @@ _COLUMNS = ("moment", "measure", "task", "metric", "value", "stderr", "num_seeds
 def about_file(folder: Path) -> Path:
     """Return the file that says under which name and labels a folder is sent."""
     return folder / "wandb" / "about.json"
+
+
+def temporary_folder(folder: Path) -> Path:
+    """Return the folder of W&B's temporary files, which is there while a session is."""
+    return folder / "wandb" / "tmp"
 
 
 def about(entry: Entry, options: Wandb) -> dict[str, Any]:
@@ -298,6 +304,9 @@ def main() -> None:
     os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "wandb" / "cache"))
     os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb" / "data"))
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # W&B makes folders as soon as it is imported, and its hook that removes them never runs here.
+    temporary_folder(folder).mkdir(exist_ok=True)
+    tempfile.tempdir = str(temporary_folder(folder))
     code = 0
     try:
         send(folder, said, ended, asked.follow)
@@ -309,6 +318,7 @@ def main() -> None:
     if asked.follow is None and (command := unsent(folder)):
         print(f"W&B has not been sent everything: {command}")
     sys.stdout.flush()
+    shutil.rmtree(temporary_folder(folder), ignore_errors=True)
     os._exit(code)  # W&B's own hook waits without a limit; its process ends with this one
 
 

@@ -11,9 +11,11 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -25,6 +27,9 @@ import yaml
 from PIL import Image
 
 from dwt_cli.base import atomic
+from dwt_cli.config import files
+from dwt_cli.config.check import check
+from dwt_cli.config.compose import runs_of
 from dwt_cli.track import dashboard as parent
 from dwt_cli.track import wandb as reader
 from dwt_cli.track.dashboard import Dashboard
@@ -438,9 +443,10 @@ with Wandb().open(Entry(folder, "0123456789abcdef", "a run", {}), print) as dash
 def test_when_the_run_is_killed_the_reader_sends_what_there_is_and_ends(
     run: Run, how: signal.Signals
 ) -> None:
+    temporary = Path(tempfile.mkdtemp())  # short enough for a socket
     with subprocess.Popen(
         [sys.executable, "-c", TRAINS, str(run.folder)],
-        env={**os.environ, "WANDB_MODE": "offline", "WANDB_API_KEY": KEY},
+        env=os.environ | {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -456,6 +462,9 @@ def test_when_the_run_is_killed_the_reader_sends_what_there_is_and_ends(
     assert run.state()["sent"] == [10, True]
     assert run.state()["finished"]
     assert ("wandb sync" in printed) == (how == signal.SIGINT)
+    assert not (run.folder / "wandb" / "tmp").exists()
+    assert not list(temporary.glob("*wandb-*"))
+    shutil.rmtree(temporary)
 
 
 # ---- what needs no process
@@ -473,6 +482,30 @@ def test_a_tail_yields_whole_lines_once_and_begins_anew_with_a_new_file(tmp_path
     assert list(tail.rows()) == []
     atomic.write_text(path, '{"step": 1}\n')
     assert list(tail.rows()) == [{"step": 1}]
+
+
+def test_a_sweep_of_wandb_s_is_commands_of_ours() -> None:
+    from wandb.apis.public.sweeps import _validate_config_and_fill_distribution as validated
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    file = ROOT / "sweeps" / "wandb.yaml"
+    sweep = validated(yaml.safe_load(file.read_text(encoding="utf-8")))  # as `wandb sweep` does
+    assert sweep["metric"]["name"] == "heldout/loss"
+    for end in (0, -1):
+        ends = {
+            name: {"value": of.get("values", [of.get("min"), of.get("max")])[end]}
+            for name, of in sweep["parameters"].items()
+        }
+        words = create_sweep_command_args({"args": ends})["args_no_hyphens"]
+        program, given, *more = sweep["command"]
+        assert (program, given, sweep["program"]) == (
+            "${program}",
+            "${args_no_hyphens}",
+            "dwt-train",
+        )
+        (run,), _ = runs_of([*words, *more])
+        check(run)
+    assert "wandb" not in files.sweeps()
 
 
 def test_names_hold_only_what_wandb_takes() -> None:
