@@ -21,7 +21,7 @@ from dwt_cli.evaluate import measures, report
 from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement, Results
 from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.checkpoint import located, open_config, open_encoder, provenance
-from dwt_cli.models.options import Checkpoint
+from dwt_cli.models.options import Checkpoint, Head
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.stage import Conditions, Context, Done
 from dwt_cli.tasks.batches import HeldoutBatches
@@ -94,6 +94,10 @@ def opened(
             f"{_SETTING}={path} has a vocabulary of {model.config.vocab_size}, its tokenizer "
             f"{len(tokenizer)} entries: set data.tokenizer to the one that it was trained with"
         )
+    if task.head is Head.causal:  # many decoders have none; what fills a batch up is never read
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = tokenizer.pad_token_id
     if tokenizer.pad_token_id is None:
         raise UserError(
             f"{_SETTING}={path}: its tokenizer has no pad_token; set data.tokenizer to another"

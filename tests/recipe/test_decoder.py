@@ -26,11 +26,18 @@ from transformers import (
 )
 
 from dwt_cli.base.errors import UserError
+from dwt_cli.base.machine import Machine
+from dwt_cli.base.options import Device, Precision
 from dwt_cli.config import check
 from dwt_cli.config.run import Run
 from dwt_cli.data.bpe import train_tokenizer
 from dwt_cli.data.pack import Blocks
+from dwt_cli.models.classifier import make_classifier
+from dwt_cli.models.wrapper import Classifier
 from dwt_cli.recipe import worker
+from dwt_cli.recipe.evaluate import opened
+from dwt_cli.tasks.options import CausalLM
+from dwt_cli.tasks.texts import Texts
 from tests.miniature import options, write_text
 
 Composed = Callable[..., Run]
@@ -136,6 +143,8 @@ def models(place: Path) -> Path:
         save("bert", BertForMaskedLM(BertConfig(vocab_size=NUM_TOKENS, **SIZES)))
         reversed_texts = [text[::-1] for text in texts]
         save("others", llama(), train_tokenizer(reversed_texts, NUM_TOKENS, 32))
+        tokenizer.pad_token = None
+        save("padless", llama())
         tokenizer.eos_token = None
         save("endless", llama())
     return folder
@@ -193,3 +202,17 @@ def test_a_teacher_that_does_not_fit_is_one_line(
         train(composed, place, *words)
     assert "\n" not in str(caught.value)
     assert not list((place / "runs").glob(f"*{name}*"))
+
+
+def test_a_decoder_without_padding_is_given_one_to_classify_texts(models: Path) -> None:
+    machine = Machine.of(Device.cpu, 1, Precision.fp32)
+    tested = opened(f"{models}/padless", None, None, CausalLM(), machine).tested
+    assert tested.tokenizer.pad_token_id == tested.tokenizer.eos_token_id
+    classifier = Classifier(make_classifier(tested.model, 2, seed=0), torch.float32).eval()
+    rows = [[5, 6, 7], [8, 9]]
+    beside = Texts(rows, None, np.array([0, 1]), tested.tokenizer.pad_token_id).batch(np.arange(2))
+    together_NC = classifier(*beside.inputs).logits_NV
+    for number, row in enumerate(rows):
+        ids_BL = torch.tensor([row])
+        alone_NC = classifier(ids_BL, torch.ones_like(ids_BL), None).logits_NV
+        torch.testing.assert_close(together_NC[number], alone_NC[0])
