@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from dwt_cli.distill.alpha import Constant, Schedule, Weights
 from dwt_cli.distill.objective.base import Objective, divergences
 from dwt_cli.distill.objective.features import over_features, requested
-from dwt_cli.distill.objective.fused import Comparison, distillation_sums, hard_sums
+from dwt_cli.distill.objective.fused import Comparison, Sums, distillation_sums
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
+from dwt_cli.distill.objective.tiles import tiled_sums
 from dwt_cli.distill.teacher.signal import Request, TeacherSignal
-from dwt_cli.models.wrapper import Want
+from dwt_cli.distill.teacher.targets import SoftTargets
+from dwt_cli.models.wrapper import Output, Want
 from dwt_cli.tasks.task import Batch
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.protocols import LossSum
@@ -70,8 +72,8 @@ class DistillationLoss:
         if self._is_distilled:  # 0 when the teacher is gone
             facts["alpha_soft"] = weights.soft
         if self._distillation is None or weights.soft == 0:
-            student_NV = model(*batch.inputs, Want(ragged=batch.ragged)).logits_NV
-            sums = hard_sums(student_NV, batch.labels_N, weights.hard, compiled=self._compiled)
+            alone = (Weights(weights.hard, 0.0), Comparison({}))
+            sums, _ = self._sums(model, batch, Want(ragged=batch.ragged), None, *alone)
             return LossSum(sums.total, {"hard_loss": sums.hard, "accuracy": sums.correct}, facts)
         total, named = self._distilled(self._distillation, model, batch, moment, weights)
         return LossSum(total, named, facts)
@@ -87,18 +89,12 @@ class DistillationLoss:
         signal, objectives = settings.signal, settings.objectives
         of_student, of_teacher = requested(objectives)
         teacher = signal(batch, Request(features=of_teacher))
-        student = model(*batch.inputs, Want(features=of_student, ragged=batch.ragged))
         comparison = Comparison(
             divergences(objectives), settings.revise, settings.select, moment.progress
         )
-        sums = distillation_sums(
-            student.logits_NV,
-            teacher.targets,
-            batch.labels_N,
-            weights,
-            comparison,
-            compiled=self._compiled,
-        )
+        want = Want(features=of_student, ragged=batch.ragged)
+        asked = (teacher.targets, weights, comparison)
+        sums, student = self._sums(model, batch, want, *asked, whole=bool(signal.parts))
         total, soft = sums.total, dict(sums.soft)
         for name, objective in over_features(objectives).items():
             assert student.features and teacher.features, "they were requested"
@@ -114,6 +110,7 @@ class DistillationLoss:
         if settings.select.leaves_out:
             named["selected"] = sums.selected
         if signal.parts:
+            assert student.logits_NV is not None, "they were computed whole"
             teacher_NV, student_NV = teacher.targets.dense(), student.logits_NV.detach()
             own = signal.own_loss(teacher_NV, student_NV, batch, moment)
             total, named["signal_loss"] = total + own, own.detach()
@@ -121,3 +118,23 @@ class DistillationLoss:
             no_rows = teacher.targets.dense(slice(0))
             assert not no_rows.requires_grad, "eq. 3 trains no teacher: name its parts"
         return total, named
+
+    def _sums(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        want: Want,
+        targets: SoftTargets | None,
+        weights: Weights,
+        comparison: Comparison,
+        whole: bool = False,
+    ) -> tuple[Sums, Output]:
+        """Return eq. 3 and the student's other answers. whole: with all of its logits at once."""
+        of_rows = (batch.labels_N, weights, comparison)
+        if not batch.tiled or whole or self._compiled:
+            output = model(*batch.inputs, want)
+            sums = distillation_sums(output.logits_NV, targets, *of_rows, compiled=self._compiled)
+            return sums, output
+        in_tiles = lambda states, head: tiled_sums(states, head, targets, *of_rows)  # noqa: E731
+        output = model(*batch.inputs, want._replace(logits=False, loss=in_tiles))
+        return output.loss, output

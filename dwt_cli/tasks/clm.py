@@ -35,7 +35,9 @@ class NextToken:
         Nothing is drawn.
         """
         rows_N, labels_N = shifted(torch.from_numpy(blocks_BL))
-        return Batch(torch.from_numpy(blocks_BL), rows_N, labels_N, torch.tensor(places))
+        return Batch(
+            torch.from_numpy(blocks_BL), rows_N, labels_N, torch.tensor(places), tiled=True
+        )
 
     def num_passes(self, length: int) -> int:
         """Return 1: one pass sees every token after those before it."""

@@ -42,6 +42,7 @@ class Batch:
     positions, block after block. labels_N: int64 ids to predict there. places_B3: int64, a `Place`
     for each block. documents_BL: int64 number of the document of each position, or None where
     documents are not told apart. ragged: whether a block may have more targets than another.
+    tiled: whether so many positions are targets that their logits are not to be there at once.
     """
 
     ids_BL: Tensor
@@ -50,6 +51,7 @@ class Batch:
     places_B3: Tensor
     documents_BL: Tensor | None = None
     ragged: bool = field(default=False, kw_only=True)
+    tiled: bool = field(default=False, kw_only=True)
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,15 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from dwt_cli.distill.teacher.targets import DenseLogits, HeadStates, SoftTargets, SparseRows
+from dwt_cli.distill.teacher.targets import (
+    CalledHead,
+    DenseLogits,
+    HeadStates,
+    SoftTargets,
+    SparseRows,
+)
 from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.tasks.task import Batch
@@ -82,6 +89,11 @@ class ModelSignal(TeacherSignal):
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         assert self.model is not None, "a released teacher is not asked again"
         want = Want(features=request.features, ragged=batch.ragged)
+        if batch.tiled and self.model.anatomy and not _is_sharded(self.model):
+            states = want._replace(logits=False, loss=lambda states_ND, head: (states_ND, head))
+            output = self.model(*batch.inputs, states)
+            states_ND, head = output.loss
+            return Answer(CalledHead(states_ND, head, self._temperature), output.features)
         output = self.model(*batch.inputs, want)
         logits_NV = output.logits_NV
         if self._temperature != 1:
@@ -90,3 +102,8 @@ class ModelSignal(TeacherSignal):
 
     def release(self) -> None:
         self.model = None
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Return whether the head's weights are gone after a forward pass."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())

@@ -5,9 +5,11 @@ head's matrix (the vocabulary, and what fills it up).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,6 +33,20 @@ class DenseLogits(SoftTargets):
 
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
         return self.logits_NV[rows]
+
+
+@dataclass(frozen=True)
+class CalledHead(SoftTargets):
+    """The states that enter a model's head, and the head: logits are there when asked for."""
+
+    states_ND: Tensor
+    head: Callable[[Tensor], Tensor]
+    temperature: float = 1.0
+
+    @torch.no_grad()
+    def dense(self, rows: slice = ALL_ROWS) -> Tensor:
+        logits_CV = self.head(self.states_ND[rows])
+        return logits_CV if self.temperature == 1 else logits_CV / self.temperature
 
 
 @dataclass(frozen=True)
