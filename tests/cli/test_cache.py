@@ -43,6 +43,11 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # the workers of pytest have it
+
+
 def states(root: Path) -> dict[str, str]:
     return {entry.folder.name: entry.state for entry in cache.entries_of(root)}
 

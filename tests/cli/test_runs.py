@@ -19,6 +19,11 @@ from dwt_cli.track.summary import Facts, Summary
 Capture = pytest.CaptureFixture[str]
 
 
+@pytest.fixture(autouse=True)
+def in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # the workers of pytest have it
+
+
 def record(composed: Callable[..., Run], root: Path, seed: int, *more: str) -> Record:
     run, choices = composed("teacher=weak", f"seed={seed}", *more), {"teacher": "weak"}
     name = readable(choices, run.overrides, seed)
