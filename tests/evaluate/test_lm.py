@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from dwt_cli.data.corpus import Corpus
-from dwt_cli.distill.objective.fused import hard_sums
+from dwt_cli.distill.alpha import Weights
+from dwt_cli.distill.objective.fused import Comparison, distillation_sums
 from dwt_cli.evaluate.lm import _over_blocks, heldout_metrics, metrics_of
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
@@ -60,7 +61,8 @@ def test_ties_count_as_in_training(corpus: Corpus, masking: Masking) -> None:
     (batch,) = heldout
     logits_NV = torch.randint(3, (len(batch.labels_N), 160), generator=draw).float()
     found = metrics_of(lambda _: logits_NV, heldout, CPU)["accuracy"]
-    in_training = hard_sums(logits_NV, batch.labels_N).correct / len(batch.labels_N)
+    alone = (None, batch.labels_N, Weights(1.0, 0.0), Comparison({}))
+    in_training = distillation_sums(logits_NV, *alone).correct / len(batch.labels_N)
     assert found == pytest.approx(in_training.item())
     assert 0.2 < found < 0.5
 

@@ -47,14 +47,6 @@ class Comparison(NamedTuple):
     progress: float = 0.0
 
 
-def hard_sums(
-    student_NV: Tensor, labels_N: Tensor, hard_weight: float = 1.0, *, compiled: bool = False
-) -> Sums:
-    """Return the cross-entropy alone; the soft terms are zero."""
-    weights = Weights(hard_weight, 0.0)
-    return distillation_sums(student_NV, None, labels_N, weights, Comparison({}), compiled=compiled)
-
-
 def distillation_sums(
     student_NV: Tensor,
     teacher: SoftTargets | None,
