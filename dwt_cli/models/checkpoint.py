@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
 
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError, first_line
+from dwt_cli.base.randomness import seed_for
 from dwt_cli.models.anatomy import ANATOMIES, is_known, num_positions
 from dwt_cli.models.making import AUTO
 from dwt_cli.models.options import Checkpoint, Head
@@ -121,10 +122,19 @@ def _predicts_another_thing(raw: dict[str, Any], config: PreTrainedConfig, head:
     return head is Head.causal and theirs is not None and not getattr(config, "is_decoder", True)
 
 
-def open_model(setting: str, checkpoint: Checkpoint, head: Head) -> PreTrainedModel:
-    """Return a checkpoint's language model, in fp32; `UserError` for one without its head."""
-    model, lacking = open_encoder(setting, checkpoint, head)
-    _check_weights(f"{setting}={checkpoint.path}", lacking, head)
+def open_model(
+    setting: str, checkpoint: Checkpoint, head: Head, seed: int | None = None
+) -> PreTrainedModel:
+    """Return a checkpoint's language model, in fp32; `UserError` for one without its head.
+
+    seed: what the head is made from where there is none; None: it is needed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed_for(seed, "student", "weights"))
+        model, lacking = open_encoder(setting, checkpoint, head)
+    if seed is None:
+        _check_weights(f"{setting}={checkpoint.path}", lacking, head)
     return model
 
 

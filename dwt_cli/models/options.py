@@ -119,6 +119,10 @@ class Student(ABC):
         """Yield the model that it is opened from, if it is, with the setting that names it."""
         yield from ()
 
+    def lacking(self, head: Head) -> list[str] | None:
+        """Return the weights of its head that were not there to be opened; None for none."""
+        return None
+
 
 @dataclass
 class MadeStudent(Architecture, Student):
@@ -137,12 +141,20 @@ class MadeStudent(Architecture, Student):
 
 @dataclass
 class CheckpointStudent(Checkpoint, Student):
-    """A student that exists and is trained on, with or without a teacher."""
+    """A student that exists and is trained on, with or without a teacher.
+
+    An encoder without a head gets a fresh one.
+    """
 
     def start(self, seed: int, head: Head) -> PreTrainedModel:
         from dwt_cli.models.checkpoint import open_model
 
-        return open_model(STUDENT_PATH, self, head)
+        return open_model(STUDENT_PATH, self, head, seed)
+
+    def lacking(self, head: Head) -> list[str] | None:
+        from dwt_cli.models.checkpoint import open_encoder
+
+        return open_encoder(STUDENT_PATH, self, head)[1] or None
 
     def config(self, head: Head) -> PreTrainedConfig:
         from dwt_cli.models.checkpoint import open_config

@@ -115,7 +115,7 @@ def _check_model(
             f"{named} reads {positions} positions, data.block_length={length}: set "
             f"scale.block_length={positions} or less"
         )
-    model = open_model(setting, checkpoint, head)
+    model = open_model(setting, checkpoint, head, seed=0 if setting == STUDENT_PATH else None)
     if not is_known(config):
         if is_shared:
             raise UserError(

@@ -262,9 +262,9 @@ class StudentStage(Stage):
         num_taught, (shown, asked) = facts.num_taught or 0, self.shapes.taught_flops
         flops = (facts.flops or 0) + shown * num_taught
         asked *= num_taught
-        return Trained(
-            model, replace(facts, flops=flops, teacher_forward_flops=asked, remap=remapped)
-        )
+        fresh = None if self.after else self.shapes.student.lacking(of.task.head)
+        facts = replace(facts, flops=flops, teacher_forward_flops=asked, remap=remapped)
+        return Trained(model, replace(facts, fresh=fresh))
 
     def newest(self, done: Done, at: Context) -> Trained:
         """Return the student of the newest checkpoint, trained no further."""

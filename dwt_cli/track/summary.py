@@ -34,7 +34,8 @@ class Facts:
     parameters: distinct ones. heldout: its metrics on the held-out text, at its end.
     flops: of its training; null in the file where nobody knows. tokens: read in training.
     num_taught: steps with a teacher. remap: FLOPs and seconds of the start from a teacher, and
-    held-out losses around it. members: of a mixture of teachers, by name.
+    held-out losses around it. members: of a mixture of teachers, by name. fresh: the weights of
+    the head that the checkpoint of the student did not have.
     """
 
     parameters: int
@@ -51,6 +52,7 @@ class Facts:
     remap: dict[str, Any] | None = None
     teacher_forward_flops: float | None = None
     members: "dict[str, Facts]" = field(default_factory=dict)
+    fresh: list[str] | None = None
 
     @property
     def loss(self) -> float:
@@ -246,6 +248,8 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
         lines.append(brought(summary))
     lines += [f"to know {what}: {command}" for what, command in to_know.items()]
     lines += [f"sample: {' '.join(sample.split())}" for sample in summary.samples[:1]]
+    if summary.student.fresh:
+        lines.append("the student began with a fresh head: its checkpoint has none")
     if remap := summary.student.remap:
         losses = ", ".join(f"{name} {loss:.3f}" for name, loss in remap["losses"].items())
         lines.append(f"held-out loss before the first step: {losses}")

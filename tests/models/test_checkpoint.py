@@ -158,3 +158,24 @@ def test_another_family_is_opened_for_its_logits_alone(tmp_path: Path) -> None:
     assert open_config("teacher.path", known, Head.masked, any_family=True).model_type == "electra"
     with pytest.raises(UserError, match=f"student.path={tmp_path} is a electra: .* trained on"):
         open_config("student.path", known, Head.masked)
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert"])
+def test_an_encoder_that_is_trained_on_gets_a_head_of_its_seed(
+    of_family: OfFamily, tmp_path: Path, family: str
+) -> None:
+    encoder = of_family(family).base_model
+    encoder.save_pretrained(tmp_path)
+    student = CheckpointStudent(path=str(tmp_path))
+    one, same, other = (student.start(seed, Head.masked).state_dict() for seed in (1, 1, 2))
+    fresh = student.lacking(Head.masked)
+    assert fresh
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    differing = {name for name in one if not torch.equal(one[name], other[name])}
+    assert differing and differing <= set(fresh)
+    of_encoder = of_family(family).base_model_prefix
+    for name, tensor in encoder.state_dict().items():
+        if (whole := f"{of_encoder}.{name}") in one:
+            assert torch.equal(one[whole], tensor)
+    of_family(family).save_pretrained(tmp_path)
+    assert student.lacking(Head.masked) is None
