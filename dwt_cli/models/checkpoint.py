@@ -123,18 +123,26 @@ def _predicts_another_thing(raw: dict[str, Any], config: PreTrainedConfig, head:
 
 
 def open_model(
-    setting: str, checkpoint: Checkpoint, head: Head, seed: int | None = None
+    setting: str,
+    checkpoint: Checkpoint,
+    head: Head,
+    seed: int | None = None,
+    needs_head: bool = True,
 ) -> PreTrainedModel:
-    """Return a checkpoint's language model, in fp32; `UserError` for one without its head.
+    """Return a checkpoint's language model, in fp32.
 
-    seed: what the head is made from where there is none; None: it is needed.
+    needs_head: raise `UserError` for one without its head. Else that is made from ``seed``; without
+    one it is zero, so that its logits are even.
     """
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed_for(seed, "student", "weights"))
         model, lacking = open_encoder(setting, checkpoint, head)
-    if seed is None:
+    if needs_head:
         _check_weights(f"{setting}={checkpoint.path}", lacking, head)
+    elif seed is None:
+        for name in lacking:
+            torch.nn.init.zeros_(model.get_parameter(name))
     return model
 
 
@@ -193,7 +201,8 @@ def _check_weights(named: str, lacking: list[str], head: Head) -> None:
     if lacking:
         raise UserError(
             f"{named} lacks the weights {', '.join(lacking[:3])}; choose a checkpoint of a "
-            f"{AUTO[head].__name__.replace('AutoModel', '*')} model, saved with its head"
+            f"{AUTO[head].__name__.replace('AutoModel', '*')} model, saved with its head; "
+            "without one it teaches by features alone (objective=minilmv2, remap.head=false)"
         )
 
 

@@ -149,7 +149,7 @@ class CheckpointStudent(Checkpoint, Student):
     def start(self, seed: int, head: Head) -> PreTrainedModel:
         from dwt_cli.models.checkpoint import open_model
 
-        return open_model(STUDENT_PATH, self, head, seed)
+        return open_model(STUDENT_PATH, self, head, seed, needs_head=False)
 
     def lacking(self, head: Head) -> list[str] | None:
         from dwt_cli.models.checkpoint import open_encoder

@@ -14,6 +14,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.check import nearest_existing
 from dwt_cli.data import corpus as corpora
+from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.checkpoint import located, open_config, open_model
@@ -41,7 +42,12 @@ def check(
     _check_room(root, num_parameters(student))
     sharding = conditions.parallel.sharding(num_ranks)
     is_shared = sharding is not None and sharding.shard_teacher
-    rows = [_check_model(*each, conditions, is_shared) for each in shapes.checkpoints]
+    speaks = bool(divergences(shapes.objectives)) or len(shapes.teachers) > 1
+    speaks |= remapped.needs_teacher and getattr(remapped, "head", False)
+    rows = [
+        _check_model(*each, conditions, is_shared, speaks and each[0] != STUDENT_PATH)
+        for each in shapes.checkpoints
+    ]
     alike = _check_tokenizers(recipe.corpus.tokenizer(), shapes.checkpoints, conditions)
     for (setting, checkpoint), theirs in zip(shapes.checkpoints, rows, strict=True):
         num_tokens = alike.get(setting) if setting != STUDENT_PATH else None
@@ -104,9 +110,12 @@ def _check_rows(named: str, rows: int, vocab_size: int, num_tokens: int | None) 
 
 
 def _check_model(
-    setting: str, checkpoint: Checkpoint, conditions: Conditions, is_shared: bool
+    setting: str, checkpoint: Checkpoint, conditions: Conditions, is_shared: bool, needs_head: bool
 ) -> int:
-    """Check that a model reads the blocks; return its rows. is_shared: among the ranks."""
+    """Check that a model reads the blocks; return its rows.
+
+    is_shared: among the ranks. needs_head: its logits count, or their weights.
+    """
     named = f"{setting}={checkpoint.path}"
     length, head = conditions.data.block_length, conditions.task.head
     config = open_config(setting, checkpoint, head, any_family=setting != STUDENT_PATH)
@@ -115,7 +124,7 @@ def _check_model(
             f"{named} reads {positions} positions, data.block_length={length}: set "
             f"scale.block_length={positions} or less"
         )
-    model = open_model(setting, checkpoint, head, seed=0 if setting == STUDENT_PATH else None)
+    model = open_model(setting, checkpoint, head, needs_head=needs_head)
     if not is_known(config):
         if is_shared:
             raise UserError(

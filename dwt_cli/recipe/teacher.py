@@ -86,6 +86,9 @@ class TeacherStage(Stage):
             heldout = self.conditions.heldout(done[self.corpus.name], at.ranks.size)
             answers = lambda batch: signal(batch).targets.dense()  # noqa: E731
             facts = replace(facts, heldout=metrics_of(answers, heldout, at.machine.device))
+        if facts.fresh:  # among even logits each is the largest
+            even = {"accuracy": 1 / self.conditions.data.vocab_size}
+            facts = replace(facts, heldout=facts.heldout | even)
         at.show.update(self.name, 1.0, f"held-out {facts.loss:.3f}")
         return Prepared(facts, signal)
 
@@ -103,8 +106,9 @@ class SingleStage(TeacherStage):
 
     def model(self, done: Done, at: Context) -> tuple[PreTrainedModel | None, Facts]:
         """Return the model, None where there is none, and what is known of it."""
-        model = self.options.start(self.name, self.conditions.task.head)
-        return model, Facts(0, {}, flops=0 if model is None else None)
+        of = (self.name, self.conditions.task.head)
+        model, fresh = self.options.start(*of), self.options.lacking(*of)
+        return model, Facts(0, {}, flops=0 if model is None else None, fresh=fresh)
 
     def carry_out(self, done: Done, at: Context) -> Prepared:
         of, wrapped = self.conditions, None

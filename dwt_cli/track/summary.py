@@ -35,7 +35,7 @@ class Facts:
     flops: of its training; null in the file where nobody knows. tokens: read in training.
     num_taught: steps with a teacher. remap: FLOPs and seconds of the start from a teacher, and
     held-out losses around it. members: of a mixture of teachers, by name. fresh: the weights of
-    the head that the checkpoint of the student did not have.
+    the head that its checkpoint did not have.
     """
 
     parameters: int
@@ -248,6 +248,8 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
         lines.append(brought(summary))
     lines += [f"to know {what}: {command}" for what, command in to_know.items()]
     lines += [f"sample: {' '.join(sample.split())}" for sample in summary.samples[:1]]
+    if teacher is not None and teacher.fresh:
+        lines.append("the teacher has no head: it teaches by features, its loss is an even guess's")
     if summary.student.fresh:
         lines.append("the student began with a fresh head: its checkpoint has none")
     if remap := summary.student.remap:

@@ -161,7 +161,7 @@ def test_another_family_is_opened_for_its_logits_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert"])
-def test_an_encoder_that_is_trained_on_gets_a_head_of_its_seed(
+def test_an_encoder_without_a_head_is_trained_on_with_a_fresh_one_and_teaches_without(
     of_family: OfFamily, tmp_path: Path, family: str
 ) -> None:
     encoder = of_family(family).base_model
@@ -173,9 +173,13 @@ def test_an_encoder_that_is_trained_on_gets_a_head_of_its_seed(
     assert all(torch.equal(one[name], same[name]) for name in one)
     differing = {name for name in one if not torch.equal(one[name], other[name])}
     assert differing and differing <= set(fresh)
-    of_encoder = of_family(family).base_model_prefix
+    teacher = CheckpointTeacher(path=str(tmp_path))
+    even = teacher.start("teacher", Head.masked)
+    assert teacher.lacking("teacher", Head.masked) == fresh
+    assert not even(torch.arange(9)[None]).logits.any()
     for name, tensor in encoder.state_dict().items():
-        if (whole := f"{of_encoder}.{name}") in one:
+        if (whole := f"{even.base_model_prefix}.{name}") in one:
             assert torch.equal(one[whole], tensor)
+            assert torch.equal(even.state_dict()[whole], tensor)
     of_family(family).save_pretrained(tmp_path)
     assert student.lacking(Head.masked) is None

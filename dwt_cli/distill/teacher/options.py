@@ -60,6 +60,10 @@ class Teacher:
         """Return the model, in fp32, before any training here; None: it is none."""
         return None
 
+    def lacking(self, setting: str, head: Head) -> list[str] | None:
+        """Return the weights of its head that were not there to be opened; None for none."""
+        return None
+
     def signal(self, model: "LanguageModel | None", vocab_size: int) -> "TeacherSignal":
         """Return the signal of what `start` has returned, for a vocabulary of this size."""
         raise NotImplementedError
@@ -151,7 +155,7 @@ class MadeTeacher(Architecture, ModelTeacher):
 
 @dataclass
 class CheckpointTeacher(Checkpoint, ModelTeacher):
-    """A teacher that exists."""
+    """A teacher that exists. An encoder without a head has even logits."""
 
     @property
     def opened(self) -> "CheckpointTeacher":
@@ -172,7 +176,12 @@ class CheckpointTeacher(Checkpoint, ModelTeacher):
     def start(self, setting: str, head: Head) -> "PreTrainedModel":
         from dwt_cli.models.checkpoint import open_model
 
-        return open_model(path_setting(setting), self, head)
+        return open_model(path_setting(setting), self, head, needs_head=False)
+
+    def lacking(self, setting: str, head: Head) -> list[str] | None:
+        from dwt_cli.models.checkpoint import open_encoder
+
+        return open_encoder(path_setting(setting), self, head)[1] or None
 
 
 @dataclass
