@@ -23,7 +23,7 @@ from dwt_cli.base.ranks import SECONDARY_FAILURE
 from dwt_cli.config.launch import Torchrun
 from dwt_cli.launch.process import scratch
 
-_ANSWER_S = 10
+_ANSWER_S = 5
 
 
 def start(packed: str, options: Torchrun) -> None:

@@ -33,6 +33,7 @@ class TextBatch:
     segments_BL: Tensor | None
     labels_N: Tensor
     ragged: ClassVar[bool] = False
+    tiled: ClassVar[bool] = False
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor | None]:
