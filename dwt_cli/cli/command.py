@@ -40,13 +40,16 @@ def carry_out(program: str, arguments: list[str]) -> int:
                 return 0
             name = asked.config_name or primary
             runs, many = runs_of(asked.overrides, root_here, name, asked.config_dir, asked.multirun)
-            warned = dict.fromkeys(check.repeated(asked.overrides))
+            each: list[list[str]] = []
             for run in runs:
                 check.check(run)
                 check.check_folders(run.run)
-                warned |= dict.fromkeys(check.warnings(run))
+                each.append(list(check.warnings(run)))
+            # what one run of a multirun has no use for another may have
+            in_all = [line for line in each[0] if all(line in lines for lines in each)]
+            warned = [*check.repeated(asked.overrides), *in_all]
             if not many and runs[0].jobs != Basic():
-                warned["jobs has no effect on a single run"] = None
+                warned.append("jobs has no effect on a single run")
             for line in dict.fromkeys(line for run in runs for line in run.found):
                 print(line, file=sys.stderr)
             for warning in warned:

@@ -41,7 +41,8 @@ def located(setting: str, path: str) -> str:
         return str(_with_model(place))
     if place.exists():
         raise UserError(f"{setting}={path} cannot be opened: it is a file; give its folder")
-    if path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
+    is_below = "/" in path and place.parent.is_dir()  # as runs/NAME, which a hub name could be too
+    if is_below or path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
         raise UserError(
             f"{setting}={path} cannot be opened: there is no such folder (looked in "
             f"{Path.cwd()}); give another, or a name on the hub"

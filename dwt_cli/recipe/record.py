@@ -70,10 +70,10 @@ def readable(choices: Mapping[str, str], overrides: Sequence[str], seed: int) ->
 
 
 def last_part(path: str) -> str:
-    """Return what a path is called by: a run's folder for its model/, without its fingerprint."""
+    """Return what a path is called by; a run's folder by its fingerprint, as ``run_0123456``."""
     parts = [part for part in path.strip("'\"[]").split("/") if part not in ("", "model")]
     parts = [part for part in parts if "*" not in part] or parts
-    return re.sub(r"-[0-9a-f]{16}$", "", parts[-1]) if parts else ""
+    return re.sub(r".*-([0-9a-f]{7})[0-9a-f]{9}$", r"run_\1", parts[-1]) if parts else ""
 
 
 def find(root: Path, identity: str) -> Path | None:

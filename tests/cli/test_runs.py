@@ -101,7 +101,7 @@ def test_names_are_short_and_say_what_differs() -> None:
     assert name() == "small-seed0"
     assert name("objective=mse", "seed=3") == "small-mse-seed3"
     path = "teacher.path=/home/me/runs/none-seed0-0123456789abcdef/model"
-    assert name("teacher=checkpoint", path) == "none-seed0-seed0"
+    assert name("teacher=checkpoint", path) == "run_0123456-seed0"
     assert name("train.max_steps=7", "task.mask_ratio=0.3") == (
         "small-mask_ratio_0.3-max_steps_7-seed0"
     )

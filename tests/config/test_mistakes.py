@@ -741,6 +741,17 @@ def test_warnings_are_printed_once(ask: Ask, place: Path) -> None:
     assert sorted(warned) == ["scale.teacher_steps", "train.max_minutes"]
 
 
+def test_what_one_run_of_several_uses_is_not_warned_of(ask: Ask, place: Path) -> None:
+    words = ["launch.device=cuda", "run.plan=true", "run.mfu=0.5", "teacher=none,small"]
+    assert "scale.teacher_steps" not in ask("-m", *options(place), *words).err
+
+
+def test_a_folder_that_is_not_there_is_not_asked_of_the_hub(ask: Ask, place: Path) -> None:
+    (place / "models").mkdir()
+    words = ["teacher=checkpoint", "teacher.path=models/nothere"]
+    assert "there is no such folder" in ask(*options(place), *words).err
+
+
 def test_more_held_out_blocks_than_there_are_are_warned_of(ask: Ask, place: Path) -> None:
     words = ["teacher=none", "train.max_steps=1", "eval.num_blocks=4000"]
     answer = ask(*options(place), *words)
