@@ -481,7 +481,6 @@ def _student(name: str, *more: str) -> list[str]:
 STUDENTS: list[Row] = [
     ("no student", ["student=checkpoint"], ["student.path", "give one"]),
     ("no such student", _student("./nowhere"), ["student.path=./nowhere", "no such folder"]),
-    ("a headless student", _student("classifier"), ["student.path=classifier", "ForMaskedLM"]),
     ("a student of another type", _student("electra"), ["student.path=electra", "modernbert"]),
     ("a student of another vocabulary", _student("vocabulary"),
      ["student.path=vocabulary", "100", "200", "set scale.vocab_size=100"]),

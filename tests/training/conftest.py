@@ -22,6 +22,7 @@ from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
 from dwt_cli.tasks.mlm import Masking
+from dwt_cli.tasks.task import Targets
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Training
 from dwt_cli.training.moment import Moment
@@ -100,7 +101,7 @@ def training(tmp_path: Path, corpus: Corpus, masking: Masking) -> Callable[..., 
 def make_training(
     folder: Path,
     corpus: Corpus,
-    masking: Masking,
+    masking: Targets,
     optim: str | Optim = "adamw",
     family: str = "bert",
     num_parts: int = 1,
