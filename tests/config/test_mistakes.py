@@ -740,6 +740,18 @@ def test_warnings_are_printed_once(ask: Ask, place: Path) -> None:
     assert sorted(warned) == ["scale.teacher_steps", "train.max_minutes"]
 
 
+@pytest.mark.parametrize(("words", "said"), [
+    (["teacher=none", *_student("classifier")], "the student began with a fresh head"),
+    ([*_teacher("classifier"), "objective=minilmv2"], "the teacher has no head"),
+])  # fmt: skip
+def test_an_encoder_without_a_head_learns_and_teaches(
+    ask: Ask, place: Path, words: list[str], said: str
+) -> None:
+    answer = ask(*options(place), *words, "train.max_steps=1")
+    assert answer.code == 0, answer.err
+    assert said in answer.out.replace("\n", " ")
+
+
 def test_what_one_run_of_several_uses_is_not_warned_of(ask: Ask, place: Path) -> None:
     words = ["launch.device=cuda", "run.plan=true", "run.mfu=0.5", "teacher=none,small"]
     assert "scale.teacher_steps" not in ask("-m", *options(place), *words).err
