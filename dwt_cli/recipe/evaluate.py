@@ -1,6 +1,6 @@
 """The measures of models: a run's own, once it is finished, or a checkpoint (``dwt-eval``)."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache as once
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from dwt_cli.base.ranks import ALONE
 from dwt_cli.data import corpus as corpora
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Data
+from dwt_cli.data.tokenizer import content
 from dwt_cli.evaluate import measures, report
 from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement, Results
 from dwt_cli.models.anatomy import num_positions
@@ -110,12 +111,32 @@ def opened(
     return Opened(tested, not lacking)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelsText(CorpusStage):
+    """A text in a model's own tokens, which may have been trained on this very text.
+
+    trained: the stage of that text, as a run packs it that trains its tokenizer.
+    """
+
+    trained: CorpusStage
+
+    def place(self, cache: Cache) -> Path:
+        packed = self.trained.place(cache)
+        if atomic.is_sealed(packed) and content(str(packed / "tokenizer")) == self.opened_tokenizer:
+            return packed
+        return super().place(cache)
+
+
 def text_for(tested: EvaluatedModel, data: Data, cache: Cache) -> CorpusStage:
     """Return the stage of a text in a model's own tokens; models may share a tokenizer."""
-    tokenizer = tested.tokenizer
-    length = min(data.block_length, num_positions(tested.model.config))
-    data = replace(data, tokenizer=None, vocab_size=len(tokenizer), block_length=length)
-    return CorpusStage(data, tested.task, lambda: str(_kept(tokenizer, cache)))
+    tokenizer, config = tested.tokenizer, tested.model.config
+    length = min(data.block_length, num_positions(config))
+    data = replace(data, tokenizer=None, vocab_size=config.vocab_size, block_length=length)
+    trained = CorpusStage(data, tested.task, lambda: None)
+    data = replace(data, vocab_size=len(tokenizer))
+    return ModelsText(
+        data, tested.task, lambda: str(_kept(tokenizer, cache)), name=trained.name, trained=trained
+    )
 
 
 def _kept(tokenizer: PreTrainedTokenizerBase, cache: Cache) -> Path:

@@ -94,6 +94,8 @@ def test_a_run_is_measured_at_moments_and_its_model_not_twice(
     last = [row for row in found if row["moment"] == "score"]
     assert [row["value"] for row in scores(theirs)] == pytest.approx([row["value"] for row in last])
     assert "WNLI" in out
+    (text,) = (path for path in (place / "cache" / "corpus").iterdir() if path.is_dir())
+    assert text.name == json.loads((run / "summary.json").read_text())["corpus"]["fingerprint"]
 
     # the run itself is found again, whatever is measured; a moment that was not kept is told
     code, out, err = ask(main.main, *words, "eval.at=[0.25,1]")

@@ -16,7 +16,7 @@ from dwt_cli.models.options import Architecture, Head
 # the ids that `dwt_cli.data.tokenizer` gives to its special tokens
 PAD_ID, CLS_ID, SEP_ID = 0, 2, 3
 MARK_ID = 0
-"""Of `dwt_cli.data.bpe`: in a decoder that is made, the mark at the ends of its documents."""
+"""The id of the mark at the ends of documents, in a decoder that is made (`dwt_cli.data.bpe`)."""
 
 SIZES = {
     "width": "hidden_size",
