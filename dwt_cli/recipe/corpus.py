@@ -80,7 +80,7 @@ class CorpusStage(Stage):
         )
 
     @cached_property
-    def formerly(self) -> str:
+    def formerly(self) -> str | None:
         return formerly.of_corpus(self)
 
     def carry_out(self, done: Done, at: Context) -> Corpus:
@@ -139,7 +139,7 @@ class TeachersText(CorpusStage):
         return {"trained on": self.students.identity}
 
     @cached_property
-    def formerly(self) -> str:
+    def formerly(self) -> str | None:
         return formerly.of_teachers_text(self, self.students)
 
     def carry_out(self, done: Done, at: Context) -> Corpus:

@@ -3,6 +3,7 @@
 Then every field counted, the parts of a fingerprint had an order and no names, a text had the
 identity of its tokenizer's whole folder, and held-out text was masked as the task says. A run
 whose held-out masks are others now has no fingerprint here: its numbers cannot be compared.
+Nor has what knows no masks at all, which that version could not make.
 """
 
 from collections.abc import Mapping
@@ -12,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 from dwt_cli.base.identity import former_fingerprint
 from dwt_cli.data.corpus import BUILDER_VERSION
 from dwt_cli.models.checkpoint import provenance
+from dwt_cli.tasks.options import MaskedLM
 
 if TYPE_CHECKING:
     from dwt_cli.recipe.corpus import CorpusStage, TeachersText
 
 
-def of_corpus(stage: "CorpusStage") -> str:
-    """Return the fingerprint of a run's text."""
+def of_corpus(stage: "CorpusStage") -> str | None:
+    """Return the fingerprint of a run's text; None for another framing or vocabulary."""
+    task = stage.task
+    if (task.frame, task.vocabulary) != (MaskedLM.frame, MaskedLM.vocabulary):
+        return None
     path = stage.tokenizer()
     data = replace(stage.data, tokenizer=None)
     tokenizer = path and provenance(path)
@@ -26,18 +31,22 @@ def of_corpus(stage: "CorpusStage") -> str:
     return former_fingerprint(*parts, *(stage.pieces or ()))
 
 
-def of_teachers_text(stage: "TeachersText", students: "CorpusStage") -> str:
+def of_teachers_text(stage: "TeachersText", students: "CorpusStage") -> str | None:
     """Return the fingerprint of a teacher's own text, in the tokens of the student's."""
+    if students.formerly is None:
+        return None
     own = (stage.content, stage.data, students.formerly)
     return former_fingerprint("teacher's text", BUILDER_VERSION, *own)
 
 
 def of(kind: str, parts: Mapping[str, Any], **before: Any) -> str | None:
-    """Return the fingerprint of a training; None for other held-out masks, and a second stage.
+    """Return the fingerprint of a training; None for other masks or text, and a second stage.
 
     parts: what determines it, by name, in the order of old. before: the fingerprints among them.
     """
     options = parts["eval"]
+    if before["text"] is None:
+        return None
     if parts["task"].on_heldout(options.mask_ratio) != parts["task"] or parts.get("after"):
         return None
     usual = replace(options, mask_ratio=type(options).mask_ratio)  # the ratio was the task's
