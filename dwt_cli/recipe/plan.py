@@ -21,13 +21,13 @@ from dwt_cli.recipe.shapes import Shapes
 
 def parameters_by_part(model: PreTrainedModel) -> dict[str, int]:
     """Return embeddings, layers (with the norm after the last one) and head; tied ones once."""
-    backbone = f"{anatomy_of(model).backbone}."
+    anatomy = anatomy_of(model)
     parts = Counter({"embeddings": 0, "layers": 0, "head": 0})
     for name, parameter in model.named_parameters():
-        if not name.startswith(backbone):
-            parts["head"] += parameter.numel()
-        elif name.startswith(f"{backbone}embeddings"):
+        if name.startswith(anatomy.embeddings):
             parts["embeddings"] += parameter.numel()
+        elif not name.startswith(f"{anatomy.backbone}."):
+            parts["head"] += parameter.numel()
         else:
             parts["layers"] += parameter.numel()
     return dict(parts)
