@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import yaml
-
 from dwt_cli.base import locks
 from dwt_cli.base.atomic import read_json
 from dwt_cli.cli.tables import print_table, terminal_width
 from dwt_cli.recipe.record import LOCK
 from dwt_cli.track.metrics import newest
-from dwt_cli.track.summary import heldout_masks
+from dwt_cli.track.summary import heldout_masks, read_settings
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def _listed(folder: Path) -> ListedRun:
     return ListedRun(
         folder,
         state,
-        _is_older(folder / "config.yaml"),
+        _is_older(folder),
         step,
         round(step / progress) if step and progress else None,
         summary["student"]["heldout"]["loss"] if summary else loss,
@@ -60,13 +58,9 @@ def _listed(folder: Path) -> ListedRun:
     )
 
 
-def _is_older(config: Path) -> bool:
-    try:
-        text = config.read_text(encoding="utf-8")
-        settings = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        is_of_now = "mask_ratio" in (settings.get("eval") or {})
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):  # nothing can be said of it
-        return False
+def _is_older(folder: Path) -> bool:
+    settings = read_settings(folder)
+    is_of_now = "mask_ratio" in (settings.get("eval") or {})
     return not is_of_now and heldout_masks(settings) != heldout_masks({})
 
 

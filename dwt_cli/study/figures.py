@@ -34,7 +34,7 @@ _SHARE = "share of the run"
 def draw(results: Results, folder: Path) -> dict[str, Path]:
     """Draw every picture for which there is anything to show. Return its PNG by its name."""
     drawn = {}
-    for name, (drawing, title, _) in DRAWINGS.items():
+    for name, (drawing, title) in DRAWINGS.items():
         if figure := drawing(results):
             _legend(figure)
             drawn[name] = folder / f"{name}.png"
@@ -243,40 +243,11 @@ def _by_flops(results: Results, arms: set[str], account: Account) -> pd.DataFram
     return losses.set_index(runs.groupby("steps")[account.column].mean())
 
 
-# a picture that is drawn if there is anything to show, its title, and a caption that stands alone
-DRAWINGS: dict[str, tuple[Callable[[Results], Figure | None], str, str]] = {
-    "teacher_quality": (
-        _teacher_quality,
-        "how good the teacher is, and what it is worth",
-        "Gain over the stand-alone student (how much lower held-out loss ends) against the "
-        "teacher's own distance from it. Bars: 95% intervals over seeds, from three seeds on. The "
-        "paper's figure 2 asks the same of GLUE.",
-    ),
-    "curves": (
-        _curves,
-        "learning curves",
-        "Held-out loss over the run, from the first evaluation after the start: mean over seeds; "
-        "bands from the best to the worst seed.",
-    ),
-    "progress": (
-        _progress,
-        "distance from the stand-alone student over the run",
-        "Held-out loss minus that of the stand-alone student of the same seed at the same step, "
-        "from the first evaluation after the start; bands: 95% intervals over seeds, from "
-        "three seeds on, cut where they leave the panel. The paper's figures 3 and 4 show GLUE "
-        "tasks over pre-training.",
-    ),
-    "schedules": (
-        _schedules,
-        "loss weights over the run",
-        "The weights of the hard and the soft loss as they were logged, in each arm's longest "
-        "run; arms that share a schedule share a line.",
-    ),
-    "cost": (
-        _cost,
-        "what FLOPs buy",
-        "Held-out loss at the end of runs of each length, over their FLOPs in three accounts. "
-        "Below the black line an arm beats the stand-alone student of equal FLOPs. Means over "
-        "seeds; the stand-alone student's band is from its best to its worst seed.",
-    ),
+# each is drawn if there is anything to show; its title
+DRAWINGS: dict[str, tuple[Callable[[Results], Figure | None], str]] = {
+    "teacher_quality": (_teacher_quality, "how good the teacher is, and what it is worth"),
+    "curves": (_curves, "learning curves"),
+    "progress": (_progress, "distance from the stand-alone student over the run"),
+    "schedules": (_schedules, "loss weights over the run"),
+    "cost": (_cost, "what FLOPs buy"),
 }

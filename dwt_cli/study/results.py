@@ -1,17 +1,15 @@
 """The runs of a study as one frame: what is there, and what was left out and why."""
 
-import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from dwt_cli.base.atomic import read_json
 from dwt_cli.base.identity import counted
@@ -19,66 +17,37 @@ from dwt_cli.evaluate.options import Eval
 from dwt_cli.study.compute import Account, Points, flops
 from dwt_cli.study.record import Job, StudyRecord, read_study
 from dwt_cli.track.metrics import read_lines
-from dwt_cli.track.summary import Summary, heldout_masks
+from dwt_cli.track.summary import Summary, heldout_masks, read_settings
 from dwt_cli.training.options import Train
 
-_LENGTH = ("max_steps", "epochs", "max_minutes", "every")
 Versions = tuple[tuple[str, str], ...]
+_LENGTH = ("max_steps", "epochs", "max_minutes", "every")
 _NUM_WEIGHTS = 200  # points of a schedule, as many as a picture can show
-
-
-@dataclass
-class Row:
-    """One job and the run that it is; None for what is not known.
-
-    teacher_heldout_loss, teacher_parameters: None without a teacher, and of one that is no model.
-    text_facts: where the text is from and how long it is, in words. is_alone: nobody
-    teaches it, and nothing is remapped. settings: what is recorded of a student, its training and
-    its evaluation and is part of an identity, but length and seed, as JSON. masks: of the held-out
-    text, in words. versions: names and versions of the libraries. curve: (step, held-out loss) of
-    every evaluation. weights: (share of the run, alpha_hard, alpha_soft), thinned. left_out,
-    curve_left_out: why the run, or its curve, is not in the figures.
-    """
-
-    arm: str
-    length: int
-    seed: int
-    identity: str | None
-    folder: str | None
-    words: str
-    text_facts: str = ""
-    left_out: str | None = None
-    curve_left_out: str | None = None
-    parameters: float | None = None
-    teacher_parameters: float | None = None
-    steps: float | None = None
-    heldout_loss: float | None = None
-    teacher_heldout_loss: float | None = None
-    flops_student: float | None = None
-    flops_forward: float | None = None
-    flops_whole: float | None = None
-    student_seconds: float | None = None
-    remap_seconds: float | None = None
-    teacher_flops: float | None = None
-    teacher_seconds: float | None = None
-    is_alone: bool = False
-    settings: str = ""
-    text: str = ""
-    text_formerly: str | None = None
-    masks: str = ""
-    versions: Versions = ()
-    machine: str = ""
-    commit: str | None = None
-    curve: tuple[tuple[int, float], ...] = ()
-    weights: tuple[tuple[float, float, float], ...] = ()
-
-
-_NUMBERS = [f.name for f in dataclasses.fields(Row) if f.type == (float | None)]
+_NUMBERS = (
+    *("parameters", "teacher_parameters", "steps", "heldout_loss", "teacher_heldout_loss"),
+    *(account.column for account in Account),
+    *("student_seconds", "remap_seconds", "teacher_flops", "teacher_seconds"),
+)
+_COLUMNS = (
+    *("arm", "length", "seed", "identity", "folder", "words", "left_out", "curve_left_out"),
+    *_NUMBERS,
+    *("is_alone", "settings", "text", "text_formerly", "text_facts", "masks", "versions"),
+    *("machine", "commit", "curve", "weights"),
+)
 
 
 @dataclass(frozen=True)
 class Results:
-    """A study, and a frame of `Row` with its jobs, in their order."""
+    """A study, and a frame of its jobs, in their order; what is not known is null.
+
+    Columns beside those of `Job` and the numbers of `Summary`: left_out, curve_left_out: why the
+    run, or its curve, is not in the figures. is_alone: nobody teaches it, and nothing is remapped.
+    settings: what is recorded of a student, its training and its evaluation and is part of an
+    identity, but length and seed, as JSON. masks: of the held-out text, in words. text_facts: where
+    the text is from and how long it is, in words. versions: `Versions` of the libraries. curve:
+    (step, held-out loss) of every evaluation. weights: (share of the run, alpha_hard, alpha_soft),
+    thinned. teacher_heldout_loss, teacher_parameters: null of a teacher that is no model, too.
+    """
 
     study: StudyRecord
     jobs: pd.DataFrame
@@ -158,27 +127,22 @@ def read_results(folder: Path) -> Results:
     """
     study = read_study(folder)
     rows = [_row(folder, job) for job in study.jobs]
-    today = {row.text_formerly: row.text for row in rows if row.text_formerly}
-    for row in rows:
-        row.text = today.get(row.text, row.text)
+    used = [row for row in rows if not row["left_out"]]
+    today = {row["text_formerly"]: row["text"] for row in used}
+    for row in used:
+        row["text"] = today.get(row["text"], row["text"])
     instead = "{} instead of {}".format
-    _leave_out_others(rows, "text", lambda row: row.text, instead)
-    _leave_out_others(rows, "held-out masks", lambda row: row.masks, instead)
-    _leave_out_others(rows, "versions", lambda row: row.versions, _versions_differ)
-    columns = [f.name for f in dataclasses.fields(Row)]
-    return Results(study, pd.DataFrame([vars(row) for row in rows], None, columns, object))
-
-
-def _leave_out_others(
-    rows: list[Row], what: str, of: Callable[[Row], Any], differ: Callable[[Any, Any], str]
-) -> None:
-    kept = [row for row in rows if row.left_out is None]
-    counts = Counter(map(of, kept))
-    for row in kept:
-        usual = counts.most_common(1)[0][0]  # of equally many, the one that comes first
-        if of(row) != usual:
-            why = f"{differ(of(row), usual)}: it cannot be compared"
-            row.left_out = f"other {what} than most runs: {why}"
+    kinds = {"text": instead, "masks": instead, "versions": _versions_differ}
+    for column, differ in kinds.items():
+        kept = [row for row in rows if not row["left_out"]]
+        counts = Counter(row[column] for row in kept)
+        for row in kept:
+            usual = counts.most_common(1)[0][0]  # of equally many, the one that comes first
+            if row[column] != usual:
+                what = "held-out masks" if column == "masks" else column
+                why = f"{differ(row[column], usual)}: it cannot be compared"
+                row["left_out"] = f"other {what} than most runs: {why}"
+    return Results(study, pd.DataFrame(rows, None, _COLUMNS, object))
 
 
 def _versions_differ(this: Versions, usual: Versions) -> str:
@@ -190,19 +154,18 @@ def _versions_differ(this: Versions, usual: Versions) -> str:
     )
 
 
-def _row(folder: Path, job: Job) -> Row:
-    row = Row(job.arm, job.length, job.seed, job.identity, job.folder, " ".join(job.words))
+def _row(folder: Path, job: Job) -> dict[str, Any]:
+    """Return a job and the run that it is, as a row of `Results.jobs`."""
+    row = {**vars(job), "words": " ".join(job.words), "left_out": None}
     place = None if job.folder is None else folder / job.folder
     if place is None or not (place / "summary.json").exists():
-        row.left_out = _unfinished(job, place)
-    elif (content := read_json(place / "summary.json")) is None:
-        row.left_out = "its summary.json is half-written"
-    else:
-        try:
-            _fill(row, Summary.from_json(content), place)
-        except KeyError as error:
-            row.left_out = f"its summary.json lacks {error.args[0]}"
-    return row
+        return row | {"left_out": _unfinished(job, place)}
+    if (content := read_json(place / "summary.json")) is None:
+        return row | {"left_out": "its summary.json is half-written"}
+    try:
+        return row | _of_run(job, Summary.from_json(content), place)
+    except KeyError as error:
+        return row | {"left_out": f"its summary.json lacks {error.args[0]}"}
 
 
 def _unfinished(job: Job, place: Path | None) -> str:
@@ -215,48 +178,52 @@ def _unfinished(job: Job, place: Path | None) -> str:
     return "is running" if job.state == "running" else "has no summary.json: it did not finish"
 
 
-def _fill(row: Row, summary: Summary, place: Path) -> None:
-    """Add what a run's folder says, or why it is not used."""
-    student, teacher, cost = summary.student, summary.teacher, summary.cost
-    if row.identity not in (None, summary.identity):
-        row.left_out = f"its folder holds another run, {summary.identity}"
+def _of_run(job: Job, summary: Summary, place: Path) -> dict[str, Any]:
+    """Return what a run's folder says, or why it is not used."""
+    student, cost, text, left_out = summary.student, summary.cost, summary.corpus, None
+    if job.identity not in (None, summary.identity):
+        left_out = f"its folder holds another run, {summary.identity}"
     elif student.loss is None or not math.isfinite(student.loss):
-        row.left_out = "its held-out loss is not finite: it has diverged"
-    row.steps, row.heldout_loss, row.parameters = student.steps, student.loss, student.parameters
-    if teacher and teacher.parameters:
-        row.teacher_heldout_loss, row.teacher_parameters = teacher.loss, teacher.parameters
-    row.is_alone = teacher is None and student.remap is None
-    vars(row).update(flops(cost))
-    row.student_seconds, row.remap_seconds = student.seconds, cost["remap_seconds"]
-    row.teacher_flops = cost["teacher_pretraining_flops"]
-    row.teacher_seconds = cost["teacher_pretraining_seconds"]
-    lines, config = read_lines(place / "metrics.jsonl"), _config(place / "config.yaml")
-    key = "heldout/loss"
+        left_out = "its held-out loss is not finite: it has diverged"
+    teacher = summary.teacher if summary.teacher and summary.teacher.parameters else None
+    lines, config = read_lines(place / "metrics.jsonl"), read_settings(place)
+    key, curve_left_out = "heldout/loss", None
     losses = [(int(x["step"]), x[key]) for x in lines if x.get(key) is not None]
-    row.curve, row.weights = tuple(losses), _weights(lines)
-    if not losses or losses[-1][0] != row.steps:
+    if not losses or losses[-1][0] != student.steps:
         end = f"ends at step {losses[-1][0]}" if losses else "is not there"
-        row.curve_left_out = f"its metrics.jsonl {end}"
-    row.settings, row.masks = _settings(config), heldout_masks(config)
+        curve_left_out = f"its metrics.jsonl {end}"
     known = [f"data={summary.choices['data']}"] if "data" in summary.choices else []
-    if tokens := summary.corpus.get("train_tokens"):
+    if tokens := text.get("train_tokens"):
         known.append(f"{tokens:,} tokens to train on")
-    row.text_facts = ", ".join([*known, f"corpus {summary.corpus['fingerprint']}"])
-    row.text, row.text_formerly = summary.corpus["fingerprint"], summary.corpus.get("formerly")
     environment = read_json(place / "environment.json") or {}
     versions = {"Python": environment.get("python"), **environment.get("versions", {})}
-    row.versions = tuple((name, version) for name, version in versions.items() if version)
     facts = [("device", ""), ("cpu_capability", ""), ("num_threads", "threads "), ("dtype", "")]
-    known = [f"{label}{environment[key]}" for key, label in facts if environment.get(key)]
-    row.machine, row.commit = ", ".join(known) or "unknown", environment.get("commit")
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    machine = [f"{label}{environment[key]}" for key, label in facts if environment.get(key)]
+    return {
+        "left_out": left_out,
+        "curve_left_out": curve_left_out,
+        "steps": student.steps,
+        "heldout_loss": student.loss,
+        "parameters": student.parameters,
+        "teacher_heldout_loss": teacher and teacher.loss,
+        "teacher_parameters": teacher and teacher.parameters,
+        "is_alone": summary.teacher is None and student.remap is None,
+        **flops(cost),
+        "student_seconds": student.seconds,
+        "remap_seconds": cost["remap_seconds"],
+        "teacher_flops": cost["teacher_pretraining_flops"],
+        "teacher_seconds": cost["teacher_pretraining_seconds"],
+        "curve": tuple(losses),
+        "weights": _weights(lines),
+        "settings": _settings(config),
+        "masks": heldout_masks(config),
+        "text": text["fingerprint"],
+        "text_formerly": text.get("formerly"),
+        "text_facts": ", ".join([*known, f"corpus {text['fingerprint']}"]),
+        "versions": tuple((name, version) for name, version in versions.items() if version),
+        "machine": ", ".join(machine) or "unknown",
+        "commit": environment.get("commit"),
+    }
 
 
 def _settings(content: Mapping[str, Any]) -> str:

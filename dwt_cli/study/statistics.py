@@ -19,15 +19,6 @@ SIGNIFICANT = 0.05
 SUPPORTED, CONTRADICTED = "supported", "contradicted"
 NO_DIFFERENCE, UNDECIDED = "no difference", "undecided"
 
-RULE = (
-    "Differences are paired by seed; intervals are Student's t at 95%. A claim ends as "
-    "**no difference** if the whole interval lies within ±{smallest_effect:g} nats; else as "
-    "**supported** if p < 0.05 after Holm's correction and the sign is the one that was claimed, "
-    "and as **contradicted** if it is the other one; else as **undecided**. Holm's correction is "
-    "over all claims of the study, a claim for every length counting as many, and those that have "
-    "no p yet counting as p = 1. With fewer than two seeds there is no interval and no verdict."
-)
-
 
 @dataclass(frozen=True)
 class Difference:

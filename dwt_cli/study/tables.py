@@ -32,15 +32,6 @@ _MEASURES = [
 ]
 
 
-def markdown(table: pd.DataFrame) -> list[str]:
-    """A Markdown table, with an empty line after it; nothing for an empty one."""
-    if table.empty:
-        return []
-    rows = [[str(cell).replace("|", "\\|") for cell in row] for row in (table, *table.to_numpy())]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], "|" + " --- |" * len(table.columns), *lines[1:], ""]
-
-
 def interval(found: Difference | None, num_seeds: int | None = None) -> str:
     """mean [low, high]; how many pairs there are is said where it is not `num_seeds`."""
     if found is None:

@@ -1,11 +1,11 @@
 """What a finished run reports: what is known of its models, the comparison, the cost."""
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -27,9 +27,59 @@ def heldout_masks(settings: Mapping[str, Any]) -> str:
     return "{:g} masked, {:g} of them kept, {:g} random".format(*ratios)
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return a run's config.yaml; empty where it cannot be read."""
+    try:
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
+        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+
+
+_ROLES = ("student", "teacher", "stand_alone", "equal_flops")
+_NULL = (*_ROLES, "flops", "tokens_to_stand_alone")  # what the file has though nobody knows it
+
+
+def _known(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields that the file has, of any dataclass."""
+    empty: dict[str, Any] = {"members": {}, "samples": []}
+    return {
+        name: value
+        for name, value in fields
+        if value != empty.get(name) or (value is None and name in _NULL)
+    }
+
+
+class Content:
+    """A dataclass as JSON. What is not known is None, and left out of the file."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of a file."""
+        return asdict(self, dict_factory=_known)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str = "") -> Self:
+        """Return what `to_json` has made, of this or an earlier version.
+
+        Raises KeyError where a field that has no default is not there.
+        """
+        known = {}
+        for f in fields(cls):  # type: ignore[arg-type]
+            if f.name in content:
+                known[f.name] = content[f.name]
+            elif f.default is MISSING and f.default_factory is MISSING:
+                raise KeyError(f"{where}{f.name}")
+        for role in _ROLES:
+            if known.get(role) is not None:
+                known[role] = Facts.from_json(known[role], f"{role}.")
+        if "members" in known:
+            known["members"] = {n: Facts.from_json(m) for n, m in known["members"].items()}
+        return cls(**known)
+
+
 @dataclass(frozen=True)
-class Facts:
-    """A model and its training; what is None is not known, and left out of the file.
+class Facts(Content):
+    """A model and its training.
 
     parameters: distinct ones. heldout: its metrics on the held-out text, at its end.
     flops: of its training; null in the file where nobody knows. tokens: read in training.
@@ -59,28 +109,9 @@ class Facts:
         """The held-out loss, in nats per target."""
         return self.heldout["loss"]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of a file, without what is not known."""
-        known = {k: v for k, v in vars(self).items() if v is not None or k == "flops"}
-        members = {name: member.to_json() for name, member in known.pop("members").items()}
-        return known | ({"members": members} if members else {})
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], where: str = "") -> Self:
-        """Return what `to_json` has made, of this or an earlier version.
-
-        Raises KeyError where a field that has no default is not there.
-        """
-        known = _known(cls, content, where)
-        members = known.pop("members", {})
-        return cls(**known, members={name: Facts.from_json(m) for name, m in members.items()})
-
-
-_ROLES = ("student", "teacher", "stand_alone", "equal_flops")
-
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Content):
     """The content of summary.json.
 
     seconds: of the process that finished. corpus: fingerprint and report of the text.
@@ -144,33 +175,7 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of summary.json."""
-        content = dict(vars(self))
-        for role in _ROLES:
-            content[role] = content[role] and content[role].to_json()
-        for name in ("samples", "sync"):
-            if not content[name]:
-                del content[name]
-        return content | {"comparison": self.comparison, "cost": self.cost}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Return what `to_json` has made, of this or an earlier version.
-
-        Raises KeyError where a field that has no default is not there.
-        """
-        known = _known(cls, content)
-        for role in _ROLES:
-            if known.get(role) is not None:
-                known[role] = Facts.from_json(known[role], f"{role}.")
-        return cls(**known)
-
-
-def _known(kind: Any, content: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Return what of a JSON object is a field. Raises KeyError unless all that is needed is."""
-    for f in dataclasses.fields(kind):
-        if f.name not in content and f.default is MISSING and f.default_factory is MISSING:
-            raise KeyError(f"{where}{f.name}")
-    return {f.name: content[f.name] for f in dataclasses.fields(kind) if f.name in content}
+        return super().to_json() | {"comparison": self.comparison, "cost": self.cost}
 
 
 def print_summary(

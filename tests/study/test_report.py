@@ -124,10 +124,10 @@ def test_without_a_baseline(tmp_path: Path, missing: str) -> None:
 
 
 def test_claims_need_no_baseline(tmp_path: Path, unpictured: None) -> None:
-    claim = Claim("weak is ahead of poor", "weak", "poor", Expect.lower, length=100)
+    claim = Claim("weak is | ahead of poor", "weak", "poor", Expect.lower, length=100)
     text = report(miniature.write(tmp_path, seeds=(0, 1, 2), baseline=None, claims=[claim]))
     assert "There is no stand-alone arm: nothing is compared with it." in text
-    assert row(text, "weak is ahead of poor", "100")[-1] == "supported"
+    assert row(text, "weak is \\| ahead of poor", "100")[-1] == "supported"
     assert "| weak - poor |" in text[text.index("## Where curves cross") :]
     assert "Against the stand-alone" not in text
 

@@ -5,7 +5,6 @@ import io
 import math
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from dwt_cli.study import tables
@@ -14,16 +13,6 @@ from dwt_cli.study.results import read_results
 from dwt_cli.study.statistics import Difference
 from tests.study import miniature
 from tests.study.test_results import failed, place
-
-
-def test_markdown_keeps_its_columns() -> None:
-    assert tables.markdown(pd.DataFrame()) == []
-    assert tables.markdown(pd.DataFrame({"a": [1], "b": ["x|y"]})) == [
-        "| a | b |",
-        "| --- | --- |",
-        "| 1 | x\\|y |",
-        "",
-    ]
 
 
 def test_intervals() -> None:
