@@ -9,9 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from dwt_cli.base import atomic
 from dwt_cli.base.errors import first_line
@@ -24,6 +22,9 @@ from dwt_cli.data.source import CorpusError, Document, Progress, Source
 from dwt_cli.data.text_bytes import bytes_of_blocks
 from dwt_cli.data.tokenizer import ids_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 BUILDER_VERSION = 2  # raise it when the same text would give other blocks
 _CHUNK_CHARACTERS = 1_000_000  # tokenised at once
 _SAMPLE_CHARACTERS = 64_000_000  # what a tokenizer is trained on: the beginning of the text
@@ -34,13 +35,15 @@ _TRAINED = {"wordpiece": wordpiece.train_tokenizer, "byte-level BPE": bpe.train_
 class Corpus:
     """A prepared corpus: its tokenizer, its packed blocks, and what is known about it."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     train: Blocks
     heldout: Blocks
     report: dict[str, Any]
 
     @classmethod
     def open(cls, folder: Path) -> "Corpus":
+        from transformers import AutoTokenizer
+
         return cls(
             AutoTokenizer.from_pretrained(folder / "tokenizer"),
             Blocks(folder / "train"),
@@ -133,8 +136,10 @@ def build(
     )
 
 
-def open_tokenizer(path: str, special_tokens: Sequence[str | None]) -> PreTrainedTokenizerBase:
+def open_tokenizer(path: str, special_tokens: Sequence[str | None]) -> "PreTrainedTokenizerBase":
     """Return a tokenizer that has a token in these roles; raise `CorpusError` without them."""
+    from transformers import AutoTokenizer
+
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, trust_remote_code=False

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from dwt_cli.data.pack import pack
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def bytes_of_blocks(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], block_length: int, num_blocks: int
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], block_length: int, num_blocks: int
 ) -> list[int]:
     """Return the UTF-8 bytes of the text in each of the blocks that the texts are packed into.
 
@@ -20,7 +22,7 @@ def bytes_of_blocks(
 
 
 def bytes_of_tokens(
-    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
+    tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]
 ) -> Iterator[list[int]]:
     """Yield the number of bytes of each token of a text; they add up to all of the text's.
 

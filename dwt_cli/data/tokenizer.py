@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import (
     Tokenizer,
@@ -19,9 +19,11 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from dwt_cli.base.atomic import file_sum
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 KIND = "wordpiece"
@@ -69,8 +71,10 @@ def _json(file: Path) -> dict[str, Any]:
 
 def train_tokenizer(
     texts: Sequence[str], vocab_size: int, max_length: int
-) -> PreTrainedTokenizerFast:
+) -> "PreTrainedTokenizerFast":
     """Train on the texts. A small corpus may end up with fewer than ``vocab_size`` entries."""
+    from transformers import PreTrainedTokenizerFast
+
     wordpiece = _wordpiece(_vocabulary(texts, vocab_size))
     cls, sep = (SPECIAL_TOKENS.index(token) for token in ("[CLS]", "[SEP]"))
     wordpiece.post_processor = processors.TemplateProcessing(
@@ -89,7 +93,7 @@ def train_tokenizer(
     )
 
 
-def ids_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def ids_of(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
     """Return the ids of each text's tokens, without special tokens around them."""
     ids: list[list[int]] = tokenizer(
         list(texts),

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dwt_cli.config import packing
 from dwt_cli.config.run import Run
-from dwt_cli.launch.process import QUIETLY
+from dwt_cli.launch.process import QUIETLY, loading
 from dwt_cli.recipe.record import readable
 
 
@@ -20,17 +20,21 @@ def start(run: Run) -> None:
     """
     evaluation, ranks, job = run.evaluation, run.launch.ranks, run.launch.job
     is_training = run.run.mode.trains and evaluation is None
+    console = Console()
+    if is_training and "RANK" not in os.environ:
+        from dwt_cli.recipe import finished  # a command that only asks for help does not pay for it
+
+        if finished.show_again(run, console):
+            return
     if job and is_training:
-        from dwt_cli.launch import slurm  # a command that only asks for help does not pay for it
+        from dwt_cli.launch import slurm
 
         name = readable(run.choices, run.overrides, run.seed)
         slurm.start(packing.packed(run), name, Path(run.run.root), job)
         return
     if ranks:
         os.environ.update(QUIETLY | os.environ)
-    console = Console()
-    with console.status("loading torch and transformers"):
-        # nor for these
+    with loading():
         from dwt_cli.base.ranks import are_several
         from dwt_cli.launch import torchrun
         from dwt_cli.recipe import worker
@@ -47,7 +51,6 @@ def start_all(runs: Sequence[Run], study: str | None, arguments: Sequence[str]) 
 
     study: the name of its primary config. arguments: the command that asks for them.
     """
-    console = Console()
-    with console.status("loading torch and transformers"):
+    with loading():
         from dwt_cli.launch import sweep
-    return sweep.carry_out(runs, study, arguments, console)
+    return sweep.carry_out(runs, study, arguments, Console())

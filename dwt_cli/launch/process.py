@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import os
 import platform
 import shutil
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rich.console import Console
+
 from dwt_cli.base import interrupt
 from dwt_cli.base.errors import FAULT, MISTAKE, Reported
 from dwt_cli.config import explain, packing
@@ -21,6 +24,16 @@ from dwt_cli.config.run import Run
 
 QUIETLY = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Environment of those who start ranks: that other ranks have ended is reported in one line."""
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Load modules in here: all of them stay, so the garbage collector need not look at them."""
+    gc.disable()
+    with Console().status("loading torch and transformers"):
+        yield
+    gc.freeze()
+    gc.enable()
 
 
 def scratch() -> TemporaryDirectory[str]:

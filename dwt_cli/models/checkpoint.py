@@ -16,44 +16,18 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError, first_line
 from dwt_cli.base.randomness import seed_for
 from dwt_cli.models.anatomy import ANATOMIES, is_known, num_positions
 from dwt_cli.models.making import AUTO
 from dwt_cli.models.options import Checkpoint, Head
+from dwt_cli.models.places import located
 
 _TYPES = {
     Head.masked: MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     Head.causal: MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 }
 """The types of models that the library has with a head."""
-
-
-def located(setting: str, path: str) -> str:
-    """Return what to open for a path: the folder, or the name on the hub.
-
-    A run's folder stands for the model in it. Raises `UserError` for a file, and for a path that no
-    hub name looks like and nothing is at.
-    """
-    place = Path(path).expanduser()
-    if place.is_dir():
-        return str(_with_model(place))
-    if place.exists():
-        raise UserError(f"{setting}={path} cannot be opened: it is a file; give its folder")
-    is_below = "/" in path and place.parent.is_dir()  # as runs/NAME, which a hub name could be too
-    if is_below or path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
-        raise UserError(
-            f"{setting}={path} cannot be opened: there is no such folder (looked in "
-            f"{Path.cwd()}); give another, or a name on the hub"
-        )
-    return path
-
-
-def _with_model(folder: Path) -> Path:
-    inner = folder / "model"
-    is_around = (inner / "config.json").is_file() and not (folder / "config.json").is_file()
-    return inner if is_around else folder
 
 
 def sizes(checkpoint: Checkpoint) -> tuple[int, int | None] | None:
@@ -186,16 +160,6 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
                     setattr(config, role, number)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def provenance(path: str, revision: str | None = None) -> dict[str, Any]:
-    """Return what determines a checkpoint or a tokenizer: a folder's files, or a hub name."""
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        return {"name": path, "revision": revision}
-    suffixes = (".json", ".txt", ".model", ".safetensors", ".bin")
-    files = sorted(file for file in _with_model(folder).iterdir() if file.suffix in suffixes)
-    return {"files": {file.name: file_sum(file) for file in files}}
 
 
 def _check_weights(named: str, lacking: list[str], head: Head) -> None:

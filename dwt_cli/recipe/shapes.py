@@ -1,20 +1,23 @@
 """A run's models as shapes, without numbers."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-
-import torch
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.features import parts_for, requested
 from dwt_cli.distill.teacher.options import Teacher
-from dwt_cli.models.features import NO_FEATURES, FeatureSpec
-from dwt_cli.models.flops import FORWARD_AND_BACKWARD
-from dwt_cli.models.making import outline_of
 from dwt_cli.models.options import Checkpoint, Student
 from dwt_cli.recipe.stage import Conditions
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from dwt_cli.models.features import FeatureSpec
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Shapes:
 
     def student_on(self, device: torch.device | str) -> PreTrainedModel:
         """Return the student on the meta device or, of fake tensors, on any."""
+        from dwt_cli.models.making import outline_of
+
         head = self.conditions.task.head
         return outline_of(self.student.config(head), head, device)
 
@@ -51,11 +56,15 @@ class Shapes:
     @cached_property
     def step_flops(self) -> float:
         """FLOPs of a step of the student without a teacher, forward and backward."""
+        from dwt_cli.models.flops import FORWARD_AND_BACKWARD
+
         return self.conditions.step_flops(self.student_model) * FORWARD_AND_BACKWARD
 
     @cached_property
     def taught_flops(self) -> tuple[float, float]:
         """FLOPs of a step for the student's features that are compared, and for its teachers."""
+        from dwt_cli.models.flops import FORWARD_AND_BACKWARD
+
         flops, (ours, theirs) = self.conditions.step_flops, self.features
         shown = flops(self.student_model, ours) - flops(self.student_model)
         asked = sum(flops(model, theirs) for model in self.teacher_models.values())
@@ -64,6 +73,8 @@ class Shapes:
     @cached_property
     def features(self) -> tuple[FeatureSpec, FeatureSpec]:
         """The features that the objectives ask the student for, and its teacher."""
+        from dwt_cli.models.features import NO_FEATURES
+
         if list(self.teacher_models) != ["teacher"]:  # several have none in common
             return NO_FEATURES, NO_FEATURES
         student, teacher = self.student_model.config, self.teacher_models["teacher"].config

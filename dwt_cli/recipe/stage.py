@@ -1,37 +1,37 @@
 """A stage of a recipe, where it is carried out, and how all stages train and evaluate models."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.machine import Machine
-from dwt_cli.base.ranks import Ranks
-from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Data
-from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.evaluate.options import Eval
-from dwt_cli.models.features import NO_FEATURES, FeatureSpec
-from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops, num_parameters
-from dwt_cli.models.wrapper import LanguageModel
-from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
 from dwt_cli.tasks.options import Task
 from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
 from dwt_cli.track.summary import Facts
-from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.options import Optim, Parallel, Train
-from dwt_cli.training.protocols import Loss, Observer
-from dwt_cli.training.snapshots import Snapshots, snapshots_of
-from dwt_cli.training.train import train
+
+if TYPE_CHECKING:  # what is not carried out needs no torch
+    from transformers import PreTrainedModel
+
+    from dwt_cli.base.machine import Machine
+    from dwt_cli.base.ranks import Ranks
+    from dwt_cli.data.corpus import Corpus
+    from dwt_cli.models.features import FeatureSpec
+    from dwt_cli.models.wrapper import LanguageModel
+    from dwt_cli.tasks.batches import HeldoutBatches
+    from dwt_cli.training.checkpoint import Checkpoints
+    from dwt_cli.training.protocols import Loss, Observer
 
 FACTS = "facts.json"
 
@@ -72,7 +72,7 @@ class Stage(ABC):
         return self.kind is not None and atomic.is_sealed(self.place(cache))
 
     @abstractmethod
-    def carry_out(self, done: Done, at: "Context") -> Any:
+    def carry_out(self, done: Done, at: Context) -> Any:
         """Return the artifact: found, finished, or made. All ranks are here."""
 
 
@@ -84,7 +84,7 @@ class Site:
     cache: Cache
     ranks: Ranks
 
-    def at(self, folder: Path, show: Display) -> "Context":
+    def at(self, folder: Path, show: Display) -> Context:
         """Return the context of the stages of one run."""
         return Context(self.machine, self.cache, self.ranks, folder, show)
 
@@ -184,21 +184,27 @@ class Conditions:
         """Return the run's way of training, for a length of its own."""
         return replace(self.train, max_steps=steps, epochs=None, max_minutes=None)
 
-    def step_flops(self, model: PreTrainedModel, features: FeatureSpec = NO_FEATURES) -> float:
+    def step_flops(self, model: PreTrainedModel, *features: FeatureSpec) -> float:
         """Return the FLOPs of one forward pass over a step's batch, with these features."""
-        size = self.train.batch_size
-        return forward_flops(model, size, self.data.block_length, self.num_targets, features)
+        from dwt_cli.models.flops import forward_flops
 
-    def token_flops(self, model: PreTrainedModel, features: FeatureSpec = NO_FEATURES) -> float:
+        size = self.train.batch_size
+        return forward_flops(model, size, self.data.block_length, self.num_targets, *features)
+
+    def token_flops(self, model: PreTrainedModel, *features: FeatureSpec) -> float:
         """Return the FLOPs of one forward pass, by token that is read."""
-        return self.step_flops(model, features) / self.tokens_per_step
+        return self.step_flops(model, *features) / self.tokens_per_step
 
     def wrapped(self, model: PreTrainedModel, machine: Machine) -> LanguageModel:
         """Return a model as it is called, where it is: a training brings it to the device."""
+        from dwt_cli.models.wrapper import LanguageModel
+
         return LanguageModel(model, machine.dtype, self.train.compile, machine.device)
 
     def heldout(self, corpus: Corpus, num_ranks: int) -> HeldoutBatches:
         """Return the held-out batches that every model is evaluated on."""
+        from dwt_cli.tasks.batches import HeldoutBatches
+
         size = self.train.micro_batch_size or self.train.batch_size // num_ranks
         targets = self.heldout_task.targets(corpus.tokenizer)
         return HeldoutBatches(corpus.heldout, targets, self.eval.num_blocks, size)
@@ -207,6 +213,8 @@ class Conditions:
         self, corpus: Corpus, at: Context
     ) -> Callable[[LanguageModel], dict[str, float]]:
         """Return the function from a model to its held-out metrics; all ranks call it."""
+        from dwt_cli.evaluate.lm import heldout_metrics
+
         heldout = self.heldout(corpus, at.ranks.size)
         return lambda model: heldout_metrics(model, heldout, at.machine.device, at.ranks)
 
@@ -233,6 +241,11 @@ class Conditions:
         snapshots. text: to train on, steps: for how long, optim: at what rates; by default as the
         run. shares: of the training, at which ``save`` writes the model. See `dwt_cli.training`.
         """
+        from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
+        from dwt_cli.tasks.batches import TrainBatches
+        from dwt_cli.training.snapshots import Snapshots, snapshots_of
+        from dwt_cli.training.train import train
+
         parameters = num_parameters(model.model)
         step_flops = self.step_flops(model.model) * FORWARD_AND_BACKWARD
         targets, size = self.task.targets(corpus.tokenizer), self.train.batch_size
@@ -272,10 +285,13 @@ class Conditions:
             heldout=after,
             best_heldout={"loss": counters.best_loss, "step": counters.best_step},
             flops=step_flops * counters.step,
+            step_flops=step_flops,
             seconds=counters.elapsed_s,
         )
 
     def checkpoints(self, stage: Stage, folder: Path, at: Context) -> Checkpoints:
         """Return the checkpoints of a stage's training."""
+        from dwt_cli.training.checkpoint import Checkpoints
+
         keep, place = self.train.keep_checkpoints, folder / "checkpoints"
         return Checkpoints(place, stage.identity, keep, at.show.say, at.ranks, stage.formerly)

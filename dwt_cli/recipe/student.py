@@ -1,30 +1,22 @@
 """The stages of the student: maps to start from, and its training, alone or with a teacher."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.alpha import Schedule
-from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.revise import Revise
 from dwt_cli.distill.objective.select import Select
-from dwt_cli.distill.remap.ligo import Growing
 from dwt_cli.distill.remap.options import Ligo, RandomStart, Remap
-from dwt_cli.distill.remap.picture import draw_origins
-from dwt_cli.distill.remap.remap import Account
-from dwt_cli.models.checkpoint import provenance, save_model
-from dwt_cli.models.flops import num_parameters
-from dwt_cli.models.wrapper import LanguageModel
+from dwt_cli.models.places import provenance
 from dwt_cli.recipe import formerly
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.shapes import Shapes
@@ -33,7 +25,14 @@ from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import AdamW
-from dwt_cli.training.parallel import load_state, state_on_first
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from dwt_cli.distill.loss import Distillation
+    from dwt_cli.distill.remap.ligo import Growing
+    from dwt_cli.distill.remap.remap import Account
 
 _SAMPLES = 1000  # moments of a run at which its schedule is asked for the teacher's weight
 
@@ -51,7 +50,7 @@ class MapsStage(Stage):
 
     kind = "maps"
     options: Ligo
-    student: "StudentStage"
+    student: StudentStage
     teacher: TeacherStage
     name: str = "remap"
 
@@ -91,6 +90,10 @@ class MapsStage(Stage):
         return place
 
     def _learn(self, done: Done, at: Context, folder: Path) -> Facts:
+        from safetensors.torch import save_file
+
+        from dwt_cli.distill.loss import DistillationLoss
+
         student, options = self.student, self.options
         growing = self._growing(student.start(), done, at)
         facts = student.shapes.conditions.fit(
@@ -111,11 +114,16 @@ class MapsStage(Stage):
 
     def apply(self, student: PreTrainedModel, done: Done, at: Context) -> Account:
         """Write what the learned maps make of the teacher into the student."""
+        from safetensors.torch import load_file
+
         maps = load_file(done[self.name] / "maps.safetensors", device=str(at.machine.device))
         return self._growing(student, done, at).fold(maps)
 
     def _growing(self, student: PreTrainedModel, done: Done, at: Context) -> Growing:
         """Return a student whose weights are the maps' functions of its teacher's."""
+        from dwt_cli.distill.remap.ligo import Growing
+        from dwt_cli.models.wrapper import LanguageModel
+
         teacher: Prepared = done[self.teacher.name]
         assert teacher.model is not None
         device, dtype = at.machine.device, at.machine.dtype
@@ -142,7 +150,7 @@ class StudentStage(Stage):
     revise: Revise
     select: Select
     train_tokens: int | None = None
-    after: "StudentStage | None" = None
+    after: StudentStage | None = None
     name: str = "student"
     purpose: str = "student"
     folder: str = ""
@@ -193,7 +201,7 @@ class StudentStage(Stage):
         learned, teacher = self.remap.learned, self.teacher
         return MapsStage(learned, self, teacher) if learned and teacher else None
 
-    def alone(self, steps: int | None = None) -> "StudentStage":
+    def alone(self, steps: int | None = None) -> StudentStage:
         """Return the same student without any teacher, trained for as long or for ``steps``."""
         before, shapes = self.after and self.after.alone(), self.shapes
         if steps is not None:
@@ -207,7 +215,8 @@ class StudentStage(Stage):
         forward passes counted; None where they are not known."""
         if facts.flops is None or facts.teacher_forward_flops is None:
             return None
-        return round((facts.flops + facts.teacher_forward_flops) / self.shapes.step_flops)
+        step_flops = facts.step_flops or self.shapes.step_flops  # of older runs it is counted
+        return round((facts.flops + facts.teacher_forward_flops) / step_flops)
 
     def start(self) -> PreTrainedModel:
         """Return the model as it is without a teacher's weights, in fp32."""
@@ -237,6 +246,10 @@ class StudentStage(Stage):
 
     def carry_out(self, done: Done, at: Context) -> Trained:
         """Return the student at its end; metrics and checkpoints are in the run's directory."""
+        from dwt_cli.distill.loss import DistillationLoss
+        from dwt_cli.models.checkpoint import save_model
+        from dwt_cli.training.parallel import load_state, state_on_first
+
         of, corpus, remapped = self.shapes.conditions, done[self.corpus.name], None
         if self.after is not None:
             model = done[self.after.name].model
@@ -268,6 +281,8 @@ class StudentStage(Stage):
 
     def newest(self, done: Done, at: Context) -> Trained:
         """Return the student of the newest checkpoint, trained no further."""
+        from dwt_cli.models.flops import num_parameters
+
         conditions, folder = self.shapes.conditions, at.folder / self.folder
         model = self.start()
         wrapped = conditions.wrapped(model, at.machine).to(at.machine.device)
@@ -288,6 +303,9 @@ class StudentStage(Stage):
         losses: held-out, before the student's first step, in nats. Where each tensor comes from
         goes to the run's directory, with a picture.
         """
+        from dwt_cli.distill.remap.picture import draw_origins
+        from dwt_cli.models.wrapper import LanguageModel
+
         assert self.teacher is not None
         evaluate = self.shapes.conditions.evaluation(done[self.corpus.name], at)
         teacher: Prepared = done[self.teacher.name]
@@ -318,6 +336,8 @@ class StudentStage(Stage):
         self, student: PreTrainedModel, done: Done, at: Context
     ) -> Distillation | None:
         """Return what the student learns of its teacher, which is shared among ranks from here."""
+        from dwt_cli.distill.loss import Distillation
+
         if self.teacher is None:
             return None
         teacher, shapes = done[self.teacher.name], self.shapes

@@ -4,34 +4,29 @@ One pre-training serves every ``teacher.budget``: the model is kept at a fixed g
 it, beside the finished one, in the cache.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from torch import nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
-from dwt_cli.distill.loss import DistillationLoss
-from dwt_cli.distill.teacher.fitted import FittedSignal
 from dwt_cli.distill.teacher.options import BUDGETS, CombinedTeacher, MadeTeacher, Teacher
-from dwt_cli.distill.teacher.signal import TeacherSignal
-from dwt_cli.evaluate.lm import metrics_of
-from dwt_cli.models.checkpoint import open_folder, save_model
-from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.recipe import formerly
 from dwt_cli.recipe.corpus import CorpusStage, TeachersText
 from dwt_cli.recipe.stage import Conditions, Context, Done, Stage, facts_of
-from dwt_cli.track.curves import draw_curves
 from dwt_cli.track.summary import Facts
 from dwt_cli.training.options import Parallel
-from dwt_cli.training.parallel import shard
-from dwt_cli.training.snapshots import place_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from dwt_cli.distill.teacher.signal import TeacherSignal
 
 
 class Prepared(NamedTuple):
@@ -47,6 +42,10 @@ class Prepared(NamedTuple):
 
     def share(self, parallel: Parallel, at: Context) -> None:
         """Leave each rank its share of the model, if that is asked for."""
+        from torch import nn
+
+        from dwt_cli.training.parallel import shard
+
         sharding, model = parallel.sharding(at.ranks.size), self.signal.model
         if sharding and sharding.shard_teacher and model:
             shard(model, nn.ModuleDict(), sharding, at.machine.device, at.machine.dtype)
@@ -62,7 +61,7 @@ class TeacherStage(Stage):
     options: Teacher
 
     @property
-    def each(self) -> "Sequence[TeacherStage]":
+    def each(self) -> Sequence[TeacherStage]:
         """The stages of the single teachers."""
         return [self]
 
@@ -82,6 +81,8 @@ class TeacherStage(Stage):
 
     def _prepared(self, facts: Facts, signal: TeacherSignal, done: Done, at: Context) -> Prepared:
         """Return it evaluated, if it is not: by its answers, as what has no one model is."""
+        from dwt_cli.evaluate.lm import metrics_of
+
         if not facts.heldout:
             heldout = self.conditions.heldout(done[self.corpus.name], at.ranks.size)
             answers = lambda batch: signal(batch).targets.dense()  # noqa: E731
@@ -111,6 +112,8 @@ class SingleStage(TeacherStage):
         return model, Facts(0, {}, flops=0 if model is None else None, fresh=fresh)
 
     def carry_out(self, done: Done, at: Context) -> Prepared:
+        from dwt_cli.models.flops import num_parameters
+
         of, wrapped = self.conditions, None
         model, facts = self.model(done, at)
         if model is not None:
@@ -126,6 +129,8 @@ class SingleStage(TeacherStage):
 
     def _fitted(self, facts: Facts, signal: TeacherSignal, done: Done, at: Context) -> Prepared:
         """Return one that has other rows than the student; say what is taken away of it."""
+        from dwt_cli.distill.teacher.fitted import FittedSignal
+
         num_tokens = len(done[self.corpus.name].tokenizer)
         fitted = FittedSignal(signal, num_tokens, self.conditions.data.vocab_size)
         prepared = self._prepared(replace(facts, heldout={}), fitted, done, at)
@@ -179,6 +184,8 @@ class TrainedStage(SingleStage):
     def cost(self, done: Mapping[str, Any]) -> float:
         if self.options.budget == 0:
             return 0.0
+        from dwt_cli.models.flops import FORWARD_AND_BACKWARD
+
         of, options = self.conditions, self.options
         forward = of.step_flops(options.outline(self.name, of.task.head))
         return forward * FORWARD_AND_BACKWARD * options.max_steps
@@ -189,6 +196,9 @@ class TrainedStage(SingleStage):
 
     def model(self, done: Done, at: Context) -> tuple[PreTrainedModel, Facts]:
         """Return the model at its budget."""
+        from dwt_cli.models.checkpoint import open_folder
+        from dwt_cli.training.snapshots import place_of
+
         options, head = self.options, self.conditions.task.head
         if options.budget == 0:
             return options.start(self.name, head), Facts(0, {}, flops=0, steps=0)
@@ -207,6 +217,10 @@ class TrainedStage(SingleStage):
         return open_folder(place, head), _facts_at(step, facts.to_json())
 
     def _pretrain(self, done: Done, at: Context, folder: Path) -> Facts:
+        from dwt_cli.distill.loss import DistillationLoss
+        from dwt_cli.models.checkpoint import save_model
+        from dwt_cli.track.curves import draw_curves
+
         of, corpus = self.conditions, done[self.corpus.name]
         text = self.text.carry_out(done, at) if self.text else None
         model = self.options.start(self.name, of.task.head)

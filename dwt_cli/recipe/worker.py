@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import re
-import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
 from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import ALONE, Ranks, joined
-from dwt_cli.config.run import DISTILLATION, LONGEST_NAME, Evaluation, Mode, Run
+from dwt_cli.config.run import LONGEST_NAME, Evaluation, Mode, Run
 from dwt_cli.evaluate import measures
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.evaluate.samples import samples
@@ -28,16 +26,14 @@ from dwt_cli.models.checkpoint import save_model
 from dwt_cli.models.options import Head
 from dwt_cli.recipe import preflight
 from dwt_cli.recipe.evaluate import measure, measure_run, opened, report_scores, text_for
+from dwt_cli.recipe.finished import NOTHING_TO_DO, compared, to_know
 from dwt_cli.recipe.plan import print_plan
 from dwt_cli.recipe.recipe import Recipe, recipe_of
-from dwt_cli.recipe.record import Record, find, last_part, readable, recorded_as, summary_of
+from dwt_cli.recipe.record import Record, find, last_part, readable, recorded_as
 from dwt_cli.recipe.stage import Conditions, Done, Site
 from dwt_cli.track.card import model_card
-from dwt_cli.track.curves import draw_curves
 from dwt_cli.track.display import Display, plain_line
-from dwt_cli.track.metrics import step_of
 from dwt_cli.track.options import Entry, NoTracker, Tracker
-from dwt_cli.track.schedule import draw_schedule
 from dwt_cli.track.summary import Summary, print_summary
 
 
@@ -53,6 +49,8 @@ def work(run: Run, console: Console) -> None:
         console = console if ranks.is_first else Console(quiet=True)
         say = plain_line(console)
         if mode is Mode.schedule:
+            from dwt_cli.track.schedule import draw_schedule  # loads matplotlib: here, and below
+
             picture = root / f"schedule-{run.choices['alpha']}.png"
             draw_schedule(run.alpha, run.optim, run.objective, run.choices, picture)
             say(f"schedule: {picture}")
@@ -89,7 +87,7 @@ def work(run: Run, console: Console) -> None:
                 with _status_of_a_failure(record):
                     summary = train(recipe, run.tracker, record, site, console)
             else:
-                say("this run is finished; run.fresh=true starts it anew")
+                say(NOTHING_TO_DO)
                 if not (record.folder / "model").is_dir():
                     say(
                         "its model/ is gone: run.export=true saves the model of its newest "
@@ -97,8 +95,7 @@ def work(run: Run, console: Console) -> None:
                     )
                 summary = _compared(recipe, record.summary, record.folder, ranks)
                 record.finish(summary)
-            to_know = {} if run.of_study else _to_know(run.overrides, recipe, summary)
-            print_summary(console, summary, record.folder, to_know)
+            print_summary(console, summary, record.folder, to_know(run, recipe, summary))
             if ranks.is_first and not run.eval.is_plain:
                 with _display(run.eval, console) as show:
                     at = site.at(record.folder, show)
@@ -150,30 +147,16 @@ def train(
 
 
 def _compared(recipe: Recipe, summary: Summary, folder: Path, ranks: Ranks) -> Summary:
-    """Return the summary beside stand-alone students, which may be there by now.
-
-    The curves are drawn beside the one of this length too.
-    """
+    """Return the summary beside stand-alone students, and draw the curves beside the longer one."""
     if not ranks.is_first:
         return summary
-    student, root = recipe.student, folder.parent
-    metrics, picture = folder / "metrics.jsonl", folder / "curves.png"
-    if recipe.teacher and (found := summary_of(root, student.alone())):
-        alone, ours = found.student, summary.student
-        step = step_of(metrics, alone.loss)
-        steps = student.equal_steps(ours)
-        equal = found if steps == ours.steps else None
-        if steps not in (None, ours.steps):
-            equal = summary_of(root, student.alone(steps))
-        summary = replace(
-            summary,
-            stand_alone=alone,
-            equal_flops=equal.student if equal else None,
-            tokens_to_stand_alone=step and step * (ours.tokens or 0) / (ours.steps or 1),
-        )
+    from dwt_cli.track.curves import draw_curves
+
+    summary = compared(recipe, summary, folder)
     references = {"stand-alone": summary.stand_alone, "teacher": summary.teacher}
     losses = {name: facts.loss for name, facts in references.items() if facts}
-    draw_curves(metrics, picture, summary.name, losses, recipe.corpus.task.unit)
+    unit = recipe.corpus.task.unit
+    draw_curves(folder / "metrics.jsonl", folder / "curves.png", summary.name, losses, unit)
     return summary
 
 
@@ -227,36 +210,6 @@ def _export(recipe: Recipe, record: Record, site: Site, console: Console) -> Non
     shutil.rmtree(place, ignore_errors=True)
     os.replace(aside, place)
     plain_line(console)(f"model after step {student.facts.steps}: {place}")
-
-
-def _to_know(overrides: list[str], recipe: Recipe, summary: Summary) -> dict[str, str]:
-    """Return the commands of stand-alone students that are not there, by what each would tell.
-
-    They learn from the same text, in the same tokens.
-    """
-    if recipe.teacher is None:
-        return {}
-    not_alone = {"teacher", *DISTILLATION, "teacher_steps", "fresh"}
-    kept = [
-        override
-        for override in overrides
-        if not_alone.isdisjoint(re.split(r"[.@]", override.lstrip("+~").partition("=")[0]))
-    ]
-    opened = recipe.shapes.checkpoints
-    if recipe.corpus.data.tokenizer is None and opened and opened[0][0] != "student.path":
-        kept.append(f"data.tokenizer={recipe.corpus.tokenizer()}")
-    found = {}
-    if summary.stand_alone is None:
-        found["what it brought"] = shlex.join(["dwt-train", "teacher=none", *kept])
-    steps = recipe.student.equal_steps(summary.student)
-    if summary.equal_flops is None and steps not in (None, summary.student.steps):
-        limits = [f"train.{limit}" for limit in ("max_steps", "epochs", "max_minutes")]
-        rest = [word for word in kept if word.partition("=")[0] not in limits]
-        train = recipe.shapes.conditions.train
-        rest.append(f"train.max_steps={steps}")
-        rest += [f"{limit}=null" for limit in limits[1:] if getattr(train, limit[6:]) is not None]
-        found["it at equal FLOPs"] = shlex.join(["dwt-train", "teacher=none", *rest])
-    return found
 
 
 @contextlib.contextmanager

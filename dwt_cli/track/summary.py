@@ -82,7 +82,8 @@ class Facts(Content):
     """A model and its training.
 
     parameters: distinct ones. heldout: its metrics on the held-out text, at its end.
-    flops: of its training; null in the file where nobody knows. tokens: read in training.
+    flops: of its training; null in the file where nobody knows. step_flops: of a step of the model
+    alone, forward and backward. tokens: read in training.
     num_taught: steps with a teacher. remap: FLOPs and seconds of the start from a teacher, and
     held-out losses around it. members: of a mixture of teachers, by name. fresh: the weights of
     the head that its checkpoint did not have.
@@ -91,6 +92,7 @@ class Facts(Content):
     parameters: int
     heldout: dict[str, float]
     flops: float | None = None
+    step_flops: float | None = None
     steps: int | None = None
     tokens: int | None = None
     epochs: float | None = None

@@ -67,9 +67,9 @@ def test_the_model_opens_with_transformers(distilled: Path) -> None:
 
 
 def test_the_bare_command_is_the_spelled_out_one(place: Path, distilled: Path) -> None:
-    again = dwt_train(*options(place), cwd=place)
-    assert "this run is finished" in again.stdout
-    assert f"record: {distilled}" in again.stdout
+    shown = _loads_no_torch("main.main", *options(place))
+    assert "this run is finished" in shown
+    assert f"record: {distilled}" in shown
     weak = dwt_train(*options(place), "teacher=weak", cwd=place)
     assert f"record: {distilled}" in weak.stdout
 
@@ -174,18 +174,24 @@ def test_help_tells_every_choice(tmp_path: Path) -> None:
     ],
 )
 def test_what_needs_no_torch_does_not_load_it(command: str) -> None:
-    function, *words = command.split()
+    _loads_no_torch(*command.split())
+
+
+def _loads_no_torch(function: str, *words: str) -> str:
+    """Call a function of `dwt_cli.cli` in a fresh process; return what it prints."""
     code = (
-        "import os, sys\n"
+        "import sys\n"
         f"from dwt_cli.cli import {function.partition('.')[0]}\n"
         f"sys.argv = ['dwt', *{words}]\n"
         "try:\n"
         f"    {function}()\n"
         "finally:\n"
-        "    os._exit('torch' in sys.modules or 'transformers' in sys.modules)\n"
+        "    assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_wheel_answers_from_another_folder(tmp_path: Path) -> None:

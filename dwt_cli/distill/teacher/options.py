@@ -162,7 +162,7 @@ class CheckpointTeacher(Checkpoint, ModelTeacher):
         return self
 
     def identity(self) -> str:
-        from dwt_cli.models.checkpoint import provenance
+        from dwt_cli.models.places import provenance
 
         return fingerprint("checkpoint", provenance(self.path, self.revision))
 

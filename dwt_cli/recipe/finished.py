@@ -1,0 +1,90 @@
+"""A run that is finished: what it is compared with, and how it is shown again. Loads no torch."""
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from dwt_cli.base.atomic import read_json
+from dwt_cli.config.run import DISTILLATION, Mode, Run
+from dwt_cli.recipe.recipe import Recipe, recipe_of
+from dwt_cli.recipe.record import find, readable, recorded_as, summary_of
+from dwt_cli.track.display import plain_line
+from dwt_cli.track.metrics import step_of
+from dwt_cli.track.summary import Summary, print_summary
+
+NOTHING_TO_DO = "this run is finished; run.fresh=true starts it anew"
+
+
+def show_again(run: Run, console: Console) -> bool:
+    """Print the summary of a run that is finished, and return whether it is.
+
+    What there is to write, to measure or to say beyond that is `dwt_cli.recipe.worker`'s.
+    """
+    root = Path(run.run.root).expanduser()
+    name = run.run.name or readable(run.choices, run.overrides, run.seed)
+    is_known = any(root.glob(f"{name}-*/summary.json"))  # else its text is not read for this
+    if run.run.mode is not Mode.train or not run.eval.is_plain or not is_known:
+        return False
+    recipe = recipe_of(run)
+    folder = find(root, recorded_as(root, recipe.student))
+    content = read_json(folder / "summary.json") if folder else None
+    if folder is None or content is None or not (folder / "model").is_dir():
+        return False
+    summary = Summary.from_json(content)
+    if compared(recipe, summary, folder) != summary:
+        return False
+    plain_line(console)(NOTHING_TO_DO)
+    print_summary(console, summary, folder, to_know(run, recipe, summary))
+    return True
+
+
+def compared(recipe: Recipe, summary: Summary, folder: Path) -> Summary:
+    """Return the summary beside stand-alone students, which may be there by now."""
+    student, root = recipe.student, folder.parent
+    if not recipe.teacher or not (found := summary_of(root, student.alone())):
+        return summary
+    alone, ours = found.student, summary.student
+    step = step_of(folder / "metrics.jsonl", alone.loss)
+    steps = student.equal_steps(ours)
+    equal = found if steps == ours.steps else None
+    if steps not in (None, ours.steps):
+        equal = summary_of(root, student.alone(steps))
+    return replace(
+        summary,
+        stand_alone=alone,
+        equal_flops=equal.student if equal else None,
+        tokens_to_stand_alone=step and step * (ours.tokens or 0) / (ours.steps or 1),
+    )
+
+
+def to_know(run: Run, recipe: Recipe, summary: Summary) -> dict[str, str]:
+    """Return the commands of stand-alone students that are not there, by what each would tell.
+
+    They learn from the same text, in the same tokens. A study has them among its arms.
+    """
+    if recipe.teacher is None or run.of_study:
+        return {}
+    not_alone = {"teacher", *DISTILLATION, "teacher_steps", "fresh"}
+    kept = [
+        override
+        for override in run.overrides
+        if not_alone.isdisjoint(re.split(r"[.@]", override.lstrip("+~").partition("=")[0]))
+    ]
+    opened = recipe.shapes.checkpoints
+    if recipe.corpus.data.tokenizer is None and opened and opened[0][0] != "student.path":
+        kept.append(f"data.tokenizer={recipe.corpus.tokenizer()}")
+    found = {}
+    if summary.stand_alone is None:
+        found["what it brought"] = shlex.join(["dwt-train", "teacher=none", *kept])
+    steps = recipe.student.equal_steps(summary.student)
+    if summary.equal_flops is None and steps not in (None, summary.student.steps):
+        limits = [f"train.{limit}" for limit in ("max_steps", "epochs", "max_minutes")]
+        rest = [word for word in kept if word.partition("=")[0] not in limits]
+        train = recipe.shapes.conditions.train
+        rest.append(f"train.max_steps={steps}")
+        rest += [f"{limit}=null" for limit in limits[1:] if getattr(train, limit[6:]) is not None]
+        found["it at equal FLOPs"] = shlex.join(["dwt-train", "teacher=none", *rest])
+    return found
