@@ -35,7 +35,7 @@ from dwt_cli.models.options import (
     MadeStudent,
     Student,
 )
-from dwt_cli.study.options import StudyOptions
+from dwt_cli.study.record import StudyOptions
 from dwt_cli.tasks.options import CausalLM, MaskedLM, Task
 from dwt_cli.track.options import NoTracker, Tracker, Wandb
 from dwt_cli.training.options import (

@@ -28,8 +28,7 @@ from dwt_cli.study.board import show
 from dwt_cli.study.record import FILE, Job, StudyRecord, read_study, write_study
 from dwt_cli.study.report import print_report, write_report
 from dwt_cli.study.results import read_results
-from dwt_cli.track.display import plain_line
-from dwt_cli.track.overview import Overview
+from dwt_cli.track.display import Overview, plain_line
 
 _AXES = {"seed", "scale.max_steps", "train.max_steps"}  # what is no arm, but a seed or a length
 

@@ -112,13 +112,10 @@ class Context(Site):
 
         make: trains in a folder and returns the facts, which are kept there (`facts_of`).
         """
-        kind, ranks = str(stage.kind), self.ranks
-        begun = False
+        kind, ranks, turn = str(stage.kind), self.ranks, f"the {stage.kind}'s turn"
 
         def begin(folder: Path) -> None:
-            nonlocal begun
-            begun = True
-            ranks.from_first(f"the {kind}'s turn", lambda: str(folder))
+            ranks.from_first(turn, lambda: str(folder))
             finish(folder)
 
         def finish(folder: Path) -> None:
@@ -131,12 +128,12 @@ class Context(Site):
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
         if ranks.is_first:
-            place = self.cache.get(kind, stage.place(self.cache).name, begin, about)
-            if not begun:
-                ranks.from_first(f"the {kind}'s turn", lambda: None)
-        elif folder := ranks.from_first(f"the {kind}'s turn", lambda: None):
-            finish(Path(folder))
-        place = Path(ranks.from_first(f"the {kind}", lambda: str(place)))
+            self.cache.get(kind, stage.place(self.cache).name, begin, about)
+            ranks.from_first(turn, lambda: None)
+        else:
+            while folder := ranks.from_first(turn, lambda: None):
+                finish(Path(folder))
+        place = stage.place(self.cache)
         if not stage.is_kept(self.cache):
             raise UserError(
                 f"rank {ranks.rank} does not see {place}: set run.cache to a folder that all "

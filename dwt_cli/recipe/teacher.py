@@ -119,26 +119,22 @@ class SingleStage(TeacherStage):
         if model is not None:
             wrapped = of.wrapped(model, at.machine).to(at.machine.device)
             facts = replace(facts, parameters=num_parameters(model))
-        signal = self.options.signal(wrapped, of.data.vocab_size)
-        if model is not None and model.config.vocab_size != of.data.vocab_size:
-            return self._fitted(facts, signal, done, at)
+        corpus, vocab_size = done[self.corpus.name], of.data.vocab_size
+        signal = self.options.signal(wrapped, vocab_size)
+        if model is not None and model.config.vocab_size != vocab_size:
+            from dwt_cli.distill.teacher.fitted import FittedSignal
+
+            num_tokens = len(corpus.tokenizer)
+            fitted = FittedSignal(signal, num_tokens, vocab_size)
+            prepared = self._prepared(replace(facts, heldout={}), fitted, done, at)
+            at.show.say(
+                f"{self.name}: {fitted.removed:.2%} of its probability is on rows beyond the "
+                f"text's {num_tokens:,} tokens; it is taken away, and the rest sums to one"
+            )
+            return prepared
         if wrapped is not None and not facts.heldout:
-            heldout = of.evaluation(done[self.corpus.name], at)(wrapped)
-            facts = replace(facts, heldout=heldout)
+            facts = replace(facts, heldout=of.evaluation(corpus, at)(wrapped))
         return self._prepared(facts, signal, done, at)
-
-    def _fitted(self, facts: Facts, signal: TeacherSignal, done: Done, at: Context) -> Prepared:
-        """Return one that has other rows than the student; say what is taken away of it."""
-        from dwt_cli.distill.teacher.fitted import FittedSignal
-
-        num_tokens = len(done[self.corpus.name].tokenizer)
-        fitted = FittedSignal(signal, num_tokens, self.conditions.data.vocab_size)
-        prepared = self._prepared(replace(facts, heldout={}), fitted, done, at)
-        at.show.say(
-            f"{self.name}: {fitted.removed:.2%} of its probability is on rows beyond the text's "
-            f"{num_tokens:,} tokens; it is taken away, and the rest sums to one"
-        )
-        return prepared
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from dwt_cli.study.comparisons import against_alone, curves_apart
+from dwt_cli.study.comparisons import against_alone, curves_apart, difference
 from dwt_cli.study.compute import Account
 from dwt_cli.study.results import Results
-from dwt_cli.study.statistics import difference
 from dwt_cli.track.curves import BLUE, GREEN, GREY, ORANGE, finish, panels, save
 
 # Okabe and Ito's colours, as in a run's curves; yellow is too light for a line

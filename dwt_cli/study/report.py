@@ -16,9 +16,8 @@ from rich.table import Column, Table
 from dwt_cli.base import atomic
 from dwt_cli.base.templates import filled
 from dwt_cli.study import figures, tables
-from dwt_cli.study.comparisons import losses_apart
+from dwt_cli.study.comparisons import difference, losses_apart
 from dwt_cli.study.results import Results, read_results
-from dwt_cli.study.statistics import difference
 from dwt_cli.track.display import plain_line
 
 

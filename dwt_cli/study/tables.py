@@ -6,19 +6,20 @@ from itertools import product
 import pandas as pd
 
 from dwt_cli.study.comparisons import (
+    Difference,
     against_alone,
     costs_to_equal,
     crossing_lengths,
     curves_apart,
+    difference,
     judge,
     lengths_apart,
     losses_apart,
     pairs,
 )
 from dwt_cli.study.compute import Account, Cost, crossings
-from dwt_cli.study.options import Expect
+from dwt_cli.study.record import Expect
 from dwt_cli.study.results import Results
-from dwt_cli.study.statistics import Difference, difference
 
 AHEAD = "†"
 NONE = "-"

@@ -189,10 +189,7 @@ def print_summary(
     """
     comparison = summary.comparison
     table = Table(Column("model", no_wrap=True), title=summary.name, title_justify="left")
-    has_bytes = "bits_per_byte" in summary.student.heldout
-    headings = ["size", "tokens", "held-out", "perplexity", "accuracy"]
-    headings += ["bits per byte"] if has_bytes else []
-    for heading in (*headings, *(["vs alone"] if comparison else [])):
+    for heading in (*_cells(summary.student), *(["vs alone"] if comparison else [])):
         table.add_column(heading, justify="right")
     members = summary.teacher.members if summary.teacher else {}
     gaps = comparison.get("members_minus_stand_alone", {})
@@ -204,20 +201,25 @@ def print_summary(
     )
     for name, facts, difference in rows:
         if facts is not None:
-            table.add_row(
-                name,
-                f"{facts.parameters / 1e6:.2f} M",
-                f"{facts.tokens / 1e6:.2f} M" if facts.tokens else "?",
-                f"{facts.loss:.3f}",
-                f"{facts.heldout['perplexity']:.1f}",
-                f"{facts.heldout['accuracy']:.1%}",
-                *([f"{facts.heldout['bits_per_byte']:.3f}"] if has_bytes else []),
-                *(["" if difference is None else f"{difference:+.3f}"] if comparison else []),
-            )
+            beside = ["" if difference is None else f"{difference:+.3f}"] if comparison else []
+            table.add_row(name, *_cells(facts).values(), *beside)
     console.print(table)
     say = plain_line(console)
     for line in _lines(summary, folder, to_know):
         say(line)
+
+
+def _cells(facts: Facts) -> dict[str, str]:
+    heldout = facts.heldout
+    bits = heldout.get("bits_per_byte")
+    return {
+        "size": f"{facts.parameters / 1e6:.2f} M",
+        "tokens": f"{facts.tokens / 1e6:.2f} M" if facts.tokens else "?",
+        "held-out": f"{facts.loss:.3f}",
+        "perplexity": f"{heldout['perplexity']:.1f}",
+        "accuracy": f"{heldout['accuracy']:.1%}",
+        **({} if bits is None else {"bits per byte": f"{bits:.3f}"}),
+    }
 
 
 def brought(summary: Summary) -> str:

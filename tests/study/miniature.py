@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dwt_cli.study.options import Claim, Expect
-from dwt_cli.study.record import Job, StudyRecord, write_study
+from dwt_cli.study.record import Claim, Expect, Job, StudyRecord, write_study
 from dwt_cli.track.summary import Facts, Summary
 
 ARMS = {"alone": "teacher=none", "weak": "teacher=small", "poor": "teacher=extremely_weak"}

@@ -18,7 +18,7 @@ from dwt_cli.study.comparisons import (
     pairs,
 )
 from dwt_cli.study.compute import Account
-from dwt_cli.study.options import Claim, Expect
+from dwt_cli.study.record import Claim, Expect
 from dwt_cli.study.results import read_results
 from tests.study import miniature
 from tests.study.test_results import place

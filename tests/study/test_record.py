@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.study.options import Claim, Expect
-from dwt_cli.study.record import FILE, read_study, write_study
+from dwt_cli.study.record import FILE, Claim, Expect, read_study, write_study
 from tests.study import miniature
 
 

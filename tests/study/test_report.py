@@ -11,8 +11,7 @@ import pytest
 
 from dwt_cli.cli.report import main
 from dwt_cli.study import figures
-from dwt_cli.study.options import Claim, Expect
-from dwt_cli.study.record import read_study, write_study
+from dwt_cli.study.record import Claim, Expect, read_study, write_study
 from dwt_cli.study.report import write_report
 from tests.study import miniature
 from tests.study.test_results import other_versions, place, torn

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dwt_cli.study.options import Expect
-from dwt_cli.study.statistics import Difference, difference, holm, verdict
+from dwt_cli.study.comparisons import Difference, difference, holm, verdict
+from dwt_cli.study.record import Expect
 
 
 def test_the_interval_and_p_by_their_formulas() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dwt_cli.study import tables
+from dwt_cli.study.comparisons import Difference
 from dwt_cli.study.compute import Cost
 from dwt_cli.study.results import read_results
-from dwt_cli.study.statistics import Difference
 from tests.study import miniature
 from tests.study.test_results import failed, place
 
