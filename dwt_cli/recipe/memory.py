@@ -21,7 +21,7 @@ from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.options import Fsdp, Optim
+from dwt_cli.training.options import Fsdp
 
 _FP32 = 4
 _CPU = torch.device("cpu")
@@ -125,32 +125,24 @@ def state(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     student = LanguageModel(shapes.student_model, torch.float32)
     fsdp = conditions.parallel.sharding(num_ranks)
     num_shards = num_ranks if fsdp else 1
-    own = num_parameters(student) * _FP32
-    theirs = sum(num_parameters(teacher) for teacher in shapes.teacher_models.values()) * _FP32
-    if fsdp and fsdp.shard_teacher:
-        theirs //= num_shards
-    whole_gradients = conditions.train.num_parts(num_ranks) > 1
-    share = Memory(
-        weights=own // num_shards + theirs,
-        gradients=own if whole_gradients else own // num_shards,
-        optimizer=optimizer_bytes(student, conditions.optim) // num_shards,
-    )
+    whole = num_parameters(student) * _FP32
+    share = whole // num_shards
+    theirs = sum(map(num_parameters, shapes.teacher_models.values())) * _FP32
+    theirs_shared = theirs // num_shards if fsdp and fsdp.shard_teacher else None
+    are_summed = conditions.train.num_parts(num_ranks) > 1
+    # AdamW keeps two moments of each weight, Muon one, in fp32
+    groups = [g for part in Optimizer(student, conditions.optim).parts for g in part.param_groups]
+    moments = sum(p.numel() * (2 if "betas" in g else 1) for g in groups for p in g["params"])
+    optimizer = moments * _FP32 // num_shards
     if fsdp is None or not fsdp.cpu_offload or machine.device.type == "cpu":
-        return share
-    stays = Memory(
-        weights=0 if fsdp.shard_teacher else theirs,
-        gradients=own if whole_gradients else 0,
+        theirs = theirs if theirs_shared is None else theirs_shared
+        return Memory(share + theirs, whole if are_summed else share, optimizer)
+    return Memory(
+        weights=theirs if theirs_shared is None else 0,
+        gradients=whole if are_summed else 0,
         optimizer=0,
+        offloaded=2 * share + optimizer + (theirs_shared or 0),
     )
-    shared_gradients = own // num_shards if whole_gradients else 0
-    return replace(stays, offloaded=share.total - stays.total + shared_gradients)
-
-
-def optimizer_bytes(model: LanguageModel, options: Optim) -> int:
-    """AdamW keeps two moments of each weight, Muon one, in fp32."""
-    groups = [group for part in Optimizer(model, options).parts for group in part.param_groups]
-    sizes = [(sum(p.numel() for p in group["params"]), "betas" in group) for group in groups]
-    return sum(size * (2 if is_adamw else 1) for size, is_adamw in sizes) * _FP32
 
 
 def activation_bytes(

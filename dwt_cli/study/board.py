@@ -3,9 +3,9 @@
 The study's runs are grouped by its name there, with arm, seed and length as tags.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint
@@ -17,6 +17,19 @@ from dwt_cli.track.wandb import one_line
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
+
+
+_CURVES = {
+    "what comes out": {"heldout/loss": "held-out loss", "heldout/accuracy": "held-out accuracy"},
+    "teacher": {
+        "train/teacher_loss": "teacher's loss on the student's batches",
+        "train/soft_loss": "soft loss",
+        "train/hard_loss": "hard loss",
+    },
+    "alpha": {f"train/alpha_{loss}": f"weight of the {loss} loss" for loss in ("soft", "hard")},
+    "remap": {"heldout/loss": "held-out loss from step 0 on"},
+    "cost": {"train/tokens_per_s": "tokens per second"},
+}
 
 
 def show(results: Results, folder: Path, options: Tracker, say: Callable[[str], None]) -> None:
@@ -43,39 +56,20 @@ def workspace(study: StudyRecord, entity: str, project: str) -> "Workspace":
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    def lines(metrics: Mapping[str, str]) -> list[wr.LinePlot]:
-        looks = {"x": "Step", "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
-        return [wr.LinePlot(title=title, y=[metric], **looks) for metric, title in metrics.items()]
-
-    def over_flops(whose: str, metric: str) -> wr.ScatterPlot:
-        x, y = wr.SummaryMetric(metric), wr.SummaryMetric("loss")
-        return wr.ScatterPlot(title=f"loss against the {whose} FLOPs", x=x, y=y)
-
-    sections = {
-        "what comes out": [
-            *lines({"heldout/loss": "held-out loss", "heldout/accuracy": "held-out accuracy"}),
-            wr.BarPlot(title="held-out loss at the end", metrics=["loss"]),
-        ],
-        "teacher": lines(
-            {
-                "train/teacher_loss": "teacher's loss on the student's batches",
-                "train/soft_loss": "soft loss",
-                "train/hard_loss": "hard loss",
-            }
-        ),
-        "alpha": lines(
-            {
-                "train/alpha_soft": "weight of the soft loss",
-                "train/alpha_hard": "weight of the hard loss",
-            }
-        ),
-        "remap": lines({"heldout/loss": "held-out loss from step 0 on"}),
-        "cost": [
-            over_flops("student's", "student_flops"),
-            over_flops("teacher's forward", "teacher_forward_flops"),
-            *lines({"train/tokens_per_s": "tokens per second"}),
-        ],
+    looks = {"x": "Step", "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
+    sections: dict[str, list[Any]] = {
+        name: [wr.LinePlot(title=title, y=[metric], **looks) for metric, title in curves.items()]
+        for name, curves in _CURVES.items()
     }
+    bar = wr.BarPlot(title="held-out loss at the end", metrics=["loss"])
+    sections["what comes out"].append(bar)
+    for whose, metric in (
+        ("student's", "student_flops"),
+        ("teacher's forward", "teacher_forward_flops"),
+    ):
+        x, y = wr.SummaryMetric(metric), wr.SummaryMetric("loss")
+        title = f"loss against the {whose} FLOPs"
+        sections["cost"].append(wr.ScatterPlot(title=title, x=x, y=y))
     return ws.Workspace(
         name=f"dwt {study.name}",
         entity=entity,

@@ -17,11 +17,7 @@ from dwt_cli.study.compute import Account, Cost, cost_to_reach, crossings, loss_
 from dwt_cli.study.record import Claim, Expect
 from dwt_cli.study.results import Results
 
-CONFIDENCE = 0.95
-SIGNIFICANT = 0.05
-
-SUPPORTED, CONTRADICTED = "supported", "contradicted"
-NO_DIFFERENCE, UNDECIDED = "no difference", "undecided"
+CONFIDENCE, SIGNIFICANT = 0.95, 0.05
 
 
 @dataclass(frozen=True)
@@ -67,21 +63,18 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def verdict(
-    found: Difference | None,
-    adjusted_p: float,
-    expect: Expect,
-    smallest_effect: float,
+    found: Difference | None, adjusted_p: float, expect: Expect, smallest_effect: float
 ) -> str:
     """What becomes of a claim, by the rule that the report prints."""
     if found is None:
-        return f"{UNDECIDED} (no pair of runs)"
+        return "undecided (no pair of runs)"
     if found.low is None or found.high is None:
-        return f"{UNDECIDED} (one seed)"
+        return "undecided (one seed)"
     if -smallest_effect <= found.low and found.high <= smallest_effect:
-        return NO_DIFFERENCE
+        return "no difference"
     if not adjusted_p < SIGNIFICANT:
-        return UNDECIDED
-    return SUPPORTED if (found.mean < 0) == (expect is Expect.lower) else CONTRADICTED
+        return "undecided"
+    return "supported" if (found.mean < 0) == (expect is Expect.lower) else "contradicted"
 
 
 # ---------------------------------------------------------------------------------- differences
@@ -186,15 +179,17 @@ def against_alone(results: Results) -> pd.DataFrame:
 
 
 def costs_to_equal(results: Results, arm: str, length: int, account: Account) -> dict[int, Cost]:
-    """What an arm takes to end where the stand-alone student of a length ends, as a multiple of
-    that student's FLOPs, by seed. A seed that lacks some of the arm's lengths is left out."""
+    """Return what an arm takes to end where the stand-alone student of a length ends, by seed.
+
+    In multiples of that student's FLOPs. A seed that lacks some of the arm's lengths is left out.
+    """
     assert results.baseline is not None
     num_lengths = results.runs[results.runs.arm == arm].length.nunique()
     found = {}
     for seed, alone in results.of(results.baseline, length).iterrows():
-        points = results.points(arm, seed, account)
+        points = [(x / alone.flops_student, y) for x, y in results.points(arm, seed, account)]
         if len(points) == num_lengths and (cost := cost_to_reach(points, alone.heldout_loss)):
-            found[seed] = cost.over(alone.flops_student)
+            found[seed] = cost
     return found
 
 

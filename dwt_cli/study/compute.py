@@ -57,15 +57,14 @@ def loss_at(points: Points, budget: float) -> float | None:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs, between two bounds. They are equal if the loss lies between two lengths; 0 below if
-    the shortest is good enough; infinity above if the longest is not."""
+    """FLOPs, between two bounds.
+
+    They are equal if the loss lies between two lengths; 0 below if the shortest is good enough;
+    infinity above if the longest is not.
+    """
 
     at_least: float
     at_most: float
-
-    def over(self, flops: float) -> "Cost":
-        """As multiples of `flops`."""
-        return Cost(self.at_least / flops, self.at_most / flops)
 
     @property
     def exact(self) -> float | None:

@@ -33,14 +33,14 @@ _MEASURES = [
 ]
 
 
-def interval(found: Difference | None, num_seeds: int | None = None) -> str:
+def interval(found: Difference | None, num_seeds: int | None = None, form: str = "+.3f") -> str:
     """mean [low, high]; how many pairs there are is said where it is not `num_seeds`."""
     if found is None:
         return NONE
     if found.low is None:
-        return f"{found.mean:+.3f} (one seed)"
+        return f"{found.mean:{form}} (one seed)"
     few = "" if num_seeds in (None, found.num_pairs) else f" (n={found.num_pairs})"
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{few}"
+    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]{few}"
 
 
 def verdicts(results: Results) -> pd.DataFrame:
@@ -162,19 +162,12 @@ def costs(results: Results) -> pd.DataFrame:
 def multiple(by_seed: Sequence[Cost], num_seeds: int | None = None) -> str:
     """Over seeds: the mean and its interval if each has a number, else the range of the bounds."""
     exact = [cost.exact for cost in by_seed if cost.exact is not None]
-    if not by_seed:
-        return NONE
+    if len(exact) == len(by_seed):
+        return interval(difference(exact), num_seeds, ".2f")
     few = "" if num_seeds in (None, len(by_seed)) else f" (n={len(by_seed)})"
-    if len(exact) < len(by_seed):
-        lowest = min(by_seed, key=lambda cost: (cost.at_least, cost.at_most))
-        highest = max(by_seed, key=lambda cost: (cost.at_most, cost.at_least))
-        ends = dict.fromkeys((_bound(lowest), _bound(highest)))
-        return " to ".join(ends) + few
-    found = difference(exact)
-    assert found is not None
-    if found.low is None:
-        return f"{found.mean:.2f} (one seed)"
-    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]{few}"
+    lowest = min(by_seed, key=lambda cost: (cost.at_least, cost.at_most))
+    highest = max(by_seed, key=lambda cost: (cost.at_most, cost.at_least))
+    return " to ".join(dict.fromkeys((_bound(lowest), _bound(highest)))) + few
 
 
 def _bound(cost: Cost) -> str:

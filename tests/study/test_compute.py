@@ -43,7 +43,6 @@ def test_the_cost_of_a_loss() -> None:
     assert cost_to_reach(POINTS, 6.5) == Cost(0.0, 100.0)
     assert cost_to_reach(POINTS, 4.5) == Cost(1600.0, math.inf)
     assert cost_to_reach([], 4.5) is None
-    assert Cost(50.0, math.inf).over(100) == Cost(0.5, math.inf)
 
 
 def test_a_longer_run_that_is_worse_does_not_count() -> None:
