@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dwt_cli.config.compose import register, typed
-from dwt_cli.config.files import settings_folder
+from dwt_cli.config.files import SETTINGS
 from dwt_cli.config.run import Run
 from dwt_cli.data.options import Data
 from dwt_cli.data.source import Document, Progress, Source
@@ -133,7 +133,7 @@ def composed() -> Callable[..., Run]:
 
     def make(*overrides: str) -> Run:
         register()
-        with initialize_config_dir(str(settings_folder()), version_base="1.3"):
+        with initialize_config_dir(str(SETTINGS), version_base="1.3"):
             return typed(compose("config", list(overrides)))
 
     return make

@@ -31,25 +31,18 @@ def needing_room(folder: Path) -> Iterator[None]:
     """Turn the error of a full disk, while ``folder`` is written to, into a `UserError`."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        if (reason := _no_room(error)) and not is_stdout_full():
+        text = str(error)
+        in_rust = re.search(r"os error (\d+)", text)  # exceptions of libraries written in Rust
+        number = int(in_rust.group(1)) if in_rust else getattr(error, "errno", None)
+        if number is None and re.search(r"\d+ requested and \d+ written", text):  # numpy's
+            number = errno.ENOSPC
+        if number in _NO_ROOM and not is_stdout_full():
             raise UserError(
-                f"{folder} cannot be written to ({reason}); what was there, earlier checkpoints "
-                "too, is kept: make room, and the same command goes on"
+                f"{folder} cannot be written to ({os.strerror(number).lower()}); what was there, "
+                "earlier checkpoints too, is kept: make room, and the same command goes on"
             ) from error
         raise
-
-
-def _no_room(error: Exception) -> str | None:
-    """Return the system's words for a full disk if that is the error, else None."""
-    text = str(error)
-    in_rust = re.search(r"os error (\d+)", text)  # exceptions of libraries written in Rust
-    number = int(in_rust.group(1)) if in_rust else getattr(error, "errno", None)
-    if number is None and re.search(r"\d+ requested and \d+ written", text):  # numpy's
-        number = errno.ENOSPC
-    return os.strerror(number).lower() if number in _NO_ROOM else None
 
 
 def is_stdout_full() -> bool:

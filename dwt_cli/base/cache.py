@@ -4,15 +4,15 @@ An artifact is a sealed folder ``<root>/<kind>/<fingerprint>``. It is made under
 ``<fingerprint>.partial``, which outlives an interruption, so that the next start may go on.
 """
 
-import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+from filelock import AcquireReturnProxy, FileLock
 
 from dwt_cli.base import atomic, locks
 
@@ -29,10 +29,6 @@ class Cache:
     def place(self, kind: str, fingerprint: str) -> Path:
         """Return the folder where the artifact is, or would be."""
         return self.root / kind / fingerprint
-
-    def holds(self, kind: str, fingerprint: str) -> bool:
-        """Whether the artifact is there."""
-        return atomic.is_sealed(self.place(kind, fingerprint))
 
     def kept_as(self, kind: str, *fingerprints: str | None) -> str:
         """Return the first fingerprint under which something is kept, or begun; else the first."""
@@ -52,7 +48,7 @@ class Cache:
         """
         place = self.place(kind, fingerprint)
         place.parent.mkdir(parents=True, exist_ok=True)
-        with self._locked(place), atomic.needing_room(place.parent):
+        with self._lock(place), atomic.needing_room(place.parent):
             if atomic.is_sealed(place):
                 try:
                     atomic.verify(place)
@@ -74,15 +70,10 @@ class Cache:
             atomic.publish(partial, place)
         return place
 
-    @contextlib.contextmanager
-    def _locked(self, place: Path) -> Iterator[None]:
+    def _lock(self, place: Path) -> AcquireReturnProxy[FileLock]:
         path = place.with_name(place.name + LOCK)
         try:
-            lock = locks.take(path)
+            return locks.take(path)
         except locks.Held as holder:
             self._say(f"waiting for {holder}, which prepares {place.parent.name}/{place.name}")
-            lock = locks.take(path, timeout_s=-1)
-        try:
-            yield
-        finally:
-            lock.release()
+            return locks.take(path, timeout_s=-1)

@@ -10,21 +10,19 @@ default is a plain value, since what refers to another setting always counts.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
-
-from dwt_cli.base.options import fold
 
 
 def plain(options: Any) -> Any:
     """Return dataclasses, enums and containers as JSON values."""
-    return fold(options, lambda _, content: content, _name)
+    return _fold(options, lambda _, content: content)
 
 
 def identity(options: Any) -> Any:
     """Return `plain`, with the class of each dataclass and the fields that make a difference."""
-    return fold(options, _identity, _name)
+    return _fold(options, _identity)
 
 
 def fingerprint(*values: Any, **parts: Any) -> str:
@@ -50,7 +48,7 @@ def counted(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
 
 def former_fingerprint(*values: Any) -> str:
     """Return the fingerprint that version 0.2 gave: every field counts, and the order of values."""
-    return _digits([fold(value, _former, _name) for value in values])
+    return _digits([_fold(value, _former) for value in values])
 
 
 def _digits(values: list[Any]) -> str:
@@ -86,5 +84,13 @@ def _default(f: dataclasses.Field[Any]) -> Any:
     return object() if str(f.default).startswith(("???", "${")) else f.default
 
 
-def _name(value: Any) -> Any:
-    return value.name if isinstance(value, Enum) else value
+def _fold(options: Any, node: Callable[[Any, dict[str, Any]], Any]) -> Any:
+    """Return a tree of options as JSON values; node: what becomes of a class and its fields."""
+    if dataclasses.is_dataclass(options):
+        names = [f.name for f in dataclasses.fields(options)]
+        return node(options, {name: _fold(getattr(options, name), node) for name in names})
+    if isinstance(options, Mapping):
+        return {str(key): _fold(value, node) for key, value in options.items()}
+    if isinstance(options, list | tuple):
+        return [_fold(value, node) for value in options]
+    return options.name if isinstance(options, Enum) else options

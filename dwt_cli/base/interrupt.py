@@ -43,7 +43,11 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 
 def stoppable() -> contextlib.AbstractContextManager[None]:
     """While this context is open every signal to stop raises `Interrupted`, as Ctrl-C does."""
-    return _handled(_stop)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number=number)
+
+    return _handled(stop)
 
 
 class Interrupt(contextlib.ExitStack):
@@ -85,7 +89,3 @@ def report(stop: KeyboardInterrupt, program: str, arguments: Sequence[str]) -> i
     message = getattr(stop, "message", None) or to_go_on
     print(f"{program}: {message}", file=sys.stderr, flush=True)
     return exit_code(stop)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(number=number)

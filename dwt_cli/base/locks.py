@@ -8,45 +8,38 @@ import os
 import socket
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 
 class Held(Exception):
     """Another process holds the lock. The message names it: process and host."""
 
 
-def take(path: Path, timeout_s: float = 0.5) -> FileLock:
-    """Return the lock at ``path``; raises `Held` when another process has it.
+def take(path: Path, timeout_s: float = 0.5) -> AcquireReturnProxy[FileLock]:
+    """Take the lock at ``path``, until the context ends; raises `Held` when another process has it.
 
     timeout_s: the time to wait for it, longer than `is_held` holds a lock; below 0: any time.
     """
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=timeout_s, poll_interval=0.05)
+        taken = FileLock(path).acquire(timeout=timeout_s, poll_interval=0.05)
     except Timeout as busy:
-        raise Held(_holder(path)) from busy
+        holder = ""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            holder = path.read_text(encoding="utf-8").strip()
+        raise Held(holder or "another process") from busy
     with contextlib.suppress(OSError):  # a full disk does not hinder a lock
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
-    return lock
+    return taken
 
 
 def is_held(path: Path) -> bool:
     """Return whether a living process has the lock; creates nothing, holds it for an instant."""
     if not path.is_file():
         return False
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        FileLock(path).acquire(timeout=0).lock.release()
     except Timeout:
         return True
     except OSError:  # somebody else's folder: its status file has to do
-        return False
-    lock.release()
+        pass
     return False
-
-
-def _holder(path: Path) -> str:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if holder := path.read_text(encoding="utf-8").strip():
-            return holder
-    return "another process"

@@ -3,14 +3,14 @@
 A field marked `bookkeeping` cannot change a run's result and is left out of its identity. One
 marked `added` is younger than version 0.2, whose runs are found as long as it has its default. A
 class that is renamed keeps the name that identities know as ``tag: ClassVar[str]``, which its
-subclasses do not inherit. `between`, `within`,
+subclasses do not inherit. `between`,
 `at_least` and `above` give a number's range, which `dwt_cli.config.check` holds it to, and then
 asks ``problems(setting)`` of each class that has it. Imports no torch.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -38,7 +38,7 @@ class Range:
     line for a value outside. infinite: whether infinity is a value.
     """
 
-    low: float = -math.inf
+    low: float
     high: float = math.inf
     beyond: bool = False
     below: bool = False
@@ -53,10 +53,10 @@ class Range:
         is_under = value < self.high if self.below else value <= self.high
         if is_over and is_under:
             return None
-        low = [f"{'above' if self.beyond else 'at least'} {self.low}"] * math.isfinite(self.low)
-        high = [f"{'below' if self.below else 'at most'} {self.high}"] * math.isfinite(self.high)
+        low = f"{'above' if self.beyond else 'at least'} {self.low}"
+        high = f" and {'below' if self.below else 'at most'} {self.high}"
         hint = f"; {self.hint}" if self.hint else ""
-        return f"{setting}={value}: it is {' and '.join(low + high)}{hint}"
+        return f"{setting}={value}: it is {low}{high if math.isfinite(self.high) else ''}{hint}"
 
 
 def between(low: float, high: float, default: Any = MISSING, hint: str = "", **more: Any) -> Any:
@@ -64,42 +64,22 @@ def between(low: float, high: float, default: Any = MISSING, hint: str = "", **m
     return _field(default, {"range": Range(low, high, hint=hint), **more})
 
 
-def within(low: float, high: float, default: Any = MISSING, hint: str = "", **more: Any) -> Any:
-    """Return a field of a number between ``low`` and ``high``, without them."""
-    return _field(default, {"range": Range(low, high, True, True, hint), **more})
-
-
 def at_least(low: float, default: Any = MISSING, hint: str = "", **more: Any) -> Any:
     """Return a field of a number that is ``low`` or more."""
     return _field(default, {"range": Range(low, hint=hint), **more})
 
 
-def above(low: float, default: Any = MISSING, hint: str = "", **more: Any) -> Any:
-    """Return a field of a number above ``low``."""
-    return _field(default, {"range": Range(low, beyond=True, hint=hint), **more})
+def above(
+    low: float, default: Any = MISSING, hint: str = "", below: float = math.inf, **more: Any
+) -> Any:
+    """Return a field of a number above ``low``, and below ``below``."""
+    return _field(default, {"range": Range(low, below, True, True, hint), **more})
 
 
 def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
-
-
-def fold(
-    options: Any, node: Callable[[Any, dict[str, Any]], Any], leaf: Callable[[Any], Any]
-) -> Any:
-    """Return a tree of options as dicts and lists, from its leaves to its root.
-
-    node: makes something of a dataclass and its folded fields. leaf: of a single value.
-    """
-    if dataclasses.is_dataclass(options):
-        names = [f.name for f in dataclasses.fields(options)]
-        return node(options, {name: fold(getattr(options, name), node, leaf) for name in names})
-    if isinstance(options, Mapping):
-        return {str(key): fold(value, node, leaf) for key, value in options.items()}
-    if isinstance(options, list | tuple):
-        return [fold(value, node, leaf) for value in options]
-    return leaf(options)
 
 
 def walk(

@@ -63,6 +63,13 @@ class Ranks:
 
     def agree(self, facts: dict[str, Any]) -> None:
         """Raise `UserError` on a rank where a fact differs from rank 0's."""
+        theirs = self.from_first("the facts of rank 0", lambda: facts)
+        for what, ours in facts.items():
+            if ours != theirs[what]:
+                raise UserError(
+                    f"rank {self.rank} on {socket.gethostname()} has {what} {ours}, and rank 0 "
+                    f"{theirs[what]}; make all nodes alike"
+                )
 
 
 ALONE = Ranks()
@@ -78,9 +85,8 @@ class Together(Ranks):
         self.rank, self.size = (int(os.environ[key]) for key in ("RANK", "WORLD_SIZE"))
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
-        self._max_wait = max_wait
-        self._num_values = 0
-        store, _, _ = next(iter(rendezvous("env://", timeout=self._max_wait)))
+        self._max_wait, self._num_values = max_wait, 0
+        store, _, _ = next(iter(rendezvous("env://", timeout=max_wait)))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = PrefixStore(f"dwt-{attempt}", store)
         on_cuda = device is not Device.cpu and torch.cuda.is_available()
@@ -91,7 +97,7 @@ class Together(Ranks):
             store=PrefixStore("torch", self._store),
             rank=self.rank,
             world_size=self.size,
-            timeout=self._max_wait,
+            timeout=max_wait,
         )
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -104,42 +110,31 @@ class Together(Ranks):
         return value.item()
 
     def from_first(self, what: str, make: Callable[[], Any]) -> Any:
-        return self._from(self.is_first, self._key("all"), what, make)
+        return self._from(self.is_first, "all", what, make)
 
     def once_per_machine(self, what: str, make: Callable[[], Any]) -> Any:
-        machine = self._key(str(self.rank // self.local_size))
-        return self._from(self.local_rank == 0, machine, what, make)
-
-    def agree(self, facts: dict[str, Any]) -> None:
-        theirs = self.from_first("the facts of rank 0", lambda: facts)
-        for what, ours in facts.items():
-            if ours != theirs[what]:
-                raise UserError(
-                    f"rank {self.rank} on {socket.gethostname()} has {what} {ours}, and rank 0 "
-                    f"{theirs[what]}; make all nodes alike"
-                )
+        return self._from(self.local_rank == 0, f"{self.rank // self.local_size}", what, make)
 
     def is_first_to_fail(self) -> bool:
-        """Whether no other rank has failed before; called once, by a rank that fails."""
+        """Return whether no other rank has failed before; called once, by a rank that fails."""
         with contextlib.suppress(RuntimeError):  # the store has ended with rank 0
             return self._store.add("failures", 1) == 1
         return False
 
-    def _key(self, name: str) -> str:
+    def _from(self, ours: bool, whose: str, what: str, make: Callable[[], Any]) -> Any:
         self._num_values += 1
-        return f"{self._num_values}-{name}"
-
-    def _from(self, ours: bool, key: str, what: str, make: Callable[[], Any]) -> Any:
+        key = f"{self._num_values}-{whose}"
         if ours:
             made = make()
             self._store.set(key, json.dumps(made))
             return made
-        deadline = time.monotonic() + self._max_wait.total_seconds()
+        wait_s = self._max_wait.total_seconds()
+        deadline = time.monotonic() + wait_s
         while not self._store.check([key]):  # polled, so that signals are handled in between
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"launch.max_wait_minutes={self._max_wait.total_seconds() / 60:g}: rank "
-                    f"{self.rank} has waited so long for {what}; raise it if this takes longer"
+                    f"launch.max_wait_minutes={wait_s / 60:g}: rank {self.rank} has waited so "
+                    f"long for {what}; raise it if this takes longer"
                 )
             time.sleep(_POLL_S)
         return json.loads(self._store.get(key))
@@ -164,14 +159,10 @@ def joined(device: Device, max_wait: timedelta) -> Iterator[Ranks]:
     try:
         yield ranks
     except BaseException as error:
-        if not _is_lost_peer(error) and ranks.is_first_to_fail():
+        causes = (error, error.__cause__)
+        lost = any(isinstance(e, RuntimeError) and re.search(_PEER_LOST, str(e)) for e in causes)
+        if not lost and ranks.is_first_to_fail():
             raise
         raise SystemExit(SECONDARY_FAILURE) from error
     dist.barrier()  # no rank ends while another still communicates
     dist.destroy_process_group()
-
-
-def _is_lost_peer(error: BaseException) -> bool:
-    """Whether an error only reports that the connection to another rank was lost."""
-    causes = (error, error.__cause__)
-    return any(isinstance(e, RuntimeError) and re.search(_PEER_LOST, str(e)) for e in causes)

@@ -15,11 +15,11 @@ from rich.filesize import decimal
 
 from dwt_cli.base import atomic, cache, locks
 from dwt_cli.base.atomic import read_json
+from dwt_cli.base.errors import MISTAKE
 from dwt_cli.cli.tables import print_table
 from dwt_cli.track.metrics import newest
 
 _DAY_S = 86_400.0
-_NO_ANSWER = 2  # the exit code when nobody can be asked whether to delete
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,6 @@ class Entry:
     """
 
     folder: Path
-    fingerprint: str
     state: str
     size: int
     used: float
@@ -43,24 +42,20 @@ class Entry:
 
 def entries_of(root: Path) -> list[Entry]:
     """Return everything in a cache, by kind, the least recently used first."""
-    found = [
-        _entry(folder, *name.groups())
-        for folder in root.glob("*/*")
-        if (name := re.fullmatch(r"([0-9a-f]{16})(\.\w+)?", folder.name)) and folder.is_dir()
-    ]
+    found = []
+    for folder in root.glob("*/*"):
+        if not re.fullmatch(r"[0-9a-f]{16}(\.\w+)?", folder.name) or not folder.is_dir():
+            continue
+        files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+        used, state = folder.stat().st_mtime, "whole"
+        if folder.suffix or not atomic.is_sealed(folder):
+            used, state = max([used, *(file.st_mtime for file in files)]), "unfinished"
+        if folder.suffix == cache.DAMAGED:
+            state = "damaged"
+        elif folder.suffix == cache.PARTIAL and locks.is_held(folder.with_suffix(cache.LOCK)):
+            state = "being made"
+        found.append(Entry(folder, state, sum(file.st_size for file in files), used))
     return sorted(found, key=lambda entry: (entry.kind, entry.used))
-
-
-def _entry(folder: Path, fingerprint: str, suffix: str | None) -> Entry:
-    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    used, state = folder.stat().st_mtime, "whole"
-    if suffix or not atomic.is_sealed(folder):
-        used, state = max([used, *(file.st_mtime for file in files)]), "unfinished"
-    if suffix == cache.DAMAGED:
-        state = "damaged"
-    elif suffix == cache.PARTIAL and locks.is_held(folder.with_name(fingerprint + cache.LOCK)):
-        state = "being made"
-    return Entry(folder, fingerprint, state, sum(file.st_size for file in files), used)
 
 
 _OPTIONS = {
@@ -127,14 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list(entries: list[Entry]) -> None:
-    times = [f"{datetime.fromtimestamp(each.used):%Y-%m-%d %H:%M}" for each in entries]
-    print_table(
-        ("~kind", "fingerprint", "~state", ">size", "last used", "~what"),
-        [
-            (each.kind, each.fingerprint, each.state, _size([each]), used, _what(each.folder))
-            for each, used in zip(entries, times, strict=True)
-        ],
-    )
+    rows = []
+    for each in entries:
+        used = f"{datetime.fromtimestamp(each.used):%Y-%m-%d %H:%M}"
+        size, what = decimal(each.size), _what(each.folder)
+        rows.append((each.kind, each.folder.stem, each.state, size, used, what))
+    print_table(("~kind", "fingerprint", "~state", ">size", "last used", "~what"), rows)
 
 
 def _clean(entries: list[Entry], older_than: float, agreed: bool) -> int:
@@ -149,24 +142,21 @@ def _clean(entries: list[Entry], older_than: float, agreed: bool) -> int:
         question = f"delete {len(chosen)} folders, {_size(chosen)}? [y/N] "
         if not sys.stdin.isatty():
             print(f"{question}\nnothing is deleted: there is no terminal; give --yes")
-            return _NO_ANSWER
+            return MISTAKE
         if input(question).strip().lower() not in ("y", "yes"):
             print("nothing is deleted")
             return 0
     freed = []
     for entry in chosen:
         try:
-            lock = locks.take(entry.folder.with_name(entry.fingerprint + cache.LOCK))
+            with locks.take(entry.folder.with_suffix(cache.LOCK)):
+                if entry.folder.exists():
+                    (entry.folder / atomic.MANIFEST).unlink(missing_ok=True)  # no longer counts
+                    shutil.rmtree(entry.folder)
         except locks.Held as holder:
             print(f"{entry.kind}/{entry.folder.name} stays: {holder} is at work on it")
-            continue
-        try:
-            if entry.folder.exists():
-                (entry.folder / atomic.MANIFEST).unlink(missing_ok=True)  # no longer counts
-                shutil.rmtree(entry.folder)
-        finally:
-            lock.release()
-        freed.append(entry)
+        else:
+            freed.append(entry)
     print(f"{_size(freed)} freed")
     return 0
 

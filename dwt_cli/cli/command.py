@@ -10,9 +10,8 @@ from hydra._internal.utils import _run_hydra, get_args_parser
 from dwt_cli.base import interrupt
 from dwt_cli.base.errors import MISTAKE, Reported
 from dwt_cli.cli import overrides
-from dwt_cli.config import check, explain
+from dwt_cli.config import check, explain, files
 from dwt_cli.config.compose import register, runs_of
-from dwt_cli.config.files import settings_folder
 from dwt_cli.config.launch import Basic
 from dwt_cli.config.run import EVAL_SETTINGS, GROUPS_AND_SETTINGS, Evaluation, Run, Study
 from dwt_cli.launch.dispatch import start, start_all
@@ -31,12 +30,12 @@ def carry_out(program: str, arguments: list[str]) -> int:
     def work() -> int:
         with interrupt.stoppable():
             asked = overrides.read(arguments, known)
-            root_here = Study if overrides.is_study(asked) else root
+            is_study = files.is_study(asked.config_name, asked.config_dir)
+            root_here = Study if is_study else root
             if asked.cfg or asked.info or asked.hydra_help or asked.shell_completion:
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors arrive here, not as its traceback
                 register(root_here)
-                folder = str(settings_folder())
-                _run_hydra(asked, get_args_parser(), lambda _: None, folder, primary)
+                _run_hydra(asked, get_args_parser(), lambda _: None, str(files.SETTINGS), primary)
                 return 0
             name = asked.config_name or primary
             runs, many = runs_of(asked.overrides, root_here, name, asked.config_dir, asked.multirun)

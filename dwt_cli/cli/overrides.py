@@ -29,23 +29,28 @@ def read(arguments: list[str], known: Sequence[str] = GROUPS_AND_SETTINGS) -> Na
 
     Raises `UserError` for the first word that cannot be what was meant.
     """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')}; see dwt-train --help")
+
     parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
+    parser.error = refuse  # type: ignore[method-assign]
     asked, unknown = parser.parse_known_intermixed_args(arguments)
     for word in unknown:
         names = [name for action in parser._actions for name in action.option_strings]
         raise UserError(_dashed(word, arguments[arguments.index(word) + 1 :], names, known))
     is_ours = asked.config_dir is None
     if is_ours and asked.config_name in files.sweeps():
-        asked.config_dir = str(files.sweeps_folder())
-    if is_study(asked):
+        asked.config_dir = str(files.SWEEPS)
+    if files.is_study(asked.config_name, asked.config_dir):
         known = STUDY_SETTINGS
     if asked.shell_completion:
         return asked
-    _check_places(asked)
-    for number, word in enumerate(asked.overrides):
-        _check_form(word, asked.overrides[number + 1 :], known)
-    overrides = OverridesParser.create().parse_overrides(asked.overrides)
+    _check_options(asked)
+    overrides = [
+        _parsed(word, asked.overrides[number + 1 :], known)
+        for number, word in enumerate(asked.overrides)
+    ]
     is_ours &= not any("searchpath" in override.key_or_group for override in overrides)
     for override in overrides:
         if override.key_or_group == "hydra/launcher":
@@ -59,19 +64,6 @@ def read(arguments: list[str], known: Sequence[str] = GROUPS_AND_SETTINGS) -> Na
     return asked
 
 
-def is_study(asked: Namespace) -> bool:
-    """Return whether the primary config is that of a study, which has arms and lengths."""
-    folder = Path(asked.config_dir or files.sweeps_folder())
-    return files.is_study(folder, (asked.config_name or "").removesuffix(".yaml"))
-
-
-# ------------------------------------------------------------------------------------- options
-
-
-def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message.removeprefix('argument ')}; see dwt-train --help")
-
-
 def _dashed(word: str, following: list[str], names: list[str], known: Sequence[str]) -> str:
     dashed, equals, value = word.partition("=")
     name = dashed.lstrip("-")
@@ -83,14 +75,13 @@ def _dashed(word: str, following: list[str], names: list[str], known: Sequence[s
     return f"{word}: no such option{hint} settings have no dashes, as in seed=3"
 
 
-def _check_places(asked: Namespace) -> None:
-    if asked.config_dir is not None and not Path(asked.config_dir).is_dir():
-        raise UserError(f"--config-dir {asked.config_dir}: there is no such folder; name one")
-    if "/" in (asked.config_name or ""):
-        raise UserError(
-            f"--config-name {asked.config_name}: this is one choice, not a whole run; write "
-            f"{asked.config_name.removesuffix('.yaml').replace('/', '=')}"
-        )
+def _check_options(asked: Namespace) -> None:
+    name, folder = asked.config_name or "", asked.config_dir
+    if folder is not None and not Path(folder).is_dir():
+        raise UserError(f"--config-dir {folder}: there is no such folder; name one")
+    if "/" in name:
+        choice = name.removesuffix(".yaml").replace("/", "=")
+        raise UserError(f"--config-name {name}: this is a choice, not a whole run; write {choice}")
     if asked.experimental_rerun is not None:  # it would unpickle the file: that runs code
         raise UserError(
             f"--experimental-rerun {asked.experimental_rerun}: not here; a run is found again by "
@@ -98,24 +89,15 @@ def _check_places(asked: Namespace) -> None:
         )
 
 
-# ----------------------------------------------------------------------------------- overrides
-
-
-def _check_form(word: str, following: list[str], known: Sequence[str]) -> None:
+def _parsed(word: str, following: list[str], known: Sequence[str]) -> Override:
     if "=" not in word and not word.startswith("~"):
         raise UserError(_bare(word, following, known))
     if not word.partition("=")[0].lstrip("+~").strip():
         raise UserError(f"{word}: no setting stands before the '='; {_HOW}")
-    if not _is_readable(word):
-        raise UserError(_unreadable(word))
-
-
-def _is_readable(word: str) -> bool:
     try:
-        OverridesParser.create().parse_override(word)
-    except HydraException:
-        return False
-    return True
+        return OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        raise UserError(_unreadable(word)) from error
 
 
 def _bare(word: str, following: list[str], known: Sequence[str]) -> str:
@@ -143,18 +125,16 @@ def _unreadable(word: str) -> str:
     for quote in "'\"":
         if value.count(quote) % 2:
             return f"{word}: a quote ({quote}) is opened and not closed; close it"
-    for opening, closing in ("[]", "{}", "()"):
-        if value.count(opening) != value.count(closing):
-            return (
-                f"{word}: {opening} and {closing} do not match; write {key}={opening}...{closing}"
-            )
+    for a, b in ("[]", "{}", "()"):
+        if value.count(a) != value.count(b):
+            return f"{word}: {a} and {b} do not match; write {key}={a}...{b}"
     escaped = value.replace('"', '\\"')
     quoted = f'{key}="{escaped}"'
-    if not _is_readable(quoted):
+    try:
+        OverridesParser.create().parse_override(quoted)
+    except HydraException:
         return f"{word}: cannot be read as a setting; {_HOW}"
-    return (
-        f"{word}: such a value is quoted twice, for the shell and for dwt-train; write '{quoted}'"
-    )
+    return f"{word}: quote such a value twice, for the shell and for dwt-train: write '{quoted}'"
 
 
 def _check_key(override: Override, known: Sequence[str]) -> None:

@@ -86,12 +86,23 @@ def problems(run: Run) -> Iterator[str]:
     for setting, teacher in run.teacher.each():
         yield from teacher.problems_over(setting, run.data.vocab_size)
         if isinstance(teacher, MadeTeacher) and teacher.data is not None:
-            yield from _problems_of_teachers_text(f"{setting}.data", teacher.data, run.data)
+            if teacher.data.tokenizer is not None:
+                yield (
+                    f"{setting}.data.tokenizer={teacher.data.tokenizer}: the teacher's text is in "
+                    "the tokens of the student's; set data.tokenizer"
+                )
+            text = f"{setting}.data"
+            yield from _differences(text, teacher.data, run.data, "block_length", "vocab_size")
     for setting, model in [("student", run.student), *run.teacher.each()]:
         if isinstance(model, Architecture):
-            if model.family.predicts is not run.task.head:
-                yield _of_another_task(setting, model.family, run.task.head)
-            yield from _differences(setting, model, run.data, ["vocab_size"])
+            family, head = model.family, run.task.head
+            if family.predicts is not head:
+                others = ", ".join(each.name for each in Family if each.predicts is head)
+                yield (
+                    f"{setting}.family={family.name} is of {family.predicts.name} language models, "
+                    f"and the task trains {head.name} ones: set scale.family to one of {others}"
+                )
+            yield from _differences(setting, model, run.data, "vocab_size")
             if model.max_length < run.data.block_length:
                 yield (
                     f"{setting}.max_length={model.max_length} is shorter than data.block_length="
@@ -182,29 +193,12 @@ def repeated(words: Sequence[str]) -> Iterator[str]:
             yield f"{word} has no effect: {later} comes after it"
 
 
-def _of_another_task(setting: str, family: Family, head: Head) -> str:
-    others = ", ".join(each.name for each in Family if each.predicts is head)
-    return (
-        f"{setting}.family={family.name} is of {family.predicts.name} language models, and the "
-        f"task trains {head.name} ones: set scale.family to one of {others}"
-    )
-
-
-def _differences(setting: str, theirs: Any, ours: Data, names: Sequence[str]) -> Iterator[str]:
+def _differences(setting: str, theirs: Any, ours: Data, *names: str) -> Iterator[str]:
     """Yield a line for each field of these names that is not as the text's."""
     for name in names:
         their, our = getattr(theirs, name), getattr(ours, name)
         if their != our:
             yield f"{setting}.{name}={their} and data.{name}={our}: they are one; set scale.{name}"
-
-
-def _problems_of_teachers_text(setting: str, text: Data, data: Data) -> Iterator[str]:
-    if text.tokenizer is not None:
-        yield (
-            f"{setting}.tokenizer={text.tokenizer}: the teacher's text is in the tokens of the "
-            "student's; set data.tokenizer"
-        )
-    yield from _differences(setting, text, data, ["block_length", "vocab_size"])
 
 
 def _problems_of_remap(

@@ -5,7 +5,6 @@ import re
 import shlex
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -18,32 +17,24 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dwt_cli.base.errors import UserError, not_among
-from dwt_cli.config.files import groups, settings_folder
+from dwt_cli.config.files import SETTINGS, groups
 from dwt_cli.config.run import SCHEMAS, SEVERAL, Run
 from dwt_cli.distill.teacher.options import CheckpointTeacher, CombinedTeacher, Teacher
 
+# known to Hydra as ``/schema/<group>: <name>`` in a group file's defaults
+for _group, _schemas in SCHEMAS.items():
+    for _name, _node in _schemas.items():
+        ConfigStore.instance().store(group=f"schema/{_group}", name=_name, node=_node)
+
+# ``${steps:LENGTH,SHARE}`` in a settings file: a share of a length, at least one step
+OmegaConf.register_new_resolver(
+    "steps", lambda length, share: max(1, round(length * share)), replace=True
+)
+
 
 def register(root: type[Run] = Run) -> None:
-    """Make the classes known to Hydra: ``/schema/<group>: <name>`` in a group file's defaults.
-
-    root: what a whole config is.
-    """
-    _register_choices()
+    """Make it known to Hydra what a whole config is."""
     ConfigStore.instance().store(group="schema", name="run", node=root)
-
-
-@cache
-def _register_choices() -> None:
-    store = ConfigStore.instance()
-    for group, schemas in SCHEMAS.items():
-        for name, node in schemas.items():
-            store.store(group=f"schema/{group}", name=name, node=node)
-    OmegaConf.register_new_resolver("steps", _steps, replace=True)
-
-
-def _steps(length: int, share: float) -> int:
-    """``${steps:LENGTH,SHARE}`` in a settings file: a share of a length, at least one step."""
-    return max(1, round(length * share))
 
 
 def runs_of(
@@ -60,7 +51,7 @@ def runs_of(
     """
     register(root)
     primary = primary.removesuffix(".yaml")
-    home, search = settings_folder(), []
+    home, search = SETTINGS, []
     if folder:  # Hydra looks for the primary config in the first folder alone
         away = Path(folder).absolute()
         if (away / f"{primary}.yaml").is_file():
@@ -73,8 +64,13 @@ def runs_of(
         first = [_values(each)[0] if each in swept else each.input_line for each in overrides]
         composed = _composed(primary, [*search, *map(str, first)])
         if not is_multirun and composed.hydra.mode is not RunMode.MULTIRUN:
-            if swept:
-                raise UserError(_several_values(swept[0]))
+            for each in swept:
+                word, key = str(each.input_line), each.get_key_element()
+                whole = f", {key}=[{each.get_value_string()}] for all in one run"
+                raise UserError(
+                    f"{word}: several values are several runs; write dwt-train -m "
+                    f"{shlex.quote(word)}{whole if key in SEVERAL else ''}, or choose one of them"
+                )
             return [_run_of(composed, primary)], False
         axes = [f"{key}={values}" for key, values in (composed.hydra.sweeper.params or {}).items()]
         every = {
@@ -100,15 +96,6 @@ def _values(override: Override) -> list[str]:
     if not values:
         raise UserError(f"{override.input_line}: there is no such value; give one at least")
     return values
-
-
-def _several_values(override: Override) -> str:
-    word, key = str(override.input_line), override.get_key_element()
-    together = f", {key}=[{override.get_value_string()}] for all in one run"
-    return (
-        f"{word}: several values are several runs; write dwt-train -m {shlex.quote(word)}"
-        f"{together if key in SEVERAL else ''}, or choose one of them"
-    )
 
 
 def _run_of(composed: DictConfig, primary: str) -> Run:

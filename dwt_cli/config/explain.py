@@ -33,31 +33,13 @@ def answer(error: BaseException) -> str | None:
         return "out of memory: choose a smaller scale"
     if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
         return f"{error.filename} is in the way: move it, or choose another place for the run"
-    if isinstance(error, FileNotFoundError) and _is_working_folder_gone():
+    if isinstance(error, FileNotFoundError) and Path().stat().st_nlink == 0:
         return "the folder in which this was typed is gone: change to one that is there"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and is_stdout_full():
         return f"what is printed cannot be written ({error.strerror}): send it to another place"
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return f"{text}: set run.root and run.cache to folders that can be written, with room"
     return text if isinstance(error, OSError) else None
-
-
-def _is_working_folder_gone() -> bool:
-    """Return whether the folder in which this process works was deleted."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        return True
-    return False
-
-
-_WORDS = (
-    (r"Interpolation key '([^']+)' not found", "${{{0}}}: there is no such setting; name another"),
-    (
-        r"In '(.+?)': \w+ raised while composing config:\n\s*(.+?)\s*\n\s*full_key: (\S+)",
-        "{2}: {1} (in '{0}'); put the file right",
-    ),
-)
 
 
 def _of_composition(error: HydraException | OmegaConfBaseException) -> str:
@@ -75,9 +57,11 @@ def _of_composition(error: HydraException | OmegaConfBaseException) -> str:
         return not_among(f"{key}: {inner}", "setting", str(inner), inside)
     if found := re.search(r"Error merging override (.+)", text):
         return _wrong_type(found[1].strip(), cause or error)
-    for pattern, line in _WORDS:
-        if found := re.search(pattern, text):
-            return line.format(*found.groups())
+    if found := re.search(r"Interpolation key '([^']+)' not found", text):
+        return f"${{{found[1]}}}: there is no such setting; name another"
+    raised = r"In '(.+?)': \w+ raised while composing config:\n\s*(.+?)\s*\n\s*full_key: (\S+)"
+    if found := re.search(raised, text):
+        return f"{found[3]}: {found[2]} (in '{found[1]}'); put the file right"
     reason = first_line(error)
     return f"{reason}; see dwt-train --hydra-help" if "hydra" in reason else reason
 

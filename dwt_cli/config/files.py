@@ -4,33 +4,24 @@ from pathlib import Path
 
 import yaml
 
-
-def settings_folder() -> Path:
-    """Return ``conf/``: inside an installed package, or at the top of a clone."""
-    return _folder("conf")
-
-
-def sweeps_folder() -> Path:
-    """Return ``sweeps/``, in the same manner."""
-    return _folder("sweeps")
-
-
-def _folder(name: str) -> Path:
-    package = Path(__file__).parents[1]
-    inside = package / name
-    return inside if inside.is_dir() else package.parent / name
+_PACKAGE = Path(__file__).parents[1]
+SETTINGS, SWEEPS = (
+    inside if (inside := _PACKAGE / name).is_dir() else _PACKAGE.parent / name
+    for name in ("conf", "sweeps")
+)
+"""The folders inside an installed package, or at the top of a clone."""
 
 
 def sweeps() -> list[str]:
     """Return the studies that come with the project, by name."""
-    folder = sweeps_folder()
-    return sorted(path.stem for path in folder.glob("*.yaml") if is_study(folder, path.stem))
+    return sorted(path.stem for path in SWEEPS.glob("*.yaml") if is_study(path.stem))
 
 
-def is_study(folder: Path, name: str) -> bool:
-    """Return whether a primary config of this name in a folder begins with ``study``."""
+def is_study(name: str | None, folder: str | None = None) -> bool:
+    """Return whether a primary config is that of a study, which has arms and lengths."""
+    file = Path(folder or SWEEPS) / f"{(name or '').removesuffix('.yaml')}.yaml"
     try:
-        content = yaml.safe_load((folder / f"{name}.yaml").read_text("utf-8"))
+        content = yaml.safe_load(file.read_text("utf-8"))
     except (OSError, yaml.YAMLError):
         return False  # Hydra reports what is wrong with it
     defaults = content.get("defaults") if isinstance(content, dict) else None
@@ -40,7 +31,7 @@ def is_study(folder: Path, name: str) -> bool:
 def groups() -> dict[str, list[str]]:
     """Return the choices of every config group, both in alphabetical order."""
     found: dict[str, list[str]] = {}
-    for path in sorted(settings_folder().glob("*/*.yaml")):
+    for path in sorted(SETTINGS.glob("*/*.yaml")):
         found.setdefault(path.parent.name, []).append(path.stem)
     return found
 
@@ -48,7 +39,7 @@ def groups() -> dict[str, list[str]]:
 def about(group: str, choice: str) -> str:
     """Return the comment at the head of a choice's file."""
     lines = []
-    for line in (settings_folder() / group / f"{choice}.yaml").read_text("utf-8").splitlines():
+    for line in (SETTINGS / group / f"{choice}.yaml").read_text("utf-8").splitlines():
         if not line.startswith("#"):
             break
         if not line.startswith("# @package"):
@@ -58,7 +49,7 @@ def about(group: str, choice: str) -> str:
 
 def defaults(primary: str = "config") -> dict[str, str]:
     """Return the choice of every group that a bare command makes, in its primary config's order."""
-    content = yaml.safe_load((settings_folder() / f"{primary}.yaml").read_text("utf-8"))
+    content = yaml.safe_load((SETTINGS / f"{primary}.yaml").read_text("utf-8"))
     chosen: dict[str, str] = {}
     for entry in content["defaults"]:
         if isinstance(entry, dict):
@@ -70,7 +61,7 @@ def defaults(primary: str = "config") -> dict[str, str]:
 
 def schema(group: str, choice: str) -> str | None:
     """Return the schema that a choice extends, directly or through another choice of its group."""
-    content = yaml.safe_load((settings_folder() / group / f"{choice}.yaml").read_text("utf-8"))
+    content = yaml.safe_load((SETTINGS / group / f"{choice}.yaml").read_text("utf-8"))
     for entry in content["defaults"]:
         if isinstance(entry, dict):
             for key, name in entry.items():

@@ -56,8 +56,6 @@ class Torchrun(Launch):
     max_wait_minutes: how long a rank waits for another, and a node for the others.
     """
 
-    meets_by_itself: ClassVar[bool] = False
-
     gpus: int = between(1, _MOST_RANKS)
     nodes: int = between(1, _MOST_RANKS, 1)
     rdzv_endpoint: str | None = None
@@ -79,7 +77,7 @@ class Torchrun(Launch):
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong with the settings together, one line each."""
         endpoint = self.rdzv_endpoint
-        if self.nodes > 1 and endpoint is None and not self.meets_by_itself:
+        if self.nodes > 1 and endpoint is None and self.job is None:
             yield (
                 f"{setting}.nodes={self.nodes}: give the place where they meet, as in "
                 f"{setting}.rdzv_endpoint=HOST:29400, the same on each"
@@ -104,8 +102,6 @@ class Slurm(Torchrun):
     after a preemption it always is. cpus, memory_gb: of each node; null: what the partition gives.
     folder: of the logs, below run.root. wait: until the job has ended; false leaves it alone.
     """
-
-    meets_by_itself: ClassVar[bool] = True
 
     partition: str | None = None
     account: str | None = None

@@ -19,8 +19,7 @@ from dwt_cli.data.heldout import LeakCheck, Pieces, pieces_of
 from dwt_cli.data.options import Data, Frame
 from dwt_cli.data.pack import BYTES, Blocks, block_bytes, pack, write_blocks
 from dwt_cli.data.source import CorpusError, Document, Progress, Source
-from dwt_cli.data.text_bytes import bytes_of_blocks
-from dwt_cli.data.tokenizer import ids_of
+from dwt_cli.data.tokenizer import bytes_of_tokens, ids_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,9 +108,10 @@ def build(
         of = (source, options, frame, tokenizer_path)
         return build(*of, folder, progress, say, pieces, vocabulary)
     if frame.between is not None and tokenizer.is_fast:  # a slow one does not tell
-        texts = _texts(heldout.documents, frame)
-        counted = bytes_of_blocks(tokenizer, texts, options.block_length, num_heldout)
-        atomic.write_json(folder / "heldout" / BYTES, {"of_blocks": counted})
+        sizes = bytes_of_tokens(tokenizer, _texts(heldout.documents, frame))
+        blocks = pack(sizes, options.block_length, [0], [0])  # marks stand for no bytes
+        of_blocks = [sum(block) for block in itertools.islice(blocks, num_heldout)]
+        atomic.write_json(folder / "heldout" / BYTES, {"of_blocks": of_blocks})
     for name, count in (("training", num_train), ("held-out", num_heldout)):
         if count == 0:
             raise CorpusError(

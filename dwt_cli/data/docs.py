@@ -9,7 +9,6 @@ theirs to `add_docstr(...)` as arguments. `dwt_cli.data.prose` keeps what is Eng
 """
 
 import ast
-import importlib.metadata
 import importlib.util
 import inspect
 import os
@@ -17,7 +16,9 @@ import platform
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import packages_distributions, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,8 @@ class Docs(Source):
         seen: set[bytes] = set()
         for number, (name, path) in enumerate(files, start=1):
             kept = []
-            for paragraph in (each for text in documentation(name, path) for each in prose(text)):
-                key = duplicate_key(paragraph)
-                if key not in seen:
+            for paragraph in chain.from_iterable(map(prose, documentation(name, path))):
+                if (key := duplicate_key(paragraph)) not in seen:
                     seen.add(key)
                     kept.append(paragraph)
             if kept:
@@ -73,12 +73,15 @@ class Docs(Source):
 
     def provenance(self) -> dict[str, Any]:
         """Return the versions of Python, of the cleaner and of the packages ("": unknown)."""
-        distributions = importlib.metadata.packages_distributions()
+        found = packages_distributions()
         return {
             "source": "docs",
             "cleaner": CLEANER_VERSION,
             "python": platform.python_version(),
-            "packages": {name: _version(name, distributions) for name in self.packages},
+            "packages": {
+                name: " ".join(f"{each} {version(each)}" for each in sorted({*found.get(name, ())}))
+                for name in self.packages
+            },
         }
 
 
@@ -105,11 +108,6 @@ def source_files(name: str, roots: Iterable[Path]) -> Iterator[tuple[str, Path]]
             subfolders[:] = set(subfolders) - SKIPPED_FOLDERS
             for path in (Path(folder, file) for file in names if file.endswith(SUFFIXES)):
                 yield f"{name}/{path.relative_to(root).as_posix()}", path
-
-
-def _version(package: str, distributions: Mapping[str, list[str]]) -> str:
-    names = sorted(set(distributions.get(package, ())))
-    return " ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
 _LITERAL = re.compile(

@@ -45,11 +45,14 @@ class Files(Source):
         self.text_column = text_column
         self._files, self._aside = _find(path)
         for name, file in [*self._files.items()]:
-            if problem := self._no_rows(file, name):
-                if len(self._files) == 1:
-                    raise problem
-                self._aside.append(str(problem))
-                del self._files[name]
+            if _kind(name) in MAY_DESCRIBE:
+                try:
+                    next(self._read(file, name, lambda _: None), None)
+                except CorpusError as problem:
+                    if len(self._files) == 1:
+                        raise
+                    self._aside.append(str(problem))
+                    del self._files[name]
         self.num_bytes = sum(file.stat().st_size for file in self._files.values())
 
     def documents(self, progress: Progress) -> Iterator[Document]:
@@ -81,38 +84,33 @@ class Files(Source):
             found["text_column"] = self.text_column
         return found
 
-    def _no_rows(self, file: Path, name: str) -> CorpusError | None:
-        """Return why a file that may be about the others is no text itself."""
-        if _kind(name) in MAY_DESCRIBE:
-            try:
-                next(self._read(file, name, lambda _: None), None)
-            except CorpusError as problem:
-                return problem
-        return None
-
     def _read(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Document]:
+        """Yield a file's documents; advance: is told the bytes that are read, now and then."""
         try:
-            if (kind := _kind(name)) in PROSE:
-                yield from _cut(name, self._lines(file, name, advance))
-                return
-            read = {
-                ".parquet": self._parquet_rows,
-                ".csv": self._csv_rows,
-                ".json": self._json_objects,
-                ".jsonl": self._json_rows,
-            }[kind]
-            for number, row in read(file, name, advance):
-                setting, place = "data.text_column", f"{name} row {number}"
-                text = text_of(row, self.text_column, setting, place)
-                if found := tuple(each for each, _ in paragraphs(text.splitlines())):
-                    yield Document(f"{name}#{number}", found)
+            with file.open("rb") as raw:
+                for number, document in enumerate(self._documents(raw, name)):
+                    yield document
+                    if number % 64 == 0 and not raw.closed:  # an archive closes it at its end
+                        advance(raw.tell())
         except OSError as error:  # unreadable, or a cut-off archive
             raise self._problem(
                 name, f"is damaged or not readable ({error}); fetch it again"
             ) from error
 
-    def _json_rows(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Row]:
-        for number, line in enumerate(self._lines(file, name, advance), start=1):
+    def _documents(self, raw: IO[bytes], name: str) -> Iterator[Document]:
+        kind, lines = _kind(name), self._lines(raw, name)
+        if kind in PROSE:
+            yield from _cut(name, lines)
+            return
+        readers = {".csv": self._csv_rows, ".json": self._json_objects, ".jsonl": self._json_rows}
+        rows = self._parquet_rows(raw, name) if kind == ".parquet" else readers[kind](lines, name)
+        for number, row in rows:
+            text = text_of(row, self.text_column, "data.text_column", f"{name} row {number}")
+            if found := tuple(each for each, _ in paragraphs(text.splitlines())):
+                yield Document(f"{name}#{number}", found)
+
+    def _json_rows(self, lines: Iterable[str], name: str) -> Iterator[Row]:
+        for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             place, remedy = f"{name} line {number}", "write one object per line"
@@ -122,11 +120,12 @@ class Files(Source):
                 raise self._problem(place, f"is not JSON ({error}); {remedy}") from error
             yield number, self._object(row, place, f"is no JSON object; {remedy}")
 
-    def _json_objects(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Row]:
+    def _json_objects(self, lines: Iterable[str], name: str) -> Iterator[Row]:
+        lines = list(lines)
         try:
-            whole = json.loads("".join(self._lines(file, name, advance)))
+            whole = json.loads("".join(lines))
         except ValueError:  # many call a file so that has an object on each line
-            yield from self._json_rows(file, name, advance)
+            yield from self._json_rows(lines, name)
             return
         what = "is neither a JSON object nor a list of them; write one of these"
         for number, each in enumerate(whole if isinstance(whole, list) else [whole], start=1):
@@ -137,47 +136,36 @@ class Files(Source):
             raise self._problem(place, what)
         return row
 
-    def _csv_rows(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Row]:
+    def _csv_rows(self, lines: Iterable[str], name: str) -> Iterator[Row]:
         csv.field_size_limit(sys.maxsize)
-        rows = csv.DictReader(self._lines(file, name, advance), restkey="")
+        rows = csv.DictReader(lines, restkey="")
         try:
             yield from enumerate(rows, start=1)
         except csv.Error as error:
             place = f"{name} line {rows.line_num + 1}"
             raise self._problem(place, f"is not CSV ({error}); write it anew") from error
 
-    def _parquet_rows(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Row]:
+    def _parquet_rows(self, raw: IO[bytes], name: str) -> Iterator[Row]:
         from pyarrow.parquet import ParquetFile
 
         try:
-            table = ParquetFile(file)
+            table = ParquetFile(raw)
         except ValueError as error:
             raise self._problem(name, f"is no parquet file ({error}); fetch it again") from error
-        with table:
-            size, num_rows = file.stat().st_size, table.metadata.num_rows
-            columns = table.schema_arrow.names
-            text_of(dict.fromkeys(columns), self.text_column, "data.text_column", name)
-            batches = table.iter_batches(batch_size=1024, columns=[self.text_column])
-            rows = (row for batch in batches for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
-                yield number, row
-                if number % 1024 == 0:
-                    advance(size * number // num_rows)
+        columns = table.schema_arrow.names
+        text_of(dict.fromkeys(columns), self.text_column, "data.text_column", name)
+        batches = table.iter_batches(batch_size=1024, columns=[self.text_column])
+        yield from enumerate((row for each in batches for row in each.to_pylist()), start=1)
 
-    def _lines(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[str]:
+    def _lines(self, raw: IO[bytes], name: str) -> Iterator[str]:
         """Yield the decoded lines of a file, without a byte order mark."""
-        with file.open("rb") as raw:
-            for number, line in enumerate(_decompressed(raw, name), start=1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if number % 1000 == 0:
-                    advance(raw.tell())
-                try:
-                    yield line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise self._problem(
-                        f"{name} line {number}", "is not UTF-8; convert it, for instance by iconv"
-                    ) from error
+        for number, line in enumerate(_decompressed(raw, name), start=1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise self._problem(
+                    f"{name} line {number}", "is not UTF-8; convert it, for instance by iconv"
+                ) from error
 
     def _problem(self, place: str, what: str) -> CorpusError:
         return CorpusError(f"data.path={self.path}: {place} {' '.join(what.split())}")
@@ -203,18 +191,15 @@ def _find(path: str) -> tuple[dict[str, Path], list[str]]:
         fixed = itertools.takewhile(lambda part: not glob.has_magic(part), given.parts[:-1])
         root = Path(*fixed)
         pattern = str(given.relative_to(root))
-    # glob, since pathlib's does not leave out hidden files
-    found = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207
     resolved = functools.cache(Path.resolve)
-
-    def is_new(name: str) -> bool:
+    files, readable, left_out = 0, {}, []
+    # glob, since pathlib's does not leave out hidden files
+    for found in sorted(glob.glob(pattern, root_dir=root, recursive=True)):  # noqa: PTH207
+        name, file = PurePath(found).as_posix(), root / found
         above = [resolved(root / folder) for folder in PurePath(name).parents]
-        return len(set(above)) == len(above)
-
-    files = {PurePath(name).as_posix(): root / name for name in sorted(found) if is_new(name)}
-    files = {name: file for name, file in files.items() if not file.is_dir()}
-    readable, left_out = {}, []
-    for name, file in files.items():
+        if len(set(above)) < len(above) or file.is_dir():
+            continue
+        files += 1
         if _kind(name) not in KINDS:
             continue
         if not file.exists():
@@ -227,7 +212,7 @@ def _find(path: str) -> tuple[dict[str, Path], list[str]]:
             readable[name] = file
     left_out = [f"data.path={path}: {line}" for line in left_out]
     if not readable:
-        others = f"none of the {len(files)} files there is readable" if files else "no such file"
+        others = f"none of the {files} files there is readable" if files else "no such file"
         raise CorpusError(
             left_out[0]
             if left_out

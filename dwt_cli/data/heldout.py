@@ -65,11 +65,6 @@ def pieces_of(total: int, fraction: float, block_length: int) -> Pieces:
     return Pieces(share, max(1, int(share * total / 8)))
 
 
-def _drawn(documents: Iterable[Document], fraction: float) -> Iterator[tuple[Document, bool]]:
-    for document in documents:
-        yield document, is_heldout(document.name, fraction)
-
-
 def _filled(documents: Iterable[Document], pieces: Pieces) -> Iterator[tuple[Document, bool]]:
     """Yield pieces, and whether each is held out: always when the share lags behind."""
     seen = held = 0
@@ -135,9 +130,8 @@ class LeakCheck:
 
     def split(self, documents: Iterable[Document]) -> Iterator[Document]:
         """Yield the training documents; the held-out ones stay here. May be called repeatedly."""
-        pieces = self._pieces
-        sides = _filled(documents, pieces) if pieces else _drawn(documents, self._fraction)
-        for document, is_out in sides:
+        drawn = ((each, is_heldout(each.name, self._fraction)) for each in documents)
+        for document, is_out in _filled(documents, self._pieces) if self._pieces else drawn:
             self.num_characters += sum(map(len, document.paragraphs))
             if is_out:
                 self._heldout.append(document)

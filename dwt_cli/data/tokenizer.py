@@ -1,12 +1,13 @@
 """A WordPiece vocabulary from text, as BERT's: lower-cased, with five special tokens.
 
-And what tells one tokenizer from another.
+And of any tokenizer what tells it from another, and which bytes its tokens stand for.
 """
 
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,11 +77,10 @@ def train_tokenizer(
     from transformers import PreTrainedTokenizerFast
 
     wordpiece = _wordpiece(_vocabulary(texts, vocab_size))
-    cls, sep = (SPECIAL_TOKENS.index(token) for token in ("[CLS]", "[SEP]"))
     wordpiece.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
+        special_tokens=[(each, SPECIAL_TOKENS.index(each)) for each in ("[CLS]", "[SEP]")],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=wordpiece,
@@ -104,6 +104,28 @@ def ids_of(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[l
         verbose=False,
     )["input_ids"]
     return ids
+
+
+def bytes_of_tokens(
+    tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]
+) -> Iterator[list[int]]:
+    """Yield the UTF-8 bytes that each token of a text stands for; they add up to all of them.
+
+    What a tokenizer leaves out counts with the token after it, or the last one.
+    """
+    for text in texts:
+        spans = tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )["offset_mapping"]
+        # several tokens of one character all span it: the first one has its bytes
+        ends = list(itertools.accumulate((end for _, end in spans), max))
+        if ends:
+            ends[-1] = len(text)
+        yield [len(text[a:b].encode()) for a, b in itertools.pairwise([0, *ends])]
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
@@ -132,7 +154,9 @@ def _vocabulary(texts: Sequence[str], vocab_size: int) -> dict[str, int]:
     commonest = sorted(normalised, key=lambda character: (-normalised[character], character))
     room = (vocab_size - len(SPECIAL_TOKENS)) // 2  # each character alone, and as a ##-piece
     alphabet = sorted(commonest[: min(_MAX_CHARACTERS, room)])
-    inside = [f"##{character}" for character in alphabet if _joins(wordpiece, character)]
+    normalise, cut = wordpiece.normalizer.normalize_str, wordpiece.pre_tokenizer.pre_tokenize_str
+    # with which a word may go on: no sign, no ideograph
+    inside = [f"##{each}" for each in alphabet if len(cut(normalise(f"a{each}"))) == 1]
     wordpiece.train_from_iterator(
         texts,
         trainers.WordPieceTrainer(
@@ -145,9 +169,3 @@ def _vocabulary(texts: Sequence[str], vocab_size: int) -> dict[str, int]:
     )
     vocabulary: dict[str, int] = wordpiece.get_vocab()
     return vocabulary
-
-
-def _joins(wordpiece: Tokenizer, character: str) -> bool:
-    """Return whether a word may go on with this character: no sign, no ideograph."""
-    text = wordpiece.normalizer.normalize_str(f"a{character}")
-    return len(wordpiece.pre_tokenizer.pre_tokenize_str(text)) == 1

@@ -86,7 +86,7 @@ def carry_out(
         print_report(console, results, write_report(folder, results))
         show(results, folder, first.tracker, say)
     finally:
-        lock.release()
+        lock.lock.release()
     return MISTAKE if failed else 0
 
 

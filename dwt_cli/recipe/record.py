@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from filelock import FileLock
+from filelock import AcquireReturnProxy, FileLock
 
 from dwt_cli.base import atomic, locks
 from dwt_cli.base.atomic import read_json
@@ -113,7 +113,7 @@ class Record(AbstractContextManager["Record"]):
         ranks: "Ranks",
         fresh: bool = False,
     ) -> None:
-        self._lock: FileLock | None = None  # rank 0 has it, and writes
+        self._lock: AcquireReturnProxy[FileLock] | None = None  # rank 0 has it, and writes
 
         def begin() -> dict[str, Any]:
             folder = find(root, identity) or root / f"{name}-{identity}"
@@ -133,7 +133,7 @@ class Record(AbstractContextManager["Record"]):
             if fresh and any(folder.glob("[!.]*")):
                 kept = _free_name(folder)
                 folder.rename(kept)
-                self._lock.release()
+                self._lock.lock.release()
                 folder.mkdir()
                 self._lock = locks.take(folder / LOCK)
                 say(f"what was there is kept as {kept}")
@@ -181,7 +181,7 @@ class Record(AbstractContextManager["Record"]):
 
     def __exit__(self, *error: object) -> None:
         if self._lock is not None:
-            self._lock.release()
+            self._lock.lock.release()
 
 
 def _free_name(folder: Path) -> Path:

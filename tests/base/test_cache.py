@@ -32,11 +32,9 @@ def cache(tmp_path: Path, messages: list[str]) -> Cache:
 
 def test_made_once_and_found_afterwards(cache: Cache, messages: list[str]) -> None:
     make = Maker()
-    assert not cache.holds("corpus", "abc")
     place = cache.get("corpus", "abc", make, {"options": {"x": 1}})
     os.utime(place, (0, 0))
     assert cache.get("corpus", "abc", make, {}) == place == cache.place("corpus", "abc")
-    assert cache.holds("corpus", "abc")
     assert (make.calls, messages) == (1, [])
     assert (place / "content").read_text() == "made"
     about = json.loads((place / ABOUT).read_text())
@@ -69,7 +67,7 @@ def test_an_interrupted_making_goes_on_in_its_folder(cache: Cache) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         cache.get("teacher", "abc", interrupted, {})
-    assert not cache.holds("teacher", "abc")
+    assert not cache.place("teacher", "abc").exists()
 
     def go_on(folder: Path) -> None:
         (folder / "whole").write_text((folder / "half").read_text() + ", and the rest")

@@ -24,8 +24,8 @@ CHOICES = [(group, choice) for group, choices in files.groups().items() for choi
 
 
 def test_no_yaml_is_left_out() -> None:
-    on_disk = list(files.settings_folder().rglob("*.yaml"))
-    primary = list(files.settings_folder().glob("*.yaml"))
+    on_disk = list(files.SETTINGS.rglob("*.yaml"))
+    primary = list(files.SETTINGS.glob("*.yaml"))
     assert len(CHOICES) + len(primary) == len(on_disk)
     assert {group for group, _ in CHOICES} == SCHEMAS.keys()
 
@@ -40,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def composing() -> Iterator[Callable[[list[str]], Run]]:
     register()
-    with initialize_config_dir(str(files.settings_folder()), version_base="1.3"):
+    with initialize_config_dir(str(files.SETTINGS), version_base="1.3"):
 
         def make(words: list[str]) -> Run:
             run = typed(compose("config", words))

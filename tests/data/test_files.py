@@ -215,8 +215,8 @@ def test_provenance_follows_the_content_alone(tmp_path: Path) -> None:
 
 def test_progress_counts_bytes_on_disk(tmp_path: Path) -> None:
     sizes = [
-        write(tmp_path / name, b"A line of text.\n" * 5000).stat().st_size
-        for name in ("a.txt", "b.txt.gz")
+        write(tmp_path / name, line * 5000).stat().st_size
+        for name, line in (("a.txt", b"A line.\n"), ("b.jsonl", b'{"text": "A line."}\n'))
     ]
     calls: list[tuple[int, int]] = []
     list(Files(str(tmp_path)).documents(lambda *call: calls.append(call)))

@@ -5,7 +5,7 @@ import shlex
 
 import yaml
 
-from dwt_cli.config.files import groups, sweeps, sweeps_folder
+from dwt_cli.config.files import SWEEPS, groups, sweeps
 
 _NARROW_TEACHER = "scale.teacher_width=64 scale.teacher_num_heads=1 scale.teacher_mlp_width=128"
 
@@ -70,7 +70,7 @@ def every_choice() -> list[str]:
 def recorded() -> dict[str, str]:
     """Return the commands on record, and the identities that their runs have there."""
     found: dict[str, str] = {}
-    for file in sorted((sweeps_folder() / "results").glob("*/results.csv")):
+    for file in sorted((SWEEPS / "results").glob("*/results.csv")):
         with file.open(encoding="utf-8", newline="") as rows:
             found |= {row["words"]: row["identity"] for row in csv.DictReader(rows)}
     return found
@@ -78,7 +78,7 @@ def recorded() -> dict[str, str]:
 
 def arms(study: str) -> dict[str, str]:
     """Return what each arm of a study sets, as its file has it."""
-    content = yaml.safe_load((sweeps_folder() / f"{study}.yaml").read_text("utf-8"))
+    content = yaml.safe_load((SWEEPS / f"{study}.yaml").read_text("utf-8"))
     found: dict[str, str] = content["study"]["arms"]
     return found
 

@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 from dwt_cli.cli import overrides
-from dwt_cli.config import check
+from dwt_cli.config import check, files
 from dwt_cli.config.compose import runs_of
 from dwt_cli.config.run import Run, Study
 from dwt_cli.data.docs import Docs
@@ -67,7 +67,7 @@ def pinned() -> Iterator[None]:
 def composed(words: str) -> Run:
     """Read and compose a command as the front door does, and check it."""
     asked = overrides.read(shlex.split(words))
-    is_study = overrides.is_study(asked)
+    is_study = files.is_study(asked.config_name, asked.config_dir)
     primary, folder = asked.config_name or "config", asked.config_dir
     (run,), _ = runs_of(asked.overrides, Study if is_study else Run, primary, folder)
     check.check(run)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from dwt_cli.config.compose import register, typed
-from dwt_cli.config.files import settings_folder
+from dwt_cli.config.files import SETTINGS
 from dwt_cli.config.run import Run
 from dwt_cli.recipe.worker import work
 from tests.golden import miniatures
@@ -63,7 +63,7 @@ def losses(folder: Path, name: str) -> Losses:
 
 def _composed(words: list[str]) -> Run:
     register()
-    with initialize_config_dir(str(settings_folder()), version_base="1.3"):
+    with initialize_config_dir(str(SETTINGS), version_base="1.3"):
         run = typed(compose("config", words))
     run.overrides = words
     return run

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from dwt_cli.base.options import between, within
+from dwt_cli.base.options import above, between
 from dwt_cli.distill.objective.base import Distribution, Rows
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class LabelRevision(Revise):
     With eta < 1 the label ends up as the likeliest token in every row.
     """
 
-    eta: float = within(0, 1, 0.9)
+    eta: float = above(0, 0.9, below=1)
 
     def revise(self, rows: Rows) -> Distribution:
         t_CV = rows.teacher.probabilities_CV

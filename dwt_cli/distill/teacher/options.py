@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from omegaconf import II, MISSING
 
 from dwt_cli.base.identity import fingerprint
-from dwt_cli.base.options import above, at_least, between, bookkeeping, within
+from dwt_cli.base.options import above, at_least, between, bookkeeping
 from dwt_cli.data.options import Data
 from dwt_cli.models.options import Architecture, Checkpoint, Head
 
@@ -207,7 +207,7 @@ class SignalTeacher(Teacher, ABC):
 class VirtualTeacher(SignalTeacher):
     """No model: ``confidence`` on the true class, the rest spread evenly over all others."""
 
-    confidence: float = within(0, 1, hint="Tf-KD uses 0.99")
+    confidence: float = above(0, hint="Tf-KD uses 0.99", below=1)
 
     def identity(self) -> str:
         return fingerprint("virtual")
