@@ -6,7 +6,18 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from dwt_cli.models.families import bert, distilbert, gpt2, llama, modernbert, qwen3, roberta
+from dwt_cli.models.families import (
+    bert,
+    distilbert,
+    gemma,
+    gpt2,
+    llama,
+    modernbert,
+    olmo2,
+    qwen2,
+    qwen3,
+    roberta,
+)
 from dwt_cli.models.families.parts import Anatomy
 from dwt_cli.models.options import Head
 
@@ -19,6 +30,10 @@ ANATOMIES: dict[str, Anatomy] = {
     "qwen3": qwen3.ANATOMY,
     "llama": llama.ANATOMY,
     "gpt2": gpt2.ANATOMY,
+    "qwen2": qwen2.ANATOMY,
+    "olmo2": olmo2.ANATOMY,
+    "gemma2": gemma.GEMMA2,
+    "gemma3_text": gemma.GEMMA3,
 }
 """By the hub's name of the model type."""
 

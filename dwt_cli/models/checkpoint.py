@@ -67,15 +67,16 @@ def open_config(
         config = AutoConfig.from_pretrained(
             path, revision=checkpoint.revision, trust_remote_code=checkpoint.trust_remote_code
         )
+    sees_all = head is Head.causal and getattr(config, "use_bidirectional_attention", None)
     has_head = checkpoint.trust_remote_code or (
         config.model_type in _TYPES[head] and not _predicts_another_thing(raw, config, head)
     )
     known = sorted(name for name, anatomy in ANATOMIES.items() if anatomy.predicts is head)
-    if config.model_type not in known and not (any_family and has_head):
+    if sees_all or (config.model_type not in known and not (any_family and has_head)):
         kind = f"{head.value} language model"
         why = (
             f"here {kind}s of these types are trained on:"
-            if has_head
+            if has_head and not sees_all
             else f"it is no {kind}; among those that are known here are"
         )
         raise UserError(

@@ -129,6 +129,8 @@ def _heads(
     queries, keys, values = (in_heads(part_BLD, config) for part_BLD in projected)
     if angles is not None:
         queries, keys = rotated(queries, *angles), rotated(keys, *angles)
+    if scalar := getattr(config, "query_pre_attn_scalar", None):  # else the size of a head
+        queries = queries * (head_size(config) / scalar) ** 0.5
     of_group = queries.shape[1] // keys.shape[1]  # heads that share keys and values
     keys, values = (part.repeat_interleave(of_group, 1) for part in (keys, values))
     return Heads(queries, keys, values)
@@ -137,6 +139,8 @@ def _heads(
 def in_heads(states_BLD: Tensor, config: PreTrainedConfig) -> Tensor:
     """Return queries, keys or values by head (B, H, L, E), which may be an axis (B, L, H, E)."""
     is_by_head = states_BLD.ndim == 4
+    if is_by_head and ANATOMIES[config.model_type].heads_first:
+        return states_BLD
     by_head = states_BLD if is_by_head else states_BLD.unflatten(-1, (-1, head_size(config)))
     return by_head.transpose(1, 2)
 

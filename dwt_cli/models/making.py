@@ -26,9 +26,14 @@ def config_of(options: Architecture) -> PreTrainedConfig:
     return configure(options)
 
 
-def make_model(options: Architecture, seed: int, purpose: str) -> PreTrainedModel:
-    """Return a model in fp32 whose weights depend on (seed, purpose) alone."""
-    config, head = config_of(options), ANATOMIES[options.family.name].predicts
+def make_model(
+    options: Architecture, seed: int, purpose: str, config: PreTrainedConfig | None = None
+) -> PreTrainedModel:
+    """Return a model in fp32 whose weights depend on (seed, purpose) alone.
+
+    config: that of the options, or one that was made of it.
+    """
+    config, head = config or config_of(options), ANATOMIES[options.family.name].predicts
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, purpose, "weights"))
         model: PreTrainedModel = AUTO[head].from_config(config)

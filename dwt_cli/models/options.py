@@ -33,6 +33,10 @@ class Family(Enum):
     qwen3 = "qwen3"
     llama = "llama"
     gpt2 = "gpt2"
+    qwen2 = "qwen2"
+    olmo2 = "olmo2"
+    gemma2 = "gemma2"
+    gemma3_text = "gemma3_text"
 
     @property
     def has_rotary_positions(self) -> bool:
@@ -42,7 +46,7 @@ class Family(Enum):
     @property
     def has_grouped_heads(self) -> bool:
         """Whether several heads may share keys and values."""
-        return self in (Family.qwen3, Family.llama)
+        return self.predicts is Head.causal and self is not Family.gpt2
 
     @property
     def predicts(self) -> Head:
@@ -108,8 +112,13 @@ class Student(ABC):
     """The model that is wanted."""
 
     @abstractmethod
-    def start(self, seed: int, head: Head) -> PreTrainedModel:
-        """Return the student, in fp32, as it is without a teacher's weights."""
+    def start(
+        self, seed: int, head: Head, config: PreTrainedConfig | None = None
+    ) -> PreTrainedModel:
+        """Return the student, in fp32, as it is without a teacher's weights.
+
+        config: where it is made, if its configuration is not `config`.
+        """
 
     @abstractmethod
     def config(self, head: Head) -> PreTrainedConfig:
@@ -128,10 +137,12 @@ class Student(ABC):
 class MadeStudent(Architecture, Student):
     """A student that is made here, with fresh weights or those that remap gives it."""
 
-    def start(self, seed: int, head: Head) -> PreTrainedModel:
+    def start(
+        self, seed: int, head: Head, config: PreTrainedConfig | None = None
+    ) -> PreTrainedModel:
         from dwt_cli.models.making import make_model
 
-        return make_model(self, seed, "student")
+        return make_model(self, seed, "student", config)
 
     def config(self, head: Head) -> PreTrainedConfig:
         from dwt_cli.models.making import config_of
@@ -146,7 +157,9 @@ class CheckpointStudent(Checkpoint, Student):
     An encoder without a head gets a fresh one.
     """
 
-    def start(self, seed: int, head: Head) -> PreTrainedModel:
+    def start(
+        self, seed: int, head: Head, config: PreTrainedConfig | None = None
+    ) -> PreTrainedModel:
         from dwt_cli.models.checkpoint import open_model
 
         return open_model(STUDENT_PATH, self, head, seed, needs_head=False)

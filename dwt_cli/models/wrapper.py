@@ -53,7 +53,8 @@ class Wrapper(nn.Module):
         super().train(mode)
         if self.anatomy is not None and self.dtype == torch.bfloat16:
             device = self.device or next(self.model.parameters()).device
-            wanted = "eager" if mode and device.type == "cpu" else "sdpa"
+            is_slow = mode and device.type == "cpu"
+            wanted = "sdpa" if self.model._supports_sdpa and not is_slow else "eager"
             if self.model.config._attn_implementation != wanted:
                 self.model.set_attn_implementation(wanted)
         return self

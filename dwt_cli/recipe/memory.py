@@ -79,7 +79,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     # weights as they are gathered; fake tensors of a GPU need one, a CPU's have the same shapes
     with FakeTensorMode(), local_torch_dtype(machine.dtype if sharding else torch.float32):
         model = LanguageModel(shapes.student_on(_CPU), machine.dtype).train()
-        if machine.device.type == "cuda":
+        if machine.device.type == "cuda" and model.model._supports_sdpa:
             model.model.set_attn_implementation("sdpa")
         kept, again = activation_bytes(
             model,

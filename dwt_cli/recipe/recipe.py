@@ -61,7 +61,9 @@ def recipe_of(run: Run) -> Recipe:
     """Return the recipe of a run; nothing is opened yet."""
     conditions = Conditions(run.task, run.train, run.optim, run.eval, run.parallel, run.data)
     opened = [*run.student.checkpoints(), *run.teacher.checkpoints()]
-    shapes = Shapes(run.student, dict(run.teacher.each()), run.objective, conditions, opened)
+    shapes = Shapes(
+        run.student, run.remap, dict(run.teacher.each()), run.objective, conditions, opened
+    )
     asked = any(override.startswith("eval.num_blocks=") for override in run.overrides)
     corpus = CorpusStage(
         run.data,

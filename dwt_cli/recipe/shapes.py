@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.features import parts_for, requested
+from dwt_cli.distill.remap.options import Remap
 from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.models.options import Checkpoint, Student
 from dwt_cli.recipe.stage import Conditions
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from dwt_cli.models.features import FeatureSpec
 
@@ -29,17 +30,25 @@ class Shapes:
     """
 
     student: Student
+    remap: Remap
     teachers: Mapping[str, Teacher]
     objectives: Mapping[str, Objective]
     conditions: Conditions
     checkpoints: Sequence[tuple[str, Checkpoint]]
 
+    @property
+    def student_config(self) -> PreTrainedConfig:
+        """The student's configuration: its own, and what it adopts with a teacher's weights."""
+        config = self.student.config(self.conditions.task.head)
+        if (teacher := self.teacher_models.get("teacher")) is not None:
+            self.remap.adopt(config, teacher.config)
+        return config
+
     def student_on(self, device: torch.device | str) -> PreTrainedModel:
         """Return the student on the meta device or, of fake tensors, on any."""
         from dwt_cli.models.making import outline_of
 
-        head = self.conditions.task.head
-        return outline_of(self.student.config(head), head, device)
+        return outline_of(self.student_config, self.conditions.task.head, device)
 
     @cached_property
     def student_model(self) -> PreTrainedModel:

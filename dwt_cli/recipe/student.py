@@ -220,7 +220,8 @@ class StudentStage(Stage):
 
     def start(self) -> PreTrainedModel:
         """Return the model as it is without a teacher's weights, in fp32."""
-        return self.shapes.student.start(self.seed, self.shapes.conditions.task.head)
+        shapes = self.shapes
+        return shapes.student.start(self.seed, shapes.conditions.task.head, shapes.student_config)
 
     def num_steps(self, done: Mapping[str, Any]) -> int | None:
         """Return the length of the training; None while the length of the text is not known."""

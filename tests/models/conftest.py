@@ -12,12 +12,16 @@ from transformers import (
     DistilBertForMaskedLM,
     ElectraConfig,
     ElectraForMaskedLM,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaForCausalLM,
     ModernBertConfig,
     ModernBertForMaskedLM,
+    Olmo2ForCausalLM,
     PreTrainedModel,
+    Qwen2ForCausalLM,
     Qwen3ForCausalLM,
     RobertaConfig,
     RobertaForMaskedLM,
@@ -35,6 +39,12 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
 }
 TOKENS = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+KINDS: dict[str, Any] = {
+    "qwen2": Qwen2ForCausalLM,
+    "olmo2": Olmo2ForCausalLM,
+    "gemma2": Gemma2ForCausalLM,
+    "gemma3_text": Gemma3ForCausalLM,
+}
 SLIDING = ["full_attention", "sliding_attention", "sliding_attention"]
 
 
@@ -63,6 +73,15 @@ def _make(name: str) -> PreTrainedModel:
             config = kind.config_class(**SIZES | {"pad_token_id": None}, **more)
             config.mlp_bias = name == "llama"
             return kind(config)
+        case "qwen2" | "olmo2" | "gemma2" | "gemma3_text":
+            kind = KINDS[name]
+            more = {"num_key_value_heads": 1, "pad_token_id": None}
+            if name.startswith("gemma"):
+                more |= {"head_dim": 8, "query_pre_attn_scalar": 5, "sliding_window": 40}
+                more |= {"final_logit_softcapping": 3.0, "attention_bias": True}
+            elif name == "olmo2":
+                more["attention_bias"] = True
+            return kind(kind.config_class(**SIZES | more))
         case "gpt2":
             return GPT2LMHeadModel(
                 GPT2Config(

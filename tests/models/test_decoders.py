@@ -32,7 +32,7 @@ from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import Muon
 from tests.conftest import tiny_architecture
 
-FAMILIES = ["qwen3", "llama", "gpt2"]
+FAMILIES = ["qwen3", "llama", "gpt2", "olmo2", "gemma2", "gemma3_text"]
 B, L, V = 3, 16, 300
 GROUPED = {"qwen3": {"num_heads": 4, "num_kv_heads": 2, "width": 32}, "llama": {"num_kv_heads": 1}}
 

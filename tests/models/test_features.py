@@ -11,7 +11,7 @@ from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.models.features import Features, FeatureSpec, check_layers
 from dwt_cli.models.wrapper import LanguageModel, Want
 
-DECODERS = ["llama", "qwen3", "gpt2"]
+DECODERS = ["llama", "qwen3", "gpt2", "olmo2", "gemma3_text"]
 FAMILIES = [
     "bert",
     "roberta",
@@ -30,6 +30,8 @@ AFTER_ATTENTION = {
     "llama": "self_attn.o_proj",
     "qwen3": "self_attn.o_proj",
     "gpt2": "attn.c_proj",
+    "olmo2": "self_attn.o_proj",
+    "gemma3_text": "self_attn.o_proj",
 }
 OfFamily = Callable[[str], PreTrainedModel]
 ROWS_N = torch.tensor([0, 40, 95])

@@ -17,6 +17,8 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Olmo2Config,
@@ -139,6 +141,10 @@ def models(place: Path) -> Path:
         save("llama", llama())
         save("padded", llama(vocab_size=320))
         save("olmo2", Olmo2ForCausalLM(Olmo2Config(vocab_size=NUM_TOKENS, **SIZES)))
+        gemma = Gemma2Config(vocab_size=NUM_TOKENS, **SIZES, num_key_value_heads=1, head_dim=12)
+        save("gemma2", Gemma2ForCausalLM(gemma))
+        gemma.use_bidirectional_attention = True
+        save("reads all", Gemma2ForCausalLM(gemma))
         save("short", llama(max_position_embeddings=8))
         save("bert", BertForMaskedLM(BertConfig(vocab_size=NUM_TOKENS, **SIZES)))
         reversed_texts = [text[::-1] for text in texts]
@@ -165,6 +171,25 @@ def test_a_decoder_of_any_family_teaches_by_its_logits(
     assert saved.get_vocab() == theirs.get_vocab(), "text is read in the teacher's tokens"
 
 
+GROWN = ["remap=zero_init", "scale.num_layers=2", "scale.mlp_width=24", "student.num_kv_heads=1"]
+
+
+@pytest.mark.parametrize("family", ["gemma2", "olmo2"])
+def test_a_model_that_exists_grows_and_is_trained_on(
+    composed: Composed, place: Path, models: Path, family: str
+) -> None:
+    grown = GROWN[: None if family == "gemma2" else -1]
+    words = [*teacher(models, family), *grown, f"student.family={family}"]
+    folder, _ = train(composed, place, *words)
+    losses = json.loads((folder / "remap.json").read_text())["losses"]
+    assert losses["remapped"] == pytest.approx(losses["teacher"], abs=1e-5)
+    assert losses["random"] != pytest.approx(losses["teacher"], abs=1e-3)
+    further = ["student=checkpoint", f"student.path={folder}", "scale.max_steps=2"]
+    again, _ = train(composed, place, *further, f"data.tokenizer={folder}/model", "teacher=none")
+    saved = AutoModelForCausalLM.from_pretrained(again / "model")
+    assert (saved.config.model_type, saved.config.num_hidden_layers) == (family, 2)
+
+
 def test_rows_that_are_no_tokens_have_no_share_in_what_is_taught(
     composed: Composed, place: Path, models: Path
 ) -> None:
@@ -180,7 +205,14 @@ def test_rows_that_are_no_tokens_have_no_share_in_what_is_taught(
 
 
 REFUSED_TEACHERS = [
-    ("a masked model", "bert", [], r"bert: it is no causal language model.*gpt2, llama, qwen3"),
+    ("a masked model", "bert", [], r"bert: it is no causal language model.*gpt2, llama.*qwen3"),
+    ("it sees what comes", "reads all", [], r"gemma2: it is no causal language model"),
+    (
+        "capped attention",
+        "gemma2",
+        ["objective=minilm", "student.family=gemma2"],
+        r"objective.minilm: a gemma2 caps what attention sees at 50.0.*objective=minilmv2",
+    ),
     ("a causal model", "llama", ["task=mlm"], r"llama: it is no masked language model.*bert"),
     ("too few positions", "short", [], r"reads 8 positions, data.block_length=16"),
     ("no end", "endless", [], r"endless has no eos_token, which the task needs"),

@@ -111,6 +111,12 @@ class MiniLM(FeatureObjective):
                 f"{teacher.num_attention_heads}, and MiniLM compares head by head; choose "
                 "objective=minilmv2, or equal head counts"
             )
+        for config in (student, teacher):
+            if cap := getattr(config, "attn_logit_softcapping", None):
+                yield (
+                    f"{setting}: a {config.model_type} caps what attention sees at {cap}, which "
+                    "is not compared; choose objective=minilmv2"
+                )
 
     def compare(self, student: Features, teacher: Features, part: nn.Module | None) -> Tensor:
         p, t = student.heads[self.student_layer], teacher.heads[self.teacher_layer]

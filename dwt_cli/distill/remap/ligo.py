@@ -16,7 +16,16 @@ from transformers import PreTrainedModel
 
 from dwt_cli.distill.remap import width
 from dwt_cli.distill.remap.options import Ligo
-from dwt_cli.distill.remap.remap import Account, Donor, axes_by_letter, fused, sources_of, unfused
+from dwt_cli.distill.remap.remap import (
+    Account,
+    Donor,
+    axes_by_letter,
+    counted,
+    fused,
+    sources_of,
+    stored,
+    unfused,
+)
 from dwt_cli.distill.remap.width import Axis, Piece
 from dwt_cli.models.wrapper import LOGITS, LanguageModel, Output, Want
 
@@ -55,7 +64,10 @@ class Growing(LanguageModel):
         self._teacher: dict[str, Tensor] = {}  # of a layer's tensor those of all layers, (T, ...)
         for name in names:
             number, inside = self._donor.anatomy.place_of(name)
-            tensors = [self._donor.tensors[origin].to(like) for origin in self._origins(name)]
+            tensors = [
+                counted(self._donor.tensors[origin].to(like), origin, teacher.config)
+                for origin in self._origins(name)
+            ]
             self._teacher[name] = tensors[0] if number is None else torch.stack(tensors)
             if number is not None and _key(inside) not in self.depths:
                 self.depths[_key(inside)] = nn.Parameter(start_ST.clone())
@@ -96,7 +108,7 @@ class Growing(LanguageModel):
         for dim, letter in enumerate(single):
             if letter in self.widths:
                 made = torch.tensordot(self.widths[letter], made, ([1], [dim])).movedim(0, dim)
-        return fused(made, letters)
+        return stored(fused(made, letters), name, self.model.config)
 
     def _origins(self, name: str) -> list[str]:
         return self._donor.names(name, range(self._donor.num_layers))

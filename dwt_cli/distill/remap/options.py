@@ -13,7 +13,7 @@ from dwt_cli.base.options import above, at_least
 from dwt_cli.distill.remap import depth, width
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from dwt_cli.distill.remap.remap import Account
 
@@ -30,6 +30,10 @@ class Remap(ABC):
         return None
 
     @abstractmethod
+    def adopt(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
+        """Set in a student's configuration what the teacher's weights need to mean the same."""
+
+    @abstractmethod
     def start(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Account:
         """Write the teacher's weights into the student; return where each tensor is from.
 
@@ -43,6 +47,9 @@ class RandomStart(Remap):
     """The student starts from its random initialisation."""
 
     tag: ClassVar[str] = "Remap"
+
+    def adopt(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
+        """Leave it as it is."""
 
     def start(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Account:
         from dwt_cli.distill.remap.remap import Account
@@ -75,6 +82,11 @@ class FromTeacher(Remap):
         for name, rule, known in rules:
             if rule not in known:
                 yield f"{name}={rule} is not {where}: use {', '.join(sorted(known))}"
+
+    def adopt(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
+        from dwt_cli.distill.remap.remap import adopt
+
+        adopt(student, teacher, self)
 
     def start(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Account:
         from dwt_cli.distill.remap.remap import remap

@@ -14,7 +14,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.distill.remap import depth, width
 from dwt_cli.distill.remap.options import FromTeacher
 from dwt_cli.distill.remap.width import Axis, Piece
-from dwt_cli.models.anatomy import ANATOMIES, anatomy_of, head_size, num_heads
+from dwt_cli.models.anatomy import ANATOMIES, anatomy_of, head_size, is_decoder, num_heads
 from dwt_cli.models.families.parts import Anatomy
 
 
@@ -62,7 +62,7 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
             continue
         elif number in account.silent and _adds_to_stream(inside, donor.anatomy):
             account.reset[name] = "zero: the layer is the identity at first"
-            tensor.zero_()
+            tensor.copy_(stored(torch.zeros_like(tensor), name, student.config))
             continue
         else:
             layers = (origin, _after(origin, donor.num_layers))
@@ -74,8 +74,14 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
             two = options.width in width.FROM_TWO_LAYERS
             account.grown[name] = origins if two else origins[:1]
             if options.width is not None:
-                piece = Piece(own, following, tensor, ())
-                own = _widened(piece, donor.anatomy.axes_of(name), axes, width.RULES[options.width])
+                piece = Piece(
+                    counted(own, name, teacher.config),
+                    counted(following, name, teacher.config),
+                    counted(tensor, name, student.config),
+                    (),
+                )
+                rule, letters = width.RULES[options.width], donor.anatomy.axes_of(name)
+                own = stored(_widened(piece, letters, axes, rule), name, student.config)
         if own.shape != tensor.shape:
             raise UserError(
                 f"remap: the student's {name} is {tuple(tensor.shape)}, the teacher's "
@@ -93,8 +99,13 @@ def _is_of_head(name: str, anatomy: Anatomy) -> bool:
 
 
 def _adds_to_stream(inside: str, anatomy: Anatomy) -> bool:
-    """Return whether a layer's tensor is of a projection to the residual stream."""
+    """Return whether a layer's tensor is of the last step to the residual stream.
+
+    That is a projection, or a norm after it: of zeros it would multiply gradients by 1 / sqrt(eps).
+    """
     module, _, _ = inside.rpartition(".")
+    if anatomy.output_norms:
+        return module in anatomy.output_norms
     letters = anatomy.axes.get(module, "").split()
     return len(letters) == 2 and "D" in letters
 
@@ -112,6 +123,23 @@ def _check_nothing_is_lost(donor: "Donor", account: Account, options: FromTeache
             f"remap.depth={options.depth}: the student has no place for the teacher's {name}; "
             "choose remap=random"
         )
+
+
+def counted(tensor: Tensor, name: str, config: PreTrainedConfig) -> Tensor:
+    """Return a stored tensor as it counts in its model: a gain, what is added to the stream."""
+    factor, summand = _of_storage(name, config)
+    return tensor if (factor, summand) == (1, 0) else factor * (tensor + summand)
+
+
+def stored(tensor: Tensor, name: str, config: PreTrainedConfig) -> Tensor:
+    """Return what `counted` took, as a model of this configuration stores it."""
+    factor, summand = _of_storage(name, config)
+    return tensor if (factor, summand) == (1, 0) else tensor / factor - summand
+
+
+def _of_storage(name: str, config: PreTrainedConfig) -> tuple[float, float]:
+    rule = ANATOMIES[config.model_type].stored
+    return rule(name.rpartition(".")[0], config) if rule else (1.0, 0.0)
 
 
 # ------------------------------------------------------------------------- the teacher's tensors
@@ -197,6 +225,27 @@ def _widened(
 
 
 # ----------------------------------------------------------------------------- what can be done
+
+
+def adopt(ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher) -> None:
+    """Give a decoder's configuration what its teacher's weights mean: settings without a tensor.
+
+    A head's size too where the teacher's is not width / heads, and how each layer attends.
+    """
+    if ours.model_type != theirs.model_type or not is_decoder(ours):
+        return  # `sources_of` refuses what differs
+    keys = [*ANATOMIES[ours.model_type].same]
+    if head_size(theirs) * theirs.num_attention_heads != theirs.hidden_size:
+        keys.append("head_dim")
+    for key in keys:
+        setattr(ours, key, getattr(theirs, key))
+    if kinds := getattr(theirs, "layer_types", None):
+        rule, num_layers = depth.RULES[options.depth], ours.num_hidden_layers
+        sources = [rule(n, num_layers, theirs.num_hidden_layers) for n in range(num_layers)]
+        own = ours.layer_types
+        ours.layer_types = [
+            own[n] if origin is None else kinds[origin] for n, origin in enumerate(sources)
+        ]
 
 
 def sources_of(

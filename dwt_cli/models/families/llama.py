@@ -15,9 +15,9 @@ def decoder_settings(options: Architecture) -> dict[str, Any]:
     return {
         **settings(options, ("attention_dropout",)),
         "num_key_value_heads": options.num_kv_heads or options.num_heads,
-        "head_dim": options.width // options.num_heads,
         "max_position_embeddings": options.max_length,
         "tie_word_embeddings": True,
+        "pad_token_id": None,
         "bos_token_id": MARK_ID,
         "eos_token_id": MARK_ID,
     }
@@ -47,6 +47,8 @@ SAME = (
     *("hidden_act", "tie_word_embeddings", "rms_norm_eps", "rope_parameters"),
     "attention_bias",
 )
+WINDOW = ("use_sliding_window", "sliding_window")
+"""Qwen's."""
 ANATOMY = Anatomy(
     "model",
     "model.layers",

@@ -76,6 +76,10 @@ class Anatomy:
     last_layer: how the last layer is computed on the target rows alone; None: it never is, as in
         a causal family, in which all positions are targets and each has a mask of its own.
     pre_norm: a layer adds to a residual stream that no norm interrupts.
+    output_norms: the norms of what a layer adds to it, if there are.
+    stored: a module, a configuration -> the factor and the summand by which its weights count:
+        factor * (weights + summand); None: as they are.
+    heads_first: heads that are an axis come before the positions.
     optional: what a layer may lack, and the tensor outside that did its work there.
     same: settings without a tensor that give the weights their meaning.
     axes: what the axes of each module's weight are, for remapping; inside a layer by the name
@@ -99,6 +103,9 @@ class Anatomy:
     embeddings: str
     last_layer: LastLayer | None = None
     pre_norm: bool = False
+    output_norms: tuple[str, ...] = ()
+    stored: Callable[[str, PreTrainedConfig], tuple[float, float]] | None = None
+    heads_first: bool = False
     optional: Mapping[str, str] = field(default_factory=dict)
     same: tuple[str, ...] = ()
     axes: Mapping[str, str] = field(default_factory=dict)

@@ -10,7 +10,9 @@ ANATOMY = replace(
     llama.ANATOMY,
     # what attention multiplies, but for the rotation
     projections=("self_attn.q_norm", "self_attn.k_norm", "self_attn.v_proj"),
-    same=llama.SAME,
+    same=(*llama.SAME, *llama.WINDOW),
     axes={**llama.AXES, "self_attn.q_norm": ".", "self_attn.k_norm": "."},
-    configure=lambda options: Qwen3Config(**llama.decoder_settings(options)),
+    configure=lambda options: Qwen3Config(
+        **llama.decoder_settings(options), head_dim=options.width // options.num_heads
+    ),
 )

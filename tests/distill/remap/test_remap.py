@@ -3,13 +3,23 @@
 import itertools
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
     ModernBertConfig,
     ModernBertForMaskedLM,
+    Olmo2Config,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
     RobertaConfig,
     RobertaForMaskedLM,
 )
@@ -19,12 +29,12 @@ from dwt_cli.distill.remap import depth, width
 from dwt_cli.distill.remap.options import FromTeacher, Ligo
 from dwt_cli.distill.remap.remap import remap
 from dwt_cli.models.anatomy import anatomy_of
-from dwt_cli.models.making import make_model, outline
+from dwt_cli.models.making import config_of, make_model, outline
 from dwt_cli.models.options import Architecture
 from tests.distill.remap.conftest import WIDER, Pair, logits
 
 Tiny = Callable[..., Architecture]
-DECODERS = ["qwen3", "llama", "gpt2"]
+DECODERS = ["qwen3", "llama", "gpt2", "qwen2", "olmo2", "gemma2", "gemma3_text"]
 PRE_NORM = ["modernbert", *DECODERS]
 FAMILIES = ["bert", *PRE_NORM]
 EMBEDDINGS_NORM = "model.embeddings.norm.weight"
@@ -146,7 +156,7 @@ def test_logits_are_the_teacher_s(
     untouched = (logits(student) - logits(teacher)).abs().max()
     remap(student, teacher, FromTeacher(rule, wider))
     difference = (logits(student) - logits(teacher)).abs().max()
-    in_fp32 = wider and family in ("qwen3", "llama")  # transformers' RMSNorm, whatever it is given
+    in_fp32 = wider and family in DECODERS and family != "gpt2"  # transformers' RMSNorm, always
     assert difference < (1e-5 if in_fp32 else 1e-11) < 1 < untouched
 
 
@@ -182,6 +192,82 @@ def test_silent_layers_can_learn(pair: Pair) -> None:
     for name in account.reset:
         assert not student.get_parameter(name).any()
         assert student.get_parameter(name).grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("family", ["olmo2", "gemma2", "gemma3_text"])
+def test_behind_a_norm_silent_layers_learn_at_the_pace_of_others(pair: Pair, family: str) -> None:
+    """The norm of zeros is zero, but it would multiply gradients by 1 / sqrt(eps)."""
+    student, teacher = pair(family, 4)
+    account = remap(student, teacher, FromTeacher("zero_init"))
+    norms = ("post_attention_layernorm", "post_feedforward_layernorm")
+    silent = {f"model.layers.{layer}.{norm}.weight" for layer in (1, 4) for norm in norms}
+    assert account.reset.keys() == silent
+    ids_BL = torch.arange(20).unsqueeze(0)
+    student(ids_BL, labels=ids_BL).loss.backward()
+    sizes = {name: p.grad.norm().item() for name, p in student.named_parameters()}
+    others = max(size for name, size in sizes.items() if name not in silent)
+    assert all(0 < sizes[name] < 2 * others for name in silent)
+
+
+def _exists(family: str) -> PreTrainedModel:
+    """A model as others make them: other constants than those of the models that are made here."""
+    common: dict[str, Any] = {
+        "vocab_size": 160,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "pad_token_id": None,
+    }
+    rope = {"rope_type": "default", "rope_theta": 300.0}
+    kinds = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    gemma = {
+        **{"head_dim": 12, "query_pre_attn_scalar": 5, "rms_norm_eps": 1e-3},
+        **{"layer_types": kinds, "sliding_window": 5, "final_logit_softcapping": 3.0},
+    }
+    thetas = {"sliding_attention": 90.0, "full_attention": 700.0}
+    ropes = {kind: rope | {"rope_theta": theta} for kind, theta in thetas.items()}
+    config = {
+        "gpt2": lambda: GPT2Config(
+            **{"vocab_size": 160, "n_embd": 16, "n_layer": 4, "n_head": 2, "n_positions": 24},
+            **{"n_inner": 24, "activation_function": "relu", "layer_norm_epsilon": 1e-3},
+        ),
+        "llama": lambda: LlamaConfig(
+            **common, attention_bias=True, mlp_bias=True, rope_parameters=rope, rms_norm_eps=1e-3
+        ),
+        "qwen2": lambda: Qwen2Config(**common, rope_parameters=rope),
+        "qwen3": lambda: Qwen3Config(**common, head_dim=12, hidden_act="gelu"),
+        "olmo2": lambda: Olmo2Config(**common, rope_parameters=rope, attention_bias=True),
+        "gemma2": lambda: Gemma2Config(**common, **gemma, rope_parameters=rope),
+        "gemma3_text": lambda: Gemma3TextConfig(**common, **gemma, rope_parameters=ropes),
+    }[family]()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return model.double().eval()
+
+
+@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("wider", [None, "lemon"])
+def test_a_student_grows_from_a_model_that_others_made(
+    tiny: Tiny, family: str, wider: str | None
+) -> None:
+    """With untied heads, other thetas, biases, heads as wide as they like, windows, caps."""
+    teacher, rule = _exists(family), FromTeacher("zero_init", wider)
+    sizes = WIDER if wider else {}
+    if family != "gpt2":
+        sizes = {**sizes, "num_kv_heads": sizes.get("num_heads", 2) // 2}
+    options = tiny(family, 6, **sizes)
+    config = config_of(options)
+    rule.adopt(config, teacher.config)
+    student = make_model(options, 0, "student", config).double().eval()
+    rule.start(student, teacher)
+    assert (logits(student) - logits(teacher)).abs().max() < 1e-5
+    again = AutoConfig.for_model(**config.to_dict())
+    assert again.to_dict() == config.to_dict(), "it is found again in what is saved"
 
 
 # --------------------------------------------------------------------------------- refusals
@@ -236,11 +322,13 @@ def test_the_options_name_every_rule() -> None:
 
 
 def test_what_works_is_known_by_shapes_alone(tiny: Tiny) -> None:
-    for family, rule, wider in itertools.product(FAMILIES, depth.RULES, width.RULES):
-        if rule != "zero_init" or family in PRE_NORM:
-            student = outline(tiny(family, num_layers=4))
-            remap(student, outline(tiny(family, **NARROW)), FromTeacher(rule, wider))
-            assert all(parameter.is_meta for parameter in student.parameters())
+    for family in FAMILIES:
+        student, teacher = outline(tiny(family, num_layers=4)), outline(tiny(family, **NARROW))
+        rules = [*((rule, "net2net") for rule in depth.RULES), *(("stack", w) for w in width.RULES)]
+        for rule, wider in rules:
+            if rule != "zero_init" or family in PRE_NORM:
+                remap(student, teacher, FromTeacher(rule, wider))
+        assert all(parameter.is_meta for parameter in student.parameters())
 
 
 def test_zero_init_and_lemon_have_conditions(tiny: Tiny) -> None:
