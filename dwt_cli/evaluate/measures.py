@@ -4,19 +4,22 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dwt_cli.base.errors import UserError, not_among
-from dwt_cli.evaluate import blimp, glue, lm, probing
+from dwt_cli.evaluate import blimp, glue, harness, lm, probing
 from dwt_cli.evaluate.measurement import Found, Measurement, Results, Score
 from dwt_cli.evaluate.options import Eval
+from dwt_cli.models.options import Head
 
 
 class Measure(NamedTuple):
     """needs_head: whether the model's language-model head is used.
 
-    check: raises `UserError` for what can be known to be wrong before any work.
+    is_causal: whether only causal models have it. check: raises `UserError` for what can be known
+    to be wrong before any work.
     """
 
     scores: Callable[[Measurement], list[Score]]
     needs_head: bool = True
+    is_causal: bool = False
     check: Callable[[Eval], None] = lambda options: None
 
 
@@ -48,19 +51,31 @@ def _probing(asked: Measurement) -> list[Score]:
     )
 
 
+def _harness(asked: Measurement) -> list[Score]:
+    return harness.scores(asked.tested, asked.options.harness)
+
+
 MEASURES = {
     "lm": Measure(_lm),
     "probing": Measure(_probing, needs_head=False),
     "blimp": Measure(_blimp, check=lambda options: blimp.check(options.blimp)),
+    "harness": Measure(
+        _harness, is_causal=True, check=lambda options: harness.check(options.harness)
+    ),
     "glue": Measure(glue.scores, needs_head=False, check=lambda options: glue.check(options.glue)),
 }
 
 
-def check(options: Eval) -> None:
+def check(options: Eval, head: Head) -> None:
     """Raise `UserError` with the first problem that can be known before any work."""
     for name in options.measures:
         if name not in MEASURES:
             raise UserError(not_among(f"eval.measures=[{name}]", "measure", name, list(MEASURES)))
+        if MEASURES[name].is_causal and head is not Head.causal:
+            raise UserError(
+                f"eval.measures=[{name}]: a masked model gives no likelihood of what follows a "
+                "text; choose task=clm, or leave it out"
+            )
     for name in options.measures:
         MEASURES[name].check(options)
 

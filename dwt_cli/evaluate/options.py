@@ -37,6 +37,21 @@ class Blimp:
 
 
 @dataclass
+class Harness:
+    """Tasks of lm-evaluation-harness, by its names.
+
+    include_path: a folder of task YAMLs of one's own. num_fewshot: examples in each prompt; null
+    is what the task says. limit: how many examples of each task; null is all.
+    """
+
+    tasks: list[str] = field(default_factory=list)
+    include_path: str | None = bookkeeping(None)
+    num_fewshot: int | None = at_least(0, default=None)
+    limit: int | None = at_least(1, default=None)
+    batch_size: int = at_least(1, default=32)
+
+
+@dataclass
 class Probing:
     """What a linear classifier reads from the frozen encoder, on sentences of held-out text.
 
@@ -67,6 +82,7 @@ class Eval:
     glue: Glue = field(default_factory=Glue, metadata={"identity": False})
     blimp: Blimp = field(default_factory=Blimp, metadata={"identity": False})
     probing: Probing = field(default_factory=Probing, metadata={"identity": False})
+    harness: Harness = field(default_factory=Harness, metadata={"identity": False})
 
     @property
     def is_plain(self) -> bool:

@@ -9,8 +9,7 @@ from rich.table import Table
 
 from dwt_cli.evaluate.measurement import Results, Say, Score
 
-# all other metrics lie in -1..1 and are shown as per cent
-_NOT_A_SHARE = ("loss", "perplexity", "bits per byte")
+_NOT_A_SHARE = ("loss", "perplexity", "bits")  # what has no such word is shown as per cent
 
 
 def rows(moments: Mapping[str, Results]) -> list[dict[str, Any]]:
@@ -61,4 +60,5 @@ def _cell(score: Score) -> str:
 
 
 def _number(metric: str, value: float) -> str:
-    return f"{value:.3f}" if metric in _NOT_A_SHARE else f"{100 * value:.1f}"
+    is_share = not any(word in metric for word in _NOT_A_SHARE)
+    return f"{100 * value:.1f}" if is_share else f"{value:.3f}"
