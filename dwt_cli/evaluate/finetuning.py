@@ -11,9 +11,9 @@ from dwt_cli.models.wrapper import Classifier
 from dwt_cli.tasks.classification import Classification, Outputs, predict
 from dwt_cli.tasks.texts import BucketedBatches, Texts
 from dwt_cli.training.checkpoint import Checkpoints
+from dwt_cli.training.loop import Training, train
 from dwt_cli.training.options import AdamW, Falling, Optim, Train
 from dwt_cli.training.protocols import Observer
-from dwt_cli.training.train import train
 
 _CHECKPOINT_EVERY = 2000  # steps: only a long fine-tuning is worth going on with
 
@@ -82,19 +82,19 @@ def fine_tune(
         latest[:] = [outputs for outputs, _ in judged]
         return {"loss": judged[0][1]}
 
-    train(
-        Classifier(make_classifier(tested.model, num_outputs, seed), tested.dtype),
-        Classification(),
-        batches,
-        evaluate,
-        options=options,
+    training = Training(
+        model=Classifier(make_classifier(tested.model, num_outputs, seed), tested.dtype),
+        loss=Classification(),
+        batches=batches,
         optim=optim,
+        options=options,
+        evaluate=evaluate,
         eval_every=None,
-        seed=seed,
         checkpoints=Checkpoints(folder, f"fine-tuning {seed} {optim}", 1, say),
-        observers=lambda gather: [_Progress(advance)],
         device=tested.device,
+        seed=seed,
     )
+    train(training, lambda gather: [_Progress(advance)])
     return latest, batches.padding
 
 

@@ -240,8 +240,8 @@ class Conditions:
         """
         from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
         from dwt_cli.tasks.batches import TrainBatches
+        from dwt_cli.training.loop import Training, train
         from dwt_cli.training.snapshots import Snapshots, snapshots_of
-        from dwt_cli.training.train import train
 
         parameters = num_parameters(model.model)
         step_flops = self.step_flops(model.model) * FORWARD_AND_BACKWARD
@@ -256,21 +256,20 @@ class Conditions:
             if save is not None:
                 yield Snapshots(save, snapshots_of(folder), shares, gather, at.ranks)
 
-        counters, before, after = train(
-            model,
-            loss,
-            batches,
-            self.evaluation(corpus, at),
-            options=self.train if steps is None else self.lasting(steps),
+        training = Training(
+            model=model,
+            loss=loss,
+            batches=batches,
             optim=optim or self.optim,
+            options=self.train if steps is None else self.lasting(steps),
+            evaluate=self.evaluation(corpus, at),
             eval_every=self.eval.every,
-            seed=seed,
             checkpoints=self.checkpoints(stage, folder, at),
-            observers=observers,
             device=at.machine.device,
-            parallel=self.parallel,
+            seed=seed,
             ranks=at.ranks,
         )
+        counters, before, after = train(training, observers, self.parallel)
         return Facts(
             parameters=parameters,
             steps=counters.step,

@@ -48,6 +48,7 @@ class Counters:
     memory: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints of one training: the last few and the best.
 
@@ -56,21 +57,16 @@ class Checkpoints:
     writes and reads. say: prints a line.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        identity: str,
-        keep: int,
-        say: Callable[[str], None],
-        ranks: Ranks = ALONE,
-        formerly: str | None = None,
-    ) -> None:
-        self._folder, self._identity, self._keep, self._say = folder, identity, keep, say
-        self._ranks, self._formerly = ranks, formerly
+    folder: Path
+    identity: str
+    keep: int
+    say: Callable[[str], None]
+    ranks: Ranks = ALONE
+    formerly: str | None = None
 
     def steps(self) -> list[int]:
         """Return the steps with a sealed checkpoint, ascending."""
-        found = self._folder.glob("step-*")
+        found = self.folder.glob("step-*")
         return sorted(
             int(path.name.removeprefix("step-")) for path in found if atomic.is_sealed(path)
         )
@@ -82,19 +78,19 @@ class Checkpoints:
 
         Raises `UserError` when the disk is full; the checkpoints before it stay.
         """
-        aside = self._folder / ".writing"
-        with self._writing(aside) if self._ranks.is_first else nullcontext():
+        aside = self.folder / ".writing"
+        with self._writing(aside) if self.ranks.is_first else nullcontext():
             # one after the other, so that rank 0 never holds all of them at once
             _write(state_on_first(model), aside / "model.safetensors")
             _write(state_on_first(aux), aside / "aux.safetensors")
             moments = _optimizer_state(_both(model, aux), optimizer)
             _write(moments, aside / "optimizer.safetensors")
-            if self._ranks.is_first:
-                state = {"identity": self._identity, "counters": dataclasses.asdict(counters)}
+            if self.ranks.is_first:
+                state = {"identity": self.identity, "counters": dataclasses.asdict(counters)}
                 atomic.write_json(aside / "state.json", state)
                 atomic.publish(aside, self._place(counters.step))
-        if self._ranks.is_first:
-            for step in self.steps()[: -self._keep]:
+        if self.ranks.is_first:
+            for step in self.steps()[: -self.keep]:
                 if step != counters.best_step:
                     shutil.rmtree(self._place(step))
 
@@ -103,23 +99,23 @@ class Checkpoints:
 
         A damaged one is named and set aside, and the one before it is taken.
         """
-        name = self._ranks.from_first("the newest checkpoint", self._newest_whole)
+        name = self.ranks.from_first("the newest checkpoint", self._newest_whole)
         if name is None:
             return Counters()
-        place = self._folder / name
-        state = self._ranks.from_first("the checkpoint's state", lambda: self._state(place))
-        load_state(model, self._read(place / "model.safetensors"), self._ranks)
+        place = self.folder / name
+        state = self.ranks.from_first("the checkpoint's state", lambda: self._state(place))
+        load_state(model, self._read(place / "model.safetensors"), self.ranks)
         if aux.state_dict():
-            load_state(aux, self._read(place / "aux.safetensors"), self._ranks)
+            load_state(aux, self._read(place / "aux.safetensors"), self.ranks)
         moments = self._read(place / "optimizer.safetensors")
-        _load_optimizer(_both(model, aux), optimizer, moments, self._ranks)
+        _load_optimizer(_both(model, aux), optimizer, moments, self.ranks)
         return Counters(**state["counters"])
 
     def restore_model(self, model: nn.Module) -> Counters | None:
         """Load the model of the newest whole checkpoint alone; None when there is none."""
         if (name := self._newest_whole()) is None:
             return None
-        place = self._folder / name
+        place = self.folder / name
         load_state(model, load_file(place / "model.safetensors"))
         return Counters(**self._state(place)["counters"])
 
@@ -128,7 +124,7 @@ class Checkpoints:
         """Make the folder to write to, and remove it when writing fails."""
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            with atomic.needing_room(self._folder):
+            with atomic.needing_room(self.folder):
                 aside.mkdir(parents=True)
                 yield
         except BaseException:
@@ -137,7 +133,7 @@ class Checkpoints:
 
     def _read(self, file: Path) -> dict[str, Tensor]:
         """Return a file's tensors on rank 0; none on the others, or if there is no such file."""
-        return load_file(file) if self._ranks.is_first and file.exists() else {}
+        return load_file(file) if self.ranks.is_first and file.exists() else {}
 
     def _newest_whole(self) -> str | None:
         """Return the name of the newest whole checkpoint; damaged ones are set aside."""
@@ -147,19 +143,19 @@ class Checkpoints:
             try:
                 atomic.verify(place)
             except atomic.Damaged as damage:
-                self._say(f"checkpoint set aside: {damage}")
-                aside = self._folder / f"damaged-{place.name}"
+                self.say(f"checkpoint set aside: {damage}")
+                aside = self.folder / f"damaged-{place.name}"
                 shutil.rmtree(aside, ignore_errors=True)
                 place.rename(aside)
             else:
                 return place.name
         if steps:
-            self._say(f"no whole checkpoint is left in {self._folder}: it starts from step 0")
+            self.say(f"no whole checkpoint is left in {self.folder}: it starts from step 0")
         return None
 
     def _state(self, place: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((place / "state.json").read_text(encoding="utf-8"))
-        if state["identity"] not in (self._identity, self._formerly):
+        if state["identity"] not in (self.identity, self.formerly):
             raise UserError(
                 f"{place} is a checkpoint of another run: move it back, or set run.fresh=true or "
                 "another run.root"
@@ -167,7 +163,7 @@ class Checkpoints:
         return state
 
     def _place(self, step: int) -> Path:
-        return self._folder / f"step-{step:08d}"
+        return self.folder / f"step-{step:08d}"
 
 
 def _write(tensors: dict[str, Tensor], file: Path) -> None:

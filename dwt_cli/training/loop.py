@@ -4,12 +4,13 @@ A step's loss is a sum over target tokens, divided once by the step's number of 
 splitting a batch into micro-batches changes nothing but rounding.
 """
 
+import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,18 +23,21 @@ from dwt_cli.models.wrapper import Wrapper
 from dwt_cli.training.checkpoint import Checkpoints, Counters
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.optim import Optimizer
-from dwt_cli.training.options import NonFinite, Optim, Train
-from dwt_cli.training.parallel import Gradients
+from dwt_cli.training.options import Ddp, NonFinite, Optim, Parallel, Train
+from dwt_cli.training.parallel import Gradients, load_state, shard, state_on_first
 from dwt_cli.training.prefetch import Prefetch
 from dwt_cli.training.protocols import Batches, Loss, Observer
+
+Metrics = dict[str, float]
+_WHOLE = Ddp()
 
 
 @dataclass(frozen=True)
 class Training:
     """One training: what a task gives (model, loss, batches, evaluate), and how it is trained.
 
-    See `dwt_cli.training.protocols`. eval_every: steps; None: at the end alone. Models that are
-    sharded are so before.
+    See `dwt_cli.training.protocols`. evaluate: returns held-out metrics of a model, ``loss`` among
+    them. eval_every: steps; None: at the end alone.
     """
 
     model: Wrapper
@@ -41,7 +45,7 @@ class Training:
     batches: Batches
     optim: Optim
     options: Train
-    evaluate: Callable[[], dict[str, float]]
+    evaluate: Callable[[Any], Metrics]
     eval_every: int | None
     checkpoints: Checkpoints
     device: torch.device
@@ -56,12 +60,11 @@ class Training:
 
     def progress(self, counters: Counters) -> float:
         """Return the share of the training that is done, in [0, 1]; its nearest limit counts."""
-        return self.options.progress(
-            self.batches.steps_per_epoch, counters.step, counters.elapsed_s
-        )
+        done = (counters.step, counters.elapsed_s)
+        return self.options.progress(self.batches.steps_per_epoch, *done)
 
     def run(self, before: Mapping[str, float] | None = None) -> Counters:
-        """Train from the newest checkpoint, or from the beginning, to the end.
+        """Train from the newest checkpoint, or from the beginning, to the end; see `train`.
 
         before: held-out metrics, which are reported first when a training begins. Raises
         `Interrupted` after a checkpoint when a signal asks to stop, and `UserError` when a loss or
@@ -176,7 +179,7 @@ class Training:
         if not (last or due):
             return False
         started = time.perf_counter()
-        metrics = self.evaluate()
+        metrics = self.evaluate(self.model)
         counters.elapsed_s += self.ranks.largest(time.perf_counter() - started)
         for observer in self.observers:
             observer.evaluated(counters.step, metrics)
@@ -185,3 +188,55 @@ class Training:
             return False
         counters.best_loss, counters.best_step = metrics["loss"], counters.step
         return True
+
+
+class Trained(NamedTuple):
+    """The loop's counters, and the held-out metrics before the first step and after the last."""
+
+    counters: Counters
+    before: Metrics
+    after: Metrics
+
+
+def train(
+    training: Training,
+    observers: Callable[[Callable[[], None]], Iterable[Observer]],
+    parallel: Parallel = _WHOLE,
+) -> Trained:
+    """Bring a model onto its device or into shards, train it to the end, and make it whole again.
+
+    A model that is sharded comes from CPU memory, and when this returns it is there again, on rank
+    0 alone. observers: makes them, given what brings a sharded model's weights up to date. Raises
+    what `Training.run` raises.
+    """
+    given = model = training.model
+    ranks, device, sharding = (
+        training.ranks,
+        training.device,
+        parallel.sharding(training.ranks.size),
+    )
+    training.loss.aux.to(device)
+    if sharding:
+        model.cpu()  # it was evaluated on the device before, if it was remapped
+        if ranks.is_first:
+            model = type(given)(copy.deepcopy(given.model), given.dtype, device=device)
+        shard(model, training.loss.aux, sharding, device, given.dtype)
+    else:
+        model.to(device)
+    latest: Metrics = {}
+
+    def evaluated(model: Wrapper) -> Metrics:
+        latest.update(training.evaluate(model))
+        return latest
+
+    def gather() -> None:
+        if sharding and (state := state_on_first(model.model)):
+            load_state(given.model, state)
+
+    watching = list(observers(gather))
+    before = {} if training.eval_every is None else dict(evaluated(model))
+    latest.clear()
+    placed = replace(training, model=model, evaluate=evaluated, observers=watching)
+    counters = placed.run(before)
+    gather()
+    return Trained(counters, before, latest or evaluated(model))  # nothing was left after a restart

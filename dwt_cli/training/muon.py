@@ -46,13 +46,6 @@ def _orthogonal_change(update: Tensor, group: dict[str, Any]) -> Tensor:
     """Return the change by torch's own step with a whole update, without momentum and decay."""
     change = nn.Parameter(torch.zeros_like(update))
     change.grad = update
-    same = {name: group[name] for name in ("lr", "ns_coefficients", "eps", "ns_steps")}
-    torch.optim.Muon(
-        [change],
-        momentum=0.0,
-        nesterov=False,
-        weight_decay=0.0,
-        adjust_lr_fn=group["adjust_lr_fn"],
-        **same,
-    ).step()
+    alone = {"params": [change], "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    torch.optim.Muon([group | alone]).step()
     return change.detach()

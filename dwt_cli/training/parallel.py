@@ -6,6 +6,7 @@ so each rank's loss is multiplied by their number.
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,11 +35,7 @@ from dwt_cli.training.options import Fsdp
 
 
 def shard(
-    model: Wrapper,
-    aux: nn.ModuleDict,
-    options: Fsdp,
-    device: torch.device,
-    dtype: torch.dtype,
+    model: Wrapper, aux: nn.ModuleDict, options: Fsdp, device: torch.device, dtype: torch.dtype
 ) -> None:
     """Leave each rank its shards of ``model`` and of ``aux``, in place.
 
@@ -51,21 +48,19 @@ def shard(
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,  # autocast says what is computed in it
     )
-    offload = OffloadPolicy()
-    if options.cpu_offload:
-        offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+    pinned = device.type == "cuda"
+    offload = CPUOffloadPolicy(pin_memory=pinned) if options.cpu_offload else OffloadPolicy()
+    own = partial(fully_shard, mesh=mesh, offload_policy=offload)
     if options.activation_checkpointing:
         model.model.activation_checkpointing_enable()
     for layer in layers_of(model.model):
-        fully_shard(layer, mesh=mesh, mp_policy=policy, offload_policy=offload)
+        own(layer, mp_policy=policy)
     # the root too frees what it has gathered: after an evaluation its parameters are the shards,
     # which the optimiser is made of
-    fully_shard(
-        model, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=True
-    )
+    own(model, mp_policy=policy, reshard_after_forward=True)
     for module in aux.values():
         if any(True for _ in module.parameters()):
-            fully_shard(module, mesh=mesh, offload_policy=offload, reshard_after_forward=True)
+            own(module, reshard_after_forward=True)
 
 
 def state_on_first(module: nn.Module) -> dict[str, Tensor]:

@@ -45,8 +45,6 @@ class Loss(Protocol):
 class Batches(Protocol):
     """``batch(step)`` for any step; see `dwt_cli.tasks.batches.TrainBatches`."""
 
-    batch_size: int
-
     @property
     def tokens_per_step(self) -> int: ...
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dwt_cli.base.ranks import ALONE, Ranks
@@ -18,6 +19,7 @@ def place_of(run_folder: Path, share: float) -> Path:
     return run_folder / "model" if share == 1 else snapshots_of(run_folder) / f"{share:g}"
 
 
+@dataclass
 class Snapshots(Observer):
     """An observer that saves the model when a share of the training is reached.
 
@@ -25,23 +27,18 @@ class Snapshots(Observer):
     has such an observer: all of them take part in ``gather``, after which the first one can save.
     """
 
-    def __init__(
-        self,
-        save: Callable[[Path], None],
-        folder: Path,
-        shares: Sequence[float],
-        gather: Callable[[], None] = lambda: None,
-        ranks: Ranks = ALONE,
-    ) -> None:
-        self._save, self._folder, self._shares = save, folder, [s for s in shares if s < 1]
-        self._gather, self._ranks = gather, ranks
-        self._before: float | None = None  # the share that was done before the coming step
+    save: Callable[[Path], None]
+    folder: Path
+    shares: Sequence[float]
+    gather: Callable[[], None] = lambda: None
+    ranks: Ranks = ALONE
+    _before: float | None = None  # the share that was done before the coming step
 
     def resumed(self, step: int) -> None:
         self._before = None
         if step == 0:
-            if self._ranks.is_first:
-                shutil.rmtree(self._folder, ignore_errors=True)
+            if self.ranks.is_first:
+                shutil.rmtree(self.folder, ignore_errors=True)
             self._take(-1.0, 0.0)
 
     def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
@@ -50,16 +47,16 @@ class Snapshots(Observer):
         self._before = progress
 
     def _take(self, before: float, progress: float) -> None:
-        for share in self._shares:
-            place = self._folder / f"{share:g}"
-            if not before < share <= progress:
+        for share in self.shares:
+            place = self.folder / f"{share:g}"
+            if share == 1 or not before < share <= progress:
                 continue
-            if self._ranks.from_first("which snapshots there are", place.exists):
+            if self.ranks.from_first("which snapshots there are", place.exists):
                 continue
-            self._gather()
-            if self._ranks.is_first:
-                self._folder.mkdir(exist_ok=True)
-                aside = self._folder / ".writing"
+            self.gather()
+            if self.ranks.is_first:
+                self.folder.mkdir(exist_ok=True)
+                aside = self.folder / ".writing"
                 shutil.rmtree(aside, ignore_errors=True)
-                self._save(aside)
+                self.save(aside)
                 aside.rename(place)

@@ -130,7 +130,7 @@ def train(
             micro_batch_size=8 // num_parts,
             checkpoint_every=100,
         ),
-        evaluate=lambda: heldout_metrics(model, heldout, CPU),
+        evaluate=lambda model: heldout_metrics(model, heldout, CPU),
         eval_every=None,
         checkpoints=Checkpoints(folder, "next token", 1, print),
         observers=[losses],

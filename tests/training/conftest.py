@@ -154,7 +154,7 @@ def make_training(
         batches=batches,
         optim=rules,
         options=options,
-        evaluate=lambda: heldout_metrics(model, heldout, device, ranks),
+        evaluate=lambda model: heldout_metrics(model, heldout, device, ranks),
         eval_every=eval_every,
         checkpoints=Checkpoints(folder, "identity", options.keep_checkpoints, print, ranks),
         observers=[observer or Watcher()],

@@ -165,7 +165,7 @@ def toy_training(
         batches=toy,
         eval_every=eval_every,
         optim=AdamW(lr=0.1, warmup=0.0, decay=0.0, clip_norm=1.0),
-        evaluate=evaluate or (lambda: {"loss": 1.0}),
+        evaluate=evaluate or (lambda model: {"loss": 1.0}),
         options=replace(made.options, micro_batch_size=None),
     )
 
@@ -211,7 +211,7 @@ def test_minutes_end_it_and_evaluating_counts(
         max_steps=None,
         max_minutes=9 / 60,
         checkpoint_every=100,
-        evaluate=lambda: {"loss": 1.0},
+        evaluate=lambda model: {"loss": 1.0},
     )
     counters = made.run()
     assert (counters.step, counters.elapsed_s) == (6, 9.0)
@@ -240,7 +240,7 @@ def test_the_best_is_remembered(training: Make, watcher: Any) -> None:
         max_steps=8,
         checkpoint_every=100,
         keep_checkpoints=1,
-        evaluate=lambda: {"loss": next(losses)},
+        evaluate=lambda model: {"loss": next(losses)},
     )
     counters = made.run()
     assert (counters.best_loss, counters.best_step) == (2.0, 4)
