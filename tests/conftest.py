@@ -126,6 +126,13 @@ def tiny_architecture(family: str = "bert", num_layers: int = 2, **changes: Any)
     return Architecture(num_layers=num_layers, family=Family[family], **options | changes)
 
 
+def outlined(options: Any, device: str = "meta") -> Any:
+    """The model that options describe, as shapes alone."""
+    from dwt_cli.models.making import config_of, outline
+
+    return outline(config_of(options), options.family.predicts, device)
+
+
 @pytest.fixture(scope="session")
 def composed() -> Callable[..., Run]:
     """``conf/`` composed as the command line does it, with overrides."""

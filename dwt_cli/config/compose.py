@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.config.files import SETTINGS, groups
 from dwt_cli.config.run import SCHEMAS, SEVERAL, Run
-from dwt_cli.distill.teacher.options import CheckpointTeacher, CombinedTeacher, Teacher
+from dwt_cli.distill.teacher.options import CheckpointTeacher, SeveralTeachers, Teacher
 
 # known to Hydra as ``/schema/<group>: <name>`` in a group file's defaults
 for _group, _schemas in SCHEMAS.items():
@@ -171,7 +171,7 @@ def typed(composed: DictConfig, primary: str = "config", search: Sequence[str] =
         raise UserError(
             "--config-name: this is no whole run; begin it with `defaults: [config, _self_]`"
         )
-    if isinstance(run.teacher, CombinedTeacher):
+    if isinstance(run.teacher, SeveralTeachers):
         run.teacher.teachers = [
             _member(name, composed, primary, search) for name in run.teacher.members
         ]

@@ -17,7 +17,6 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from dwt_cli.base.errors import UserError, first_line
-from dwt_cli.base.randomness import seed_for
 from dwt_cli.models.anatomy import ANATOMIES, is_known, num_positions
 from dwt_cli.models.making import AUTO
 from dwt_cli.models.options import Checkpoint, Head
@@ -99,33 +98,12 @@ def _predicts_another_thing(raw: dict[str, Any], config: PreTrainedConfig, head:
 
 
 def open_model(
-    setting: str,
-    checkpoint: Checkpoint,
-    head: Head,
-    seed: int | None = None,
-    needs_head: bool = True,
-) -> PreTrainedModel:
-    """Return a checkpoint's language model, in fp32.
-
-    needs_head: raise `UserError` for one without its head. Else that is made from ``seed``; without
-    one it is zero, so that its logits are even.
-    """
-    with torch.random.fork_rng(devices=[]):
-        if seed is not None:
-            torch.manual_seed(seed_for(seed, "student", "weights"))
-        model, lacking = open_encoder(setting, checkpoint, head)
-    if needs_head:
-        _check_weights(f"{setting}={checkpoint.path}", lacking, head)
-    elif seed is None:
-        for name in lacking:
-            torch.nn.init.zeros_(model.get_parameter(name))
-    return model
-
-
-def open_encoder(
-    setting: str, checkpoint: Checkpoint, head: Head
+    setting: str, checkpoint: Checkpoint, head: Head, needs_head: bool = True
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return a checkpoint's model, in fp32, and the weights of its head that it lacks."""
+    """Return a checkpoint's language model, in fp32, and the weights of its head that it lacks.
+
+    They are drawn anew. needs_head: raise `UserError` for them, as for any other weights.
+    """
     named, path = f"{setting}={checkpoint.path}", located(setting, checkpoint.path)
     with _opening(named):
         model, report = AUTO[head].from_pretrained(
@@ -136,9 +114,13 @@ def open_encoder(
             weights_only=True,
             output_loading_info=True,
         )
-    lacking = sorted(report["missing_keys"])
-    prefix = f"{model.base_model_prefix}."
-    _check_weights(named, [name for name in lacking if name.startswith(prefix)], head)
+    lacking, encoder = sorted(report["missing_keys"]), f"{model.base_model_prefix}."
+    if missed := [name for name in lacking if needs_head or name.startswith(encoder)]:
+        raise UserError(
+            f"{named} lacks the weights {', '.join(missed[:3])}; choose a checkpoint of a "
+            f"{AUTO[head].__name__.replace('AutoModel', '*')} model, saved with its head; "
+            "without one it teaches by features alone (objective=minilmv2, remap.head=false)"
+        )
     return model, lacking
 
 
@@ -161,15 +143,6 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
                     setattr(config, role, number)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _check_weights(named: str, lacking: list[str], head: Head) -> None:
-    if lacking:
-        raise UserError(
-            f"{named} lacks the weights {', '.join(lacking[:3])}; choose a checkpoint of a "
-            f"{AUTO[head].__name__.replace('AutoModel', '*')} model, saved with its head; "
-            "without one it teaches by features alone (objective=minilmv2, remap.head=false)"
-        )
 
 
 @contextlib.contextmanager

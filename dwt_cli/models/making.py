@@ -33,22 +33,17 @@ def make_model(
 
     config: that of the options, or one that was made of it.
     """
-    config, head = config or config_of(options), ANATOMIES[options.family.name].predicts
+    config, head = config or config_of(options), options.family.predicts
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, purpose, "weights"))
         model: PreTrainedModel = AUTO[head].from_config(config)
     return model
 
 
-def outline(options: Architecture, device: torch.device | str = "meta") -> PreTrainedModel:
-    """Return the model on the meta device (or, of fake tensors, on any): shapes without memory."""
-    return outline_of(config_of(options), ANATOMIES[options.family.name].predicts, device)
-
-
-def outline_of(
+def outline(
     config: PreTrainedConfig, head: Head, device: torch.device | str = "meta"
 ) -> PreTrainedModel:
-    """Return the model of a configuration, as `outline`."""
+    """Return the model on the meta device (or, of fake tensors, on any): shapes without memory."""
     with torch.device(device), no_init_weights():
         model: PreTrainedModel = AUTO[head].from_config(config)
     model.tie_weights()  # what initialising would have done

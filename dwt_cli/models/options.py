@@ -15,6 +15,8 @@ from dwt_cli.base.options import SINCE_0_2, at_least, between, bookkeeping
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    Started = tuple[PreTrainedModel, list[str]]
+
 STUDENT_PATH = "student.path"
 
 
@@ -112,12 +114,11 @@ class Student(ABC):
     """The model that is wanted."""
 
     @abstractmethod
-    def start(
-        self, seed: int, head: Head, config: PreTrainedConfig | None = None
-    ) -> PreTrainedModel:
-        """Return the student, in fp32, as it is without a teacher's weights.
+    def start(self, seed: int, head: Head, config: PreTrainedConfig | None = None) -> Started:
+        """Return the student, in fp32, without a teacher's weights, and its head's that are fresh.
 
-        config: where it is made, if its configuration is not `config`.
+        Of these there are none in a model that is made here: all of it is. config: where it is
+        made, if its configuration is not `config`.
         """
 
     @abstractmethod
@@ -128,21 +129,15 @@ class Student(ABC):
         """Yield the model that it is opened from, if it is, with the setting that names it."""
         yield from ()
 
-    def lacking(self, head: Head) -> list[str] | None:
-        """Return the weights of its head that were not there to be opened; None for none."""
-        return None
-
 
 @dataclass
 class MadeStudent(Architecture, Student):
     """A student that is made here, with fresh weights or those that remap gives it."""
 
-    def start(
-        self, seed: int, head: Head, config: PreTrainedConfig | None = None
-    ) -> PreTrainedModel:
+    def start(self, seed: int, head: Head, config: PreTrainedConfig | None = None) -> Started:
         from dwt_cli.models.making import make_model
 
-        return make_model(self, seed, "student", config)
+        return make_model(self, seed, "student", config), []
 
     def config(self, head: Head) -> PreTrainedConfig:
         from dwt_cli.models.making import config_of
@@ -157,17 +152,15 @@ class CheckpointStudent(Checkpoint, Student):
     An encoder without a head gets a fresh one.
     """
 
-    def start(
-        self, seed: int, head: Head, config: PreTrainedConfig | None = None
-    ) -> PreTrainedModel:
+    def start(self, seed: int, head: Head, config: PreTrainedConfig | None = None) -> Started:
+        import torch
+
+        from dwt_cli.base.randomness import seed_for
         from dwt_cli.models.checkpoint import open_model
 
-        return open_model(STUDENT_PATH, self, head, seed, needs_head=False)
-
-    def lacking(self, head: Head) -> list[str] | None:
-        from dwt_cli.models.checkpoint import open_encoder
-
-        return open_encoder(STUDENT_PATH, self, head)[1] or None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(seed, "student", "weights"))
+            return open_model(STUDENT_PATH, self, head, needs_head=False)
 
     def config(self, head: Head) -> PreTrainedConfig:
         from dwt_cli.models.checkpoint import open_config

@@ -21,7 +21,7 @@ from dwt_cli.data.tokenizer import content
 from dwt_cli.evaluate import measures, report
 from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement, Results
 from dwt_cli.models.anatomy import num_positions
-from dwt_cli.models.checkpoint import open_config, open_encoder
+from dwt_cli.models.checkpoint import open_config, open_model
 from dwt_cli.models.options import Checkpoint, Head
 from dwt_cli.models.places import located, provenance
 from dwt_cli.recipe.corpus import CorpusStage
@@ -90,7 +90,7 @@ def opened(
     open_config(_SETTING, options, task.head)
     place = tokenizer_path or located(_SETTING, path)
     tokenizer = corpora.open_tokenizer(place, task.special_tokens)
-    model, lacking = open_encoder(_SETTING, options, task.head)
+    model, lacking = open_model(_SETTING, options, task.head, needs_head=False)
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
             f"{_SETTING}={path} has a vocabulary of {model.config.vocab_size}, its tokenizer "

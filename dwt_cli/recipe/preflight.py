@@ -125,7 +125,7 @@ def _check_model(
             f"{named} reads {positions} positions, data.block_length={length}: set "
             f"scale.block_length={positions} or less"
         )
-    model = open_model(setting, checkpoint, head, needs_head=needs_head)
+    model, _ = open_model(setting, checkpoint, head, needs_head=needs_head)
     if not is_known(config):
         if is_shared:
             raise UserError(

@@ -46,9 +46,9 @@ class Shapes:
 
     def student_on(self, device: torch.device | str) -> PreTrainedModel:
         """Return the student on the meta device or, of fake tensors, on any."""
-        from dwt_cli.models.making import outline_of
+        from dwt_cli.models.making import outline
 
-        return outline_of(self.student_config, self.conditions.task.head, device)
+        return outline(self.student_config, self.conditions.task.head, device)
 
     @cached_property
     def student_model(self) -> PreTrainedModel:
@@ -58,9 +58,11 @@ class Shapes:
     @cached_property
     def teacher_models(self) -> dict[str, PreTrainedModel]:
         """The models that teach, by their settings' names; a virtual teacher is none."""
+        from dwt_cli.models.making import outline
+
         head = self.conditions.task.head
-        models = {name: each.outline(name, head) for name, each in self.teachers.items()}
-        return {name: model for name, model in models.items() if model is not None}
+        configs = {name: each.config(name, head) for name, each in self.teachers.items()}
+        return {name: outline(config, head) for name, config in configs.items() if config}
 
     @cached_property
     def step_flops(self) -> float:

@@ -95,7 +95,7 @@ class MapsStage(Stage):
         from dwt_cli.distill.loss import DistillationLoss
 
         student, options = self.student, self.options
-        growing = self._growing(student.start(), done, at)
+        growing = self._growing(student.start()[0], done, at)
         facts = student.shapes.conditions.fit(
             self,
             growing,
@@ -218,8 +218,8 @@ class StudentStage(Stage):
         step_flops = facts.step_flops or self.shapes.step_flops  # of older runs it is counted
         return round((facts.flops + facts.teacher_forward_flops) / step_flops)
 
-    def start(self) -> PreTrainedModel:
-        """Return the model as it is without a teacher's weights, in fp32."""
+    def start(self) -> tuple[PreTrainedModel, list[str]]:
+        """Return the model without a teacher's weights, in fp32, and the weights that are fresh."""
         shapes = self.shapes
         return shapes.student.start(self.seed, shapes.conditions.task.head, shapes.student_config)
 
@@ -251,15 +251,16 @@ class StudentStage(Stage):
         from dwt_cli.models.checkpoint import save_model
         from dwt_cli.training.parallel import load_state, state_on_first
 
-        of, corpus, remapped = self.shapes.conditions, done[self.corpus.name], None
+        of, corpus = self.shapes.conditions, done[self.corpus.name]
+        remapped, fresh = None, None
         if self.after is not None:
             model = done[self.after.name].model
             if of.parallel.sharding(at.ranks.size):  # it is whole on rank 0 alone
                 state = state_on_first(model) if at.ranks.is_first else {}
-                model = model if at.ranks.is_first else self.start()
+                model = model if at.ranks.is_first else self.start()[0]
                 load_state(model, state, at.ranks)
         else:
-            model = self.start()
+            model, fresh = self.start()
             remapped = self._remap(model, done, at) if self.remap.needs_teacher else None
         facts = of.fit(
             self,
@@ -276,16 +277,15 @@ class StudentStage(Stage):
         num_taught, (shown, asked) = facts.num_taught or 0, self.shapes.taught_flops
         flops = (facts.flops or 0) + shown * num_taught
         asked *= num_taught
-        fresh = None if self.after else self.shapes.student.lacking(of.task.head)
         facts = replace(facts, flops=flops, teacher_forward_flops=asked, remap=remapped)
-        return Trained(model, replace(facts, fresh=fresh))
+        return Trained(model, replace(facts, fresh=fresh or None))
 
     def newest(self, done: Done, at: Context) -> Trained:
         """Return the student of the newest checkpoint, trained no further."""
         from dwt_cli.models.flops import num_parameters
 
         conditions, folder = self.shapes.conditions, at.folder / self.folder
-        model = self.start()
+        model, _ = self.start()
         wrapped = conditions.wrapped(model, at.machine).to(at.machine.device)
         counters = conditions.checkpoints(self, folder, at).restore_model(wrapped)
         if counters is None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
-from dwt_cli.distill.teacher.options import BUDGETS, CombinedTeacher, MadeTeacher, Teacher
+from dwt_cli.distill.teacher.options import BUDGETS, MadeTeacher, SeveralTeachers, Teacher
 from dwt_cli.recipe import formerly
 from dwt_cli.recipe.corpus import CorpusStage, TeachersText
 from dwt_cli.recipe.stage import Conditions, Context, Done, Stage, facts_of
@@ -108,8 +108,8 @@ class SingleStage(TeacherStage):
     def model(self, done: Done, at: Context) -> tuple[PreTrainedModel | None, Facts]:
         """Return the model, None where there is none, and what is known of it."""
         of = (self.name, self.conditions.task.head)
-        model, fresh = self.options.start(*of), self.options.lacking(*of)
-        return model, Facts(0, {}, flops=0 if model is None else None, fresh=fresh)
+        model, fresh = self.options.start(*of)
+        return model, Facts(0, {}, flops=0 if model is None else None, fresh=fresh or None)
 
     def carry_out(self, done: Done, at: Context) -> Prepared:
         from dwt_cli.models.flops import num_parameters
@@ -181,9 +181,10 @@ class TrainedStage(SingleStage):
         if self.options.budget == 0:
             return 0.0
         from dwt_cli.models.flops import FORWARD_AND_BACKWARD
+        from dwt_cli.models.making import config_of, outline
 
         of, options = self.conditions, self.options
-        forward = of.step_flops(options.outline(self.name, of.task.head))
+        forward = of.step_flops(outline(config_of(options), of.task.head))
         return forward * FORWARD_AND_BACKWARD * options.max_steps
 
     def known_facts(self, cache: Cache) -> Facts | None:
@@ -197,7 +198,7 @@ class TrainedStage(SingleStage):
 
         options, head = self.options, self.conditions.task.head
         if options.budget == 0:
-            return options.start(self.name, head), Facts(0, {}, flops=0, steps=0)
+            return options.start(self.name, head)[0], Facts(0, {}, flops=0, steps=0)
         about = {"options": plain(replace(options, budget=1.0)), "corpus": self.corpus.identity}
         folder = at.trained(self, lambda folder: self._pretrain(done, at, folder), about)
         facts = facts_of(folder)
@@ -219,7 +220,7 @@ class TrainedStage(SingleStage):
 
         of, corpus = self.conditions, done[self.corpus.name]
         text = self.text.carry_out(done, at) if self.text else None
-        model = self.options.start(self.name, of.task.head)
+        model, _ = self.options.start(self.name, of.task.head)
         facts = of.fit(
             self,
             of.wrapped(model, at.machine),
@@ -245,7 +246,7 @@ class TrainedStage(SingleStage):
 class CombinedStage(TeacherStage):
     """A teacher that is made of others. members: their stages, which come before."""
 
-    options: CombinedTeacher
+    options: SeveralTeachers
     members: Sequence[TeacherStage]
 
     @cached_property

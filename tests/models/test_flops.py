@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops
-from dwt_cli.models.making import make_model, outline
+from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import LanguageModel, Want
+from tests.conftest import outlined
 
 B, L, TARGETS = 3, 48, 7
 
@@ -69,4 +70,4 @@ def test_written_out_for_bert(tiny: Callable[..., Architecture]) -> None:
     head = D * D + D * V
     in_layers = L * (layers * keys_and_values + (layers - 1) * asking) + TARGETS * asking
     products = B * (in_layers + TARGETS * head)
-    assert forward_flops(outline(tiny()), B, L, TARGETS) == 2 * products
+    assert forward_flops(outlined(tiny()), B, L, TARGETS) == 2 * products

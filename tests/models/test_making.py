@@ -11,9 +11,10 @@ from dwt_cli.config.run import Run
 from dwt_cli.data.tokenizer import SPECIAL_TOKENS
 from dwt_cli.models.anatomy import ANATOMIES
 from dwt_cli.models.flops import num_parameters
-from dwt_cli.models.making import make_model, outline
+from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture, Family
 from dwt_cli.models.wrapper import LanguageModel
+from tests.conftest import outlined
 
 Tiny = Callable[..., Architecture]
 
@@ -25,7 +26,7 @@ def paper(composed: Callable[..., Run]) -> dict[str, Any]:
 
 
 def test_the_paper_s_student_is_of_distilbert_s_shape(paper: dict[str, Any]) -> None:
-    ours = outline(paper["none"].student)
+    ours = outlined(paper["none"].student)
     with torch.device("meta"):
         theirs = DistilBertForMaskedLM(DistilBertConfig())
     for name in (
@@ -50,7 +51,7 @@ def test_the_paper_s_teachers(
 ) -> None:
     """Its ratios are those of the models without their heads, with two digits kept."""
     run = paper[teacher]
-    made, student = outline(run.teacher), outline(run.student)
+    made, student = outlined(run.teacher), outlined(run.student)
     assert made.config.num_hidden_layers == layers
     assert math.floor(100 * num_parameters(made.bert) / num_parameters(student.bert)) / 100 == ratio
     assert num_parameters(made) / num_parameters(student) == pytest.approx(ratio, abs=0.012)
@@ -85,9 +86,9 @@ def test_the_sizes_asked_for(tiny: Tiny, family: str) -> None:
     dropouts = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
     assert dropouts
     assert set(dropouts) == {0.25}
-    sizes = {name: p.shape for name, p in outline(options).named_parameters()}
+    sizes = {name: p.shape for name, p in outlined(options).named_parameters()}
     assert sizes == {name: p.shape for name, p in model.named_parameters()}
-    assert num_parameters(outline(options)) == num_parameters(model)
+    assert num_parameters(outlined(options)) == num_parameters(model)
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 
@@ -109,17 +110,17 @@ def test_weights_depend_on_seed_and_purpose_alone(tiny: Tiny, family: str) -> No
 
 def test_a_made_model_numbers_special_tokens_as_the_tokenizer_does(tiny: Tiny) -> None:
     for family, name in itertools.product(["bert", "modernbert"], ["pad", "cls", "sep"]):
-        number = getattr(outline(tiny(family)).config, f"{name}_token_id", None)
+        number = getattr(outlined(tiny(family)).config, f"{name}_token_id", None)
         assert number in (None, SPECIAL_TOKENS.index(f"[{name.upper()}]")), (family, name)
-    assert outline(tiny("bert")).config.pad_token_id == 0
-    assert outline(tiny("modernbert")).config.eos_token_id == SPECIAL_TOKENS.index("[SEP]")
+    assert outlined(tiny("bert")).config.pad_token_id == 0
+    assert outlined(tiny("modernbert")).config.eos_token_id == SPECIAL_TOKENS.index("[SEP]")
 
 
 def test_the_families_to_choose_from_are_those_that_are_made(tiny: Tiny) -> None:
     made = {name for name, anatomy in ANATOMIES.items() if anatomy.configure is not None}
     assert set(Family.__members__) == made
     for family in Family:
-        modules = outline(tiny(family.name)).named_modules()
+        modules = outlined(tiny(family.name)).named_modules()
         assert family.has_rotary_positions == any("rotary" in name for name, _ in modules)
 
 

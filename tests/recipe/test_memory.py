@@ -20,7 +20,7 @@ from dwt_cli.config.run import Run
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.teacher.virtual import VirtualSignal
-from dwt_cli.models.making import make_model, outline
+from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe.memory import memory, state
 from dwt_cli.recipe.recipe import recipe_of
@@ -30,6 +30,7 @@ from dwt_cli.training import parallel
 from dwt_cli.training.moment import Moment
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import Fsdp
+from tests.conftest import outlined
 
 CPU = torch.device("cpu")
 GPU = Machine(torch.device("cuda"), torch.bfloat16)
@@ -204,7 +205,7 @@ def test_a_teacher_is_whole_on_every_rank_or_shared(composed: Callable[..., Run]
         state(recipe_of(composed(*more, *words)).shapes, GPU, 8)
         for more in (["teacher=none"], ["teacher=small"], ["teacher=small", shared])
     )
-    teacher = 4 * sum(p.numel() for p in outline(composed("scale=paper").teacher).parameters())
+    teacher = 4 * sum(p.numel() for p in outlined(composed("scale=paper").teacher).parameters())
     assert taught.weights - alone.weights == teacher
     assert sharing.weights - alone.weights == pytest.approx(teacher / 8, abs=8)
     whole = state(recipe_of(composed("teacher=none", "scale=paper")).shapes, GPU)

@@ -11,10 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dwt_cli.config.run import Run
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
-from dwt_cli.models.making import outline
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe import plan
 from dwt_cli.recipe.recipe import recipe_of
+from tests.conftest import outlined
 from tests.miniature import dwt_train, options
 
 SENTENCES, TOKENS_PER_SENTENCE = 30_000_000, 24.576  # the first of the paper, the second assumed
@@ -32,7 +32,7 @@ def test_flops_at_full_size(composed: Callable[..., Run], scale: str) -> None:
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False) as counter,
     ):
-        model = LanguageModel(outline(run.student, "cpu"), torch.float32)
+        model = LanguageModel(outlined(run.student, "cpu"), torch.float32)
         ids_BL = torch.zeros(1, length, dtype=torch.long)
         rows_N = torch.zeros(conditions.num_targets, dtype=torch.long)
         model(ids_BL, rows_N).logits_NV.sum().backward()
@@ -43,7 +43,7 @@ def test_flops_at_full_size(composed: Callable[..., Run], scale: str) -> None:
 def test_parts_add_up(composed: Callable[..., Run]) -> None:
     for task, family in (("mlm", "bert"), ("mlm", "modernbert"), ("clm", "qwen3"), ("clm", "gpt2")):
         words = (f"task={task}", f"scale.family={family}")
-        model = outline(composed(*SIZES, *words).student)
+        model = outlined(composed(*SIZES, *words).student)
         parts = plan.parameters_by_part(model)
         assert sum(parts.values()) == num_parameters(model)
         assert parts["embeddings"] >= 64_000 and parts["head"] < 10_000, "tied, and counted once"
@@ -53,8 +53,8 @@ def test_the_papers_run(composed: Callable[..., Run]) -> None:
     """67 M parameters (section 3.1), 20 epochs of 30 M sentences, 16 of them on 8 GPUs."""
     run = composed("scale=paper", "launch=torchrun", "launch.gpus=8")
     run.run.train_tokens = round(SENTENCES * TOKENS_PER_SENTENCE)
-    assert num_parameters(outline(run.student)) == pytest.approx(67e6, rel=0.01)
-    assert num_parameters(outline(run.teacher)) == pytest.approx(0.78 * 67e6, rel=0.02)
+    assert num_parameters(outlined(run.student)) == pytest.approx(67e6, rel=0.01)
+    assert num_parameters(outlined(run.teacher)) == pytest.approx(0.78 * 67e6, rel=0.02)
     assert run.train.batch_size / run.launch.num_ranks == 16
     tokens = 20 * SENTENCES * TOKENS_PER_SENTENCE
     assert num_steps(run) == round(tokens / (8 * 16 * 128)) == run.scale.teacher_steps
@@ -73,7 +73,7 @@ def test_flops_in_all_written_out(composed: Callable[..., Run]) -> None:
     run = composed(*SIZES, "scale.max_steps=100", "scale.teacher_steps=10", "alpha=linear_to_zero",
                    "alpha.until=0.5")  # fmt: skip
     conditions = recipe_of(run).shapes.conditions
-    student, teacher = (conditions.step_flops(outline(o)) for o in (run.student, run.teacher))
+    student, teacher = (conditions.step_flops(outlined(o)) for o in (run.student, run.teacher))
     expected = 100 * 3 * student + (50 + 30) * teacher
     assert plan.flops_in_all(recipe_of(run)) == pytest.approx(expected, rel=0.01)
 

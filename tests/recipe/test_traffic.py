@@ -12,11 +12,10 @@ from torch.utils._pytree import tree_leaves
 from dwt_cli.base.ranks import Ranks
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.models.flops import num_parameters
-from dwt_cli.models.making import outline
 from dwt_cli.recipe.memory import sent, traffic
 from dwt_cli.training.checkpoint import Counters
 from dwt_cli.training.options import AdamW, Fsdp
-from tests.conftest import masking_of, tiny_architecture
+from tests.conftest import masking_of, outlined, tiny_architecture
 from tests.processes import together
 from tests.training.conftest import make_training
 from tests.training.parity import PARALLEL
@@ -62,7 +61,7 @@ def weigh(
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp", "fsdp, offloaded"])
 def test_a_step(parallel: str, num_parts: int, corpus_folder: Path, tmp_path: Path) -> None:
     """To the padding of shards, which a miniature notices."""
-    size, teacher = (num_parameters(outline(tiny_architecture(num_layers=n))) for n in (2, 1))
+    size, teacher = (num_parameters(outlined(tiny_architecture(num_layers=n))) for n in (2, 1))
     planned = traffic(PARALLEL[parallel].sharding(2), size, torch.float32, num_parts, teacher)
     for found in together(2, weigh, parallel, num_parts, corpus_folder, tmp_path):
         assert found == pytest.approx(planned, rel=0.02)

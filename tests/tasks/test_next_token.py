@@ -177,7 +177,7 @@ def test_it_scores_sentences(corpus: Corpus) -> None:
 
 def test_its_models_are_opened_with_their_head(tmp_path: Path) -> None:
     gpt2().save_pretrained(tmp_path)
-    opened = open_model("teacher.path", Checkpoint(path=str(tmp_path)), NextToken.head)
+    opened, _ = open_model("teacher.path", Checkpoint(path=str(tmp_path)), NextToken.head)
     assert isinstance(opened, GPT2LMHeadModel)
 
 

@@ -1,6 +1,5 @@
 """The options of a teacher, the source of the soft targets. Imports no torch."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,7 +13,7 @@ from dwt_cli.data.options import Data
 from dwt_cli.models.options import Architecture, Checkpoint, Head
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from dwt_cli.distill.teacher.signal import TeacherSignal
     from dwt_cli.models.wrapper import LanguageModel
@@ -34,7 +33,7 @@ class Teacher:
         yield "teacher", self
 
     @property
-    def combined(self) -> "CombinedTeacher | None":
+    def combined(self) -> "SeveralTeachers | None":
         """The options of one that is made of others; None: it is a single one."""
         return None
 
@@ -43,36 +42,31 @@ class Teacher:
         """The options of a model that is made here; None: it exists, or is none."""
         return None
 
-    @property
-    def opened(self) -> "CheckpointTeacher | None":
-        """The options of a model that is opened; None: there is none to open."""
-        return None
-
     def identity(self) -> str:
-        """Return the fingerprint of what exists already and is read; the options count besides."""
+        """Return the fingerprint of what exists already and is read; the options count besides.
+
+        Each kind has its own, so that no kind's content is taken for another's.
+        """
         raise NotImplementedError
 
-    def outline(self, setting: str, head: Head) -> "PreTrainedModel | None":
-        """Return the model on the meta device; None: it is none. setting: as of `each`."""
+    def config(self, setting: str, head: Head) -> "PreTrainedConfig | None":
+        """Return the model's configuration; None: it is none. setting: as of `each`."""
         return None
 
-    def start(self, setting: str, head: Head) -> "PreTrainedModel | None":
-        """Return the model, in fp32, before any training here; None: it is none."""
-        return None
+    def start(self, setting: str, head: Head) -> "tuple[PreTrainedModel | None, list[str]]":
+        """Return the model, in fp32, before any training here, and its weights that are fresh.
 
-    def lacking(self, setting: str, head: Head) -> list[str] | None:
-        """Return the weights of its head that were not there to be opened; None for none."""
-        return None
+        None: it is none.
+        """
+        return None, []
 
     def signal(self, model: "LanguageModel | None", vocab_size: int) -> "TeacherSignal":
         """Return the signal of what `start` has returned, for a vocabulary of this size."""
         raise NotImplementedError
 
-    def checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
+    def checkpoints(self, setting: str = "teacher") -> Iterator[tuple[str, Checkpoint]]:
         """Yield every model that exists already, with the setting that names it."""
-        for setting, teacher in self.each():
-            if opened := teacher.opened:
-                yield path_setting(setting), opened
+        yield from ()
 
     def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
         """Yield what is wrong with the settings for a vocabulary of this size, a line each."""
@@ -134,15 +128,15 @@ class MadeTeacher(Architecture, ModelTeacher):
     def made(self) -> "MadeTeacher":
         return self
 
-    def outline(self, setting: str, head: Head) -> "PreTrainedModel":
-        from dwt_cli.models.making import outline
+    def config(self, setting: str, head: Head) -> "PreTrainedConfig":
+        from dwt_cli.models.making import config_of
 
-        return outline(self)
+        return config_of(self)
 
-    def start(self, setting: str, head: Head) -> "PreTrainedModel":
+    def start(self, setting: str, head: Head) -> "tuple[PreTrainedModel, list[str]]":
         from dwt_cli.models.making import make_model
 
-        return make_model(self, self.seed, "teacher")
+        return make_model(self, self.seed, "teacher"), []
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield a line for a budget at which no teacher is kept."""
@@ -157,54 +151,30 @@ class MadeTeacher(Architecture, ModelTeacher):
 class CheckpointTeacher(Checkpoint, ModelTeacher):
     """A teacher that exists. An encoder without a head has even logits."""
 
-    @property
-    def opened(self) -> "CheckpointTeacher":
-        return self
-
     def identity(self) -> str:
         from dwt_cli.models.places import provenance
 
         return fingerprint("checkpoint", provenance(self.path, self.revision))
 
-    def outline(self, setting: str, head: Head) -> "PreTrainedModel":
+    def config(self, setting: str, head: Head) -> "PreTrainedConfig":
         from dwt_cli.models.checkpoint import open_config
-        from dwt_cli.models.making import outline_of
 
-        config = open_config(path_setting(setting), self, head, any_family=True)
-        return outline_of(config, head)
+        return open_config(path_setting(setting), self, head, any_family=True)
 
-    def start(self, setting: str, head: Head) -> "PreTrainedModel":
+    def start(self, setting: str, head: Head) -> "tuple[PreTrainedModel, list[str]]":
         from dwt_cli.models.checkpoint import open_model
 
-        return open_model(path_setting(setting), self, head, needs_head=False)
+        model, fresh = open_model(path_setting(setting), self, head, needs_head=False)
+        for name in fresh:
+            model.get_parameter(name).data.zero_()
+        return model, fresh
 
-    def lacking(self, setting: str, head: Head) -> list[str] | None:
-        from dwt_cli.models.checkpoint import open_encoder
-
-        return open_encoder(path_setting(setting), self, head)[1] or None
-
-
-@dataclass
-class SignalTeacher(Teacher, ABC):
-    """A teacher that is no model beside the student: its options open its signal."""
-
-    @abstractmethod
-    def identity(self) -> str:
-        """Return the fingerprint of what is read for the signal; the options count by themselves.
-
-        Each kind has its own, so that no kind's content is taken for another's.
-        """
-
-    @abstractmethod
-    def open(self, vocab_size: int) -> "TeacherSignal":
-        """Return the signal, for a vocabulary of this size."""
-
-    def signal(self, model: "LanguageModel | None", vocab_size: int) -> "TeacherSignal":
-        return self.open(vocab_size)
+    def checkpoints(self, setting: str = "teacher") -> Iterator[tuple[str, Checkpoint]]:
+        yield path_setting(setting), self
 
 
 @dataclass
-class VirtualTeacher(SignalTeacher):
+class VirtualTeacher(Teacher):
     """No model: ``confidence`` on the true class, the rest spread evenly over all others."""
 
     confidence: float = above(0, hint="Tf-KD uses 0.99", below=1)
@@ -212,7 +182,7 @@ class VirtualTeacher(SignalTeacher):
     def identity(self) -> str:
         return fingerprint("virtual")
 
-    def open(self, vocab_size: int) -> "TeacherSignal":
+    def signal(self, model: "LanguageModel | None", vocab_size: int) -> "TeacherSignal":
         from dwt_cli.distill.teacher.virtual import VirtualSignal
 
         return VirtualSignal(self.confidence, vocab_size)
@@ -226,35 +196,6 @@ class VirtualTeacher(SignalTeacher):
             )
 
 
-@dataclass
-class CombinedTeacher(Teacher, ABC):
-    """A teacher that asks others: choices of this group by name, checkpoints by path or hub name.
-
-    teachers: what the members' names stand for, filled in by `typed`.
-    """
-
-    members: list[str] = bookkeeping(MISSING)
-    teachers: list[Teacher] = field(default_factory=list, metadata={"names": "members"})
-
-    def each(self) -> Iterator[tuple[str, Teacher]]:
-        for name, teacher in zip(self.members, self.teachers, strict=True):
-            yield from ((f"teacher.members.{name}", single) for _, single in teacher.each())
-
-    @property
-    def combined(self) -> "CombinedTeacher":
-        return self
-
-    @abstractmethod
-    def combine(self, signals: "Sequence[TeacherSignal]") -> "TeacherSignal":
-        """Return the signal that asks those of the members, in their order."""
-
-    def problems(self, setting: str) -> Iterator[str]:
-        """Yield what is wrong with the members and what is given for each, a line each."""
-        for name, teacher in zip(self.members, self.teachers, strict=True):
-            if [single for _, single in teacher.each()] != [teacher]:
-                yield f"{setting}.members: {name} is not one teacher; leave it out"
-
-
 class Weighting(Enum):
     """Rules for the weights of several teachers; see `dwt_cli.distill.teacher.mixture`."""
 
@@ -264,18 +205,33 @@ class Weighting(Enum):
 
 
 @dataclass
-class SeveralTeachers(CombinedTeacher):
-    """A mixture of teachers.
+class SeveralTeachers(Teacher):
+    """A mixture of teachers: choices of this group by name, checkpoints by path or hub name.
 
-    weights: in proportion, one per member; empty: equal. temperatures: one per member, on top of
-    the member's own; empty: 1.
+    teachers: what the members' names stand for, filled in by `typed`. weights: in proportion, one
+    per member; empty: equal. temperatures: one per member, on top of the member's own; empty: 1.
     """
 
+    members: list[str] = bookkeeping(MISSING)
+    teachers: list[Teacher] = field(default_factory=list, metadata={"names": "members"})
     weights: list[float] = above(0, [], hint="else leave the member out")
     temperatures: list[float] = above(0, [], hint="the paper uses 1")
     weighting: Weighting = Weighting.fixed
 
+    def each(self) -> Iterator[tuple[str, Teacher]]:
+        for name, teacher in zip(self.members, self.teachers, strict=True):
+            yield from ((f"teacher.members.{name}", single) for _, single in teacher.each())
+
+    def checkpoints(self, setting: str = "teacher") -> Iterator[tuple[str, Checkpoint]]:
+        for name, teacher in self.each():
+            yield from teacher.checkpoints(name)
+
+    @property
+    def combined(self) -> "SeveralTeachers":
+        return self
+
     def combine(self, signals: "Sequence[TeacherSignal]") -> "TeacherSignal":
+        """Return the signal that asks those of the members, in their order."""
         from dwt_cli.distill.teacher.mixture import MixtureSignal
 
         even = [1.0] * len(signals)
@@ -283,13 +239,16 @@ class SeveralTeachers(CombinedTeacher):
         return MixtureSignal(signals, weights, temperatures, self.weighting)
 
     def problems(self, setting: str) -> Iterator[str]:
+        """Yield what is wrong with the members and what is given for each, a line each."""
         members = self.members
         if len(members) < 2:
             yield (
                 f"{setting}.members={members}: several are two at least, as in "
                 f"{setting}.members=[small,very_weak]"
             )
-        yield from super().problems(setting)
+        for name, teacher in zip(members, self.teachers, strict=True):
+            if [single for _, single in teacher.each()] != [teacher]:
+                yield f"{setting}.members: {name} is not one teacher; leave it out"
         for each in ("weights", "temperatures"):
             values = getattr(self, each)
             if values and len(values) != len(members):

@@ -29,8 +29,9 @@ from dwt_cli.distill.remap import depth, width
 from dwt_cli.distill.remap.options import FromTeacher, Ligo
 from dwt_cli.distill.remap.remap import remap
 from dwt_cli.models.anatomy import anatomy_of
-from dwt_cli.models.making import config_of, make_model, outline
+from dwt_cli.models.making import config_of, make_model
 from dwt_cli.models.options import Architecture
+from tests.conftest import outlined
 from tests.distill.remap.conftest import WIDER, Pair, logits
 
 Tiny = Callable[..., Architecture]
@@ -168,7 +169,7 @@ def test_heads_that_share_keys_and_values_are_taken_over_in_groups(tiny: Tiny, f
     student = make_model(tiny(family, 4, **wide, num_kv_heads=4), 0, "student").double()
     remap(student, teacher, FromTeacher("zero_init", "lemon"))
     assert (logits(student) - logits(teacher)).abs().max() < 1e-5
-    other = outline(tiny(family, **wide, num_kv_heads=2))
+    other = outlined(tiny(family, **wide, num_kv_heads=2))
     with pytest.raises(UserError, match=r"8 heads to 2 of keys.*4 to 2.*student.num_kv_heads=4"):
         remap(other, teacher, FromTeacher("stack", "net2net"))
 
@@ -295,9 +296,9 @@ REFUSED: list[tuple[dict[str, object], FromTeacher, str]] = [
 def test_what_cannot_work_is_told_by_shapes_alone(
     tiny: Tiny, changes: dict[str, object], options: FromTeacher, expected: str
 ) -> None:
-    teacher = outline(tiny(**{"family": "bert", **changes}))
+    teacher = outlined(tiny(**{"family": "bert", **changes}))
     with pytest.raises(UserError, match=expected) as caught:
-        remap(outline(tiny("bert")), teacher, options)
+        remap(outlined(tiny("bert")), teacher, options)
     assert "\n" not in str(caught.value)
 
 
@@ -323,7 +324,7 @@ def test_the_options_name_every_rule() -> None:
 
 def test_what_works_is_known_by_shapes_alone(tiny: Tiny) -> None:
     for family in FAMILIES:
-        student, teacher = outline(tiny(family, num_layers=4)), outline(tiny(family, **NARROW))
+        student, teacher = outlined(tiny(family, num_layers=4)), outlined(tiny(family, **NARROW))
         rules = [*((rule, "net2net") for rule in depth.RULES), *(("stack", w) for w in width.RULES)]
         for rule, wider in rules:
             if rule != "zero_init" or family in PRE_NORM:
@@ -332,10 +333,10 @@ def test_what_works_is_known_by_shapes_alone(tiny: Tiny) -> None:
 
 
 def test_zero_init_and_lemon_have_conditions(tiny: Tiny) -> None:
-    shallow, teacher = outline(tiny("modernbert")), outline(tiny("modernbert", num_layers=4))
+    shallow, teacher = outlined(tiny("modernbert")), outlined(tiny("modernbert", num_layers=4))
     with pytest.raises(UserError, match=r"zero_init adds layers.*4.*num_layers=2"):
         remap(shallow, teacher, FromTeacher("zero_init"))
-    student = outline(tiny("modernbert", width=24, num_heads=3))
+    student = outlined(tiny("modernbert", width=24, num_heads=3))
     with pytest.raises(UserError, match=r"lemon.*student.width=24.*16; set student.width=32"):
         remap(student, shallow, FromTeacher("zero_init", "lemon"))
 
@@ -356,7 +357,7 @@ def _modernbert(**changes: object) -> ModernBertForMaskedLM:
 
 
 def test_layers_of_another_kind_are_refused(tiny: Tiny) -> None:
-    student = outline(tiny("modernbert", num_layers=6))
+    student = outlined(tiny("modernbert", num_layers=6))
     expected = r"layer 1 \(full_attention.*layer 1 \(sliding_attention.*not interchangeable"
     with pytest.raises(UserError, match=expected):
         remap(student, _modernbert(), FromTeacher("paper"))
@@ -364,13 +365,13 @@ def test_layers_of_another_kind_are_refused(tiny: Tiny) -> None:
     with pytest.raises(UserError, match="the student's layer 2"):
         remap(student, mixed, FromTeacher("stack"))
     with pytest.raises(UserError, match="not interchangeable"):  # it would mix them
-        remap(outline(tiny("modernbert", num_layers=2)), mixed, Ligo("stack"))
-    remap(outline(tiny("modernbert", num_layers=2)), mixed, FromTeacher("stack"))
+        remap(outlined(tiny("modernbert", num_layers=2)), mixed, Ligo("stack"))
+    remap(outlined(tiny("modernbert", num_layers=2)), mixed, FromTeacher("stack"))
     remap(_modernbert(), _modernbert(), FromTeacher("stack"))
 
 
 def test_other_positions_or_activations_are_refused(tiny: Tiny) -> None:
-    student, alike = outline(tiny("modernbert", num_layers=4)), ["full_attention"] * 4
+    student, alike = outlined(tiny("modernbert", num_layers=4)), ["full_attention"] * 4
     rope = {"full_attention": {"rope_type": "default", "rope_theta": 500.0}}
     turned = _modernbert(layer_types=alike, rope_parameters=rope)
     with pytest.raises(UserError, match="rope_theta 500"):
@@ -381,7 +382,7 @@ def test_other_positions_or_activations_are_refused(tiny: Tiny) -> None:
 
 
 def test_a_tensor_without_a_place_is_refused(tiny: Tiny) -> None:
-    student = outline(tiny("modernbert", num_layers=4))
+    student = outlined(tiny("modernbert", num_layers=4))
     teacher = _modernbert(layer_types=["full_attention"] * 4, mlp_bias=True)
     with pytest.raises(UserError, match=r"no place for the teacher's model.*bias"):
         remap(student, teacher, FromTeacher("paper"))

@@ -11,29 +11,29 @@ from dwt_cli.distill.teacher.options import (
     CheckpointTeacher,
     NoTeacher,
     SeveralTeachers,
-    SignalTeacher,
     Teacher,
     VirtualTeacher,
 )
 from dwt_cli.distill.teacher.signal import TeacherSignal
 from dwt_cli.distill.teacher.virtual import VirtualSignal
+from dwt_cli.models.wrapper import LanguageModel
 
 
-def test_a_kind_that_says_not_what_identifies_it_cannot_be_made() -> None:
+def test_a_kind_that_says_not_what_identifies_it_has_no_other_ones_identity() -> None:
     @dataclass
     class Recorded(VirtualTeacher):
         """Inherits what identifies a virtual teacher, and says so."""
 
     @dataclass
-    class Unidentified(SignalTeacher):
+    class Unidentified(Teacher):
         """Opens a signal, and has no identity."""
 
-        def open(self, vocab_size: int) -> TeacherSignal:
+        def signal(self, model: LanguageModel | None, vocab_size: int) -> TeacherSignal:
             return VirtualSignal(0.5, vocab_size)
 
     assert Recorded(confidence=0.9).identity() == fingerprint("virtual")
-    with pytest.raises(TypeError, match="abstract method identity"):
-        Unidentified()  # type: ignore[abstract]
+    with pytest.raises(NotImplementedError):
+        Unidentified().identity()
 
 
 def test_each_teacher_has_the_setting_of_its_own() -> None:
