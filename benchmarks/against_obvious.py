@@ -51,7 +51,7 @@ from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.teacher.options import MadeTeacher
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import MadeStudent
-from dwt_cli.training.moment import Moment
+from dwt_cli.training.protocols import Moment
 
 GOAL = 4.0
 FAMILIES = ("bert", "modernbert")

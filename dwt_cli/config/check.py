@@ -28,8 +28,8 @@ from dwt_cli.distill.teacher.options import (
     Weighting,
 )
 from dwt_cli.models.options import Architecture, CheckpointStudent, Family, Head, Student
-from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import Ddp
+from dwt_cli.training.protocols import Moment
 
 _SMALLEST, _LARGEST = 1e-12, 1e12
 """Bounds of every number with a point: the product of three can be computed in fp32."""

@@ -7,12 +7,12 @@ the checkpoint, so that a resumed run goes on as if nothing had happened.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from dwt_cli.base.options import Range, above, at_least
-from dwt_cli.training.moment import Moment
+from dwt_cli.training.protocols import Moment, Numbers
 
 
 class Weights(NamedTuple):
@@ -56,9 +56,7 @@ class Schedule(ABC):
                 "learnt; set one of them above 0"
             )
 
-    def remember(
-        self, memory: Mapping[str, float], metrics: Mapping[str, float]
-    ) -> Mapping[str, float]:
+    def remember(self, memory: Numbers, metrics: Numbers) -> Numbers:
         """Return the memory after a step with these metrics: means over its targets, in nats."""
         return memory
 
@@ -198,9 +196,7 @@ class Overtake(Schedule):
     def soft_is_over(self, moment: Moment) -> bool:
         return self.soft == 0 or bool(moment.memory.get("overtaken"))
 
-    def remember(
-        self, memory: Mapping[str, float], metrics: Mapping[str, float]
-    ) -> Mapping[str, float]:
+    def remember(self, memory: Numbers, metrics: Numbers) -> Numbers:
         if "teacher_loss" not in metrics:
             return memory
         keep = 1 - 1 / self.span
@@ -212,7 +208,7 @@ class Overtake(Schedule):
         }
         return noted | {"overtaken": float(self._lag(noted) <= 0)}
 
-    def _lag(self, memory: Mapping[str, float]) -> float:
+    def _lag(self, memory: Numbers) -> float:
         """Return the running mean, freed of its start at zero."""
         return memory["lag"] / (1 - (1 - 1 / self.span) ** memory["num_noted"])
 

@@ -9,16 +9,13 @@ from torch import Tensor, nn
 from dwt_cli.distill.alpha import Constant, Schedule, Weights
 from dwt_cli.distill.objective.base import Objective, divergences
 from dwt_cli.distill.objective.features import over_features, requested
-from dwt_cli.distill.objective.fused import Comparison, Sums, distillation_sums
+from dwt_cli.distill.objective.fused import Comparison, Sums, distillation_sums, tiled_sums
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
-from dwt_cli.distill.objective.tiles import tiled_sums
-from dwt_cli.distill.teacher.signal import Request, TeacherSignal
-from dwt_cli.distill.teacher.targets import SoftTargets
+from dwt_cli.distill.teacher.signal import Request, SoftTargets, TeacherSignal
 from dwt_cli.models.wrapper import Output, Want
 from dwt_cli.tasks.task import Batch
-from dwt_cli.training.moment import Moment
-from dwt_cli.training.protocols import LossSum
+from dwt_cli.training.protocols import LossSum, Moment, Numbers
 
 STAND_ALONE = Constant(hard=1.0, soft=0.0)
 
@@ -55,9 +52,7 @@ class DistillationLoss:
             assert ours.keys().isdisjoint(theirs), "a part has a name of its own"
             self.aux.update({**ours, **theirs})
 
-    def remember(
-        self, memory: Mapping[str, float], metrics: Mapping[str, float]
-    ) -> Mapping[str, float]:
+    def remember(self, memory: Numbers, metrics: Numbers) -> Numbers:
         """Return what the schedule notes after a step, and the number of steps with a teacher."""
         num_distilled = memory.get("num_taught", 0) + ("teacher_loss" in metrics)
         return {**self._schedule.remember(memory, metrics), "num_taught": num_distilled}

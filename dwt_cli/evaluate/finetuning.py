@@ -1,19 +1,19 @@
 """One fine-tuning of one model on one task, and the customary ways to do it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dwt_cli.evaluate.measurement import EvaluatedModel, Say
 from dwt_cli.evaluate.options import Protocol
-from dwt_cli.models.classifier import make_classifier
+from dwt_cli.models.making import make_classifier
 from dwt_cli.models.wrapper import Classifier
 from dwt_cli.tasks.classification import Classification, Outputs, predict
 from dwt_cli.tasks.texts import BucketedBatches, Texts
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Training, train
 from dwt_cli.training.options import AdamW, Falling, Optim, Train
-from dwt_cli.training.protocols import Observer
+from dwt_cli.training.protocols import Numbers, Observer
 
 _CHECKPOINT_EVERY = 2000  # steps: only a long fine-tuning is worth going on with
 
@@ -104,5 +104,5 @@ class _Progress(Observer):
     def __init__(self, advance: Callable[[float, str], None]) -> None:
         self._advance = advance
 
-    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
+    def stepped(self, step: int, progress: float, metrics: Numbers) -> None:
         self._advance(progress, f"step {step}  loss {metrics['loss']:.3f}")

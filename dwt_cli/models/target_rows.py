@@ -8,7 +8,6 @@ Legend: B blocks, L positions, T target rows of a block, N = B * T of all blocks
 E width of a head.
 """
 
-from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -31,25 +30,16 @@ def take_rows(model: PreTrainedModel) -> None:
     changed in a family that has no description of it.
     rows_N: int64 places in the flattened (B * L) positions, T of each block, block after block.
     """
-    anatomy = anatomy_of(model)
-    if anatomy.last_layer is not None:
-        last = layers_of(model)[-1]
-        # bound to its layer, so that a copy of the model gets a copy of it
-        last.forward = MethodType(partial(_forward, anatomy, model.config), last)
+    anatomy, config, last = anatomy_of(model), model.config, layers_of(model)[-1]
 
-
-def _forward(
-    anatomy: Anatomy,
-    config: PreTrainedConfig,
-    layer: nn.Module,
-    *args: Any,
-    rows_N: Tensor | None = None,
-    **named: Any,
-) -> Tensor:
-    if rows_N is not None:
+    def forward(layer: Any, *args: Any, rows_N: Tensor | None = None, **named: Any) -> Any:
+        if rows_N is None:
+            return type(layer).forward(layer, *args, **named)
         return _of_rows(anatomy, config, layer, rows_N, *args, **named)
-    states_BLD: Tensor = type(layer).forward(layer, *args, **named)
-    return states_BLD
+
+    if anatomy.last_layer is not None:
+        # bound to its layer, so that a copy of the model gets a copy of it
+        last.forward = MethodType(forward, last)
 
 
 def _of_rows(

@@ -66,15 +66,13 @@ class Wrapper(nn.Module):
 class Want(NamedTuple):
     """A request to a `LanguageModel`: values of the target rows that its forward pass returns.
 
-    logits: their logits. hidden: the states that enter the head. features: those of layers.
-    loss: called with these states (N, D) and the head, which turns states into logits, while the
-    head's weights are whole, so that not all logits need to be there at once; what it returns is
-    returned. ragged: blocks may have unequal numbers of rows, and the last layer runs on all
-    positions.
+    logits: their logits. features: those of layers. loss: called with the states that enter the
+    head (N, D) and with the head, which turns states into logits, while its weights are whole, so
+    that not all logits need to be there at once; what it returns is returned. ragged: blocks may
+    have unequal numbers of rows, and the last layer runs on all positions.
     """
 
     logits: bool = True
-    hidden: bool = False
     features: FeatureSpec = NO_FEATURES
     loss: Callable[[Tensor, Callable[[Tensor], Tensor]], Any] | None = None
     ragged: bool = False
@@ -84,7 +82,6 @@ class Output(NamedTuple):
     """The values that a forward pass returned; None for what was not wanted."""
 
     logits_NV: Tensor | None = None
-    hidden_ND: Tensor | None = None
     features: Features | None = None
     loss: Any = None
 
@@ -107,8 +104,7 @@ class LanguageModel(Wrapper):
         if not want.features:
             return self._output(ids_BL, rows_N, want)
         with captured(self.model, want.features) as features:
-            output = self._output(ids_BL, rows_N, want)
-        return output._replace(features=features)
+            return self._output(ids_BL, rows_N, want)._replace(features=features)
 
     def hidden(self, ids_BL: Tensor) -> Tensor:
         """Return the backbone's last hidden states (B, L, D), for measures that train nothing."""
@@ -122,11 +118,9 @@ class LanguageModel(Wrapper):
                 logits_BLV = self.model(input_ids=ids_BL).logits
                 return Output(logits_BLV.flatten(0, 1).index_select(0, rows_N))
         hidden_ND = self._hidden_of_rows(ids_BL, rows_N, want)
-        return Output(
-            self._head(hidden_ND) if want.logits else None,
-            hidden_ND if want.hidden else None,
-            loss=want.loss(hidden_ND, self._head) if want.loss is not None else None,
-        )
+        logits_NV = self._head(hidden_ND) if want.logits else None
+        loss = want.loss(hidden_ND, self._head) if want.loss is not None else None
+        return Output(logits_NV, loss=loss)
 
     def _hidden_of_rows(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> Tensor:
         alone = not want.ragged and len(rows_N) % len(ids_BL) == 0

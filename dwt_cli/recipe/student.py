@@ -23,8 +23,8 @@ from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Context, Done, Stage, facts_of
 from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
-from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import AdamW
+from dwt_cli.training.protocols import Moment
 
 if TYPE_CHECKING:
     from torch import nn

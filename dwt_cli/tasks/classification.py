@@ -3,8 +3,6 @@
 Legend: N texts, C classes (1 for a regression).
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,8 +11,7 @@ from torch.nn import functional as F
 
 from dwt_cli.models.wrapper import Classifier
 from dwt_cli.tasks.texts import TextBatch, Texts
-from dwt_cli.training.moment import Moment
-from dwt_cli.training.protocols import LossSum
+from dwt_cli.training.protocols import LossSum, Moment, Numbers
 
 _HELDOUT_BATCH = 64
 
@@ -28,9 +25,7 @@ class Classification:
     def __init__(self) -> None:
         self.aux = nn.ModuleDict()
 
-    def remember(
-        self, memory: Mapping[str, float], metrics: Mapping[str, float]
-    ) -> Mapping[str, float]:
+    def remember(self, memory: Numbers, metrics: Numbers) -> Numbers:
         """Return the memory as it is: every step weighs alike."""
         return memory
 

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.models.anatomy import num_positions
-from dwt_cli.models.classifier import takes_segments
 
 _POOL = 64  # batches whose texts are sorted by length together: enough to waste little padding
 
@@ -90,7 +89,8 @@ class Texts:
                 for number, row in zip(long, cut[name], strict=True):
                     rows[name][number] = row
         ids, segments = (rows[name] for name in names)
-        segments = segments if takes_segments(model) else None
+        if getattr(model.config, "type_vocab_size", 0) < 2:  # it tells two texts by position alone
+            segments = None
         return cls(ids, segments, labels, tokenizer.pad_token_id), len(long)
 
     @property

@@ -6,8 +6,8 @@ from pathlib import Path
 from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.objective.base import Objective, divergences
 from dwt_cli.track.curves import BLUE, GREEN, GREY, ORANGE, finish, panels, save
-from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import Optim
+from dwt_cli.training.protocols import Moment
 
 RATE = "learning rate, share of its peak"
 

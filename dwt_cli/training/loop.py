@@ -7,7 +7,7 @@ splitting a batch into micro-batches changes nothing but rounding.
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -21,12 +21,11 @@ from dwt_cli.base.randomness import seed_for
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.models.wrapper import Wrapper
 from dwt_cli.training.checkpoint import Checkpoints, Counters
-from dwt_cli.training.moment import Moment
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import Ddp, NonFinite, Optim, Parallel, Train
 from dwt_cli.training.parallel import Gradients, load_state, shard, state_on_first
 from dwt_cli.training.prefetch import Prefetch
-from dwt_cli.training.protocols import Batches, Loss, Observer
+from dwt_cli.training.protocols import Batches, Loss, Moment, Numbers, Observer
 
 Metrics = dict[str, float]
 _WHOLE = Ddp()
@@ -63,7 +62,7 @@ class Training:
         done = (counters.step, counters.elapsed_s)
         return self.options.progress(self.batches.steps_per_epoch, *done)
 
-    def run(self, before: Mapping[str, float] | None = None) -> Counters:
+    def run(self, before: Numbers | None = None) -> Counters:
         """Train from the newest checkpoint, or from the beginning, to the end; see `train`.
 
         before: held-out metrics, which are reported first when a training begins. Raises

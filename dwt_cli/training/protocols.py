@@ -1,11 +1,32 @@
-"""What the loop expects of its parts: it imports no task, teacher, evaluation or tracker."""
+"""What the loop expects of its parts: it imports no task, teacher, evaluation or tracker.
+
+Imports no torch at the top: the options of a schedule are asked at a `Moment`.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-from dwt_cli.training.moment import Moment
+Numbers = Mapping[str, float]
+"""Values by their names: metrics of a step, or what a schedule keeps from step to step."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The state of a training before a step.
+
+    progress: the share of training that is done, in [0, 1). lr: the learning rate as a share of
+    its peak. memory: the schedule's own state, from `Schedule.remember`.
+    """
+
+    progress: float
+    lr: float = 1.0
+    memory: Numbers = field(default_factory=dict)
 
 
 class LossSum(NamedTuple):
@@ -36,9 +57,7 @@ class Loss(Protocol):
     def __call__(self, model: nn.Module, batch: Any, moment: Moment) -> LossSum:
         """Return the loss of a micro-batch at a moment of training."""
 
-    def remember(
-        self, memory: Mapping[str, float], metrics: Mapping[str, float]
-    ) -> Mapping[str, float]:
+    def remember(self, memory: Numbers, metrics: Numbers) -> Numbers:
         """Return the ``memory`` of later moments after a step; checkpoints contain it."""
 
 
@@ -68,10 +87,10 @@ class Observer(Protocol):
         """Begin, or go on after ``step`` steps: later ones that were reported come again."""
         return None
 
-    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
+    def stepped(self, step: int, progress: float, metrics: Numbers) -> None:
         """Take the metrics of step number ``step``, counted from 1."""
         return None
 
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+    def evaluated(self, step: int, metrics: Numbers) -> None:
         """Take the held-out metrics after ``step`` steps."""
         return None

@@ -1,12 +1,12 @@
 """A model at chosen moments of its training, kept to be measured (figure 3), or to teach."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dwt_cli.base.ranks import ALONE, Ranks
-from dwt_cli.training.protocols import Observer
+from dwt_cli.training.protocols import Numbers, Observer
 
 
 def snapshots_of(run_folder: Path) -> Path:
@@ -41,7 +41,7 @@ class Snapshots(Observer):
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._take(-1.0, 0.0)
 
-    def stepped(self, step: int, progress: float, metrics: Mapping[str, float]) -> None:
+    def stepped(self, step: int, progress: float, metrics: Numbers) -> None:
         before = progress * (step - 1) / step if self._before is None else self._before
         self._take(before, progress)
         self._before = progress

@@ -17,7 +17,7 @@ from dwt_cli.distill.alpha import (
     Weights,
     Wsd,
 )
-from dwt_cli.training.moment import Moment
+from dwt_cli.training.protocols import Moment
 
 MOMENTS = [Moment(step / 10) for step in range(10)]
 

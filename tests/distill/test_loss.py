@@ -17,18 +17,20 @@ from dwt_cli.distill.objective.fused import Comparison, distillation_sums
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
     Answer,
+    DenseLogits,
     ModelSignal,
     Request,
+    SoftTargets,
+    SparseRows,
     TeacherSignal,
 )
-from dwt_cli.distill.teacher.targets import DenseLogits, SoftTargets, SparseRows
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.batches import TrainBatches
 from dwt_cli.tasks.mlm import Masking
 from dwt_cli.tasks.task import Batch
-from dwt_cli.training.moment import Moment
+from dwt_cli.training.protocols import Moment
 
 
 class Counting(TeacherSignal):

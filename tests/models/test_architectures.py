@@ -21,7 +21,7 @@ from dwt_cli.models.options import Architecture, Family
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.clm import NextToken
 from dwt_cli.tasks.task import Place
-from dwt_cli.training.moment import Moment
+from dwt_cli.training.protocols import Moment
 
 L = 32
 

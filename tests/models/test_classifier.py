@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from dwt_cli.models.classifier import make_classifier, takes_segments
+from dwt_cli.models.making import make_classifier
 from dwt_cli.models.wrapper import Classifier
 
 OfFamily = Callable[[str], PreTrainedModel]
@@ -37,7 +37,11 @@ def test_it_is_what_the_library_opens_from_the_same_checkpoint(
 def test_padding_changes_nothing(of_family: OfFamily, family: str) -> None:
     wrapped = Classifier(make_classifier(of_family(family), 2, seed=0), torch.float32).eval()
     ids_BL = torch.randint(5, 160, (2, 20), generator=torch.Generator().manual_seed(0))
-    segments_BL = torch.zeros_like(ids_BL) if takes_segments(wrapped.model) else None
+    segments_BL = (
+        torch.zeros_like(ids_BL)
+        if getattr(wrapped.model.config, "type_vocab_size", 0) > 1
+        else None
+    )
     alone_NC = wrapped(ids_BL, torch.ones_like(ids_BL), segments_BL).logits_NV
     pad = wrapped.model.config.pad_token_id
     padded_BL = torch.nn.functional.pad(ids_BL, (0, 6), value=pad)

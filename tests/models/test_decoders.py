@@ -27,9 +27,9 @@ from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.tasks.clm import NextToken
 from dwt_cli.tasks.task import Place
-from dwt_cli.training.moment import Moment
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import Muon
+from dwt_cli.training.protocols import Moment
 from tests.conftest import tiny_architecture
 
 FAMILIES = ["qwen3", "llama", "gpt2", "olmo2", "gemma2", "gemma3_text"]

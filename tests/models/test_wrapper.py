@@ -114,20 +114,20 @@ def test_the_states_that_enter_the_head_and_a_loss_inside(
     wrapped = LanguageModel(of_family(family), dtype).eval()
     logits_NV = wrapped(ids_BL, rows_N).logits_NV
 
-    def by_rows(hidden_ND: Tensor, head: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        return [head(hidden_D[None]).logsumexp(-1).sum() for hidden_D in hidden_ND]
+    def by_rows(hidden_ND: Tensor, head: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        rows = [head(hidden_D[None]).logsumexp(-1).sum() for hidden_D in hidden_ND]
+        return torch.stack(rows), hidden_ND
 
-    output = wrapped(ids_BL, rows_N, Want(logits=False, hidden=True, loss=by_rows))
+    output = wrapped(ids_BL, rows_N, Want(logits=False, loss=by_rows))
     assert output.logits_NV is None
+    losses_N, hidden_ND = output.loss
     rounding = 1e-5 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(
-        torch.stack(output.loss), logits_NV.logsumexp(-1), rtol=rounding, atol=rounding
-    )
+    torch.testing.assert_close(losses_N, logits_NV.logsumexp(-1), rtol=rounding, atol=rounding)
     last_ND = wrapped.hidden(ids_BL).flatten(0, 1)[rows_N]
-    torch.testing.assert_close(output.hidden_ND, last_ND, rtol=rounding, atol=rounding)
+    torch.testing.assert_close(hidden_ND, last_ND, rtol=rounding, atol=rounding)
     both = wrapped(ids_BL, rows_N, Want(loss=lambda hidden_ND, head: head(hidden_ND)))
     assert torch.equal(both.loss, both.logits_NV)
-    assert both.hidden_ND is None and both.features is None
+    assert both.features is None
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_an_unknown_family_has_logits_alone(of_family: OfFamily) -> None:
     ids_BL, rows_N = draw()
     wrapped = LanguageModel(of_family("electra"), torch.float32).eval()
     with pytest.raises(AssertionError, match="unknown family"):
-        wrapped(ids_BL, rows_N, Want(hidden=True))
+        wrapped(ids_BL, rows_N, Want(loss=lambda hidden_ND, head: None))
     assert len(wrapped(ids_BL, rows_N[:4], Want(ragged=True)).logits_NV) == 4
 
 

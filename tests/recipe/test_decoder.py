@@ -34,7 +34,7 @@ from dwt_cli.config import check
 from dwt_cli.config.run import Run
 from dwt_cli.data.bpe import train_tokenizer
 from dwt_cli.data.pack import Blocks
-from dwt_cli.models.classifier import make_classifier
+from dwt_cli.models.making import make_classifier
 from dwt_cli.models.wrapper import Classifier
 from dwt_cli.recipe import worker
 from dwt_cli.recipe.evaluate import opened

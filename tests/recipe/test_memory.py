@@ -27,9 +27,9 @@ from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.tasks.task import Batch
 from dwt_cli.training import parallel
-from dwt_cli.training.moment import Moment
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import Fsdp
+from dwt_cli.training.protocols import Moment
 from tests.conftest import outlined
 
 CPU = torch.device("cpu")

@@ -9,12 +9,11 @@ from dwt_cli.distill.alpha import Constant
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.teacher.signal import ModelSignal
-from dwt_cli.models.classifier import make_classifier
-from dwt_cli.models.making import make_model
+from dwt_cli.models.making import make_classifier, make_model
 from dwt_cli.models.wrapper import Classifier
 from dwt_cli.tasks.classification import Classification, classification_sum
 from dwt_cli.tasks.texts import BucketedBatches, Texts
-from dwt_cli.training.moment import Moment
+from dwt_cli.training.protocols import Moment
 from tests.conftest import tiny_architecture
 
 

@@ -25,9 +25,9 @@ from dwt_cli.tasks.mlm import Masking
 from dwt_cli.tasks.task import Targets
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Training
-from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import AdamW, Fsdp, Muon, Optim, Parallel, Train
 from dwt_cli.training.parallel import shard
+from dwt_cli.training.protocols import Moment
 from tests.conftest import tiny_architecture
 
 CPU = torch.device("cpu")

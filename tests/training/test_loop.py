@@ -16,10 +16,9 @@ from dwt_cli.base.interrupt import Interrupted
 from dwt_cli.base.ranks import ALONE
 from dwt_cli.training import loop
 from dwt_cli.training.loop import Training
-from dwt_cli.training.moment import Moment
 from dwt_cli.training.options import AdamW, NonFinite, Train
 from dwt_cli.training.parallel import Gradients
-from dwt_cli.training.protocols import LossSum
+from dwt_cli.training.protocols import LossSum, Moment
 from tests.training.conftest import WITH_PROJECTIONS
 
 Make = Callable[..., Training]

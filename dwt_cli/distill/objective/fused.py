@@ -1,7 +1,8 @@
 """Equations 1 to 3 of the paper (arXiv 2305.18239, section 2) over target rows, and relatives.
 
-Softmax and sums are in fp32 whatever the models compute in. Losses are sums over rows, in nats.
-Legend: N target rows, V vocabulary, C rows of one chunk.
+Softmax and sums are in fp32 whatever the models compute in. Losses are sums over rows, in nats,
+with known weights: the gradient of some rows is known as soon as their loss is.
+Legend: N target rows, V vocabulary, D width, C rows of one chunk, or of one tile.
 """
 
 import functools
@@ -15,10 +16,11 @@ from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.base import Distribution, Divergence, Rows
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
-from dwt_cli.distill.teacher.targets import SoftTargets
+from dwt_cli.distill.teacher.signal import DenseLogits, SoftTargets
 
 CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
 FUSED_BYTES = {"cpu": 1 << 25, "cuda": 1 << 28}  # of a fused pass, which makes fewer tables
+TILE_BYTES = {"cpu": 1 << 25, "cuda": 1 << 28}  # of a tile's logits in fp32
 
 
 class Sums(NamedTuple):
@@ -58,41 +60,20 @@ def distillation_sums(
 ) -> Sums:
     """Return alpha_hard * hard + alpha_soft * sum of weight * soft (eq. 3), and its terms.
 
+    The gradient with respect to the logits is known in closed form, and written in the same pass
+    over chunks of rows: no (N, V) table of log-probabilities is kept.
+
     student_NV: logits of any float type. teacher: gets no gradient; None: the soft terms are zero.
-    labels_N: int64. compiled: the pass over rows that need a gradient is fused by
-    torch.compile.
-    """
-    total, terms = _Distillation.apply(  # type: ignore[no-untyped-call]
-        student_NV, teacher, labels_N, weights, comparison, compiled
-    )
-    hard, correct, of_teacher, selected, *soft = terms.unbind()
-    named = dict(zip(comparison.objectives, soft, strict=True))
-    return Sums(total, hard, named, of_teacher, correct, selected)
-
-
-class _Distillation(torch.autograd.Function):
-    """Losses and gradient in one pass over chunks of rows.
-
-    The gradient with respect to the logits is known in closed form, so the forward pass writes
-    it and no (N, V) table of log-probabilities is kept.
+    labels_N: int64. compiled: the pass over rows that need a gradient is fused by torch.compile.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        student_NV: Tensor,
-        teacher: SoftTargets | None,
-        labels_N: Tensor,
-        weights: Weights,
-        comparison: Comparison,
-        compiled: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def compute(needs_gradient: bool) -> _Computed:
         num_rows, vocab_size = student_NV.shape
-        fused = compiled and ctx.needs_input_grad[0]
+        fused = compiled and needs_gradient
         of_rows = _fused() if fused else _of_rows
         chunk_bytes = (FUSED_BYTES if fused else CHUNK_BYTES)[student_NV.device.type]
         step = max(1, chunk_bytes // (4 * vocab_size))
-        gradient_NV = torch.empty_like(student_NV) if ctx.needs_input_grad[0] else None
+        gradient_NV = torch.empty_like(student_NV) if needs_gradient else None
         numbers = _numbers(weights, comparison)
         now = _on(student_NV.device, numbers) if fused else numbers
         rules = (tuple(comparison.objectives.values()), comparison.revise, comparison.select)
@@ -115,14 +96,84 @@ class _Distillation(torch.autograd.Function):
         total = weights.hard * terms[0]
         for factor, loss in zip(numbers[2::2], terms[4:], strict=True):
             total = total + factor * loss
-        ctx.save_for_backward(gradient_NV)
+        return total, terms, [gradient_NV]
+
+    return _sums(compute, comparison, student_NV)
+
+
+def tiled_sums(
+    hidden_ND: Tensor,
+    head: Callable[[Tensor], Tensor],
+    teacher: SoftTargets | None,
+    labels_N: Tensor,
+    weights: Weights,
+    comparison: Comparison,
+) -> Sums:
+    """Return what `distillation_sums` does of head(hidden_ND), which is never there whole.
+
+    The gradient of a tile's logits becomes that of its states and of the head's parameters before
+    the next tile.
+    """
+    with torch.enable_grad():
+        logits_1V = head(hidden_ND[:1].detach())
+    parameters = _leaves(logits_1V)
+    size = max(1, TILE_BYTES[hidden_ND.device.type] // (4 * logits_1V.shape[-1]))
+
+    def compute(needs_gradient: bool) -> _Computed:
+        gradient_ND = torch.empty_like(hidden_ND)
+        gradients = [torch.zeros_like(parameter) for parameter in parameters]
+
+        def of_tile(rows: slice) -> tuple[Tensor, Tensor]:
+            """Return total and terms; what they were computed from is gone with the tile."""
+            tile_CD = hidden_ND[rows].detach().requires_grad_(needs_gradient)
+            targets = None if teacher is None else DenseLogits(teacher.dense(rows))
+            with torch.set_grad_enabled(needs_gradient):
+                logits_CV = head(tile_CD)
+                sums = distillation_sums(logits_CV, targets, labels_N[rows], weights, comparison)
+            if needs_gradient:
+                wanted = [tile_CD, *parameters]
+                # a head may itself be computed, once for all tiles
+                found = torch.autograd.grad(sums.total, wanted, retain_graph=True)
+                gradient_ND[rows] = found[0]
+                for gradient, more in zip(gradients, found[1:], strict=True):
+                    gradient += more
+            single = (sums.hard, sums.correct, sums.teacher, sums.selected, *sums.soft.values())
+            return sums.total.detach(), torch.stack(single)
+
+        tiles = [of_tile(slice(n, n + size)) for n in range(0, len(hidden_ND), size)]
+        total, terms = (torch.stack(column).sum(0) for column in zip(*tiles, strict=True))
+        return total, terms, [gradient_ND, *gradients]
+
+    return _sums(compute, comparison, hidden_ND, *parameters)
+
+
+_Computed = tuple[Tensor, Tensor, Sequence[Tensor | None]]
+"""A total, its terms in the order of `_of_rows`, and the total's gradients."""
+
+
+def _sums(compute: Callable[[bool], _Computed], comparison: Comparison, *inputs: Tensor) -> Sums:
+    """Return what ``compute`` does; it is told whether any of the inputs needs a gradient."""
+    total, terms = _WithGradient.apply(compute, *inputs)  # type: ignore[no-untyped-call]
+    hard, correct, of_teacher, selected, *soft = terms.unbind()
+    named = dict(zip(comparison.objectives, soft, strict=True))
+    return Sums(total, hard, named, of_teacher, correct, selected)
+
+
+class _WithGradient(torch.autograd.Function):
+    """A scalar that is computed together with its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, compute: Callable[[bool], _Computed], *inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        total, terms, gradients = compute(any(ctx.needs_input_grad))
+        ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(terms)
         return total, terms
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, grad_terms: Tensor) -> Any:
-        (gradient_NV,) = ctx.saved_tensors
-        return gradient_NV * grad_total, None, None, None, None, None
+        return None, *(gradient * grad_total for gradient in ctx.saved_tensors)
 
 
 def _numbers(weights: Weights, comparison: Comparison) -> list[float]:
@@ -201,3 +252,18 @@ def _summed(parts: list[tuple[float | Tensor, Tensor]]) -> Tensor:
             else:
                 first_CV.add_(table_CV, alpha=more)
     return first_CV
+
+
+def _leaves(tensor: Tensor) -> list[Tensor]:
+    """Return the parameters that a tensor was computed from, each once, in the order found."""
+    found: dict[int, Tensor] = {}
+    seen, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.setdefault(id(leaf), leaf)
+        waiting += [before for before, _ in node.next_functions]
+    return list(found.values())

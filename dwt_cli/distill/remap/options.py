@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Remap(ABC):
+class Remap:
     """How the student starts. needs_teacher: whether from a teacher's weights."""
 
     needs_teacher: ClassVar[bool] = False
@@ -29,17 +28,16 @@ class Remap(ABC):
         """The options of maps that are trained first; None: there are none."""
         return None
 
-    @abstractmethod
     def adopt(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
         """Set in a student's configuration what the teacher's weights need to mean the same."""
 
-    @abstractmethod
     def start(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Account:
         """Write the teacher's weights into the student; return where each tensor is from.
 
         Of learned maps, what they begin as. On the meta device shapes alone are compared. Raises
         `UserError` where the teacher does not fit.
         """
+        raise NotImplementedError
 
 
 @dataclass
@@ -47,14 +45,6 @@ class RandomStart(Remap):
     """The student starts from its random initialisation."""
 
     tag: ClassVar[str] = "Remap"
-
-    def adopt(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
-        """Leave it as it is."""
-
-    def start(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Account:
-        from dwt_cli.distill.remap.remap import Account
-
-        return Account(reset=dict.fromkeys(student.state_dict(), "remap=random"))
 
 
 @dataclass

@@ -43,7 +43,7 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
     """
     sources = sources_of(student.config, teacher.config, options)
     repeats = [n for n in range(1, len(sources)) if sources[n] == sources[n - 1]]
-    donor = Donor.of(teacher)
+    donor, anatomy = Donor.of(teacher), anatomy_of(teacher)
     account = Account(
         layers=_shares(sources, student.config, teacher.config, options),
         silent=repeats if options.depth in depth.SILENT else [],
@@ -51,21 +51,19 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
     axes = axes_by_letter(student.config, teacher.config)
     target = student.state_dict()
     for name, tensor in target.items():
-        number, inside = donor.anatomy.place_of(name)
-        layers: tuple[int, ...] = ()
-        if number is None:
-            if not options.head and _is_of_head(name, donor.anatomy):
-                account.reset[name] = "remap.head=false leaves it as it was made"
-                continue
-        elif (origin := sources[number]) is None:
+        number, inside = anatomy.place_of(name)
+        origin = None if number is None else sources[number]
+        is_embedding = name.startswith(anatomy.embeddings) or name == f"{anatomy.output}.weight"
+        if number is None and not (options.head or is_embedding):
+            account.reset[name] = "remap.head=false leaves it as it was made"
+        elif number is not None and origin is None:
             account.reset[name] = "the rule leaves this layer as it was made"
-            continue
-        elif number in account.silent and _adds_to_stream(inside, donor.anatomy):
+        elif number in account.silent and _adds_to_stream(inside, anatomy):
             account.reset[name] = "zero: the layer is the identity at first"
             tensor.copy_(stored(torch.zeros_like(tensor), name, student.config))
+        if name in account.reset:
             continue
-        else:
-            layers = (origin, _after(origin, donor.num_layers))
+        layers = [] if origin is None else [origin, min(origin + 1, donor.num_layers - 1)]
         origins = donor.names(name, layers)
         own, following = (donor.tensors[origins[n]].to(tensor) for n in (0, -1))
         if own.shape == tensor.shape:
@@ -80,7 +78,7 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
                     counted(tensor, name, student.config),
                     (),
                 )
-                rule, letters = width.RULES[options.width], donor.anatomy.axes_of(name)
+                rule, letters = width.RULES[options.width], anatomy.axes_of(name)
                 own = stored(_widened(piece, letters, axes, rule), name, student.config)
         if own.shape != tensor.shape:
             raise UserError(
@@ -91,11 +89,6 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
     assert account.copied.keys() | account.grown.keys() | account.reset.keys() == target.keys()
     _check_nothing_is_lost(donor, account, options)
     return account
-
-
-def _is_of_head(name: str, anatomy: Anatomy) -> bool:
-    """Return whether a tensor outside of layers is of the head alone: no embeddings, nor tied."""
-    return not name.startswith(anatomy.embeddings) and name != f"{anatomy.output}.weight"
 
 
 def _adds_to_stream(inside: str, anatomy: Anatomy) -> bool:
@@ -178,11 +171,6 @@ class Donor:
         return list(dict.fromkeys(found))
 
 
-def _after(layer: int, num_layers: int) -> int:
-    """Return the next layer; the last is its own successor."""
-    return min(layer + 1, num_layers - 1)
-
-
 # ------------------------------------------------------------------------------------- width
 
 
@@ -256,7 +244,7 @@ def sources_of(
     Raises `UserError` unless the rules can make the student's shapes of the teacher's.
     """
     for problem in _problems_of_shapes(ours, theirs, options):
-        raise UserError(problem)
+        raise UserError(f"{problem}, or remap=random")
     rule, num_student = depth.RULES[options.depth], ours.num_hidden_layers
     sources = [rule(n, num_student, theirs.num_hidden_layers) for n in range(num_student)]
     for layer, shares in _shares(sources, ours, theirs, options).items():
@@ -274,22 +262,25 @@ def sources_of(
 def _problems_of_shapes(
     ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher
 ) -> Iterator[str]:
-    """Yield why the one's shapes cannot be made of the other's; each line takes those before it."""
-    at_depth = f"remap.depth={options.depth}"
-    if ours.model_type != theirs.model_type:
+    """Yield why the one's shapes cannot be made of the other's; each line takes those before it.
+
+    With a remedy that keeps the rule, or is the next best one.
+    """
+    at_depth, at_width = f"remap.depth={options.depth}", f"remap.width={options.width}"
+    family, anatomy = ours.model_type, ANATOMIES[ours.model_type]
+    if theirs.model_type != family:
         known = ANATOMIES.get(theirs.model_type)
-        remedy = f"student.family={theirs.model_type} or " if known and known.configure else ""
+        is_made = known and known.configure
+        remedy = f"student.family={theirs.model_type}" if is_made else "another teacher"
         yield (
-            f"{at_depth}: the student is a {ours.model_type}, the teacher a {theirs.model_type}; "
-            f"choose {remedy}remap=random"
+            f"{at_depth}: the student is a {family}, the teacher a {theirs.model_type}; choose "
+            f"{remedy}"
         )
-    anatomy = ANATOMIES[ours.model_type]
     for key in anatomy.same:
         if getattr(ours, key) != getattr(theirs, key):
             yield (
                 f"{at_depth}: the teacher has {key}={getattr(theirs, key)}, the student "
-                f"{getattr(ours, key)}: weights mean something else there; choose another teacher "
-                "or remap=random"
+                f"{getattr(ours, key)}: weights mean something else there; choose another teacher"
             )
     sizes = (
         ("width", ours.hidden_size, theirs.hidden_size),
@@ -297,53 +288,51 @@ def _problems_of_shapes(
         ("num_heads", ours.num_attention_heads, theirs.num_attention_heads),
     )
     for setting, mine, given in sizes:
+        named = f"{at_depth}: student.{setting}={mine}"
         if given > mine:
             yield (
-                f"{at_depth}: student.{setting}={mine} is less than the teacher's {given}, and "
-                f"weights are not cut; set student.{setting}={given} or more, or remap=random"
+                f"{named} is less than the teacher's {given}, and weights are not cut; set "
+                f"student.{setting}={given} or more"
             )
         if given < mine and setting != "num_heads" and options.width is None:
             yield (
-                f"{at_depth}: student.{setting}={mine} is more than the teacher's {given}; choose "
-                f"remap.width=net2net (or another rule), set student.{setting}={given}, or "
-                "remap=random"
+                f"{named} is more than the teacher's {given}; choose remap.width=net2net (or "
+                f"another rule), set student.{setting}={given}"
             )
     head = head_size(theirs)
-    if head_size(ours) != head:
-        remedy = f"set student.num_heads={ours.hidden_size // head}"
-        if ours.hidden_size % head:
-            remedy = f"set student.width to a multiple of {head}"
-        yield (
-            f"{at_depth}: student.num_heads={ours.num_attention_heads} of size "
-            f"{head_size(ours)}, the teacher's "
-            f"{theirs.num_attention_heads} of size {head}: heads are taken over whole; {remedy}, "
-            "or remap=random"
-        )
     (of_ours, kv_of_ours), (of_theirs, kv_of_theirs) = num_heads(ours), num_heads(theirs)
+    if head_size(ours) != head:
+        fits = ours.hidden_size % head == 0
+        remedy = (
+            f"num_heads={ours.hidden_size // head}" if fits else f"width to a multiple of {head}"
+        )
+        yield (
+            f"{at_depth}: student.num_heads={of_ours} of size {head_size(ours)}, the teacher's "
+            f"{of_theirs} of size {head}: heads are taken over whole; set student.{remedy}"
+        )
     if of_ours * kv_of_theirs != of_theirs * kv_of_ours:
         yield (
             f"{at_depth}: the student has {of_ours} heads to {kv_of_ours} of keys and values, the "
             f"teacher {of_theirs} to {kv_of_theirs}: groups are taken over whole; set "
-            f"student.num_kv_heads={max(1, of_ours * kv_of_theirs // of_theirs)}, or remap=random"
+            f"student.num_kv_heads={max(1, of_ours * kv_of_theirs // of_theirs)}"
         )
     if any(axis.old != axis.new for axis in axes_by_letter(ours, theirs).values()):
         if not anatomy.axes:
             yield (
-                f"remap.width={options.width}: for a {ours.model_type} there is no width rule; "
-                "use a teacher of the student's own width, or remap=random"
+                f"{at_width}: for a {family} there is no width rule; use a teacher of the "
+                "student's own width"
             )
         if options.width in width.EXACT_OR_NOTHING and ours.hidden_size % theirs.hidden_size:
+            multiple = -(-ours.hidden_size // theirs.hidden_size) * theirs.hidden_size
             yield (
-                f"remap.width={options.width} is exact at multiples of the teacher's width alone: "
-                f"student.width={ours.hidden_size}, the teacher's {theirs.hidden_size}; set "
-                f"student.width={-(-ours.hidden_size // theirs.hidden_size) * theirs.hidden_size}, "
-                "or remap.width=net2net"
+                f"{at_width} is exact at multiples of the teacher's width alone: student.width="
+                f"{ours.hidden_size}, the teacher's {theirs.hidden_size}; set student.width="
+                f"{multiple}, remap.width=net2net"
             )
     if options.depth in depth.SILENT and not anatomy.pre_norm:
         yield (
-            f"{at_depth}: a layer that adds zero still normalises in a {ours.model_type} "
-            "(post-LN), and is not the identity; choose student.family=modernbert, or "
-            "remap.depth=stack"
+            f"{at_depth}: a layer that adds zero still normalises in a {family} (post-LN), and is "
+            "not the identity; choose student.family=modernbert, remap.depth=stack"
         )
     if options.depth in depth.SILENT and ours.num_hidden_layers < theirs.num_hidden_layers:
         yield (
@@ -358,15 +347,10 @@ def _kind(config: PreTrainedConfig, layer: int) -> str:
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         return ""
-    rotary = (getattr(config, "rope_parameters", None) or {}).get(kinds[layer], {})
-    window = {"window": _window(config)} if kinds[layer] == "sliding_attention" else {}
-    named = sorted({**rotary, **window}.items())
-    return ", ".join([kinds[layer], *(f"{key} {value}" for key, value in named)])
-
-
-def _window(config: PreTrainedConfig) -> int:
-    narrow: int = getattr(config, "local_attention", None) or config.sliding_window
-    return narrow
+    named = dict((getattr(config, "rope_parameters", None) or {}).get(kinds[layer], {}))
+    if kinds[layer] == "sliding_attention":
+        named["window"] = getattr(config, "local_attention", None) or config.sliding_window
+    return ", ".join([kinds[layer], *(f"{key} {value}" for key, value in sorted(named.items()))])
 
 
 def _shares(
@@ -376,15 +360,15 @@ def _shares(
     options: FromTeacher,
 ) -> dict[int, dict[int, float]]:
     """Return student layer -> teacher layer -> the share of its places that come from there."""
-    shares: dict[int, dict[int, float]] = {}
     num_teacher, part = theirs.num_hidden_layers, theirs.hidden_size / ours.hidden_size
+    two = options.width in width.FROM_TWO_LAYERS and part < 1
+    shares: dict[int, dict[int, float]] = {}
     for layer, origin in enumerate(sources):
         if origin is None:
             continue
         shares[layer] = {origin: 1.0}
-        following = _after(origin, num_teacher)
         if options.learned:  # it may be made of any
             shares[layer] = {each: float(each == origin) for each in range(num_teacher)}
-        elif options.width in width.FROM_TWO_LAYERS and part < 1 and following != origin:
-            shares[layer] = {origin: part, following: 1 - part}
+        elif two and origin + 1 < num_teacher:
+            shares[layer] = {origin: part, origin + 1: 1 - part}
     return shares

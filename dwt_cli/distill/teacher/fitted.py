@@ -7,10 +7,14 @@ Legend: N target rows, V the student's rows, P the teacher's, K tokens that both
 """
 
 import torch
-from torch import Tensor
 
-from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, Request, TeacherSignal
-from dwt_cli.distill.teacher.targets import DenseLogits
+from dwt_cli.distill.teacher.signal import (
+    TARGETS_ALONE,
+    Answer,
+    DenseLogits,
+    Request,
+    TeacherSignal,
+)
 from dwt_cli.tasks.task import Batch
 
 _BELOW = 20.0  # nats below the unlikeliest token: as good as never, and every divergence is finite
@@ -37,10 +41,10 @@ class FittedSignal(TeacherSignal):
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         answer = self._signal(batch, request)
         logits_NP = answer.targets.dense()
-        surplus_N = _mass_beyond(logits_NP, self._num_tokens)
-        self._removed += float(surplus_N.sum())
-        self._num_rows += len(logits_NP)
         kept_NK = logits_NP[:, : self._num_tokens]
+        log_z_N, log_kept_N = (part.float().logsumexp(-1) for part in (logits_NP, kept_NK))
+        self._removed += float((1 - (log_kept_N - log_z_N).exp()).sum())
+        self._num_rows += len(logits_NP)
         lowest_N1 = kept_NK.amin(-1, keepdim=True) - _BELOW
         num_others = self._vocab_size - self._num_tokens
         fitted_NV = torch.cat([kept_NK, lowest_N1.expand(-1, num_others)], -1)
@@ -49,10 +53,3 @@ class FittedSignal(TeacherSignal):
     def release(self) -> None:
         self._signal.release()
         self.model = None
-
-
-def _mass_beyond(logits_NP: Tensor, num_tokens: int) -> Tensor:
-    log_z_N, kept_N = (
-        part.float().logsumexp(-1) for part in (logits_NP, logits_NP[:, :num_tokens])
-    )
-    return 1 - (kept_N - log_z_N).exp()

@@ -4,16 +4,23 @@ Legend: K members, N target rows, V vocabulary.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dwt_cli.distill.teacher.options import Weighting
-from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, Request, TeacherSignal
-from dwt_cli.distill.teacher.targets import DenseLogits
+from dwt_cli.distill.teacher.signal import (
+    TARGETS_ALONE,
+    Answer,
+    DenseLogits,
+    Request,
+    TeacherSignal,
+)
 from dwt_cli.tasks.task import Batch
 
 
+@dataclass
 class MixtureSignal(TeacherSignal):
     """log sum_k w_k softmax(z_k / tau_k): the logarithm of the weighted mixture, fp32.
 
@@ -27,25 +34,18 @@ class MixtureSignal(TeacherSignal):
     `token` depends on a row alone, so that splitting a batch changes nothing.
     """
 
-    def __init__(
-        self,
-        members: Sequence[TeacherSignal],
-        weights: Sequence[float],
-        temperatures: Sequence[float],
-        weighting: Weighting,
-    ) -> None:
-        assert len(members) == len(weights) == len(temperatures)
-        self._members, self._temperatures = list(members), temperatures
-        self._log_weights_K = torch.tensor(weights).log()
-        self._weighting = weighting
+    members: Sequence[TeacherSignal]
+    weights: Sequence[float]
+    temperatures: Sequence[float]
+    weighting: Weighting
 
     @torch.no_grad()
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
-        assert self._members, "released teachers are not asked again"
+        assert self.members, "released teachers are not asked again"
         assert not request.features, "several models have no features in common"
         members_KNV = [
             (member(batch).targets.dense().float() / temperature).log_softmax(-1)
-            for member, temperature in zip(self._members, self._temperatures, strict=True)
+            for member, temperature in zip(self.members, self.temperatures, strict=True)
         ]
         log_weights_KN = self._weigh(members_KNV, batch.labels_N).log_softmax(0)
         mixed_NV = members_KNV.pop(0).add_(log_weights_KN[0, :, None])
@@ -55,17 +55,17 @@ class MixtureSignal(TeacherSignal):
 
     def _weigh(self, members_KNV: Sequence[Tensor], labels_N: Tensor) -> Tensor:
         """Return the logarithms of the weights (K, N), up to a constant per row."""
+        log_weights_K1 = torch.tensor(self.weights).log().to(labels_N.device)[:, None]
+        if self.weighting is Weighting.fixed:
+            return log_weights_K1.expand(-1, len(labels_N))
         losses_KN = -torch.stack(
             [member_NV.gather(1, labels_N[:, None]).squeeze(1) for member_NV in members_KNV]
         )
-        log_weights_KN = self._log_weights_K.to(labels_N.device)[:, None].expand_as(losses_KN)
-        if self._weighting is Weighting.fixed:
-            return log_weights_KN
-        if self._weighting is Weighting.batch:
+        if self.weighting is Weighting.batch:
             losses_KN = losses_KN.mean(1, keepdim=True)
-        return log_weights_KN - losses_KN
+        return log_weights_K1 - losses_KN
 
     def release(self) -> None:
-        for member in self._members:
+        for member in self.members:
             member.release()
-        self._members = []
+        self.members = []

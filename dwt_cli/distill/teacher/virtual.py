@@ -7,8 +7,13 @@ import math
 
 import torch
 
-from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, Request, TeacherSignal
-from dwt_cli.distill.teacher.targets import DenseLogits
+from dwt_cli.distill.teacher.signal import (
+    TARGETS_ALONE,
+    Answer,
+    DenseLogits,
+    Request,
+    TeacherSignal,
+)
 from dwt_cli.tasks.task import Batch
 
 

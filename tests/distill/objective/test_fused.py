@@ -29,7 +29,7 @@ from dwt_cli.distill.objective.revise import (
     Revise,
 )
 from dwt_cli.distill.objective.select import SELECTIONS, AllRows, Confident, Correct, Gate, Select
-from dwt_cli.distill.teacher.targets import DenseLogits
+from dwt_cli.distill.teacher.signal import DenseLogits
 
 N, V = 11, 37
 ROWS_PER_CHUNK = [1, 4, 5, 100]

@@ -276,7 +276,7 @@ def test_a_student_grows_from_a_model_that_others_made(
 NARROW = {"width": 8, "num_heads": 1, "mlp_width": 12}
 
 REFUSED: list[tuple[dict[str, object], FromTeacher, str]] = [
-    ({"family": "modernbert"}, FromTeacher("paper"), "family=modernbert or remap=random"),
+    ({"family": "modernbert"}, FromTeacher("paper"), "family=modernbert, or remap=random"),
     ({"width": 32}, FromTeacher("paper", "net2net"), "student.width=16 is less than .* 32"),
     ({"mlp_width": 48}, FromTeacher("paper", "tile"), "student.mlp_width=24 is less than .* 48"),
     ({"num_heads": 4}, FromTeacher("paper"), "student.num_heads=2 is less than .* 4"),

@@ -7,8 +7,13 @@ from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.divergences import DIVERGENCES
 from dwt_cli.distill.objective.fused import Comparison, distillation_sums
 from dwt_cli.distill.teacher.fitted import FittedSignal
-from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, Request, TeacherSignal
-from dwt_cli.distill.teacher.targets import DenseLogits
+from dwt_cli.distill.teacher.signal import (
+    TARGETS_ALONE,
+    Answer,
+    DenseLogits,
+    Request,
+    TeacherSignal,
+)
 from dwt_cli.tasks.task import Batch
 
 N, P, TOKENS = 6, 11, 8

@@ -8,8 +8,13 @@ from torch import Tensor
 
 from dwt_cli.distill.teacher.mixture import MixtureSignal
 from dwt_cli.distill.teacher.options import Weighting
-from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, Request, TeacherSignal
-from dwt_cli.distill.teacher.targets import DenseLogits
+from dwt_cli.distill.teacher.signal import (
+    TARGETS_ALONE,
+    Answer,
+    DenseLogits,
+    Request,
+    TeacherSignal,
+)
 from dwt_cli.tasks.task import Batch
 
 K, N, V = 3, 5, 7

@@ -11,10 +11,9 @@ from dwt_cli.distill.objective import fused
 from dwt_cli.distill.objective.divergences import ForwardKL, JensenShannon, TopK
 from dwt_cli.distill.objective.fused import Comparison, distillation_sums
 from dwt_cli.distill.objective.select import Gate
-from dwt_cli.distill.teacher.targets import (
+from dwt_cli.distill.teacher.signal import (
     DenseLogits,
     HeadStates,
-    OutputHead,
     SoftTargets,
     SparseRows,
 )
@@ -49,10 +48,12 @@ def head_pair(cap: float | None) -> tuple[SoftTargets, SoftTargets]:
     for state_D in states_ND.double():
         scores = [float(state_D @ weight_PD[v].double() + bias_P[v]) for v in range(V)]
         dense.append([cap * math.tanh(s / cap) if cap else s for s in scores])
-    return (
-        HeadStates(states_ND, OutputHead(weight_PD, bias_P, cap, num_valid=V)),
-        DenseLogits(torch.tensor(dense)),
-    )
+
+    def head(states_CD: Tensor) -> Tensor:
+        logits_CV = (states_CD @ weight_PD.T + bias_P)[:, :V]
+        return logits_CV if cap is None else cap * (logits_CV / cap).tanh()
+
+    return HeadStates(states_ND, head), DenseLogits(torch.tensor(dense))
 
 
 PAIRS = {"sparse": sparse_pair(), "head": head_pair(None), "capped": head_pair(3.0)}
