@@ -13,6 +13,7 @@ from dwt_cli.distill.objective.fused import Comparison, Sums, distillation_sums,
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
 from dwt_cli.distill.teacher.signal import Request, SoftTargets, TeacherSignal
+from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.wrapper import Output, Want
 from dwt_cli.tasks.task import Batch
 from dwt_cli.training.protocols import LossSum, Moment, Numbers
@@ -68,7 +69,7 @@ class DistillationLoss:
             facts["alpha_soft"] = weights.soft
         if self._distillation is None or weights.soft == 0:
             alone = (Weights(weights.hard, 0.0), Comparison({}))
-            sums, _ = self._sums(model, batch, Want(ragged=batch.ragged), None, *alone)
+            sums, _ = self._sums(model, batch, NO_FEATURES, None, *alone)
             return LossSum(sums.total, {"hard_loss": sums.hard, "accuracy": sums.correct}, facts)
         total, named = self._distilled(self._distillation, model, batch, moment, weights)
         return LossSum(total, named, facts)
@@ -87,9 +88,8 @@ class DistillationLoss:
         comparison = Comparison(
             divergences(objectives), settings.revise, settings.select, moment.progress
         )
-        want = Want(features=of_student, ragged=batch.ragged)
         asked = (teacher.targets, weights, comparison)
-        sums, student = self._sums(model, batch, want, *asked, whole=bool(signal.parts))
+        sums, student = self._sums(model, batch, of_student, *asked, whole=bool(signal.parts))
         total, soft = sums.total, dict(sums.soft)
         for name, objective in over_features(objectives).items():
             assert student.features and teacher.features, "they were requested"
@@ -118,13 +118,14 @@ class DistillationLoss:
         self,
         model: nn.Module,
         batch: Batch,
-        want: Want,
+        features: FeatureSpec,
         targets: SoftTargets | None,
         weights: Weights,
         comparison: Comparison,
         whole: bool = False,
     ) -> tuple[Sums, Output]:
         """Return eq. 3 and the student's other answers. whole: with all of its logits at once."""
+        want = Want(features=features, ragged=batch.ragged, documents_BL=batch.documents_BL)
         of_rows = (batch.labels_N, weights, comparison)
         if not batch.tiled or whole or self._compiled:
             output = model(*batch.inputs, want)

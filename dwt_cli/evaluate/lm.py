@@ -71,7 +71,13 @@ def scores(tested: EvaluatedModel, heldout: HeldoutBatches) -> list[Score]:
 def _asked(model: LanguageModel) -> Callable[[Batch], Tensor]:
     """Return what computes a model's logits, in eval mode."""
     model.eval()
-    return lambda batch: model(*batch.inputs, Want(ragged=batch.ragged)).logits_NV
+
+    def logits(batch: Batch) -> Tensor:
+        want = Want(ragged=batch.ragged, documents_BL=batch.documents_BL)
+        logits_NV: Tensor = model(*batch.inputs, want).logits_NV
+        return logits_NV
+
+    return logits
 
 
 class _Targets(NamedTuple):

@@ -67,12 +67,27 @@ class Features(NamedTuple):
     """Values that a forward pass computed in layers, by the layers' numbers in the request.
 
     hidden: the states (B, L, D) that leave a layer. heads: queries, keys and values of a layer.
-    causal: a position attends to itself and to those before it alone.
+    causal: a position attends to itself and to those before it alone. documents_BL: int64 numbers
+    of the documents that it stays in; None: a block is one.
     """
 
     hidden: dict[int, Tensor]
     heads: dict[int, Heads]
     causal: bool = False
+    documents_BL: Tensor | None = None
+
+    def unseen(self, like: Tensor) -> Tensor | None:
+        """Return which of the last axis a position does not see, (B or 1, 1, L, L); None: it does.
+
+        like: a tensor (..., L, L).
+        """
+        if not self.causal:
+            return None
+        is_unseen = like.new_ones(like.shape[-2:]).triu(1).bool()[None, None]
+        if self.documents_BL is not None:
+            documents_B1L = self.documents_BL[:, None]
+            is_unseen = is_unseen | (documents_B1L[..., None] != documents_B1L[..., None, :])
+        return is_unseen
 
 
 def check_layers(config: PreTrainedConfig, spec: FeatureSpec, setting: str) -> None:
@@ -92,9 +107,11 @@ def check_layers(config: PreTrainedConfig, spec: FeatureSpec, setting: str) -> N
 
 
 @contextlib.contextmanager
-def captured(model: PreTrainedModel, spec: FeatureSpec) -> Iterator[Features]:
+def captured(
+    model: PreTrainedModel, spec: FeatureSpec, documents_BL: Tensor | None = None
+) -> Iterator[Features]:
     """Capture features of the forward pass that runs inside this context; whole at its end."""
-    features = Features({}, {}, is_decoder(model.config))
+    features = Features({}, {}, is_decoder(model.config), documents_BL)
     seen: dict[nn.Module, tuple[dict[str, Any], Tensor]] = {}
 
     def keep(module: nn.Module, inputs: Any, named: dict[str, Any], output: Tensor) -> None:

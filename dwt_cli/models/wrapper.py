@@ -69,13 +69,16 @@ class Want(NamedTuple):
     logits: their logits. features: those of layers. loss: called with the states that enter the
     head (N, D) and with the head, which turns states into logits, while its weights are whole, so
     that not all logits need to be there at once; what it returns is returned. ragged: blocks may
-    have unequal numbers of rows, and the last layer runs on all positions.
+    have unequal numbers of rows, and the last layer runs on all positions. documents_BL: int64
+    numbers of documents, which do not see each other, and whose positions count from 0; of causal
+    models alone. None: a block is one.
     """
 
     logits: bool = True
     features: FeatureSpec = NO_FEATURES
     loss: Callable[[Tensor, Callable[[Tensor], Tensor]], Any] | None = None
     ragged: bool = False
+    documents_BL: Tensor | None = None
 
 
 class Output(NamedTuple):
@@ -103,7 +106,7 @@ class LanguageModel(Wrapper):
         """
         if not want.features:
             return self._output(ids_BL, rows_N, want)
-        with captured(self.model, want.features) as features:
+        with captured(self.model, want.features, want.documents_BL) as features:
             return self._output(ids_BL, rows_N, want)._replace(features=features)
 
     def hidden(self, ids_BL: Tensor) -> Tensor:
@@ -113,9 +116,10 @@ class LanguageModel(Wrapper):
 
     def _output(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> Output:
         if self.anatomy is None:
-            assert want._replace(ragged=False) == LOGITS, "an unknown family has logits only"
+            alike = want._replace(ragged=False, documents_BL=None)
+            assert alike == LOGITS, "an unknown family has logits only"
             with self._autocast(ids_BL):
-                logits_BLV = self.model(input_ids=ids_BL).logits
+                logits_BLV = self.model(input_ids=ids_BL, **_apart(want.documents_BL)).logits
                 return Output(logits_BLV.flatten(0, 1).index_select(0, rows_N))
         hidden_ND = self._hidden_of_rows(ids_BL, rows_N, want)
         logits_NV = self._head(hidden_ND) if want.logits else None
@@ -127,21 +131,36 @@ class LanguageModel(Wrapper):
         with self._autocast(ids_BL):
             if alone and not want.features.whole_last_layer(self.model.config):
                 return self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
-            return self._backbone(ids_BL).flatten(0, 1).index_select(0, rows_N)
+            states_BLD = self._backbone(ids_BL, **_apart(want.documents_BL))
+            return states_BLD.flatten(0, 1).index_select(0, rows_N)
 
     def _head(self, hidden_ND: Tensor) -> Tensor:
         assert self.anatomy is not None
         with self._autocast(hidden_ND):
             return self.anatomy.head(self.model, hidden_ND)
 
-    def _backbone(self, ids_BL: Tensor, **of_layers: Tensor) -> Tensor:
-        """Return the last hidden states; ``of_layers`` is handed to every layer."""
+    def _backbone(self, ids_BL: Tensor, **others: Any) -> Tensor:
+        """Return the last hidden states; what a model does not know is handed to every layer."""
         assert self.anatomy is not None, "of an unknown family only the logits are known"
         backbone = getattr(self.model, self.anatomy.backbone)
         mask = self.anatomy.mask(self.model.config, ids_BL.shape[1])
-        more = {**self.anatomy.call, **of_layers}
+        more = {**self.anatomy.call, **others}
         states: Tensor = backbone(ids_BL, attention_mask=mask, **more).last_hidden_state
         return states
+
+
+def _apart(documents_BL: Tensor | None) -> dict[str, Any]:
+    """Return arguments that keep documents apart: where positions begin anew attention does too.
+
+    So it is, without a cache, in all causal models of the library that make their masks by its
+    common functions.
+    """
+    if documents_BL is None:
+        return {}
+    places_L = torch.arange(documents_BL.shape[1], device=documents_BL.device)
+    is_first_BL = documents_BL.diff(dim=1, prepend=documents_BL[:, :1] - 1) != 0
+    firsts_BL = torch.where(is_first_BL, places_L, 0).cummax(1).values
+    return {"position_ids": places_L - firsts_BL, "use_cache": False}
 
 
 class Classifier(Wrapper):

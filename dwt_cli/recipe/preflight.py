@@ -21,7 +21,7 @@ from dwt_cli.models.checkpoint import open_config, open_model
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.options import STUDENT_PATH, Checkpoint
 from dwt_cli.models.places import located
-from dwt_cli.models.wrapper import LanguageModel
+from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.recipe.memory import memory, state
 from dwt_cli.recipe.recipe import Recipe
 from dwt_cli.recipe.shapes import Shapes
@@ -132,18 +132,26 @@ def _check_model(
                 f"parallel.shard_teacher=true with {setting}: the layers of a {config.model_type} "
                 "are not known here, by which it would be shared; set parallel.shard_teacher=false"
             )
-        _try_out(named, model, length)
+        _try_out(named, model, length, getattr(conditions.task, "separate_documents", False))
     return model.config.vocab_size
 
 
-def _try_out(named: str, model: PreTrainedModel, length: int) -> None:
-    """Ask a model whose parts are not known here once; `UserError` where it cannot answer."""
-    ids_BL, vocab_size = torch.zeros((1, length), dtype=torch.int64), model.config.vocab_size
+def _try_out(named: str, model: PreTrainedModel, length: int, apart: bool) -> None:
+    """Ask a model whose parts are not known here once; `UserError` where it cannot answer.
+
+    apart: it is to keep documents apart.
+    """
+    vocab_size, place_L = model.config.vocab_size, torch.arange(length)
+    documents_L = 2 * place_L // length
+    ids_BL = torch.stack([0 * place_L, 1 - documents_L])  # the first document is another
+    want = Want(documents_BL=documents_L.expand(2, -1) if apart else None)
     try:
         with torch.no_grad():
             wrapped = LanguageModel(model, torch.float32).eval()
-            logits_NV = wrapped(ids_BL, torch.tensor([length - 1])).logits_NV
-        reason = None if logits_NV.shape == (1, vocab_size) else f"shape {tuple(logits_NV.shape)}"
+            logits_NV = wrapped(ids_BL, torch.tensor([length - 1, 2 * length - 1]), want).logits_NV
+        reason = None if logits_NV.shape == (2, vocab_size) else f"shape {tuple(logits_NV.shape)}"
+        if apart and not torch.allclose(logits_NV[0], logits_NV[1], 1e-5, 1e-5):
+            reason = "task.separate_documents=true: it sees one document from another"
     except Exception as error:  # whatever the code of a family says to a batch it cannot read
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
     if reason is not None:

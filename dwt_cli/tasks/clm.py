@@ -21,9 +21,14 @@ class NextToken:
 
     A block begins with a document's mark, also in the middle of a document; the mark of a document
     that follows is a target like any other.
+
+    mark_id: where documents are separated, the id of the mark, with which each begins as an input;
+    None: they see those before them.
     """
 
     ragged: ClassVar[bool] = False
+
+    mark_id: int | None = None
 
     def num_targets(self, block_length: int) -> int:
         """Return the number of positions that have a next one."""
@@ -34,10 +39,10 @@ class NextToken:
 
         Nothing is drawn.
         """
-        rows_N, labels_N = shifted(torch.from_numpy(blocks_BL))
-        return Batch(
-            torch.from_numpy(blocks_BL), rows_N, labels_N, torch.tensor(places), tiled=True
-        )
+        ids_BL, documents_BL = torch.from_numpy(blocks_BL), None
+        if self.mark_id is not None:
+            documents_BL = (ids_BL == self.mark_id).cumsum(1)
+        return Batch(ids_BL, *shifted(ids_BL), torch.tensor(places), documents_BL, tiled=True)
 
     def num_passes(self, length: int) -> int:
         """Return 1: one pass sees every token after those before it."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from dwt_cli.base.options import between, bookkeeping
+from dwt_cli.base.options import added, between, bookkeeping
 from dwt_cli.data.options import Frame
 from dwt_cli.models.options import Family, Head
 
@@ -108,13 +108,16 @@ class CausalLM(Task):
     vocabulary: ClassVar[str] = "byte-level BPE"
 
     family: Family = bookkeeping(Family.qwen3)
+    # positions begin anew at a document's mark, and nothing before it is seen
+    separate_documents: bool = added(False)
 
     def num_targets(self, block_length: int) -> int:
         """Return the number of positions that have a next one."""
         return block_length - 1
 
     def targets(self, tokenizer: PreTrainedTokenizerBase) -> Targets:
-        """Return the shift by one, which is the same for every tokenizer."""
+        """Return the shift by one, which is the same for every tokenizer but for its mark."""
         from dwt_cli.tasks.clm import NextToken
 
-        return NextToken()
+        _, (mark_id,) = self.frame.ids(tokenizer)
+        return NextToken(mark_id if self.separate_documents else None)

@@ -40,8 +40,8 @@ class Batch:
 
     ids_BL: int64 token ids. rows_N: int64 places of the targets in the flattened (B * L)
     positions, block after block. labels_N: int64 ids to predict there. places_B3: int64, a `Place`
-    for each block. documents_BL: int64 number of the document of each position, or None where
-    documents are not told apart. ragged: whether a block may have more targets than another.
+    for each block. documents_BL: int64 number of the document of each position, which sees no
+    other; None: a block is one. ragged: whether a block may have more targets than another.
     tiled: whether so many positions are targets that their logits are not to be there at once.
     """
 

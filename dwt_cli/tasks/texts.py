@@ -31,6 +31,7 @@ class TextBatch:
     mask_BL: Tensor
     segments_BL: Tensor | None
     labels_N: Tensor
+    documents_BL: ClassVar[None] = None
     ragged: ClassVar[bool] = False
     tiled: ClassVar[bool] = False
 

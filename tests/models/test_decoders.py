@@ -1,6 +1,8 @@
 """Decoders through the wrapper: eq. 3 by plain calls of transformers, and what a row may see."""
 
+import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from dwt_cli.data.bpe import train_tokenizer
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.divergences import ForwardKL
+from dwt_cli.distill.objective.features import MiniLMv2
 from dwt_cli.distill.teacher.signal import ModelSignal
 from dwt_cli.models.anatomy import ANATOMIES, head_size
 from dwt_cli.models.checkpoint import save_model
@@ -25,8 +28,8 @@ from dwt_cli.models.features import FeatureSpec
 from dwt_cli.models.flops import forward_flops
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel, Want
-from dwt_cli.tasks.clm import NextToken
-from dwt_cli.tasks.task import Place
+from dwt_cli.tasks.clm import NextToken, shifted
+from dwt_cli.tasks.task import Batch, Place
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import Muon
 from dwt_cli.training.protocols import Moment
@@ -114,6 +117,65 @@ def test_no_position_sees_a_later_one(family: str, path: str) -> None:
         assert gradient_BLD[1, : place + 1].abs().sum(-1).min() > 0
         gradient_BLD[1, : place + 1] = 0
         assert not gradient_BLD.any(), "of later places, and of other blocks"
+
+
+MARK = 7
+ENDS = (0, 5, 6, 11)  # a document of one id is among them
+
+
+def apart() -> Any:
+    """Blocks in which documents begin at the same places, and see no other."""
+    blocks_BL = np.random.default_rng(0).integers(8, V, (B, L))
+    blocks_BL[:, ENDS] = MARK
+    return NextToken(MARK).batch(blocks_BL, 0, [Place(n, 0, n) for n in range(B)])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_position_sees_another_document(family: str, path: str) -> None:
+    dtype, training, want = PATHS[path]
+    model, read = decoder(family), apart()
+    assert read.documents_BL.tolist() == [[1] * 5 + [2] + [3] * 5 + [4] * 5] * B
+    states: list[torch.Tensor] = []
+    embeddings = model.get_input_embeddings()
+    hook = embeddings.register_forward_hook(lambda *passed: states.append(passed[-1]))
+    want = want._replace(documents_BL=read.documents_BL)
+    output = LanguageModel(model, dtype).train(training)(*read.inputs, want)
+    hook.remove()
+    log_p_NV = output.logits_NV.float().log_softmax(-1)
+    losses_BT = -log_p_NV.gather(1, read.labels_N[:, None]).view(B, L - 1)
+    for place, first in ((3, 0), (5, 5), (6, 6), (14, 11)):
+        (gradient_BLD,) = torch.autograd.grad(losses_BT[1, place], states[0], retain_graph=True)
+        assert gradient_BLD[1, first : place + 1].abs().sum(-1).min() > 0
+        gradient_BLD[1, first : place + 1] = 0
+        assert not gradient_BLD.any(), "of other documents, later places and other blocks"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_documents_beside_others_are_what_they_are_alone(family: str) -> None:
+    """For the loss in tiles, the teacher's answer and relations inside layers."""
+    teacher, student, read = decoder(family, 1, seed=1), decoder(family), apart()
+    settings = {"logits": ForwardKL(temperature=2.0), "relations": MiniLMv2()}
+    signal = ModelSignal(LanguageModel(teacher, torch.float32))
+    loss = DistillationLoss(Distillation(signal, Constant(hard=0.7, soft=1.5), settings))
+    wrapped = LanguageModel(student, torch.float32).train()
+
+    terms: Counter[str] = Counter()
+    for first, end in itertools.pairwise((*ENDS, L)):
+        ids_BT = read.ids_BL[:, first:end]
+        # its last position's target is the next document's mark
+        rows_N = torch.arange(ids_BT.numel()) if end < L else shifted(ids_BT)[0]
+        labels_N = read.ids_BL[:, first + 1 : end + 1].flatten()
+        alone = Batch(ids_BT, rows_N, labels_N, read.places_B3, tiled=True)
+        own = loss(wrapped, alone, Moment(0.0)).sums
+        for name in ("hard_loss", "teacher_loss", "soft_logits"):
+            terms[name] += own[name].item()
+        # a mean over positions, times the targets
+        terms["soft_relations"] += own["soft_relations"].item() / len(labels_N) * (end - first)
+    terms["soft_relations"] *= B * (L - 1) / L
+    together = loss(wrapped, read, Moment(0.0)).sums
+    for name, value in terms.items():
+        assert together[name].item() == pytest.approx(value, rel=1e-5), name
 
 
 @pytest.mark.parametrize("family", FAMILIES)

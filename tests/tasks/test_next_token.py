@@ -150,7 +150,13 @@ def test_a_task_of_a_test_is_trained_evaluated_and_distilled(
     by_hand, count = 0.0, 0
     with torch.no_grad():
         for batch in heldout:
-            logits_NV = model.model(batch.ids_BL).logits.flatten(0, 1)[batch.rows_N]
+            its_own_BLL = batch.documents_BL[:, :, None] == batch.documents_BL[:, None]
+            logits_BLV = model.model(
+                batch.ids_BL,
+                position_ids=its_own_BLL.tril(-1).sum(-1),
+                attention_mask=its_own_BLL.tril()[:, None],
+            ).logits
+            logits_NV = logits_BLV.flatten(0, 1)[batch.rows_N]
             log_p_NV = logits_NV.double().log_softmax(-1)
             by_hand -= log_p_NV.gather(1, batch.labels_N[:, None]).sum().item()
             count += len(batch.labels_N)

@@ -8,7 +8,7 @@ widths of student, teacher.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from dwt_cli.models.features import Features, FeatureSpec, Heads
+
+    Unseen = Callable[[Tensor], Tensor | None]
 
 
 @dataclass
@@ -120,11 +122,11 @@ class MiniLM(FeatureObjective):
 
     def compare(self, student: Features, teacher: Features, part: nn.Module | None) -> Tensor:
         p, t = student.heads[self.student_layer], teacher.heads[self.teacher_layer]
-        return self._compare_heads(p, t, student.causal)
+        return self._compare_heads(p, t, student.unseen)
 
-    def _compare_heads(self, p: Heads, t: Heads, causal: bool) -> Tensor:
+    def _compare_heads(self, p: Heads, t: Heads, unseen: Unseen) -> Tensor:
         attention, values = (
-            _kl(_relation(t[left], t[right], causal), _relation(p[left], p[right], causal))
+            _kl(_relation(t[left], t[right], unseen), _relation(p[left], p[right], unseen))
             for left, right in ((0, 1), (2, 2))  # queries with keys, values with values
         )
         return attention + values
@@ -154,13 +156,13 @@ class MiniLMv2(MiniLM):
                     f"of {width}: choose a divisor of both widths"
                 )
 
-    def _compare_heads(self, p: Heads, t: Heads, causal: bool) -> Tensor:
+    def _compare_heads(self, p: Heads, t: Heads, unseen: Unseen) -> Tensor:
         num_heads = self.num_relation_heads or p.queries_BHLE.shape[1]
         losses = []
         for p_BHLE, t_BHLE in zip(p, t, strict=True):
             p_BRLF, t_BRLF = _recut(p_BHLE, num_heads), _recut(t_BHLE, num_heads)
-            of_teacher = _relation(t_BRLF, t_BRLF, causal)
-            losses.append(_kl(of_teacher, _relation(p_BRLF, p_BRLF, causal)))
+            of_teacher = _relation(t_BRLF, t_BRLF, unseen)
+            losses.append(_kl(of_teacher, _relation(p_BRLF, p_BRLF, unseen)))
         return sum(losses[1:], losses[0]) / len(losses)
 
 
@@ -170,17 +172,16 @@ def _recut(part_BHLE: Tensor, num_heads: int) -> Tensor:
     return joined_BLD.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
-def _relation(left_BHLE: Tensor, right_BHLE: Tensor, causal: bool) -> Tensor:
+def _relation(left_BHLE: Tensor, right_BHLE: Tensor, unseen: Unseen) -> Tensor:
     """Return the log-softmax of the scaled products of positions, (B, H, L, L), fp32.
 
-    causal: with the position itself and those before it.
+    unseen: `Features.unseen`; those products are left out.
     """
     left_BHLE, right_BHLE = left_BHLE.float(), right_BHLE.float()
     products = left_BHLE @ right_BHLE.transpose(-1, -2) / left_BHLE.shape[-1] ** 0.5
-    if causal:
-        is_later_LL = products.new_ones(products.shape[-2:]).triu(1).bool()
+    if (is_unseen := unseen(products)) is not None:
         # finite, so that the difference of two of them is a number
-        products = products.masked_fill(is_later_LL, -1e30)
+        products = products.masked_fill(is_unseen, -1e30)
     return products.log_softmax(-1)
 
 

@@ -140,7 +140,7 @@ class ModelSignal(TeacherSignal):
     @torch.no_grad()
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         assert self.model is not None, "a released teacher is not asked again"
-        want = Want(features=request.features, ragged=batch.ragged)
+        want = Want(features=request.features, ragged=batch.ragged, documents_BL=batch.documents_BL)
         # a sharded head's weights are gone after a forward pass
         if batch.tiled and self.model.anatomy and not isinstance(self.model, FSDPModule):
             states = want._replace(logits=False, loss=lambda states_ND, head: (states_ND, head))
