@@ -10,8 +10,8 @@ from dwt_cli.base import locks
 from dwt_cli.base.atomic import read_json
 from dwt_cli.cli.tables import print_table, terminal_width
 from dwt_cli.recipe.record import LOCK
-from dwt_cli.track.metrics import newest
-from dwt_cli.track.summary import heldout_masks, read_settings
+from dwt_cli.track.metrics import newest, read_settings
+from dwt_cli.track.summary import heldout_masks
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def _jobs(runs: Sequence[Run], arguments: Sequence[str]) -> list[Job]:
     jobs = []
     for run in runs:
         root, words = Path(run.run.root).expanduser(), tuple(run.overrides)
-        identity = recorded_as(root, recipe_of(run).student)
+        identity = recorded_as(root, recipe_of(run))
         place = find(root, identity)
         is_done = place is not None and (place / "summary.json").is_file()
         state: State = "finished" if is_done else "missing"

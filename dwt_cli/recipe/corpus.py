@@ -115,11 +115,19 @@ class CorpusStage(Stage):
             split = (self.pieces, self.task.vocabulary)
             corpora.build(*of, folder, advance, at.show.say, *split)
 
-        about = {"options": plain(self.data)}
-        corpus = Corpus.open(at.prepared(self, make, about))
+        corpus = Corpus.open(at.prepared(self, make, {"options": plain(self.data)}))
         for line in corpus.report.get("left_out", ()):
             at.show.say(f"warning: left out: {line}")
         return corpus
+
+
+@contextlib.contextmanager
+def _about_the_teacher() -> Iterator[None]:
+    """Let a mistake in ``teacher.data`` not be taken for one in ``data``."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"teacher.data: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +140,9 @@ class TeachersText(CorpusStage):
     students: CorpusStage
 
     @cached_property
+    @_about_the_teacher()
     def source(self) -> Source:
-        with _about_the_teacher():
-            return self.data.open_source()
+        return self.data.open_source()
 
     @property
     def trained_tokenizer(self) -> dict[str, Any]:
@@ -144,6 +152,7 @@ class TeachersText(CorpusStage):
     def formerly(self) -> str | None:
         return formerly.of_teachers_text(self, self.students)
 
+    @_about_the_teacher()
     def carry_out(self, done: Done, at: Context) -> Corpus:
         """Return the student's corpus with this text to train on."""
         tokenizer = self.students.place(at.cache) / "tokenizer"
@@ -152,19 +161,9 @@ class TeachersText(CorpusStage):
             share = so_far / total if total else 0
             at.show.update(self.name, 0.0, f"reading its text {share:.0%}")
 
-        with _about_the_teacher():
-            text = self.packed(lambda: str(tokenizer), advance, at)
+        text = self.packed(lambda: str(tokenizer), advance, at)
         corpus: Corpus = done[self.students.name]
         return replace(corpus, train=text.train)
-
-
-@contextlib.contextmanager
-def _about_the_teacher() -> Iterator[None]:
-    """Let a mistake in ``teacher.data`` not be taken for one in ``data``."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"teacher.data: {error}") from error
 
 
 def tokenizer_path(setting: str | None, opened: Sequence[tuple[str, Checkpoint]]) -> str | None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dwt_cli.base.atomic import read_json
 from dwt_cli.config.run import DISTILLATION, Mode, Run
-from dwt_cli.recipe.recipe import Recipe, recipe_of
-from dwt_cli.recipe.record import find, readable, recorded_as, summary_of
+from dwt_cli.recipe.recipe import recipe_of
+from dwt_cli.recipe.record import find, read_summary, readable, recorded_as, summary_of
+from dwt_cli.recipe.student import StudentStage
 from dwt_cli.track.display import plain_line
 from dwt_cli.track.metrics import step_of
 from dwt_cli.track.summary import Summary, print_summary
@@ -28,23 +28,22 @@ def show_again(run: Run, console: Console) -> bool:
     is_known = any(root.glob(f"{name}-*/summary.json"))  # else its text is not read for this
     if run.run.mode is not Mode.train or not run.eval.is_plain or not is_known:
         return False
-    recipe = recipe_of(run)
-    folder = find(root, recorded_as(root, recipe.student))
-    content = read_json(folder / "summary.json") if folder else None
-    if folder is None or content is None or not (folder / "model").is_dir():
+    student = recipe_of(run)
+    folder = find(root, recorded_as(root, student))
+    summary = read_summary(folder)
+    if folder is None or summary is None or not (folder / "model").is_dir():
         return False
-    summary = Summary.from_json(content)
-    if compared(recipe, summary, folder) != summary:
+    if compared(student, summary, folder) != summary:
         return False
     plain_line(console)(NOTHING_TO_DO)
-    print_summary(console, summary, folder, to_know(run, recipe, summary))
+    print_summary(console, summary, folder, to_know(run, student, summary))
     return True
 
 
-def compared(recipe: Recipe, summary: Summary, folder: Path) -> Summary:
+def compared(student: StudentStage, summary: Summary, folder: Path) -> Summary:
     """Return the summary beside stand-alone students, which may be there by now."""
-    student, root = recipe.student, folder.parent
-    if not recipe.teacher or not (found := summary_of(root, student.alone())):
+    root = folder.parent
+    if not student.teacher or not (found := summary_of(root, student.alone())):
         return summary
     alone, ours = found.student, summary.student
     step = step_of(folder / "metrics.jsonl", alone.loss)
@@ -60,12 +59,12 @@ def compared(recipe: Recipe, summary: Summary, folder: Path) -> Summary:
     )
 
 
-def to_know(run: Run, recipe: Recipe, summary: Summary) -> dict[str, str]:
+def to_know(run: Run, student: StudentStage, summary: Summary) -> dict[str, str]:
     """Return the commands of stand-alone students that are not there, by what each would tell.
 
     They learn from the same text, in the same tokens. A study has them among its arms.
     """
-    if recipe.teacher is None or run.of_study:
+    if student.teacher is None or run.of_study:
         return {}
     not_alone = {"teacher", *DISTILLATION, "teacher_steps", "fresh"}
     kept = [
@@ -73,17 +72,17 @@ def to_know(run: Run, recipe: Recipe, summary: Summary) -> dict[str, str]:
         for override in run.overrides
         if not_alone.isdisjoint(re.split(r"[.@]", override.lstrip("+~").partition("=")[0]))
     ]
-    opened = recipe.shapes.checkpoints
-    if recipe.corpus.data.tokenizer is None and opened and opened[0][0] != "student.path":
-        kept.append(f"data.tokenizer={recipe.corpus.tokenizer()}")
+    opened = student.shapes.checkpoints
+    if student.corpus.data.tokenizer is None and opened and opened[0][0] != "student.path":
+        kept.append(f"data.tokenizer={student.corpus.tokenizer()}")
     found = {}
     if summary.stand_alone is None:
         found["what it brought"] = shlex.join(["dwt-train", "teacher=none", *kept])
-    steps = recipe.student.equal_steps(summary.student)
+    steps = student.equal_steps(summary.student)
     if summary.equal_flops is None and steps not in (None, summary.student.steps):
         limits = [f"train.{limit}" for limit in ("max_steps", "epochs", "max_minutes")]
         rest = [word for word in kept if word.partition("=")[0] not in limits]
-        train = recipe.shapes.conditions.train
+        train = student.shapes.conditions.train
         rest.append(f"train.max_steps={steps}")
         rest += [f"{limit}=null" for limit in limits[1:] if getattr(train, limit[6:]) is not None]
         found["it at equal FLOPs"] = shlex.join(["dwt-train", "teacher=none", *rest])

@@ -15,8 +15,8 @@ from dwt_cli.config.run import RunOptions
 from dwt_cli.models.anatomy import anatomy_of, is_known
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.recipe.memory import memory, sent, traffic
-from dwt_cli.recipe.recipe import Recipe
 from dwt_cli.recipe.shapes import Shapes
+from dwt_cli.recipe.student import StudentStage
 
 
 def parameters_by_part(model: PreTrainedModel) -> dict[str, int]:
@@ -33,9 +33,9 @@ def parameters_by_part(model: PreTrainedModel) -> dict[str, int]:
     return dict(parts)
 
 
-def flops_in_all(recipe: Recipe) -> float | None:
+def flops_in_all(student: StudentStage) -> float | None:
     """Return the FLOPs of all trainings; None while the length of the text is not known."""
-    costs = [stage.cost({}) for stage in recipe.stages]
+    costs = [stage.cost({}) for stage in student.stages]
     return None if None in costs else sum(cost or 0.0 for cost in costs)
 
 
@@ -45,14 +45,14 @@ def hours(flops: float, peak_tflops: float, mfu: float) -> float:
 
 
 def print_plan(
-    recipe: Recipe, options: RunOptions, machine: Machine, num_ranks: int, console: Console
+    student: StudentStage, options: RunOptions, machine: Machine, num_ranks: int, console: Console
 ) -> None:
     """Print the whole account; nothing is read, made or trained."""
     table = Table(title="before the bill", show_header=False, title_justify="left")
     for row in (
-        *_models(recipe.shapes),
-        *_time(recipe, options, num_ranks),
-        *_each_rank(recipe.shapes, machine, num_ranks),
+        *_models(student.shapes),
+        *_time(student, options, num_ranks),
+        *_each_rank(student.shapes, machine, num_ranks),
     ):
         table.add_row(*row)
     console.print(table)
@@ -74,15 +74,15 @@ def _models(shapes: Shapes) -> Iterator[tuple[str, str]]:
         yield f"{name}, FLOPs per token", f"{forward:,.0f} forward"
 
 
-def _time(recipe: Recipe, options: RunOptions, num_ranks: int) -> Iterator[tuple[str, str]]:
-    steps, flops, peak = recipe.student.num_steps({}), flops_in_all(recipe), options.peak_tflops
+def _time(student: StudentStage, options: RunOptions, num_ranks: int) -> Iterator[tuple[str, str]]:
+    steps, flops, peak = student.num_steps({}), flops_in_all(student), options.peak_tflops
     if steps is None or flops is None:
         yield "steps", "not known before the text is: give run.train_tokens"
         return
-    per_step = recipe.shapes.conditions.tokens_per_step
+    per_step = student.shapes.conditions.tokens_per_step
     lengths = {
         name: each.made.max_steps
-        for name, each in recipe.shapes.teachers.items()
+        for name, each in student.shapes.teachers.items()
         if each.made and each.made.budget > 0
     }
     for name, length in (lengths | {"student": steps}).items():

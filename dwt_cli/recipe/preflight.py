@@ -23,24 +23,24 @@ from dwt_cli.models.options import STUDENT_PATH, Checkpoint
 from dwt_cli.models.places import located
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.recipe.memory import memory, state
-from dwt_cli.recipe.recipe import Recipe
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Conditions
+from dwt_cli.recipe.student import StudentStage
 
 _CHECKPOINT_BYTES = 8  # per parameter, at least: fp32 weight and one moment
 
 
 def check(
-    recipe: Recipe, machine: Machine, num_ranks: int = 1, root: str = "runs", scale: str = ""
+    student: StudentStage, machine: Machine, num_ranks: int = 1, root: str = "runs", scale: str = ""
 ) -> None:
     """Open what is small and compare sizes; `UserError` with the first problem.
 
     root, scale: the settings ``run.root`` and ``scale``.
     """
-    shapes, remapped = recipe.shapes, recipe.student.remap
-    conditions, student = shapes.conditions, shapes.student_model
+    shapes, remapped = student.shapes, student.remap
+    conditions, model = shapes.conditions, shapes.student_model
     _check_memory(shapes, machine, num_ranks, scale)
-    _check_room(root, num_parameters(student))
+    _check_room(root, num_parameters(model))
     sharding = conditions.parallel.sharding(num_ranks)
     is_shared = sharding is not None and sharding.shard_teacher
     speaks = bool(divergences(shapes.objectives)) or len(shapes.teachers) > 1
@@ -49,16 +49,16 @@ def check(
         _check_model(*each, conditions, is_shared, speaks and each[0] != STUDENT_PATH)
         for each in shapes.checkpoints
     ]
-    alike = _check_tokenizers(recipe.corpus.tokenizer(), shapes.checkpoints, conditions)
+    alike = _check_tokenizers(student.corpus.tokenizer(), shapes.checkpoints, conditions)
     for (setting, checkpoint), theirs in zip(shapes.checkpoints, rows, strict=True):
         num_tokens = alike.get(setting) if setting != STUDENT_PATH else None
         _check_rows(f"{setting}={checkpoint.path}", theirs, conditions.data.vocab_size, num_tokens)
     teacher = shapes.teacher_models.get("teacher")
     if teacher is not None:
-        parts_for(shapes.objectives, student.config, teacher.config)
+        parts_for(shapes.objectives, model.config, teacher.config)
     if remapped.needs_teacher:
         assert teacher is not None, "config.check asks for one model"
-        remapped.start(student, teacher)  # shapes alone
+        remapped.start(model, teacher)  # shapes alone
 
 
 def _check_tokenizers(

@@ -90,7 +90,11 @@ def recorded_as(root: Path, stage: "Stage") -> str:
 
 def summary_of(root: Path, stage: "Stage") -> Summary | None:
     """Return the summary of a finished run, by its last stage."""
-    folder = find(root, recorded_as(root, stage))
+    return read_summary(find(root, recorded_as(root, stage)))
+
+
+def read_summary(folder: Path | None) -> Summary | None:
+    """Return a run's summary; None where there is no such run, or it is not finished."""
     content = read_json(folder / "summary.json") if folder else None
     return None if content is None else Summary.from_json(content)
 
@@ -131,8 +135,8 @@ class Record(AbstractContextManager["Record"]):
                     "set run.root to another folder"
                 ) from error
             if fresh and any(folder.glob("[!.]*")):
-                kept = _free_name(folder)
-                folder.rename(kept)
+                numbered = (folder.with_name(f"{folder.name}.{n}") for n in itertools.count(1))
+                kept = folder.rename(next(place for place in numbered if not place.exists()))
                 self._lock.lock.release()
                 folder.mkdir()
                 self._lock = locks.take(folder / LOCK)
@@ -182,9 +186,3 @@ class Record(AbstractContextManager["Record"]):
     def __exit__(self, *error: object) -> None:
         if self._lock is not None:
             self._lock.lock.release()
-
-
-def _free_name(folder: Path) -> Path:
-    """Return the folder's name with the first number under which nothing is kept."""
-    numbered = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
-    return next(place for place in numbered if not place.exists())

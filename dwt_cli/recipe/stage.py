@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -144,7 +143,7 @@ class Context(Site):
 
 def facts_of(place: Path) -> Facts:
     """Return the facts of an artifact that was trained."""
-    return Facts.from_json(json.loads((place / FACTS).read_text(encoding="utf-8")))
+    return Facts.from_json(atomic.read_json(place / FACTS) or {})
 
 
 @dataclass(frozen=True)
@@ -177,9 +176,10 @@ class Conditions:
         epoch = None if num_tokens is None else num_tokens / self.tokens_per_step
         return self.train.num_steps(epoch)
 
-    def lasting(self, steps: int) -> Train:
-        """Return the run's way of training, for a length of its own."""
-        return replace(self.train, max_steps=steps, epochs=None, max_minutes=None)
+    def lasting(self, steps: int) -> Conditions:
+        """Return the same for trainings of another length."""
+        train = replace(self.train, max_steps=steps, epochs=None, max_minutes=None)
+        return replace(self, train=train)
 
     def step_flops(self, model: PreTrainedModel, *features: FeatureSpec) -> float:
         """Return the FLOPs of one forward pass over a step's batch, with these features."""
@@ -226,17 +226,13 @@ class Conditions:
         purpose: str,
         seed: int,
         folder: Path,
-        text: Corpus | None = None,
-        steps: int | None = None,
-        optim: Optim | None = None,
         shares: Sequence[float] = (),
         save: Callable[[Path], None] | None = None,
     ) -> Facts:
-        """Train a stage's model, and evaluate it on the run's ``corpus``; return its facts.
+        """Train a stage's model, and evaluate it; return its facts.
 
         purpose, seed: what its batches are a function of. folder: of metrics, checkpoints and
-        snapshots. text: to train on, steps: for how long, optim: at what rates; by default as the
-        run. shares: of the training, at which ``save`` writes the model. See `dwt_cli.training`.
+        snapshots. shares: of the training, at which ``save`` writes the model.
         """
         from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
         from dwt_cli.tasks.batches import TrainBatches
@@ -246,7 +242,7 @@ class Conditions:
         parameters = num_parameters(model.model)
         step_flops = self.step_flops(model.model) * FORWARD_AND_BACKWARD
         targets, size = self.task.targets(corpus.tokenizer), self.train.batch_size
-        batches = TrainBatches((text or corpus).train, targets, size, seed, purpose)
+        batches = TrainBatches(corpus.train, targets, size, seed, purpose)
 
         def observers(gather: Callable[[], None]) -> Iterator[Observer]:
             yield TrainingDisplay(at.show, stage.name)
@@ -260,8 +256,8 @@ class Conditions:
             model=model,
             loss=loss,
             batches=batches,
-            optim=optim or self.optim,
-            options=self.train if steps is None else self.lasting(steps),
+            optim=self.optim,
+            options=self.train,
             evaluate=self.evaluation(corpus, at),
             eval_every=self.eval.every,
             checkpoints=self.checkpoints(stage, folder, at),

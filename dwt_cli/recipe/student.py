@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwt_cli.base import atomic
+from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.alpha import Schedule
@@ -65,7 +66,7 @@ class MapsStage(Stage):
             "task": of.task,
             "student": student.shapes.student,
             "options": self.options,
-            "train": of.lasting(self.options.steps),
+            "train": of.lasting(self.options.steps).train,
             "eval": of.eval,  # the facts have a held-out loss
             "seed": student.seed,
         }
@@ -96,7 +97,8 @@ class MapsStage(Stage):
 
         student, options = self.student, self.options
         growing = self._growing(student.start()[0], done, at)
-        facts = student.shapes.conditions.fit(
+        of = student.shapes.conditions.lasting(options.steps)
+        facts = replace(of, optim=AdamW(lr=options.lr, weight_decay=0.0)).fit(
             self,
             growing,
             DistillationLoss(),
@@ -105,8 +107,6 @@ class MapsStage(Stage):
             purpose="remap",
             seed=student.seed,
             folder=folder,
-            steps=options.steps,
-            optim=AdamW(lr=options.lr, weight_decay=0.0),
         )
         if at.ranks.is_first:
             save_file(growing.maps(), folder / "maps.safetensors")
@@ -195,6 +195,20 @@ class StudentStage(Stage):
         before = {"teachers": self.teacher.former_identities} if self.teacher else {}
         return formerly.of("student", self.parts, text=self.corpus.formerly, **before)
 
+    @property
+    def stages(self) -> list[Stage]:
+        """What a run goes through to make it, on all ranks and in this order."""
+        if self.after:
+            return [*self.after.stages, self]
+        teachers = [*self.teacher.members, self.teacher] if self.teacher else []
+        return [self.corpus, *teachers, *([self.maps] if self.maps else []), self]
+
+    def costs(self, done: Mapping[str, Any], cache: Cache) -> dict[str, float | None]:
+        """Return the FLOPs of each stage that are left to be spent."""
+        return {
+            stage.name: 0.0 if stage.is_kept(cache) else stage.cost(done) for stage in self.stages
+        }
+
     @cached_property
     def maps(self) -> MapsStage | None:
         """The stage of the maps that it starts by; None: there are none to learn."""
@@ -205,9 +219,7 @@ class StudentStage(Stage):
         """Return the same student without any teacher, trained for as long or for ``steps``."""
         before, shapes = self.after and self.after.alone(), self.shapes
         if steps is not None:
-            conditions = shapes.conditions
-            conditions = replace(conditions, train=conditions.lasting(steps))
-            shapes = replace(shapes, conditions=conditions)
+            shapes = replace(shapes, conditions=shapes.conditions.lasting(steps))
         return replace(self, remap=RandomStart(), teacher=None, after=before, shapes=shapes)
 
     def equal_steps(self, facts: Facts) -> int | None:

@@ -53,27 +53,26 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class TeacherStage(Stage):
-    """A teacher until it can be asked; its artifact is a `Prepared` one."""
+    """A teacher until it can be asked; its artifact is a `Prepared` one.
+
+    members: the stages of those that it is made of, which come before.
+    """
 
     name: str
     corpus: CorpusStage
     conditions: Conditions
     options: Teacher
-
-    @property
-    def each(self) -> Sequence[TeacherStage]:
-        """The stages of the single teachers."""
-        return [self]
+    members: Sequence[TeacherStage] = ()
 
     @property
     def identities(self) -> list[str]:
         """The fingerprints of the single teachers."""
-        return [teacher.identity for teacher in self.each]
+        return [teacher.identity for teacher in self.members or [self]]
 
     @property
     def former_identities(self) -> list[str]:
         """Those of version 0.2; what is opened is found by the same one as ever."""
-        return [teacher.formerly or teacher.identity for teacher in self.each]
+        return [teacher.formerly or teacher.identity for teacher in self.members or [self]]
 
     def known_facts(self, cache: Cache) -> Facts | None:
         """Return the facts of one that was trained to its end before; else None."""
@@ -156,7 +155,7 @@ class TrainedStage(SingleStage):
             "options": replace(self.options, budget=1.0, temperature=1.0, data=None),
             "task": of.task,
             "optim": of.optim,
-            "train": of.lasting(self.options.max_steps),
+            "train": of.lasting(self.options.max_steps).train,
             "eval": of.eval,  # the facts have a held-out loss
             "evaluated_on": self.text and self.corpus.identity,
         }
@@ -218,8 +217,8 @@ class TrainedStage(SingleStage):
         from dwt_cli.models.checkpoint import save_model
         from dwt_cli.track.curves import draw_curves
 
-        of, corpus = self.conditions, done[self.corpus.name]
-        text = self.text.carry_out(done, at) if self.text else None
+        of = self.conditions.lasting(self.options.max_steps)
+        corpus = self.text.carry_out(done, at) if self.text else done[self.corpus.name]
         model, _ = self.options.start(self.name, of.task.head)
         facts = of.fit(
             self,
@@ -230,8 +229,6 @@ class TrainedStage(SingleStage):
             purpose="teacher",
             seed=self.options.seed,
             folder=folder,
-            text=text,
-            steps=self.options.max_steps,
             shares=BUDGETS[1:],
             save=model.save_pretrained,
         )
@@ -244,18 +241,13 @@ class TrainedStage(SingleStage):
 
 @dataclass(frozen=True)
 class CombinedStage(TeacherStage):
-    """A teacher that is made of others. members: their stages, which come before."""
+    """A teacher that is made of others."""
 
     options: SeveralTeachers
-    members: Sequence[TeacherStage]
 
     @cached_property
     def identity(self) -> str:
         return fingerprint("mixture", options=self.options, members=self.identities)
-
-    @property
-    def each(self) -> Sequence[TeacherStage]:
-        return self.members
 
     def carry_out(self, done: Done, at: Context) -> Prepared:
         members: list[Prepared] = [done[member.name] for member in self.members]
@@ -274,10 +266,10 @@ class CombinedStage(TeacherStage):
         return self._prepared(mixed, signal, done, at)
 
 
-def teacher_stages(
+def teacher_stage(
     options: Teacher, corpus: CorpusStage, conditions: Conditions
-) -> list[TeacherStage]:
-    """Return the stages after which the last one's artifact is the teacher; none for none."""
+) -> TeacherStage | None:
+    """Return the stage of what teaches; None for no teacher."""
     single: list[TeacherStage] = []
     for number, (_, teacher) in enumerate(options.each(), 1):
         name = f"teacher {number}" if options.combined else "teacher"
@@ -286,8 +278,8 @@ def teacher_stages(
         else:
             single.append(SingleStage(name, corpus, conditions, teacher))
     if combined := options.combined:
-        return [*single, CombinedStage("teacher", corpus, conditions, combined, single)]
-    return single
+        return CombinedStage("teacher", corpus, conditions, combined, single)
+    return single[0] if single else None
 
 
 def step_at(budget: float, max_steps: int) -> int:

@@ -20,7 +20,6 @@ from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import ALONE, Ranks, joined
 from dwt_cli.config.run import LONGEST_NAME, Evaluation, Mode, Run
 from dwt_cli.evaluate import measures
-from dwt_cli.evaluate.options import Eval
 from dwt_cli.evaluate.samples import samples
 from dwt_cli.models.checkpoint import save_model
 from dwt_cli.models.options import Head
@@ -28,9 +27,10 @@ from dwt_cli.recipe import preflight
 from dwt_cli.recipe.evaluate import measure, measure_run, opened, report_scores, text_for
 from dwt_cli.recipe.finished import NOTHING_TO_DO, compared, to_know
 from dwt_cli.recipe.plan import print_plan
-from dwt_cli.recipe.recipe import Recipe, recipe_of
+from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import Record, find, last_part, readable, recorded_as
 from dwt_cli.recipe.stage import Conditions, Done, Site
+from dwt_cli.recipe.student import StudentStage
 from dwt_cli.track.card import model_card
 from dwt_cli.track.display import Display, plain_line
 from dwt_cli.track.options import Entry, NoTracker, Tracker
@@ -55,20 +55,20 @@ def work(run: Run, console: Console) -> None:
             draw_schedule(run.alpha, run.optim, run.objective, run.choices, picture)
             say(f"schedule: {picture}")
             return
-        recipe, launch, precision = recipe_of(run), run.launch, run.train.precision
+        student, launch, precision = recipe_of(run), run.launch, run.train.precision
         if mode is Mode.plan and options.device_gb is not None:
             machine = Machine.elsewhere(options.device_gb, precision)
         else:
             machine = Machine.of(launch.device, launch.num_threads, precision, ranks)
         if mode is Mode.plan:
-            print_plan(recipe, options, machine, max(ranks.size, launch.num_ranks), console)
+            print_plan(student, options, machine, max(ranks.size, launch.num_ranks), console)
             return
         site = Site(machine, Cache(options.cache, say), ranks)
         run.train.num_parts(ranks.size)
-        preflight.check(recipe, machine, ranks.size, options.root, run.choices.get("scale", ""))
+        preflight.check(student, machine, ranks.size, options.root, run.choices.get("scale", ""))
         measures.check(run.eval, run.task.head)
         name = options.name or readable(run.choices, run.overrides, run.seed)
-        identity = recorded_as(root, recipe.student)
+        identity = recorded_as(root, student)
         named = (root, name, identity, plain(run))
         if mode is Mode.export:
             folder = find(root, identity)
@@ -78,14 +78,15 @@ def work(run: Run, console: Console) -> None:
                     "train first, with the same command without run.export=true"
                 )
             with Record(*named, say, ranks) as record, atomic.needing_room(record.folder):
-                _export(recipe, record, site, console)
+                _export(student, record, site, console)
             return
-        shared = {"text": recipe.corpus.identity, "teacher": recipe.teacher_identities}
-        ranks.agree(shared | {"run": recipe.identity} | machine.describe()["versions"])
+        teachers = student.teacher.identities if student.teacher else []
+        shared = {"text": student.corpus.identity, "teacher": teachers, "run": student.identity}
+        ranks.agree(shared | machine.describe()["versions"])
         with Record(*named, say, ranks, mode is Mode.fresh) as record:
             if record.summary is None:
                 with _status_of_a_failure(record):
-                    summary = train(recipe, run.tracker, record, site, console)
+                    summary = train(student, run.tracker, record, site, console)
             else:
                 say(NOTHING_TO_DO)
                 if not (record.folder / "model").is_dir():
@@ -93,18 +94,19 @@ def work(run: Run, console: Console) -> None:
                         "its model/ is gone: run.export=true saves the model of its newest "
                         "checkpoint, if that is there"
                     )
-                summary = _compared(recipe, record.summary, record.folder, ranks)
+                summary = _compared(student, record.summary, record.folder, ranks)
                 record.finish(summary)
-            print_summary(console, summary, record.folder, to_know(run, recipe, summary))
+            print_summary(console, summary, record.folder, to_know(run, student, summary))
             if ranks.is_first and not run.eval.is_plain:
-                with _display(run.eval, console) as show:
+                costs = dict.fromkeys(("corpus", *run.eval.measures), 0.0)
+                with Display(console, costs) as show:
                     at = site.at(record.folder, show)
-                    moments = measure_run(recipe.corpus, recipe.shapes.conditions, at)
+                    moments = measure_run(student.corpus, student.shapes.conditions, at)
                 report_scores(moments, record.entry, run.tracker, machine, console)
 
 
 def train(
-    recipe: Recipe, tracker: Tracker, record: Record, site: Site, console: Console
+    student: StudentStage, tracker: Tracker, record: Record, site: Site, console: Console
 ) -> Summary:
     """Go through the stages; return the summary of what came of them."""
     started, machine, say = time.perf_counter(), site.machine, plain_line(console)
@@ -115,12 +117,12 @@ def train(
         done: Done = {}
         with Display(console) as show:
             context = site.at(record.folder, show)
-            for stage in recipe.stages:
-                show.expect(recipe.costs(done, site.cache))
+            for stage in student.stages:
+                show.expect(student.costs(done, site.cache))
                 done[stage.name] = stage.carry_out(done, context)
 
-        text = recipe.corpus  # older summaries of it can be compared by what it was formerly
-        corpus, student = done[text.name], done[recipe.student.name]
+        text = student.corpus  # older summaries of it can be compared by what it was formerly
+        corpus, trained = done[text.name], done[student.name]
         summary = Summary(
             name=entry.name,
             identity=entry.identity,
@@ -129,16 +131,16 @@ def train(
             seconds=time.perf_counter() - started,
             peak_memory_gb=machine.peak_memory_gb(),
             corpus={"fingerprint": text.identity, "formerly": text.formerly} | corpus.report,
-            student=student.facts,
-            teacher=done[recipe.teacher.name].facts if recipe.teacher else None,
+            student=trained.facts,
+            teacher=done[student.teacher.name].facts if student.teacher else None,
         )
         if first:
-            if recipe.corpus.task.head is Head.causal:
-                summary = replace(summary, samples=samples(student.model, corpus))
-            save_model(student.model, corpus.tokenizer, record.folder / "model")
-            card = model_card(summary.to_json(), entry.config, recipe.corpus.task)
+            if text.task.head is Head.causal:
+                summary = replace(summary, samples=samples(trained.model, corpus))
+            save_model(trained.model, corpus.tokenizer, record.folder / "model")
+            card = model_card(summary.to_json(), entry.config, text.task)
             atomic.write_text(record.folder / "model" / "README.md", card)
-        summary = _compared(recipe, summary, record.folder, site.ranks)
+        summary = _compared(student, summary, record.folder, site.ranks)
         record.finish(summary)
         if command := dashboard.finish():
             summary = replace(summary, sync=command)
@@ -146,16 +148,16 @@ def train(
     return summary
 
 
-def _compared(recipe: Recipe, summary: Summary, folder: Path, ranks: Ranks) -> Summary:
+def _compared(student: StudentStage, summary: Summary, folder: Path, ranks: Ranks) -> Summary:
     """Return the summary beside stand-alone students, and draw the curves beside the longer one."""
     if not ranks.is_first:
         return summary
     from dwt_cli.track.curves import draw_curves
 
-    summary = compared(recipe, summary, folder)
+    summary = compared(student, summary, folder)
     references = {"stand-alone": summary.stand_alone, "teacher": summary.teacher}
     losses = {name: facts.loss for name, facts in references.items() if facts}
-    unit = recipe.corpus.task.unit
+    unit = student.corpus.task.unit
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", summary.name, losses, unit)
     return summary
 
@@ -176,40 +178,36 @@ def evaluate(run: Evaluation, console: Console) -> None:
     root, name = Path(run.run.root).expanduser(), run.run.name
     name = name or f"eval-{last_part(run.model)}"[:LONGEST_NAME]
     folder = find(root, identity) or root / f"{name}-{identity}"
-    with _display(run.eval, console) as show:
+    with Display(console, dict.fromkeys((corpus.name, *run.eval.measures), 0.0)) as show:
         moments = {"score": measure(model, corpus, conditions, site.at(folder, show), {})}
     folder.mkdir(parents=True, exist_ok=True)
     entry = Entry(folder, f"eval-{identity}", folder.name, plain(run))
     report_scores(moments, entry, run.tracker, machine, console)
 
 
-def _display(options: Eval, console: Console) -> Display:
-    return Display(console, dict.fromkeys(("corpus", *options.measures), 0.0))
-
-
-def _export(recipe: Recipe, record: Record, site: Site, console: Console) -> None:
+def _export(student: StudentStage, record: Record, site: Site, console: Console) -> None:
     """Save the model of the newest checkpoint, in the hub's format; nothing is trained."""
-    text, entry, folder = recipe.corpus, record.entry, record.folder
+    text, entry, folder = student.corpus, record.entry, record.folder
     with Display(console, {text.name: 0.0}) as show:
         context = site.at(folder, show)
         done = {text.name: text.carry_out({}, context)}
-    student = recipe.student.newest(done, context)
-    teacher = recipe.teacher.known_facts(site.cache) if recipe.teacher else None
+    trained = student.newest(done, context)
+    teacher = student.teacher.known_facts(site.cache) if student.teacher else None
     about = {
         "name": entry.name,
         "identity": entry.identity,
         "choices": entry.config["choices"],
         "seed": entry.config["seed"],
-        "student": student.facts.to_json(),
+        "student": trained.facts.to_json(),
         "teacher": teacher and teacher.to_json(),
     }
-    place, aside = folder / f"export-step-{student.facts.steps}", folder / ".export"
+    place, aside = folder / f"export-step-{trained.facts.steps}", folder / ".export"
     shutil.rmtree(aside, ignore_errors=True)
-    save_model(student.model, done[text.name].tokenizer, aside)
-    atomic.write_text(aside / "README.md", model_card(about, entry.config, recipe.corpus.task))
+    save_model(trained.model, done[text.name].tokenizer, aside)
+    atomic.write_text(aside / "README.md", model_card(about, entry.config, text.task))
     shutil.rmtree(place, ignore_errors=True)
     os.replace(aside, place)
-    plain_line(console)(f"model after step {student.facts.steps}: {place}")
+    plain_line(console)(f"model after step {trained.facts.steps}: {place}")
 
 
 @contextlib.contextmanager

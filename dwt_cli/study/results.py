@@ -16,8 +16,8 @@ from dwt_cli.base.identity import counted
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.study.compute import Account, Points, flops
 from dwt_cli.study.record import Job, StudyRecord, read_study
-from dwt_cli.track.metrics import read_lines
-from dwt_cli.track.summary import Summary, heldout_masks, read_settings
+from dwt_cli.track.metrics import read_lines, read_settings
+from dwt_cli.track.summary import Summary, heldout_masks
 from dwt_cli.training.options import Train
 
 Versions = tuple[tuple[str, str], ...]

@@ -45,7 +45,7 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         folder = dashboard._folder
         try:
             (folder / "wandb").mkdir(exist_ok=True)
-            atomic.write_json(wandb.about_file(folder), wandb.about(entry, options))
+            atomic.write_json(folder / wandb.ABOUT, wandb.about(entry, options))
             wandb.note(folder, opened=False, finished=False, problem=None)
             with (folder / "wandb" / "reader.log").open("ab") as log:
                 dashboard._process = subprocess.Popen(
@@ -84,7 +84,7 @@ class Dashboard(AbstractContextManager["Dashboard"]):
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)  # W&B's own process ends with it
                 process.wait()
-                shutil.rmtree(wandb.temporary_folder(self._folder), ignore_errors=True)
+                shutil.rmtree(self._folder / wandb.TEMPORARY, ignore_errors=True)
         if problem := wandb.read_state(self._folder)["problem"]:
             self._say(f"W&B: {problem}")
         return wandb.unsent(self._folder)

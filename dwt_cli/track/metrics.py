@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object per line and per step or evaluation, in the order of the steps."""
+"""What a run writes down along the way: metrics.jsonl, and the settings of config.yaml."""
 
 import json
 import math
@@ -6,12 +6,15 @@ import os
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from dwt_cli.base import atomic
 
 
 class MetricsLog:
-    """An observer that appends to a file, and cuts it back when a training resumes.
+    """An observer that appends a JSON object per step or evaluation, and cuts back on resumption.
 
     Train lines have keys ``train/...``, evaluation lines ``heldout/...``, both have ``step``;
     ``train/progress`` is the share of the training that is done. What is no number is null.
@@ -89,3 +92,12 @@ def read_lines(path: Path) -> list[dict[str, float]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return a run's config.yaml; empty where it cannot be read."""
+    try:
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
+        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}

@@ -5,7 +5,6 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -25,15 +24,6 @@ def heldout_masks(settings: Mapping[str, Any]) -> str:
     else:
         ratios = (ratio, 0.1, 0.1)
     return "{:g} masked, {:g} of them kept, {:g} random".format(*ratios)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Return a run's config.yaml; empty where it cannot be read."""
-    try:
-        text = (folder / "config.yaml").read_text(encoding="utf-8")
-        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
 
 
 _ROLES = ("student", "teacher", "stand_alone", "equal_flops")

@@ -27,10 +27,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from dwt_cli.base import atomic
 from dwt_cli.base.atomic import read_json
+from dwt_cli.track.metrics import read_settings
 from dwt_cli.track.options import NOT_IN_A_PROJECT, Entry, Wandb
 
 if TYPE_CHECKING:
@@ -45,22 +44,16 @@ LOCAL_S = 20.0
 MODEL_BYTES_PER_S = 10e6
 """Slowest upload of a model that is waited for at the end."""
 
+ABOUT, STATE, TEMPORARY = "wandb/about.json", "wandb/state.json", "wandb/tmp"
+"""In a run's folder: its name and labels (`about`), how far it is sent (`read_state`); and W&B's
+temporary files, while a session is there."""
+
 _POLL_S = 1.0
 _COLUMNS = ("moment", "measure", "task", "metric", "value", "stderr", "num_seeds")
 
 
-def about_file(folder: Path) -> Path:
-    """Return the file that says under which name and labels a folder is sent."""
-    return folder / "wandb" / "about.json"
-
-
-def temporary_folder(folder: Path) -> Path:
-    """Return the folder of W&B's temporary files, which is there while a session is."""
-    return folder / "wandb" / "tmp"
-
-
 def about(entry: Entry, options: Wandb) -> dict[str, Any]:
-    """Return the content of `about_file`: an entry as W&B takes it."""
+    """Return the content of `ABOUT`: an entry as W&B takes it."""
     chosen = entry.config.get("choices", {})
     is_alone = chosen.get("teacher") == "none"
     groups = ("teacher", "scale") if is_alone else ("teacher", "alpha", "remap", "scale")
@@ -93,12 +86,12 @@ def read_state(folder: Path) -> dict[str, Any]:
     has seen, as [step, whether it is an evaluation]; files: the times of what else was sent.
     """
     never = {"opened": False, "finished": False, "problem": None, "sent": [-1, False]}
-    return {**never, "files": {}, **(read_json(_state_file(folder)) or {})}
+    return {**never, "files": {}, **(read_json(folder / STATE) or {})}
 
 
 def note(folder: Path, **changed: Any) -> None:
     """Change the state of a folder's session."""
-    atomic.write_json(_state_file(folder), {**read_state(folder), **changed})
+    atomic.write_json(folder / STATE, {**read_state(folder), **changed})
 
 
 def unsent(folder: Path) -> str | None:
@@ -117,10 +110,6 @@ def has_key() -> bool:
 
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     return bool(os.environ.get("WANDB_API_KEY") or get_netrc_auth(server))
-
-
-def _state_file(folder: Path) -> Path:
-    return folder / "wandb" / "state.json"
 
 
 class Tail:
@@ -146,7 +135,7 @@ class Tail:
 def send(
     folder: Path, said: Mapping[str, Any], ended: threading.Event, server_s: float | None
 ) -> None:
-    """Send a folder's record until it has ended. said: the content of `about_file`.
+    """Send a folder's record until it has ended. said: the content of `ABOUT`.
 
     server_s: how long a server may take where a run waits for it. Raises what W&B raises when not
     even an offline run can be written, or not all of it can be sent.
@@ -269,9 +258,7 @@ def one_line(error: BaseException) -> str:
 
 def _recorded(folder: Path, project: str, entity: str | None) -> dict[str, Any]:
     """Return what `about` would, of a run directory that no dashboard was asked for."""
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except OSError:
+    if not (config := read_settings(folder)):
         sys.exit(f"{folder} is no run's folder: it has no config.yaml")
     name, _, identity = folder.name.rpartition("-")
     return about(Entry(folder, identity, name, config), Wandb(project=project, entity=entity))
@@ -286,7 +273,7 @@ def main() -> None:
     parser.add_argument("--follow", type=float, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     folder = asked.folder.absolute()
-    said = read_json(about_file(folder)) or _recorded(folder, asked.project, asked.entity)
+    said = read_json(folder / ABOUT) or _recorded(folder, asked.project, asked.entity)
     (folder / "wandb").mkdir(exist_ok=True)
     ended = threading.Event()
 
@@ -305,8 +292,9 @@ def main() -> None:
     os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb" / "data"))
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # W&B makes folders as soon as it is imported, and its hook that removes them never runs here.
-    temporary_folder(folder).mkdir(exist_ok=True)
-    tempfile.tempdir = str(temporary_folder(folder))
+    temporary = folder / TEMPORARY
+    temporary.mkdir(exist_ok=True)
+    tempfile.tempdir = str(temporary)
     code = 0
     try:
         send(folder, said, ended, asked.follow)
@@ -318,7 +306,7 @@ def main() -> None:
     if asked.follow is None and (command := unsent(folder)):
         print(f"W&B has not been sent everything: {command}")
     sys.stdout.flush()
-    shutil.rmtree(temporary_folder(folder), ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
     os._exit(code)  # W&B's own hook waits without a limit; its process ends with this one
 
 

@@ -77,14 +77,14 @@ def composed(words: str) -> Run:
 def identities(run: Run) -> Identities:
     """Return everything that a run and its parts are found by."""
     recipe = recipe_of(run)
-    stages = {"run": recipe.student, "alone": recipe.student.alone(), "corpus": recipe.corpus}
-    if maps := recipe.student.maps:
+    stages = {"run": recipe, "alone": recipe.alone(), "corpus": recipe.corpus}
+    if maps := recipe.maps:
         stages["maps"] = maps
     found: Identities = {name: stage.identity for name, stage in stages.items()}
     before: Identities = {name: stage.formerly for name, stage in stages.items()}
-    found["teachers"] = recipe.teacher_identities
+    found["teachers"] = recipe.teacher.identities if recipe.teacher else []
     # what was opened is found by the same identity as ever
-    each = recipe.teacher.each if recipe.teacher else ()
+    each = (recipe.teacher.members or [recipe.teacher]) if recipe.teacher else ()
     before["teachers"] = [
         stage.formerly if isinstance(stage, TrainedStage) else stage.identity for stage in each
     ]

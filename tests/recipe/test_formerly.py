@@ -16,11 +16,12 @@ from dwt_cli.config.run import SCHEMAS, Run
 from dwt_cli.data.options import Data
 from dwt_cli.data.tokenizer import train_tokenizer
 from dwt_cli.recipe import worker
-from dwt_cli.recipe.recipe import Recipe, recipe_of
+from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import recorded_as
+from dwt_cli.recipe.student import StudentStage
 from tests.miniature import options, write_text
 
-Recipes = Callable[..., Recipe]
+Recipes = Callable[..., StudentStage]
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def recipe(tmp_path: Path, composed: Callable[..., Run]) -> Recipes:
     if not (tmp_path / "text").is_dir():
         write_text(tmp_path / "text")
 
-    def make(*choices: str) -> Recipe:
+    def make(*choices: str) -> StudentStage:
         return recipe_of(composed(*options(tmp_path), *choices))
 
     return make
@@ -106,21 +107,21 @@ def test_held_out_masks_have_a_ratio_of_their_own(recipe: Recipes) -> None:
     assert heldout_task() == heldout_task("task.mask_ratio=0.3", "task.keep_ratio=0.5")
     assert usual.corpus.identity == other.corpus.identity
     assert usual.identity != other.identity
-    assert other.student.formerly is None
+    assert other.formerly is None
     again = recipe("task.mask_ratio=0.3", "eval.mask_ratio=0.3")
-    assert again.student.formerly not in (None, usual.student.formerly)
+    assert again.formerly not in (None, usual.formerly)
     assert heldout_task("eval.mask_ratio=0.3") == heldout_task(
         "task.mask_ratio=0.3", "eval.mask_ratio=0.3"
     )
 
 
-def as_before(recipe: Recipe, folder: Path) -> None:
+def as_before(recipe: StudentStage, folder: Path) -> None:
     """Let a record, its checkpoints and the cache have the names of version 0.2."""
     for kind, stage in (("corpus", recipe.corpus), ("teacher", recipe.teacher)):
         assert stage and stage.formerly
         (folder / "cache" / kind / stage.identity).rename(folder / "cache" / kind / stage.formerly)
     (run,) = (folder / "runs").glob(f"*-{recipe.identity}")
-    before = str(recipe.student.formerly)
+    before = str(recipe.formerly)
     for file in (run / "summary.json", *run.glob("checkpoints/*/state.json")):
         file.write_text(file.read_text().replace(recipe.identity, before))
     for place in run.glob("checkpoints/step-*"):
@@ -143,8 +144,8 @@ def test_what_version_0_2_has_made_is_found(
     carry_out()
     as_before(found, tmp_path)
     root, cache = tmp_path / "runs", Cache(str(tmp_path / "cache"), print)
-    former = str(found.student.formerly)
-    assert recorded_as(root, found.student) == former
+    former = str(found.formerly)
+    assert recorded_as(root, found) == former
     assert found.corpus.is_kept(cache)
     assert found.teacher and found.teacher.is_kept(cache)
     assert "this run is finished" in carry_out()

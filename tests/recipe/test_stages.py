@@ -19,7 +19,7 @@ from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.config import packing
 from dwt_cli.config.run import Run
 from dwt_cli.recipe import worker
-from dwt_cli.recipe.recipe import Recipe, recipe_of
+from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import Record
 from dwt_cli.recipe.stage import Site
 from dwt_cli.recipe.student import StudentStage
@@ -38,15 +38,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def of_two_stages(run: Run) -> Recipe:
+def of_two_stages(run: Run) -> StudentStage:
     """The features of the teacher for some steps, then its logits for others."""
-    recipe = recipe_of(run)
-    last = recipe.student
+    last = recipe_of(run)
 
     def lasting(steps: int, **changed: Any) -> Any:
-        train = last.shapes.conditions.lasting(steps)
-        conditions = replace(last.shapes.conditions, train=train)
-        return replace(last.shapes, conditions=conditions, **changed)
+        return replace(last.shapes, conditions=last.shapes.conditions.lasting(steps), **changed)
 
     (objective,) = last.shapes.objectives.values()
     first = replace(
@@ -55,11 +52,12 @@ def of_two_stages(run: Run) -> Recipe:
         folder="general",
         shapes=lasting(FIRST, objectives={"half": replace(objective, weight=0.5)}),
     )
-    second = replace(last, purpose="second", shapes=lasting(SECOND), after=first)
-    return replace(recipe, stages=[*recipe.stages[:-1], first, second], student=second)
+    return replace(last, purpose="second", shapes=lasting(SECOND), after=first)
 
 
-def carried_out(recipe: Recipe, run: Run, ranks: Ranks = ALONE) -> tuple[dict[str, Any], Path, str]:
+def carried_out(
+    recipe: StudentStage, run: Run, ranks: Ranks = ALONE
+) -> tuple[dict[str, Any], Path, str]:
     """The summary, the run's directory, and what was printed."""
     printed = io.StringIO()
     console = Console(file=printed, width=120)
@@ -155,15 +153,15 @@ def test_the_cost_of_a_run_that_epochs_limit_is_known_with_its_text(
     words = [*options(place), "train.max_steps=null", f"train.epochs={epochs}"]
     recipe = recipe_of(composed(*words))
     cache = Cache(f"{place}/cache", print)
-    assert recipe.student.cost({}) is None
+    assert recipe.cost({}) is None
     with Display(Console(quiet=True), recipe.costs({}, cache)) as show:
         machine = Machine.of(composed().launch.device, 1, composed().train.precision)
         context = Site(machine, cache, ALONE).at(place, show)
         done = {"corpus": recipe.corpus.carry_out({}, context)}
     num_steps = round(epochs * len(done["corpus"].train) / 8)
-    assert recipe.student.num_steps(done) == num_steps
+    assert recipe.num_steps(done) == num_steps
     same = recipe_of(composed(*options(place), f"train.max_steps={num_steps}"))
-    assert recipe.costs(done, cache)["student"] == same.student.cost({}) != 0
+    assert recipe.costs(done, cache)["student"] == same.cost({}) != 0
     tokens = done["corpus"].report["train_tokens"]
     told = recipe_of(composed(*words, f"run.train_tokens={tokens}"))
-    assert told.student.cost({}) == same.student.cost({})
+    assert told.cost({}) == same.cost({})
