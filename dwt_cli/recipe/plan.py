@@ -3,7 +3,6 @@
 On as many ranks as the run will have, and on a device that may not be here.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -22,15 +21,12 @@ from dwt_cli.recipe.student import StudentStage
 def parameters_by_part(model: PreTrainedModel) -> dict[str, int]:
     """Return embeddings, layers (with the norm after the last one) and head; tied ones once."""
     anatomy = anatomy_of(model)
-    parts = Counter({"embeddings": 0, "layers": 0, "head": 0})
+    parts = {"embeddings": 0, "layers": 0, "head": 0}
     for name, parameter in model.named_parameters():
-        if name.startswith(anatomy.embeddings):
-            parts["embeddings"] += parameter.numel()
-        elif not name.startswith(f"{anatomy.backbone}."):
-            parts["head"] += parameter.numel()
-        else:
-            parts["layers"] += parameter.numel()
-    return dict(parts)
+        inside = "layers" if name.startswith(f"{anatomy.backbone}.") else "head"
+        part = "embeddings" if name.startswith(anatomy.embeddings) else inside
+        parts[part] += parameter.numel()
+    return parts
 
 
 def flops_in_all(student: StudentStage) -> float | None:
@@ -112,11 +108,12 @@ def _each_rank(shapes: Shapes, machine: Machine, num_ranks: int) -> Iterator[tup
         way = "fsdp" if sharding else "ddp"
         yield "sent in a step", f"{in_a_step / 1e9:.3f} GB by each rank ({way}, ring)"
     account = memory(shapes, machine, num_ranks)
-    for kind, num_bytes in {**account.kinds, "at its peak": account.total}.items():
-        yield f"memory, {kind}", f"{num_bytes / 1e9:.3f} GB{_on_each(num_ranks)}"
+    sizes = {f"memory, {kind}": size for kind, size in account.kinds.items()}
+    sizes["memory, at its peak"] = account.total
     if account.offloaded:
-        kept = f"{account.offloaded / 1e9:.3f} GB"
-        yield "memory of the machine, offloaded", f"{kept}{_on_each(num_ranks)}"
+        sizes["memory of the machine, offloaded"] = account.offloaded
+    for name, size in sizes.items():
+        yield name, f"{size / 1e9:.3f} GB{_on_each(num_ranks)}"
     there, device = machine.memory_bytes, machine.device.type
     answer = "it fits"
     if account.total > there:

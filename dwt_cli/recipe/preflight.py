@@ -40,7 +40,13 @@ def check(
     shapes, remapped = student.shapes, student.remap
     conditions, model = shapes.conditions, shapes.student_model
     _check_memory(shapes, machine, num_ranks, scale)
-    _check_room(root, num_parameters(model))
+    needed = num_parameters(model) * _CHECKPOINT_BYTES
+    there = shutil.disk_usage(nearest_existing(Path(root).expanduser())).free
+    if needed > there:
+        raise UserError(
+            f"run.root={root} has {_gb(there)} left, one checkpoint takes {_gb(needed)}; "
+            "free some room, or set run.root to a folder on another disk"
+        )
     sharding = conditions.parallel.sharding(num_ranks)
     is_shared = sharding is not None and sharding.shard_teacher
     speaks = bool(divergences(shapes.objectives)) or len(shapes.teachers) > 1
@@ -50,9 +56,15 @@ def check(
         for each in shapes.checkpoints
     ]
     alike = _check_tokenizers(student.corpus.tokenizer(), shapes.checkpoints, conditions)
+    vocab_size = conditions.data.vocab_size
     for (setting, checkpoint), theirs in zip(shapes.checkpoints, rows, strict=True):
+        # a teacher may have other rows if its tokenizer is known to number the text's tokens alike
         num_tokens = alike.get(setting) if setting != STUDENT_PATH else None
-        _check_rows(f"{setting}={checkpoint.path}", theirs, conditions.data.vocab_size, num_tokens)
+        if theirs != vocab_size and not (num_tokens and theirs >= num_tokens):
+            raise UserError(
+                f"{setting}={checkpoint.path} has a vocabulary of {theirs}, the text one of "
+                f"{vocab_size}: they must share one; set scale.vocab_size={theirs}"
+            )
     teacher = shapes.teacher_models.get("teacher")
     if teacher is not None:
         parts_for(shapes.objectives, model.config, teacher.config)
@@ -96,18 +108,6 @@ def _check_tokenizers(
             )
         alike[setting] = size
     return alike
-
-
-def _check_rows(named: str, rows: int, vocab_size: int, num_tokens: int | None) -> None:
-    """Check that a model has the student's rows, or at least one for each of ``num_tokens``.
-
-    num_tokens: those of the text, where a teacher's tokenizer is known to number them alike.
-    """
-    if rows != vocab_size and not (num_tokens and rows >= num_tokens):
-        raise UserError(
-            f"{named} has a vocabulary of {rows}, the text one of {vocab_size}: "
-            f"they must share one; set scale.vocab_size={rows}"
-        )
 
 
 def _check_model(
@@ -184,27 +184,14 @@ def _check_memory(shapes: Shapes, machine: Machine, num_ranks: int, scale: str) 
         return
     needed = memory(shapes, machine, num_ranks).total
     if needed > there:
-        fits = (there - least) * num_blocks // (needed - least)
-        fitting = (n for n in range(fits, 0, -1) if train.batch_size // num_ranks % n == 0)
-        best = next(fitting, None)
+        remedy, fits = "choose a smaller scale", (there - least) * num_blocks // (needed - least)
+        if fitting := [n for n in range(1, fits + 1) if train.batch_size // num_ranks % n == 0]:
+            best = f"train.micro_batch_size={fitting[-1]}"
+            remedy = f"set {best} (the result stays the same, to rounding)"
         raise UserError(
             f"out of memory: train.batch_size={train.batch_size} takes {_gb(needed)} on each rank "
             f"with {num_blocks} sequences at a time, the {machine.device.type} has {_gb(there)}; "
-            + (
-                f"set train.micro_batch_size={best} (the result stays the same, to rounding)"
-                if best
-                else "choose a smaller scale"
-            )
-        )
-
-
-def _check_room(root: str, parameters: int) -> None:
-    needed = parameters * _CHECKPOINT_BYTES
-    there = shutil.disk_usage(nearest_existing(Path(root).expanduser())).free
-    if needed > there:
-        raise UserError(
-            f"run.root={root} has {_gb(there)} left, one checkpoint takes {_gb(needed)}; "
-            "free some room, or set run.root to a folder on another disk"
+            f"{remedy}"
         )
 
 
