@@ -37,7 +37,7 @@ def check(
 
     root, scale: the settings ``run.root`` and ``scale``.
     """
-    shapes, remapped = student.shapes, student.remap
+    shapes, remapped = student.shapes, student.shapes.remap
     conditions, model = shapes.conditions, shapes.student_model
     _check_memory(shapes, machine, num_ranks, scale)
     needed = num_parameters(model) * _CHECKPOINT_BYTES

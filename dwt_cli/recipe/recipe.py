@@ -28,7 +28,6 @@ def recipe_of(run: Run) -> StudentStage:
     )
     return StudentStage(
         run.seed,
-        run.remap,
         shapes,
         corpus,
         teacher_stage(run.teacher, corpus, conditions),

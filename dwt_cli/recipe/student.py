@@ -16,7 +16,7 @@ from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.revise import Revise
 from dwt_cli.distill.objective.select import Select
-from dwt_cli.distill.remap.options import Ligo, RandomStart, Remap
+from dwt_cli.distill.remap.options import Ligo, RandomStart
 from dwt_cli.models.places import provenance
 from dwt_cli.recipe import formerly
 from dwt_cli.recipe.corpus import CorpusStage
@@ -142,7 +142,6 @@ class StudentStage(Stage):
     """
 
     seed: int
-    remap: Remap
     shapes: Shapes
     corpus: CorpusStage
     teacher: TeacherStage | None
@@ -167,7 +166,7 @@ class StudentStage(Stage):
             "text": self.corpus.identity,
             "task": of.task,
             "student": shapes.student,
-            "remap": self.remap,
+            "remap": shapes.remap,
             "optim": of.optim,
             "train": of.train,
             "eval": of.eval,
@@ -212,15 +211,18 @@ class StudentStage(Stage):
     @cached_property
     def maps(self) -> MapsStage | None:
         """The stage of the maps that it starts by; None: there are none to learn."""
-        learned, teacher = self.remap.learned, self.teacher
+        learned, teacher = self.shapes.remap.learned, self.teacher
         return MapsStage(learned, self, teacher) if learned and teacher else None
 
     def alone(self, steps: int | None = None) -> StudentStage:
         """Return the same student without any teacher, trained for as long or for ``steps``."""
-        before, shapes = self.after and self.after.alone(), self.shapes
+        before, shapes = (
+            self.after and self.after.alone(),
+            replace(self.shapes, remap=RandomStart()),
+        )
         if steps is not None:
             shapes = replace(shapes, conditions=shapes.conditions.lasting(steps))
-        return replace(self, remap=RandomStart(), teacher=None, after=before, shapes=shapes)
+        return replace(self, teacher=None, after=before, shapes=shapes)
 
     def equal_steps(self, facts: Facts) -> int | None:
         """Return the steps without a teacher that take the FLOPs of a training, its teacher's
@@ -273,7 +275,7 @@ class StudentStage(Stage):
                 load_state(model, state, at.ranks)
         else:
             model, fresh = self.start()
-            remapped = self._remap(model, done, at) if self.remap.needs_teacher else None
+            remapped = self._remap(model, done, at) if self.shapes.remap.needs_teacher else None
         facts = of.fit(
             self,
             of.wrapped(model, at.machine),
@@ -335,7 +337,7 @@ class StudentStage(Stage):
             learned = facts_of(done[self.maps.name])
             facts = {"flops": learned.flops, "seconds": learned.seconds}
         else:
-            account = self.remap.start(student, teacher.model)
+            account = self.shapes.remap.start(student, teacher.model)
         losses["remapped"] = loss()
         facts["losses"] = losses
         if at.ranks.is_first:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.study.record import StudyRecord
@@ -35,7 +37,7 @@ _CURVES = {
 def show(results: Results, folder: Path, options: Tracker, say: Callable[[str], None]) -> None:
     """Send the verdicts, a row per run and the figures of a study's report."""
     study = results.study
-    tables = {"verdicts": verdicts(results), "runs": runs_table(results)}
+    tables = {"verdicts": pd.DataFrame(verdicts(results)), "runs": runs_table(results)}
     entry = Entry(
         folder,
         identity=f"study-{fingerprint(study.name, str(folder.resolve()))}",

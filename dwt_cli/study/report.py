@@ -72,19 +72,18 @@ def _page(markdown: str, title: str, folder: Path) -> str:
 
 def print_report(console: Console, results: Results, paths: Sequence[Path]) -> None:
     """Print the verdicts, or without claims the means; what is missing, and the places."""
-    study, shown = results.study, tables.verdicts(results)
-    say = plain_line(console)
-    if len(shown):
-        shown = shown[["claim", "length", "difference [95%]", "verdict"]]
-    else:
+    study, say = results.study, plain_line(console)
+    named = ("claim", "length", "difference [95%]", "verdict")
+    shown = [{name: row[name] for name in named} for row in tables.verdicts(results)]
+    if not shown:
         say(f"{study.name} tests no claim: there are no verdicts")
-        shown = tables.means(results)
-    if len(shown):
+        shown = list(tables.means(results))
+    if shown:
         title = ": ".join(filter(None, [study.name, study.question]))
-        columns = [Column(heading, overflow="fold") for heading in shown]
+        columns = [Column(heading, overflow="fold") for heading in shown[0]]
         table = Table(*columns, title=title, title_justify="left")
-        for row in shown.astype(str).to_numpy():
-            table.add_row(*row)
+        for row in shown:
+            table.add_row(*map(str, row.values()))
         console.print(table)
     say(in_short(results))
     say(f"{len(results.runs)} of {len(study.jobs)} runs are in the report")

@@ -1,7 +1,8 @@
-"""The report's tables: a study's results as frames of text. No formula is here."""
+"""The report's tables: a study's results as rows of text, by column. No formula is here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import Any
 
 import pandas as pd
 
@@ -20,6 +21,8 @@ from dwt_cli.study.comparisons import (
 from dwt_cli.study.compute import Account, Cost, crossings
 from dwt_cli.study.record import Expect
 from dwt_cli.study.results import Results
+
+Row = dict[str, Any]
 
 AHEAD = "†"
 NONE = "-"
@@ -43,35 +46,30 @@ def interval(found: Difference | None, num_seeds: int | None = None, form: str =
     return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]{few}"
 
 
-def verdicts(results: Results) -> pd.DataFrame:
-    """Return what became of each claim."""
-    rows = [
-        {
-            "claim": each.claim.claim,
+def verdicts(results: Results) -> Iterator[Row]:
+    """Yield what became of each claim."""
+    for each in judge(results):
+        claim, num = each.claim, len(each.by_seed)
+        yield {
+            "claim": claim.claim,
             "length": each.length,
-            "compared": f"{each.claim.arm} - {each.claim.against} {_SIGN[each.claim.expect]} 0",
-            "at": "the end"
-            if each.claim.progress == 1
-            else f"{each.claim.progress:.0%} of the run",
+            "compared": f"{claim.arm} - {claim.against} {_SIGN[claim.expect]} 0",
+            "at": "the end" if claim.progress == 1 else f"{claim.progress:.0%} of the run",
             "difference [95%]": interval(each.found),
-            "pairs": len(each.by_seed),
-            "Holm's p": NONE if len(each.by_seed) < 2 else probability(each.adjusted_p),
+            "pairs": num,
+            "Holm's p": NONE if num < 2 else probability(each.adjusted_p),
             "verdict": each.verdict,
         }
-        for each in judge(results)
-    ]
-    return pd.DataFrame(rows)
 
 
 def probability(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def losses(results: Results) -> pd.DataFrame:
-    """Return held-out losses at the end; where the teacher is ahead, the seed is marked."""
+def losses(results: Results) -> Iterator[Row]:
+    """Yield held-out losses at the end; where the teacher is ahead, the seed is marked."""
     beside = against_alone(results)
     ahead = beside[beside.teacher_gap <= 0].set_index(["arm", "length", "seed"]).index
-    rows = []
     by_length = results.runs.sort_values("length", kind="stable")
     for (length, arm), runs in by_length.groupby(["length", "arm"], sort=False):
         found = runs.set_index("seed").heldout_loss
@@ -85,44 +83,37 @@ def losses(results: Results) -> pd.DataFrame:
         for seed in results.study.seeds:
             mark = AHEAD if (arm, length, seed) in ahead else ""
             row[f"seed {seed}"] = f"{found[seed]:.3f}{mark}" if seed in found else NONE
-        rows.append(row)
-    return pd.DataFrame(rows)
+        yield row
 
 
-def means(results: Results) -> pd.DataFrame:
-    """Return mean held-out losses, and paired differences from the stand-alone arm, or the first.
+def means(results: Results) -> Iterator[Row]:
+    """Yield mean held-out losses, and paired differences from the stand-alone arm, or the first.
 
-    The length is a column where there are several. Empty while no run is there.
+    The length is a column where there are several.
     """
-    study, rows = results.study, []
     reference = results.baseline or next(iter(results.runs.arm), None)
     by_length = results.runs.sort_values("length", kind="stable")
     for (length, arm), runs in by_length.groupby(["length", "arm"], sort=False):
-        apart = losses_apart(results, arm, str(reference), length)
-        row = {
+        apart = difference(losses_apart(results, arm, str(reference), length))
+        yield {
             "arm": arm,
-            "length": str(length),
-            "seeds": str(len(runs)),
+            **({"length": length} if results.runs.length.nunique() > 1 else {}),
+            "seeds": len(runs),
             "held-out": f"{runs.heldout_loss.mean():.3f}",
             "sd": f"{runs.heldout_loss.std():.3f}" if len(runs) > 1 else NONE,
-            f"minus {reference}": ""
-            if arm == reference
-            else interval(difference(apart), len(study.seeds)),
+            f"minus {reference}": interval(apart, len(results.study.seeds)) * (arm != reference),
         }
-        rows.append(row)
-    one = results.runs.length.nunique() == 1
-    return pd.DataFrame(rows).drop(columns="length" if one else [])
 
 
-def beside_alone(results: Results, is_exploratory: bool) -> pd.DataFrame:
-    """Return each arm beside the stand-alone student, at equal steps and at equal FLOPs."""
-    num, rows = len(results.study.seeds), []
+def beside_alone(results: Results, is_exploratory: bool) -> Iterator[Row]:
+    """Yield each arm beside the stand-alone student, at equal steps and at equal FLOPs."""
+    num = len(results.study.seeds)
     beside = against_alone(results)
     beside = beside[beside.arm.isin(results.study.exploratory) == is_exploratory]
     for (arm, length), runs in beside.groupby(["arm", "length"], sort=False):
         gaps = runs.teacher_gap.dropna()
         mark = AHEAD if (gaps <= 0).any() else ""
-        row = {
+        yield {
             "arm": arm,
             "length": length,
             "equal steps": interval(difference(runs.gap.dropna()), num),
@@ -130,8 +121,6 @@ def beside_alone(results: Results, is_exploratory: bool) -> pd.DataFrame:
             "with its pre-training, too": _equal(results, runs, Account.WHOLE),
             "teacher minus stand-alone": f"{gaps.mean():+.3f}{mark}" if len(gaps) else NONE,
         }
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 def _equal(results: Results, runs: pd.DataFrame, account: Account) -> str:
@@ -147,16 +136,15 @@ def _equal(results: Results, runs: pd.DataFrame, account: Account) -> str:
     return NONE
 
 
-def costs(results: Results) -> pd.DataFrame:
-    """Return multiples of the FLOPs of the stand-alone student, whose loss is to be reached."""
-    num, rows = len(results.study.seeds), []
+def costs(results: Results) -> Iterator[Row]:
+    """Yield multiples of the FLOPs of the stand-alone student, whose loss is to be reached."""
+    num = len(results.study.seeds)
     lengths = results.study.lengths_of(results.baseline) if results.baseline else []
     for arm, length in product(results.compared, lengths):
         found = {a.value: costs_to_equal(results, arm, length, a) for a in Account}
         if any(found.values()):
             cells = {name: multiple(list(by_seed.values()), num) for name, by_seed in found.items()}
-            rows.append({"arm": arm, "stand-alone of length": length, **cells})
-    return pd.DataFrame(rows)
+            yield {"arm": arm, "stand-alone of length": length, **cells}
 
 
 def multiple(by_seed: Sequence[Cost], num_seeds: int | None = None) -> str:
@@ -176,9 +164,8 @@ def _bound(cost: Cost) -> str:
     return f"< {cost.at_most:.2f}" if cost.at_least == 0 else f"> {cost.at_least:.2f}"
 
 
-def crossings_over_lengths(results: Results) -> pd.DataFrame:
-    """Return the mean differences at the end of each length, and where they change sign."""
-    rows = []
+def crossings_over_lengths(results: Results) -> Iterator[Row]:
+    """Yield the mean differences at the end of each length, and where they change sign."""
     for arm, against in pairs(results):
         at_end = lengths_apart(results, arm, against)
         if len(at_end) > 1:
@@ -187,13 +174,11 @@ def crossings_over_lengths(results: Results) -> pd.DataFrame:
                 for n in results.study.lengths
             }
             places = ", ".join(f"about {x:.0f} steps" for x in crossing_lengths(at_end))
-            rows.append({"pair": f"{arm} - {against}", **gaps, "crosses at": places or "nowhere"})
-    return pd.DataFrame(rows)
+            yield {"pair": f"{arm} - {against}", **gaps, "crosses at": places or "nowhere"}
 
 
-def crossings_within_run(results: Results) -> pd.DataFrame:
-    """Return the mean differences along runs, and where they change sign."""
-    rows = []
+def crossings_within_run(results: Results) -> Iterator[Row]:
+    """Yield the mean differences along runs, and where they change sign."""
     for arm, against in pairs(results):
         for length in results.study.lengths_of(arm, against):
             points = list(curves_apart(results, arm, against, length).mean(axis="columns").items())
@@ -203,17 +188,16 @@ def crossings_within_run(results: Results) -> pd.DataFrame:
                 at = {name: f"{gap:+.3f} ({share:.0%})" for name, (share, gap) in shown.items()}
                 places = ", ".join(f"{share:.0%}" for share in crossings(points))
                 where = {"pair": f"{arm} - {against}", "length": length}
-                rows.append({**where, **at, "crosses at": places or "nowhere"})
-    return pd.DataFrame(rows)
+                yield {**where, **at, "crosses at": places or "nowhere"}
 
 
-def left_out(results: Results) -> pd.DataFrame:
-    """A row per arm and reason."""
-    seeds = results.left_out.groupby(["arm", "what", "why", "length"], sort=False).seed.agg(_list)
-    named = seeds.reset_index()
-    named["length and seeds"] = named.length.astype(str) + ": " + named.seed
+def left_out(results: Results) -> Iterator[Row]:
+    """Yield a row per arm and reason."""
     columns = ["arm", "what", "why"]
-    return named.groupby(columns, sort=False)["length and seeds"].agg("; ".join).reset_index()
+    for names, runs in results.left_out.groupby(columns, sort=False):
+        by_length = runs.groupby("length", sort=False).seed.agg(_list)
+        seeds = "; ".join(f"{length}: {of}" for length, of in by_length.items())
+        yield {**dict(zip(columns, names, strict=True)), "length and seeds": seeds}
 
 
 def _list(numbers: Sequence[float]) -> str:

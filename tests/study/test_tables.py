@@ -57,6 +57,6 @@ def test_one_line_per_run(tmp_path: Path) -> None:
     assert (whole["left_out"], whole["words"]) == ("", "teacher=small seed=0")
     out = next(row for row in rows if (row["arm"], row["seed"]) == ("weak", "1"))
     assert (out["heldout_loss"], out["left_out"]) == ("", "failed: out of memory: lower it")
-    assert tables.left_out(results).to_numpy().tolist() == [
+    assert [list(row.values()) for row in tables.left_out(results)] == [
         ["weak", "run", "failed: out of memory: lower it", "100: 1"]
     ]
