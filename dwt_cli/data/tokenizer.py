@@ -93,11 +93,13 @@ def train_tokenizer(
     )
 
 
-def ids_of(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of each text's tokens, without special tokens around them."""
+def ids_of(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], special_tokens: bool = False
+) -> list[list[int]]:
+    """Return the ids of each text's tokens; special_tokens: with those that it adds by itself."""
     ids: list[list[int]] = tokenizer(
         list(texts),
-        add_special_tokens=False,
+        add_special_tokens=special_tokens,
         split_special_tokens=True,  # a "[MASK]" in the text is text
         return_attention_mask=False,
         return_token_type_ids=False,

@@ -1,10 +1,12 @@
 """The measures by name; one that fails by a mistake does not stop the others."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError, not_among
-from dwt_cli.evaluate import blimp, glue, harness, lm, probing
+from dwt_cli.evaluate import blimp, glue, harness, lm, probing, zero_shot
 from dwt_cli.evaluate.measurement import Found, Measurement, Results, Score
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.options import Head
@@ -55,10 +57,26 @@ def _harness(asked: Measurement) -> list[Score]:
     return harness.scores(asked.tested, asked.options.harness)
 
 
+def _zero_shot(name: str) -> Measure:
+    def scores(asked: Measurement) -> list[Score]:
+        options = getattr(asked.options, name)
+        return asked.kept(
+            name,
+            (name, file_sum(Path(options.path).expanduser()), options.num_items),
+            lambda folder: Found(zero_shot.scores(asked.tested, name, options), {}),
+        )
+
+    def check(options: Eval) -> None:
+        zero_shot.read(name, getattr(options, name))
+
+    return Measure(scores, is_causal=True, check=check)
+
+
 MEASURES = {
     "lm": Measure(_lm),
     "probing": Measure(_probing, needs_head=False),
     "blimp": Measure(_blimp, check=lambda options: blimp.check(options.blimp)),
+    **{name: _zero_shot(name) for name in zero_shot.SETS},
     "harness": Measure(
         _harness, is_causal=True, check=lambda options: harness.check(options.harness)
     ),

@@ -37,6 +37,14 @@ class Blimp:
 
 
 @dataclass
+class LocalFile:
+    """A set in its official format. path: its .jsonl file. num_items: of it; null is all."""
+
+    path: str | None = bookkeeping(None)
+    num_items: int | None = at_least(1, default=None)
+
+
+@dataclass
 class Harness:
     """Tasks of lm-evaluation-harness, by its names.
 
@@ -82,6 +90,9 @@ class Eval:
     glue: Glue = field(default_factory=Glue, metadata={"identity": False})
     blimp: Blimp = field(default_factory=Blimp, metadata={"identity": False})
     probing: Probing = field(default_factory=Probing, metadata={"identity": False})
+    lambada: LocalFile = field(default_factory=LocalFile, metadata={"identity": False})
+    hellaswag: LocalFile = field(default_factory=LocalFile, metadata={"identity": False})
+    arc: LocalFile = field(default_factory=LocalFile, metadata={"identity": False})
     harness: Harness = field(default_factory=Harness, metadata={"identity": False})
 
     @property

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dwt_cli.models.wrapper import Want
 from dwt_cli.tasks.task import Batch, Place
 
 
@@ -50,11 +51,26 @@ class NextToken:
 
     def log_likelihood(self, model: nn.Module, ids_SL: Tensor) -> Tensor:
         """Return log p (S,) in nats, fp64, of the tokens between the two marks of each sentence."""
-        inputs_SL = ids_SL[:, :-1]  # the mark at the end is not asked for
-        rows_N, labels_N = shifted(inputs_SL)
-        logits_NV = model(inputs_SL, rows_N).logits_NV.float()
-        losses_N = nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
-        return -losses_N.double().view(len(ids_SL), -1).sum(1)
+        given_S = torch.ones(len(ids_SL), dtype=torch.long, device=ids_SL.device)
+        return continuation(model, ids_SL[:, :-1], given_S)[0]
+
+
+def continuation(model: nn.Module, ids_SL: Tensor, given_S: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log p (S,) in nats, fp64, of the ids after the first ``given_S``, given these.
+
+    And whether greedy decoding would write just them (S,). given_S: int64, at least 1.
+    """
+    asked_SL = torch.arange(1, ids_SL.shape[1], device=ids_SL.device) >= given_S[:, None]
+    rows_N = asked_SL.flatten().nonzero().squeeze(1)
+    labels_N = ids_SL[:, 1:][asked_SL]
+    logits_NV = model(ids_SL[:, :-1], rows_N, Want(ragged=True)).logits_NV.float()
+    losses_SL = torch.zeros(asked_SL.shape, dtype=torch.float64, device=ids_SL.device)
+    losses_SL[asked_SL] = nn.functional.cross_entropy(
+        logits_NV, labels_N, reduction="none"
+    ).double()
+    missed_SL = torch.zeros_like(asked_SL)
+    missed_SL[asked_SL] = logits_NV.argmax(-1) != labels_N
+    return -losses_SL.sum(1), ~missed_SL.any(1)
 
 
 def shifted(ids_BL: Tensor) -> tuple[Tensor, Tensor]:
