@@ -126,18 +126,26 @@ class Slurm(Torchrun):
             )
 
 
+class Start(Enum):
+    """Start of a process: a fork of one that has loaded torch (on Linux), or a fresh one."""
+
+    fork = "fork"
+    fresh = "fresh"
+
+
 @dataclass
 class Jobs:
     """Order in which the runs of a multirun are carried out, each in a process of its own.
 
     shares_machine: whether those at work share its devices and cores. needs_slurm: whether each
-    is handed to SLURM. fail_fast: begin no other one after one has failed.
+    is handed to SLURM. fail_fast: begin no other one after one has failed. start: of each process.
     """
 
     shares_machine: ClassVar[bool] = False
     needs_slurm: ClassVar[bool] = False
 
     fail_fast: bool = False
+    start: Start = Start.fork
 
     def at_a_time(self, num_devices: int) -> int:
         """Return how many are at work at a time on a machine with so many CUDA devices."""

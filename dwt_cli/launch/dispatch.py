@@ -9,6 +9,7 @@ from rich.console import Console
 from dwt_cli.config import packing
 from dwt_cli.config.run import Run
 from dwt_cli.launch.process import QUIETLY, loading
+from dwt_cli.launch.start import starter
 from dwt_cli.recipe.record import readable
 
 
@@ -19,14 +20,15 @@ def start(run: Run) -> None:
     `dwt_cli.base.errors.Reported`.
     """
     evaluation, ranks, job = run.evaluation, run.launch.ranks, run.launch.job
-    is_training = run.run.mode.trains and evaluation is None
+    is_rank = {"RANK", "WORLD_SIZE"} <= os.environ.keys()  # somebody else's torchrun
+    begins_here = run.run.mode.trains and evaluation is None and not is_rank
     console = Console()
-    if is_training and "RANK" not in os.environ:
+    if begins_here:
         from dwt_cli.recipe import finished  # a command that only asks for help does not pay for it
 
         if finished.show_again(run, console):
             return
-    if job and is_training:
+    if job and begins_here:
         from dwt_cli.launch import slurm
 
         name = readable(run.choices, run.overrides, run.seed)
@@ -34,16 +36,24 @@ def start(run: Run) -> None:
         return
     if ranks:
         os.environ.update(QUIETLY | os.environ)
+    if ranks and begins_here:
+        start_ranks(run)
+        return
     with loading():
-        from dwt_cli.base.ranks import are_several
-        from dwt_cli.launch import torchrun
         from dwt_cli.recipe import worker
     if evaluation:
         worker.evaluate(evaluation, console)
-    elif ranks and is_training and not are_several():
-        torchrun.start(packing.packed(run), ranks)
     else:
         worker.work(run, console)
+
+
+def start_ranks(run: Run) -> None:
+    """Carry a run out by the ranks of this machine, which begin here."""
+    assert run.launch.ranks is not None
+    with starter() as processes:
+        with loading():
+            from dwt_cli.launch import torchrun
+        torchrun.start(packing.packed(run), run.launch.ranks, processes)
 
 
 def start_all(runs: Sequence[Run], study: str | None, arguments: Sequence[str]) -> int:
@@ -51,6 +61,7 @@ def start_all(runs: Sequence[Run], study: str | None, arguments: Sequence[str]) 
 
     study: the name of its primary config. arguments: the command that asks for them.
     """
-    with loading():
-        from dwt_cli.launch import sweep
-    return sweep.carry_out(runs, study, arguments, Console())
+    with starter(runs[0].jobs.start) as processes:
+        with loading():
+            from dwt_cli.launch import sweep
+        return sweep.carry_out(runs, study, arguments, Console(), processes)

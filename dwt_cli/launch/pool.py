@@ -8,7 +8,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 
 from dwt_cli.config.launch import Jobs
+from dwt_cli.launch.start import Fresh
 
 _POLL_S = 0.5
 
@@ -34,11 +34,12 @@ class Outcome:
 class Pool:
     """As many processes at a time as the options ask for, each with its share of the machine.
 
-    poll: called now and then with the file of each run at work, from a thread of its own.
+    processes: what starts them. poll: called now and then with the file of each run at work, from
+    a thread of its own.
     """
 
-    def __init__(self, options: Jobs, poll: Callable[[Path], None]) -> None:
-        self._options, self._poll = options, poll
+    def __init__(self, options: Jobs, processes: Fresh, poll: Callable[[Path], None]) -> None:
+        self._options, self._processes, self._poll = options, processes, poll
         self._size = options.at_a_time(torch.cuda.device_count())
         self._stop, self._failed, self._abandoned = (threading.Event() for _ in range(3))
         self._thread = threading.local()  # .place: its number, from 0
@@ -76,13 +77,7 @@ class Pool:
         environment = os.environ | (self._share() if self._options.shares_machine else {})
         environment.pop("HYDRA_FULL_ERROR", None)
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "dwt_cli.launch", "job", str(file)],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # a Ctrl-C reaches it once, from here
-            )
+            process = self._processes.begin("job", file, environment, output)
         try:
             while not self._stop.is_set():
                 try:
@@ -91,10 +86,10 @@ class Pool:
                     self._poll(file)
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                os.kill(process.pid, signal.SIGINT)
             while process.poll() is None and not self._abandoned.wait(_POLL_S):
                 pass
-        return _error(process.returncode, log)
+        return _error(process.poll(), log)
 
     def _share(self) -> dict[str, str]:
         """Return the environment with one of the machine's devices and a share of its cores."""

@@ -27,10 +27,10 @@ QUIETLY = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
 @contextlib.contextmanager
-def loading() -> Iterator[None]:
+def loading(is_shown: bool = True) -> Iterator[None]:
     """Load modules in here: all of them stay, so the garbage collector need not look at them."""
     gc.disable()
-    with Console().status("loading torch and transformers"):
+    with Console(quiet=not is_shown).status("loading torch and transformers"):
         yield
     gc.freeze()
     gc.enable()
@@ -75,3 +75,22 @@ def handed_over(file: Path, at_parents_end: signal.Signals = signal.SIGKILL) -> 
             sys.exit(FAULT)
         print(f"dwt-train: {line}", file=sys.stderr, flush=True)
         sys.exit(MISTAKE)
+
+
+def main(role: str, file: Path) -> None:
+    """Do the work of a process in its role, on the run that is packed in a file.
+
+    rank: one of the run's processes. job: all of it, as one run of a multirun. node: the launcher
+    of one node's ranks, in a job of SLURM. Exits where the work does not end well.
+    """
+    # when a multirun is killed, its jobs leave checkpoints
+    at_parents_end = signal.SIGTERM if role == "job" else signal.SIGKILL
+    with handed_over(file, at_parents_end) as run:
+        if role == "rank":
+            from dwt_cli.recipe import worker
+
+            worker.work(run, Console())
+            return
+        from dwt_cli.launch import dispatch
+
+        dispatch.start(run) if role == "job" else dispatch.start_ranks(run)

@@ -9,6 +9,7 @@ import shlex
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +20,9 @@ from dwt_cli.base.atomic import read_json
 from dwt_cli.base.errors import MISTAKE, UserError
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.config import packing
-from dwt_cli.config.launch import Jobs
 from dwt_cli.config.run import Mode, Run
 from dwt_cli.launch.pool import Pool
+from dwt_cli.launch.start import Fresh
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import LOCK, find, recorded_as
 from dwt_cli.study.board import show
@@ -36,12 +37,17 @@ State = Literal["finished", "failed", "running", "missing"]
 
 
 def carry_out(
-    runs: Sequence[Run], study: str | None, arguments: Sequence[str], console: Console
+    runs: Sequence[Run],
+    study: str | None,
+    arguments: Sequence[str],
+    console: Console,
+    processes: Fresh,
 ) -> int:
     """Do what is missing, each run in a process of its own; returns the exit code.
 
-    study: the name of the primary config, where it is a study's. Raises `UserError` when another
-    process is at work in the study's folder, KeyboardInterrupt when it was asked to stop.
+    study: the name of the primary config, where it is a study's. processes: what starts them.
+    Raises `UserError` when another process is at work in the study's folder, KeyboardInterrupt when
+    it was asked to stop.
     """
     say, first, jobs = plain_line(console), runs[0], _jobs(runs, arguments)
     if first.jobs.needs_slurm and not first.launch.job:
@@ -78,7 +84,7 @@ def carry_out(
                 file.write_text(packing.packed(labelled), encoding="utf-8")
         num_done = len({job.identity for job in jobs}) - len(steps)
         with Overview(console, name, steps, num_done) as overview:
-            _work_off(ledger, list(steps), first.jobs, overview)
+            _work_off(ledger, list(steps), partial(Pool, first.jobs, processes), overview)
         failed = ledger.failed(jobs)
         for job in failed:
             say(f"failed: {_title(job)}: {job.error}")
@@ -91,7 +97,7 @@ def carry_out(
 
 
 def _work_off(
-    ledger: "_Ledger", identities: Sequence[str], options: Jobs, overview: Overview
+    ledger: "_Ledger", identities: Sequence[str], pool: Callable[..., Pool], overview: Overview
 ) -> None:
     def poll(file: Path) -> None:
         ledger.note(file.stem, "running")
@@ -99,7 +105,7 @@ def _work_off(
 
     files = [ledger.folder / "logs" / f"{identity}.json" for identity in identities]
     try:
-        for outcome in Pool(options, poll).carry_out(files):
+        for outcome in pool(poll).carry_out(files):
             identity, error = outcome.file.stem, outcome.error
             if outcome.begun:
                 ledger.note(identity, "failed" if error else "finished", error)

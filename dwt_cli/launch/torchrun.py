@@ -2,16 +2,19 @@
 
 import contextlib
 import logging
+import os
 import signal
 import socket
-import sys
 import threading
 import uuid
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, api
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -22,14 +25,16 @@ from dwt_cli.base.machine import has_devices
 from dwt_cli.base.ranks import SECONDARY_FAILURE
 from dwt_cli.config.launch import Torchrun
 from dwt_cli.launch.process import scratch
+from dwt_cli.launch.start import Fresh
 
 _ANSWER_S = 5
 
 
-def start(packed: str, options: Torchrun) -> None:
+def start(packed: str, options: Torchrun, processes: Fresh) -> None:
     """Start the ranks of this machine on a run that is packed, and wait for them.
 
-    Raises `Reported` when one of them has reported an error, `UserError` when none could.
+    processes: what starts them. Raises `Reported` when one of them has reported an error,
+    `UserError` when none could.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     has_devices(options.device, options.gpus if options.gpus * options.nodes > 1 else 0)
@@ -38,9 +43,10 @@ def start(packed: str, options: Torchrun) -> None:
     with scratch() as folder:
         file = Path(folder) / "run.json"
         file.write_text(packed, encoding="utf-8")
-        ranks = elastic_launch(_config(options, folder), sys.executable)
+        # torch has this function to be replaced: it starts a rank by the entrypoint's name
+        api.get_subprocess_handler = partial(_begin, processes)  # type: ignore[assignment, attr-defined]
         try:
-            ranks("-m", "dwt_cli.launch", "rank", str(file))
+            elastic_launch(_config(options, folder), "rank")(str(file))
         except ChildFailedError as failed:
             codes = {rank: failure.exitcode for rank, failure in failed.failures.items()}
             raise _in_one_line(codes, options) from failed
@@ -54,6 +60,14 @@ def start(packed: str, options: Torchrun) -> None:
             ) from error
         except SignalException as stop:
             raise Interrupted(number=stop.sigval) from stop
+
+
+def _begin(
+    processes: Fresh, entrypoint: str, args: Sequence[str], env: Mapping[str, str], **other: object
+) -> SimpleNamespace:
+    """Return a rank at work, in the form that torch wants."""
+    process = processes.begin(entrypoint, args[0], {**os.environ, **env}, None)
+    return SimpleNamespace(proc=process, close=lambda death_sig: os.killpg(process.pid, death_sig))
 
 
 def _config(options: Torchrun, folder: str) -> LaunchConfig:

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from dwt_cli.base import locks
 from dwt_cli.config import files
 from dwt_cli.config.launch import Basic, Joblib, Jobs
 from dwt_cli.config.run import Run
 from dwt_cli.launch.pool import Pool
+from dwt_cli.launch.start import Fresh
+from dwt_cli.recipe.record import LOCK
 from tests.miniature import dwt_train, options, write_text
 from tests.processes import Started
 
@@ -100,19 +103,26 @@ def test_a_second_start_does_only_what_is_missing(place: Path, first: Any) -> No
     assert jobs["alone", 1]["words"][:2] == ["--config-dir", str(place / "studies")]
 
 
-@pytest.mark.slow  # seven processes; that a pool asks its processes to stop is tested below
-def test_a_study_that_was_stopped_goes_on_in_mid_training(place: Path, first: Any) -> None:
-    command = study_command(place, "arm=long", "seed=3", "scale.checkpoint_every=1000")
+@pytest.mark.slow  # that a pool asks its processes to stop is tested below
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=lambda end: end.name)
+def test_a_study_that_was_stopped_goes_on_in_mid_training(
+    place: Path, first: Any, end: signal.Signals
+) -> None:
+    """Killed, it leaves its run the time for a checkpoint, as when it asks for one itself."""
+    command = study_command(place, "arm=long", f"seed={end}", "scale.checkpoint_every=1000")
     started = Started(command, place)
     try:
-        started.wait_until(lambda: list(place.glob("runs/none-*-seed3-*/metrics.jsonl")))
-        (folder,) = place.glob("runs/none-*-seed3-*")
+        started.wait_until(lambda: list(place.glob(f"runs/none-*-seed{end}-*/metrics.jsonl")))
+        (folder,) = place.glob(f"runs/none-*-seed{end}-*")
         started.wait_until(lambda: len((folder / "metrics.jsonl").read_text().splitlines()) > 20)
-        started.send(signal.SIGTERM)
-        assert started.ended() == 128 + signal.SIGTERM
-        assert "to go on: dwt-train" in started.output
-        checkpoints = list(folder.glob("checkpoints/step-*"))
-        assert checkpoints
+        started.send(end)
+        if end is signal.SIGTERM:
+            assert started.ended() == 128 + signal.SIGTERM
+            assert "to go on: dwt-train" in started.output
+        else:
+            assert started.ended() == -signal.SIGKILL
+            locks.take(folder / LOCK, timeout_s=60).release()
+        assert list(folder.glob("checkpoints/step-*"))
         assert not (folder / "summary.json").exists()
     finally:
         Started.end_all()
@@ -168,7 +178,9 @@ def quick_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def outcomes(folder: Path, jobs: Jobs, names: list[str]) -> dict[str, Any]:
     files = [folder / f"{name}.json" for name in names]
-    return {each.file.stem: each for each in Pool(jobs, lambda file: None).carry_out(files)}
+    return {
+        each.file.stem: each for each in Pool(jobs, Fresh(), lambda file: None).carry_out(files)
+    }
 
 
 def test_the_last_line_is_what_a_job_failed_of(quick_processes: Path) -> None:
@@ -195,7 +207,7 @@ def test_when_nobody_listens_any_more_the_processes_are_asked_to_stop(
 ) -> None:
     files = [quick_processes / f"{name}.json" for name in ("good", "long")]
     at_work = quick_processes / "long.json.threads"
-    each = Pool(Joblib(num_parallel=2), lambda file: None).carry_out(files)
+    each = Pool(Joblib(num_parallel=2), Fresh(), lambda file: None).carry_out(files)
     assert next(each).file is files[0]
     while not at_work.exists() or not at_work.read_text():
         time.sleep(0.01)

@@ -1,0 +1,210 @@
+"""Ways to start a process for a packed run: a fresh one, or a fork of one that has loaded torch.
+
+A fork begins at once; a fresh process imports for seconds before its first line. Both are children
+of who has asked, sessions of their own, and end with the same codes.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Protocol
+
+from dwt_cli.config.launch import Start
+from dwt_cli.launch.process import loading, main
+
+_PR_SET_CHILD_SUBREAPER = 36
+_SIZE_BYTES = 8
+_POLL_S = 0.02
+_LOADED = (
+    "dwt_cli.recipe.worker",
+    "dwt_cli.distill.loss",
+    "dwt_cli.track.curves",
+    "matplotlib.backends.backend_agg",
+)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Process(Protocol):
+    """A child process, as `subprocess.Popen` knows it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None:
+        """Return the exit code, a signal as a negative number; None while it is at work."""
+
+    def wait(self, timeout: float) -> int:
+        """Return the exit code; `subprocess.TimeoutExpired` when it has none by then."""
+
+
+def starter(start: Start = Start.fork) -> "Fresh":
+    """Return what starts processes, open for as long as they are started.
+
+    It is opened before this process has threads, locks or CUDA, for a fork would have them too.
+    """
+    is_safe = platform.system() == "Linux"  # elsewhere frameworks that are loaded end in a fork
+    return Forks() if start is Start.fork and is_safe else Fresh()
+
+
+class Fresh(AbstractContextManager["Fresh"]):
+    """Each process is a new interpreter."""
+
+    def begin(
+        self, role: str, file: Path | str, environment: Mapping[str, str], output: IO[bytes] | None
+    ) -> Process:
+        """Start a process in a role of `dwt_cli.launch` with all of its environment.
+
+        output: the file that it prints to; None: where this one does.
+        """
+        return subprocess.Popen(
+            [sys.executable, "-m", "dwt_cli.launch", role, str(file)],
+            stdout=output,
+            stderr=output and subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C reaches it once, from who has started it
+        )
+
+    def __exit__(self, *error: object) -> None:
+        """Start no more."""
+
+
+class Forks(Fresh):
+    """Each process is forked from a server, which is a fork of this one and loads meanwhile.
+
+    The server forks twice, so that the process becomes a child of this one: signals, exit codes
+    and the parent's end are those of any child.
+    """
+
+    def __enter__(self) -> "Forks":
+        self._turn = threading.Lock()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._line, theirs = socket.socketpair()
+        self._server = os.fork()
+        if self._server == 0:
+            try:
+                self._line.close()
+                _serve(theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
+        return self
+
+    def begin(
+        self, role: str, file: Path | str, environment: Mapping[str, str], output: IO[bytes] | None
+    ) -> Process:
+        request = json.dumps([role, str(file), dict(environment)]).encode()
+        streams = [output.fileno()] * 2 if output else [1, 2]
+        with suppress(OSError), self._turn:
+            socket.send_fds(self._line, [len(request).to_bytes(_SIZE_BYTES)], streams)
+            self._line.sendall(request)
+            if answer := self._line.recv(_SIZE_BYTES, socket.MSG_WAITALL):
+                return _Forked(int.from_bytes(answer))
+        return super().begin(role, file, environment, output)  # somebody has killed the server
+
+    def __exit__(self, *error: object) -> None:
+        self._line.close()
+        os.kill(self._server, signal.SIGKILL)  # it may still be loading
+        os.waitpid(self._server, 0)
+
+
+class _Forked:
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+    def wait(self, timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            time.sleep(_POLL_S)
+        return code
+
+
+def _serve(line: socket.socket) -> None:
+    """Fork for each request until the line is closed, as it is when who asks is gone."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    with loading(is_shown=False):
+        for module in _LOADED:
+            import_module(module)
+    while True:
+        size, streams, _, _ = socket.recv_fds(line, _SIZE_BYTES, 2)
+        if not size:
+            return
+        request = line.recv(int.from_bytes(size), socket.MSG_WAITALL)
+        between = os.fork()
+        if between == 0:
+            _fork(line, streams, *json.loads(request))
+        os.waitpid(between, 0)
+        for stream in streams:
+            os.close(stream)
+
+
+def _fork(
+    line: socket.socket, streams: list[int], role: str, file: str, environment: dict[str, str]
+) -> None:
+    """Do the work in a child, and end; the child is then one of who has asked. Never returns."""
+    between = os.getpid()
+    if os.fork():
+        os._exit(0)
+    code: object = 1
+    try:
+        while os.getppid() == between:
+            time.sleep(_POLL_S / 10)
+        os.setsid()
+        for number in _SIGNALS:
+            is_interrupt = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
+        for place, stream in enumerate(streams, 1):
+            os.dup2(stream, place)
+            os.close(stream)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
+        line.sendall(os.getpid().to_bytes(_SIZE_BYTES))
+        line.close()
+        _take(environment)
+        main(role, Path(file))
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(OSError):  # a disk may be full
+            sys.stdout.flush()
+        ctypes.CDLL(None).fflush(None)
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def _take(environment: dict[str, str]) -> None:
+    """Have this environment, and the threads it asks for: torch has read another's when loaded."""
+    threads = environment.get("OMP_NUM_THREADS")
+    if threads != os.environ.get("OMP_NUM_THREADS") and threads is not None:
+        import torch
+
+        torch.set_num_threads(int(threads))
+    os.environ.clear()
+    os.environ.update(environment)
