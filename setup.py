@@ -6,7 +6,7 @@ setup(
     packages=[*find_packages(include=["dwt_cli*"]), "dwt_cli.conf", "dwt_cli.sweeps"],
     package_dir={"dwt_cli.conf": "conf", "dwt_cli.sweeps": "sweeps"},
     package_data={
-        "dwt_cli": ["py.typed", "*/*.j2"],
+        "dwt_cli": ["py.typed", "*/*.j2", "*/*.txt"],
         "dwt_cli.conf": ["*.yaml", "*/*.yaml"],
         "dwt_cli.sweeps": ["*.yaml"],
     },

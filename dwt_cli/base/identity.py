@@ -61,12 +61,10 @@ def _identity(options: Any, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _former(options: Any, content: dict[str, Any]) -> dict[str, Any]:
-    now = counted(options, content)
-    kept = [
-        f.name
-        for f in dataclasses.fields(options)
-        if f.name in now or f.metadata.get("identity", True) is True
-    ]
+    every = {
+        f.name for f in dataclasses.fields(options) if f.metadata.get("identity", True) is True
+    }
+    kept = every | counted(options, content).keys()
     return {"class": _tag(options), **{name: content[name] for name in kept}}
 
 

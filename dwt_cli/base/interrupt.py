@@ -53,21 +53,20 @@ def stoppable() -> contextlib.AbstractContextManager[None]:
 class Interrupt(contextlib.ExitStack):
     """While this context is open the first signal is noted; a second Ctrl-C stops at once.
 
-    reports: whether this process prints that; of several that get the signal one does.
+    number: the signal's, 0 before it. reports: whether this process prints that it has come.
     """
 
     def __init__(self, reports: bool = True) -> None:
         super().__init__()
-        self.requested, self._reports = False, reports
-        self.number = int(signal.SIGINT)
+        self.number, self._reports = 0, reports
 
     def __enter__(self) -> "Interrupt":
         self.enter_context(_handled(self._note))
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self.requested:
-            self.requested, self.number = True, number
+        if not self.number:
+            self.number = number
             if self._reports:  # print() may be what the signal has interrupted
                 os.write(
                     2, b"\nfinishing this step and writing a checkpoint; Ctrl-C stops at once\n"

@@ -83,12 +83,14 @@ class Machine:
         place = torch.device("cuda", ranks.local_rank) if use_cuda else torch.device("cpu")
         if use_cuda:
             memory = torch.cuda.get_device_properties(place).total_memory
+            multiplies_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
             memory = _physical_memory() // ranks.local_size
+            multiplies_bf16 = (
+                torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            )
             _keep_freed_memory()
-        bf16 = precision is Precision.bf16 or (
-            precision is Precision.auto and _multiplies_bf16(place)
-        )
+        bf16 = precision is Precision.bf16 or (precision is Precision.auto and multiplies_bf16)
         return cls(place, torch.bfloat16 if bf16 else torch.float32, memory)
 
     @classmethod
@@ -140,9 +142,3 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         for parameter, value in ((-3, 1 << 30), (-1, (1 << 31) - 1)):  # mmap and trim thresholds
             libc.mallopt(parameter, value)
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -3,8 +3,7 @@
 A field marked `bookkeeping` cannot change a run's result and is left out of its identity. One
 marked `added` is younger than version 0.2, whose runs are found as long as it has its default. A
 class that is renamed keeps the name that identities know as ``tag: ClassVar[str]``, which its
-subclasses do not inherit. `between`,
-`at_least` and `above` give a number's range, which `dwt_cli.config.check` holds it to, and then
+subclasses do not inherit. `dwt_cli.config.check` holds a number to its field's range, and then
 asks ``problems(setting)`` of each class that has it. Imports no torch.
 """
 
@@ -78,18 +77,17 @@ def above(
 
 def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+        return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
 def walk(
     value: Any, setting: str = "", bounds: Range | None = None
 ) -> Iterator[tuple[str, Any, Range | None]]:
-    """Yield every dataclass and every single value of a tree of options, the root first.
+    """Yield the setting, the content and the range of every class and value in a tree of options.
 
-    Each comes with its dotted setting, and a value with the range of its field. What is in a list
-    has the list's setting; with ``metadata={"names": FIELD}`` each has its own name, from the list
-    in that field.
+    The root is the first. What is in a list has the list's setting; with
+    ``metadata={"names": FIELD}`` each has its own name, from the list in that field.
     """
     if isinstance(value, Mapping):
         for name, each in value.items():

@@ -2,27 +2,19 @@
 
 import os
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 
 from dwt_cli.cli import help
 
 
-def main() -> None:
-    """``dwt-train``. A user's mistake is one line on stderr and exit code 2."""
-    _run("dwt-train", help.train)
+def main(program: str = "dwt-train") -> None:
+    """Carry a command out, and exit; its help and version need nothing large.
 
-
-def evaluate_main() -> None:
-    """``dwt-eval``, in the same manner."""
-    _run("dwt-eval", help.evaluate)
-
-
-def _run(program: str, guide: Callable[[], str]) -> None:
-    """Print what only help or the version is asked for; else carry the command out, and exit."""
+    A user's mistake is one line on stderr and exit code 2.
+    """
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments) or arguments == ["help"]:
-        text = guide()
+        text = help.text(program)
     elif "--version" in arguments or arguments == ["version"]:
         text = f"{program} {version('dwt-cli')}"
     else:
@@ -33,3 +25,8 @@ def _run(program: str, guide: Callable[[], str]) -> None:
         print(text, flush=True)
     except BrokenPipeError:  # head, or a pager that was left, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def evaluate_main() -> None:
+    """Carry ``dwt-eval`` out, in the same manner."""
+    main("dwt-eval")

@@ -35,10 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_report(Console(), results, write_report(folder, results))
         if options.workspace:
             print(f"workspace: {save_workspace(results.study, options.workspace)}")
+        return 0
     except UserError as error:
         print(f"dwt-report: {error}", file=sys.stderr)
-        return MISTAKE
     except OSError as error:
         print(f"dwt-report: {folder} cannot be written ({error.strerror})", file=sys.stderr)
-        return MISTAKE
-    return 0
+    return MISTAKE

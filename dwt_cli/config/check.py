@@ -20,14 +20,8 @@ from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.objective.revise import NoRevision
 from dwt_cli.distill.objective.select import AllRows
 from dwt_cli.distill.remap.options import FromTeacher, Ligo
-from dwt_cli.distill.teacher.options import (
-    MadeTeacher,
-    NoTeacher,
-    SeveralTeachers,
-    Teacher,
-    Weighting,
-)
-from dwt_cli.models.options import Architecture, CheckpointStudent, Family, Head, Student
+from dwt_cli.distill.teacher.options import MadeTeacher, NoTeacher, SeveralTeachers, Weighting
+from dwt_cli.models.options import Architecture, CheckpointStudent, Family, Head
 from dwt_cli.training.options import Ddp
 from dwt_cli.training.protocols import Moment
 
@@ -49,12 +43,11 @@ def check_folders(options: RunOptions) -> None:
     for setting, folder in (("run.root", root), ("run.cache", cache)):
         try:
             existing = nearest_existing(folder)
-            if not existing.is_dir():
-                raise UserError(
-                    f"{setting}={folder}: {existing} is a file; set {setting} to a folder"
-                )
             with TemporaryFile(dir=existing):  # it has no name, so that nothing stays
                 pass
+        except NotADirectoryError as error:
+            line = f"{setting}={folder}: {existing} is a file; set {setting} to a folder"
+            raise UserError(line) from error
         except OSError as error:
             raise UserError(
                 f"{setting}={folder} cannot be written ({error.strerror}); set {setting} to "
@@ -112,7 +105,16 @@ def problems(run: Run) -> Iterator[str]:
         yield from objective.problems_over(f"objective.{name}", run.data.vocab_size)
     teacher_named = f"teacher={run.choices.get('teacher', '')}"
     if isinstance(run.remap, FromTeacher):
-        yield from _problems_of_remap(run.remap, run.student, run.teacher, teacher_named)
+        named, why = teacher_named, ""
+        if isinstance(run.student, CheckpointStudent):
+            named = f"student.path={run.student.path}"
+            why = "such a student starts from its own weights"
+        elif isinstance(run.teacher, NoTeacher):
+            named, why = "teacher=none", "there are no weights to start from; choose a teacher"
+        elif not run.teacher.is_model:
+            why = "the weights of one model are needed to start from; choose another teacher"
+        if why:
+            yield f"remap.depth={run.remap.depth} with {named}: {why}, or choose remap=random"
     yield from _problems_together(run, teacher_named)
 
 
@@ -199,20 +201,6 @@ def _differences(setting: str, theirs: Any, ours: Data, *names: str) -> Iterator
         their, our = getattr(theirs, name), getattr(ours, name)
         if their != our:
             yield f"{setting}.{name}={their} and data.{name}={our}: they are one; set scale.{name}"
-
-
-def _problems_of_remap(
-    remap: FromTeacher, student: Student, teacher: Teacher, named: str
-) -> Iterator[str]:
-    if isinstance(student, CheckpointStudent):
-        named, why = f"student.path={student.path}", "such a student starts from its own weights"
-    elif isinstance(teacher, NoTeacher):
-        named, why = "teacher=none", "there are no weights to start from; choose a teacher"
-    elif not teacher.is_model:
-        why = "the weights of one model are needed to start from; choose another teacher"
-    else:
-        return
-    yield f"remap.depth={remap.depth} with {named}: {why}, or choose remap=random"
 
 
 def _problems_together(run: Run, teacher: str) -> Iterator[str]:

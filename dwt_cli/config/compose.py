@@ -141,19 +141,15 @@ def _words_of_models(run: Run, words: Sequence[str]) -> dict[str, str]:
     from dwt_cli.models.checkpoint import sizes  # nobody else pays for torch here
 
     known = [(f"{name}={each.path}", *size) for name, each in opened if (size := sizes(each))]
-    lengths = [(length, named) for named, _, length in known if length]
-    found = {f"scale.vocab_size={size}": named for named, size, _ in known[:1]}
-    found |= {f"scale.block_length={length}": named for length, named in sorted(lengths)[:1]}
-    had = {f"scale.vocab_size={run.scale.vocab_size}"}
-    had |= {
-        f"scale.block_length={length}" for length, _ in lengths if length >= run.scale.block_length
-    }
+    found = {}
     given = {word.partition("=")[0] for word in words}
-    return {
-        word: named
-        for word, named in found.items()
-        if word not in had and word.partition("=")[0] not in given
-    }
+    for named, vocab_size, _ in known[:1]:
+        if "scale.vocab_size" not in given and vocab_size != run.scale.vocab_size:
+            found[f"scale.vocab_size={vocab_size}"] = named
+    for length, named in sorted((length, named) for named, _, length in known if length)[:1]:
+        if "scale.block_length" not in given and length < run.scale.block_length:
+            found[f"scale.block_length={length}"] = named
+    return found
 
 
 def typed(composed: DictConfig, primary: str = "config", search: Sequence[str] = ()) -> Run:

@@ -109,20 +109,17 @@ def no_setting(key: str, known: Sequence[str] = GROUPS_AND_SETTINGS) -> str:
         return f"{key}: the config has no such group; begin it with `defaults: [config, _self_]`"
     if group in known and not every:
         return f"{key}: {group} is one value; write {group}=VALUE"
-    if full := _with_its_group(name or group, [group] if every else known):
+    full = []  # of several choices at once, the default one's
+    for home in [group] if every else known:
+        setting = f"{files.defaults()[home]}.{name or group}" if home in SEVERAL else name or group
+        full += [f"{home}.{setting}"] * (setting in _settings_of(home))
+    if full:
         return f"{key}: write {' or '.join(full)}"
     if not every:
         return not_among(key, "group or setting", re.split("[./@]", key)[0], known)
     choice = name.rpartition(".")[0]  # its settings, where a group has several at once
     beside = [each for each in every if each.startswith(f"{choice}.")] or sorted(every)
     return not_among(key, "setting", name, beside, prefix=f"{group}.")
-
-
-def _with_its_group(name: str, homes: Sequence[str]) -> list[str]:
-    """Return the settings of this name with their groups; of several choices, the default one's."""
-    chosen = files.defaults()
-    places = {home: f"{chosen[home]}.{name}" if home in SEVERAL else name for home in homes}
-    return [f"{home}.{place}" for home, place in places.items() if place in _settings_of(home)]
 
 
 def _settings_of(group: str) -> dict[str, list[str]]:

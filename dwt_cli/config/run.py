@@ -1,10 +1,7 @@
 """The typed options of a run: one dataclass tree. `dwt_cli.config.check` checks it as a whole.
 
 Hydra composes against these classes (each group file extends one of them), and `typed` turns the
-composed config into plain objects, once. Nothing below the front door sees a DictConfig. This
-module imports no torch: TAB completion and ``--help`` load it.
-
-A field marked `bookkeeping` cannot change a run's result and is left out of its identity.
+composed config into plain objects, once. Nothing below the front door sees a DictConfig.
 """
 
 import dataclasses

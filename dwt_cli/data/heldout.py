@@ -113,11 +113,6 @@ class LeakCheck:
     The training grams are spooled to an unnamed temporary file (8 bytes per word, in `folder`) and
     looked up at the end: the stream is read only once, a training document that comes before the
     held-out one is not missed, the result is exact, and memory holds only the held-out side.
-
-        check = LeakCheck(fraction=0.01)
-        for document in check.split(source.documents(progress)):
-            ...  # a training document
-        heldout = check.finish()
     """
 
     def __init__(

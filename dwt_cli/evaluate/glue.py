@@ -111,12 +111,11 @@ class _OnTask:
     def found(self, seed: int, advance: Advance, folder: Path) -> Found:
         """Fine-tune with one seed; of several settings the best on the dev set counts."""
         protocol, num_outputs = self._protocol, len(self._task.labels) or 1
-        best: list[Score] = []
-        padding = 0.0
+        tried, padding, count = [], 0.0, len(protocol.optims)
         for number, optim in enumerate(protocol.optims):
 
             def share(done: float, text: str, number: int = number) -> None:
-                advance((number + done) / len(protocol.optims), text)
+                advance((number + done) / count, text)
 
             outputs, padding = fine_tune(
                 self._tested,
@@ -130,11 +129,9 @@ class _OnTask:
                 share,
                 self._say,
             )
-            scores = self._scores(outputs)
-            if not best or _mean(scores) > _mean(best):
-                best = scores
-        if len(protocol.optims) > 1:
-            count = len(protocol.optims)
+            tried.append(self._scores(outputs))
+        best = max(tried, key=_mean)
+        if count > 1:
             remark = f"{self._task.name}: best of {count} learning rates, chosen on dev"
             best = [replace(score, remarks=(*score.remarks, remark)) for score in best]
         return Found(best, {"padding": padding})
@@ -152,8 +149,8 @@ class _OnTask:
                     value = 0.0
                     remarks.append(f"{split.title}: constant predictions, {name} counts as 0")
                 error = standard_error(METRICS[name], texts.labels, predictions)
-                count, told = len(texts), tuple(remarks)
-                scores.append(Score(split.title, name, value, error, count, remarks=told))
+                told = tuple(remarks)
+                scores.append(Score(split.title, name, value, error, len(texts), remarks=told))
         return scores
 
     @cached_property

@@ -81,7 +81,7 @@ class Training:
                 last = self.progress(counters) == 1  # evaluating takes time too
                 due = counters.step % self.options.checkpoint_every == 0
                 # a signal reaches the ranks at different times: they stop after the same step
-                stop = int(self.ranks.largest(interrupt.number if interrupt.requested else 0))
+                stop = int(self.ranks.largest(interrupt.number))
                 if due or best or last or stop:
                     self.checkpoints.save(self.model, self.loss.aux, self.optimizer, counters)
                 if stop:

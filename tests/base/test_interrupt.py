@@ -10,9 +10,9 @@ from dwt_cli.base.interrupt import Interrupt, Interrupted, stoppable
 def test_the_first_signal_is_noted_and_the_old_handlers_come_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with Interrupt() as interrupt:
-        assert not interrupt.requested
+        assert not interrupt.number
         os.kill(os.getpid(), number)
-        assert interrupt.requested
+        assert interrupt.number == number
     assert signal.getsignal(number) is before
 
 

@@ -42,6 +42,7 @@ BOOKKEEPING = {
     ("Eval", "glue"),
     ("Eval", "blimp"),
     ("Eval", "probing"),
+    ("Eval", "harness"),
     ("Blimp", "path"),
     ("Glue", "path"),
 }
