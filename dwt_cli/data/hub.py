@@ -26,8 +26,11 @@ SENTENCE_ROWS = 1000
 # ` = Title = `; a sentence, 1000 of which are taken for a document, where a data set does not say
 # where its books end.
 _ROWS = {"Salesforce/wikitext": "line", "bookcorpus/bookcorpus": "sentence"}
-# the main revision is a loading script, which `datasets` 4 and later refuse to run
-_REVISIONS = {"bookcorpus/bookcorpus": "refs/convert/parquet"}
+_REVISIONS = {
+    # the main one is a loading script, which `datasets` 4 and later refuse to run
+    "bookcorpus/bookcorpus": "refs/convert/parquet",
+    "HuggingFaceFW/fineweb-edu": "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9",
+}
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,14 @@ class Files(Data):
         return files.Files(self.path, self.text_column)
 
 
+LICENCES = {
+    "HuggingFaceFW/fineweb-edu": "ODC-By 1.0",
+    "Salesforce/wikitext": "CC BY-SA 3.0 and GFDL",
+    "wikimedia/wikipedia": "CC BY-SA 3.0 and GFDL",
+}
+"""Those of the hub's data sets that choices name, as far as they are said there."""
+
+
 @dataclass
 class HubPart:
     """One split of a data set of the Hugging Face hub (or a folder that ``datasets`` can open)."""

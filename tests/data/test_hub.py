@@ -4,15 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from dwt_cli.config.run import Run
+from dwt_cli.data import corpus as corpora
 from dwt_cli.data import hub
+from dwt_cli.data.corpus import Corpus, build
 from dwt_cli.data.hub import Hub, sentences
-from dwt_cli.data.options import HubPart
+from dwt_cli.data.options import Data, HubPart
 from dwt_cli.data.source import CorpusError, Document, no_progress
+from dwt_cli.tasks.options import CausalLM
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +128,44 @@ def test_the_data_sets_of_the_paper_are_known(composed: Callable[..., Run]) -> N
     assert (wikitext["config"], wikitext["rows"]) == ("wikitext-103-raw-v1", "line")
     assert (books["rows"], books["revision"]) == ("sentence", "refs/convert/parquet")
     assert (wikipedia["rows"], wikipedia["revision"]) == ("document", None)
+
+
+def test_a_sample_is_streamed_until_there_is_enough(
+    tmp_path: Path, composed: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the layout of the hub: the card names a sample's files; the last one is never opened."""
+    (part,) = composed("scale=decoder").data.open_source().provenance()["parts"]
+    assert (part["config"], part["rows"], len(part["revision"])) == ("sample-10BT", "document", 40)
+    rows = [f"Lesson {n}.\n\nWhat {n} teaches us is {n * n}. " * 8 for n in range(400)]
+    for number in range(3):
+        file = tmp_path / "edu" / "sample" / "10BT" / f"{number:03d}_00000.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        some = rows[number * 100 :][:100]
+        columns = {"text": some, "id": [f"<urn:{n}>" for n in range(100)], "score": [3.5] * 100}
+        pq.write_table(pa.table(columns), file)
+    file.write_bytes(b"torn")
+    (tmp_path / "edu" / "data" / "CC-MAIN-2013-20").mkdir(parents=True)
+    (tmp_path / "edu" / "data" / "CC-MAIN-2013-20" / "train-00000.parquet").write_bytes(b"torn")
+    sample = {"split": "train", "path": "sample/10BT/*"}
+    whole = {"split": "train", "path": "data/*/*"}
+    card = {"license": "odc-by", "configs": [
+        {"config_name": "default", "data_files": [whole]},
+        {"config_name": "sample-10BT", "data_files": [sample]},
+    ]}  # fmt: skip
+    (tmp_path / "edu" / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n")
+    monkeypatch.setattr(corpora, "_SAMPLE_CHARACTERS", 9_000)
+    monkeypatch.setattr(corpora, "_CHUNK_CHARACTERS", 9_000)
+    part = HubPart(str(tmp_path / "edu"), "sample-10BT")
+    options = Data(block_length=16, vocab_size=300, max_gb=1e-5, heldout_fraction=0.1)
+    task = (CausalLM.frame, None, tmp_path / "corpus", no_progress, print)
+    build(Hub([part]), options, *task, vocabulary=CausalLM.vocabulary)
+    corpus = Corpus.open(tmp_path / "corpus")
+    assert corpus.report["cut_at_max_gb"]
+    assert len(corpus.train) == 10_000 // (2 * 16)
+    read = corpus.tokenizer.decode(corpus.train[np.array([0])][0])
+    assert any(row.replace("\n\n", "\n").startswith(read[13:40]) for row in rows[:100])
+    with pytest.raises(CorpusError, match="cannot be read"):
+        list(Hub([part]).documents(no_progress))
 
 
 def test_a_missing_column_lists_the_columns(tmp_path: Path) -> None:

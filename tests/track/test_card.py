@@ -51,3 +51,13 @@ def test_the_card_says_what_the_summary_knows(alone: bool) -> None:
     assert ("trained alone" in text) == alone
     settings = text.split("```yaml\n")[1].split("```")[0]
     assert yaml.safe_load(settings) == CONFIG
+    assert "under" not in text
+
+
+def test_the_licence_of_a_known_text_is_said() -> None:
+    name = "HuggingFaceFW/fineweb-edu"
+    config = CONFIG | {"data": {"parts": [{"dataset": name}, {"dataset": "/a/folder"}]}}
+    card = model_card(SUMMARY | {"choices": {"teacher": "small"}}, config, MaskedLM())
+    _, head, text = card.split("---\n", 2)
+    assert yaml.safe_load(head)["datasets"] == [name]
+    assert f"[{name}](https://huggingface.co/datasets/{name}), under ODC-By 1.0." in text
