@@ -1,21 +1,28 @@
-"""Language modelling on held-out text: loss, perplexity, accuracy, bits per byte.
+"""Language modelling on held-out text: loss, perplexity, accuracy, calibration, bits per byte.
 
-Legend: B blocks, N target rows, V vocabulary.
+And copying within a context, of text that nothing else foretells.
+
+Legend: B blocks, N target rows, V vocabulary, S sequences, L positions, T tokens of one copy.
 """
 
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.evaluate.measurement import EvaluatedModel, Score
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.tasks.batches import HeldoutBatches
+from dwt_cli.tasks.clm import shifted
 from dwt_cli.tasks.task import Batch
+
+_NUM_BINS, _NUM_SEQUENCES = 15, 64
 
 
 def heldout_metrics(
@@ -57,15 +64,58 @@ def scores(tested: EvaluatedModel, heldout: HeldoutBatches) -> list[Score]:
     targets = _targets(_asked(tested.language_model), heldout, tested.device)
     loss, loss_error = _over_blocks(targets.losses_N, targets.blocks_N)
     perplexity = _perplexity(loss)
-    found = {
+    found: dict[str, tuple[float, float | None]] = {
         "loss": (loss, loss_error),
         "perplexity": (perplexity, perplexity * loss_error),
         "accuracy": _over_blocks(targets.correct_N, targets.blocks_N),
     }
+    found["calibration error"] = (calibration_error(targets.confidences_N, targets.correct_N), None)
     if heldout.num_bytes:
         factor = _bits_per_byte(heldout)
         found["bits per byte"] = (loss * factor, loss_error * factor)
     return [Score("held-out text", name, *of, heldout.num_targets) for name, of in found.items()]
+
+
+def calibration_error(confidences_N: Tensor, correct_N: Tensor) -> float:
+    """Return the expected calibration error (Guo et al. 2017, 1706.04599) of the likeliest tokens.
+
+    It is the mean over targets of |accuracy - mean confidence| in a target's bin, of 15 bins of
+    equal width that are closed above. confidences_N: their probability. correct_N: 0 or 1.
+    """
+    bins_N = (confidences_N * _NUM_BINS).ceil().long().clamp(1, _NUM_BINS) - 1
+    gaps = torch.zeros(_NUM_BINS, dtype=torch.float64, device=bins_N.device)
+    gaps.index_add_(0, bins_N, (correct_N - confidences_N).double())
+    return gaps.abs().sum().item() / len(bins_N)
+
+
+@torch.no_grad()
+def copying(tested: EvaluatedModel, block_length: int) -> Score:
+    """Return by how many nats a token is likelier when a causal model reads its text again.
+
+    Loss of the first copy minus that of the second, without each one's first token: 0 for a model
+    that does not copy, at most about ln V (repeated random tokens, Olsson et al. 2022, 2209.11895).
+    """
+    model, saved = tested.language_model, []
+    for ids_L in repeated(tested, (block_length - 1) // 2).to(tested.device):
+        rows_N, labels_N = shifted(ids_L[None])
+        logits_NV = model(ids_L[None], rows_N).logits_NV.float()
+        first_T, second_T = F.cross_entropy(logits_NV, labels_N, reduction="none").chunk(2)
+        saved.append((first_T[1:].mean() - second_T[1:].mean()).item())
+    error = float(np.std(saved, ddof=1)) / len(saved) ** 0.5
+    return Score("in-context copying", "loss saved", float(np.mean(saved)), error, len(saved))
+
+
+def repeated(tested: EvaluatedModel, num_tokens: int) -> Tensor:
+    """Return int64 ids (S, 1 + 2 T): the mark, tokens drawn uniformly, and the same once more.
+
+    Special tokens are not drawn. The sequences are the same for every model with a tokenizer.
+    """
+    tokenizer, draw = tested.tokenizer, generator(seed_for("copying"))
+    ordinary = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+    ids_ST = draw.choice(ordinary, (_NUM_SEQUENCES, num_tokens))
+    begin, _ = tested.task.frame.ids(tokenizer)
+    marks = np.tile(begin, (_NUM_SEQUENCES, 1))
+    return torch.from_numpy(np.concatenate([marks, ids_ST, ids_ST], axis=1))
 
 
 def _asked(model: LanguageModel) -> Callable[[Batch], Tensor]:
@@ -81,11 +131,15 @@ def _asked(model: LanguageModel) -> Callable[[Batch], Tensor]:
 
 
 class _Targets(NamedTuple):
-    """Each target's cross-entropy, 1 where no logit is above the label's (both fp64), its block."""
+    """Each target's cross-entropy, 1 where no logit is above the label's (both fp64), its block.
+
+    And the probability (fp64) of the likeliest token.
+    """
 
     losses_N: Tensor
     correct_N: Tensor
     blocks_N: Tensor
+    confidences_N: Tensor
 
 
 @torch.no_grad()
@@ -95,16 +149,19 @@ def _targets(
     device: torch.device,
     ranks: Ranks = ALONE,
 ) -> _Targets:
-    losses, correct, blocks = [], [], []
+    losses, correct, blocks, confidences = [], [], [], []
     for held, counts in heldout.share(ranks.rank, ranks.size):
         batch = held.to(device)
         logits_NV = logits(batch).float()
         taken = len(batch.labels_N) if counts else 0
         losses.append(F.cross_entropy(logits_NV, batch.labels_N, reduction="none")[:taken])
         label_N = logits_NV.gather(1, batch.labels_N[:, None]).squeeze(1)
-        correct.append((label_N >= logits_NV.amax(-1))[:taken])
+        highest_N = logits_NV.amax(-1)
+        correct.append((label_N >= highest_N)[:taken])
+        confidences.append((highest_N - label_N)[:taken] - losses[-1])
         blocks.append(batch.places_B3[batch.rows_N // batch.ids_BL.shape[1], 0][:taken])
-    return _Targets(torch.cat(losses).double(), torch.cat(correct).double(), torch.cat(blocks))
+    losses_N, correct_N = torch.cat(losses).double(), torch.cat(correct).double()
+    return _Targets(losses_N, correct_N, torch.cat(blocks), torch.cat(confidences).double().exp())
 
 
 def _perplexity(loss: float) -> float:

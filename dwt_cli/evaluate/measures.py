@@ -26,12 +26,16 @@ class Measure(NamedTuple):
 
 
 def _lm(asked: Measurement) -> list[Score]:
-    _, corpus_id, heldout = asked.text()
-    return asked.kept(
-        "held-out text",
-        ("lm", corpus_id, heldout.num_targets),
-        lambda folder: Found(lm.scores(asked.tested, heldout), {}),
-    )
+    corpus, corpus_id, heldout = asked.text()
+
+    def found(folder: Path) -> Found:
+        scores = lm.scores(asked.tested, heldout)
+        if asked.tested.task.head is Head.causal:
+            scores.append(lm.copying(asked.tested, corpus.heldout.block_length))
+        return Found(scores, {})
+
+    identity = ("lm", corpus_id, heldout.num_targets, "with calibration and copying")
+    return asked.kept("held-out text", identity, found)
 
 
 def _blimp(asked: Measurement) -> list[Score]:

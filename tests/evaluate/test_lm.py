@@ -7,12 +7,24 @@ import torch
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.fused import Comparison, distillation_sums
-from dwt_cli.evaluate.lm import _over_blocks, heldout_metrics, metrics_of
+from dwt_cli.evaluate.lm import (
+    _over_blocks,
+    _targets,
+    calibration_error,
+    copying,
+    heldout_metrics,
+    metrics_of,
+    repeated,
+)
+from dwt_cli.evaluate.measurement import EvaluatedModel
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.mlm import Masking
+from dwt_cli.tasks.options import CausalLM
+from tests.evaluate.test_blimp import sharp
+from tests.evaluate.test_zero_shot import a_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -85,3 +97,59 @@ def test_the_error_is_that_of_blocks_whatever_their_number_of_targets() -> None:
     spread = sum((each - sum(left_out) / 30) ** 2 for each in left_out) * 29 / 30
     assert error == pytest.approx(spread**0.5, rel=0.1)
     assert math.isnan(_over_blocks(values_N[:2], blocks_N[:2] * 0)[1])
+
+
+def test_the_calibration_error_against_bins_one_by_one() -> None:
+    draw = torch.Generator().manual_seed(0)
+    confidences_N = torch.rand(400, generator=draw).double() ** 2
+    correct_N = (torch.rand(400, generator=draw) < confidences_N**0.5).double()
+    confidences_N[:3] = torch.tensor([1 / 15, 1.0, 0.0])  # on the edges
+    expected = 0.0
+    for number in range(15):
+        low, high = number / 15, (number + 1) / 15
+        chosen = (confidences_N > low) & (confidences_N <= high)
+        if number == 0:
+            chosen |= confidences_N == 0
+        if chosen.any():
+            gap = correct_N[chosen].mean() - confidences_N[chosen].mean()
+            expected += abs(gap.item()) * chosen.sum().item() / 400
+    assert calibration_error(confidences_N, correct_N) == pytest.approx(expected, rel=1e-9)
+    assert expected > 0.05
+
+
+def test_what_a_model_is_sure_of_is_the_probability_of_its_likeliest_token(
+    corpus: Corpus, masking: Masking
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    heldout = HeldoutBatches(corpus.heldout, masking, 12, 100)
+    (batch,) = heldout
+    logits_NV = torch.randn(len(batch.labels_N), 160, generator=draw) * 3
+    found = _targets(lambda _: logits_NV, heldout, CPU).confidences_N
+    torch.testing.assert_close(found, logits_NV.double().softmax(-1).amax(-1), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_copying_against_one_token_after_the_other(
+    tiny: Callable[..., Architecture], corpus: Corpus, family: str
+) -> None:
+    tokenizer = a_tokenizer(adds_bos=False)
+    model = sharp(make_model(tiny(family, vocab_size=len(tokenizer)), 0, "student")).eval()
+    tested = EvaluatedModel(model, tokenizer, CausalLM(), "tiny", CPU, torch.float32)
+    ids_SL = repeated(tested, 5)
+    assert ids_SL.shape == (64, 11) and torch.equal(ids_SL[:, 1:6], ids_SL[:, 6:])
+    assert ids_SL[:, 0].unique().tolist() == [0] and ids_SL[:, 1:].min() > 1
+    saved = []
+    for ids in ids_SL.tolist():
+        losses = []
+        for place in (2, 3, 4, 5, 7, 8, 9, 10):
+            with torch.no_grad():
+                logits_V = model(torch.tensor([ids[:place]])).logits[0, -1].double()
+            losses.append(-logits_V.log_softmax(-1)[ids[place]].item())
+        saved.append((sum(losses[:4]) - sum(losses[4:])) / 4)
+    found = copying(tested, 12)
+    assert found.value == pytest.approx(sum(saved) / 64, rel=1e-4, abs=1e-5)
+    assert abs(found.value) > 0.001 and found.num_examples == 64
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert copying(tested, 12).value == pytest.approx(0, abs=1e-6)
