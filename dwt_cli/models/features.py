@@ -6,9 +6,7 @@ Legend: B blocks, L positions, D width, H heads, E width of a head.
 """
 
 import contextlib
-import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -34,33 +32,18 @@ class Heads(NamedTuple):
     values_BHLE: Tensor
 
 
-@dataclass(frozen=True)
-class FeatureSpec:
-    """The layers whose features are requested; layers count from 0, or from the end with -1.
+FeatureSpec = frozenset[tuple[str, int]]
+"""The features that are requested: ("hidden", n) for the states that leave layer n, ("heads", n)
+for its `Heads`. Layers count from 0, or from the end with -1."""
 
-    hidden_layers: for the states that leave them. heads_layers: for `Heads`.
-    """
-
-    hidden_layers: frozenset[int] = frozenset()
-    heads_layers: frozenset[int] = frozenset()
-
-    def __bool__(self) -> bool:
-        return bool(self.hidden_layers or self.heads_layers)
-
-    def __or__(self, other: "FeatureSpec") -> "FeatureSpec":
-        return FeatureSpec(
-            self.hidden_layers | other.hidden_layers, self.heads_layers | other.heads_layers
-        )
-
-    def whole_last_layer(self, config: PreTrainedConfig) -> bool:
-        """Return whether a model's last layer runs on all positions, not on target rows alone."""
-        anatomy = ANATOMIES.get(config.model_type)
-        last = {-1, config.num_hidden_layers - 1}
-        requested = not last.isdisjoint(self.hidden_layers | self.heads_layers)
-        return requested or anatomy is None or anatomy.last_layer is None
+NO_FEATURES: FeatureSpec = frozenset()
 
 
-NO_FEATURES = FeatureSpec()
+def runs_whole(config: PreTrainedConfig, spec: FeatureSpec) -> bool:
+    """Return whether a model's last layer runs on all positions, not on target rows alone."""
+    anatomy = ANATOMIES.get(config.model_type)
+    requested = not {-1, config.num_hidden_layers - 1}.isdisjoint(layer for _, layer in spec)
+    return requested or anatomy is None or anatomy.last_layer is None
 
 
 class Features(NamedTuple):
@@ -98,7 +81,7 @@ def check_layers(config: PreTrainedConfig, spec: FeatureSpec, setting: str) -> N
             f"are; choose objective=logits, or a model of type {', '.join(sorted(ANATOMIES))}"
         )
     there = config.num_hidden_layers
-    for layer in sorted(spec.hidden_layers | spec.heads_layers):
+    for layer in sorted({layer for _, layer in spec}):
         if not -there <= layer < there:
             raise UserError(
                 f"{setting}: layer {layer} of a model with {there} layers; layers count from 0 to "
@@ -120,17 +103,17 @@ def captured(
     layers, names = layers_of(model), anatomy_of(model).projections
     linears = {
         number: [layers[number].get_submodule(name) for name in names]
-        for number in spec.heads_layers
+        for kind, number in spec
+        if kind == "heads"
     }
-    modules = {layers[number] for number in spec.hidden_layers | spec.heads_layers}
-    modules.update(itertools.chain(*linears.values()))
+    modules = {layers[number] for _, number in spec}.union(*linears.values())
     hooks = [module.register_forward_hook(keep, with_kwargs=True) for module in modules]
     try:
         yield features
     finally:
         for hook in hooks:
             hook.remove()
-    for number in spec.hidden_layers:
+    for number in (number for kind, number in spec if kind == "hidden"):
         _, features.hidden[number] = seen[layers[number]]
     for number, projections in linears.items():
         named, _ = seen[layers[number]]

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of, head_size, is_decoder, is_known, is_linear
-from dwt_cli.models.features import NO_FEATURES, FeatureSpec
+from dwt_cli.models.features import NO_FEATURES, FeatureSpec, runs_whole
 
 FORWARD_AND_BACKWARD = 3  # the backward pass has two products for each one of the forward pass
 
@@ -30,7 +30,7 @@ def forward_flops(
     it are requested, and in a decoder, all of it is computed. A decoder's attention is counted
     half: a position sees those before it.
     """
-    config, whole = model.config, features.whole_last_layer(model.config)
+    config, whole = model.config, runs_whole(model.config, features)
     total = 0
     for name, module in model.named_modules():
         if is_linear(module):

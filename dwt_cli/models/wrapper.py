@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of, is_known
-from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec, captured
+from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec, captured, runs_whole
 from dwt_cli.models.target_rows import take_rows
 
 
@@ -129,7 +129,7 @@ class LanguageModel(Wrapper):
     def _hidden_of_rows(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> Tensor:
         alone = not want.ragged and len(rows_N) % len(ids_BL) == 0
         with self._autocast(ids_BL):
-            if alone and not want.features.whole_last_layer(self.model.config):
+            if alone and not runs_whole(self.model.config, want.features):
                 return self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
             states_BLD = self._backbone(ids_BL, **_apart(want.documents_BL))
             return states_BLD.flatten(0, 1).index_select(0, rows_N)

@@ -301,8 +301,8 @@ class StudentStage(Stage):
         conditions, folder = self.shapes.conditions, at.folder / self.folder
         model, _ = self.start()
         wrapped = conditions.wrapped(model, at.machine).to(at.machine.device)
-        counters = conditions.checkpoints(self, folder, at).restore_model(wrapped)
-        if counters is None:
+        counters = conditions.checkpoints(self, folder, at).restore(wrapped)
+        if not counters.step:
             raise UserError(f"{folder} has no whole checkpoint: train first")
         facts = Facts(
             parameters=num_parameters(model),

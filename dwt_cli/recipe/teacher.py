@@ -121,7 +121,7 @@ class SingleStage(TeacherStage):
         corpus, vocab_size = done[self.corpus.name], of.data.vocab_size
         signal = self.options.signal(wrapped, vocab_size)
         if model is not None and model.config.vocab_size != vocab_size:
-            from dwt_cli.distill.teacher.fitted import FittedSignal
+            from dwt_cli.distill.teacher.signal import FittedSignal
 
             num_tokens = len(corpus.tokenizer)
             fitted = FittedSignal(signal, num_tokens, vocab_size)

@@ -94,10 +94,13 @@ class Checkpoints:
                 if step != counters.best_step:
                     shutil.rmtree(self._place(step))
 
-    def restore(self, model: nn.Module, aux: nn.ModuleDict, optimizer: Optimizer) -> Counters:
+    def restore(
+        self, model: nn.Module, aux: nn.ModuleDict | None = None, optimizer: Optimizer | None = None
+    ) -> Counters:
         """Load the newest whole checkpoint; return its counters, fresh ones when there is none.
 
-        A damaged one is named and set aside, and the one before it is taken.
+        A damaged one is named and set aside, and the one before it is taken. Without ``aux`` and
+        ``optimizer`` the model alone is loaded.
         """
         name = self.ranks.from_first("the newest checkpoint", self._newest_whole)
         if name is None:
@@ -105,19 +108,12 @@ class Checkpoints:
         place = self.folder / name
         state = self.ranks.from_first("the checkpoint's state", lambda: self._state(place))
         load_state(model, self._read(place / "model.safetensors"), self.ranks)
-        if aux.state_dict():
-            load_state(aux, self._read(place / "aux.safetensors"), self.ranks)
-        moments = self._read(place / "optimizer.safetensors")
-        _load_optimizer(_both(model, aux), optimizer, moments, self.ranks)
+        if aux is not None and optimizer is not None:
+            if aux.state_dict():
+                load_state(aux, self._read(place / "aux.safetensors"), self.ranks)
+            moments = self._read(place / "optimizer.safetensors")
+            _load_optimizer(_both(model, aux), optimizer, moments, self.ranks)
         return Counters(**state["counters"])
-
-    def restore_model(self, model: nn.Module) -> Counters | None:
-        """Load the model of the newest whole checkpoint alone; None when there is none."""
-        if (name := self._newest_whole()) is None:
-            return None
-        place = self.folder / name
-        load_state(model, load_file(place / "model.safetensors"))
-        return Counters(**self._state(place)["counters"])
 
     @contextmanager
     def _writing(self, aside: Path) -> Iterator[None]:

@@ -24,7 +24,6 @@ from dwt_cli.distill.objective.features import MiniLMv2
 from dwt_cli.distill.teacher.signal import ModelSignal
 from dwt_cli.models.anatomy import ANATOMIES, head_size
 from dwt_cli.models.checkpoint import save_model
-from dwt_cli.models.features import FeatureSpec
 from dwt_cli.models.flops import forward_flops
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel, Want
@@ -90,8 +89,8 @@ PATHS: dict[str, tuple[torch.dtype, bool, Want]] = {
     "evaluating": (torch.float32, False, Want()),
     "bf16, training": (torch.bfloat16, True, Want()),
     "bf16, evaluating": (torch.bfloat16, False, Want()),
-    "features": (torch.float32, True, Want(features=FeatureSpec(frozenset({0, -1})))),
-    "relations": (torch.float32, True, Want(features=FeatureSpec(heads_layers=frozenset({1})))),
+    "features": (torch.float32, True, Want(features=frozenset({("hidden", 0), ("hidden", -1)}))),
+    "relations": (torch.float32, True, Want(features=frozenset({("heads", 1)}))),
     "ragged": (torch.float32, True, Want(ragged=True)),
 }
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.models.anatomy import anatomy_of
-from dwt_cli.models.features import Features, FeatureSpec, check_layers
+from dwt_cli.models.features import Features, check_layers
 from dwt_cli.models.wrapper import LanguageModel, Want
 
 DECODERS = ["llama", "qwen3", "gpt2", "olmo2", "gemma3_text"]
@@ -57,7 +57,7 @@ def test_queries_and_keys_give_the_attention_that_the_model_uses(
 ) -> None:
     model = of_family(family)
     model.set_attn_implementation("eager")
-    want = Want(features=FeatureSpec(heads_layers=frozenset({0, -1})))
+    want = Want(features=frozenset({("heads", 0), ("heads", -1)}))
     features = LanguageModel(model, torch.float32)(ids_BL, ROWS_N, want).features
     attentions = model(ids_BL, output_attentions=True).attentions
     for layer in (0, -1):
@@ -77,7 +77,7 @@ def test_values_lead_to_what_attention_passes_on(
     layer.get_submodule(AFTER_ATTENTION[model.config.model_type]).register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[0])
     )
-    want = Want(features=FeatureSpec(heads_layers=frozenset({1})))
+    want = Want(features=frozenset({("heads", 1)}))
     features = LanguageModel(model, torch.float32)(ids_BL, ROWS_N, want).features
     context = attention(features, 1) @ features.heads[1].values_BHLE
     torch.testing.assert_close(context.transpose(1, 2).flatten(2), seen[0])
@@ -88,7 +88,7 @@ def test_hidden_states_are_those_of_the_layers(
     family: str, of_family: OfFamily, ids_BL: torch.Tensor
 ) -> None:
     model = of_family(family)
-    want = Want(features=FeatureSpec(hidden_layers=frozenset({0, 1})))
+    want = Want(features=frozenset({("hidden", 0), ("hidden", 1)}))
     features = LanguageModel(model, torch.float32)(ids_BL, ROWS_N, want).features
     states = model(ids_BL, output_hidden_states=True).hidden_states  # the embeddings come first
     torch.testing.assert_close(features.hidden[0], states[1])
@@ -98,7 +98,7 @@ def test_hidden_states_are_those_of_the_layers(
 def test_no_hook_stays_behind(of_family: OfFamily, ids_BL: torch.Tensor) -> None:
     model = of_family("modernbert")
     wrapped = LanguageModel(model, torch.float32)
-    want = Want(features=FeatureSpec(frozenset({0}), frozenset({1})))
+    want = Want(features=frozenset({("hidden", 0), ("heads", 1)}))
     features = wrapped(ids_BL, ROWS_N, want).features
     assert features.hidden.keys() == {0}
     assert features.heads.keys() == {1}
@@ -109,11 +109,11 @@ def test_no_hook_stays_behind(of_family: OfFamily, ids_BL: torch.Tensor) -> None
 
 def test_a_layer_that_is_not_there(of_family: OfFamily) -> None:
     config = of_family("bert").config
-    check_layers(config, FeatureSpec(frozenset({-3, 2})), "objective.hidden.pairs")
+    check_layers(config, frozenset({("hidden", -3), ("hidden", 2)}), "objective.hidden.pairs")
     with pytest.raises(UserError, match=r"objective\.hidden\.pairs: layer 3 of a model with 3"):
-        check_layers(config, FeatureSpec(frozenset({3})), "objective.hidden.pairs")
+        check_layers(config, frozenset({("hidden", 3)}), "objective.hidden.pairs")
 
 
 def test_an_unknown_family_has_no_features(of_family: OfFamily) -> None:
     with pytest.raises(UserError, match=r"objective\.hidden: the layers of a electra"):
-        check_layers(of_family("electra").config, FeatureSpec(frozenset({0})), "objective.hidden")
+        check_layers(of_family("electra").config, frozenset({("hidden", 0)}), "objective.hidden")

@@ -24,8 +24,8 @@ B, L, TARGETS = 3, 48, 7
     "features",
     [
         NO_FEATURES,
-        FeatureSpec(hidden_layers=frozenset({-1})),
-        FeatureSpec(hidden_layers=frozenset({0})),
+        frozenset({("hidden", -1)}),
+        frozenset({("hidden", 0)}),
     ],
 )
 def test_forward_and_backward(

@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of
-from dwt_cli.models.features import FeatureSpec
 from dwt_cli.models.wrapper import LanguageModel, Want
 
 FAMILIES = [
@@ -69,11 +68,11 @@ def test_it_computes_the_rows_alone(of_family: OfFamily, family: str) -> None:
     last.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
     wrapped = LanguageModel(model, torch.float32)
     wrapped(IDS_BL, ROWS_N)
-    wrapped(IDS_BL, ROWS_N, Want(features=FeatureSpec(hidden_layers=frozenset({1}))))
+    wrapped(IDS_BL, ROWS_N, Want(features=frozenset({("hidden", 1)})))
     assert shapes == [(B, T, 16)] * 2
     for layer in (2, -1):  # features of the last layer are those of all positions
-        wrapped(IDS_BL, ROWS_N, Want(features=FeatureSpec(hidden_layers=frozenset({layer}))))
-        wrapped(IDS_BL, ROWS_N, Want(features=FeatureSpec(heads_layers=frozenset({layer}))))
+        wrapped(IDS_BL, ROWS_N, Want(features=frozenset({("hidden", layer)})))
+        wrapped(IDS_BL, ROWS_N, Want(features=frozenset({("heads", layer)})))
     wrapped(IDS_BL, ROWS_N, Want(ragged=True))
     assert shapes[2:] == [(B, L, 16)] * 5
 

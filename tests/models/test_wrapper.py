@@ -13,7 +13,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from dwt_cli.models.anatomy import ANATOMIES
 from dwt_cli.models.families import bert
 from dwt_cli.models.families.parts import Anatomy
-from dwt_cli.models.features import FeatureSpec
 from dwt_cli.models.flops import forward_flops
 from dwt_cli.models.options import Head
 from dwt_cli.models.wrapper import LanguageModel, Want
@@ -195,7 +194,7 @@ def test_each_row_of_a_causal_family_sees_what_is_before_it(
     found_NV = LanguageModel(model, torch.float32).eval()(ids_BL, rows_N).logits_NV
     torch.testing.assert_close(found_NV, expected_NV)
     assert forward_flops(model, B, L, 1) == forward_flops(
-        model, B, L, 1, FeatureSpec(frozenset({-1}))
+        model, B, L, 1, frozenset({("hidden", -1)})
     )
 
 

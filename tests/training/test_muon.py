@@ -9,7 +9,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 from dwt_cli.base.ranks import Ranks
-from dwt_cli.training.muon import Muon
+from dwt_cli.training.optim import Muon
 from dwt_cli.training.parallel import whole
 from tests.processes import together
 

@@ -38,15 +38,14 @@ class FeatureObjective(Objective, ABC):
     def compare(self, student: Features, teacher: Features, part: nn.Module | None) -> Tensor:
         """Return the mean over positions, a scalar with a gradient; part: as `part` made it."""
 
-    def part(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> nn.Module | None:
-        """Return what is trained beside the student to compare these models; None for nothing."""
-        return None
-
-    def problems_between(
+    def part(
         self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
-    ) -> Iterator[str]:
-        """Yield why these two models cannot be compared, a line each."""
-        yield from ()
+    ) -> nn.Module | None:
+        """Return what is trained beside the student to compare these models; None for nothing.
+
+        Raises `UserError` for two that cannot be compared.
+        """
+        return None
 
 
 def over_features(objectives: Mapping[str, Objective]) -> dict[str, FeatureObjective]:
@@ -76,13 +75,10 @@ def parts_for(
 
     parts = {}
     for name, objective in over_features(objectives).items():
-        setting = f"objective.{name}"
-        for problem in objective.problems_between(setting, student, teacher):
-            raise UserError(problem)
-        ours, theirs = objective.requested()
+        setting, (ours, theirs) = f"objective.{name}", objective.requested()
         check_layers(student, ours, f"{setting}, student")
         check_layers(teacher, theirs, f"{setting}, teacher")
-        if part := objective.part(student, teacher):
+        if part := objective.part(setting, student, teacher):
             parts[name] = part
     return parts
 
@@ -99,23 +95,19 @@ class MiniLM(FeatureObjective):
     student_layer: int = -1
 
     def requested(self) -> tuple[FeatureSpec, FeatureSpec]:
-        from dwt_cli.models.features import FeatureSpec
+        ours, theirs = ("heads", self.student_layer), ("heads", self.teacher_layer)
+        return frozenset({ours}), frozenset({theirs})
 
-        ours, theirs = frozenset({self.student_layer}), frozenset({self.teacher_layer})
-        return FeatureSpec(heads_layers=ours), FeatureSpec(heads_layers=theirs)
-
-    def problems_between(
-        self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
-    ) -> Iterator[str]:
+    def part(self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
         if student.num_attention_heads != teacher.num_attention_heads:
-            yield (
+            raise UserError(
                 f"{setting}: the student has {student.num_attention_heads} heads, the teacher "
                 f"{teacher.num_attention_heads}, and MiniLM compares head by head; choose "
                 "objective=minilmv2, or equal head counts"
             )
         for config in (student, teacher):
             if cap := getattr(config, "attn_logit_softcapping", None):
-                yield (
+                raise UserError(
                     f"{setting}: a {config.model_type} caps what attention sees at {cap}, which "
                     "is not compared; choose objective=minilmv2"
                 )
@@ -142,16 +134,14 @@ class MiniLMv2(MiniLM):
 
     num_relation_heads: int | None = at_least(1, None)
 
-    def problems_between(
-        self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig
-    ) -> Iterator[str]:
+    def part(self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
         from dwt_cli.models.anatomy import head_size
 
         num_heads = self.num_relation_heads or student.num_attention_heads
         for role, config in (("student", student), ("teacher", teacher)):
             width = config.num_attention_heads * head_size(config)
             if width % num_heads:
-                yield (
+                raise UserError(
                     f"{setting}.num_relation_heads={num_heads} does not divide the {role}'s width "
                     f"of {width}: choose a divisor of both widths"
                 )
@@ -209,12 +199,10 @@ class Hidden(FeatureObjective):
     distance: Distance = Distance.cosine
 
     def requested(self) -> tuple[FeatureSpec, FeatureSpec]:
-        from dwt_cli.models.features import FeatureSpec
+        ours, theirs = zip(*self.pairs, strict=True)
+        return frozenset(("hidden", n) for n in ours), frozenset(("hidden", n) for n in theirs)
 
-        ours, theirs = (frozenset(layers) for layers in zip(*self.pairs, strict=True))
-        return FeatureSpec(hidden_layers=ours), FeatureSpec(hidden_layers=theirs)
-
-    def part(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> nn.Module:
+    def part(self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig) -> nn.Module:
         from dwt_cli.distill.objective.projections import Projections
 
         return Projections(len(self.pairs), student.hidden_size, teacher.hidden_size)

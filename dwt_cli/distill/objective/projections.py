@@ -5,7 +5,6 @@ Legend: B blocks, L positions, S and T widths of student, teacher.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 
@@ -14,16 +13,13 @@ class Projections(nn.Module):
 
     def __init__(self, num_maps: int, student_width: int, teacher_width: int) -> None:
         super().__init__()
-        self.projections = nn.ModuleList()
-        for _ in range(num_maps):
-            projection = nn.Linear(student_width, teacher_width, bias=False)
-            with torch.no_grad():
-                nn.init.eye_(projection.weight)
-            self.projections.append(projection)
+        sizes = (student_width, teacher_width)
+        maps = [nn.Linear(*sizes, bias=False) for _ in range(num_maps)]
+        for each in maps:
+            nn.init.eye_(each.weight)
+        self.projections = nn.ModuleList(maps)
 
     def forward(self, states_BLS: Sequence[Tensor]) -> list[Tensor]:
         """Return the states (B, L, T), each through its own map."""
-        return [
-            project(each_BLS)
-            for project, each_BLS in zip(self.projections, states_BLS, strict=True)
-        ]
+        pairs = zip(self.projections, states_BLS, strict=True)
+        return [project(each_BLS) for project, each_BLS in pairs]

@@ -38,6 +38,3 @@ class VirtualSignal(TeacherSignal):
         size = (len(labels_N1), self._vocab_size)
         logits_NV = torch.full(size, self._other, device=labels_N1.device)
         return Answer(DenseLogits(logits_NV.scatter_(1, labels_N1, self._label)))
-
-    def release(self) -> None:
-        """Nothing is held."""

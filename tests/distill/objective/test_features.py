@@ -21,7 +21,7 @@ from dwt_cli.distill.objective.features import (
     requested,
 )
 from dwt_cli.distill.objective.projections import Projections
-from dwt_cli.models.features import Features, FeatureSpec, Heads
+from dwt_cli.models.features import Features, Heads
 
 B, L = 2, 5
 
@@ -136,7 +136,7 @@ def test_hidden_states(distance: Distance) -> None:
         tensor.requires_grad_()
     pairs = [(0, -1), (-1, 1)]
     options = Hidden(pairs=[[*pair] for pair in pairs], distance=distance)
-    module = options.part(sizes(width=6), sizes(width=4))
+    module = options.part("it", sizes(width=6), sizes(width=4))
     assert isinstance(module, Projections)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -172,8 +172,8 @@ def test_objectives_request_features_and_have_parts_by_their_names() -> None:
     }
     assert parts_for(objectives, sizes(), sizes(num_layers=2)).keys() == {"hidden"}
     assert requested(objectives) == (
-        FeatureSpec(hidden_layers=frozenset({1, 2}), heads_layers=frozenset({0})),
-        FeatureSpec(hidden_layers=frozenset({-1, 0}), heads_layers=frozenset({-1})),
+        frozenset({("hidden", 1), ("hidden", 2), ("heads", 0)}),
+        frozenset({("hidden", -1), ("hidden", 0), ("heads", -1)}),
     )
 
 

@@ -6,11 +6,11 @@ import torch
 from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.divergences import DIVERGENCES
 from dwt_cli.distill.objective.fused import Comparison, distillation_sums
-from dwt_cli.distill.teacher.fitted import FittedSignal
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
     Answer,
     DenseLogits,
+    FittedSignal,
     Request,
     TeacherSignal,
 )

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from dwt_cli.distill.teacher.signal import ModelSignal, Request
-from dwt_cli.models.features import FeatureSpec
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import LanguageModel
@@ -56,7 +55,7 @@ def test_features_come_with_the_targets_where_they_are_requested(
 ) -> None:
     signal = ModelSignal(LanguageModel(make_model(tiny(), 0, "teacher"), torch.float32))
     assert signal(BATCH).features is None
-    request = Request(features=FeatureSpec(hidden_layers=frozenset({0})))
+    request = Request(features=frozenset({("hidden", 0)}))
     answer = signal(BATCH, request)
     assert answer.features is not None
     assert answer.features.hidden[0].shape == (2, 24, 16)
