@@ -183,7 +183,7 @@ class VirtualTeacher(Teacher):
         return fingerprint("virtual")
 
     def signal(self, model: "LanguageModel | None", vocab_size: int) -> "TeacherSignal":
-        from dwt_cli.distill.teacher.virtual import VirtualSignal
+        from dwt_cli.distill.teacher.signal import VirtualSignal
 
         return VirtualSignal(self.confidence, vocab_size)
 
@@ -197,7 +197,7 @@ class VirtualTeacher(Teacher):
 
 
 class Weighting(Enum):
-    """Rules for the weights of several teachers; see `dwt_cli.distill.teacher.mixture`."""
+    """Rules for the weights of several teachers; see `dwt_cli.distill.teacher.signal`."""
 
     fixed = "fixed"
     batch = "batch"
@@ -232,7 +232,7 @@ class SeveralTeachers(Teacher):
 
     def combine(self, signals: "Sequence[TeacherSignal]") -> "TeacherSignal":
         """Return the signal that asks those of the members, in their order."""
-        from dwt_cli.distill.teacher.mixture import MixtureSignal
+        from dwt_cli.distill.teacher.signal import MixtureSignal
 
         even = [1.0] * len(signals)
         weights, temperatures = self.weights or even, self.temperatures or even

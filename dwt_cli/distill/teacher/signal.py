@@ -1,11 +1,12 @@
 """Signals: soft targets for a batch, asked for in one way wherever they come from.
 
 Legend: N target rows of a batch, C some of them, V vocabulary, P a teacher's rows of it, K tokens
-that are kept, D width.
+that are kept, or teachers, D width.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from dwt_cli.distill.teacher.options import Weighting
 from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.tasks.task import Batch
@@ -194,3 +196,77 @@ class FittedSignal(TeacherSignal):
     def release(self) -> None:
         self._signal.release()
         self.model = None
+
+
+class VirtualSignal(TeacherSignal):
+    """Tf-KD's manually designed teacher (Yuan et al., CVPR 2020, arXiv 1909.11723).
+
+    p(c) = confidence for the label, (1 - confidence) / (V - 1) for every other class. Its logits
+    are the logarithms, fp32, which the objective's temperature softens as it does a model's logits.
+    At temperature 1, hard * cross-entropy + soft * KL has the gradient of (hard + soft) times the
+    cross-entropy with labels smoothed to (hard + soft * confidence) / (hard + soft).
+    """
+
+    def __init__(self, confidence: float, vocab_size: int) -> None:
+        assert 0 < confidence < 1
+        self._label = math.log(confidence)
+        self._other = math.log((1 - confidence) / (vocab_size - 1))
+        self._vocab_size = vocab_size
+
+    def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
+        assert not request.features, "without a model there are no features"
+        labels_N1 = batch.labels_N[:, None]
+        size = (len(labels_N1), self._vocab_size)
+        logits_NV = torch.full(size, self._other, device=labels_N1.device)
+        return Answer(DenseLogits(logits_NV.scatter_(1, labels_N1, self._label)))
+
+
+@dataclass
+class MixtureSignal(TeacherSignal):
+    """Several as one: log sum_k w_k softmax(z_k / tau_k), their weighted mixture's logarithm, fp32.
+
+    The weights are in proportion to m_k exp(-l_k), where m_k is the member's fixed weight and
+    l_k = 0                                              with ``Weighting.fixed``,
+    l_k = its mean cross-entropy over the batch's labels with ``Weighting.batch``,
+    l_k = its cross-entropy with each row's own label    with ``Weighting.token``,
+    of the distribution that is mixed, at tau_k. `batch` is made after adaptive distillation (Saleh
+    et al., COLING 2020, arXiv 2010.05445), where members count by their loss on the mini-batch;
+    that its formula is this softmax of the negative loss was not checked against the paper.
+    `token` depends on a row alone, so that splitting a batch changes nothing.
+    """
+
+    members: Sequence[TeacherSignal]
+    weights: Sequence[float]
+    temperatures: Sequence[float]
+    weighting: Weighting
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
+        assert self.members, "released teachers are not asked again"
+        assert not request.features, "several models have no features in common"
+        members_KNV = [
+            (member(batch).targets.dense().float() / temperature).log_softmax(-1)
+            for member, temperature in zip(self.members, self.temperatures, strict=True)
+        ]
+        log_weights_KN = self._weigh(members_KNV, batch.labels_N).log_softmax(0)
+        mixed_NV = members_KNV.pop(0).add_(log_weights_KN[0, :, None])
+        for log_weights_N, member_NV in zip(log_weights_KN[1:], members_KNV, strict=True):
+            torch.logaddexp(mixed_NV, member_NV.add_(log_weights_N[:, None]), out=mixed_NV)
+        return Answer(DenseLogits(mixed_NV))
+
+    def _weigh(self, members_KNV: Sequence[Tensor], labels_N: Tensor) -> Tensor:
+        """Return the logarithms of the weights (K, N), up to a constant per row."""
+        log_weights_K1 = torch.tensor(self.weights).log().to(labels_N.device)[:, None]
+        if self.weighting is Weighting.fixed:
+            return log_weights_K1.expand(-1, len(labels_N))
+        losses_KN = -torch.stack(
+            [member_NV.gather(1, labels_N[:, None]).squeeze(1) for member_NV in members_KNV]
+        )
+        if self.weighting is Weighting.batch:
+            losses_KN = losses_KN.mean(1, keepdim=True)
+        return log_weights_K1 - losses_KN
+
+    def release(self) -> None:
+        for member in self.members:
+            member.release()
+        self.members = []

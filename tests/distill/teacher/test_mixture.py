@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dwt_cli.distill.teacher.mixture import MixtureSignal
 from dwt_cli.distill.teacher.options import Weighting
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
     Answer,
     DenseLogits,
+    MixtureSignal,
     Request,
     TeacherSignal,
 )

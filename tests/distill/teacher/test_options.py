@@ -14,8 +14,7 @@ from dwt_cli.distill.teacher.options import (
     Teacher,
     VirtualTeacher,
 )
-from dwt_cli.distill.teacher.signal import TeacherSignal
-from dwt_cli.distill.teacher.virtual import VirtualSignal
+from dwt_cli.distill.teacher.signal import TeacherSignal, VirtualSignal
 from dwt_cli.models.wrapper import LanguageModel
 
 

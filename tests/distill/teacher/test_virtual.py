@@ -6,7 +6,7 @@ import torch
 from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.objective.fused import Comparison, distillation_sums
-from dwt_cli.distill.teacher.virtual import VirtualSignal
+from dwt_cli.distill.teacher.signal import VirtualSignal
 from dwt_cli.tasks.task import Batch
 
 V = 13
