@@ -39,6 +39,7 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
 }
 TOKENS = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+ENCODERS = ["bert", "roberta", "xlm-roberta", "distilbert", "modernbert"]
 KINDS: dict[str, Any] = {
     "qwen2": Qwen2ForCausalLM,
     "olmo2": Olmo2ForCausalLM,

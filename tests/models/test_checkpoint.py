@@ -13,8 +13,8 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.distill.teacher.options import CheckpointTeacher
 from dwt_cli.models.checkpoint import open_config, open_folder, open_model
 from dwt_cli.models.options import CheckpointStudent, Head
+from tests.models.conftest import ENCODERS
 
-FAMILIES = ["bert", "roberta", "xlm-roberta", "distilbert", "modernbert"]
 OfFamily = Callable[[str], PreTrainedModel]
 
 
@@ -37,7 +37,7 @@ def assert_same(model: PreTrainedModel, other: PreTrainedModel) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_safetensors(of_family: OfFamily, tmp_path: Path, family: str) -> None:
     model = of_family(family)
     model.save_pretrained(tmp_path)
@@ -47,7 +47,7 @@ def test_safetensors(of_family: OfFamily, tmp_path: Path, family: str) -> None:
     assert_same(open_folder(tmp_path, Head.masked), model)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_torch_s_old_format(of_family: OfFamily, tmp_path: Path, family: str) -> None:
     model = of_family(family)
     save_in_the_old_format(model, tmp_path)

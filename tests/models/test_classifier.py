@@ -6,12 +6,12 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from dwt_cli.models.making import make_classifier
 from dwt_cli.models.wrapper import Classifier
+from tests.models.conftest import ENCODERS
 
 OfFamily = Callable[[str], PreTrainedModel]
-FAMILIES = ["bert", "roberta", "xlm-roberta", "distilbert", "modernbert"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_it_is_what_the_library_opens_from_the_same_checkpoint(
     of_family: OfFamily, family: str, tmp_path: str
 ) -> None:
@@ -32,7 +32,7 @@ def test_it_is_what_the_library_opens_from_the_same_checkpoint(
         assert not torch.equal(other.state_dict()[name], ours.state_dict()[name])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 @torch.no_grad()
 def test_padding_changes_nothing(of_family: OfFamily, family: str) -> None:
     wrapped = Classifier(make_classifier(of_family(family), 2, seed=0), torch.float32).eval()

@@ -10,17 +10,10 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.models.features import Features, check_layers
 from dwt_cli.models.wrapper import LanguageModel, Want
+from tests.models.conftest import ENCODERS
 
 DECODERS = ["llama", "qwen3", "gpt2", "olmo2", "gemma3_text"]
-FAMILIES = [
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "distilbert",
-    "modernbert",
-    "modernbert-wide-window",
-    *DECODERS,
-]
+FAMILIES = [*ENCODERS, "modernbert-wide-window", *DECODERS]
 AFTER_ATTENTION = {
     "bert": "attention.output.dense",
     "roberta": "attention.output.dense",

@@ -10,16 +10,9 @@ from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of
 from dwt_cli.models.wrapper import LanguageModel, Want
+from tests.models.conftest import ENCODERS
 
-FAMILIES = [
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "distilbert",
-    "modernbert",
-    "modernbert-sliding",
-    "modernbert-wide-window",
-]
+FAMILIES = [*ENCODERS, "modernbert-sliding", "modernbert-wide-window"]
 B, L, T = 3, 32, 4
 IDS_BL = torch.randint(5, 160, (B, L), generator=torch.Generator().manual_seed(0))
 ROWS_N = torch.tensor([0, 7, 30, 31, 32, 40, 41, 50, 65, 66, 80, 95])

@@ -18,20 +18,10 @@ from dwt_cli.models.options import Head
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.training.options import Fsdp
 from dwt_cli.training.parallel import shard
+from tests.models.conftest import ENCODERS
 
-FAMILIES = [
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "distilbert",
-    "modernbert",
-    "modernbert-sliding",
-    "modernbert-wide-window",
-    "electra",
-    "llama",
-    "qwen3",
-    "gpt2",
-]
+WINDOWED = ["modernbert-sliding", "modernbert-wide-window"]
+FAMILIES = [*ENCODERS, *WINDOWED, "electra", "llama", "qwen3", "gpt2"]
 B, L = 3, 32
 OfFamily = Callable[[str], PreTrainedModel]
 

@@ -139,17 +139,9 @@ def flat(sums: Sums) -> dict[str, float]:
     return {name: value.item() for name, value in {**named.pop("soft"), **named}.items()}
 
 
-def sums_of(
-    student_NV: Tensor,
-    teacher_NV: Tensor | None,
-    labels_N: Tensor,
-    weights: Weights,
-    comparison: Comparison,
-    *,
-    compiled: bool = False,
-) -> Sums:
+def sums_of(student_NV: Tensor, teacher_NV: Tensor | None, *settings: Any, **more: bool) -> Sums:
     teacher = None if teacher_NV is None else DenseLogits(teacher_NV)
-    return distillation_sums(student_NV, teacher, labels_N, weights, comparison, compiled=compiled)
+    return distillation_sums(student_NV, teacher, *settings, **more)
 
 
 def draw(dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
@@ -171,11 +163,10 @@ def compare(
     labels_N: Tensor,
     weights: Weights,
     comparison: Comparison,
-    *,
-    compiled: bool = False,
+    **more: bool,
 ) -> None:
     student_NV.grad = None
-    sums = sums_of(student_NV, teacher_NV, labels_N, weights, comparison, compiled=compiled)
+    sums = sums_of(student_NV, teacher_NV, labels_N, weights, comparison, **more)
     (sums.total / 7).backward()
     cpu_teacher = None if teacher_NV is None else teacher_NV.cpu()
     expected, gradient_NV = by_the_book(
