@@ -1,7 +1,7 @@
 """Weights & Biases as a reader of the record: ``python -m dwt_cli.track.wandb RUN_DIR``.
 
 Sends what a run directory holds: the settings, metrics.jsonl from where an earlier session came
-to, and at the end the numbers of summary.json and scores.json, the figures, and model/ if
+to, and at the end what summary.json and scores.json have, the figures, and model/ if
 ``tracker.log_model`` is set. So a run made with ``tracker=none`` is sent later by this command,
 and whatever could not be sent is sent by typing it again.
 
@@ -165,6 +165,9 @@ def send(
     tables, scores = dict(said["tables"]), _scores(folder)
     if is_new(folder / "scores.json"):
         tables["scores"] = (_COLUMNS, [[score[key] for key in _COLUMNS] for score in scores])
+    summary = read_json(folder / "summary.json") or {}
+    if is_new(folder / "summary.json") and (samples := summary.get("samples")):
+        tables["samples"] = (("given", "written"), [each.split(" | ", 1) for each in samples])
     for name, (columns, rows) in tables.items():
         run.log({name: wandb.Table(list(columns), [list(row) for row in rows]), **at})
     for picture in filter(is_new, sorted(folder.glob("*.png"))):
@@ -174,10 +177,10 @@ def send(
         artifact = wandb.Artifact(name, type="model")
         artifact.add_dir(str(folder / "model"), policy="immutable", skip_cache=True)
         run.log_artifact(artifact)
-    summary = {**_numbers(folder, scores), **said["summary"]}
-    run.summary.update(summary)
+    numbers = {**_numbers(summary, scores), **said["summary"]}
+    run.summary.update(numbers)
     log = Path(run.settings.sync_dir) / "logs" / "debug-internal.log"
-    run.finish(exit_code=0 if summary else 1)
+    run.finish(exit_code=0 if numbers else 1)
     if log.exists() and "failed to save record" in log.read_text(errors="replace"):
         raise OSError(f"{log.parents[1]}: writing failed along the way")  # it tells its log alone
     note(folder, finished=True, sent=sent, files=files)
@@ -239,9 +242,8 @@ def _scores(folder: Path) -> list[dict[str, Any]]:
     return (read_json(folder / "scores.json") or {"scores": []})["scores"]
 
 
-def _numbers(folder: Path, scores: list[dict[str, Any]]) -> dict[str, Any]:
+def _numbers(summary: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what a run comes to: held-out measures, cost, and the scores of its last moment."""
-    summary = read_json(folder / "summary.json")
     found = {**summary["student"]["heldout"], **summary["cost"]} if summary else {}
     if summary and (teacher := summary.get("teacher")):
         found["teacher_heldout_loss"] = teacher["heldout"]["loss"]

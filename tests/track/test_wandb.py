@@ -85,7 +85,7 @@ class Run:
             self.log.stepped(step, step / 10, {"hard_loss": 1 / step, "teacher_loss": float("nan")})
         self.log.evaluated(stop, {"loss": 0.5})
 
-    def end(self) -> None:
+    def end(self, *samples: str) -> None:
         Image.new("RGB", (8, 8)).save(self.folder / "curves.png")
         (self.folder / "model").mkdir()
         (self.folder / "model" / "model.safetensors").write_bytes(bytes(1000))
@@ -93,7 +93,7 @@ class Run:
             "student": {"heldout": {"loss": 0.5}},
             "cost": {"student_flops": 7},
         }
-        facts["teacher"] = {"heldout": {"loss": 0.7}}
+        facts |= {"teacher": {"heldout": {"loss": 0.7}}, "samples": samples}
         atomic.write_json(self.folder / "summary.json", facts)
 
     def evaluate(self) -> None:
@@ -217,7 +217,7 @@ def test_offline_sessions_are_one_run_that_one_command_sends(
         with run.open(log_model=True) as dashboard:
             run.train(start, stop)
             if stop == 10:
-                run.end()
+                run.end("One | two | three")
                 run.evaluate()
             command = dashboard.finish()
     assert command == f"wandb sync {shlex.quote(str(run.folder / 'wandb'))}/offline-run-*"
@@ -229,6 +229,8 @@ def test_offline_sessions_are_one_run_that_one_command_sends(
     (table,) = second.parent.glob("files/media/table/scores*.json")
     (row,) = json.loads(table.read_text())["data"]
     assert row == ["score", "glue", "rte", "accuracy", 0.75, None, 1]
+    (table,) = second.parent.glob("files/media/table/samples*.json")
+    assert json.loads(table.read_text())["data"] == [["One", "two | three"]]
     assert b"rte/accuracy" in second.read_bytes() and b"student_flops" in second.read_bytes()
     monkeypatch.delenv("WANDB_MODE")
     assert "2 run" in type_in(f"{command} --dry-run")
