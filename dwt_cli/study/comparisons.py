@@ -77,9 +77,6 @@ def verdict(
     return "supported" if (found.mean < 0) == (expect is Expect.lower) else "contradicted"
 
 
-# ---------------------------------------------------------------------------------- differences
-
-
 def _losses(results: Results, arm: str, length: int, progress: float) -> pd.Series:
     """Return held-out losses by seed at a share of the run: the end, or the nearest evaluation."""
     if progress == 1.0:
@@ -119,9 +116,6 @@ def lengths_apart(results: Results, arm: str, against: str) -> pd.Series:
     return by_seed.dropna().mean().dropna()
 
 
-# --------------------------------------------------------------------------------------- claims
-
-
 @dataclass(frozen=True)
 class Judged:
     """A claim at one length, and what became of it. adjusted_p: after Holm's correction."""
@@ -152,9 +146,6 @@ def judge(results: Results) -> list[Judged]:
         Judged(claim, length, pairs, each, p, verdict(each, p, claim.expect, study.smallest_effect))
         for (claim, length), pairs, each, p in zip(about, by_seed, found, adjusted, strict=True)
     ]
-
-
-# ------------------------------------------------------------------------------- the stand-alone
 
 
 def against_alone(results: Results) -> pd.DataFrame:
@@ -191,9 +182,6 @@ def costs_to_equal(results: Results, arm: str, length: int, account: Account) ->
         if len(points) == num_lengths and (cost := cost_to_reach(points, alone.heldout_loss)):
             found[seed] = cost
     return found
-
-
-# ------------------------------------------------------------------------------------ crossings
 
 
 def pairs(results: Results) -> list[tuple[str, str]]:

@@ -93,9 +93,6 @@ def _interval(values: pd.Series) -> pd.Series:
     return pd.Series([found.mean, *ends], ["middle", "low", "high"])
 
 
-# ----------------------------------------------------------------------------------- over a run
-
-
 def _over_runs(
     results: Results,
     arms: Sequence[str],
@@ -181,9 +178,6 @@ def _schedules(results: Results) -> Figure | None:
         axes.set_ylim(-0.04 * top, 1.04 * top)
         finish(axes, f"weight of the {name} loss, alpha_{name}", "weight", _SHARE)
     return figure
-
-
-# ------------------------------------------------------------------------------------ at the end
 
 
 def _teacher_quality(results: Results) -> Figure | None:

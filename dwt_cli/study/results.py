@@ -116,9 +116,6 @@ def _points(runs: pd.DataFrame, account: Account) -> Points:
     return sorted(known.itertuples(index=False, name=None))
 
 
-# ---------------------------------------------------------------------------------- reading
-
-
 def read_results(folder: Path) -> Results:
     """Everything of a study that can be used. Raises `UserError` for no study's folder.
 

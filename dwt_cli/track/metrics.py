@@ -1,5 +1,6 @@
 """What a run writes down along the way: metrics.jsonl, and the settings of config.yaml."""
 
+import contextlib
 import json
 import math
 import os
@@ -51,17 +52,13 @@ class MetricsLog:
 
 def newest(path: Path) -> tuple[int | None, float | None, float | None]:
     """The last step, the share of the training that it ends, and the last held-out loss."""
-    step = progress = loss = None
-    if path.exists():
-        with path.open("rb") as file:
-            last = [b"", b""]  # a train line and a held-out line
-            for text in file:
-                if text.endswith(b"\n"):
-                    last[b'"heldout/loss"' in text] = text
-        train, heldout = (json.loads(text or "{}") for text in last)
-        step, progress = train.get("step"), train.get("train/progress")
-        loss = heldout.get("heldout/loss")
-    return step, progress, loss
+    last = [b"{}", b"{}"]  # a train line and a held-out line
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        for text in file:
+            if text.endswith(b"\n"):
+                last[b'"heldout/loss"' in text] = text
+    train, heldout = map(json.loads, last)
+    return train.get("step"), train.get("train/progress"), heldout.get("heldout/loss")
 
 
 def step_of(path: Path, loss: float) -> float | None:
