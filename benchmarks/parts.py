@@ -122,7 +122,7 @@ def _synthetic_batches(run: Run) -> TrainBatches:
     )
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder) / "shards"
-        write_blocks(ids.tolist(), shards, length, size, max_bytes=1e9)
+        write_blocks(ids.tolist(), shards, size, len(ids))
         blocks = Blocks(shards)  # stays mapped when the folder is gone
     assert isinstance(run.task, task_options.MaskedLM)
     masking = Masking(

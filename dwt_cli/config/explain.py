@@ -109,11 +109,10 @@ def no_setting(key: str, known: Sequence[str] = GROUPS_AND_SETTINGS) -> str:
         return f"{key}: the config has no such group; begin it with `defaults: [config, _self_]`"
     if group in known and not every:
         return f"{key}: {group} is one value; write {group}=VALUE"
-    full = []  # of several choices at once, the default one's
-    for home in [group] if every else known:
-        setting = f"{files.defaults()[home]}.{name or group}" if home in SEVERAL else name or group
-        full += [f"{home}.{setting}"] * (setting in _settings_of(home))
-    if full:
+    default = {home: f"{files.defaults()[home]}." for home in SEVERAL}
+    homes = [group] if every else known
+    full = [f"{home}.{default.get(home, '')}{name or group}" for home in homes]
+    if full := [each for each in full if is_setting(each)]:
         return f"{key}: write {' or '.join(full)}"
     if not every:
         return not_among(key, "group or setting", re.split("[./@]", key)[0], known)
@@ -136,9 +135,8 @@ def _settings_of(group: str) -> dict[str, list[str]]:
 
 def _names(node: type) -> Iterator[str]:
     """Yield the fields of a class, and with a dot those of the classes in it, of any kind."""
-    for name, kind in typing.get_type_hints(node).items():
-        if name not in {f.name for f in dataclasses.fields(node)}:
-            continue
+    hints = typing.get_type_hints(node)
+    for name, kind in ((f.name, hints[f.name]) for f in dataclasses.fields(node)):
         yield name
         for part in typing.get_args(kind) if isinstance(kind, UnionType) else (kind,):
             if isinstance(part, type) and dataclasses.is_dataclass(part):

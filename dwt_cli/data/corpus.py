@@ -89,20 +89,17 @@ def build(
         while chunk := list(_take(rest, _CHUNK_CHARACTERS)):
             yield from ids_of(tokenizer, _texts(chunk, frame))
 
-    def write(documents: Iterable[Document], name: str, max_bytes: float) -> tuple[int, bool]:
+    def write(documents: Iterable[Document], name: str, most: int) -> tuple[int, bool]:
         blocks = pack(ids(documents), options.block_length, *frame.ids(tokenizer))
-        return write_blocks(blocks, folder / name, options.block_length, len(tokenizer), max_bytes)
+        return write_blocks(blocks, folder / name, len(tokenizer), most)
 
     check = LeakCheck(options.heldout_fraction, folder, pieces)
-    num_train, cut = write(check.split(stream), "train", options.max_gb * 1e9)
+    room = options.max_gb * 1e9 // block_bytes(options.block_length, len(tokenizer))
+    num_train, cut = write(check.split(stream), "train", int(room))
     if cut:
         say(f"data.max_gb={options.max_gb} is reached: the rest of the text is left out")
     heldout = check.finish()
-    num_heldout, _ = write(
-        heldout.documents,
-        "heldout",
-        options.max_heldout_blocks * block_bytes(options.block_length, len(tokenizer)),
-    )
+    num_heldout, _ = write(heldout.documents, "heldout", options.max_heldout_blocks)
     if not (num_train and num_heldout) and pieces is None and check.num_characters:
         pieces = pieces_of(check.num_characters, options.heldout_fraction, options.block_length)
         of = (source, options, frame, tokenizer_path)

@@ -46,16 +46,15 @@ def _dtype(vocab_size: int) -> "np.dtype[np.unsignedinteger]":
 
 
 def write_blocks(
-    blocks: Iterable[list[int]], folder: Path, block_length: int, vocab_size: int, max_bytes: float
+    blocks: Iterable[list[int]], folder: Path, vocab_size: int, most: int
 ) -> tuple[int, bool]:
     """Write shards ``00000.npy``, ... of at most `BLOCKS_PER_SHARD` blocks each.
 
-    Returns the number of blocks and whether ``max_bytes`` cut the stream short.
+    Returns the number of blocks and whether there are more than ``most``, which are left out.
     """
     folder.mkdir(parents=True)
     dtype, stream, num_blocks = _dtype(vocab_size), iter(blocks), 0
-    room = int(max_bytes // block_bytes(block_length, vocab_size))
-    while shard := list(itertools.islice(stream, min(BLOCKS_PER_SHARD, room - num_blocks))):
+    while shard := list(itertools.islice(stream, min(BLOCKS_PER_SHARD, most - num_blocks))):
         number = num_blocks // BLOCKS_PER_SHARD
         np.save(folder / f"{number:05d}.npy", np.asarray(shard, dtype=dtype))
         num_blocks += len(shard)

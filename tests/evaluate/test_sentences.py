@@ -25,7 +25,7 @@ def test_the_held_out_text_comes_back(corpus: Corpus, sentences: type[Any]) -> N
 def test_sentences_are_split_distinct_and_known(corpus: Corpus, tmp_path: Path) -> None:
     paragraphs = ["bark delin. mossa. tum.", "give.", "mossa.", "rum \u4e16 sark. nive.", "lost."]
     ids = ids_of(corpus.tokenizer, paragraphs)
-    write_blocks(pack(ids, 5, [2], [3]), tmp_path / "heldout", 5, 160, 1e6)
+    write_blocks(pack(ids, 5, [2], [3]), tmp_path / "heldout", 160, 1000)
     found = heldout_sentences(
         Corpus(corpus.tokenizer, corpus.train, Blocks(tmp_path / "heldout"), {}), FRAME
     )

@@ -29,7 +29,7 @@ def write(folder: Path) -> Blocks:
     ids[:, 0] = CLS
     ids[:, 2] = np.arange(NUM_BLOCKS) + 5
     ids[:, 9::10] = SEP
-    write_blocks(ids.tolist(), folder, L, V, 1e9)
+    write_blocks(ids.tolist(), folder, V, len(ids))
     return Blocks(folder)
 
 

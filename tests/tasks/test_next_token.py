@@ -100,7 +100,7 @@ def blocks(tmp_path: Path) -> Blocks:
     starts, lengths = draw.integers(5, 90, 300), draw.integers(3, 12, 300)
     documents = [list(range(s, s + n)) for s, n in zip(starts.tolist(), lengths, strict=True)]
     before, after = [], [END]
-    write_blocks(pack(documents, L, before, after), tmp_path / "blocks", L, V, 1e6)
+    write_blocks(pack(documents, L, before, after), tmp_path / "blocks", V, 1000)
     return Blocks(tmp_path / "blocks")
 
 
