@@ -14,10 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_utils import local_torch_dtype
 
 from dwt_cli.base.machine import Machine
-from dwt_cli.distill.objective.fused import CHUNK_BYTES, FUSED_BYTES
+from dwt_cli.distill.objective.fused import CHUNK_BYTES, FUSED_BYTES, TILE_BYTES
 from dwt_cli.models.anatomy import is_known, layers_of
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.flops import num_parameters
+from dwt_cli.models.options import Head
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.training.optim import Optimizer
@@ -98,12 +99,19 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         ]
         gathered = max([gathered, *theirs])
     virtual = len(shapes.teachers) - len(teachers)
+    vocab_size, at_once = conditions.data.vocab_size, num_rows
+    if conditions.task.head is Head.causal and not train.compile:
+        at_once = min(num_rows, max(1, TILE_BYTES[machine.device.type] // (_FP32 * vocab_size)))
     logits = logit_bytes(
-        num_rows,
-        conditions.data.vocab_size,
+        at_once,
+        vocab_size,
         [machine.dtype] * (1 + len(teachers)) + [torch.float32] * virtual,
         (FUSED_BYTES if train.compile else CHUNK_BYTES)[machine.device.type],
     )
+    if at_once < num_rows:  # in tiles: gradients of states and, of all tiles and one, of the head
+        logits += (num_rows + 2 * vocab_size) * shapes.student_config.hidden_size * _FP32
+        widths = (m.config.hidden_size if is_known(m.config) else vocab_size for m in teachers)
+        logits += num_rows * sum(widths) * machine.dtype.itemsize
     return replace(
         state(shapes, machine, num_ranks),
         gathered=gathered,

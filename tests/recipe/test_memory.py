@@ -131,6 +131,23 @@ def test_with_a_virtual_teacher(composed: Callable[..., Run], dtype: torch.dtype
     assert account.weights == alone.weights and alone.total < 0.9 * found
 
 
+def test_of_a_decoder_s_rows_there_are_states_alone(composed: Callable[..., Run]) -> None:
+    """Its logits come in tiles, of which one is there: more rows take no more of them."""
+    words = [*SIZES, "task=clm", "scale.vocab_size=50000", "teacher=small", "teacher.width=32"]
+    few, many = (
+        memory(recipe_of(composed(*words, f"train.batch_size={n}")).shapes, GPU).logits
+        for n in (512, 1024)
+    )
+    assert many - few == 512 * 63 * (64 * 4 + 32 * 2), "gradients in fp32, the teacher's in bf16"
+    assert (
+        many
+        < 1024 * 63 * 50_000 * 4
+        < memory(
+            recipe_of(composed(*words, "train.batch_size=1024", "train.compile=true")).shapes, GPU
+        ).logits
+    )
+
+
 @pytest.fixture
 def replicas() -> Iterator[None]:
     """A group of this process alone, in which DDP does what it does in any."""
