@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -39,10 +39,9 @@ def flops(cost: Mapping[str, float | None]) -> dict[str, float]:
     is charged to each of its students in full, which is the hardest account.
     """
     known = {key: math.nan if value is None else value for key, value in cost.items()}
-    student = known["student_flops"]
-    forward = student + known["teacher_forward_flops"]
-    whole = forward + known["teacher_pretraining_flops"] + known["remap_flops"]
-    return dict(zip((each.column for each in Account), (student, forward, whole), strict=True))
+    learned = known["teacher_pretraining_flops"] + known["remap_flops"]
+    added = (known["student_flops"], known["teacher_forward_flops"], learned)
+    return dict(zip((each.column for each in Account), accumulate(added), strict=True))
 
 
 def loss_at(points: Points, budget: float) -> float | None:

@@ -19,10 +19,12 @@ from dwt_cli.study.compute import Account
 from dwt_cli.study.results import Results
 from dwt_cli.track.curves import BLUE, GREEN, GREY, ORANGE, finish, panels, save
 
-# Okabe and Ito's colours, as in a run's curves; yellow is too light for a line
-_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
-_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-_MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">")
+_LOOKS: dict[str, tuple[Any, ...]] = {
+    # Okabe and Ito's colours, as in a run's curves; yellow is too light for a line
+    "color": (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY),
+    "linestyle": ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))),
+    "marker": ("s", "^", "D", "v", "P", "X", "<", ">"),
+}
 _ALONE: dict[str, Any] = {"color": "black", "linestyle": "-", "marker": "o"}
 
 _DPI = 130
@@ -45,11 +47,7 @@ def _style(results: Results, arm: str) -> dict[str, Any]:
     if arm in results.stand_alone:
         return _ALONE
     number = results.compared.index(arm)
-    return {
-        "color": _COLOURS[number % len(_COLOURS)],
-        "linestyle": _LINES[number % len(_LINES)],
-        "marker": _MARKERS[number % len(_MARKERS)],
-    }
+    return {key: looks[number % len(looks)] for key, looks in _LOOKS.items()}
 
 
 def _panels(of: Sequence[Any]) -> tuple[Figure, dict[Any, Axes]]:
