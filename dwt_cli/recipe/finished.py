@@ -36,7 +36,8 @@ def show_again(run: Run, console: Console) -> bool:
     if compared(student, summary, folder) != summary:
         return False
     plain_line(console)(NOTHING_TO_DO)
-    print_summary(console, summary, folder, to_know(run, student, summary))
+    missing = {} if run.of_study else to_know(run.overrides, student, summary)
+    print_summary(console, summary, folder, missing)
     return True
 
 
@@ -59,17 +60,17 @@ def compared(student: StudentStage, summary: Summary, folder: Path) -> Summary:
     )
 
 
-def to_know(run: Run, student: StudentStage, summary: Summary) -> dict[str, str]:
+def to_know(overrides: list[str], student: StudentStage, summary: Summary) -> dict[str, str]:
     """Return the commands of stand-alone students that are not there, by what each would tell.
 
     They learn from the same text, in the same tokens. A study has them among its arms.
     """
-    if student.teacher is None or run.of_study:
+    if student.teacher is None:
         return {}
     not_alone = {"teacher", *DISTILLATION, "teacher_steps", "fresh"}
     kept = [
         override
-        for override in run.overrides
+        for override in overrides
         if not_alone.isdisjoint(re.split(r"[.@]", override.lstrip("+~").partition("=")[0]))
     ]
     opened = student.shapes.checkpoints

@@ -96,7 +96,8 @@ def work(run: Run, console: Console) -> None:
                     )
                 summary = _compared(student, record.summary, record.folder, ranks)
                 record.finish(summary)
-            print_summary(console, summary, record.folder, to_know(run, student, summary))
+            missing = {} if run.of_study else to_know(run.overrides, student, summary)
+            print_summary(console, summary, record.folder, missing)
             if ranks.is_first and not run.eval.is_plain:
                 costs = dict.fromkeys(("corpus", *run.eval.measures), 0.0)
                 with Display(console, costs) as show:
