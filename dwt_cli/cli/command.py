@@ -39,13 +39,12 @@ def carry_out(program: str, arguments: list[str]) -> int:
                 return 0
             name = asked.config_name or primary
             runs, many = runs_of(asked.overrides, root_here, name, asked.config_dir, asked.multirun)
-            each: list[list[str]] = []
             for run in runs:
                 check.check(run)
                 check.check_folders(run.run)
-                each.append(list(check.warnings(run)))
+            first, *others = [list(check.warnings(run)) for run in runs]
             # what one run of a multirun has no use for another may have
-            in_all = [line for line in each[0] if all(line in lines for lines in each)]
+            in_all = [line for line in first if all(line in lines for lines in others)]
             warned = [*check.repeated(asked.overrides), *in_all]
             if not many and runs[0].jobs != Basic():
                 warned.append("jobs has no effect on a single run")

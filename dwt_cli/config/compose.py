@@ -107,10 +107,10 @@ def _run_of(composed: DictConfig, primary: str) -> Run:
         arms = dict(OmegaConf.to_container(composed.study.arms, resolve=False))  # type: ignore[arg-type]
         words = [*words, *words_of_arm(composed, words)]
         composed = _composed(primary, [*hydras, *words])
-    run, hydra = _typed_apart(composed, primary, hydras)
+    hydra, run = composed.hydra, typed(composed, primary, hydras)
     if found := _words_of_models(run, words):
         composed = _composed(primary, [*hydras, *words, *found])
-        run, hydra = _typed_apart(composed, primary, hydras)
+        hydra, run = composed.hydra, typed(composed, primary, hydras)
         run.found = [f"{word} is taken from {named}" for word, named in found.items()]
     if run.of_study:
         run.of_study.study.arms = arms
@@ -119,15 +119,6 @@ def _run_of(composed: DictConfig, primary: str) -> Run:
     run.choices = {group: chosen[group] for group in groups() if chosen.get(group)}
     run.choices["objective"] = "+".join(run.objective)  # Hydra names none if there are several
     return run
-
-
-def _typed_apart(
-    composed: DictConfig, primary: str, search: Sequence[str]
-) -> tuple[Run, DictConfig]:
-    """Return the run, as `typed` does, and what Hydra has to say about it."""
-    with open_dict(composed):
-        hydra: DictConfig = composed.pop("hydra")
-    return typed(composed, primary, search), hydra
 
 
 def _words_of_models(run: Run, words: Sequence[str]) -> dict[str, str]:
@@ -156,8 +147,11 @@ def typed(composed: DictConfig, primary: str = "config", search: Sequence[str] =
     """Return the composed config as plain objects, with interpolations and members resolved.
 
     primary, search: the name under which it was composed, and overrides that name other folders.
-    Raises omegaconf's exceptions for a value that is missing or of the wrong type.
+    Takes Hydra's own part out of it; raises omegaconf's exceptions for what is missing or of the
+    wrong type.
     """
+    with open_dict(composed):
+        composed.pop("hydra", None)
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         setting = re.sub(r"\[(\d+)\]", r".\1", missing[0])
