@@ -99,16 +99,18 @@ def build(
     if cut:
         say(f"data.max_gb={options.max_gb} is reached: the rest of the text is left out")
     heldout = check.finish()
-    num_heldout, _ = write(heldout.documents, "heldout", options.max_heldout_blocks)
+    num_heldout, is_cut = write(heldout.documents, "heldout", options.max_heldout_blocks)
     if not (num_train and num_heldout) and pieces is None and check.num_characters:
         pieces = pieces_of(check.num_characters, options.heldout_fraction, options.block_length)
         of = (source, options, frame, tokenizer_path)
         return build(*of, folder, progress, say, pieces, vocabulary)
     if frame.between is not None and tokenizer.is_fast:  # a slow one does not tell
         sizes = bytes_of_tokens(tokenizer, _texts(heldout.documents, frame))
-        blocks = pack(sizes, options.block_length, [0], [0])  # marks stand for no bytes
-        of_blocks = [sum(block) for block in itertools.islice(blocks, num_heldout)]
-        atomic.write_json(folder / "heldout" / BYTES, {"of_blocks": of_blocks})
+        counted = pack(sizes, options.block_length, [0], [0], not is_cut)  # marks have no bytes
+        of_blocks = [sum(block) for block in counted][: num_heldout if is_cut else None]
+        blocks = pack(ids(heldout.documents), options.block_length, *frame.ids(tokenizer), True)
+        rest = [] if is_cut else list(itertools.islice(blocks, num_heldout, None))
+        atomic.write_json(folder / "heldout" / BYTES, {"of_blocks": of_blocks, "rest": rest})
     for name, count in (("training", num_train), ("held-out", num_heldout)):
         if count == 0:
             raise CorpusError(

@@ -14,17 +14,22 @@ from dwt_cli.base.atomic import read_json
 
 BLOCKS_PER_SHARD = 1 << 16
 BYTES = "bytes.json"
-"""Beside the shards of a causal model's held-out text: the bytes of text in each block."""
+"""Beside the shards of a causal model's held-out text: the bytes of text in each block, and a list
+of the shorter one at their end, if there is, whose bytes come last."""
 
 
 def pack(
-    texts: Iterable[list[int]], block_length: int, before: list[int], after: list[int]
+    texts: Iterable[list[int]],
+    block_length: int,
+    before: list[int],
+    after: list[int],
+    with_rest: bool = False,
 ) -> Iterator[list[int]]:
     """Yield the ids of texts as blocks of ``block_length`` ids, without padding.
 
     before: what every block begins with. after: what every text ends with. A block may hold the
     end of one document and the beginning of the next. What does not fill the last block is left
-    out.
+    out, or a shorter one with_rest.
     """
     stream: list[int] = []
     content = block_length - len(before)
@@ -34,6 +39,8 @@ def pack(
         for start in range(0, whole * content, content):
             yield before + stream[start : start + content]
         del stream[: whole * content]
+    if with_rest and stream:
+        yield before + stream
 
 
 def block_bytes(block_length: int, vocab_size: int) -> int:
@@ -67,7 +74,9 @@ class Blocks:
     def __init__(self, folder: Path) -> None:
         self._shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
-        self._bytes: list[int] | None = (read_json(folder / BYTES) or {}).get("of_blocks")
+        beside = read_json(folder / BYTES) or {}
+        self._bytes: list[int] | None = beside.get("of_blocks")
+        self.rest: list[list[int]] = beside.get("rest", [])
 
     def __len__(self) -> int:
         return int(self._starts[-1])

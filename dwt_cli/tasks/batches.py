@@ -64,6 +64,7 @@ class TrainBatches:
 class HeldoutBatches:
     """The held-out blocks, always with the same targets: for every run over a corpus.
 
+    After all of them comes what fills none, where a corpus has it: its text is scored to the end.
     num_bytes: of the text that all targets together are; None where they are but some of it.
     """
 
@@ -75,6 +76,10 @@ class HeldoutBatches:
             numbers = range(start, min(start + batch_size, count))
             places = [Place(number, HELDOUT, number) for number in numbers]
             self._batches.append(targets.batch(blocks[np.array(numbers)], seed, places))
+        for rest in blocks.rest if count == len(blocks) else ():
+            place = Place(len(blocks), HELDOUT, len(blocks))
+            self._batches.append(targets.batch(np.array([rest]), seed, [place]))
+            count += 1
         self.num_targets = sum(len(batch.labels_N) for batch in self._batches)
         self.num_bytes = blocks.num_bytes(count)
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from dwt_cli.base.errors import UserError
 from dwt_cli.data.bpe import train_tokenizer
 from dwt_cli.data.corpus import Corpus, build
+from dwt_cli.data.heldout import LeakCheck
 from dwt_cli.data.options import Data
 from dwt_cli.data.source import Document, Progress, no_progress
 from dwt_cli.evaluate.blimp import log_likelihoods
@@ -93,17 +94,25 @@ def test_bits_per_byte_are_over_the_text_as_it_was_read(
     letters = ByteLevel.alphabet()  # one for each byte: a block may end inside a character
     names = corpus.tokenizer.convert_ids_to_tokens
     there = len(corpus.heldout)
-    for count in (1, 3, there):
-        tokens = names(corpus.heldout[np.arange(count)].flatten().tolist())
+    (rest,) = corpus.heldout.rest  # what fills no block is scored too
+    assert rest[0] == MARK and 1 < len(rest) < L
+    for count in (1, 3, there, there + 1):
+        ids = corpus.heldout[np.arange(min(count, there))].flatten().tolist()
+        tokens = names(ids + (rest if count > there else []))
         written = sum(len(token) for token in tokens if set(token) <= {*letters} - {*"<|>"})
         assert corpus.heldout.num_bytes(count) == written
+    check = LeakCheck(0.25)
+    assert list(check.split(text(num_documents=12).documents(no_progress)))
+    kept = check.finish().documents
+    assert written == sum(len("\n".join(document.paragraphs).encode()) for document in kept)
     heldout = HeldoutBatches(corpus.heldout, NextToken(), there, 7)
     model = make_model(tiny_architecture("qwen3", vocab_size=V, max_length=L), 0, "student")
     found = heldout_metrics(LanguageModel(model, torch.float32), heldout, torch.device("cpu"))
     nats = found["loss"] * heldout.num_targets
-    expected = nats / math.log(2) / corpus.heldout.num_bytes(there)
+    assert heldout.num_targets == there * (L - 1) + len(rest) - 1
+    expected = nats / math.log(2) / written
     assert found["bits_per_byte"] == pytest.approx(expected, rel=1e-6)
-    knows_nothing = math.log2(V) * there * (L - 1) / written
+    knows_nothing = math.log2(V) * heldout.num_targets / written
     assert found["bits_per_byte"] == pytest.approx(knows_nothing, rel=0.1)
 
 
