@@ -232,6 +232,7 @@ WORDS: list[Row] = [
     ("a choice that is not", "teacher=smal", ["teacher=smal", "did you mean small?", "none"]),
     ("a setting that is not", "train.max_step=3", ["train.max_step", "mean train.max_steps?"]),
     ("a setting of another choice", ["data=docs", "data.path=foo"], ["data.path", "data=files"]),
+    ("a mask of next tokens", ["task=clm", "task.mask_ratio=0.3"], ["task.mask_ratio", "task=mlm"]),
     ("a setting of a number", "seed.x=3", ["seed.x", "seed is one value"]),
     ("a setting of no group", "momentum=0.9", ["momentum", "write optim.momentum"]),
     ("a number for a choice", "alpha=2", ["alpha=2", "normal"]),
