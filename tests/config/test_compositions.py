@@ -60,7 +60,7 @@ SETTINGS: dict[str, Draw] = {
     "alpha.hard": lambda draw: draw.choice([0.0, 0.5, 1.0]),
     "alpha.soft": lambda draw: draw.choice([0.3, 1.0, 2.5]),
     "optim.lr": lambda draw: draw.choice(["1e-4", "1e-3"]),
-    "optim.warmup": lambda draw: draw.choice([0.0, 0.05]),
+    "optim.warmup": lambda draw: draw.choice([0.0, 0.01]),
     "optim.decay": lambda draw: draw.choice([0.0, 0.5, 0.8]),
     "optim.weight_decay": lambda draw: draw.choice([0.0, 0.1]),
     "train.micro_batch_size": lambda draw: draw.choice([2, 4, "null"]),
