@@ -19,8 +19,7 @@ from transformers.models.auto.modeling_auto import (
 from dwt_cli.base.errors import UserError, first_line
 from dwt_cli.models.anatomy import ANATOMIES, is_known, num_positions
 from dwt_cli.models.making import AUTO
-from dwt_cli.models.options import Checkpoint, Head
-from dwt_cli.models.places import located
+from dwt_cli.models.options import Checkpoint, Head, located
 
 _TYPES = {
     Head.masked: MODEL_FOR_MASKED_LM_MAPPING_NAMES,

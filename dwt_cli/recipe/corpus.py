@@ -18,8 +18,7 @@ from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.heldout import Pieces, pieces_for
 from dwt_cli.data.options import Data
 from dwt_cli.data.source import Progress, Source
-from dwt_cli.models.options import Checkpoint
-from dwt_cli.models.places import located
+from dwt_cli.models.options import Checkpoint, located
 from dwt_cli.recipe import formerly
 from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.tasks.options import Task

@@ -22,8 +22,7 @@ from dwt_cli.evaluate import measures, report
 from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement, Results
 from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.checkpoint import open_config, open_model
-from dwt_cli.models.options import Checkpoint, Head
-from dwt_cli.models.places import located, provenance
+from dwt_cli.models.options import Checkpoint, Head, located, provenance
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.stage import Conditions, Context, Done
 from dwt_cli.tasks.batches import HeldoutBatches

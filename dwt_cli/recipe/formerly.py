@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwt_cli.base.identity import former_fingerprint
 from dwt_cli.data.corpus import BUILDER_VERSION
-from dwt_cli.models.places import provenance
+from dwt_cli.models.options import provenance
 from dwt_cli.tasks.options import MaskedLM
 
 if TYPE_CHECKING:

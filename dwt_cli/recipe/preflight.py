@@ -19,8 +19,7 @@ from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.checkpoint import open_config, open_model
 from dwt_cli.models.flops import num_parameters
-from dwt_cli.models.options import STUDENT_PATH, Checkpoint
-from dwt_cli.models.places import located
+from dwt_cli.models.options import STUDENT_PATH, Checkpoint, located
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.recipe.memory import memory, state
 from dwt_cli.recipe.shapes import Shapes

@@ -17,7 +17,7 @@ from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.revise import Revise
 from dwt_cli.distill.objective.select import Select
 from dwt_cli.distill.remap.options import Ligo, RandomStart
-from dwt_cli.models.places import provenance
+from dwt_cli.models.options import provenance
 from dwt_cli.recipe import formerly
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.shapes import Shapes

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dwt_cli.training.loop import Training
-from dwt_cli.training.prefetch import Prefetch
+from dwt_cli.training.loop import Prefetch, Training
 from tests.training.conftest import Watcher
 
 

@@ -55,13 +55,9 @@ def over_features(objectives: Mapping[str, Objective]) -> dict[str, FeatureObjec
 
 def requested(objectives: Mapping[str, Objective]) -> tuple[FeatureSpec, FeatureSpec]:
     """Return the features that all of them together need of the student, and of the teacher."""
-    from dwt_cli.models.features import NO_FEATURES
-
-    student = teacher = NO_FEATURES
-    for objective in over_features(objectives).values():
-        ours, theirs = objective.requested()
-        student, teacher = student | ours, teacher | theirs
-    return student, teacher
+    each = [objective.requested() for objective in over_features(objectives).values()]
+    none: FeatureSpec = frozenset()
+    return none.union(*(ours for ours, _ in each)), none.union(*(theirs for _, theirs in each))
 
 
 def parts_for(
@@ -213,13 +209,13 @@ class Hidden(FeatureObjective):
 
         assert part is not None, "made for the two models"
         projected = part([student.hidden[ours].float() for ours, _ in self.pairs])
-        distances = []
-        for ours_BLT, (_, layer) in zip(projected, self.pairs, strict=True):
-            theirs_BLT = teacher.hidden[layer].float()
-            if self.distance is Distance.cosine:
-                distances.append(1 - F.cosine_similarity(ours_BLT, theirs_BLT, dim=-1).mean())
-            else:
-                distances.append(F.mse_loss(ours_BLT, theirs_BLT))
+        hidden = [teacher.hidden[theirs].float() for _, theirs in self.pairs]
+        distances = [
+            1 - F.cosine_similarity(ours_BLT, theirs_BLT, dim=-1).mean()
+            if self.distance is Distance.cosine
+            else F.mse_loss(ours_BLT, theirs_BLT)
+            for ours_BLT, theirs_BLT in zip(projected, hidden, strict=True)
+        ]
         return torch.stack(distances).mean()
 
     def problems(self, setting: str) -> Iterator[str]:

@@ -1,38 +1,39 @@
 """Which of the teacher's layers each of the student's layers starts from.
 
-A rule maps (student layer, number of student layers, number of teacher layers), all counted from
-zero, to the teacher's layer; None: the student's layer keeps its random initialisation. Growth is
-from few layers to many; where the teacher has more layers than the student, a rule takes some.
+A rule maps the numbers of the student's and the teacher's layers to a teacher's layer, counted from
+zero, for each of the student's; None: it keeps its random initialisation. Growth is from few layers
+to many; where the teacher has more layers than the student, a rule takes some.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-Rule = Callable[[int, int, int], int | None]
+Rule = Callable[[int, int], Sequence[int | None]]
 
 
-def paper(layer: int, num_student: int, num_teacher: int) -> int:
+def paper(num_student: int, num_teacher: int) -> list[int]:
     """Take the teacher's layers in order, then its last one again: FNA's rule.
 
     Section 3.3 of arXiv 2305.18239: a student of 6 layers takes 0, 1, 2, 3, 3, 3 of 4.
     """
-    return min(layer, num_teacher - 1)
+    return [min(layer, num_teacher - 1) for layer in range(num_student)]
 
 
-def stack(layer: int, num_student: int, num_teacher: int) -> int:
+def stack(num_student: int, num_teacher: int) -> list[int]:
     """Take the whole teacher, and then from its first layer again: 0, 1, 2, 3, 0, 1 of 4.
 
     StackBERT; the best of eight operators at scale in G_stack (arXiv 2405.15319).
     """
-    return layer % num_teacher
+    return [layer % num_teacher for layer in range(num_student)]
 
 
-def interpolate(layer: int, num_student: int, num_teacher: int) -> int:
+def interpolate(num_student: int, num_teacher: int) -> list[int]:
     """Take each of the teacher's layers as often as its neighbours: 0, 0, 1, 2, 2, 3 of 4."""
-    return layer * num_teacher // num_student
+    return [layer * num_teacher // num_student for layer in range(num_student)]
 
 
-def fresh(layer: int, num_student: int, num_teacher: int) -> None:
+def fresh(num_student: int, num_teacher: int) -> list[None]:
     """Take no layer of the teacher."""
+    return [None] * num_student
 
 
 RULES: dict[str, Rule] = {

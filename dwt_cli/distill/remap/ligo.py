@@ -48,10 +48,8 @@ class Growing(LanguageModel):
         chosen = sources_of(student.config, teacher.config, options)
         start_ST = torch.eye(self._donor.num_layers)[chosen].to(like)
         axes = axes_by_letter(student.config, teacher.config)
-        names, axes_of = (
-            [name for name, _ in student.named_parameters()],
-            self._donor.anatomy.axes_of,
-        )
+        names = [name for name, _ in student.named_parameters()]
+        axes_of = self._donor.anatomy.axes_of
         used = {letter[-1] for letters in map(axes_of, names) for letter in letters}
         self.widths = nn.ParameterDict(
             {

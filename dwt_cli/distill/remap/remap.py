@@ -3,7 +3,7 @@
 Only weights are taken over: the optimiser's state starts empty, as for any student.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -135,9 +135,6 @@ def _of_storage(name: str, config: PreTrainedConfig) -> tuple[float, float]:
     return rule(name.rpartition(".")[0], config) if rule else (1.0, 0.0)
 
 
-# ------------------------------------------------------------------------- the teacher's tensors
-
-
 @dataclass(frozen=True)
 class Donor:
     """The teacher's tensors, as the student asks for them."""
@@ -169,9 +166,6 @@ class Donor:
                 )
             found.append(there)
         return list(dict.fromkeys(found))
-
-
-# ------------------------------------------------------------------------------------- width
 
 
 def axes_by_letter(ours: PreTrainedConfig, theirs: PreTrainedConfig) -> dict[str, Axis]:
@@ -212,9 +206,6 @@ def _widened(
     return fused(grown, letters)
 
 
-# ----------------------------------------------------------------------------- what can be done
-
-
 def adopt(ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher) -> None:
     """Give a decoder's configuration what its teacher's weights mean: settings without a tensor.
 
@@ -228,25 +219,23 @@ def adopt(ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher
     for key in keys:
         setattr(ours, key, getattr(theirs, key))
     if kinds := getattr(theirs, "layer_types", None):
-        rule, num_layers = depth.RULES[options.depth], ours.num_hidden_layers
-        sources = [rule(n, num_layers, theirs.num_hidden_layers) for n in range(num_layers)]
-        own = ours.layer_types
+        sources = depth.RULES[options.depth](ours.num_hidden_layers, theirs.num_hidden_layers)
         ours.layer_types = [
-            own[n] if origin is None else kinds[origin] for n, origin in enumerate(sources)
+            own if origin is None else kinds[origin]
+            for own, origin in zip(ours.layer_types, sources, strict=True)
         ]
 
 
 def sources_of(
     ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher
-) -> list[int | None]:
+) -> Sequence[int | None]:
     """Return the teacher's layer that each of the student's comes from; None for none.
 
     Raises `UserError` unless the rules can make the student's shapes of the teacher's.
     """
     for problem in _problems_of_shapes(ours, theirs, options):
         raise UserError(f"{problem}, or remap=random")
-    rule, num_student = depth.RULES[options.depth], ours.num_hidden_layers
-    sources = [rule(n, num_student, theirs.num_hidden_layers) for n in range(num_student)]
+    sources = depth.RULES[options.depth](ours.num_hidden_layers, theirs.num_hidden_layers)
     for layer, shares in _shares(sources, ours, theirs, options).items():
         for origin in shares:
             mine, given = _kind(ours, layer), _kind(theirs, origin)
@@ -354,7 +343,7 @@ def _kind(config: PreTrainedConfig, layer: int) -> str:
 
 
 def _shares(
-    sources: list[int | None],
+    sources: Sequence[int | None],
     ours: PreTrainedConfig,
     theirs: PreTrainedConfig,
     options: FromTeacher,

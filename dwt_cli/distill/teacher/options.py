@@ -10,7 +10,7 @@ from omegaconf import II, MISSING
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.options import above, at_least, between, bookkeeping
 from dwt_cli.data.options import Data
-from dwt_cli.models.options import Architecture, Checkpoint, Head
+from dwt_cli.models.options import Architecture, Checkpoint, Head, provenance
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -152,8 +152,6 @@ class CheckpointTeacher(Checkpoint, ModelTeacher):
     """A teacher that exists. An encoder without a head has even logits."""
 
     def identity(self) -> str:
-        from dwt_cli.models.places import provenance
-
         return fingerprint("checkpoint", provenance(self.path, self.revision))
 
     def config(self, setting: str, head: Head) -> "PreTrainedConfig":
