@@ -48,7 +48,7 @@ def check(options: Harness) -> None:
 
 def scores(tested: EvaluatedModel, options: Harness) -> list[Score]:
     """Return what the harness says of a model; in detail where a task is one of a group's."""
-    with _quiet(), _as_a_mistake(options):
+    with quiet(), _as_a_mistake(options):
         from lm_eval import evaluate
         from lm_eval.models.huggingface import HFLM
 
@@ -90,7 +90,7 @@ def _scores(task: str, values: dict[str, Any], is_detail: bool) -> Iterator[Scor
 
 def _loaded(options: Harness) -> Any:
     """Return the tasks with their data, as `lm_eval.evaluate` takes them."""
-    with _quiet(), _as_a_mistake(options):
+    with quiet(), _as_a_mistake(options):
         folder = options.include_path and str(Path(options.include_path).expanduser())
         tasks = _tasks(folder, include_defaults=False)
         if not {*options.tasks} <= {*tasks.all_tasks}:
@@ -120,7 +120,7 @@ def _tasks(folder: str | None, include_defaults: bool) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Let the harness print nothing, and start no processes for its standard errors."""
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
     with (
