@@ -23,13 +23,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors; threads would wait for each other
 
 _LONGEST = (
-    *(
-        "config/test_mistakes.py",
-        "launch/test_launch.py",
-        "launch/test_sweep.py",
-        "test_contracts.py",
-    ),
-    *("recipe/test_resume.py", "track/test_wandb.py", "cli/test_main.py"),
+    *("config/test_mistakes.py", "launch/test_launch.py", "recipe/test_resume.py"),
+    *("golden/test_identities.py", "test_contracts.py", "recipe/test_teacher.py"),
+    *("launch/test_sweep.py", "training/test_parallel.py", "recipe/test_memory.py"),
+    *("cli/test_main.py", "track/test_wandb.py"),
 )
 
 VOCAB_SIZE = 160
