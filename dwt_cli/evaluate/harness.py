@@ -13,6 +13,7 @@ from functools import cache as once
 from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -137,7 +138,8 @@ def _as_a_mistake(options: Harness) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # tasks are others' code and data
+        line = extract_tb(error.__traceback__)[-1].line  # all that a plain assert has to say
         raise UserError(
             f"eval.harness.tasks=[{','.join(options.tasks)}]: {type(error).__name__}, "
-            f"{first_line(error)}"
+            f"{first_line(error) if str(error) else line}"
         ) from error

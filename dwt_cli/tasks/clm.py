@@ -69,7 +69,8 @@ def continuation(model: nn.Module, ids_SL: Tensor, given_S: Tensor) -> tuple[Ten
         logits_NV, labels_N, reduction="none"
     ).double()
     missed_SL = torch.zeros_like(asked_SL)
-    missed_SL[asked_SL] = logits_NV.argmax(-1) != labels_N
+    label_N = logits_NV.gather(1, labels_N[:, None]).squeeze(1)
+    missed_SL[asked_SL] = label_N < logits_NV.amax(-1)  # argmax takes five times as long
     return -losses_SL.sum(1), ~missed_SL.any(1)
 
 
