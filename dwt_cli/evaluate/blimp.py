@@ -23,11 +23,12 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.evaluate.measurement import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.options import Blimp
 from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
+from dwt_cli.models.options import Head
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.task import Targets
 
 NUM_PARADIGMS = 67
-_WORTH_COMPILING = 10_000  # pairs: it takes as long as some thousands of them, and is faster then
+_WORTH_COMPILING = 10_000  # pairs of a masked model; a causal one's many lengths are slower then
 
 
 class Pair(NamedTuple):
@@ -49,7 +50,7 @@ def scores(tested: EvaluatedModel, options: Blimp, say: Say) -> list[Score]:
     texts = [pair.sentence_good for pair in pairs] + [pair.sentence_bad for pair in pairs]
     sentences, remarks = encode(tested, texts)
     model = tested.language_model
-    if len(pairs) >= _WORTH_COMPILING:
+    if len(pairs) >= _WORTH_COMPILING and tested.task.head is Head.masked:
         model.compile(dynamic=True)
     targets = tested.task.targets(tested.tokenizer)
     good, bad = np.split(log_likelihoods(model, sentences, targets, tested.device), 2)
