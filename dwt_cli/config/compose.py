@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.config.files import SETTINGS, groups
-from dwt_cli.config.run import SCHEMAS, SEVERAL, Run
+from dwt_cli.config.run import SCHEMAS, SEVERAL, Run, Scale
 from dwt_cli.distill.teacher.options import CheckpointTeacher, SeveralTeachers, Teacher
+from dwt_cli.models.options import Checkpoint
 
 # known to Hydra as ``/schema/<group>: <name>`` in a group file's defaults
 for _group, _schemas in SCHEMAS.items():
@@ -108,7 +109,8 @@ def _run_of(composed: DictConfig, primary: str) -> Run:
         words = [*words, *words_of_arm(composed, words)]
         composed = _composed(primary, [*hydras, *words])
     hydra, run = composed.hydra, typed(composed, primary, hydras)
-    if found := _words_of_models(run, words):
+    opened = [*run.student.checkpoints(), *run.teacher.checkpoints()]
+    if opened and (found := _words_of_models(opened, run.scale, words)):
         composed = _composed(primary, [*hydras, *words, *found])
         hydra, run = composed.hydra, typed(composed, primary, hydras)
         run.found = [f"{word} is taken from {named}" for word, named in found.items()]
@@ -121,24 +123,23 @@ def _run_of(composed: DictConfig, primary: str) -> Run:
     return run
 
 
-def _words_of_models(run: Run, words: Sequence[str]) -> dict[str, str]:
-    """Return the sizes that the models of a run have which exist, each with who has it.
+def _words_of_models(
+    opened: Sequence[tuple[str, Checkpoint]], scale: Scale, words: Sequence[str]
+) -> dict[str, str]:
+    """Return the sizes that opened models have and the scale has not, each with who has it.
 
     What was typed is left as it is: it is refused if it disagrees.
     """
-    opened = [*run.student.checkpoints(), *run.teacher.checkpoints()]
-    if not opened:
-        return {}
     from dwt_cli.models.checkpoint import sizes  # nobody else pays for torch here
 
     known = [(f"{name}={each.path}", *size) for name, each in opened if (size := sizes(each))]
     found = {}
     given = {word.partition("=")[0] for word in words}
     for named, vocab_size, _ in known[:1]:
-        if "scale.vocab_size" not in given and vocab_size != run.scale.vocab_size:
+        if "scale.vocab_size" not in given and vocab_size != scale.vocab_size:
             found[f"scale.vocab_size={vocab_size}"] = named
     for length, named in sorted((length, named) for named, _, length in known if length)[:1]:
-        if "scale.block_length" not in given and length < run.scale.block_length:
+        if "scale.block_length" not in given and length < scale.block_length:
             found[f"scale.block_length={length}"] = named
     return found
 

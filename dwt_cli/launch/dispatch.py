@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dwt_cli.config import packing
+from dwt_cli.config.launch import Torchrun
 from dwt_cli.config.run import Run
 from dwt_cli.launch.process import QUIETLY, loading
 from dwt_cli.launch.start import starter
@@ -37,7 +38,7 @@ def start(run: Run) -> None:
     if ranks:
         os.environ.update(QUIETLY | os.environ)
     if ranks and begins_here:
-        start_ranks(run)
+        start_ranks(packing.packed(run), ranks)
         return
     with loading():
         from dwt_cli.recipe import worker
@@ -47,13 +48,12 @@ def start(run: Run) -> None:
         worker.work(run, console)
 
 
-def start_ranks(run: Run) -> None:
-    """Carry a run out by the ranks of this machine, which begin here."""
-    assert run.launch.ranks is not None
+def start_ranks(packed: str, options: Torchrun) -> None:
+    """Carry a packed run out by the ranks of this machine, which begin here."""
     with starter() as processes:
         with loading():
             from dwt_cli.launch import torchrun
-        torchrun.start(packing.packed(run), run.launch.ranks, processes)
+        torchrun.start(packed, options, processes)
 
 
 def start_all(runs: Sequence[Run], study: str | None, arguments: Sequence[str]) -> int:

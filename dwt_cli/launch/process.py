@@ -93,4 +93,8 @@ def main(role: str, file: Path) -> None:
             return
         from dwt_cli.launch import dispatch
 
-        dispatch.start(run) if role == "job" else dispatch.start_ranks(run)
+        if role == "job":
+            dispatch.start(run)
+        else:
+            assert run.launch.ranks is not None
+            dispatch.start_ranks(packing.packed(run), run.launch.ranks)
