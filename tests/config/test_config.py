@@ -43,6 +43,9 @@ BOOKKEEPING = {
     ("Eval", "blimp"),
     ("Eval", "probing"),
     ("Eval", "harness"),
+    ("Eval", "lambada"),
+    ("Eval", "hellaswag"),
+    ("Eval", "arc"),
     ("Blimp", "path"),
     ("Glue", "path"),
 }
