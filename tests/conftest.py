@@ -21,6 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors; threads would wait for each other
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else a name on the hub is asked for again and again
 
 _LONGEST = (
     *("config/test_mistakes.py", "launch/test_launch.py", "recipe/test_resume.py"),

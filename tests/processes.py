@@ -19,8 +19,6 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, ClassVar
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
-
 _PRELOADED = [
     "dwt_cli.cli.command",
     "dwt_cli.launch.sweep",

@@ -15,8 +15,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
+from dwt_cli.base.errors import UserError
+from dwt_cli.base.options import Device
 from dwt_cli.config import packing
+from dwt_cli.config.launch import Torchrun
 from dwt_cli.config.run import Run
+from dwt_cli.launch import torchrun
+from dwt_cli.launch.start import Fresh
 from tests.miniature import SCALE, dwt_train, options, write_text
 from tests.processes import Started
 
@@ -168,17 +173,16 @@ def test_nobody_at_the_rendezvous_is_one_line(text: Path, tmp_path: Path) -> Non
     assert line.startswith("dwt-train: launch.rdzv_endpoint=localhost:29571: 2 nodes have not met")
 
 
-def test_somebody_else_at_the_rendezvous_is_one_line(text: Path, tmp_path: Path) -> None:
+def test_somebody_else_at_the_rendezvous_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who takes connections there and says nothing would be waited for without end."""
+    monkeypatch.setattr(torchrun, "_ANSWER_S", 0.2)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         place = f"localhost:{other.getsockname()[1]}"
-        meeting = ["launch.nodes=2", f"launch.rdzv_endpoint={place}"]
-        done = dwt_train(*elsewhere(text, tmp_path), *A_NODE, *meeting, cwd=tmp_path)
-    assert done.returncode == 2
-    (line,) = but_warnings(done.stderr)
-    assert line.startswith(f"dwt-train: launch.rdzv_endpoint={place}: something else listens there")
+        meeting = Torchrun(device=Device.cpu, gpus=1, nodes=2, rdzv_endpoint=place)
+        with pytest.raises(UserError, match=f"^launch.rdzv_endpoint={place}: something else"):
+            torchrun.start("", meeting, Fresh())
 
 
 @pytest.mark.slow
