@@ -132,6 +132,7 @@ def test_restarted_ranks_leave_whole_models(text: Path, tmp_path: Path, alone: l
     assert not any(torch.equal(half[name], whole[name]) for name in half if "Wqkv" in name)
 
 
+@pytest.mark.slow
 def test_somebody_else_s_torchrun(text: Path, tmp_path: Path, alone: list[float]) -> None:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     words = [*elsewhere(text, tmp_path), "launch.device=cpu"]
@@ -164,13 +165,13 @@ def test_more_ranks_than_devices_is_one_line(text: Path, tmp_path: Path) -> None
     assert line.startswith("dwt-train: launch.gpus=2: torch sees 0 CUDA devices here")
 
 
-def test_nobody_at_the_rendezvous_is_one_line(text: Path, tmp_path: Path) -> None:
-    meeting = ["launch.nodes=2", "launch.rdzv_endpoint=localhost:29571"]
-    words = [*elsewhere(text, tmp_path), *TORCHRUN, *meeting, "launch.max_wait_minutes=0.05"]
-    done = dwt_train(*words, cwd=tmp_path)
-    assert done.returncode == 2
-    (line,) = but_warnings(done.stderr)
-    assert line.startswith("dwt-train: launch.rdzv_endpoint=localhost:29571: 2 nodes have not met")
+def test_nobody_at_the_rendezvous_is_refused() -> None:
+    place = f"localhost:{a_free_port()}"
+    meeting = Torchrun(
+        device=Device.cpu, gpus=1, nodes=2, rdzv_endpoint=place, max_wait_minutes=0.03
+    )
+    with pytest.raises(UserError, match=f"^launch.rdzv_endpoint={place}: 2 nodes have not met"):
+        torchrun.start("", meeting, Fresh())
 
 
 def test_somebody_else_at_the_rendezvous_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +202,7 @@ def test_nodes_with_other_texts_end_with_a_line_each(text: Path, tmp_path: Path)
     assert any("a rank of another node has ended" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_preempted_comes_back(text: Path, tmp_path: Path, alone: list[float]) -> None:
     """In submitit's local executor, which starts a task again as SLURM does."""
     words = [*elsewhere(text, tmp_path), "train.checkpoint_every=1", *SLURM, "launch.device=cpu"]
