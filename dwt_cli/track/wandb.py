@@ -45,8 +45,8 @@ MODEL_BYTES_PER_S = 10e6
 """Slowest upload of a model that is waited for at the end."""
 
 ABOUT, STATE, TEMPORARY = "wandb/about.json", "wandb/state.json", "wandb/tmp"
-"""In a run's folder: its name and labels (`about`), how far it is sent (`read_state`); and W&B's
-temporary files, while a session is there."""
+"""Names in a run's folder: of its name and labels (`about`), of how far it is sent (`read_state`),
+and of W&B's temporary files while a session is there."""
 
 _POLL_S = 1.0
 _COLUMNS = ("moment", "measure", "task", "metric", "value", "stderr", "num_seeds")
