@@ -61,6 +61,8 @@ def place(kept: str, name: str) -> str:
 
 def command(name: str, words: list[str], kept: str) -> list[str]:
     """Build the whole command, to be given in the folder that `prepare` has made."""
+    # what several ranks have made differs in its last bit, and whoever comes later would find it
+    cache = place(kept, f"cache of {name}") if name in TOGETHER else f"{kept}/cache"
     return [
         *SCALE,
         "scale.num_layers=4",
@@ -72,7 +74,7 @@ def command(name: str, words: list[str], kept: str) -> list[str]:
         "train.precision=fp32",
         "launch.device=cpu",
         f"run.root={place(kept, name)}",
-        f"run.cache={kept}/cache",
+        f"run.cache={cache}",
         *words,
     ]
 
