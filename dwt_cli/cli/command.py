@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from hydra._internal.utils import _run_hydra, get_args_parser
+from rich.console import Console
 
 from dwt_cli.base import interrupt
 from dwt_cli.base.errors import MISTAKE, Reported
@@ -14,7 +15,9 @@ from dwt_cli.config import check, explain, files
 from dwt_cli.config.compose import register, runs_of
 from dwt_cli.config.launch import Basic
 from dwt_cli.config.run import EVAL_SETTINGS, GROUPS_AND_SETTINGS, Evaluation, Run, Study
-from dwt_cli.launch.dispatch import start, start_all
+from dwt_cli.launch.dispatch import start
+from dwt_cli.launch.process import loading
+from dwt_cli.launch.start import starter
 
 _PROGRAMS: dict[str, tuple[str, type[Run], Sequence[str]]] = {
     "dwt-train": ("config", Run, GROUPS_AND_SETTINGS),
@@ -53,7 +56,10 @@ def carry_out(program: str, arguments: list[str]) -> int:
             for warning in warned:
                 print(f"warning: {warning}", file=sys.stderr)
             if many and root is Run and runs[0].run.mode.trains:
-                return start_all(runs, asked.config_name, arguments)
+                with starter(runs[0].jobs.start) as begin:
+                    with loading():
+                        from dwt_cli.launch import sweep
+                    return sweep.carry_out(runs, asked.config_name, arguments, Console(), begin)
             codes = [_reported(program, partial(start, run)) for run in runs]
             return next(filter(None, codes), 0)
 

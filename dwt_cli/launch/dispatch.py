@@ -1,7 +1,6 @@
 """Processes for checked settings: how many, and where. Imports no torch itself."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -50,18 +49,7 @@ def start(run: Run) -> None:
 
 def start_ranks(packed: str, options: Torchrun) -> None:
     """Carry a packed run out by the ranks of this machine, which begin here."""
-    with starter() as processes:
+    with starter() as begin:
         with loading():
             from dwt_cli.launch import torchrun
-        torchrun.start(packed, options, processes)
-
-
-def start_all(runs: Sequence[Run], study: str | None, arguments: Sequence[str]) -> int:
-    """Carry the runs of a multirun out, each in processes of its own; returns the exit code.
-
-    study: the name of its primary config. arguments: the command that asks for them.
-    """
-    with starter(runs[0].jobs.start) as processes:
-        with loading():
-            from dwt_cli.launch import sweep
-        return sweep.carry_out(runs, study, arguments, Console(), processes)
+        torchrun.start(packed, options, begin)

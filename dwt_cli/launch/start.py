@@ -12,21 +12,21 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from multiprocessing import popen_fork, util
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from dwt_cli.config.launch import Start
 from dwt_cli.launch.process import loading, main
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SIZE_BYTES = 8
-_POLL_S = 0.02
+_POLL_S = 0.002
 _LOADED = (
     "dwt_cli.recipe.worker",
     "dwt_cli.distill.loss",
@@ -36,109 +36,78 @@ _LOADED = (
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Process(Protocol):
-    """A child process, as `subprocess.Popen` knows it."""
+class _Forked(popen_fork.Popen):
+    """A child that another process has forked."""
 
-    @property
-    def pid(self) -> int: ...
-
-    def poll(self) -> int | None:
-        """Return the exit code, a signal as a negative number; None while it is at work."""
-
-    def wait(self, timeout: float) -> int:
-        """Return the exit code; `subprocess.TimeoutExpired` when it has none by then."""
+    def _launch(self, pid: int) -> None:
+        self.pid, self.sentinel = pid, os.pidfd_open(pid)
+        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
 
 
-def starter(start: Start = Start.fork) -> "Fresh":
-    """Return what starts processes, open for as long as they are started.
+Child = subprocess.Popen[bytes] | _Forked
+Begin = Callable[[str, Path | str, Mapping[str, str], IO[bytes] | None], Child]
+"""Starts a process in a role of `dwt_cli.launch`, on a file, with all of its environment.
 
-    It is opened before this process has threads, locks or CUDA, for a fork would have them too.
+Last the file that it prints to; None: where this process does.
+"""
+
+
+def fresh(
+    role: str, file: Path | str, environment: Mapping[str, str], output: IO[bytes] | None
+) -> Child:
+    """Start a new interpreter (`Begin`)."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dwt_cli.launch", role, str(file)],
+        stdout=output,
+        stderr=output and subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,  # a Ctrl-C reaches it once, from who has started it
+    )
+
+
+@contextmanager
+def starter(start: Start = Start.fork) -> Iterator[Begin]:
+    """Yield what starts processes, open for as long as they are started.
+
+    A fork is made by a server, which is a fork of this process and loads torch meanwhile. It forks
+    twice, so that the process becomes a child of this one: signals, exit codes and the parent's end
+    are those of any child. The context is opened before this process has threads, locks or CUDA,
+    for a fork would have them too.
     """
-    is_safe = platform.system() == "Linux"  # elsewhere frameworks that are loaded end in a fork
-    return Forks() if start is Start.fork and is_safe else Fresh()
+    if start is not Start.fork or platform.system() != "Linux":
+        yield fresh  # elsewhere frameworks that are loaded end in a fork
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    line, theirs = socket.socketpair()
+    server = os.fork()
+    if server == 0:
+        try:
+            line.close()
+            _serve(theirs)
+        finally:
+            os._exit(0)
+    theirs.close()
 
-
-class Fresh(AbstractContextManager["Fresh"]):
-    """Each process is a new interpreter."""
-
-    def begin(
-        self, role: str, file: Path | str, environment: Mapping[str, str], output: IO[bytes] | None
-    ) -> Process:
-        """Start a process in a role of `dwt_cli.launch` with all of its environment.
-
-        output: the file that it prints to; None: where this one does.
-        """
-        return subprocess.Popen(
-            [sys.executable, "-m", "dwt_cli.launch", role, str(file)],
-            stdout=output,
-            stderr=output and subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # a Ctrl-C reaches it once, from who has started it
-        )
-
-    def __exit__(self, *error: object) -> None:
-        """Start no more."""
-
-
-class Forks(Fresh):
-    """Each process is forked from a server, which is a fork of this one and loads meanwhile.
-
-    The server forks twice, so that the process becomes a child of this one: signals, exit codes
-    and the parent's end are those of any child.
-    """
-
-    def __enter__(self) -> "Forks":
-        self._turn = threading.Lock()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        self._line, theirs = socket.socketpair()
-        self._server = os.fork()
-        if self._server == 0:
-            try:
-                self._line.close()
-                _serve(theirs)
-            finally:
-                os._exit(0)
-        theirs.close()
-        return self
-
-    def begin(
-        self, role: str, file: Path | str, environment: Mapping[str, str], output: IO[bytes] | None
-    ) -> Process:
+    def fork(
+        role: str, file: Path | str, environment: Mapping[str, str], output: IO[bytes] | None
+    ) -> Child:
         request = json.dumps([role, str(file), dict(environment)]).encode()
         streams = [output.fileno()] * 2 if output else [1, 2]
-        with suppress(OSError), self._turn:
-            socket.send_fds(self._line, [len(request).to_bytes(_SIZE_BYTES)], streams)
-            self._line.sendall(request)
-            if answer := self._line.recv(_SIZE_BYTES, socket.MSG_WAITALL):
-                return _Forked(int.from_bytes(answer))
-        return super().begin(role, file, environment, output)  # somebody has killed the server
+        with suppress(OSError):
+            socket.send_fds(line, [len(request).to_bytes(_SIZE_BYTES)], streams)
+            line.sendall(request)
+            if answer := line.recv(_SIZE_BYTES, socket.MSG_WAITALL):
+                return _Forked(int.from_bytes(answer))  # type: ignore[arg-type]
+        return fresh(role, file, environment, output)  # somebody has killed the server
 
-    def __exit__(self, *error: object) -> None:
-        self._line.close()
-        os.kill(self._server, signal.SIGKILL)  # it may still be loading
-        os.waitpid(self._server, 0)
-
-
-class _Forked:
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._code: int | None = None
-
-    def poll(self) -> int | None:
-        if self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self._code = os.waitstatus_to_exitcode(status) if pid else None
-        return self._code
-
-    def wait(self, timeout: float) -> int:
-        deadline = time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired(str(self.pid), timeout)
-            time.sleep(_POLL_S)
-        return code
+    try:
+        yield fork
+    finally:
+        line.close()
+        os.kill(server, signal.SIGKILL)  # it may still be loading
+        os.waitpid(server, 0)
 
 
 def _serve(line: socket.socket) -> None:
@@ -171,7 +140,7 @@ def _fork(
     code: object = 1
     try:
         while os.getppid() == between:
-            time.sleep(_POLL_S / 10)
+            time.sleep(_POLL_S)
         os.setsid()
         for number in _SIGNALS:
             is_interrupt = number == signal.SIGINT

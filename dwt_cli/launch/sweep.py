@@ -6,25 +6,22 @@ what each process printed, and the report.
 """
 
 import shlex
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
 from dwt_cli.base import locks
-from dwt_cli.base.atomic import read_json
 from dwt_cli.base.errors import MISTAKE, UserError
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.config import packing
 from dwt_cli.config.run import Mode, Run
-from dwt_cli.launch.pool import Pool
-from dwt_cli.launch.start import Fresh
+from dwt_cli.launch import pool
+from dwt_cli.launch.start import Begin
 from dwt_cli.recipe.recipe import recipe_of
-from dwt_cli.recipe.record import LOCK, find, recorded_as
+from dwt_cli.recipe.record import LOCK, find, read_summary, recorded_as
 from dwt_cli.study.board import show
 from dwt_cli.study.record import FILE, Job, StudyRecord, read_study, write_study
 from dwt_cli.study.report import print_report, write_report
@@ -41,11 +38,12 @@ def carry_out(
     study: str | None,
     arguments: Sequence[str],
     console: Console,
-    processes: Fresh,
+    begin: Begin,
 ) -> int:
     """Do what is missing, each run in a process of its own; returns the exit code.
 
-    study: the name of the primary config, where it is a study's. processes: what starts them.
+    study: the name of the primary config, where it is a study's. arguments: the command that asks
+    for them. begin: starts a process.
     Raises `UserError` when another process is at work in the study's folder, KeyboardInterrupt when
     it was asked to stop.
     """
@@ -71,47 +69,39 @@ def carry_out(
         lock = locks.take(folder / LOCK)
     except locks.Held as holder:
         raise UserError(f"{holder} is at work on {folder}: wait for it, or stop it") from holder
-    try:
+    with lock:
         ledger, steps = _Ledger(folder, asked, jobs, say), {}
         for run, job in zip(runs, jobs, strict=True):
             again = run.run.mode is not Mode.train or not run.eval.is_plain
-            identity = str(job.identity)
-            if identity not in steps and (again or job.state != "finished"):
-                steps[identity] = float(run.train.num_steps(None) or 1)
+            file = folder / "logs" / f"{job.identity}.json"
+            if file.stem not in steps and (again or job.state != "finished"):
+                steps[file.stem] = float(run.train.num_steps(None) or 1)
                 tags = [f"arm={job.arm}", f"seed={job.seed}", f"length={job.length}"]
                 labelled = replace(run, tracker=run.tracker.labelled(name, tags))
-                file = folder / "logs" / f"{identity}.json"
                 file.write_text(packing.packed(labelled), encoding="utf-8")
         num_done = len({job.identity for job in jobs}) - len(steps)
-        with Overview(console, name, steps, num_done) as overview:
-            _work_off(ledger, list(steps), partial(Pool, first.jobs, processes), overview)
-        failed = ledger.failed(jobs)
+        files = [folder / "logs" / f"{identity}.json" for identity in steps]
+        try:
+            with Overview(console, name, steps, num_done) as overview:
+                for file, state, error in pool.carry_out(files, first.jobs, begin):
+                    place, title = ledger.note(file.stem, state, error)
+                    if state == "running":
+                        overview.at_work(file.stem, title, place)
+                    else:
+                        found = read_summary(place)
+                        loss = found.student.loss if found else None
+                        overview.ended(file.stem, title, error, loss)
+        finally:
+            for job in [*ledger.jobs.values()]:
+                if job.state == "running":
+                    ledger.note(str(job.identity), "missing")
+        failed = [job for job in map(ledger.jobs.__getitem__, map(_key, jobs)) if job.error]
         for job in failed:
             say(f"failed: {_title(job)}: {job.error}")
         results = read_results(folder)
         print_report(console, results, write_report(folder, results))
         show(results, folder, first.tracker, say)
-    finally:
-        lock.lock.release()
     return MISTAKE if failed else 0
-
-
-def _work_off(
-    ledger: "_Ledger", identities: Sequence[str], pool: Callable[..., Pool], overview: Overview
-) -> None:
-    def poll(file: Path) -> None:
-        ledger.note(file.stem, "running")
-        overview.at_work(file.stem, ledger.title(file.stem), find(ledger.root, file.stem))
-
-    files = [ledger.folder / "logs" / f"{identity}.json" for identity in identities]
-    try:
-        for outcome in pool(poll).carry_out(files):
-            identity, error = outcome.file.stem, outcome.error
-            if outcome.begun:
-                ledger.note(identity, "failed" if error else "finished", error)
-                overview.ended(identity, ledger.title(identity), error, ledger.loss(identity))
-    finally:
-        ledger.note_stopped()
 
 
 class _Ledger:
@@ -120,8 +110,6 @@ class _Ledger:
     def __init__(
         self, folder: Path, asked: StudyRecord, jobs: Sequence[Job], say: Callable[[str], None]
     ) -> None:
-        self.folder, self.root = folder, folder.parent.parent
-        self._turn = threading.Lock()  # each run at work is watched by a thread
         before: Sequence[Job] = ()
         if (folder / FILE).exists():
             try:
@@ -129,44 +117,28 @@ class _Ledger:
             except UserError as error:  # torn, or of another version
                 say(f"warning: {error}")
         kept = {_key(job): job for job in before if job.arm in asked.arms}
-        self._asked, self._jobs = asked, kept | {_key(job): job for job in jobs}
+        self._folder, self._asked = folder, asked
+        self.jobs = kept | {_key(job): job for job in jobs}
         self._write()
 
-    def note(self, identity: str, state: State, error: str | None = None) -> None:
-        """Note what has become of a run, in every arm that it is."""
-        place = _from(find(self.root, identity))
-        with self._turn:
-            before = dict(self._jobs)
-            for key, job in before.items():
-                if job.identity == identity:
-                    self._jobs[key] = replace(job, state=state, error=error, folder=place)
-            if self._jobs != before:
-                self._write()
-
-    def note_stopped(self) -> None:
-        """Note what was stopped on its way as missing."""
-        for job in list(self._jobs.values()):
-            if job.state == "running" and job.identity:
-                self.note(job.identity, "missing")
-
-    def failed(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return those of these jobs that have failed by now."""
-        found = [self._jobs[_key(job)] for job in jobs]
-        return [job for job in found if job.state == "failed"]
-
-    def title(self, identity: str) -> str:
-        """Return what a run is called."""
-        return next(_title(job) for job in self._jobs.values() if job.identity == identity)
-
-    def loss(self, identity: str) -> float | None:
-        """Return the held-out loss of a run that is finished."""
-        place = find(self.root, identity)
-        summary = read_json(place / "summary.json") if place else None
-        return summary["student"]["heldout"]["loss"] if summary else None
+    def note(
+        self, identity: str, state: State, error: str | None = None
+    ) -> tuple[Path | None, str]:
+        """Note what has become of a run, in every arm that it is; return its folder and title."""
+        place = find(self._folder.parent.parent, identity)
+        before = {key: job for key, job in self.jobs.items() if job.identity == identity}
+        now = {
+            key: replace(job, state=state, error=error, folder=_from(place))
+            for key, job in before.items()
+        }
+        if now != before:
+            self.jobs |= now
+            self._write()
+        return place, _title(next(iter(now.values())))
 
     def _write(self) -> None:
-        jobs = tuple(self._jobs[key] for key in sorted(self._jobs))
-        write_study(self.folder, replace(self._asked, jobs=jobs))
+        jobs = tuple(self.jobs[key] for key in sorted(self.jobs))
+        write_study(self._folder, replace(self._asked, jobs=jobs))
 
 
 def _key(job: Job) -> tuple[str, int, int]:

@@ -25,15 +25,15 @@ from dwt_cli.base.machine import has_devices
 from dwt_cli.base.ranks import SECONDARY_FAILURE
 from dwt_cli.config.launch import Torchrun
 from dwt_cli.launch.process import scratch
-from dwt_cli.launch.start import Fresh
+from dwt_cli.launch.start import Begin
 
 _ANSWER_S = 5
 
 
-def start(packed: str, options: Torchrun, processes: Fresh) -> None:
+def start(packed: str, options: Torchrun, begin: Begin) -> None:
     """Start the ranks of this machine on a run that is packed, and wait for them.
 
-    processes: what starts them. Raises `Reported` when one of them has reported an error,
+    begin: starts a process. Raises `Reported` when one of them has reported an error,
     `UserError` when none could.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -44,7 +44,7 @@ def start(packed: str, options: Torchrun, processes: Fresh) -> None:
         file = Path(folder) / "run.json"
         file.write_text(packed, encoding="utf-8")
         # torch has this function to be replaced: it starts a rank by the entrypoint's name
-        api.get_subprocess_handler = partial(_begin, processes)  # type: ignore[assignment, attr-defined]
+        api.get_subprocess_handler = partial(_begin, begin)  # type: ignore[assignment, attr-defined]
         try:
             elastic_launch(_config(options, folder), "rank")(str(file))
         except ChildFailedError as failed:
@@ -63,10 +63,10 @@ def start(packed: str, options: Torchrun, processes: Fresh) -> None:
 
 
 def _begin(
-    processes: Fresh, entrypoint: str, args: Sequence[str], env: Mapping[str, str], **other: object
+    begin: Begin, entrypoint: str, args: Sequence[str], env: Mapping[str, str], **other: object
 ) -> SimpleNamespace:
     """Return a rank at work, in the form that torch wants."""
-    process = processes.begin(entrypoint, args[0], {**os.environ, **env}, None)
+    process = begin(entrypoint, args[0], {**os.environ, **env}, None)
     return SimpleNamespace(proc=process, close=lambda death_sig: os.killpg(process.pid, death_sig))
 
 

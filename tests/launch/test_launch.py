@@ -21,7 +21,7 @@ from dwt_cli.config import packing
 from dwt_cli.config.launch import Torchrun
 from dwt_cli.config.run import Run
 from dwt_cli.launch import torchrun
-from dwt_cli.launch.start import Fresh
+from dwt_cli.launch.start import fresh
 from tests.miniature import SCALE, dwt_train, options, write_text
 from tests.processes import Started
 
@@ -171,7 +171,7 @@ def test_nobody_at_the_rendezvous_is_refused() -> None:
         device=Device.cpu, gpus=1, nodes=2, rdzv_endpoint=place, max_wait_minutes=0.03
     )
     with pytest.raises(UserError, match=f"^launch.rdzv_endpoint={place}: 2 nodes have not met"):
-        torchrun.start("", meeting, Fresh())
+        torchrun.start("", meeting, fresh)
 
 
 def test_somebody_else_at_the_rendezvous_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ def test_somebody_else_at_the_rendezvous_is_refused(monkeypatch: pytest.MonkeyPa
         place = f"localhost:{other.getsockname()[1]}"
         meeting = Torchrun(device=Device.cpu, gpus=1, nodes=2, rdzv_endpoint=place)
         with pytest.raises(UserError, match=f"^launch.rdzv_endpoint={place}: something else"):
-            torchrun.start("", meeting, Fresh())
+            torchrun.start("", meeting, fresh)
 
 
 @pytest.mark.slow

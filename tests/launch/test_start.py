@@ -3,7 +3,6 @@
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from dwt_cli.config.launch import Start
 from dwt_cli.launch import start
-from dwt_cli.launch.start import Forks, Fresh, Process, starter
+from dwt_cli.launch.start import Begin, Child, fresh, starter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 
@@ -33,46 +32,47 @@ def work(role: str, file: Path) -> None:
 
 
 @pytest.fixture
-def forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fresh]:
+def fork(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
     monkeypatch.setattr(start, "main", work)  # the server is a fork, and has it too
     monkeypatch.setattr(start, "_LOADED", ())
-    with starter() as processes:
-        yield processes
+    with starter() as begin:
+        assert begin is not fresh
+        yield begin
 
 
-def begun(processes: Fresh, role: str, log: Path) -> Process:
+def begun(begin: Begin, role: str, log: Path) -> Child:
     with log.open("wb") as output:
-        return processes.begin(role, "run.json", {"NAME": log.stem}, output)
+        return begin(role, "run.json", {"NAME": log.stem}, output)
 
 
-def test_output_environment_and_parent(forks: Fresh, tmp_path: Path) -> None:
-    each = [begun(forks, "works", tmp_path / name) for name in ("a", "b")]
+def test_output_environment_and_parent(fork: Begin, tmp_path: Path) -> None:
+    each = [begun(fork, "works", tmp_path / name) for name in ("a", "b")]
     assert [process.wait(20) for process in each] == [7, 7]
     for name in ("a", "b"):
         lines = (tmp_path / name).read_text().splitlines()
         assert set(lines) == {"C prints", f"{name} None None True {os.getpid()}", "an error"}
 
 
-def test_how_it_ends(forks: Fresh, tmp_path: Path) -> None:
-    assert begun(forks, "killed", tmp_path / "a").wait(20) == -signal.SIGKILL
-    complains = begun(forks, "complains", tmp_path / "b")
+def test_how_it_ends(fork: Begin, tmp_path: Path) -> None:
+    assert begun(fork, "killed", tmp_path / "a").wait(20) == -signal.SIGKILL
+    complains = begun(fork, "complains", tmp_path / "b")
     assert complains.wait(20) == 1
     assert "a last line" in (tmp_path / "b").read_text().splitlines()
-    waits = begun(forks, "waits", tmp_path / "c")
-    with pytest.raises(subprocess.TimeoutExpired):
-        waits.wait(0.1)
+    waits = begun(fork, "waits", tmp_path / "c")
+    assert waits.wait(0.1) is None
     os.kill(waits.pid, signal.SIGTERM)
     assert waits.wait(20) == -signal.SIGTERM
 
 
-def test_without_its_server_a_process_is_fresh(forks: Fresh, tmp_path: Path) -> None:
-    assert isinstance(forks, Forks)
-    os.kill(forks._server, signal.SIGKILL)
+def test_without_its_server_a_process_is_fresh(fork: Begin, tmp_path: Path) -> None:
+    *_, server = map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    os.kill(server, signal.SIGKILL)
     with (tmp_path / "log").open("wb") as output:
-        process = forks.begin("job", tmp_path / "none.json", dict(os.environ), output)
+        process = fork("job", tmp_path / "none.json", dict(os.environ), output)
     assert process.wait(60) == 2
     assert "none.json" in (tmp_path / "log").read_text()
 
 
 def test_a_fresh_process_stays_a_choice() -> None:
-    assert type(starter(Start.fresh)) is Fresh
+    with starter(Start.fresh) as begin:
+        assert begin is fresh

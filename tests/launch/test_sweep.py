@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from dwt_cli.base import locks
 from dwt_cli.config import files
 from dwt_cli.config.launch import Basic, Joblib, Jobs
 from dwt_cli.config.run import Run
-from dwt_cli.launch.pool import Pool
-from dwt_cli.launch.start import Fresh
+from dwt_cli.launch import sweep
+from dwt_cli.launch.pool import News, carry_out
+from dwt_cli.launch.start import fresh
 from dwt_cli.recipe.record import LOCK
 from tests.miniature import dwt_train, options, write_text
 from tests.processes import Started
@@ -176,11 +178,9 @@ def quick_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def outcomes(folder: Path, jobs: Jobs, names: list[str]) -> dict[str, Any]:
+def outcomes(folder: Path, jobs: Jobs, names: list[str]) -> dict[str, News]:
     files = [folder / f"{name}.json" for name in names]
-    return {
-        each.file.stem: each for each in Pool(jobs, Fresh(), lambda file: None).carry_out(files)
-    }
+    return {each.file.stem: each for each in carry_out(files, jobs, fresh)}
 
 
 def test_the_last_line_is_what_a_job_failed_of(quick_processes: Path) -> None:
@@ -195,10 +195,9 @@ def test_the_last_line_is_what_a_job_failed_of(quick_processes: Path) -> None:
 
 def test_fail_fast_begins_no_other(quick_processes: Path) -> None:
     found = outcomes(quick_processes, Basic(fail_fast=True), ["good", "bad", "later"])
-    assert {name: each.begun for name, each in found.items()} == {
-        "good": True,
-        "bad": True,
-        "later": False,
+    assert {name: each.state for name, each in found.items()} == {
+        "good": "finished",
+        "bad": "failed",
     }
 
 
@@ -207,8 +206,8 @@ def test_when_nobody_listens_any_more_the_processes_are_asked_to_stop(
 ) -> None:
     files = [quick_processes / f"{name}.json" for name in ("good", "long")]
     at_work = quick_processes / "long.json.threads"
-    each = Pool(Joblib(num_parallel=2), Fresh(), lambda file: None).carry_out(files)
-    assert next(each).file is files[0]
+    each = carry_out(files, Joblib(num_parallel=2), fresh)
+    assert next(news.file for news in each if news.state == "finished") is files[0]
     while not at_work.exists() or not at_work.read_text():
         time.sleep(0.01)
     each.close()
@@ -237,7 +236,8 @@ def test_every_shipped_study_composes_all_of_its_runs(
     from dwt_cli.cli import command, main
 
     asked: list[Run] = []
-    monkeypatch.setattr(command, "start_all", lambda runs, *_: asked.extend(runs) or 0)
+    monkeypatch.setattr(command, "starter", nullcontext)
+    monkeypatch.setattr(sweep, "carry_out", lambda runs, *_: asked.extend(runs) or 0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["dwt-train", "-cn", name, "seed=0", "length=30"])
     with pytest.raises(SystemExit) as left:
