@@ -6,18 +6,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from dwt_cli.models.families import (
-    bert,
-    distilbert,
-    gemma,
-    gpt2,
-    llama,
-    modernbert,
-    olmo2,
-    qwen2,
-    qwen3,
-    roberta,
-)
+from dwt_cli.models.families import bert, distilbert, gemma, gpt2, llama, modernbert, roberta
 from dwt_cli.models.families.parts import Anatomy
 from dwt_cli.models.options import Head
 
@@ -27,11 +16,11 @@ ANATOMIES: dict[str, Anatomy] = {
     "xlm-roberta": roberta.ANATOMY,
     "distilbert": distilbert.ANATOMY,
     "modernbert": modernbert.ANATOMY,
-    "qwen3": qwen3.ANATOMY,
-    "llama": llama.ANATOMY,
+    "qwen3": llama.QWEN3,
+    "llama": llama.LLAMA,
     "gpt2": gpt2.ANATOMY,
-    "qwen2": qwen2.ANATOMY,
-    "olmo2": olmo2.ANATOMY,
+    "qwen2": llama.QWEN2,
+    "olmo2": llama.OLMO2,
     "gemma2": gemma.GEMMA2,
     "gemma3_text": gemma.GEMMA3,
 }

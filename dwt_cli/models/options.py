@@ -77,6 +77,12 @@ class Architecture:
     # of keys and values, which groups of heads share; null: as many as heads
     num_kv_heads: int | None = at_least(1, default=None, identity=SINCE_0_2)
 
+    def config(self, setting: str, head: Head) -> PreTrainedConfig:
+        """Return the configuration of the model."""
+        from dwt_cli.models.making import config_of
+
+        return config_of(self)
+
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong across fields, a line each; setting: what the fields' begin with."""
         if self.width % self.num_heads:
@@ -111,6 +117,15 @@ class Checkpoint:
     revision: str | None = None
     trust_remote_code: bool = False
 
+    def config(self, setting: str, head: Head) -> PreTrainedConfig:
+        """Return the model's configuration. setting: whose it is; of a teacher logits are enough.
+
+        Raises `UserError` for a model that cannot be used.
+        """
+        from dwt_cli.models.checkpoint import open_config
+
+        return open_config(path_setting(setting), self, head, any_family=setting != "student")
+
 
 @dataclass
 class Student(ABC):
@@ -125,8 +140,8 @@ class Student(ABC):
         """
 
     @abstractmethod
-    def config(self, head: Head) -> PreTrainedConfig:
-        """Return its configuration, which says its shapes."""
+    def config(self, setting: str, head: Head) -> PreTrainedConfig:
+        """Return its configuration, which says its shapes. setting: "student"."""
 
     def checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
         """Yield the model that it is opened from, if it is, with the setting that names it."""
@@ -141,11 +156,6 @@ class MadeStudent(Architecture, Student):
         from dwt_cli.models.making import make_model
 
         return make_model(self, seed, "student", config), []
-
-    def config(self, head: Head) -> PreTrainedConfig:
-        from dwt_cli.models.making import config_of
-
-        return config_of(self)
 
 
 @dataclass
@@ -165,13 +175,13 @@ class CheckpointStudent(Checkpoint, Student):
             torch.manual_seed(seed_for(seed, "student", "weights"))
             return open_model(STUDENT_PATH, self, head, needs_head=False)
 
-    def config(self, head: Head) -> PreTrainedConfig:
-        from dwt_cli.models.checkpoint import open_config
-
-        return open_config(STUDENT_PATH, self, head)
-
     def checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
         yield STUDENT_PATH, self
+
+
+def path_setting(name: str) -> str:
+    """Return the setting that has a model's path; name: "student", or as of `Teacher.each`."""
+    return f"{name}.path" if name in ("student", "teacher") else "teacher.members"
 
 
 def located(setting: str, path: str) -> str:

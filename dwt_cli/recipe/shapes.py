@@ -39,7 +39,7 @@ class Shapes:
     @property
     def student_config(self) -> PreTrainedConfig:
         """The student's configuration: its own, and what it adopts with a teacher's weights."""
-        config = self.student.config(self.conditions.task.head)
+        config = self.student.config("student", self.conditions.task.head)
         if (teacher := self.teacher_models.get("teacher")) is not None:
             self.remap.adopt(config, teacher.config)
         return config

@@ -164,7 +164,6 @@ def test_an_unknown_family_has_logits_alone(of_family: OfFamily) -> None:
 CAUSAL = Anatomy(
     "transformer",
     "transformer.h",
-    lambda model, hidden_ND: model.lm_head(hidden_ND),
     output="lm_head",
     projections=("attn.c_attn",),
     embeddings="transformer.wte",

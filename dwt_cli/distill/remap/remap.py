@@ -3,7 +3,7 @@
 Only weights are taken over: the optimiser's state starts empty, as for any student.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -72,14 +72,14 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
             two = options.width in width.FROM_TWO_LAYERS
             account.grown[name] = origins if two else origins[:1]
             if options.width is not None:
-                piece = Piece(
-                    counted(own, name, teacher.config),
-                    counted(following, name, teacher.config),
-                    counted(tensor, name, student.config),
-                    (),
-                )
-                rule, letters = width.RULES[options.width], anatomy.axes_of(name)
-                own = stored(_widened(piece, letters, axes, rule), name, student.config)
+                letters, rule = anatomy.axes_of(name), width.RULES[options.width]
+                given = ((own, teacher), (following, teacher), (tensor, student))
+                whole = (counted(each, name, model.config) for each, model in given)
+                (first, single), (second, _), (fresh, _) = (unfused(t, letters) for t in whole)
+                sizes = zip(single, first.shape, strict=True)
+                along = tuple(axes.get(letter, Axis(n, n)) for letter, n in sizes)
+                grown = rule(Piece(first, second, fresh, along))
+                own = stored(fused(grown, letters), name, student.config)
         if own.shape != tensor.shape:
             raise UserError(
                 f"remap: the student's {name} is {tuple(tensor.shape)}, the teacher's "
@@ -120,19 +120,14 @@ def _check_nothing_is_lost(donor: "Donor", account: Account, options: FromTeache
 
 def counted(tensor: Tensor, name: str, config: PreTrainedConfig) -> Tensor:
     """Return a stored tensor as it counts in its model: a gain, what is added to the stream."""
-    factor, summand = _of_storage(name, config)
+    factor, summand = ANATOMIES[config.model_type].stored(name.rpartition(".")[0], config)
     return tensor if (factor, summand) == (1, 0) else factor * (tensor + summand)
 
 
 def stored(tensor: Tensor, name: str, config: PreTrainedConfig) -> Tensor:
     """Return what `counted` took, as a model of this configuration stores it."""
-    factor, summand = _of_storage(name, config)
+    factor, summand = ANATOMIES[config.model_type].stored(name.rpartition(".")[0], config)
     return tensor if (factor, summand) == (1, 0) else tensor / factor - summand
-
-
-def _of_storage(name: str, config: PreTrainedConfig) -> tuple[float, float]:
-    rule = ANATOMIES[config.model_type].stored
-    return rule(name.rpartition(".")[0], config) if rule else (1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -194,16 +189,6 @@ def fused(tensor: Tensor, letters: list[str]) -> Tensor:
     """Return what `unfused` took apart, in one again."""
     places = [dim for dim, letter in enumerate(letters) if letter[:-1]]
     return tensor.flatten(places[0], places[0] + 1) if places else tensor
-
-
-def _widened(
-    piece: Piece, letters: list[str], axes: Mapping[str, Axis], rule: width.Rule
-) -> Tensor:
-    own, single = unfused(piece.own, letters)
-    following, fresh = (unfused(each, letters)[0] for each in (piece.following, piece.fresh))
-    each = tuple(axes.get(one, Axis(n, n)) for one, n in zip(single, own.shape, strict=True))
-    grown = rule(Piece(own, following, fresh, each))
-    return fused(grown, letters)
 
 
 def adopt(ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher) -> None:

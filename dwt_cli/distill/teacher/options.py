@@ -10,7 +10,7 @@ from omegaconf import II, MISSING
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.options import above, at_least, between, bookkeeping
 from dwt_cli.data.options import Data
-from dwt_cli.models.options import Architecture, Checkpoint, Head, provenance
+from dwt_cli.models.options import Architecture, Checkpoint, Head, path_setting, provenance
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -128,11 +128,6 @@ class MadeTeacher(Architecture, ModelTeacher):
     def made(self) -> "MadeTeacher":
         return self
 
-    def config(self, setting: str, head: Head) -> "PreTrainedConfig":
-        from dwt_cli.models.making import config_of
-
-        return config_of(self)
-
     def start(self, setting: str, head: Head) -> "tuple[PreTrainedModel, list[str]]":
         from dwt_cli.models.making import make_model
 
@@ -153,11 +148,6 @@ class CheckpointTeacher(Checkpoint, ModelTeacher):
 
     def identity(self) -> str:
         return fingerprint("checkpoint", provenance(self.path, self.revision))
-
-    def config(self, setting: str, head: Head) -> "PreTrainedConfig":
-        from dwt_cli.models.checkpoint import open_config
-
-        return open_config(path_setting(setting), self, head, any_family=True)
 
     def start(self, setting: str, head: Head) -> "tuple[PreTrainedModel, list[str]]":
         from dwt_cli.models.checkpoint import open_model
@@ -263,8 +253,3 @@ TEACHERS: dict[str, type[Teacher]] = {
     "virtual": VirtualTeacher,
     "several": SeveralTeachers,
 }
-
-
-def path_setting(name: str) -> str:
-    """Return the setting that has a teacher's path; name: as of `Teacher.each`."""
-    return "teacher.path" if name == "teacher" else "teacher.members"

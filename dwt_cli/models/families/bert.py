@@ -6,14 +6,8 @@ from torch import Tensor
 from transformers import BertConfig
 
 from dwt_cli.models.families.parts import PAD_ID, Anatomy, LastLayer, settings
-from dwt_cli.models.options import Architecture
 
 _PROJECTIONS = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
-_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-
-
-def _configure(options: Architecture) -> BertConfig:
-    return BertConfig(**settings(options, _DROPOUTS), pad_token_id=PAD_ID)
 
 
 def _after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
@@ -22,31 +16,33 @@ def _after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
     return left_BTD
 
 
-_AXES = {
-    "bert.embeddings.word_embeddings": ". D",
-    "bert.embeddings.position_embeddings": ". D",
-    "bert.embeddings.token_type_embeddings": ". D",
-    "bert.embeddings.LayerNorm": "D",
-    **dict.fromkeys(_PROJECTIONS, "H d"),
-    "attention.output.dense": "D h",
-    "attention.output.LayerNorm": "D",
-    "intermediate.dense": "M d",
-    "output.dense": "D m",
-    "output.LayerNorm": "D",
-    "cls.predictions.transform.dense": "D d",
-    "cls.predictions.transform.LayerNorm": "d",
-    "cls.predictions.decoder": ". D",
-    "cls.predictions": ".",
-}
 ANATOMY = Anatomy(
     "bert",
     "bert.encoder.layer",
-    lambda model, hidden_ND: model.cls(hidden_ND),
+    head=lambda model, hidden_ND: model.cls(hidden_ND),
     output="cls.predictions.decoder",
     projections=_PROJECTIONS,
     embeddings="bert.embeddings",
     last_layer=LastLayer("attention.self", "attention_probs_dropout_prob", _after_mixing),
     same=("hidden_act", "tie_word_embeddings"),
-    axes=_AXES,
-    configure=_configure,
+    axes={
+        "bert.embeddings.word_embeddings": ". D",
+        "bert.embeddings.position_embeddings": ". D",
+        "bert.embeddings.token_type_embeddings": ". D",
+        "bert.embeddings.LayerNorm": "D",
+        **dict.fromkeys(_PROJECTIONS, "H d"),
+        "attention.output.dense": "D h",
+        "attention.output.LayerNorm": "D",
+        "intermediate.dense": "M d",
+        "output.dense": "D m",
+        "output.LayerNorm": "D",
+        "cls.predictions.transform.dense": "D d",
+        "cls.predictions.transform.LayerNorm": "d",
+        "cls.predictions.decoder": ". D",
+        "cls.predictions": ".",
+    },
+    configure=lambda options: BertConfig(
+        **settings(options, ("hidden_dropout_prob", "attention_probs_dropout_prob")),
+        pad_token_id=PAD_ID,
+    ),
 )

@@ -22,7 +22,7 @@ def _after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
 ANATOMY = Anatomy(
     "distilbert",
     "distilbert.transformer.layer",
-    _head,
+    head=_head,
     output="vocab_projector",
     projections=tuple(f"attention.{name}_lin" for name in "qkv"),
     embeddings="distilbert.embeddings",

@@ -42,11 +42,10 @@ def _stored(module: str, config: PreTrainedConfig) -> tuple[float, float]:
     return (1 / root if module == "model.norm" else 1.0), float(module.endswith("norm"))
 
 
-_OUTPUT_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 GEMMA2 = replace(
-    llama.ANATOMY,
+    llama.LLAMA,
     head=_head,
-    output_norms=_OUTPUT_NORMS,
+    output_norms=llama.OUTPUT_NORMS,
     stored=_stored,
     same=(
         *("hidden_activation", "tie_word_embeddings", "rms_norm_eps", "rope_parameters"),
@@ -58,8 +57,7 @@ GEMMA2 = replace(
 )
 GEMMA3 = replace(
     GEMMA2,
-    # what attention multiplies, but for the rotation
-    projections=("self_attn.q_norm", "self_attn.k_norm", "self_attn.v_proj"),
+    projections=llama.NORMED,
     heads_first=True,
     axes={**GEMMA2.axes, "self_attn.q_norm": ".", "self_attn.k_norm": "."},
     configure=lambda options: Gemma3TextConfig(**_settings(options)),

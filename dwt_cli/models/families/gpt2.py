@@ -2,13 +2,35 @@
 
 from transformers import GPT2Config
 
-from dwt_cli.models.families.llama import head
 from dwt_cli.models.families.parts import MARK_ID, Anatomy
-from dwt_cli.models.options import Architecture, Head
+from dwt_cli.models.options import Head
 
-
-def _configure(options: Architecture) -> GPT2Config:
-    return GPT2Config(
+ANATOMY = Anatomy(
+    "transformer",
+    "transformer.h",
+    projections=("attn.c_attn",),
+    embeddings="transformer.w",
+    pre_norm=True,
+    same=(
+        *("activation_function", "tie_word_embeddings", "layer_norm_epsilon"),
+        *("scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+    ),
+    axes={
+        "transformer.wte": ". D",
+        "transformer.wpe": ". D",
+        "ln_1": "D",
+        "attn.c_attn": "d 3H",
+        "attn.c_proj": "h D",
+        "ln_2": "D",
+        "mlp.c_fc": "d M",
+        "mlp.c_proj": "m D",
+        "transformer.ln_f": "d",
+        "lm_head": ". D",
+    },
+    predicts=Head.causal,
+    call={"use_cache": False},
+    mlp_width=lambda config: config.n_inner or 4 * config.n_embd,
+    configure=lambda options: GPT2Config(
         vocab_size=options.vocab_size,
         n_embd=options.width,
         n_layer=options.num_layers,
@@ -20,36 +42,5 @@ def _configure(options: Architecture) -> GPT2Config:
         attn_pdrop=options.dropout,
         bos_token_id=MARK_ID,
         eos_token_id=MARK_ID,
-    )
-
-
-_AXES = {
-    "transformer.wte": ". D",
-    "transformer.wpe": ". D",
-    "ln_1": "D",
-    "attn.c_attn": "d 3H",
-    "attn.c_proj": "h D",
-    "ln_2": "D",
-    "mlp.c_fc": "d M",
-    "mlp.c_proj": "m D",
-    "transformer.ln_f": "d",
-    "lm_head": ". D",
-}
-ANATOMY = Anatomy(
-    "transformer",
-    "transformer.h",
-    head,
-    output="lm_head",
-    projections=("attn.c_attn",),
-    embeddings="transformer.w",
-    pre_norm=True,
-    same=(
-        *("activation_function", "tie_word_embeddings", "layer_norm_epsilon"),
-        *("scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
     ),
-    axes=_AXES,
-    predicts=Head.causal,
-    call={"use_cache": False},
-    mlp_width=lambda config: config.n_inner or 4 * config.n_embd,
-    configure=_configure,
 )

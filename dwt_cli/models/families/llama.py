@@ -1,10 +1,9 @@
-"""Llama (arXiv 2302.13971), and what Qwen3 shares with it."""
+"""Llama (arXiv 2302.13971), and the families that share its layers: Qwen2, Qwen3, OLMo2."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Olmo2Config, Qwen2Config, Qwen3Config
 
 from dwt_cli.models.families.parts import MARK_ID, Anatomy, settings
 from dwt_cli.models.options import Architecture, Head
@@ -23,13 +22,7 @@ def decoder_settings(options: Architecture) -> dict[str, Any]:
     }
 
 
-def head(model: Any, hidden_ND: Tensor) -> Tensor:
-    """Return the logits of a model whose head is one matrix."""
-    logits_NV: Tensor = model.lm_head(hidden_ND)
-    return logits_NV
-
-
-AXES: Mapping[str, str] = {
+AXES = {
     "model.embed_tokens": ". D",
     "input_layernorm": "D",
     "self_attn.q_proj": "H d",
@@ -43,23 +36,46 @@ AXES: Mapping[str, str] = {
     "model.norm": "d",
     "lm_head": ". D",
 }
-SAME = (
-    *("hidden_act", "tie_word_embeddings", "rms_norm_eps", "rope_parameters"),
-    "attention_bias",
-)
-WINDOW = ("use_sliding_window", "sliding_window")
-"""Qwen's."""
-ANATOMY = Anatomy(
+_SAME = ("hidden_act", "tie_word_embeddings", "rms_norm_eps", "rope_parameters")
+_WINDOW = ("use_sliding_window", "sliding_window")
+LLAMA = Anatomy(
     "model",
     "model.layers",
-    head,
-    output="lm_head",
     projections=tuple(f"self_attn.{name}_proj" for name in "qkv"),
     embeddings="model.embed_tokens",
     pre_norm=True,
-    same=(*SAME, "mlp_bias"),
+    same=(*_SAME, "attention_bias", "mlp_bias"),
     axes=AXES,
     predicts=Head.causal,
     call={"use_cache": False},
     configure=lambda options: LlamaConfig(**decoder_settings(options)),
+)
+# arXiv 2407.10671, and Qwen2.5: queries, keys and values have biases
+QWEN2 = replace(
+    LLAMA,
+    same=(*_SAME, *_WINDOW),
+    configure=lambda options: Qwen2Config(**decoder_settings(options)),
+)
+NORMED = ("self_attn.q_norm", "self_attn.k_norm", "self_attn.v_proj")
+"""What attention multiplies where queries and keys are normalised, but for the rotation."""
+# arXiv 2505.09388: in each head
+QWEN3 = replace(
+    LLAMA,
+    projections=NORMED,
+    same=(*_SAME, "attention_bias", *_WINDOW),
+    axes={**AXES, "self_attn.q_norm": ".", "self_attn.k_norm": "."},
+    configure=lambda options: Qwen3Config(
+        **decoder_settings(options), head_dim=options.width // options.num_heads
+    ),
+)
+OUTPUT_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
+_NORMS = {"self_attn.q_norm": "H", "self_attn.k_norm": "K", **dict.fromkeys(OUTPUT_NORMS, "D")}
+# arXiv 2501.00656: over all heads; and norms of what a sublayer adds, none of what it reads
+OLMO2 = replace(
+    LLAMA,
+    projections=NORMED,
+    output_norms=OUTPUT_NORMS,
+    same=(*_SAME, "attention_bias"),
+    axes={name: axes for name, axes in AXES.items() if name != "input_layernorm"} | _NORMS,
+    configure=lambda options: Olmo2Config(**decoder_settings(options)),
 )

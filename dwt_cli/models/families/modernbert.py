@@ -6,27 +6,6 @@ from torch import Tensor
 from transformers import ModernBertConfig, PreTrainedConfig
 
 from dwt_cli.models.families.parts import CLS_ID, PAD_ID, SEP_ID, Anatomy, LastLayer, settings
-from dwt_cli.models.options import Architecture
-
-_DROPOUTS = ("attention_dropout", "mlp_dropout", "embedding_dropout")
-
-
-def _configure(options: Architecture) -> ModernBertConfig:
-    return ModernBertConfig(
-        **settings(options, _DROPOUTS),
-        # every layer attends to the whole block: layers stay interchangeable for remapping
-        layer_types=["full_attention"] * options.num_layers,
-        pad_token_id=PAD_ID,
-        cls_token_id=CLS_ID,
-        sep_token_id=SEP_ID,
-        bos_token_id=CLS_ID,
-        eos_token_id=SEP_ID,
-    )
-
-
-def _head(model: Any, hidden_ND: Tensor) -> Tensor:
-    logits_NV: Tensor = model.decoder(model.head(hidden_ND))
-    return logits_NV
 
 
 def _after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
@@ -41,24 +20,10 @@ def _mask(config: PreTrainedConfig, length: int) -> Any:
     return dict.fromkeys(("full_attention", "sliding_attention")) if covered else None
 
 
-_AXES = {
-    "model.embeddings.tok_embeddings": ". D",
-    "model.embeddings.norm": "D",
-    "attn_norm": "D",
-    "attn.Wqkv": "3H d",
-    "attn.Wo": "D h",
-    "mlp_norm": "D",
-    "mlp.Wi": "2M d",
-    "mlp.Wo": "D m",
-    "model.final_norm": "D",
-    "head.dense": "D d",
-    "head.norm": "d",
-    "decoder": ". D",
-}
 ANATOMY = Anatomy(
     "model",
     "model.layers",
-    _head,
+    head=lambda model, hidden_ND: model.decoder(model.head(hidden_ND)),
     output="decoder",
     projections=("attn.Wqkv",),
     embeddings="model.embeddings",
@@ -67,7 +32,29 @@ ANATOMY = Anatomy(
     # its first layer reads the normalised embeddings as they are
     optional={"attn_norm.weight": "model.embeddings.norm.weight"},
     same=("hidden_activation", "classifier_activation", "tie_word_embeddings"),
-    axes=_AXES,
+    axes={
+        "model.embeddings.tok_embeddings": ". D",
+        "model.embeddings.norm": "D",
+        "attn_norm": "D",
+        "attn.Wqkv": "3H d",
+        "attn.Wo": "D h",
+        "mlp_norm": "D",
+        "mlp.Wi": "2M d",
+        "mlp.Wo": "D m",
+        "model.final_norm": "D",
+        "head.dense": "D d",
+        "head.norm": "d",
+        "decoder": ". D",
+    },
     mask=_mask,
-    configure=_configure,
+    configure=lambda options: ModernBertConfig(
+        **settings(options, ("attention_dropout", "mlp_dropout", "embedding_dropout")),
+        # every layer attends to the whole block: layers stay interchangeable for remapping
+        layer_types=["full_attention"] * options.num_layers,
+        pad_token_id=PAD_ID,
+        cls_token_id=CLS_ID,
+        sep_token_id=SEP_ID,
+        bos_token_id=CLS_ID,
+        eos_token_id=SEP_ID,
+    ),
 )

@@ -6,6 +6,7 @@ D width.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
@@ -18,34 +19,18 @@ PAD_ID, CLS_ID, SEP_ID = 0, 2, 3
 MARK_ID = 0
 """The id of the mark at the ends of documents, in a decoder that is made (`dwt_cli.data.bpe`)."""
 
-SIZES = {
-    "width": "hidden_size",
-    "mlp_width": "intermediate_size",
-    "num_heads": "num_attention_heads",
-}
-"""A made model's settings, by their names in its configuration."""
-
 
 def settings(options: Architecture, dropouts: Sequence[str]) -> dict[str, Any]:
     """Return a model's sizes by the names that most configurations have, and its dropouts."""
-    named = {name: getattr(options, setting) for setting, name in SIZES.items()}
     return {
-        **named,
+        "hidden_size": options.width,
+        "intermediate_size": options.mlp_width,
+        "num_attention_heads": options.num_heads,
         "num_hidden_layers": options.num_layers,
         "vocab_size": options.vocab_size,
         "max_position_embeddings": max(512, options.max_length),
         **dict.fromkeys(dropouts, options.dropout),
     }
-
-
-def _all_positions(config: PreTrainedConfig) -> int:
-    positions: int = config.max_position_embeddings
-    return positions
-
-
-def _intermediate_size(config: PreTrainedConfig) -> int:
-    size: int = config.intermediate_size
-    return size
 
 
 @dataclass(frozen=True)
@@ -69,16 +54,16 @@ class Anatomy:
 
     backbone: the attribute that returns the hidden states.
     layers: the prefix of the numbered layers.
-    head: hidden states of the target rows (N, D) -> logits (N, V).
-    output: the last matrix of the head, from width to vocabulary.
     projections: in a layer, the linear maps to queries, keys and values; one if they are fused.
     embeddings: the prefix of what comes before the layers.
+    head: hidden states of the target rows (N, D) -> logits (N, V).
+    output: the last matrix of the head, from width to vocabulary.
     last_layer: how the last layer is computed on the target rows alone; None: it never is, as in
         a causal family, in which all positions are targets and each has a mask of its own.
     pre_norm: a layer adds to a residual stream that no norm interrupts.
     output_norms: the norms of what a layer adds to it, if there are.
     stored: a module, a configuration -> the factor and the summand by which its weights count:
-        factor * (weights + summand); None: as they are.
+        factor * (weights + summand).
     heads_first: heads that are an axis come before the positions.
     optional: what a layer may lack, and the tensor outside that did its work there.
     same: settings without a tensor that give the weights their meaning.
@@ -97,22 +82,22 @@ class Anatomy:
 
     backbone: str
     layers: str
-    head: Callable[[Any, Tensor], Tensor]
-    output: str
     projections: tuple[str, ...]
     embeddings: str
+    head: Callable[[Any, Tensor], Tensor] = lambda model, hidden_ND: model.lm_head(hidden_ND)
+    output: str = "lm_head"
     last_layer: LastLayer | None = None
     pre_norm: bool = False
     output_norms: tuple[str, ...] = ()
-    stored: Callable[[str, PreTrainedConfig], tuple[float, float]] | None = None
+    stored: Callable[[str, PreTrainedConfig], tuple[float, float]] = lambda module, config: (1, 0)
     heads_first: bool = False
     optional: Mapping[str, str] = field(default_factory=dict)
     same: tuple[str, ...] = ()
     axes: Mapping[str, str] = field(default_factory=dict)
     predicts: Head = Head.masked
     call: Mapping[str, Any] = field(default_factory=dict)
-    num_positions: Callable[[PreTrainedConfig], int] = _all_positions
-    mlp_width: Callable[[PreTrainedConfig], int] = _intermediate_size
+    num_positions: Callable[[PreTrainedConfig], int] = attrgetter("max_position_embeddings")
+    mlp_width: Callable[[PreTrainedConfig], int] = attrgetter("intermediate_size")
     mask: Callable[[PreTrainedConfig, int], Any] = lambda config, length: None
     configure: Callable[[Architecture], PreTrainedConfig] | None = None
 

@@ -2,16 +2,7 @@
 
 from dataclasses import replace
 
-from transformers import PreTrainedConfig
-
 from dwt_cli.models.families import bert
-
-
-def _num_positions(config: PreTrainedConfig) -> int:
-    # they are counted from the one after that of padding
-    positions: int = config.max_position_embeddings - config.pad_token_id - 1
-    return positions
-
 
 ANATOMY = replace(
     bert.ANATOMY,
@@ -20,7 +11,8 @@ ANATOMY = replace(
     head=lambda model, hidden_ND: model.lm_head(hidden_ND),
     output="lm_head.decoder",
     embeddings="roberta.embeddings",
-    num_positions=_num_positions,
+    # they are counted from the one after that of padding
+    num_positions=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
     axes={},
     configure=None,
 )
