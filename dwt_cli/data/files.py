@@ -252,43 +252,18 @@ def paragraphs(lines: Iterable[str]) -> Iterator[Paragraph]:
     stream = iter(lines)
     head = list(itertools.islice(stream, SAMPLE_LINES))
     width = _wrap_width(head)
-    every = itertools.chain(head, stream)
-    return _joined(every, width) if width else _one_per_line(every)
-
-
-def _wrap_width(lines: list[str]) -> int:
-    """Return the width at which lines are wrapped (95 % are no longer), or 0 if they are not."""
-    stripped = [line.strip() for line in lines]
-    lengths = sorted(len(line) for line in stripped if line)
-    pairs = [(a, b) for a, b in itertools.pairwise(stripped) if a and b]
-    if len(pairs) < 4 or lengths[len(lengths) * 9 // 10] > MAX_WRAP_WIDTH:
-        return 0
-    running_on = sum(1 for a, b in pairs if b[0].islower() and not _SENTENCE_END.search(a))
-    return lengths[len(lengths) * 19 // 20] if running_on > 0.25 * len(pairs) else 0
-
-
-def _one_per_line(lines: Iterable[str]) -> Iterator[Paragraph]:
-    blank = False
-    for line in lines:
-        text = " ".join(line.split())
-        if text:
-            yield text, blank
-        blank = not text
-
-
-def _joined(lines: Iterable[str], width: int) -> Iterator[Paragraph]:
-    paragraph = ""
+    paragraph = last = ""  # last: its last line
     starts_after_blank = blank = indented = False
-    last = ""  # line of the paragraph
-    for line in lines:
+    for line in itertools.chain(head, stream):
         text = " ".join(line.split())
         if not text:
             blank = True
             continue
         was_indented, indented = indented, line[0].isspace()
-        room = 0.9 * width - len(last) - len(text.split(" ", 1)[0])
-        ended = room > 0 and not text[0].islower() and bool(_SENTENCE_END.search(last))
-        if paragraph and (blank or ended or (indented and not was_indented)):
+        has_room = width and len(last) + len(text.split(" ", 1)[0]) < 0.9 * width
+        is_sentence = has_room and not text[0].islower() and _SENTENCE_END.search(last)
+        ended = not width or blank or is_sentence or (indented and not was_indented)
+        if paragraph and ended:
             yield paragraph, starts_after_blank
             paragraph = ""
         if not paragraph:
@@ -300,6 +275,17 @@ def _joined(lines: Iterable[str], width: int) -> Iterator[Paragraph]:
         last, blank = text, False
     if paragraph:
         yield paragraph, starts_after_blank
+
+
+def _wrap_width(lines: list[str]) -> int:
+    """Return the width at which lines are wrapped (95 % are no longer), or 0 if they are not."""
+    stripped = [line.strip() for line in lines]
+    lengths = sorted(len(line) for line in stripped if line)
+    pairs = [(a, b) for a, b in itertools.pairwise(stripped) if a and b]
+    if len(pairs) < 4 or lengths[len(lengths) * 9 // 10] > MAX_WRAP_WIDTH:
+        return 0
+    running_on = sum(1 for a, b in pairs if b[0].islower() and not _SENTENCE_END.search(a))
+    return lengths[len(lengths) * 19 // 20] if running_on > 0.25 * len(pairs) else 0
 
 
 def _cut(name: str, lines: Iterable[str]) -> Iterator[Document]:

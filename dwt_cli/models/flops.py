@@ -52,7 +52,7 @@ def _share_of_rows(model: PreTrainedModel, name: str, whole: bool) -> Fraction:
     anatomy = anatomy_of(model)
     layer, inside = anatomy.place_of(name)
     if layer is None:
-        return Fraction(not name.startswith(f"{anatomy.backbone}."))
+        return Fraction(not name.startswith(f"{model.base_model_prefix}."))
     if whole or layer < model.config.num_hidden_layers - 1:
         return Fraction(0)
     if inside not in anatomy.projections:

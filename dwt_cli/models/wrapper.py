@@ -142,10 +142,10 @@ class LanguageModel(Wrapper):
     def _backbone(self, ids_BL: Tensor, **others: Any) -> Tensor:
         """Return the last hidden states; what a model does not know is handed to every layer."""
         assert self.anatomy is not None, "of an unknown family only the logits are known"
-        backbone = getattr(self.model, self.anatomy.backbone)
         mask = self.anatomy.mask(self.model.config, ids_BL.shape[1])
         more = {**self.anatomy.call, **others}
-        states: Tensor = backbone(ids_BL, attention_mask=mask, **more).last_hidden_state
+        output = self.model.base_model(ids_BL, attention_mask=mask, **more)
+        states: Tensor = output.last_hidden_state
         return states
 
 

@@ -12,7 +12,7 @@ from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import find, read_summary, readable, recorded_as, summary_of
 from dwt_cli.recipe.student import StudentStage
 from dwt_cli.track.display import plain_line
-from dwt_cli.track.metrics import step_of
+from dwt_cli.track.metrics import first_at, heldout_losses, read_lines
 from dwt_cli.track.summary import Summary, print_summary
 
 NOTHING_TO_DO = "this run is finished; run.fresh=true starts it anew"
@@ -47,7 +47,7 @@ def compared(student: StudentStage, summary: Summary, folder: Path) -> Summary:
     if not student.teacher or not (found := summary_of(root, student.alone())):
         return summary
     alone, ours = found.student, summary.student
-    step = step_of(folder / "metrics.jsonl", alone.loss)
+    step = first_at(heldout_losses(read_lines(folder / "metrics.jsonl")), alone.loss)
     steps = student.equal_steps(ours)
     equal = found if steps == ours.steps else None
     if steps not in (None, ours.steps):

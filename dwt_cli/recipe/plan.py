@@ -23,7 +23,7 @@ def parameters_by_part(model: PreTrainedModel) -> dict[str, int]:
     anatomy = anatomy_of(model)
     parts = {"embeddings": 0, "layers": 0, "head": 0}
     for name, parameter in model.named_parameters():
-        inside = "layers" if name.startswith(f"{anatomy.backbone}.") else "head"
+        inside = "layers" if name.startswith(f"{model.base_model_prefix}.") else "head"
         part = "embeddings" if name.startswith(anatomy.embeddings) else inside
         parts[part] += parameter.numel()
     return parts

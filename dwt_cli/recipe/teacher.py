@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dwt_cli.base.atomic import read_json
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
@@ -108,7 +109,10 @@ class SingleStage(TeacherStage):
         """Return the model, None where there is none, and what is known of it."""
         of = (self.name, self.conditions.task.head)
         model, fresh = self.options.start(*of)
-        return model, Facts(0, {}, flops=0 if model is None else None, fresh=fresh or None)
+        known: dict[str, Any] = {"flops": 0 if model is None else None}
+        for _, checkpoint in self.options.checkpoints():
+            known |= _recorded(Path(checkpoint.path).expanduser())
+        return model, Facts(0, {}, **known, fresh=fresh or None)
 
     def carry_out(self, done: Done, at: Context) -> Prepared:
         from dwt_cli.models.flops import num_parameters
@@ -280,6 +284,16 @@ def teacher_stage(
     if combined := options.combined:
         return CombinedStage("teacher", corpus, conditions, combined, single)
     return single[0] if single else None
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """Return what a run has recorded that its model took, its own teacher's part included."""
+    run = folder.parent if folder.name == "model" else folder
+    cost = (read_json(run / "summary.json") or {}).get("cost")
+    if cost is None:
+        return {}
+    flops = [count for name, count in cost.items() if name.endswith("_flops")]
+    return {"flops": None if None in flops else sum(flops), "tokens": cost.get("tokens")}
 
 
 def step_at(budget: float, max_steps: int) -> int:

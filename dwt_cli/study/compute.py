@@ -10,9 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import numpy as np
+
+from dwt_cli.track.metrics import first_at
 
 Points = Sequence[tuple[float, float]]  # (FLOPs, final held-out loss), the cheapest first
 
@@ -76,12 +78,8 @@ def cost_to_reach(points: Points, loss: float) -> Cost | None:
         return None
     if points[0][1] <= loss:
         return Cost(0.0, points[0][0])
-    for (cost, above), (more, below) in pairwise(points):
-        if below <= loss:
-            share = (above - loss) / (above - below)
-            found = math.exp(math.log(cost) + share * (math.log(more) - math.log(cost)))
-            return Cost(found, found)
-    return Cost(points[-1][0], math.inf)
+    found = first_at(((math.log(cost), ends) for cost, ends in points), loss)
+    return Cost(points[-1][0], math.inf) if found is None else Cost(*[math.exp(found)] * 2)
 
 
 def crossings(points: Sequence[tuple[float, float]]) -> list[float]:

@@ -111,17 +111,15 @@ def in_short(results: Results) -> str:
     arm, best = min(found.items(), key=lambda each: each[1].mean)
     num_below = sum(each.mean < 0 for each in found.values())
     ahead = f"{num_below} of {len(found)} arms {'end' if num_below > 1 else 'ends'}"
-    ahead = ahead if num_below else "no arm ends"
+    ahead = f"{ahead if num_below else 'no arm ends'} below the stand-alone student; the best, "
+    named, other = (f"{ahead}{arm},", "it") if len(found) > 1 else (arm, "the stand-alone student")
     sure = "one seed: it may be chance"
     if best.low is not None and best.high is not None:
         is_sure = best.low > 0 or best.high < 0
         sure = f"95% interval {best.low:+.3f} to {best.high:+.3f} over {best.num_pairs} seeds"
         sure += "" if is_sure else ": it may be chance"
     side = "below" if best.mean < 0 else "above"
-    return (
-        f"At length {length}, {ahead} below the stand-alone student; the best, {arm}, "
-        f"ends {abs(best.mean):.3f} nats {side} it ({sure})."
-    )
+    return f"At length {length}, {named} ends {abs(best.mean):.3f} nats {side} {other} ({sure})."
 
 
 def _sizes(runs: pd.DataFrame, column: str) -> str:

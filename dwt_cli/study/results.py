@@ -16,7 +16,7 @@ from dwt_cli.base.identity import counted
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.study.compute import Account, Points, flops
 from dwt_cli.study.record import Job, StudyRecord, read_study
-from dwt_cli.track.metrics import read_lines, read_settings
+from dwt_cli.track.metrics import heldout_losses, read_lines, read_settings
 from dwt_cli.track.summary import Summary, heldout_masks
 from dwt_cli.training.options import Train
 
@@ -184,8 +184,7 @@ def _of_run(job: Job, summary: Summary, place: Path) -> dict[str, Any]:
         left_out = "its held-out loss is not finite: it has diverged"
     teacher = summary.teacher if summary.teacher and summary.teacher.parameters else None
     lines, config = read_lines(place / "metrics.jsonl"), read_settings(place)
-    key, curve_left_out = "heldout/loss", None
-    losses = [(int(x["step"]), x[key]) for x in lines if x.get(key) is not None]
+    losses, curve_left_out = heldout_losses(lines), None
     if not losses or losses[-1][0] != student.steps:
         end = f"ends at step {losses[-1][0]}" if losses else "is not there"
         curve_left_out = f"its metrics.jsonl {end}"

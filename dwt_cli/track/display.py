@@ -45,20 +45,16 @@ class Bars(ExitStack):
         self.bars = self.enter_context(bars)
 
 
-def _fixed(width: int) -> Column:
-    return Column(width=width, no_wrap=True)
-
-
 class Display(Bars):
     """A bar for each stage. costs: FLOPs by stage; None: not known yet, and no ETA is given."""
 
     def __init__(self, console: Console, costs: Mapping[str, float | None] | None = None) -> None:
         super().__init__(
             console,
-            TextColumn("[bold]{task.description}", table_column=_fixed(9)),
-            BarColumn(bar_width=14, table_column=_fixed(14)),
-            TextColumn("{task.percentage:>3.0f}%", table_column=_fixed(4)),
-            TextColumn("{task.fields[eta]}", table_column=_fixed(11)),
+            TextColumn("[bold]{task.description}", table_column=Column(width=9, no_wrap=True)),
+            BarColumn(bar_width=14, table_column=Column(width=14, no_wrap=True)),
+            TextColumn("{task.percentage:>3.0f}%", table_column=Column(width=4, no_wrap=True)),
+            TextColumn("{task.fields[eta]}", table_column=Column(width=11, no_wrap=True)),
             TextColumn("{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True)),
             expand=True,
         )

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -61,20 +61,24 @@ def newest(path: Path) -> tuple[int | None, float | None, float | None]:
     return train.get("step"), train.get("train/progress"), heldout.get("heldout/loss")
 
 
-def step_of(path: Path, loss: float) -> float | None:
-    """Return the step at which held-out loss first came to a value, between evaluations linearly.
+def heldout_losses(lines: Iterable[Mapping[str, float]]) -> list[tuple[int, float]]:
+    """Return the step and the loss of every evaluation that has one."""
+    key = "heldout/loss"
+    return [(int(line["step"]), line[key]) for line in lines if line.get(key) is not None]
 
-    None: it never did.
+
+def first_at(points: Iterable[tuple[float, float]], level: float) -> float | None:
+    """Return the x at which y first comes down to a level, between points (x, y) linearly.
+
+    None: it never does.
     """
     before: tuple[float, float] | None = None
-    for line in read_lines(path):
-        if (now := line.get("heldout/loss")) is None:
-            continue
-        if now <= loss:
-            step, above = before or (line["step"], now)
-            share = (above - loss) / (above - now) if above > now else 1.0
-            return step + share * (line["step"] - step)
-        before = line["step"], now
+    for x, y in points:
+        if y <= level:
+            from_x, from_y = before or (x, y)
+            share = (from_y - level) / (from_y - y) if from_y > y else 1.0
+            return from_x + share * (x - from_x)
+        before = x, y
     return None
 
 

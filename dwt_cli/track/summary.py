@@ -230,7 +230,7 @@ def brought(summary: Summary) -> str:
     at_equal = "at equal FLOPs, its forward passes counted, "
     gap = comparison.get("student_minus_equal_flops")
     parts.append(at_equal + ("it is unknown" if gap is None else f"it ends {against(gap)}"))
-    return f"what the teacher brought: {'; '.join(parts)}"
+    return f"what the teacher brought: {'; '.join(parts)}; one seed: it may be chance"
 
 
 def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[str]:

@@ -162,7 +162,8 @@ def send(
         return before != files[path.name]
 
     at = {"step": max(sent[0], 0)}
-    tables, scores = dict(said["tables"]), _scores(folder)
+    tables = dict(said["tables"])
+    scores = (read_json(folder / "scores.json") or {"scores": []})["scores"]
     if is_new(folder / "scores.json"):
         tables["scores"] = (_COLUMNS, [[score[key] for key in _COLUMNS] for score in scores])
     summary = read_json(folder / "summary.json") or {}
@@ -238,10 +239,6 @@ def _open(folder: Path, said: Mapping[str, Any], server_s: float | None) -> "Run
     return run
 
 
-def _scores(folder: Path) -> list[dict[str, Any]]:
-    return (read_json(folder / "scores.json") or {"scores": []})["scores"]
-
-
 def _numbers(summary: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what a run comes to: held-out measures, cost, and the scores of its last moment."""
     found = {**summary["student"]["heldout"], **summary["cost"]} if summary else {}
@@ -258,14 +255,6 @@ def one_line(error: BaseException) -> str:
     return re.sub(r"\w{40,}", "***", text.replace(key, "***") if key else text)[:300]
 
 
-def _recorded(folder: Path, project: str, entity: str | None) -> dict[str, Any]:
-    """Return what `about` would, of a run directory that no dashboard was asked for."""
-    if not (config := read_settings(folder)):
-        sys.exit(f"{folder} is no run's folder: it has no config.yaml")
-    name, _, identity = folder.name.rpartition("-")
-    return about(Entry(folder, identity, name, config), Wandb(project=project, entity=entity))
-
-
 def main() -> None:
     """Send the folder that the command line names, and leave without W&B's exit hooks."""
     parser = argparse.ArgumentParser(prog="python -m dwt_cli.track.wandb")
@@ -275,7 +264,12 @@ def main() -> None:
     parser.add_argument("--follow", type=float, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     folder = asked.folder.absolute()
-    said = read_json(folder / ABOUT) or _recorded(folder, asked.project, asked.entity)
+    if (said := read_json(folder / ABOUT)) is None:
+        if not (config := read_settings(folder)):
+            sys.exit(f"{folder} is no run's folder: it has no config.yaml")
+        name, _, identity = folder.name.rpartition("-")
+        options = Wandb(project=asked.project, entity=asked.entity)
+        said = about(Entry(folder, identity, name, config), options)
     (folder / "wandb").mkdir(exist_ok=True)
     ended = threading.Event()
 

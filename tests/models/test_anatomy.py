@@ -22,7 +22,7 @@ def test_the_parts_are_where_the_anatomy_says(
     assert output is model.get_output_embeddings()
     hidden_ND = torch.randn(5, 16)
     assert anatomy.head(model, hidden_ND).shape == (5, 160)
-    of_backbone = getattr(model, anatomy.backbone)(torch.ones(1, 8, dtype=torch.long))
+    of_backbone = model.base_model(torch.ones(1, 8, dtype=torch.long))
     assert of_backbone.last_hidden_state.shape == (1, 8, 16)
     for suffix in anatomy.optional:
         have = [suffix in layer.state_dict() for layer in layers]

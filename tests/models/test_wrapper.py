@@ -162,7 +162,6 @@ def test_an_unknown_family_has_logits_alone(of_family: OfFamily) -> None:
 
 
 CAUSAL = Anatomy(
-    "transformer",
     "transformer.h",
     output="lm_head",
     projections=("attn.c_attn",),

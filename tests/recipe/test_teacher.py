@@ -110,6 +110,7 @@ def test_a_stand_alone_student_that_comes_later_is_compared_with(
     for difference in (at_end, at_equal):
         side = "below" if difference < 0 else "above"
         assert f"ends {abs(difference):.3f} nats {side} the stand-alone" in whole["printed"]
+    assert "; one seed: it may be chance" in whole["printed"]
     assert "to know" not in whole["printed"]
     again = summed("teacher=none", *words)
     assert again["stand_alone"] is None, "not with itself"
@@ -221,8 +222,8 @@ def test_a_checkpoint_among_several(summed: Summed, alone: Summary) -> None:
     assert run["teacher"]["members"][path]["heldout"]["loss"] == pytest.approx(
         alone["student"]["heldout"]["loss"], abs=1e-6
     )
-    assert run["cost"]["teacher_pretraining_flops"] is None  # of a checkpoint it is not known
-    assert "teacher pre-training unknown" in run["printed"]
+    assert run["cost"]["teacher_pretraining_flops"] == alone["cost"]["student_flops"] > 0
+    assert run["teacher"]["members"][path]["tokens"] == alone["student"]["tokens"]
 
 
 def test_a_family_without_anatomy_teaches_by_its_logits(
@@ -250,6 +251,8 @@ def test_a_family_without_anatomy_teaches_by_its_logits(
         )
     run = summed(*words)
     assert run["cost"]["teacher_forward_flops"] > 0
+    assert run["cost"]["teacher_pretraining_flops"] is None  # nobody recorded it
+    assert "teacher pre-training unknown" in run["printed"]
     assert run["teacher"]["heldout"]["loss"] == pytest.approx(math.log(200), abs=0.5)
     # the tokens are the checkpoint's, so the student alone is to be trained on them too
     assert run["stand_alone"] is None

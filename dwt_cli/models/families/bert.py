@@ -17,7 +17,6 @@ def _after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
 
 
 ANATOMY = Anatomy(
-    "bert",
     "bert.encoder.layer",
     head=lambda model, hidden_ND: model.cls(hidden_ND),
     output="cls.predictions.decoder",

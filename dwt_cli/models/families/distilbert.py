@@ -20,7 +20,6 @@ def _after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
 
 
 ANATOMY = Anatomy(
-    "distilbert",
     "distilbert.transformer.layer",
     head=_head,
     output="vocab_projector",

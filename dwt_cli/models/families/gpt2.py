@@ -6,7 +6,6 @@ from dwt_cli.models.families.parts import MARK_ID, Anatomy
 from dwt_cli.models.options import Head
 
 ANATOMY = Anatomy(
-    "transformer",
     "transformer.h",
     projections=("attn.c_attn",),
     embeddings="transformer.w",

@@ -39,7 +39,6 @@ AXES = {
 _SAME = ("hidden_act", "tie_word_embeddings", "rms_norm_eps", "rope_parameters")
 _WINDOW = ("use_sliding_window", "sliding_window")
 LLAMA = Anatomy(
-    "model",
     "model.layers",
     projections=tuple(f"self_attn.{name}_proj" for name in "qkv"),
     embeddings="model.embed_tokens",

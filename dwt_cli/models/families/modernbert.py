@@ -21,7 +21,6 @@ def _mask(config: PreTrainedConfig, length: int) -> Any:
 
 
 ANATOMY = Anatomy(
-    "model",
     "model.layers",
     head=lambda model, hidden_ND: model.decoder(model.head(hidden_ND)),
     output="decoder",

@@ -52,7 +52,6 @@ class LastLayer:
 class Anatomy:
     """The parts of a model with a head over the vocabulary, by their names in its state dict.
 
-    backbone: the attribute that returns the hidden states.
     layers: the prefix of the numbered layers.
     projections: in a layer, the linear maps to queries, keys and values; one if they are fused.
     embeddings: the prefix of what comes before the layers.
@@ -80,7 +79,6 @@ class Anatomy:
     configure: options -> a configuration; None for a family that is only opened.
     """
 
-    backbone: str
     layers: str
     projections: tuple[str, ...]
     embeddings: str

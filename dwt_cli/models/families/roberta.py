@@ -6,7 +6,6 @@ from dwt_cli.models.families import bert
 
 ANATOMY = replace(
     bert.ANATOMY,
-    backbone="roberta",
     layers="roberta.encoder.layer",
     head=lambda model, hidden_ND: model.lm_head(hidden_ND),
     output="lm_head.decoder",
