@@ -12,7 +12,7 @@ import pytest
 from dwt_cli.config.compose import register, typed
 from dwt_cli.config.files import SETTINGS
 from dwt_cli.config.run import Run
-from dwt_cli.data.options import Data
+from dwt_cli.data.options import Data, TokenizerKind
 from dwt_cli.data.source import Document, Progress, Source
 from dwt_cli.models.options import Architecture, Family
 
@@ -74,7 +74,12 @@ def sentences() -> type[Sentences]:
 
 @pytest.fixture(scope="session")
 def data_options() -> Data:
-    return Data(block_length=BLOCK_LENGTH, vocab_size=VOCAB_SIZE, heldout_fraction=0.25)
+    return Data(
+        block_length=BLOCK_LENGTH,
+        vocab_size=VOCAB_SIZE,
+        tokenizer_kind=TokenizerKind.wordpiece,
+        heldout_fraction=0.25,
+    )
 
 
 @pytest.fixture(scope="session")

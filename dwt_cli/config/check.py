@@ -86,6 +86,12 @@ def problems(run: Run) -> Iterator[str]:
                 )
             text = f"{setting}.data"
             yield from _differences(text, teacher.data, run.data, "block_length", "vocab_size")
+    kind = run.data.tokenizer_kind
+    if lacking := [r for r in run.task.special_tokens if r not in kind.special_tokens]:
+        yield (
+            f"data.tokenizer_kind={kind.name} has no {lacking[0]}, which the task needs: leave it "
+            "out"
+        )
     for setting, model in [("student", run.student), *run.teacher.each()]:
         if isinstance(model, Architecture):
             family, head = model.family, run.task.head
@@ -163,6 +169,11 @@ def warnings(run: Run) -> Iterator[str]:
         (is_deaf, {"parallel.shard_teacher"}, ": no model teaches"),
         (bool(run.evaluation), {"eval.at", "eval.every"}, " here: it is about a training"),
         (run.task.head is Head.causal, {"eval.mask_ratio"}, ": the task masks nothing"),
+        (
+            run.data.tokenizer is not None,
+            {"data.tokenizer_kind", "task.tokenizer"},
+            " with data.tokenizer, which is opened",
+        ),
         (True, idle, f" with eval.measures=[{','.join(measured)}]"),
     ]
     for is_so, settings, reason in in_vain:

@@ -16,7 +16,7 @@ from dwt_cli.base.errors import first_line
 from dwt_cli.data import bpe
 from dwt_cli.data import tokenizer as wordpiece
 from dwt_cli.data.heldout import LeakCheck, Pieces, pieces_of
-from dwt_cli.data.options import Data, Frame
+from dwt_cli.data.options import Data, Frame, TokenizerKind
 from dwt_cli.data.pack import BYTES, Blocks, block_bytes, pack, write_blocks
 from dwt_cli.data.source import CorpusError, Document, Progress, Source
 from dwt_cli.data.tokenizer import bytes_of_tokens, ids_of
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 BUILDER_VERSION = 2  # raise it when the same text would give other blocks
 _CHUNK_CHARACTERS = 1_000_000  # tokenised at once
 _SAMPLE_CHARACTERS = 64_000_000  # what a tokenizer is trained on: the beginning of the text
-_TRAINED = {"wordpiece": wordpiece.train_tokenizer, "byte-level BPE": bpe.train_tokenizer}
+_TRAINED = {
+    TokenizerKind.wordpiece: wordpiece.train_tokenizer,
+    TokenizerKind.bpe: bpe.train_tokenizer,
+}
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,12 @@ def build(
     progress: Progress,
     say: Callable[[str], None],
     pieces: Pieces | None = None,
-    vocabulary: str = wordpiece.KIND,
 ) -> None:
     """Read, split, tokenise, pack and write a corpus into ``folder``.
 
     frame: the special tokens of blocks and paragraphs. tokenizer_path: a tokenizer to open; None
-    trains one of the kind ``vocabulary``. pieces: how the text is split, if not by whole
-    documents; so it is too where these leave no block on either side. Raises `CorpusError` when
-    the text is too short for one.
+    trains one. pieces: how the text is split, if not by whole documents; so it is too where these
+    leave no block on either side. Raises `CorpusError` when the text is too short for one.
     """
     for part in ("tokenizer", "train", "heldout"):  # left by an interrupted start
         shutil.rmtree(folder / part, ignore_errors=True)
@@ -77,7 +78,7 @@ def build(
         if not sample:
             raise CorpusError(f"data: {options.named} has no text; choose another source")
         stream = itertools.chain(sample, stream)
-        tokenizer: PreTrainedTokenizerBase = _TRAINED[vocabulary](
+        tokenizer: PreTrainedTokenizerBase = _TRAINED[options.tokenizer_kind](
             _texts(sample, frame), options.vocab_size, options.block_length
         )
     else:
@@ -103,7 +104,7 @@ def build(
     if not (num_train and num_heldout) and pieces is None and check.num_characters:
         pieces = pieces_of(check.num_characters, options.heldout_fraction, options.block_length)
         of = (source, options, frame, tokenizer_path)
-        return build(*of, folder, progress, say, pieces, vocabulary)
+        return build(*of, folder, progress, say, pieces)
     if frame.between is not None and tokenizer.is_fast:  # a slow one does not tell
         sizes = bytes_of_tokens(tokenizer, _texts(heldout.documents, frame))
         counted = pack(sizes, options.block_length, [0], [0], not is_cut)  # marks have no bytes

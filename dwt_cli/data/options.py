@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from omegaconf import II, MISSING
@@ -44,6 +45,19 @@ class Frame:
         return paragraphs if self.between is None else (self.between.join(paragraphs),)
 
 
+class TokenizerKind(Enum):
+    """The kinds of tokenizer that can be trained on a text; the values stand in identities."""
+
+    wordpiece = "wordpiece"
+    bpe = "byte-level BPE"
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The roles that it has a token for."""
+        of_bert = ("cls_token", "sep_token", "mask_token")
+        return of_bert if self is TokenizerKind.wordpiece else ("bos_token", "eos_token")
+
+
 @dataclass
 class Data:
     """Text, and how it becomes packed blocks of tokens."""
@@ -52,6 +66,8 @@ class Data:
     vocab_size: int = at_least(100, default=II("scale.vocab_size"))
     # a folder with a tokenizer, or a name on the hub; null trains one, or takes the checkpoint's
     tokenizer: str | None = None
+    # of one that is trained; the text's own identity has it
+    tokenizer_kind: TokenizerKind = bookkeeping(II("task.tokenizer"))
     heldout_fraction: float = between(0.0001, 0.5, default=0.02)
     max_heldout_blocks: int = at_least(1, default=4096)
     max_gb: float = above(0, default=50.0)

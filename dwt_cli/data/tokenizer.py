@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-KIND = "wordpiece"
 _MAX_CHARACTERS = 1000  # rarer ones are [UNK]
 
 _NO_IDS = {

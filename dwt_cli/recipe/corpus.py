@@ -63,7 +63,7 @@ class CorpusStage(Stage):
     @property
     def trained_tokenizer(self) -> dict[str, Any]:
         """What determines one that is trained on the text."""
-        return {"kind": self.task.vocabulary, "vocab_size": self.data.vocab_size}
+        return {"kind": self.data.tokenizer_kind.value, "vocab_size": self.data.vocab_size}
 
     @cached_property
     def identity(self) -> str:
@@ -111,8 +111,7 @@ class CorpusStage(Stage):
 
         def make(folder: Path) -> None:
             of = (self.source, self.data, self.task.frame, tokenizer())
-            split = (self.pieces, self.task.vocabulary)
-            corpora.build(*of, folder, advance, at.show.say, *split)
+            corpora.build(*of, folder, advance, at.show.say, self.pieces)
 
         corpus = Corpus.open(at.prepared(self, make, {"options": plain(self.data)}))
         for line in corpus.report.get("left_out", ()):

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def of_corpus(stage: "CorpusStage") -> str | None:
     """Return the fingerprint of a run's text; None for another framing or vocabulary."""
-    task = stage.task
-    if (task.frame, task.vocabulary) != (MaskedLM.frame, MaskedLM.vocabulary):
+    known = (MaskedLM.frame, MaskedLM.tokenizer)
+    if (stage.task.frame, stage.data.tokenizer_kind) != known:
         return None
     path = stage.tokenizer()
     data = replace(stage.data, tokenizer=None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from dwt_cli.base.options import added, between, bookkeeping
-from dwt_cli.data.options import Frame
+from dwt_cli.data.options import Frame, TokenizerKind
 from dwt_cli.models.options import Family, Head
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class Task(ABC):
 
     head: the model's. unit: what a loss is per. pipeline_tag: what such a model is for, in the
     hub's words. frame: the special tokens around text. special_tokens: the roles that a tokenizer
-    must have a token for. vocabulary: the kind of tokenizer that is trained where none is opened.
-    A setting ``family`` names that of the models which are made, unless the scale names another.
+    must have a token for. Settings ``family`` and ``tokenizer`` name the models which are made and
+    the tokenizer that is trained, unless the scale or the text names another.
     """
 
     head: ClassVar[Head]
@@ -35,7 +35,6 @@ class Task(ABC):
     pipeline_tag: ClassVar[str]
     frame: ClassVar[Frame]
     special_tokens: ClassVar[tuple[str, ...]]
-    vocabulary: ClassVar[str]
 
     @abstractmethod
     def num_targets(self, block_length: int) -> int:
@@ -63,12 +62,12 @@ class MaskedLM(Task):
     pipeline_tag: ClassVar[str] = "fill-mask"
     frame: ClassVar[Frame] = Frame("cls_token", "sep_token")
     special_tokens: ClassVar[tuple[str, ...]] = ("cls_token", "sep_token", "mask_token")
-    vocabulary: ClassVar[str] = "wordpiece"
 
     mask_ratio: float = between(0.01, 0.9, default=0.15)
     keep_ratio: float = between(0.0, 1.0, default=0.1)
     random_ratio: float = between(0.0, 1.0, default=0.1)
     family: Family = bookkeeping(Family.modernbert)
+    tokenizer: TokenizerKind = bookkeeping(TokenizerKind.wordpiece)
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong across fields, a line each; setting: what the fields' begin with."""
@@ -105,9 +104,9 @@ class CausalLM(Task):
     pipeline_tag: ClassVar[str] = "text-generation"
     frame: ClassVar[Frame] = Frame("bos_token", "eos_token", between="\n", lead=" ")
     special_tokens: ClassVar[tuple[str, ...]] = ("eos_token",)
-    vocabulary: ClassVar[str] = "byte-level BPE"
 
     family: Family = bookkeeping(Family.qwen3)
+    tokenizer: TokenizerKind = bookkeeping(TokenizerKind.bpe)
     # positions begin anew at a document's mark, and nothing before it is seen
     separate_documents: bool = added(False)
 

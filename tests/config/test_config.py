@@ -26,7 +26,8 @@ from dwt_cli.track.options import NoTracker
 from dwt_cli.training.options import AdamW
 
 BOOKKEEPING = {
-    *((task, "family") for task in ("MaskedLM", "CausalLM")),
+    *((task, name) for task in ("MaskedLM", "CausalLM") for name in ("family", "tokenizer")),
+    *((data, "tokenizer_kind") for data in ("Data", "Docs", "Files", "Hub")),  # the text has it
     ("Train", "micro_batch_size"),
     ("Train", "compile"),
     ("Train", "checkpoint_every"),
@@ -84,7 +85,8 @@ def samples(hint: Any) -> Iterator[Any]:
         first = {f.name: next(samples(kind)) for f, kind in typed_fields(hint)}
         yield hint(**first)
         for f, kind in typed_fields(hint):
-            for value in [*samples(kind)][1:]:
+            others = () if (hint.__name__, f.name) in BOOKKEEPING else [*samples(kind)][1:]
+            for value in others:
                 yield hint(**first | {f.name: value})
     elif issubclass(hint, Enum):
         yield from hint

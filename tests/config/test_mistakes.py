@@ -410,6 +410,8 @@ TOGETHER: list[Row] = [
     ("nodes of one machine",
      ["launch=slurm", "launch.gpus=1", "launch.nodes=2", "launch.executor=local"],
      ["launch.nodes=2 with launch.executor=local", "leave launch.nodes out"]),
+    ("a tokenizer without masks", "data.tokenizer_kind=bpe",
+     ["data.tokenizer_kind=bpe", "has no cls_token", "leave it out"]),
     ("compiled and sharded", ["parallel=fsdp", "train.compile=true"],
      ["train.compile=true", "parallel=fsdp", "parallel=ddp"]),
     ("a giant", ["scale.width=16384", "scale.mlp_width=65536", "student.num_layers=100"],
@@ -718,6 +720,7 @@ WITHOUT_EFFECT = {
     "train.micro_batch_size=8": ["train.micro_batch_size=8"],
     "eval.num_blocks=9999": ["eval.num_blocks=9999"],
     "eval.glue": ["eval.glue.num_seeds=2"],
+    "task.tokenizer": ["task.tokenizer=bpe", "data.tokenizer=folder"],
     "train.max_minutes": ["train.max_minutes=1"],
 }
 

@@ -15,7 +15,7 @@ from dwt_cli.data import corpus as corpora
 from dwt_cli.data import hub
 from dwt_cli.data.corpus import Corpus, build
 from dwt_cli.data.hub import Hub, sentences
-from dwt_cli.data.options import Data, HubPart
+from dwt_cli.data.options import Data, HubPart, TokenizerKind
 from dwt_cli.data.source import CorpusError, Document, no_progress
 from dwt_cli.tasks.options import CausalLM
 
@@ -156,9 +156,9 @@ def test_a_sample_is_streamed_until_there_is_enough(
     monkeypatch.setattr(corpora, "_SAMPLE_CHARACTERS", 9_000)
     monkeypatch.setattr(corpora, "_CHUNK_CHARACTERS", 9_000)
     part = HubPart(str(tmp_path / "edu"), "sample-10BT")
-    options = Data(block_length=16, vocab_size=300, max_gb=1e-5, heldout_fraction=0.1)
-    task = (CausalLM.frame, None, tmp_path / "corpus", no_progress, print)
-    build(Hub([part]), options, *task, vocabulary=CausalLM.vocabulary)
+    sizes = {"block_length": 16, "vocab_size": 300, "max_gb": 1e-5, "heldout_fraction": 0.1}
+    options = Data(tokenizer_kind=TokenizerKind.bpe, **sizes)
+    build(Hub([part]), options, CausalLM.frame, None, tmp_path / "corpus", no_progress, print)
     corpus = Corpus.open(tmp_path / "corpus")
     assert corpus.report["cut_at_max_gb"]
     assert len(corpus.train) == 10_000 // (2 * 16)

@@ -15,7 +15,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.data.bpe import train_tokenizer
 from dwt_cli.data.corpus import Corpus, build
 from dwt_cli.data.heldout import LeakCheck
-from dwt_cli.data.options import Data
+from dwt_cli.data.options import Data, TokenizerKind
 from dwt_cli.data.source import Document, Progress, no_progress
 from dwt_cli.evaluate.blimp import log_likelihoods
 from dwt_cli.evaluate.lm import heldout_metrics
@@ -34,9 +34,9 @@ FAMILIES = ["qwen3", "llama", "gpt2"]
 
 
 def built(source: Sentences, folder: Path) -> Corpus:
-    data = Data(block_length=L, vocab_size=V, heldout_fraction=0.25)
-    task = (CausalLM.frame, None, folder, no_progress, print)
-    build(source, data, *task, vocabulary=CausalLM.vocabulary)
+    kind = TokenizerKind.bpe
+    data = Data(block_length=L, vocab_size=V, tokenizer_kind=kind, heldout_fraction=0.25)
+    build(source, data, CausalLM.frame, None, folder, no_progress, print)
     return Corpus.open(folder)
 
 
