@@ -187,7 +187,7 @@ def warnings(run: Run) -> Iterator[str]:
         if not compared and getattr(run, group) != nothing:
             yield f"{group} has no effect: no objective compares distributions"
     micro, num_blocks = run.train.micro_batch_size, run.eval.num_blocks
-    if micro == run.train.batch_size:
+    if micro is not None and micro >= run.train.batch_size:
         yield f"train.micro_batch_size={micro} has no effect: it is all of train.batch_size"
     if num_blocks > (most := run.data.max_heldout_blocks):
         yield f"eval.num_blocks={num_blocks} has no effect above data.max_heldout_blocks={most}"

@@ -67,6 +67,7 @@ class Scale:
     teacher_mlp_width: int = between(1, LARGEST_SIZE, II("scale.mlp_width"))
     block_length: int = at_least(8)
     batch_size: int = between(1, LARGEST_BATCH)
+    micro_batch_size: int | None = at_least(1, None)
     max_steps: int | None = above(0, hint="null is no such limit")
     epochs: float | None = above(0, None, hint="null is no such limit")
     teacher_steps: int = at_least(1)

@@ -202,8 +202,10 @@ class Conditions:
         """Return the held-out batches that every model is evaluated on."""
         from dwt_cli.tasks.batches import HeldoutBatches
 
-        size = self.train.micro_batch_size or self.train.batch_size // num_ranks
-        targets = self.heldout_task.targets(corpus.tokenizer)
+        size, targets = (
+            self.train.num_blocks(num_ranks),
+            self.heldout_task.targets(corpus.tokenizer),
+        )
         return HeldoutBatches(corpus.heldout, targets, self.eval.num_blocks, size)
 
     def evaluation(

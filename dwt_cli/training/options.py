@@ -109,7 +109,7 @@ class Train:
     epochs: float | None = above(0, II("scale.epochs"), _NO_LIMIT)
     max_minutes: float | None = above(0, None, _NO_LIMIT)
     batch_size: int = between(1, LARGEST_BATCH, II("scale.batch_size"))
-    micro_batch_size: int | None = at_least(1, None, identity=False)
+    micro_batch_size: int | None = at_least(1, II("scale.micro_batch_size"), identity=False)
     precision: Precision = Precision.auto
     compile: bool = bookkeeping(False)
     non_finite: NonFinite = NonFinite.stop
@@ -143,7 +143,7 @@ class Train:
         return min(1.0, max(shares))
 
     def num_parts(self, num_ranks: int) -> int:
-        """Return the number of micro-batches of each rank's share of a batch.
+        """Return the number of micro-batches of each rank's share of a batch, which may be one.
 
         Raises `UserError` for a batch that does not divide.
         """
@@ -153,7 +153,7 @@ class Train:
                 f"train.batch_size={self.batch_size} does not divide among {num_ranks} ranks: "
                 f"choose a multiple of {num_ranks}"
             )
-        num_parts, rest = divmod(of_rank, self.micro_batch_size or of_rank)
+        num_parts, rest = divmod(of_rank, min(self.micro_batch_size or of_rank, of_rank))
         if rest:
             among = f" over {num_ranks} ranks" if num_ranks > 1 else ""
             raise UserError(

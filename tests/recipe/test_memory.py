@@ -242,3 +242,9 @@ def test_what_is_offloaded_is_in_the_machine(composed: Callable[..., Run], num_p
     assert memory(moved, GPU, 8).total < memory(kept, GPU, 8).total
     on_cpu = Machine(CPU, torch.float32)
     assert state(moved, on_cpu, 8) == state(kept, on_cpu, 8)
+
+
+def test_a_micro_batch_of_the_decoders_fits_a_gpu_of_24_gb(composed: Callable[..., Run]) -> None:
+    run = composed("scale=decoder")
+    assert (run.train.num_parts(1), run.train.num_parts(64)) == (32, 1)
+    assert 12e9 < memory(recipe_of(run).shapes, GPU).total < 20e9
