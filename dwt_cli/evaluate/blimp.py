@@ -2,8 +2,6 @@
 
 BLiMP (Warstadt et al. 2020, 1912.00582): 67 paradigms of 1,000 pairs that differ in one point of
 grammar. The task says how likely a sentence is.
-
-Legend: S sentences of one length, L positions.
 """
 
 import json
@@ -22,9 +20,10 @@ from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError
 from dwt_cli.evaluate.measurement import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.options import Blimp
-from dwt_cli.evaluate.sentences import Sentence, encode, equally_long
+from dwt_cli.evaluate.sentences import encode
 from dwt_cli.models.options import Head
 from dwt_cli.models.wrapper import LanguageModel
+from dwt_cli.tasks.likelihoods import Sentence
 from dwt_cli.tasks.task import Targets
 
 NUM_PARADIGMS = 67
@@ -91,10 +90,7 @@ def log_likelihoods(
 ) -> NDArray[np.float64]:
     """Return log p in nats of each sentence; the same one has the same wherever it stands."""
     distinct = list(dict.fromkeys(sentences))
-    values: dict[Sentence, float] = {}
-    for numbers, ids_SL in equally_long(distinct, device, targets.num_passes):
-        log_p_S = targets.log_likelihood(model, ids_SL).tolist()
-        values.update(zip((distinct[number] for number in numbers), log_p_S, strict=True))
+    values = dict(zip(distinct, targets.log_likelihoods(model, distinct, device), strict=True))
     return np.array([values[sentence] for sentence in sentences])
 
 

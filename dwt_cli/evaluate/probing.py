@@ -27,7 +27,8 @@ from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate.measurement import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.options import Probing
-from dwt_cli.evaluate.sentences import Sentence, encode, equally_long, heldout_sentences
+from dwt_cli.evaluate.sentences import encode, heldout_sentences
+from dwt_cli.tasks.likelihoods import Sentence, equally_long
 
 MIN_WORDS, MAX_WORDS = 5, 28  # SentEval's
 MIN_SENTENCES = 20  # of a task

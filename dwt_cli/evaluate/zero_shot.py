@@ -2,8 +2,6 @@
 
 A causal model is asked how likely a text goes on in a given way. Prompts, tokens and metrics are
 those of lm-evaluation-harness 0.4.13, zero-shot.
-
-Legend: S texts of one length, L positions.
 """
 
 import json
@@ -14,16 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dwt_cli.base.errors import UserError, first_line
 from dwt_cli.data.tokenizer import ids_of
 from dwt_cli.evaluate.measurement import EvaluatedModel, Score
 from dwt_cli.evaluate.options import LocalFile
-from dwt_cli.evaluate.sentences import Sentence, equally_long
 from dwt_cli.models.anatomy import num_positions
-from dwt_cli.tasks.clm import continuation
+from dwt_cli.tasks.likelihoods import Sentence, continuations
 
 
 class Item(NamedTuple):
@@ -146,15 +142,8 @@ def encode(tested: EvaluatedModel, pairs: Sequence[tuple[str, str]]) -> list[tup
     return found
 
 
-@torch.inference_mode()
 def log_likelihoods(
     tested: EvaluatedModel, pairs: Sequence[tuple[str, str]]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return log p in nats of each continuation of its context, and whether greedy finds it."""
-    encoded, model = encode(tested, pairs), tested.language_model
-    log_p, is_greedy = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=bool)
-    for numbers, ids_SL in equally_long([ids for ids, _ in encoded], tested.device):
-        given_S = torch.tensor([encoded[number][1] for number in numbers], device=tested.device)
-        found = continuation(model, ids_SL, given_S)
-        log_p[numbers], is_greedy[numbers] = (each.cpu().numpy() for each in found)
-    return log_p, is_greedy
+    return continuations(tested.language_model, encode(tested, pairs), tested.device)

@@ -71,7 +71,8 @@ class Want(NamedTuple):
     that not all logits need to be there at once; what it returns is returned. ragged: blocks may
     have unequal numbers of rows, and the last layer runs on all positions. documents_BL: int64
     numbers of documents, which do not see each other, and whose positions count from 0; of causal
-    models alone. None: a block is one.
+    models alone. None: a block is one. seen_BLL: bool, which positions each one sees, itself among
+    them; it is counted by how many these are; None: all before it.
     """
 
     logits: bool = True
@@ -79,6 +80,7 @@ class Want(NamedTuple):
     loss: Callable[[Tensor, Callable[[Tensor], Tensor]], Any] | None = None
     ragged: bool = False
     documents_BL: Tensor | None = None
+    seen_BLL: Tensor | None = None
 
 
 class Output(NamedTuple):
@@ -131,7 +133,8 @@ class LanguageModel(Wrapper):
         with self._autocast(ids_BL):
             if alone and not runs_whole(self.model.config, want.features):
                 return self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
-            states_BLD = self._backbone(ids_BL, **_apart(want.documents_BL))
+            seen = _seen(want.seen_BLL, self.dtype)
+            states_BLD = self._backbone(ids_BL, **_apart(want.documents_BL), **seen)
             return states_BLD.flatten(0, 1).index_select(0, rows_N)
 
     def _head(self, hidden_ND: Tensor) -> Tensor:
@@ -143,9 +146,8 @@ class LanguageModel(Wrapper):
         """Return the last hidden states; what a model does not know is handed to every layer."""
         assert self.anatomy is not None, "of an unknown family only the logits are known"
         mask = self.anatomy.mask(self.model.config, ids_BL.shape[1])
-        more = {**self.anatomy.call, **others}
-        output = self.model.base_model(ids_BL, attention_mask=mask, **more)
-        states: Tensor = output.last_hidden_state
+        more = {"attention_mask": mask, **self.anatomy.call, **others}
+        states: Tensor = self.model.base_model(ids_BL, **more).last_hidden_state
         return states
 
 
@@ -161,6 +163,19 @@ def _apart(documents_BL: Tensor | None) -> dict[str, Any]:
     is_first_BL = documents_BL.diff(dim=1, prepend=documents_BL[:, :1] - 1) != 0
     firsts_BL = torch.where(is_first_BL, places_L, 0).cummax(1).values
     return {"position_ids": places_L - firsts_BL, "use_cache": False}
+
+
+def _seen(seen_BLL: Tensor | None, dtype: torch.dtype) -> dict[str, Any]:
+    """Return arguments that say which positions each one sees; the library takes them as they are.
+
+    So do all causal models of the library that make their masks by its common functions.
+    """
+    if seen_BLL is None:
+        return {}
+    mask_BLL = torch.zeros(seen_BLL.shape, dtype=dtype, device=seen_BLL.device)
+    mask_BLL.masked_fill_(~seen_BLL, torch.finfo(dtype).min)
+    places_BL = seen_BLL.sum(-1) - 1
+    return {"position_ids": places_BL, "attention_mask": mask_BLL[:, None], "use_cache": False}
 
 
 class Classifier(Wrapper):

@@ -1,6 +1,6 @@
 """Causal language modelling: the shift from inputs to targets, which stands here alone.
 
-Legend: B blocks, L positions, N = B * (L - 1) target rows, S sentences, V vocabulary.
+Legend: B blocks, L positions, N = B * (L - 1) target rows.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from dwt_cli.models.wrapper import Want
+from dwt_cli.models.wrapper import LanguageModel
+from dwt_cli.tasks.likelihoods import Sentence, continuations
 from dwt_cli.tasks.task import Batch, Place
 
 
@@ -45,33 +46,11 @@ class NextToken:
             documents_BL = (ids_BL == self.mark_id).cumsum(1)
         return Batch(ids_BL, *shifted(ids_BL), torch.tensor(places), documents_BL, tiled=True)
 
-    def num_passes(self, length: int) -> int:
-        """Return 1: one pass sees every token after those before it."""
-        return 1
-
-    def log_likelihood(self, model: nn.Module, ids_SL: Tensor) -> Tensor:
-        """Return log p (S,) in nats, fp64, of the tokens between the two marks of each sentence."""
-        given_S = torch.ones(len(ids_SL), dtype=torch.long, device=ids_SL.device)
-        return continuation(model, ids_SL[:, :-1], given_S)[0]
-
-
-def continuation(model: nn.Module, ids_SL: Tensor, given_S: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log p (S,) in nats, fp64, of the ids after the first ``given_S``, given these.
-
-    And whether greedy decoding would write just them (S,). given_S: int64, at least 1.
-    """
-    asked_SL = torch.arange(1, ids_SL.shape[1], device=ids_SL.device) >= given_S[:, None]
-    rows_N = asked_SL.flatten().nonzero().squeeze(1)
-    labels_N = ids_SL[:, 1:][asked_SL]
-    logits_NV = model(ids_SL[:, :-1], rows_N, Want(ragged=True)).logits_NV.float()
-    losses_SL = torch.zeros(asked_SL.shape, dtype=torch.float64, device=ids_SL.device)
-    losses_SL[asked_SL] = nn.functional.cross_entropy(
-        logits_NV, labels_N, reduction="none"
-    ).double()
-    missed_SL = torch.zeros_like(asked_SL)
-    label_N = logits_NV.gather(1, labels_N[:, None]).squeeze(1)
-    missed_SL[asked_SL] = label_N < logits_NV.amax(-1)  # argmax takes five times as long
-    return -losses_SL.sum(1), ~missed_SL.any(1)
+    def log_likelihoods(
+        self, model: LanguageModel, sentences: Sequence[Sentence], device: torch.device
+    ) -> NDArray[np.float64]:
+        """Return log p in nats of the tokens between the two marks of each sentence."""
+        return continuations(model, [(each[:-1], 1) for each in sentences], device)[0]
 
 
 def shifted(ids_BL: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dwt_cli.models.wrapper import LanguageModel
+from dwt_cli.tasks.likelihoods import Sentence, equally_long
 from dwt_cli.tasks.options import MaskedLM
 from dwt_cli.tasks.task import Batch, Place
 
@@ -61,18 +63,23 @@ class Masking:
         tensors = (masked_BL, rows_BT.reshape(-1), labels_BT.reshape(-1), np.array(places))
         return Batch(*map(torch.from_numpy, tensors))
 
-    def num_passes(self, length: int) -> int:
-        """Return the number of tokens between [CLS] and [SEP]: each is masked in turn."""
-        return length - 2
-
-    def log_likelihood(self, model: nn.Module, ids_SL: Tensor) -> Tensor:
-        """Return the pseudo-log-likelihood (S,) in nats, fp64 (Salazar et al. 2020, 1910.14659).
+    def log_likelihoods(
+        self, model: LanguageModel, sentences: Sequence[Sentence], device: torch.device
+    ) -> NDArray[np.float64]:
+        """Return pseudo-log-likelihoods in nats (Salazar et al. 2020, 1910.14659).
 
         A masked model has no likelihood of a sentence; its eq. 1 is the sum over the tokens of
         log p(token | all the others).
         """
+        found = np.zeros(len(sentences))
+        for numbers, ids_SL in equally_long(sentences, device, lambda length: length - 2):
+            found[numbers] = self._log_likelihood(model, ids_SL).cpu().numpy()
+        return found
+
+    def _log_likelihood(self, model: LanguageModel, ids_SL: Tensor) -> Tensor:
+        """Return those of sentences of one length (S,), fp64: each token is masked in turn."""
         num_sentences, length = ids_SL.shape
-        num_tokens = self.num_passes(length)
+        num_tokens = length - 2
         copies_STL = ids_SL[:, None].repeat(1, num_tokens, 1)
         copies_STL[:, :, 1:-1].diagonal(dim1=1, dim2=2).fill_(self.mask_id)
         positions_T = torch.arange(1, num_tokens + 1, device=ids_SL.device)

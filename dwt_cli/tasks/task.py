@@ -1,6 +1,6 @@
 """What a task makes of blocks: batches of inputs and targets.
 
-Legend: B blocks, L positions, N target rows of all blocks, S sentences, V vocabulary.
+Legend: B blocks, L positions, N target rows of all blocks.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from dwt_cli.base.randomness import generator
+from dwt_cli.models.wrapper import LanguageModel
+from dwt_cli.tasks.likelihoods import Sentence
 
 HELDOUT = -1
 """The step of a block that no training step has drawn."""
@@ -83,8 +85,7 @@ class Targets(Protocol):
     def batch(self, blocks_BL: NDArray[np.int64], seed: int, places: Sequence[Place]) -> Batch:
         """Return blocks as a batch; what is drawn for one follows from ``seed`` and its place."""
 
-    def num_passes(self, length: int) -> int:
-        """Return how often a sentence of ``length`` ids goes through the model to be scored."""
-
-    def log_likelihood(self, model: nn.Module, ids_SL: Tensor) -> Tensor:
-        """Return log p (S,) in nats, fp64, of framed sentences of one length."""
+    def log_likelihoods(
+        self, model: LanguageModel, sentences: Sequence[Sentence], device: torch.device
+    ) -> NDArray[np.float64]:
+        """Return log p in nats of each of some framed sentences."""

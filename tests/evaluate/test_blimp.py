@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.data.corpus import Corpus
-from dwt_cli.evaluate import sentences
 from dwt_cli.evaluate.blimp import log_likelihoods, read, scores
 from dwt_cli.evaluate.measurement import EvaluatedModel, Found, Measurement
 from dwt_cli.evaluate.options import Blimp, Eval
 from dwt_cli.models import wrapper
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
+from dwt_cli.tasks import likelihoods
 from dwt_cli.tasks.mlm import Masking
 from dwt_cli.tasks.options import MaskedLM
 
@@ -60,7 +60,7 @@ def test_against_one_token_at_a_time(
     family: str,
     max_positions: int,
 ) -> None:
-    monkeypatch.setitem(sentences._POSITIONS, "cpu", max_positions)
+    monkeypatch.setitem(likelihoods._POSITIONS, "cpu", max_positions)
     model = sharp(make_model(tiny(family), 0, "student")).eval()
     draw = torch.Generator().manual_seed(0)
     drawn = [

@@ -21,7 +21,7 @@ from dwt_cli.evaluate.sentences import encode
 from dwt_cli.evaluate.zero_shot import log_likelihoods, read
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture, Head
-from dwt_cli.tasks.clm import continuation
+from dwt_cli.tasks.likelihoods import continuations
 from dwt_cli.tasks.options import CausalLM
 from tests.evaluate.test_zero_shot import SETS, a_model, write
 
@@ -199,9 +199,10 @@ def test_rolling_text_has_the_same_likelihood(
     (expected,) = model.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)])
     ids = [0, *tested.tokenizer(text).input_ids]
     assert len(ids) > 33 and len(ids) % 16 != 1
-    total, model_ = 0.0, tested.language_model
+    windows = []
     for start in range(0, len(ids) - 1, 16):
         window = ids[max(0, min(start, len(ids) - 17)) : start + 17]
         num_given = len(window) - len(ids[start + 1 : start + 17])
-        total += continuation(model_, torch.tensor([window]), torch.tensor([num_given]))[0].item()
-    assert total == pytest.approx(expected, abs=1e-4)
+        windows.append((tuple(window), num_given))
+    log_p, _ = continuations(tested.language_model, windows, tested.device)
+    assert log_p.sum() == pytest.approx(expected, abs=1e-4)

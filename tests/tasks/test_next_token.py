@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from dwt_cli.data.corpus import Corpus
@@ -29,6 +28,7 @@ from dwt_cli.models.checkpoint import open_model
 from dwt_cli.models.options import Checkpoint, Head
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.batches import HeldoutBatches, TrainBatches
+from dwt_cli.tasks.likelihoods import Sentence
 from dwt_cli.tasks.options import Task
 from dwt_cli.tasks.task import Batch, Place
 from dwt_cli.training.checkpoint import Checkpoints
@@ -75,15 +75,15 @@ class Shifted:
         tensors = (blocks_BL, rows_N, labels_N, np.array(places), documents_BL)
         return Batch(*map(torch.from_numpy, tensors), ragged=self.ragged)
 
-    def num_passes(self, length: int) -> int:
-        return 1
-
-    def log_likelihood(self, model: nn.Module, ids_SL: Tensor) -> Tensor:
-        places_SL = torch.arange(ids_SL.numel()).view_as(ids_SL)
-        logits_NV = model(ids_SL, places_SL[:, :-1].flatten()).logits_NV.double()
-        log_p_NV = logits_NV.log_softmax(-1)
-        log_p_N = log_p_NV.gather(1, ids_SL[:, 1:].reshape(-1, 1)).squeeze(1)
-        return log_p_N.view(len(ids_SL), -1).sum(1)
+    def log_likelihoods(
+        self, model: LanguageModel, sentences: Sequence[Sentence], device: torch.device
+    ) -> NDArray[np.float64]:
+        found = []
+        for ids in sentences:
+            logits_LV = model(torch.tensor([ids]), torch.arange(len(ids) - 1)).logits_NV.double()
+            log_p_LV = logits_LV.log_softmax(-1)
+            found.append(sum(log_p_LV[n, id].item() for n, id in enumerate(ids[1:])))
+        return np.array(found)
 
 
 def gpt2(seed: int = 0, num_layers: int = 1) -> GPT2LMHeadModel:
