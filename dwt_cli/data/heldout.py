@@ -169,7 +169,8 @@ class LeakCheck:
 
 
 _WORD = re.compile(r"\w+")
-# odd multipliers, one per place in the gram, so that the order of the words counts
+# Odd multipliers, one per place in the gram, so that the order of the words counts. Two sums of
+# 32-bit sums of words, times random multipliers, are equal by chance alone, as any 64-bit hash.
 _FACTORS = np.random.Generator(np.random.Philox(key=8)).integers(
     0, 2**64, size=GRAM, dtype=np.uint64
 ) | np.uint64(1)
@@ -184,7 +185,7 @@ def grams(paragraphs: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int
     texts = [_WORD.findall(text.lower()) for text in paragraphs]
     lengths = np.array([len(words) for words in texts], dtype=np.int64)
     flat = " ".join(word for words in texts for word in words).encode().split()
-    words = _mixed(np.fromiter(map(zlib.crc32, flat), dtype=np.uint64, count=len(flat)))
+    words = np.fromiter(map(zlib.crc32, flat), dtype=np.uint64, count=len(flat))
     padded = np.concatenate([words, np.zeros(GRAM, dtype=np.uint64)])
     # how many words of its paragraph there are from each word on, itself included
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))
@@ -194,12 +195,4 @@ def grams(paragraphs: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int
         hashes += np.where(inside, padded[place : place + len(words)] * factor, 0)
     is_start = (left >= GRAM) | (left == np.repeat(lengths, lengths))
     counts = np.where(lengths > 0, np.maximum(lengths - GRAM + 1, 1), 0)
-    return _mixed(hashes[is_start]), counts
-
-
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return splitmix64's finaliser: every bit of the input reaches every bit of the output."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    return hashes[is_start], counts

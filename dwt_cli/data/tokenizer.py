@@ -84,11 +84,7 @@ def train_tokenizer(
     return PreTrainedTokenizerFast(
         tokenizer_object=wordpiece,
         model_max_length=max_length,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
+        **{f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS},
     )
 
 

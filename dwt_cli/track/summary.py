@@ -177,22 +177,16 @@ def print_summary(
 
     to_know: the commands of stand-alone students that are not there, by what each tells.
     """
-    comparison = summary.comparison
+    alone, members = summary.stand_alone, summary.teacher.members if summary.teacher else {}
     table = Table(Column("model", no_wrap=True), title=summary.name, title_justify="left")
-    for heading in (*_cells(summary.student), *(["vs alone"] if comparison else [])):
+    for heading in (*_cells(summary.student), *(["vs alone"] if alone else [])):
         table.add_column(heading, justify="right")
-    members = summary.teacher.members if summary.teacher else {}
-    gaps = comparison.get("members_minus_stand_alone", {})
-    rows = (
-        ("teacher", summary.teacher, comparison.get("teacher_minus_stand_alone")),
-        *((f"- {name}", member, gaps.get(name)) for name, member in members.items()),
-        ("student", summary.student, comparison.get("student_minus_stand_alone")),
-        ("stand-alone", summary.stand_alone, None),
-    )
-    for name, facts, difference in rows:
+    of_members = {f"- {name}": member for name, member in members.items()}
+    models = {"teacher": summary.teacher, **of_members, "student": summary.student}
+    for name, facts in (models | {"stand-alone": alone}).items():
         if facts is not None:
-            beside = ["" if difference is None else f"{difference:+.3f}"] if comparison else []
-            table.add_row(name, *_cells(facts).values(), *beside)
+            gap = "" if alone is None or facts is alone else f"{facts.loss - alone.loss:+.3f}"
+            table.add_row(name, *_cells(facts).values(), *([gap] if alone else []))
     console.print(table)
     say = plain_line(console)
     for line in _lines(summary, folder, to_know):

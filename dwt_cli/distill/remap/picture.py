@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -11,7 +10,6 @@ from dwt_cli.distill.remap.remap import Account
 
 def draw_origins(account: Account, num_student: int, num_teacher: int, picture: Path) -> Figure:
     """Draw a matrix of shares, a row for each of the student's layers, the last one on top."""
-    matplotlib.use("Agg")
     shares, rows = np.zeros((num_student, num_teacher)), []
     for layer in range(num_student):
         origins = account.layers.get(layer, {})
