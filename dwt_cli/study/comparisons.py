@@ -164,7 +164,9 @@ def against_alone(results: Results) -> pd.DataFrame:
     found["teacher_gap"] = found.teacher_heldout_loss - found.heldout_loss_alone
     for account in (Account.FORWARD, Account.WHOLE):
         budgets = zip(found.seed, found[account.column], strict=True)
-        as_dear = [loss_at(results.stand_alone_points(seed), budget) for seed, budget in budgets]
+        as_dear = [
+            loss_at(results.points(results.stand_alone, seed), budget) for seed, budget in budgets
+        ]
         found[account.name] = found.heldout_loss - np.array(as_dear, float)
     return found
 
@@ -178,7 +180,7 @@ def costs_to_equal(results: Results, arm: str, length: int, account: Account) ->
     num_lengths = results.runs[results.runs.arm == arm].length.nunique()
     found = {}
     for seed, alone in results.of(results.baseline, length).iterrows():
-        points = [(x / alone.flops_student, y) for x, y in results.points(arm, seed, account)]
+        points = [(x / alone.flops_student, y) for x, y in results.points({arm}, seed, account)]
         if len(points) == num_lengths and (cost := cost_to_reach(points, alone.heldout_loss)):
             found[seed] = cost
     return found

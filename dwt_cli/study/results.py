@@ -101,19 +101,11 @@ class Results:
         """The arms that are not the stand-alone student, in the study's order."""
         return [arm for arm in self.study.arms if arm not in self.stand_alone]
 
-    def stand_alone_points(self, seed: int) -> Points:
-        """(FLOPs, held-out loss) of the stand-alone student at every length that was trained."""
-        of_it = self.runs[self.runs.arm.isin(self.stand_alone) & (self.runs.seed == seed)]
-        return _points(of_it.drop_duplicates("flops_student"), Account.STUDENT)
-
-    def points(self, arm: str, seed: int, account: Account) -> Points:
-        """(FLOPs, held-out loss) of an arm at each of its lengths."""
-        return _points(self.runs[(self.runs.arm == arm) & (self.runs.seed == seed)], account)
-
-
-def _points(runs: pd.DataFrame, account: Account) -> Points:
-    known = runs[[account.column, "heldout_loss"]].dropna()
-    return sorted(known.itertuples(index=False, name=None))
+    def points(self, arms: set[str], seed: int, account: Account = Account.STUDENT) -> Points:
+        """(FLOPs, held-out loss) of what is trained in these arms, at each of its lengths."""
+        runs = self.runs[self.runs.arm.isin(arms) & (self.runs.seed == seed)]
+        known = runs.drop_duplicates(account.column)[[account.column, "heldout_loss"]].dropna()
+        return sorted(known.itertuples(index=False, name=None))
 
 
 def read_results(folder: Path) -> Results:

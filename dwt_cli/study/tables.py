@@ -128,7 +128,7 @@ def _equal(results: Results, runs: pd.DataFrame, account: Account) -> str:
     if found := difference(runs[account.name].dropna()):
         return interval(found, len(results.study.seeds))
     for seed, budget in zip(runs.seed, runs[account.column], strict=True):
-        points = results.stand_alone_points(seed)
+        points = results.points(results.stand_alone, seed)
         if pd.isna(budget):
             return "the teacher's cost is unknown"
         if points and budget > points[-1][0]:

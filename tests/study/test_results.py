@@ -212,11 +212,11 @@ def test_longer_stand_alone_arms_are_points_of_it(tmp_path: Path) -> None:
     assert results.compared == [
         *("weak", "poor", "other_batch", "other_precision", "other_evaluation", "remapped")
     ]
-    points = results.stand_alone_points(0)
+    points = results.points(results.stand_alone, 0)
     assert [flops for flops, _ in points] == [100e9, 200e9, 250e9]
     assert [loss for _, loss in points] == pytest.approx([5.9, 5.8, 5.75])
-    assert len(results.stand_alone_points(1)) == 2
-    assert results.points("weak", 0, Account.WHOLE) == [
+    assert len(results.points(results.stand_alone, 1)) == 2
+    assert results.points({"weak"}, 0, Account.WHOLE) == [
         (175e9, results.of("weak", 100).heldout_loss[0]),
         (350e9, results.of("weak", 200).heldout_loss[0]),
     ]

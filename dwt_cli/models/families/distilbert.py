@@ -7,12 +7,6 @@ from torch import Tensor
 from dwt_cli.models.families.parts import Anatomy, LastLayer
 
 
-def _head(model: Any, hidden_ND: Tensor) -> Tensor:
-    hidden_ND = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden_ND)))
-    logits_NV: Tensor = model.vocab_projector(hidden_ND)
-    return logits_NV
-
-
 def _after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
     attended_BTD = layer.sa_layer_norm(layer.attention.out_lin(mixed_BTD) + entered_BTD)
     left_BTD: Tensor = layer.output_layer_norm(layer.ffn(attended_BTD) + attended_BTD)
@@ -21,7 +15,9 @@ def _after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
 
 ANATOMY = Anatomy(
     "distilbert.transformer.layer",
-    head=_head,
+    head=lambda model, hidden_ND: model.vocab_projector(
+        model.vocab_layer_norm(model.activation(model.vocab_transform(hidden_ND)))
+    ),
     output="vocab_projector",
     projections=tuple(f"attention.{name}_lin" for name in "qkv"),
     embeddings="distilbert.embeddings",
