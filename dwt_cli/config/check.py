@@ -232,12 +232,12 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
         )
     if not run.objective:
         yield "objective=[]: name at least one; teacher=none or alpha=off has no soft loss"
-    if train.compile and is_sharded:
+    if train.compile is True and is_sharded:
         yield (
             "train.compile=true with parallel=fsdp: a sharded model is not compiled here; set "
             "train.compile=false, or parallel=ddp"
         )
-    if train.compile and on_features:
+    if train.compile is True and on_features:
         yield (
             f"train.compile=true with objective={objectives}: features are captured by hooks, "
             "which are not compiled; set train.compile=false, or compare logits alone"

@@ -53,6 +53,10 @@ class DistillationLoss:
             assert ours.keys().isdisjoint(theirs), "a part has a name of its own"
             self.aux.update({**ours, **theirs})
 
+    def compile(self) -> None:
+        """Compile the pass over target rows, as the student's layers are."""
+        self._compiled = True
+
     def remember(self, memory: Numbers, metrics: Numbers) -> Numbers:
         """Return what the schedule notes after a step, and the number of steps with a teacher."""
         num_distilled = memory.get("num_taught", 0) + ("teacher_loss" in metrics)

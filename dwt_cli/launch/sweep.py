@@ -13,7 +13,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from dwt_cli.base import locks
+from dwt_cli.base import atomic, locks
 from dwt_cli.base.errors import MISTAKE, UserError
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.config import packing
@@ -71,14 +71,21 @@ def carry_out(
         raise UserError(f"{holder} is at work on {folder}: wait for it, or stop it") from holder
     with lock:
         ledger, steps = _Ledger(folder, asked, jobs, say), {}
+        decision = folder / "compile.json"
         for run, job in zip(runs, jobs, strict=True):
             again = run.run.mode is not Mode.train or not run.eval.is_plain
             file = folder / "logs" / f"{job.identity}.json"
             if file.stem not in steps and (again or job.state != "finished"):
                 steps[file.stem] = float(run.train.num_steps(None) or 1)
                 tags = [f"arm={job.arm}", f"seed={job.seed}", f"length={job.length}"]
-                labelled = replace(run, tracker=run.tracker.labelled(name, tags))
+                labelled = replace(
+                    run,
+                    tracker=run.tracker.labelled(name, tags),
+                    train=replace(run.train, compile_with=str(decision)),
+                )
                 file.write_text(packing.packed(labelled), encoding="utf-8")
+        if not decision.is_file():  # the first run that can tell decides for all
+            atomic.write_json(decision, {"num_runs": len(steps)})
         num_done = len({job.identity for job in jobs}) - len(steps)
         files = [folder / "logs" / f"{identity}.json" for identity in steps]
         try:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dwt_cli.models.anatomy import anatomy_of, is_known
+from dwt_cli.models.anatomy import anatomy_of, is_known, layers_of
 from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec, captured, runs_whole
 from dwt_cli.models.target_rows import take_rows
 
@@ -23,8 +23,8 @@ class Wrapper(nn.Module):
     """A transformers model, called in a number type; it keeps no weights of its own.
 
     dtype: bfloat16 computes matrix products in it (autocast), float32 leaves everything as it is.
-    compiled: by torch.compile, once per shape; shapes are static but for the last batch of the
-    held-out text. device: where it is called; None: where its weights are.
+    compiled: its layers are, see `compile_layers`. device: where it is called; None: where its
+    weights are.
     """
 
     def __init__(
@@ -40,9 +40,10 @@ class Wrapper(nn.Module):
         if self.anatomy is not None:
             take_rows(model)
         self.dtype, self.device = dtype, device
+        self._compiled: dict[nn.Module, Callable[..., Any] | None] = {}
         self.train(model.training)
         if compiled:
-            self.compile(dynamic=False)
+            self.compile_layers()
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode, as in torch; in bf16 also choose the faster attention.
@@ -57,7 +58,24 @@ class Wrapper(nn.Module):
             wanted = "sdpa" if self.model._supports_sdpa and not is_slow else "eager"
             if self.model.config._attn_implementation != wanted:
                 self.model.set_attn_implementation(wanted)
+        for layer, call in self._compiled.items():
+            layer._compiled_call_impl = call if mode else None
         return self
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the layers are compiled."""
+        return bool(self._compiled)
+
+    def compile_layers(self) -> None:
+        """Compile the layers of a known family by torch.compile, once for all that are alike.
+
+        They are compiled as they train, for each shape; in eval mode they run as they are.
+        """
+        for layer in layers_of(self.model) if self.anatomy is not None else ():
+            layer.compile(dynamic=False)
+            self._compiled[layer] = layer._compiled_call_impl
+        self.train(self.training)
 
     def _autocast(self, like: Tensor) -> torch.autocast:
         return torch.autocast(like.device.type, self.dtype, enabled=self.dtype != torch.float32)

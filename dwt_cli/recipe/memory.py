@@ -100,13 +100,13 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         gathered = max([gathered, *theirs])
     virtual = len(shapes.teachers) - len(teachers)
     vocab_size, at_once = conditions.data.vocab_size, num_rows
-    if conditions.task.head is Head.causal and not train.compile:
+    if conditions.task.head is Head.causal and train.compile is not True:
         at_once = min(num_rows, max(1, TILE_BYTES[machine.device.type] // (_FP32 * vocab_size)))
     logits = logit_bytes(
         at_once,
         vocab_size,
         [machine.dtype] * (1 + len(teachers)) + [torch.float32] * virtual,
-        (FUSED_BYTES if train.compile else CHUNK_BYTES)[machine.device.type],
+        (FUSED_BYTES if train.compile is True else CHUNK_BYTES)[machine.device.type],
     )
     if at_once < num_rows:  # in tiles: gradients of states and, of all tiles and one, of the head
         logits += (num_rows + 2 * vocab_size) * shapes.student_config.hidden_size * _FP32

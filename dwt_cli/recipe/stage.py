@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +15,7 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.data.options import Data
 from dwt_cli.evaluate.options import Eval
+from dwt_cli.models.options import Head
 from dwt_cli.tasks.options import Task
 from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
@@ -30,6 +32,7 @@ if TYPE_CHECKING:  # what is not carried out needs no torch
     from dwt_cli.models.wrapper import LanguageModel
     from dwt_cli.tasks.batches import HeldoutBatches
     from dwt_cli.training.checkpoint import Checkpoints
+    from dwt_cli.training.compiling import Compiling
     from dwt_cli.training.protocols import Loss, Observer
 
 FACTS = "facts.json"
@@ -178,7 +181,9 @@ class Conditions:
 
     def lasting(self, steps: int) -> Conditions:
         """Return the same for trainings of another length."""
-        train = replace(self.train, max_steps=steps, epochs=None, max_minutes=None)
+        train = replace(
+            self.train, max_steps=steps, epochs=None, max_minutes=None, compile_with=None
+        )
         return replace(self, train=train)
 
     def step_flops(self, model: PreTrainedModel, *features: FeatureSpec) -> float:
@@ -196,7 +201,7 @@ class Conditions:
         """Return a model as it is called, where it is: a training brings it to the device."""
         from dwt_cli.models.wrapper import LanguageModel
 
-        return LanguageModel(model, machine.dtype, self.train.compile, machine.device)
+        return LanguageModel(model, machine.dtype, device=machine.device)
 
     def heldout(self, corpus: Corpus, num_ranks: int) -> HeldoutBatches:
         """Return the held-out batches that every model is evaluated on."""
@@ -230,11 +235,13 @@ class Conditions:
         folder: Path,
         shares: Sequence[float] = (),
         save: Callable[[Path], None] | None = None,
+        compile_loss: Callable[[], None] | None = None,
     ) -> Facts:
         """Train a stage's model, and evaluate it; return its facts.
 
         purpose, seed: what its batches are a function of. folder: of metrics, checkpoints and
-        snapshots. shares: of the training, at which ``save`` writes the model.
+        snapshots. shares: of the training, at which ``save`` writes the model. compile_loss:
+        called when layers are compiled; None: they cannot be, as where their features are captured.
         """
         from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
         from dwt_cli.tasks.batches import TrainBatches
@@ -253,6 +260,8 @@ class Conditions:
                 yield MetricsLog(folder / "metrics.jsonl", self.train.log_every)
             if save is not None:
                 yield Snapshots(save, snapshots_of(folder), shares, gather, at.ranks)
+            if compiling is not None:
+                yield compiling
 
         training = Training(
             model=model,
@@ -267,7 +276,9 @@ class Conditions:
             seed=seed,
             ranks=at.ranks,
         )
-        counters, before, after = train(training, observers, self.parallel)
+        compiling = self._compiling(model, compile_loss, folder, at)
+        with compiling or nullcontext():
+            counters, before, after = train(training, observers, self.parallel)
         return Facts(
             parameters=parameters,
             steps=counters.step,
@@ -281,6 +292,43 @@ class Conditions:
             flops=step_flops * counters.step,
             step_flops=step_flops,
             seconds=counters.elapsed_s,
+        )
+
+    def _compiling(
+        self,
+        model: LanguageModel,
+        compile_loss: Callable[[], None] | None,
+        folder: Path,
+        at: Context,
+    ) -> Compiling | None:
+        """Return what compiles a model while it trains, where that is wanted and possible."""
+        always, is_sharded = self.train.compile is True, self.parallel.sharding(at.ranks.size)
+        if not self.train.compile or compile_loss is None or is_sharded:
+            return None
+        from dwt_cli.training.compiling import DECISION, Compiling, KeptCode
+
+        def compile_all() -> None:
+            model.compile_layers()
+            if always or self.task.head is not Head.causal:  # all logits at once: not by itself
+                compile_loss()
+
+        about = at.machine.describe() | {
+            "commit": None,  # torch knows its code by content
+            "model": model.model.config.to_json_string(),
+            "shape": [self.train.num_blocks(at.ranks.size), self.data.block_length],
+            "num_targets": self.num_targets,
+        }
+        return Compiling(
+            model,
+            KeptCode(about, at.show.say),
+            compile_all,
+            always,
+            at.machine.device.type,
+            self.tokens_per_step,
+            folder / DECISION,
+            Path(self.train.compile_with) if self.train.compile_with else None,
+            at.show.say,
+            at.ranks,
         )
 
     def checkpoints(self, stage: Stage, folder: Path, at: Context) -> Checkpoints:

@@ -276,10 +276,11 @@ class StudentStage(Stage):
         else:
             model, fresh = self.start()
             remapped = self._remap(model, done, at) if self.shapes.remap.needs_teacher else None
+        loss = DistillationLoss(self._distillation(model, done, at))
         facts = of.fit(
             self,
             of.wrapped(model, at.machine),
-            DistillationLoss(self._distillation(model, done, at), compiled=of.train.compile),
+            loss,
             corpus,
             at,
             purpose=self.purpose,
@@ -287,6 +288,7 @@ class StudentStage(Stage):
             folder=at.folder / self.folder,
             shares=of.eval.at,
             save=lambda place: save_model(model, corpus.tokenizer, place),
+            compile_loss=None if self.shapes.features[0] else loss.compile,
         )
         num_taught, (shown, asked) = facts.num_taught or 0, self.shapes.taught_flops
         flops = (facts.flops or 0) + shown * num_taught

@@ -224,10 +224,11 @@ class TrainedStage(SingleStage):
         of = self.conditions.lasting(self.options.max_steps)
         corpus = self.text.carry_out(done, at) if self.text else done[self.corpus.name]
         model, _ = self.options.start(self.name, of.task.head)
+        loss = DistillationLoss()
         facts = of.fit(
             self,
             of.wrapped(model, at.machine),
-            DistillationLoss(compiled=of.train.compile),
+            loss,
             corpus,
             at,
             purpose="teacher",
@@ -235,6 +236,7 @@ class TrainedStage(SingleStage):
             folder=folder,
             shares=BUDGETS[1:],
             save=model.save_pretrained,
+            compile_loss=loss.compile,
         )
         if at.ranks.is_first:
             metrics, picture = folder / "metrics.jsonl", folder / "curves.png"

@@ -38,6 +38,7 @@ class Counters:
     num_skipped: steps without an update because a loss or gradient was not finite.
     best_loss, best_step: the lowest held-out loss so far, in nats, and its step.
     memory: the state that the loss keeps from step to step (`Loss.remember`).
+    compiled: whether the layers are (`dwt_cli.training.compiling`).
     """
 
     step: int = 0
@@ -46,6 +47,7 @@ class Counters:
     best_loss: float | None = None
     best_step: int = 0
     memory: dict[str, float] = field(default_factory=dict)
+    compiled: bool = False
 
 
 @dataclass(frozen=True)

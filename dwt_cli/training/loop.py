@@ -70,6 +70,8 @@ class Training:
         gradient is not finite and the settings say to stop.
         """
         counters = self.checkpoints.restore(self.model, self.loss.aux, self.optimizer)
+        if counters.compiled and self.options.compile:
+            self.model.compile_layers()
         for observer in self.observers:
             observer.resumed(counters.step)
             if before and counters.step == 0:
@@ -83,6 +85,7 @@ class Training:
                 # a signal reaches the ranks at different times: they stop after the same step
                 stop = int(self.ranks.largest(interrupt.number))
                 if due or best or last or stop:
+                    counters.compiled = bool(self.options.compile) and self.model.is_compiled
                     self.checkpoints.save(self.model, self.loss.aux, self.optimizer, counters)
                 if stop:
                     raise Interrupted(counters.step, stop)

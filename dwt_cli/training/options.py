@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from omegaconf import II
 
@@ -102,7 +102,8 @@ class NonFinite(Enum):
 class Train:
     """Length, micro-batches and precision. The first limit that is met ends the run.
 
-    compile: by torch.compile, which takes about a minute and pays off in longer runs.
+    compile: the layers by torch.compile, and the losses. auto: the layers, if that is estimated to
+    pay. compile_with: the file of auto's decision that a study's runs share; the study sets it.
     """
 
     max_steps: int | None = above(0, II("scale.max_steps"), _NO_LIMIT)
@@ -111,7 +112,8 @@ class Train:
     batch_size: int = between(1, LARGEST_BATCH, II("scale.batch_size"))
     micro_batch_size: int | None = at_least(1, II("scale.micro_batch_size"), identity=False)
     precision: Precision = Precision.auto
-    compile: bool = bookkeeping(False)
+    compile: Any = bookkeeping(False)  # true, false or auto: no enum's names in YAML
+    compile_with: str | None = bookkeeping(None)
     non_finite: NonFinite = NonFinite.stop
     checkpoint_every: int = at_least(1, II("scale.checkpoint_every"), identity=False)
     keep_checkpoints: int = at_least(1, 2, identity=False)
@@ -123,6 +125,8 @@ class Train:
         if all(getattr(self, name) is None for name in limits):
             first, second, third = (f"{setting}.{name}" for name in limits)
             yield f"{first}, {second} and {third} are all null: set one of them"
+        if self.compile not in (True, False, "auto"):
+            yield f"{setting}.compile={self.compile}: it is true, false or auto"
 
     def num_steps(self, steps_per_epoch: float | None) -> int | None:
         """Return the optimizer steps; None if not limited, or by an epoch of unknown length."""

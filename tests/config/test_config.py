@@ -30,6 +30,7 @@ BOOKKEEPING = {
     *((data, "tokenizer_kind") for data in ("Data", "Docs", "Files", "Hub")),  # the text has it
     ("Train", "micro_batch_size"),
     ("Train", "compile"),
+    ("Train", "compile_with"),
     ("Train", "checkpoint_every"),
     ("Train", "keep_checkpoints"),
     ("Train", "log_every"),
@@ -88,10 +89,10 @@ def samples(hint: Any) -> Iterator[Any]:
             others = () if (hint.__name__, f.name) in BOOKKEEPING else [*samples(kind)][1:]
             for value in others:
                 yield hint(**first | {f.name: value})
+    elif hint in (bool, Any):
+        yield from (False, True)
     elif issubclass(hint, Enum):
         yield from hint
-    elif hint is bool:
-        yield from (False, True)
     else:
         yield from map(hint, (3, 4))
 
