@@ -100,11 +100,6 @@ def file_sum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sum_of(folder: Path) -> str:
-    """Return the sha256 sum of a sealed folder's manifest, which stands for all its files."""
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-
-
 def is_sealed(folder: Path) -> bool:
     """Whether a folder was written to its end."""
     return (folder / MANIFEST).is_file()

@@ -57,20 +57,13 @@ def _digits(values: list[Any]) -> str:
 
 
 def _identity(options: Any, content: dict[str, Any]) -> dict[str, Any]:
-    return {"class": _tag(options), **counted(options, content)}
+    tag = vars(type(options)).get("tag", type(options).__name__)
+    return {"class": tag, **counted(options, content)}
 
 
 def _former(options: Any, content: dict[str, Any]) -> dict[str, Any]:
-    every = {
-        f.name for f in dataclasses.fields(options) if f.metadata.get("identity", True) is True
-    }
-    kept = every | counted(options, content).keys()
-    return {"class": _tag(options), **{name: content[name] for name in kept}}
-
-
-def _tag(options: Any) -> str:
-    tag: str = vars(type(options)).get("tag", type(options).__name__)
-    return tag
+    every = [f for f in dataclasses.fields(options) if f.metadata.get("identity", True) is True]
+    return {**_identity(options, content), **{f.name: content[f.name] for f in every}}
 
 
 def _default(f: dataclasses.Field[Any]) -> Any:

@@ -140,11 +140,6 @@ class Together(Ranks):
         return json.loads(self._store.get(key))
 
 
-def are_several() -> bool:
-    """Whether torchrun, ours or the user's own, has started this process as one of its ranks."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
 @contextlib.contextmanager
 def joined(device: Device, max_wait: timedelta) -> Iterator[Ranks]:
     """Join the process group for as long as the context is open; yield this process's `Ranks`.
@@ -152,7 +147,7 @@ def joined(device: Device, max_wait: timedelta) -> Iterator[Ranks]:
     An error is raised on the rank where it occurred first; the others exit without a message,
     with `SECONDARY_FAILURE`. max_wait: how long a rank waits for another.
     """
-    if not are_several():
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():  # of torchrun, ours or the user's own
         yield ALONE
         return
     ranks = Together(device, max_wait)

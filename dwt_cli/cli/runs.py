@@ -46,22 +46,18 @@ def _listed(folder: Path) -> ListedRun:
     if state == "running" and not locks.is_held(folder / LOCK):
         state = "dead"
     step, progress, loss = newest(folder / "metrics.jsonl")
+    settings = read_settings(folder)
     return ListedRun(
         folder,
         state,
-        _is_older(folder),
+        "mask_ratio" not in (settings.get("eval") or {})
+        and heldout_masks(settings) != heldout_masks({}),
         step,
         round(step / progress) if step and progress else None,
         summary["student"]["heldout"]["loss"] if summary else loss,
         str(status.get("teacher") or "?"),
         datetime.fromisoformat(status["time"]).astimezone() if "time" in status else None,
     )
-
-
-def _is_older(folder: Path) -> bool:
-    settings = read_settings(folder)
-    is_of_now = "mask_ratio" in (settings.get("eval") or {})
-    return not is_of_now and heldout_masks(settings) != heldout_masks({})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,17 +1,17 @@
 """Hydra's composed configs, turned into typed runs: one, or each of a multirun."""
 
-import itertools
 import re
 import shlex
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -31,6 +31,8 @@ for _group, _schemas in SCHEMAS.items():
 OmegaConf.register_new_resolver(
     "steps", lambda length, share: max(1, round(length * share)), replace=True
 )
+
+_composed = partial(compose, return_hydra_config=True)
 
 
 def register(root: type[Run] = Run) -> None:
@@ -62,8 +64,11 @@ def runs_of(
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides(list(words))
         swept = [each for each in overrides if each.is_sweep_override()]
-        first = [_values(each)[0] if each in swept else each.input_line for each in overrides]
-        composed = _composed(primary, [*search, *map(str, first)])
+        for each in swept:
+            if not list(each.sweep_string_iterator()):
+                raise UserError(f"{each.input_line}: there is no such value; give one at least")
+        first = BasicSweeper.split_arguments(overrides, None)[0][0] if swept else words
+        composed = _composed(primary, [*search, *first])
         if not is_multirun and composed.hydra.mode is not RunMode.MULTIRUN:
             for each in swept:
                 word, key = str(each.input_line), each.get_key_element()
@@ -74,40 +79,32 @@ def runs_of(
                 )
             return [_run_of(composed, primary)], False
         axes = [f"{key}={values}" for key, values in (composed.hydra.sweeper.params or {}).items()]
-        every = {
-            each.get_key_element(): _values(each)
-            for each in [*parser.parse_overrides(axes), *overrides]
-        }
-        return [
-            _run_of(_composed(primary, [*search, *values]), primary)
-            for values in itertools.product(*every.values())
-        ], True
+        overrides = [*parser.parse_overrides(axes), *overrides]
+        runs, one = [], DictConfig(OmegaConf.to_container(composed))  # its types are not held
+        for values in BasicSweeper.split_arguments(overrides, None)[0]:
+            likely: list[str] = []
+            if "study" in one:
+                own = [word for word in values if word.partition("=")[0] in ("arm", "seed")]
+                one.merge_with(OmegaConf.from_dotlist(own))
+                likely = words_of_arm(one, values)
+            runs.append(_run_of(_composed(primary, [*search, *values, *likely]), primary, likely))
+        return runs, True
 
 
-def _composed(primary: str, words: Sequence[str]) -> DictConfig:
-    return compose(primary, list(words), return_hydra_config=True)
+def _run_of(composed: DictConfig, primary: str, likely: Sequence[str] = ()) -> Run:
+    """Return a composed config as a run that knows its words; of a study with those of its arm.
 
-
-def _values(override: Override) -> list[str]:
-    """Return an override once for each of its values."""
-    key = override.get_key_element()
-    if not override.is_sweep_override():
-        return [f"{key}={override.get_value_element_as_str()}"]
-    values = [f"{key}={value}" for value in override.sweep_string_iterator()]
-    if not values:
-        raise UserError(f"{override.input_line}: there is no such value; give one at least")
-    return values
-
-
-def _run_of(composed: DictConfig, primary: str) -> Run:
-    """Return a composed config as a run that knows its words; of a study with those of its arm."""
+    likely: those of its arm with which it was composed.
+    """
     arms: dict[str, str] = {}
-    hydras, words = composed.hydra.overrides.hydra, composed.hydra.overrides.task
+    hydras, words = composed.hydra.overrides.hydra, list(composed.hydra.overrides.task)
     if "study" in composed:
         # as their file has them, the seed not yet filled in
         arms = dict(OmegaConf.to_container(composed.study.arms, resolve=False))  # type: ignore[arg-type]
-        words = [*words, *words_of_arm(composed, words)]
-        composed = _composed(primary, [*hydras, *words])
+        own = words[: len(words) - len(likely)]
+        words = [*own, *words_of_arm(composed, own)]
+        if words != list(composed.hydra.overrides.task):
+            composed = _composed(primary, [*hydras, *words])
     hydra, run = composed.hydra, typed(composed, primary, hydras)
     opened = [*run.student.checkpoints(), *run.teacher.checkpoints()]
     if opened and (found := _words_of_models(opened, run.scale, words)):

@@ -56,8 +56,8 @@ def carry_out(files: Sequence[Path], options: Jobs, begin: Begin) -> Iterator[Ne
                 if waiting:
                     file = waiting.pop(0)
                     share = _share(place, size) if options.shares_machine else {}
-                    with file.with_suffix(".log").open("wb") as output:
-                        at_work[place] = file, begin("job", file, os.environ | share, output)
+                    log = file.with_suffix(".log")
+                    at_work[place] = file, begin("job", file, os.environ | share, log)
             if not at_work:
                 return
             time.sleep(_POLL_S)

@@ -40,8 +40,29 @@ def start(packed: str, name: str, root: Path, options: Slurm) -> None:
     """
     job = submit(packed, name, root, options)
     print(f"job {job.job_id}: submitted; its log: {job.paths.stdout}", flush=True)
-    if options.wait:
-        _wait_for(job, options.executor)
+    if not options.wait:
+        return
+    state = None
+    try:
+        # the debug executor works when it is asked for the outcome, in this process
+        while options.executor is not Executor.debug and not job.done():
+            if job.state != state:
+                state = job.state
+                print(f"job {job.job_id}: {state.lower()}", flush=True)
+            time.sleep(_POLL_S)
+        error = job.exception()
+    except KeyboardInterrupt as stop:
+        end = "scancel" if options.executor is Executor.slurm else "kill"
+        raise Interrupted(
+            number=getattr(stop, "number", signal.SIGINT),
+            message=f"job {job.job_id} goes on; to look: tail -f {job.paths.stdout}; "
+            f"to end it: {end} {job.job_id}",
+        ) from stop
+    for line in (job.stdout() or "").splitlines():
+        if not line.startswith("submitit "):
+            print(line)
+    if error is not None:
+        raise _in_one_line(job, error)
 
 
 def submit(packed: str, name: str, root: Path, options: Slurm) -> submitit.Job[None]:
@@ -81,30 +102,6 @@ def submit(packed: str, name: str, root: Path, options: Slurm) -> submitit.Job[N
             f"launch=slurm: sbatch does not take the job ({reason}); put launch.partition, "
             "launch.account or launch.minutes right"
         ) from error
-
-
-def _wait_for(job: submitit.Job[None], executor: Executor) -> None:
-    state = None
-    try:
-        # the debug executor works when it is asked for the outcome, in this process
-        while executor is not Executor.debug and not job.done():
-            if job.state != state:
-                state = job.state
-                print(f"job {job.job_id}: {state.lower()}", flush=True)
-            time.sleep(_POLL_S)
-        error = job.exception()
-    except KeyboardInterrupt as stop:
-        end = "scancel" if executor is Executor.slurm else "kill"
-        raise Interrupted(
-            number=getattr(stop, "number", signal.SIGINT),
-            message=f"job {job.job_id} goes on; to look: tail -f {job.paths.stdout}; "
-            f"to end it: {end} {job.job_id}",
-        ) from stop
-    for line in (job.stdout() or "").splitlines():
-        if not line.startswith("submitit "):
-            print(line)
-    if error is not None:
-        raise _in_one_line(job, error)
 
 
 def _in_one_line(job: submitit.Job[None], error: BaseException) -> BaseException:

@@ -5,27 +5,24 @@ of who has asked, sessions of their own, and end with the same codes.
 """
 
 import ctypes
-import json
 import os
 import platform
 import signal
-import socket
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
-from multiprocessing import popen_fork, util
+from multiprocessing import Pipe, popen_fork, util
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO
 
 from dwt_cli.config.launch import Start
 from dwt_cli.launch.process import loading, main
 
 _PR_SET_CHILD_SUBREAPER = 36
-_SIZE_BYTES = 8
 _POLL_S = 0.002
 _LOADED = (
     "dwt_cli.recipe.worker",
@@ -45,24 +42,23 @@ class _Forked(popen_fork.Popen):
 
 
 Child = subprocess.Popen[bytes] | _Forked
-Begin = Callable[[str, Path | str, Mapping[str, str], IO[bytes] | None], Child]
+Begin = Callable[[str, Path, Mapping[str, str], Path | None], Child]
 """Starts a process in a role of `dwt_cli.launch`, on a file, with all of its environment.
 
 Last the file that it prints to; None: where this process does.
 """
 
 
-def fresh(
-    role: str, file: Path | str, environment: Mapping[str, str], output: IO[bytes] | None
-) -> Child:
+def fresh(role: str, file: Path, environment: Mapping[str, str], log: Path | None) -> Child:
     """Start a new interpreter (`Begin`)."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "dwt_cli.launch", role, str(file)],
-        stdout=output,
-        stderr=output and subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,  # a Ctrl-C reaches it once, from who has started it
-    )
+    with log.open("wb") if log else nullcontext() as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dwt_cli.launch", role, str(file)],
+            stdout=output,
+            stderr=output and subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C reaches it once, from who has started it
+        )
 
 
 @contextmanager
@@ -80,7 +76,7 @@ def starter(start: Start = Start.fork) -> Iterator[Begin]:
     sys.stdout.flush()
     sys.stderr.flush()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    line, theirs = socket.socketpair()
+    line, theirs = Pipe()
     server = os.fork()
     if server == 0:
         try:
@@ -90,17 +86,11 @@ def starter(start: Start = Start.fork) -> Iterator[Begin]:
             os._exit(0)
     theirs.close()
 
-    def fork(
-        role: str, file: Path | str, environment: Mapping[str, str], output: IO[bytes] | None
-    ) -> Child:
-        request = json.dumps([role, str(file), dict(environment)]).encode()
-        streams = [output.fileno()] * 2 if output else [1, 2]
-        with suppress(OSError):
-            socket.send_fds(line, [len(request).to_bytes(_SIZE_BYTES)], streams)
-            line.sendall(request)
-            if answer := line.recv(_SIZE_BYTES, socket.MSG_WAITALL):
-                return _Forked(int.from_bytes(answer))  # type: ignore[arg-type]
-        return fresh(role, file, environment, output)  # somebody has killed the server
+    def fork(role: str, file: Path, environment: Mapping[str, str], log: Path | None) -> Child:
+        with suppress(OSError, EOFError):
+            line.send((role, file, dict(environment), log))
+            return _Forked(line.recv())
+        return fresh(role, file, environment, log)  # somebody has killed the server
 
     try:
         yield fork
@@ -110,28 +100,24 @@ def starter(start: Start = Start.fork) -> Iterator[Begin]:
         os.waitpid(server, 0)
 
 
-def _serve(line: socket.socket) -> None:
+def _serve(line: Connection) -> None:
     """Fork for each request until the line is closed, as it is when who asks is gone."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     with loading(is_shown=False):
         for module in _LOADED:
             import_module(module)
-    while True:
-        size, streams, _, _ = socket.recv_fds(line, _SIZE_BYTES, 2)
-        if not size:
-            return
-        request = line.recv(int.from_bytes(size), socket.MSG_WAITALL)
-        between = os.fork()
-        if between == 0:
-            _fork(line, streams, *json.loads(request))
-        os.waitpid(between, 0)
-        for stream in streams:
-            os.close(stream)
+    with suppress(EOFError):
+        while True:
+            request = line.recv()
+            between = os.fork()
+            if between == 0:
+                _fork(line, *request)
+            os.waitpid(between, 0)
 
 
 def _fork(
-    line: socket.socket, streams: list[int], role: str, file: str, environment: dict[str, str]
+    line: Connection, role: str, file: Path, environment: dict[str, str], log: Path | None
 ) -> None:
     """Do the work in a child, and end; the child is then one of who has asked. Never returns."""
     between = os.getpid()
@@ -145,15 +131,22 @@ def _fork(
         for number in _SIGNALS:
             is_interrupt = number == signal.SIGINT
             signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
-        for place, stream in enumerate(streams, 1):
-            os.dup2(stream, place)
-            os.close(stream)
+        if log:
+            with log.open("wb") as output:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
-        line.sendall(os.getpid().to_bytes(_SIZE_BYTES))
+        line.send(os.getpid())
         line.close()
-        _take(environment)
-        main(role, Path(file))
+        threads = environment.get("OMP_NUM_THREADS")
+        if threads != os.environ.get("OMP_NUM_THREADS") and threads is not None:
+            import torch
+
+            torch.set_num_threads(int(threads))  # it has read another's when it was loaded
+        os.environ.clear()
+        os.environ.update(environment)
+        main(role, file)
         code = 0
     except SystemExit as end:
         code = end.code or 0
@@ -166,14 +159,3 @@ def _fork(
             sys.stdout.flush()
         ctypes.CDLL(None).fflush(None)
         os._exit(code if isinstance(code, int) else 1)
-
-
-def _take(environment: dict[str, str]) -> None:
-    """Have this environment, and the threads it asks for: torch has read another's when loaded."""
-    threads = environment.get("OMP_NUM_THREADS")
-    if threads != os.environ.get("OMP_NUM_THREADS") and threads is not None:
-        import torch
-
-        torch.set_num_threads(int(threads))
-    os.environ.clear()
-    os.environ.update(environment)

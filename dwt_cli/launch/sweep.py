@@ -51,7 +51,12 @@ def carry_out(
     if first.jobs.needs_slurm and not first.launch.job:
         raise UserError("jobs=submitit: runs are handed to SLURM with launch=slurm; choose it too")
     of, command = first.of_study, shlex.join(["dwt-train", *arguments])
-    name = study if study and of else f"multirun-{_kind_of([run.overrides for run in runs])}"
+    if of and study:
+        name = study
+    else:  # its fingerprint: of what its runs share, and of the names of its factors
+        swept = _swept([run.overrides for run in runs])
+        fixed = sorted(word for word in first.overrides if _setting(word) not in swept | _AXES)
+        name = f"multirun-{fingerprint('multirun', fixed, sorted(swept - _AXES))[:8]}"
     if of:
         asked = StudyRecord(**vars(of.study), name=name, command=command)
     else:
@@ -198,10 +203,3 @@ def _swept(every: Sequence[Sequence[str]]) -> set[str]:
 
 def _setting(word: str) -> str:
     return word.partition("=")[0]
-
-
-def _kind_of(every: Sequence[Sequence[str]]) -> str:
-    """Return a multirun's fingerprint: of what its runs share, and of the names of its factors."""
-    swept = _swept(every)
-    fixed = sorted(word for word in every[0] if _setting(word) not in swept | _AXES)
-    return fingerprint("multirun", fixed, sorted(swept - _AXES))[:8]

@@ -43,10 +43,25 @@ def start(packed: str, options: Torchrun, begin: Begin) -> None:
     with scratch() as folder:
         file = Path(folder) / "run.json"
         file.write_text(packed, encoding="utf-8")
+        seconds = round(60 * options.max_wait_minutes)
+        config = LaunchConfig(
+            min_nodes=options.nodes,
+            max_nodes=options.nodes,
+            nproc_per_node=options.gpus,
+            run_id="dwt" if options.rdzv_endpoint else uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint=options.rdzv_endpoint or "localhost:0",
+            rdzv_configs={"timeout": seconds, "join_timeout": seconds},
+            max_restarts=options.max_restarts,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            # the other signals are handled by `dwt_cli.base.interrupt`, here and in the ranks
+            signals_to_handle="SIGHUP",
+            shutdown_timeout=GRACE_S,
+        )
         # torch has this function to be replaced: it starts a rank by the entrypoint's name
         api.get_subprocess_handler = partial(_begin, begin)  # type: ignore[assignment, attr-defined]
         try:
-            elastic_launch(_config(options, folder), "rank")(str(file))
+            elastic_launch(config, "rank")(str(file))
         except ChildFailedError as failed:
             codes = {rank: failure.exitcode for rank, failure in failed.failures.items()}
             raise _in_one_line(codes, options) from failed
@@ -66,26 +81,8 @@ def _begin(
     begin: Begin, entrypoint: str, args: Sequence[str], env: Mapping[str, str], **other: object
 ) -> SimpleNamespace:
     """Return a rank at work, in the form that torch wants."""
-    process = begin(entrypoint, args[0], {**os.environ, **env}, None)
+    process = begin(entrypoint, Path(args[0]), {**os.environ, **env}, None)
     return SimpleNamespace(proc=process, close=lambda death_sig: os.killpg(process.pid, death_sig))
-
-
-def _config(options: Torchrun, folder: str) -> LaunchConfig:
-    seconds = round(60 * options.max_wait_minutes)
-    return LaunchConfig(
-        min_nodes=options.nodes,
-        max_nodes=options.nodes,
-        nproc_per_node=options.gpus,
-        run_id="dwt" if options.rdzv_endpoint else uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint=options.rdzv_endpoint or "localhost:0",
-        rdzv_configs={"timeout": seconds, "join_timeout": seconds},
-        max_restarts=options.max_restarts,
-        logs_specs=DefaultLogsSpecs(log_dir=folder),
-        # the other signals are handled by `dwt_cli.base.interrupt`, here and in the ranks
-        signals_to_handle="SIGHUP",
-        shutdown_timeout=GRACE_S,
-    )
 
 
 def _check_rendezvous(endpoint: str) -> None:

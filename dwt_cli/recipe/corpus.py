@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.identity import fingerprint, plain
+from dwt_cli.base.identity import former_fingerprint, plain
 from dwt_cli.data import corpus as corpora
 from dwt_cli.data import tokenizer as tokenizers
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.heldout import Pieces, pieces_for
 from dwt_cli.data.options import Data
 from dwt_cli.data.source import Progress, Source
-from dwt_cli.models.options import Checkpoint, located
-from dwt_cli.recipe import formerly
+from dwt_cli.models.options import Checkpoint, located, provenance
 from dwt_cli.recipe.stage import Context, Done, Stage
-from dwt_cli.tasks.options import Task
+from dwt_cli.tasks.options import MaskedLM, Task
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class CorpusStage(Stage):
     number of held-out blocks that was asked for in so many words.
     """
 
-    kind = "corpus"
+    kind, word = "corpus", "text"
     data: Data
     task: Task
     tokenizer: Callable[[], str | None]
@@ -65,24 +64,28 @@ class CorpusStage(Stage):
         """What determines one that is trained on the text."""
         return {"kind": self.data.tokenizer_kind.value, "vocab_size": self.data.vocab_size}
 
-    @cached_property
-    def identity(self) -> str:
-        """The fingerprint of the text's content, split, framing and tokens."""
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The text's content, split, framing and tokens."""
         data = self.data
-        return fingerprint(
-            "text",
-            version=corpora.BUILDER_VERSION,
-            content=self.content,
-            split=[data.heldout_fraction, data.max_heldout_blocks, data.max_gb],
-            pieces=self.pieces,
-            block_length=data.block_length,
-            framing=self.task.frame,
-            tokenizer=self.opened_tokenizer or self.trained_tokenizer,
-        )
+        return {
+            "version": corpora.BUILDER_VERSION,
+            "content": self.content,
+            "split": [data.heldout_fraction, data.max_heldout_blocks, data.max_gb],
+            "pieces": self.pieces,
+            "block_length": data.block_length,
+            "framing": self.task.frame,
+            "tokenizer": self.opened_tokenizer or self.trained_tokenizer,
+        }
 
     @cached_property
     def formerly(self) -> str | None:
-        return formerly.of_corpus(self)
+        known = (MaskedLM.frame, MaskedLM.tokenizer)
+        if (self.task.frame, self.data.tokenizer_kind) != known:
+            return None
+        path, data = self.tokenizer(), replace(self.data, tokenizer=None)
+        parts = (corpora.BUILDER_VERSION, self.content, data, path and provenance(path))
+        return former_fingerprint("corpus", *parts, *(self.pieces or ()))
 
     def carry_out(self, done: Done, at: Context) -> Corpus:
         """Return the corpus, from the cache or packed now."""
@@ -148,7 +151,10 @@ class TeachersText(CorpusStage):
 
     @cached_property
     def formerly(self) -> str | None:
-        return formerly.of_teachers_text(self, self.students)
+        if (students := self.students.formerly) is None:
+            return None
+        parts = (corpora.BUILDER_VERSION, self.content, self.data, students)
+        return former_fingerprint("teacher's text", *parts)
 
     @_about_the_teacher()
     def carry_out(self, done: Done, at: Context) -> Corpus:

@@ -1,4 +1,4 @@
-"""The fingerprints that version 0.2 gave, by which older runs and artifacts are found.
+"""The fingerprints that version 0.2 gave to trainings, by which older ones are found.
 
 Then every field counted, the parts of a fingerprint had an order and no names, a text had the
 identity of its tokenizer's whole folder, and held-out text was masked as the task says. A run
@@ -8,35 +8,9 @@ Nor has what knows no masks at all, which that version could not make.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dwt_cli.base.identity import former_fingerprint
-from dwt_cli.data.corpus import BUILDER_VERSION
-from dwt_cli.models.options import provenance
-from dwt_cli.tasks.options import MaskedLM
-
-if TYPE_CHECKING:
-    from dwt_cli.recipe.corpus import CorpusStage, TeachersText
-
-
-def of_corpus(stage: "CorpusStage") -> str | None:
-    """Return the fingerprint of a run's text; None for another framing or vocabulary."""
-    known = (MaskedLM.frame, MaskedLM.tokenizer)
-    if (stage.task.frame, stage.data.tokenizer_kind) != known:
-        return None
-    path = stage.tokenizer()
-    data = replace(stage.data, tokenizer=None)
-    tokenizer = path and provenance(path)
-    parts = ("corpus", BUILDER_VERSION, stage.content, data, tokenizer)
-    return former_fingerprint(*parts, *(stage.pieces or ()))
-
-
-def of_teachers_text(stage: "TeachersText", students: "CorpusStage") -> str | None:
-    """Return the fingerprint of a teacher's own text, in the tokens of the student's."""
-    if students.formerly is None:
-        return None
-    own = (stage.content, stage.data, students.formerly)
-    return former_fingerprint("teacher's text", BUILDER_VERSION, *own)
 
 
 def of(kind: str, parts: Mapping[str, Any], **before: Any) -> str | None:

@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
+from dwt_cli.base.identity import fingerprint
 from dwt_cli.data.options import Data
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.options import Head
@@ -45,15 +47,22 @@ class Stage(ABC):
     """A step from options to an artifact. It holds values alone: nothing is opened to make one.
 
     name: its own among the stages of a recipe. kind: of its artifact in the cache, if it is there.
+    word: the first of its fingerprint.
     """
 
     name: str
     kind: ClassVar[str | None] = None
+    word: ClassVar[str]
 
     @property
-    @abstractmethod
+    def parts(self) -> dict[str, Any]:
+        """What determines the artifact, by name: own options, and earlier stages' fingerprints."""
+        raise NotImplementedError
+
+    @cached_property
     def identity(self) -> str:
-        """The fingerprint of what determines the artifact: own options, and earlier stages."""
+        """The fingerprint of what determines the artifact."""
+        return fingerprint(self.word, **self.parts)
 
     def cost(self, done: Mapping[str, Any]) -> float | None:
         """Return the FLOPs of its training, as far as ``done`` lets them be known; else None."""
@@ -106,7 +115,7 @@ class Context(Site):
             return str(self.cache.get(kind, stage.place(self.cache).name, make, about))
 
         folder = Path(self.ranks.once_per_machine(f"the {kind}", get))
-        self.ranks.agree({f"prepared {kind}": atomic.sum_of(folder)})
+        self.ranks.agree({f"prepared {kind}": atomic.file_sum(folder / atomic.MANIFEST)})
         return folder
 
     def trained(self, stage: Stage, make: Callable[[Path], Facts], about: dict[str, Any]) -> Path:
@@ -173,11 +182,6 @@ class Conditions:
     @property
     def tokens_per_step(self) -> int:
         return self.train.batch_size * self.data.block_length
-
-    def num_steps(self, num_tokens: int | None) -> int | None:
-        """Return the steps of a training on so many tokens; None where that is not known."""
-        epoch = None if num_tokens is None else num_tokens / self.tokens_per_step
-        return self.train.num_steps(epoch)
 
     def lasting(self, steps: int) -> Conditions:
         """Return the same for trainings of another length."""

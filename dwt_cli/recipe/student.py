@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.identity import fingerprint, plain
+from dwt_cli.base.identity import plain
 from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.revise import Revise
@@ -49,13 +49,13 @@ class Trained(NamedTuple):
 class MapsStage(Stage):
     """Maps that are learned once on the corpus; they make the student of its teacher's weights."""
 
-    kind = "maps"
+    kind, word = "maps", "ligo"
     options: Ligo
     student: StudentStage
     teacher: TeacherStage
     name: str = "remap"
 
-    @cached_property
+    @property
     def parts(self) -> dict[str, Any]:
         """What determines the maps, and the facts of their training."""
         student, of = self.student, self.student.shapes.conditions
@@ -70,10 +70,6 @@ class MapsStage(Stage):
             "eval": of.eval,  # the facts have a held-out loss
             "seed": student.seed,
         }
-
-    @cached_property
-    def identity(self) -> str:
-        return fingerprint("ligo", **self.parts)
 
     @cached_property
     def formerly(self) -> str | None:
@@ -141,6 +137,7 @@ class StudentStage(Stage):
     directory.
     """
 
+    word = "student"
     seed: int
     shapes: Shapes
     corpus: CorpusStage
@@ -154,7 +151,7 @@ class StudentStage(Stage):
     purpose: str = "student"
     folder: str = ""
 
-    @cached_property
+    @property
     def parts(self) -> dict[str, Any]:
         """What determines the student.
 
@@ -186,10 +183,6 @@ class StudentStage(Stage):
         }
 
     @cached_property
-    def identity(self) -> str:
-        return fingerprint("student", **self.parts)
-
-    @cached_property
     def formerly(self) -> str | None:
         before = {"teachers": self.teacher.former_identities} if self.teacher else {}
         return formerly.of("student", self.parts, text=self.corpus.formerly, **before)
@@ -216,10 +209,8 @@ class StudentStage(Stage):
 
     def alone(self, steps: int | None = None) -> StudentStage:
         """Return the same student without any teacher, trained for as long or for ``steps``."""
-        before, shapes = (
-            self.after and self.after.alone(),
-            replace(self.shapes, remap=RandomStart()),
-        )
+        before = self.after and self.after.alone()
+        shapes = replace(self.shapes, remap=RandomStart())
         if steps is not None:
             shapes = replace(shapes, conditions=shapes.conditions.lasting(steps))
         return replace(self, teacher=None, after=before, shapes=shapes)
@@ -241,23 +232,21 @@ class StudentStage(Stage):
         """Return the length of the training; None while the length of the text is not known."""
         corpus = done.get(self.corpus.name)
         tokens = corpus.report["train_tokens"] if corpus else self.train_tokens
-        return self.shapes.conditions.num_steps(tokens)
+        of = self.shapes.conditions
+        return of.train.num_steps(None if tokens is None else tokens / of.tokens_per_step)
 
     def cost(self, done: Mapping[str, Any]) -> float | None:
         """Return the FLOPs of the student and of its teachers' forward passes."""
         steps = self.num_steps(done)
         if steps is None:
             return None
-        taught = sum(self.shapes.taught_flops)
-        return steps * self.shapes.step_flops + self._num_taught(steps) * taught
-
-    def _num_taught(self, num_steps: int) -> float:
-        """Return the steps in which the teacher runs; with a schedule that reacts, as it begins."""
+        flops, samples = steps * self.shapes.step_flops, min(steps, _SAMPLES)
         if self.teacher is None:
-            return 0.0
-        samples = min(num_steps, _SAMPLES)
+            return flops
+        # a schedule that reacts is taken as it begins
         weights = (self.alpha.weights(Moment(n / samples)) for n in range(samples))
-        return num_steps * sum(weight.soft != 0 for weight in weights) / samples
+        share = sum(weight.soft != 0 for weight in weights) / samples
+        return flops + steps * share * sum(self.shapes.taught_flops)
 
     def carry_out(self, done: Done, at: Context) -> Trained:
         """Return the student at its end; metrics and checkpoints are in the run's directory."""

@@ -77,7 +77,8 @@ class TeacherStage(Stage):
 
     def known_facts(self, cache: Cache) -> Facts | None:
         """Return the facts of one that was trained to its end before; else None."""
-        return None
+        is_whole = (made := self.options.made) and made.budget == 1 and self.is_kept(cache)
+        return facts_of(self.place(cache)) if is_whole else None
 
     def _prepared(self, facts: Facts, signal: TeacherSignal, done: Done, at: Context) -> Prepared:
         """Return it evaluated, if it is not: by its answers, as what has no one model is."""
@@ -150,7 +151,7 @@ class TrainedStage(SingleStage):
     kind = "teacher"
     options: MadeTeacher
 
-    @cached_property
+    @property
     def parts(self) -> dict[str, Any]:
         """What determines the pre-training, whatever becomes of it, and its facts."""
         of = self.conditions
@@ -190,10 +191,6 @@ class TrainedStage(SingleStage):
         forward = of.step_flops(outline(config_of(options), of.task.head))
         return forward * FORWARD_AND_BACKWARD * options.max_steps
 
-    def known_facts(self, cache: Cache) -> Facts | None:
-        is_whole = self.options.budget == 1 and self.is_kept(cache)
-        return facts_of(self.place(cache)) if is_whole else None
-
     def model(self, done: Done, at: Context) -> tuple[PreTrainedModel, Facts]:
         """Return the model at its budget."""
         from dwt_cli.models.checkpoint import open_folder
@@ -213,8 +210,11 @@ class TrainedStage(SingleStage):
                 f"teacher.budget={options.budget:g}: {folder} was trained without keeping the "
                 "model on its way; delete it, and it is made again"
             )
-        step = step_at(options.budget, options.max_steps)
-        return open_folder(place, head), _facts_at(step, facts.to_json())
+        step, whole = step_at(options.budget, options.max_steps), facts.to_json()
+        share = step / whole["steps"]
+        scaled = {name: whole[name] * share for name in ("epochs", "flops", "seconds")}
+        tokens = whole["tokens"] * step // whole["steps"]
+        return open_folder(place, head), Facts(0, {}, steps=step, tokens=tokens, **scaled)
 
     def _pretrain(self, done: Done, at: Context, folder: Path) -> Facts:
         from dwt_cli.distill.loss import DistillationLoss
@@ -250,10 +250,11 @@ class CombinedStage(TeacherStage):
     """A teacher that is made of others."""
 
     options: SeveralTeachers
+    word = "mixture"
 
-    @cached_property
-    def identity(self) -> str:
-        return fingerprint("mixture", options=self.options, members=self.identities)
+    @property
+    def parts(self) -> dict[str, Any]:
+        return {"options": self.options, "members": self.identities}
 
     def carry_out(self, done: Done, at: Context) -> Prepared:
         members: list[Prepared] = [done[member.name] for member in self.members]
@@ -301,11 +302,3 @@ def _recorded(folder: Path) -> dict[str, Any]:
 def step_at(budget: float, max_steps: int) -> int:
     """Return the first step at which so much is done."""
     return math.ceil(round(budget * max_steps, 6))
-
-
-def _facts_at(step: int, trained: dict[str, Any]) -> Facts:
-    """Return what is known of the model after a step, from the facts of the whole training."""
-    share = step / trained["steps"]
-    scaled = {name: trained[name] * share for name in ("epochs", "flops", "seconds")}
-    tokens = trained["tokens"] * step // trained["steps"]
-    return Facts(0, {}, steps=step, tokens=tokens, **scaled)

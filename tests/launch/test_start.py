@@ -41,8 +41,7 @@ def fork(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
 
 
 def begun(begin: Begin, role: str, log: Path) -> Child:
-    with log.open("wb") as output:
-        return begin(role, "run.json", {"NAME": log.stem}, output)
+    return begin(role, Path("run.json"), {"NAME": log.stem}, log)
 
 
 def test_output_environment_and_parent(fork: Begin, tmp_path: Path) -> None:
@@ -67,8 +66,7 @@ def test_how_it_ends(fork: Begin, tmp_path: Path) -> None:
 def test_without_its_server_a_process_is_fresh(fork: Begin, tmp_path: Path) -> None:
     *_, server = map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
     os.kill(server, signal.SIGKILL)
-    with (tmp_path / "log").open("wb") as output:
-        process = fork("job", tmp_path / "none.json", dict(os.environ), output)
+    process = fork("job", tmp_path / "none.json", os.environ, tmp_path / "log")
     assert process.wait(60) == 2
     assert "none.json" in (tmp_path / "log").read_text()
 

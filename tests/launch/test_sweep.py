@@ -123,7 +123,8 @@ def test_a_study_that_was_stopped_goes_on_in_mid_training(
             assert "to go on: dwt-train" in started.output
         else:
             assert started.ended() == -signal.SIGKILL
-            locks.take(folder / LOCK, timeout_s=60).release()
+            with locks.take(folder / LOCK, timeout_s=60):
+                pass
         assert list(folder.glob("checkpoints/step-*"))
         assert not (folder / "summary.json").exists()
     finally:
