@@ -59,7 +59,7 @@ def test_each_setting_of_the_text_has_its_place_in_the_identity() -> None:
     of_its_own = {f.name for f in dataclasses.fields(Data)}
     assert of_its_own == {
         "block_length", "vocab_size", "tokenizer", "heldout_fraction", "max_heldout_blocks",
-        "max_gb",
+        "max_gb", "tokenizer_kind",
     }  # fmt: skip
     # the rest is told by `provenance` of the source
     every = {f.name for node in SCHEMAS["data"].values() for f in dataclasses.fields(node)}
