@@ -17,6 +17,7 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from importlib.metadata import packages_distributions, version
 from itertools import chain
 from pathlib import Path
@@ -39,6 +40,7 @@ SUFFIXES = (".py", ".pyi", ".pyx", ".pxi")
 SKIPPED_FOLDERS = frozenset(
     ("__pycache__", "_vendor", "dist-packages", "idle_test", "site-packages", "test", "tests")
 )
+_distributions = cache(packages_distributions)  # it reads what each of them has installed
 
 
 class Docs(Source):
@@ -73,7 +75,7 @@ class Docs(Source):
 
     def provenance(self) -> dict[str, Any]:
         """Return the versions of Python, of the cleaner and of the packages ("": unknown)."""
-        found = packages_distributions()
+        found = _distributions()
         return {
             "source": "docs",
             "cleaner": CLEANER_VERSION,
