@@ -1,0 +1,1 @@
+"""What others would write for the same training, frozen: changed only where one stops running."""
