@@ -23,9 +23,11 @@ from dwt_cli.distill.teacher.signal import ModelSignal, TeacherSignal
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import MadeStudent
 from dwt_cli.models.wrapper import LanguageModel
-from dwt_cli.tasks import options as task_options
 from dwt_cli.tasks.batches import TrainBatches
+from dwt_cli.tasks.clm import NextToken
 from dwt_cli.tasks.mlm import Masking
+from dwt_cli.tasks.options import CausalLM, MaskedLM
+from dwt_cli.tasks.task import Targets
 from dwt_cli.training.checkpoint import Checkpoints, Counters
 from dwt_cli.training.loop import Training
 
@@ -115,17 +117,22 @@ class TeacherForwards:
 
 
 def _synthetic_batches(run: Run) -> TrainBatches:
-    """Random ordinary tokens, in the project's own shards and under its own masking."""
+    """Random ordinary tokens, as uneven as words, in the project's own shards and targets."""
     size, length = run.data.vocab_size, run.data.block_length
-    ids = np.random.default_rng(0).integers(
-        len(SPECIAL_TOKENS), size, (_STEPS_OF_TEXT * run.train.batch_size, length)
+    chances = 1 / np.arange(1, size - len(SPECIAL_TOKENS) + 1)
+    ids = len(SPECIAL_TOKENS) + np.random.default_rng(0).choice(
+        len(chances), (_STEPS_OF_TEXT * run.train.batch_size, length), p=chances / chances.sum()
     )
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder) / "shards"
         write_blocks(ids.tolist(), shards, size, len(ids))
         blocks = Blocks(shards)  # stays mapped when the folder is gone
-    assert isinstance(run.task, task_options.MaskedLM)
-    masking = Masking(
-        run.task, size, SPECIAL_TOKENS.index("[MASK]"), tuple(range(len(SPECIAL_TOKENS)))
-    )
-    return TrainBatches(blocks, masking, run.train.batch_size, run.seed, "student")
+    return TrainBatches(blocks, _targets(run), run.train.batch_size, run.seed, "student")
+
+
+def _targets(run: Run) -> Targets:
+    if isinstance(run.task, MaskedLM):
+        mask_id, num_special = SPECIAL_TOKENS.index("[MASK]"), len(SPECIAL_TOKENS)
+        return Masking(run.task, run.data.vocab_size, mask_id, tuple(range(num_special)))
+    assert isinstance(run.task, CausalLM) and not run.task.separate_documents
+    return NextToken()
