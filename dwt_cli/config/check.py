@@ -168,6 +168,7 @@ def warnings(run: Run) -> Iterator[str]:
         (run.run.mode is not Mode.plan, of_plans, " without run.plan=true"),
         (is_deaf, {"parallel.shard_teacher"}, ": no model teaches"),
         (bool(run.evaluation), {"eval.at", "eval.every"}, " here: it is about a training"),
+        ((run.train.max_steps or 10) < 10, {"train.profile"}, ": it is about steps 8 to 10"),
         (run.task.head is Head.causal, {"eval.mask_ratio"}, ": the task masks nothing"),
         (
             run.data.tokenizer is not None,

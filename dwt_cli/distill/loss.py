@@ -1,6 +1,6 @@
 """The loss on the target rows of a batch, alone or with a teacher: eq. 3 (arXiv 2305.18239)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,7 @@ from dwt_cli.distill.teacher.signal import Request, SoftTargets, TeacherSignal
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.wrapper import Output, Want
 from dwt_cli.tasks.task import Batch
+from dwt_cli.training.profile import span
 from dwt_cli.training.protocols import LossSum, Moment, Numbers
 
 STAND_ALONE = Constant(hard=1.0, soft=0.0)
@@ -88,7 +89,8 @@ class DistillationLoss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         signal, objectives = settings.signal, settings.objectives
         of_student, of_teacher = requested(objectives)
-        teacher = signal(batch, Request(features=of_teacher))
+        with span("teacher"):
+            teacher = signal(batch, Request(features=of_teacher))
         comparison = Comparison(
             divergences(objectives), settings.revise, settings.select, moment.progress
         )
@@ -133,8 +135,15 @@ class DistillationLoss:
         of_rows = (batch.labels_N, weights, comparison)
         if not batch.tiled or whole or self._compiled:
             output = model(*batch.inputs, want)
-            sums = distillation_sums(output.logits_NV, targets, *of_rows, compiled=self._compiled)
+            with span("losses"):
+                sums = distillation_sums(
+                    output.logits_NV, targets, *of_rows, compiled=self._compiled
+                )
             return sums, output
-        in_tiles = lambda states, head: tiled_sums(states, head, targets, *of_rows)  # noqa: E731
+
+        def in_tiles(states_ND: Tensor, head: Callable[[Tensor], Tensor]) -> Sums:
+            with span("losses"):
+                return tiled_sums(states_ND, head, targets, *of_rows)
+
         output = model(*batch.inputs, want._replace(logits=False, loss=in_tiles))
         return output.loss, output

@@ -250,6 +250,7 @@ class Conditions:
         from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
         from dwt_cli.tasks.batches import TrainBatches
         from dwt_cli.training.loop import Training, train
+        from dwt_cli.training.profile import Profile
         from dwt_cli.training.snapshots import Snapshots, snapshots_of
 
         parameters = num_parameters(model.model)
@@ -266,6 +267,8 @@ class Conditions:
                 yield Snapshots(save, snapshots_of(folder), shares, gather, at.ranks)
             if compiling is not None:
                 yield compiling
+            if self.train.profile and purpose == "student" and at.ranks.is_first:
+                yield Profile(model, at.machine.device, folder, at.show.say)
 
         training = Training(
             model=model,

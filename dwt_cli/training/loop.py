@@ -25,6 +25,7 @@ from dwt_cli.training.checkpoint import Checkpoints, Counters
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import Ddp, NonFinite, Optim, Parallel, Train
 from dwt_cli.training.parallel import Gradients, load_state, shard, state_on_first
+from dwt_cli.training.profile import span
 from dwt_cli.training.protocols import Batches, Loss, Moment, Numbers, Observer
 
 Metrics = dict[str, float]
@@ -96,9 +97,11 @@ class Training:
         started = time.perf_counter()
         lr = self.optimizer.set_lr(progress)
         metrics = self.accumulate(counters.step, Moment(progress, lr, counters.memory))
-        norm, aux_norm = self._gradients.clip(self.optim.clip_norm)
+        with span("clipping"):
+            norm, aux_norm = self._gradients.clip(self.optim.clip_norm)
         if all(map(math.isfinite, (metrics["loss"], norm, aux_norm))):
-            self.optimizer.step()
+            with span("optimiser"):
+                self.optimizer.step()
         elif self.options.non_finite is NonFinite.stop:
             worst = norm if math.isfinite(aux_norm) else aux_norm
             raise UserError(
@@ -121,7 +124,8 @@ class Training:
             "elapsed_s": counters.elapsed_s,
         }
         for observer in self.observers:
-            observer.stepped(counters.step, self.progress(counters), metrics)
+            with span("logging"):
+                observer.stepped(counters.step, self.progress(counters), metrics)
 
     @property
     def prefetches(self) -> bool:
@@ -160,13 +164,16 @@ class Training:
         facts: dict[str, float] = {}
         self.model.train()
         for part in parts:
-            batch = self._read(step, part)
+            with span("text"):
+                batch = self._read(step, part)
             # dropout, if there is any, draws from here
             torch.manual_seed(seed_for(self.seed, "dropout", step, part))
             with self._gradients.micro_batch(is_last=part == parts[-1]):
-                loss = self.loss(self._gradients.model, batch, moment)
-                # what follows takes the mean over ranks
-                (loss.total * num_ranks / num_targets).backward()
+                with span("student"):
+                    loss = self.loss(self._gradients.model, batch, moment)
+                    # what follows takes the mean over ranks
+                    total = loss.total * num_ranks / num_targets
+                total.backward()
             facts = loss.facts
             for name, value in {"loss": loss.total.detach(), **loss.sums}.items():
                 sums[name] = sums[name] + value if name in sums else value

@@ -104,6 +104,7 @@ class Train:
 
     compile: the layers by torch.compile, and the losses. auto: the layers, if that is estimated to
     pay. compile_with: the file of auto's decision that a study's runs share; the study sets it.
+    profile: leave a trace of the student's steps 8 to 10 and a table of where their time went.
     """
 
     max_steps: int | None = above(0, II("scale.max_steps"), _NO_LIMIT)
@@ -114,6 +115,7 @@ class Train:
     precision: Precision = Precision.auto
     compile: Any = bookkeeping(False)  # true, false or auto: no enum's names in YAML
     compile_with: str | None = bookkeeping(None)
+    profile: bool = bookkeeping(False)
     non_finite: NonFinite = NonFinite.stop
     checkpoint_every: int = at_least(1, II("scale.checkpoint_every"), identity=False)
     keep_checkpoints: int = at_least(1, 2, identity=False)
