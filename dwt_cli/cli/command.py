@@ -14,7 +14,7 @@ from dwt_cli.cli import overrides
 from dwt_cli.config import check, explain, files
 from dwt_cli.config.compose import register, runs_of
 from dwt_cli.config.launch import Basic
-from dwt_cli.config.run import EVAL_SETTINGS, GROUPS_AND_SETTINGS, Evaluation, Run, Study
+from dwt_cli.config.run import EVAL_SETTINGS, GROUPS_AND_SETTINGS, Evaluation, Mode, Run, Study
 from dwt_cli.launch.dispatch import start
 from dwt_cli.launch.process import loading
 from dwt_cli.launch.start import starter
@@ -55,7 +55,8 @@ def carry_out(program: str, arguments: list[str]) -> int:
                 print(line, file=sys.stderr)
             for warning in warned:
                 print(f"warning: {warning}", file=sys.stderr)
-            if many and root is Run and runs[0].run.mode.trains:
+            mode = runs[0].run.mode
+            if many and root is Run and (mode.trains or mode is Mode.plan):
                 with starter(runs[0].jobs.start) as begin:
                     with loading():
                         from dwt_cli.launch import sweep

@@ -57,6 +57,11 @@ def carry_out(
         swept = _swept([run.overrides for run in runs])
         fixed = sorted(word for word in first.overrides if _setting(word) not in swept | _AXES)
         name = f"multirun-{fingerprint('multirun', fixed, sorted(swept - _AXES))[:8]}"
+    if first.run.mode is Mode.plan:
+        from dwt_cli.recipe.study_plan import print_study_plan  # loads torch
+
+        print_study_plan(runs, jobs, name, console)
+        return 0
     if of:
         asked = StudyRecord(**vars(of.study), name=name, command=command)
     else:

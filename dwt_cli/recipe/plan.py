@@ -89,7 +89,7 @@ def _time(student: StudentStage, options: RunOptions, num_ranks: int) -> Iterato
     else:
         time = hours(flops, num_ranks * peak, options.mfu)
         where = f"{options.mfu:.0%} of {peak:g} TFLOP/s"
-        yield "hours in all", f"{time:,.2f} at {where}{_on_each(num_ranks)}"
+        yield "hours in all", f"{time:,.2f} at {where}{on_each(num_ranks)}"
 
 
 def _each_rank(shapes: Shapes, machine: Machine, num_ranks: int) -> Iterator[tuple[str, str]]:
@@ -99,7 +99,7 @@ def _each_rank(shapes: Shapes, machine: Machine, num_ranks: int) -> Iterator[tup
     num_parts = train.num_parts(num_ranks)
     yield (
         "micro-batch",
-        f"{train.num_blocks(num_ranks):,} sequences, {num_parts} in a step{_on_each(num_ranks)}",
+        f"{train.num_blocks(num_ranks):,} sequences, {num_parts} in a step{on_each(num_ranks)}",
     )
     if num_ranks > 1:
         size = num_parameters(shapes.student_model)
@@ -113,7 +113,7 @@ def _each_rank(shapes: Shapes, machine: Machine, num_ranks: int) -> Iterator[tup
     if account.offloaded:
         sizes["memory of the machine, offloaded"] = account.offloaded
     for name, size in sizes.items():
-        yield name, f"{size / 1e9:.3f} GB{_on_each(num_ranks)}"
+        yield name, f"{size / 1e9:.3f} GB{on_each(num_ranks)}"
     there, device = machine.memory_bytes, machine.device.type
     answer = "it fits"
     if account.total > there:
@@ -121,5 +121,6 @@ def _each_rank(shapes: Shapes, machine: Machine, num_ranks: int) -> Iterator[tup
     yield "memory there is", f"{there / 1e9:.3f} GB ({device}): {answer}"
 
 
-def _on_each(num_ranks: int) -> str:
+def on_each(num_ranks: int) -> str:
+    """Return the words that follow what each of several ranks has."""
     return f" on each of {num_ranks} ranks" if num_ranks > 1 else ""

@@ -1,10 +1,13 @@
 """What is planned against what torch counts, and against the paper."""
 
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,6 +17,9 @@ from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe import plan
 from dwt_cli.recipe.recipe import recipe_of
+from dwt_cli.recipe.study_plan import print_study_plan
+from dwt_cli.study.record import Job
+from dwt_cli.track.summary import Facts, Summary
 from tests.conftest import outlined
 from tests.miniature import dwt_train, options
 
@@ -80,6 +86,41 @@ def test_flops_in_all_written_out(composed: Callable[..., Run]) -> None:
 
 def test_hours() -> None:
     assert plan.hours(3600e12, 2, 0.5) == 1
+
+
+def test_a_study_s_plan_counts_once_what_runs_share(
+    composed: Callable[..., Run], tmp_path: Path
+) -> None:
+    def row(arm: str) -> list[str]:
+        lines = [line.split("│")[1:-1] for line in printed().splitlines() if "│" in line]
+        return next([cell.strip() for cell in line] for line in lines if line[0].strip() == arm)
+
+    def printed() -> str:
+        print_study_plan(runs, jobs, "mine", Console(file=(told := io.StringIO()), width=120))
+        return told.getvalue()
+
+    words = [*SIZES, "scale.max_steps=100", "scale.teacher_steps=10", f"run.root={tmp_path}"]
+    asked = [(arm, seed) for arm in ("none", "small") for seed in (0, 1)]
+    runs = [composed(*words, f"teacher={arm}", f"seed={seed}") for arm, seed in asked]
+    jobs = [Job(arm, 100, seed, (), None, None, "missing") for arm, seed in asked]
+    alone, taught = (plan.flops_in_all(recipe_of(run)) or 0.0 for run in runs[::2])
+    (teacher,) = [s.cost({}) or 0.0 for s in recipe_of(runs[2]).stages if s.name == "teacher"]
+    tokens = 2 * recipe_of(runs[0]).shapes.conditions.tokens_per_step * 100
+    in_all = 2 * (alone + taught) - teacher
+    assert row("none") == ["none", "100", "2", f"{tokens:,}", f"{2 * alone:.3g}", "unknown"]
+    assert row("in all") == ["in all", "", "4", f"{2 * tokens:,}", f"{in_all:.3g}", "unknown"]
+    assert "hours are unknown: no run is finished" in printed()
+    found = tmp_path / f"first-{recipe_of(runs[0]).identity}"
+    found.mkdir()
+    facts = Facts(1, {"loss": 3.0}, flops=alone, seconds=1800.0)
+    summary = Summary("first", "", {}, 0, 1.0, 1.0, {}, facts)
+    (found / "summary.json").write_text(json.dumps(summary.to_json()))
+    hours = (in_all - alone) / alone / 2
+    left = ["3", f"{1.5 * tokens:,.0f}", f"{in_all - alone:.3g}", f"{hours:,.2f}"]
+    assert row("in all")[2:] == left
+    assert "as its finished runs; 1 of 4 runs are finished" in printed()
+    runs[0].run.peak_tflops, runs[0].run.mfu = alone / 1e15, 0.5
+    assert row("in all")[-1] == f"{hours / 0.9:,.2f}"
 
 
 def test_one_gpu_is_a_day(composed: Callable[..., Run]) -> None:

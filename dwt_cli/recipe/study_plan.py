@@ -1,0 +1,63 @@
+"""What the missing runs of a study will take, before they are paid for: tokens, FLOPs, hours."""
+
+from collections.abc import Sequence
+from math import nan
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from dwt_cli.config.run import Run
+from dwt_cli.recipe.plan import hours, on_each
+from dwt_cli.recipe.recipe import recipe_of
+from dwt_cli.recipe.record import summary_of
+from dwt_cli.study.record import Job
+from dwt_cli.track.display import plain_line
+
+
+def print_study_plan(
+    runs: Sequence[Run], jobs: Sequence[Job], title: str, console: Console
+) -> None:
+    """Print what the missing runs of a study will take: a line per arm and length, and their sum.
+
+    A training that several of them need counts once, at the first. Hours are at the speed of the
+    device that is told, else of the study's finished runs.
+    """
+    options, num_ranks = runs[0].run, runs[0].launch.num_ranks
+    costs: dict[tuple[str, int, str], float | None] = {}  # they are alike for all seeds
+    rows, finished, seen = [], [], set[str]()
+    for run, job in zip(runs, jobs, strict=True):
+        student = recipe_of(run)
+        if summary := summary_of(Path(options.root).expanduser(), student):
+            finished.append(summary.cost)
+        elif student.identity not in seen:
+            for stage in student.stages:
+                if (key := (job.arm, job.length, stage.name)) not in costs:
+                    costs[key] = stage.cost({})
+            new = [stage for stage in student.stages if stage.identity not in seen]
+            flops = [costs[job.arm, job.length, stage.name] for stage in new]
+            tokens = (student.num_steps({}) or nan) * student.shapes.conditions.tokens_per_step
+            whole = nan if None in flops else sum(each or 0.0 for each in flops)
+            rows.append((job.arm, str(job.length), 1, tokens, whole))
+            seen |= {stage.identity for stage in new}
+    speed, why = nan, "unknown: no run is finished, and there is no run.peak_tflops"
+    if options.peak_tflops:
+        speed = num_ranks * options.peak_tflops * options.mfu
+        why = f"at {options.mfu:.0%} of {options.peak_tflops:g} TFLOP/s{on_each(num_ranks)}"
+    elif finished:
+        spent = ("student_flops", "teacher_forward_flops")
+        done = sum(cost[name] or 0.0 for cost in finished for name in spent)
+        speed = done / sum(cost["student_seconds"] or nan for cost in finished) / 1e12
+        why = f"at {speed:.3g} TFLOP/s, as its finished runs"
+    lines = pd.DataFrame(rows, columns=["arm", "length", "runs", "tokens", "FLOPs"])
+    add = lambda column: column.sum(skipna=False)  # noqa: E731
+    lines = lines.groupby(["arm", "length"], sort=False).agg(add).reset_index()
+    lines.loc[len(lines)] = ["in all", "", *lines[["runs", "tokens", "FLOPs"]].agg(add)]
+    lines["hours"] = [hours(flops, speed, 1.0) for flops in lines.FLOPs]
+    table = Table(*lines.columns, title=f"{title}: what is missing will take", title_justify="left")
+    for arm, length, *numbers in lines.itertuples(index=False):
+        cells = zip(numbers, (",.0f", ",.0f", ".3g", ",.2f"), strict=True)
+        table.add_row(arm, length, *(f"{n:{form}}" if n == n else "unknown" for n, form in cells))
+    console.print(table)
+    plain_line(console)(f"hours are {why}; {len(finished)} of {len(runs)} runs are finished")
