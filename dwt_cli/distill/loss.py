@@ -1,6 +1,6 @@
 """The loss on the target rows of a batch, alone or with a teacher: eq. 3 (arXiv 2305.18239)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from dwt_cli.distill.alpha import Constant, Schedule, Weights
 from dwt_cli.distill.objective.base import Objective, divergences
 from dwt_cli.distill.objective.features import over_features, requested
-from dwt_cli.distill.objective.fused import Comparison, Sums, distillation_sums, tiled_sums
+from dwt_cli.distill.objective.fused import Comparison, DistillationSums, Sums
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
 from dwt_cli.distill.teacher.signal import Request, SoftTargets, TeacherSignal
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
-from dwt_cli.models.wrapper import Output, Want
+from dwt_cli.models.wrapper import Output, OutputLayer, Want
 from dwt_cli.tasks.task import Batch
 from dwt_cli.training.profile import span
 from dwt_cli.training.protocols import LossSum, Moment, Numbers
@@ -94,7 +94,9 @@ class DistillationLoss:
         comparison = Comparison(
             divergences(objectives), settings.revise, settings.select, moment.progress
         )
-        asked = (teacher.targets, weights, comparison)
+        # eq. 3 trains no teacher
+        targets = teacher.targets.detached() if signal.parts else teacher.targets
+        asked = (targets, weights, comparison)
         sums, student = self._sums(model, batch, of_student, *asked, whole=bool(signal.parts))
         total, soft = sums.total, dict(sums.soft)
         for name, objective in over_features(objectives).items():
@@ -111,13 +113,10 @@ class DistillationLoss:
         if settings.select.leaves_out:
             named["selected"] = sums.selected
         if signal.parts:
-            assert student.logits_NV is not None, "they were computed whole"
+            assert student.logits_NV is not None, "they were wanted"
             teacher_NV, student_NV = teacher.targets.dense(), student.logits_NV.detach()
             own = signal.own_loss(teacher_NV, student_NV, batch, moment)
             total, named["signal_loss"] = total + own, own.detach()
-        else:
-            no_rows = teacher.targets.dense(slice(0))
-            assert not no_rows.requires_grad, "eq. 3 trains no teacher: name its parts"
         return total, named
 
     def _sums(
@@ -130,20 +129,14 @@ class DistillationLoss:
         comparison: Comparison,
         whole: bool = False,
     ) -> tuple[Sums, Output]:
-        """Return eq. 3 and the student's other answers. whole: with all of its logits at once."""
-        want = Want(features=features, ragged=batch.ragged, documents_BL=batch.documents_BL)
-        of_rows = (batch.labels_N, weights, comparison)
-        if not batch.tiled or whole or self._compiled:
-            output = model(*batch.inputs, want)
-            with span("losses"):
-                sums = distillation_sums(
-                    output.logits_NV, targets, *of_rows, compiled=self._compiled
-                )
-            return sums, output
+        """Return eq. 3 and the student's other answers. whole: its logits among them."""
+        settings = (targets, batch.labels_N, weights, comparison)
+        sums = DistillationSums(*settings, compiled=self._compiled)
 
-        def in_tiles(states_ND: Tensor, head: Callable[[Tensor], Tensor]) -> Sums:
+        def loss(states_ND: Tensor, head: OutputLayer | None) -> Sums:
             with span("losses"):
-                return tiled_sums(states_ND, head, targets, *of_rows)
+                return sums(states_ND, head)
 
-        output = model(*batch.inputs, want._replace(logits=False, loss=in_tiles))
+        want = Want(whole, features, loss, batch.ragged, batch.documents_BL)
+        output = model(*batch.inputs, want)
         return output.loss, output

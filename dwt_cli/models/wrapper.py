@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of, is_known, layers_of
@@ -81,21 +82,46 @@ class Wrapper(nn.Module):
         return torch.autocast(like.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
+class OutputLayer(NamedTuple):
+    """The last matrix of a head over the vocabulary, the bias of its logits, and their soft cap.
+
+    cap: logits are cap * tanh(logits / cap); None: as they are. dtype: products are computed in it;
+    None: in the states' type.
+    """
+
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+    cap: float | None = None
+    dtype: torch.dtype | None = None
+
+    def to(self, dtype: torch.dtype, copy: bool = False) -> Self:
+        """Return the layer in a float type; copy: in memory of its own, whatever it is."""
+        of_bias = None if self.bias_V is None else self.bias_V.to(dtype, copy=copy)
+        return self._replace(weight_VD=self.weight_VD.to(dtype, copy=copy), bias_V=of_bias)
+
+    def __call__(self, states_ND: Tensor) -> Tensor:
+        """Return logits (N, V)."""
+        layer = self.to(self.dtype or states_ND.dtype)
+        logits_NV = F.linear(states_ND.to(layer.weight_VD.dtype), *layer[:2])
+        return logits_NV if self.cap is None else (logits_NV / self.cap).tanh() * self.cap
+
+
 class Want(NamedTuple):
     """A request to a `LanguageModel`: values of the target rows that its forward pass returns.
 
     logits: their logits. features: those of layers. loss: called with the states that enter the
-    head (N, D) and with the head, which turns states into logits, while its weights are whole, so
-    that not all logits need to be there at once; what it returns is returned. ragged: blocks may
-    have unequal numbers of rows, and the last layer runs on all positions. documents_BL: int64
-    numbers of documents, which do not see each other, and whose positions count from 0; of causal
-    models alone. None: a block is one. seen_BLL: bool, which positions each one sees, itself among
-    them; it is counted by how many these are; None: all before it.
+    head's last matrix (N, D) and with the matrix, while it is whole, so that not all logits need to
+    be there at once; what it returns is returned. Of a head that is not known it gets the logits,
+    and None. ragged: blocks may have unequal numbers of rows, and the last layer runs on all
+    positions. documents_BL: int64 numbers of documents, which do not see each other, and whose
+    positions count from 0; of causal models alone. None: a block is one. seen_BLL: bool, which
+    positions each one sees, itself among them; it is counted by how many these are; None: all
+    before it.
     """
 
     logits: bool = True
     features: FeatureSpec = NO_FEATURES
-    loss: Callable[[Tensor, Callable[[Tensor], Tensor]], Any] | None = None
+    loss: Callable[[Tensor, OutputLayer | None], Any] | None = None
     ragged: bool = False
     documents_BL: Tensor | None = None
     seen_BLL: Tensor | None = None
@@ -135,30 +161,35 @@ class LanguageModel(Wrapper):
             return self._backbone(ids_BL)
 
     def _output(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> Output:
-        if self.anatomy is None:
-            alike = want._replace(ragged=False, documents_BL=None)
-            assert alike == LOGITS, "an unknown family has logits only"
-            with self._autocast(ids_BL):
-                logits_BLV = self.model(input_ids=ids_BL, **_apart(want.documents_BL)).logits
-                return Output(logits_BLV.flatten(0, 1).index_select(0, rows_N))
-        hidden_ND = self._hidden_of_rows(ids_BL, rows_N, want)
-        logits_NV = self._head(hidden_ND) if want.logits else None
-        loss = want.loss(hidden_ND, self._head) if want.loss is not None else None
+        states_ND = self._states(ids_BL, rows_N, want._replace(logits=True, loss=None))
+        head = self._output_layer()
+        logits_NV = None if not want.logits else head(states_ND) if head else states_ND
+        loss = want.loss(states_ND, head) if want.loss is not None else None
         return Output(logits_NV, loss=loss)
 
-    def _hidden_of_rows(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> Tensor:
+    def _output_layer(self) -> OutputLayer | None:
+        if self.anatomy is None:
+            return None
+        layer: Any = self.model.get_submodule(self.anatomy.output)
+        dtype = None if self.dtype == torch.float32 else self.dtype  # as autocast has it
+        return OutputLayer(layer.weight, layer.bias, self.anatomy.cap(self.model.config), dtype)
+
+    def _states(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> Tensor:
+        """Return what enters the head's matrix (N, D); of an unknown family the logits."""
         alone = not want.ragged and len(rows_N) % len(ids_BL) == 0
         with self._autocast(ids_BL):
+            if self.anatomy is None:
+                known = want.features or want.seen_BLL is not None
+                assert not known, "an unknown family has logits only"
+                logits_BLV = self.model(input_ids=ids_BL, **_apart(want.documents_BL)).logits
+                return logits_BLV.flatten(0, 1).index_select(0, rows_N)
             if alone and not runs_whole(self.model.config, want.features):
-                return self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
-            seen = _seen(want.seen_BLL, self.dtype)
-            states_BLD = self._backbone(ids_BL, **_apart(want.documents_BL), **seen)
-            return states_BLD.flatten(0, 1).index_select(0, rows_N)
-
-    def _head(self, hidden_ND: Tensor) -> Tensor:
-        assert self.anatomy is not None
-        with self._autocast(hidden_ND):
-            return self.anatomy.head(self.model, hidden_ND)
+                hidden_ND = self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
+            else:
+                more = {**_apart(want.documents_BL), **_seen(want.seen_BLL, self.dtype)}
+                hidden_BLD = self._backbone(ids_BL, **more)
+                hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, rows_N)
+            return self.anatomy.transform(self.model, hidden_ND)
 
     def _backbone(self, ids_BL: Tensor, **others: Any) -> Tensor:
         """Return the last hidden states; what a model does not know is handed to every layer."""
@@ -206,7 +237,9 @@ class Classifier(Wrapper):
 
         segments_BL: 1 in a second text.
         """
-        assert want == LOGITS, "a classifier has logits only"
+        assert want._replace(logits=True, loss=None) == LOGITS, "a classifier has logits only"
         segments = {} if segments_BL is None else {"token_type_ids": segments_BL}
         with self._autocast(ids_BL):
-            return Output(self.model(ids_BL, attention_mask=mask_BL, **segments).logits)
+            logits_NC = self.model(ids_BL, attention_mask=mask_BL, **segments).logits
+        loss = want.loss(logits_NC, None) if want.loss is not None else None
+        return Output(logits_NC, loss=loss)

@@ -18,7 +18,6 @@ from dwt_cli.distill.objective.fused import CHUNK_BYTES, FUSED_BYTES, TILE_BYTES
 from dwt_cli.models.anatomy import is_known, layers_of
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.flops import num_parameters
-from dwt_cli.models.options import Head
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.training.optim import Optimizer
@@ -98,26 +97,24 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
             if is_known(teacher.config)  # the others are refused
         ]
         gathered = max([gathered, *theirs])
-    virtual = len(shapes.teachers) - len(teachers)
-    vocab_size, at_once = conditions.data.vocab_size, num_rows
-    if conditions.task.head is Head.causal and train.compile is not True:
-        at_once = min(num_rows, max(1, TILE_BYTES[machine.device.type] // (_FP32 * vocab_size)))
+    width, vocab_size = shapes.student_config.hidden_size, conditions.data.vocab_size
     logits = logit_bytes(
-        at_once,
+        num_rows,
         vocab_size,
-        [machine.dtype] * (1 + len(teachers)) + [torch.float32] * virtual,
-        (FUSED_BYTES if train.compile is True else CHUNK_BYTES)[machine.device.type],
+        machine,
+        [m.config.hidden_size if is_known(m.config) else None for m in teachers],
+        num_virtual=len(shapes.teachers) - len(teachers),
+        chunk_bytes=(FUSED_BYTES if train.compile is True else CHUNK_BYTES)[machine.device.type],
     )
-    if at_once < num_rows:  # in tiles: gradients of states and, of all tiles and one, of the head
-        logits += (num_rows + 2 * vocab_size) * shapes.student_config.hidden_size * _FP32
-        widths = (m.config.hidden_size if is_known(m.config) else vocab_size for m in teachers)
-        logits += num_rows * sum(widths) * machine.dtype.itemsize
+    if machine.dtype != torch.float32:  # while there are tiles
+        logits += vocab_size * width * machine.dtype.itemsize
     return replace(
         state(shapes, machine, num_ranks),
         gathered=gathered,
         # when a layer is computed again the logits are gone
         activations=kept + max(0, again - logits),
-        logits=logits,
+        # the gradients of states and head are there from the losses on
+        logits=logits + (num_rows + vocab_size) * width * _FP32,
         # DDP's buckets are the gradients, and stay
         gradients_stay=num_parts > 1 or (num_ranks > 1 and not sharding),
     )
@@ -195,8 +192,9 @@ def activation_bytes(
         for hook in (layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave))
     ]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits_NV = model(ids_BL, rows_N, Want(features=features)).logits_NV
-    assert logits_NV.requires_grad
+        want = Want(False, features, loss=lambda states_ND, head: states_ND)
+        states_ND = model(ids_BL, rows_N, want).loss
+    assert states_ND.requires_grad
     for hook in hooks:
         hook.remove()
     by_place = {place: sum(sizes.values()) for place, sizes in kept.items()}
@@ -216,18 +214,29 @@ def gathered_bytes(model: LanguageModel, dtype: torch.dtype) -> int:
 
 
 def logit_bytes(
-    num_rows: int, vocab_size: int, dtypes: Sequence[torch.dtype], chunk_bytes: int
+    num_rows: int,
+    vocab_size: int,
+    machine: Machine,
+    widths: Sequence[int | None],
+    num_virtual: int,
+    chunk_bytes: int,
 ) -> int:
-    """Return the bytes of logits (N, V), of the student's gradient, and the losses' working rows.
+    """Return the bytes of a tile of logits (C, V), of teachers' answers, and of working rows.
 
-    dtypes: of the student's logits, then of each teacher's. The losses work in fp32 on a chunk of
-    rows: one table per model, two where its logits are bf16, and one for what compares them.
+    widths: of the teachers' states, from which tiles are made; None: its logits are there whole, as
+    those of the virtual ones are, in fp32. The losses work in fp32 on a chunk of rows: one table
+    per model, two where its logits are bf16, and one for what compares them.
     """
-    size = num_rows * vocab_size
-    tables = (dtypes[0].itemsize + sum(dtype.itemsize for dtype in dtypes)) * size
-    chunk = min(chunk_bytes, size * _FP32)
-    working = sum(1 if dtype == torch.float32 else 2 for dtype in dtypes) + (len(dtypes) > 1)
-    return tables + working * chunk
+    itemsize, num_whole = machine.dtype.itemsize, widths.count(None)
+    at_once = max(1, TILE_BYTES[machine.device.type] // (itemsize * vocab_size))
+    tile = min(num_rows, at_once) * vocab_size
+    known = [width for width in widths if width is not None]
+    tables = (1 + len(known)) * tile * itemsize
+    whole = num_rows * vocab_size * (num_whole * itemsize + num_virtual * _FP32)
+    rounded = itemsize < _FP32
+    states = sum(known) * (num_rows + vocab_size * rounded) * itemsize
+    working = (1 + rounded) * (1 + len(widths)) + num_virtual + (len(widths) + num_virtual > 0)
+    return tables + whole + states + working * min(chunk_bytes, tile * _FP32)
 
 
 def traffic(

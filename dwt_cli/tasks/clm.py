@@ -44,7 +44,7 @@ class NextToken:
         ids_BL, documents_BL = torch.from_numpy(blocks_BL), None
         if self.mark_id is not None:
             documents_BL = (ids_BL == self.mark_id).cumsum(1)
-        return Batch(ids_BL, *shifted(ids_BL), torch.tensor(places), documents_BL, tiled=True)
+        return Batch(ids_BL, *shifted(ids_BL), torch.tensor(places), documents_BL)
 
     def log_likelihoods(
         self, model: LanguageModel, sentences: Sequence[Sentence], device: torch.device

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dwt_cli.models.wrapper import LanguageModel, Want
+from dwt_cli.models.wrapper import LanguageModel, OutputLayer, Want
 
 Sentence = tuple[int, ...]
 """The ids of the tokens, in the task's frame: of masked language models [CLS] ... [SEP]."""
@@ -128,10 +128,11 @@ def _of_edges(
     log_p_E = torch.zeros(len(row_E), dtype=torch.float64)
     is_greedy_E = torch.zeros(len(row_E), dtype=torch.bool)
 
-    def ask(hidden_ND: Tensor, head: Callable[[Tensor], Tensor]) -> None:
+    def ask(states_ND: Tensor, head: OutputLayer | None) -> None:
         size = max(1, _LOGITS[device.type] // model.model.config.vocab_size)
-        for start in range(0, len(hidden_ND), size):
-            logits_TV = head(hidden_ND[start : start + size]).float()
+        for start in range(0, len(states_ND), size):
+            states_TD = states_ND[start : start + size]
+            logits_TV = (head(states_TD) if head else states_TD).float()
             chosen_E = ((row_E >= start) & (row_E < start + size)).nonzero().squeeze(1)
             asked = (row_E[chosen_E] - start).to(device), labels_E[chosen_E].to(device)
             logits_E, highest_T = logits_TV[asked], logits_TV.amax(-1)

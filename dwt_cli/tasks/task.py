@@ -44,7 +44,6 @@ class Batch:
     positions, block after block. labels_N: int64 ids to predict there. places_B3: int64, a `Place`
     for each block. documents_BL: int64 number of the document of each position, which sees no
     other; None: a block is one. ragged: whether a block may have more targets than another.
-    tiled: whether so many positions are targets that their logits are not to be there at once.
     """
 
     ids_BL: Tensor
@@ -53,7 +52,6 @@ class Batch:
     places_B3: Tensor
     documents_BL: Tensor | None = None
     ragged: bool = field(default=False, kw_only=True)
-    tiled: bool = field(default=False, kw_only=True)
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,6 @@ class TextBatch:
     labels_N: Tensor
     documents_BL: ClassVar[None] = None
     ragged: ClassVar[bool] = False
-    tiled: ClassVar[bool] = False
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor | None]:

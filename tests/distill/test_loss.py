@@ -13,7 +13,7 @@ from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.objective.features import Hidden, parts_for
-from dwt_cli.distill.objective.fused import Comparison, distillation_sums
+from dwt_cli.distill.objective.fused import Comparison, DistillationSums
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
     Answer,
@@ -294,11 +294,10 @@ def test_a_batch_with_unequal_numbers_of_targets(
     found = distilled(Constant(), teacher, 2.0)(student, ragged, Moment(0))
     student_NV = student(batch.ids_BL, batch.rows_N).logits_NV[keep_N]
     teacher_NV = teacher.signal(batch).targets.dense()[keep_N]
-    expected = distillation_sums(
-        student_NV,
+    expected = DistillationSums(
         DenseLogits(teacher_NV),
         ragged.labels_N,
         Weights(1.0, 1.0),
         Comparison({"logits": ForwardKL(temperature=2.0)}),
-    )
+    )(student_NV)
     torch.testing.assert_close(found.total, expected.total)

@@ -6,7 +6,7 @@ import torch
 
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Weights
-from dwt_cli.distill.objective.fused import Comparison, distillation_sums
+from dwt_cli.distill.objective.fused import Comparison, DistillationSums
 from dwt_cli.evaluate.lm import (
     _over_blocks,
     _targets,
@@ -74,7 +74,7 @@ def test_ties_count_as_in_training(corpus: Corpus, masking: Masking) -> None:
     logits_NV = torch.randint(3, (len(batch.labels_N), 160), generator=draw).float()
     found = metrics_of(lambda _: logits_NV, heldout, CPU)["accuracy"]
     alone = (None, batch.labels_N, Weights(1.0, 0.0), Comparison({}))
-    in_training = distillation_sums(logits_NV, *alone).correct / len(batch.labels_N)
+    in_training = DistillationSums(*alone)(logits_NV).correct / len(batch.labels_N)
     assert found == pytest.approx(in_training.item())
     assert 0.2 < found < 0.5
 

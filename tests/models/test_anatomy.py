@@ -21,7 +21,7 @@ def test_the_parts_are_where_the_anatomy_says(
     assert (output.in_features, output.out_features) == (16, 160)
     assert output is model.get_output_embeddings()
     hidden_ND = torch.randn(5, 16)
-    assert anatomy.head(model, hidden_ND).shape == (5, 160)
+    assert output(anatomy.transform(model, hidden_ND)).shape == (5, 160)
     of_backbone = model.base_model(torch.ones(1, 8, dtype=torch.long))
     assert of_backbone.last_hidden_state.shape == (1, 8, 16)
     for suffix in anatomy.optional:

@@ -165,7 +165,7 @@ def test_documents_beside_others_are_what_they_are_alone(family: str) -> None:
         # its last position's target is the next document's mark
         rows_N = torch.arange(ids_BT.numel()) if end < L else shifted(ids_BT)[0]
         labels_N = read.ids_BL[:, first + 1 : end + 1].flatten()
-        alone = Batch(ids_BT, rows_N, labels_N, read.places_B3, tiled=True)
+        alone = Batch(ids_BT, rows_N, labels_N, read.places_B3)
         own = loss(wrapped, alone, Moment(0.0)).sums
         for name in ("hard_loss", "teacher_loss", "soft_logits"):
             terms[name] += own[name].item()

@@ -15,7 +15,7 @@ from dwt_cli.models.families import bert
 from dwt_cli.models.families.parts import Anatomy
 from dwt_cli.models.flops import forward_flops
 from dwt_cli.models.options import Head
-from dwt_cli.models.wrapper import LanguageModel, Want
+from dwt_cli.models.wrapper import LanguageModel, OutputLayer, Want
 from dwt_cli.training.options import Fsdp
 from dwt_cli.training.parallel import shard
 from tests.models.conftest import ENCODERS
@@ -103,18 +103,19 @@ def test_the_states_that_enter_the_head_and_a_loss_inside(
     wrapped = LanguageModel(of_family(family), dtype).eval()
     logits_NV = wrapped(ids_BL, rows_N).logits_NV
 
-    def by_rows(hidden_ND: Tensor, head: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        rows = [head(hidden_D[None]).logsumexp(-1).sum() for hidden_D in hidden_ND]
-        return torch.stack(rows), hidden_ND
+    def by_rows(states_ND: Tensor, head: OutputLayer) -> tuple[Tensor, Tensor]:
+        rows = [head(state_D[None]).logsumexp(-1).sum() for state_D in states_ND]
+        return torch.stack(rows), states_ND
 
     output = wrapped(ids_BL, rows_N, Want(logits=False, loss=by_rows))
     assert output.logits_NV is None
-    losses_N, hidden_ND = output.loss
+    losses_N, states_ND = output.loss
     rounding = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(losses_N, logits_NV.logsumexp(-1), rtol=rounding, atol=rounding)
     last_ND = wrapped.hidden(ids_BL).flatten(0, 1)[rows_N]
-    torch.testing.assert_close(hidden_ND, last_ND, rtol=rounding, atol=rounding)
-    both = wrapped(ids_BL, rows_N, Want(loss=lambda hidden_ND, head: head(hidden_ND)))
+    read_ND = wrapped.anatomy.transform(wrapped.model, last_ND)
+    torch.testing.assert_close(states_ND.float(), read_ND, rtol=rounding, atol=rounding)
+    both = wrapped(ids_BL, rows_N, Want(loss=lambda states_ND, head: head(states_ND)))
     assert torch.equal(both.loss, both.logits_NV)
     assert both.features is None
 
@@ -132,10 +133,10 @@ def test_a_loss_inside_a_sharded_model_sees_whole_weights(of_family: OfFamily) -
     ids_BL, rows_N = draw()
     seen = []
 
-    def by_rows(hidden_ND: Tensor, head: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    def by_rows(states_ND: Tensor, head: OutputLayer) -> dict[str, Tensor]:
         decoder = wrapped.model.get_submodule("cls.predictions.decoder")
         seen.append(isinstance(decoder.weight, DTensor))
-        return {"sum": sum(head(hidden_D[None]).logsumexp(-1).sum() for hidden_D in hidden_ND)}
+        return {"sum": sum(head(state_D[None]).logsumexp(-1).sum() for state_D in states_ND)}
 
     gradients = []
     for options in (None, Fsdp()):
@@ -156,8 +157,8 @@ def test_a_loss_inside_a_sharded_model_sees_whole_weights(of_family: OfFamily) -
 def test_an_unknown_family_has_logits_alone(of_family: OfFamily) -> None:
     ids_BL, rows_N = draw()
     wrapped = LanguageModel(of_family("electra"), torch.float32).eval()
-    with pytest.raises(AssertionError, match="unknown family"):
-        wrapped(ids_BL, rows_N, Want(loss=lambda hidden_ND, head: None))
+    output = wrapped(ids_BL, rows_N, Want(loss=lambda logits_NV, head: (logits_NV, head)))
+    assert output.loss == (output.logits_NV, None)
     assert len(wrapped(ids_BL, rows_N[:4], Want(ragged=True)).logits_NV) == 4
 
 

@@ -139,13 +139,9 @@ def test_of_a_decoder_s_rows_there_are_states_alone(composed: Callable[..., Run]
         for n in (512, 1024)
     )
     assert many - few == 512 * 63 * (64 * 4 + 32 * 2), "gradients in fp32, the teacher's in bf16"
-    assert (
-        many
-        < 1024 * 63 * 50_000 * 4
-        < memory(
-            recipe_of(composed(*words, "train.batch_size=1024", "train.compile=true")).shapes, GPU
-        ).logits
-    )
+    compiled = [*words, "train.batch_size=1024", "train.compile=true"]
+    for logits in (many, memory(recipe_of(composed(*compiled)).shapes, GPU).logits):
+        assert logits < 1024 * 63 * 50_000 * 4
 
 
 @pytest.fixture

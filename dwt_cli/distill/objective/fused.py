@@ -1,8 +1,12 @@
 """Equations 1 to 3 of the paper (arXiv 2305.18239, section 2) over target rows, and relatives.
 
-Softmax and sums are in fp32 whatever the models compute in. Losses are sums over rows, in nats,
-with known weights: the gradient of some rows is known as soon as their loss is.
-Legend: N target rows, V vocabulary, D width, C rows of one chunk, or of one tile.
+Head, cross-entropy and divergences are one operation. Losses are sums over rows with known weights:
+the gradient of a tile's logits is known as soon as its loss is, and becomes that of states and head
+before the next tile. Of logits there is never more than a tile of each model. A tile has all of the
+vocabulary: every divergence, the forward KL too, needs the normalisers of whole rows on both sides,
+without which logits would be computed twice; TopK, the revisions and the selections look for the
+likeliest token of a row. Softmax and sums are in fp32 whatever the models compute in.
+Legend: N target rows, V vocabulary, D width, C rows of one tile, or of a chunk of it.
 """
 
 import functools
@@ -16,11 +20,13 @@ from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.base import Distribution, Divergence, Rows
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
-from dwt_cli.distill.teacher.signal import DenseLogits, SoftTargets
+from dwt_cli.distill.teacher.signal import SoftTargets
+from dwt_cli.models.wrapper import OutputLayer
 
+TILE_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}  # of a tile's logits, of each model
 CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}  # on a CPU a chunk's fp32 rows stay in the cache
 FUSED_BYTES = {"cpu": 1 << 25, "cuda": 1 << 28}  # of a fused pass, which makes fewer tables
-TILE_BYTES = {"cpu": 1 << 25, "cuda": 1 << 28}  # of a tile's logits in fp32
+_SUMMED_ENTRIES = 1 << 18  # of the head's gradient at a time, where a product is rounded
 
 
 class Sums(NamedTuple):
@@ -49,131 +55,189 @@ class Comparison(NamedTuple):
     progress: float = 0.0
 
 
-def distillation_sums(
-    student_NV: Tensor,
-    teacher: SoftTargets | None,
-    labels_N: Tensor,
-    weights: Weights,
-    comparison: Comparison,
-    *,
-    compiled: bool = False,
-) -> Sums:
-    """Return alpha_hard * hard + alpha_soft * sum of weight * soft (eq. 3), and its terms.
+class _Rules(NamedTuple):
+    """What a call has beside tensors and numbers; form: what makes the teacher's targets."""
 
-    The gradient with respect to the logits is known in closed form, and written in the same pass
-    over chunks of rows: no (N, V) table of log-probabilities is kept.
+    form: Callable[..., SoftTargets] | None
+    objectives: tuple[Divergence, ...]
+    revise: Revise
+    select: Select
+    compiled: bool
 
-    student_NV: logits of any float type. teacher: gets no gradient; None: the soft terms are zero.
-    labels_N: int64. compiled: the pass over rows that need a gradient is fused by torch.compile.
+
+_RULES: dict[str, _Rules] = {}
+"""By their text: an operator of torch takes no objects."""
+
+
+class DistillationSums:
+    """alpha_hard * hard + alpha_soft * sum of weight * soft (eq. 3), and its terms, of a student.
+
+    teacher: gets no gradient; None: the soft terms are zero. labels_N: int64. compiled: the pass
+    over rows that need a gradient is fused by torch.compile.
     """
 
-    def compute(needs_gradient: bool) -> _Computed:
-        num_rows, vocab_size = student_NV.shape
-        fused = compiled and needs_gradient
-        of_rows = _fused() if fused else _of_rows
-        chunk_bytes = (FUSED_BYTES if fused else CHUNK_BYTES)[student_NV.device.type]
-        step = max(1, chunk_bytes // (4 * vocab_size))
-        gradient_NV = torch.empty_like(student_NV) if needs_gradient else None
-        numbers = _numbers(weights, comparison)
-        now = _on(student_NV.device, numbers) if fused else numbers
-        rules = (tuple(comparison.objectives.values()), comparison.revise, comparison.select)
-        of_chunks = [
-            of_rows(
-                student_NV[rows],
-                None if teacher is None else teacher.dense(rows),
-                labels_N[rows, None],
-                now,
-                rules,
-                None if gradient_NV is None else gradient_NV[rows],
-            )
-            for rows in (slice(start, start + step) for start in range(0, num_rows, step))
-        ]
-        # at once over all chunks: many small operations add up
-        columns = (torch.cat(column) for column in zip(*of_chunks, strict=True))
-        terms = torch.stack([column.sum(dtype=torch.float32) for column in columns])
-        if teacher is None:
-            terms = torch.cat([terms, terms.new_zeros(2 + len(comparison.objectives))])
-        total = weights.hard * terms[0]
-        for factor, loss in zip(numbers[2::2], terms[4:], strict=True):
-            total = total + factor * loss
-        return total, terms, [gradient_NV]
+    def __init__(
+        self,
+        teacher: SoftTargets | None,
+        labels_N: Tensor,
+        weights: Weights,
+        comparison: Comparison,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        form, self._teacher = (None, []) if teacher is None else teacher.parts
+        trained = [part for part in self._teacher if part is not None and part.requires_grad]
+        assert not trained, "eq. 3 trains no teacher: name its parts"
+        self._labels_N, self._names = labels_N, tuple(comparison.objectives)
+        divergences = tuple(comparison.objectives.values())
+        rules = _Rules(form, divergences, comparison.revise, comparison.select, compiled)
+        self._rules = str(rules)
+        _RULES.setdefault(self._rules, rules)
+        self._numbers = _numbers(weights, comparison)
+        self._sent = torch.tensor(self._numbers, dtype=torch.float64)
 
-    return _sums(compute, comparison, student_NV)
+    def __call__(self, states_ND: Tensor, head: OutputLayer | None = None) -> Sums:
+        """Return the sums of the student with these states and this head.
 
+        states_ND: of any float type. head: None: the states are logits (N, V). Only gradients that
+        are asked for are formed, here and once: a second backward pass through the same sums is
+        refused. Under torch.compile this is one operator of the graph.
+        """
+        weight_VD, bias_V, cap, dtype = head or (None, None, None, None)
+        inputs = (states_ND, weight_VD, bias_V)
+        recorded = torch.is_grad_enabled()
+        needs = [recorded and each is not None and each.requires_grad for each in inputs]
+        given = (*inputs, cap, dtype, needs)
+        total, terms = _WithGradient.apply(self, *given)  # type: ignore[no-untyped-call]
+        hard, correct, of_teacher, selected, *soft = terms.unbind()
+        named = dict(zip(self._names, soft, strict=True))
+        return Sums(total, hard, named, of_teacher, correct, selected)
 
-def tiled_sums(
-    hidden_ND: Tensor,
-    head: Callable[[Tensor], Tensor],
-    teacher: SoftTargets | None,
-    labels_N: Tensor,
-    weights: Weights,
-    comparison: Comparison,
-) -> Sums:
-    """Return what `distillation_sums` does of head(hidden_ND), which is never there whole.
-
-    The gradient of a tile's logits becomes that of its states and of the head's parameters before
-    the next tile.
-    """
-    with torch.enable_grad():
-        logits_1V = head(hidden_ND[:1].detach())
-    parameters = _leaves(logits_1V)
-    size = max(1, TILE_BYTES[hidden_ND.device.type] // (4 * logits_1V.shape[-1]))
-
-    def compute(needs_gradient: bool) -> _Computed:
-        gradient_ND = torch.empty_like(hidden_ND)
-        gradients = [torch.zeros_like(parameter) for parameter in parameters]
-
-        def of_tile(rows: slice) -> tuple[Tensor, Tensor]:
-            """Return total and terms; what they were computed from is gone with the tile."""
-            tile_CD = hidden_ND[rows].detach().requires_grad_(needs_gradient)
-            targets = None if teacher is None else DenseLogits(teacher.dense(rows))
-            with torch.set_grad_enabled(needs_gradient):
-                logits_CV = head(tile_CD)
-                sums = distillation_sums(logits_CV, targets, labels_N[rows], weights, comparison)
-            if needs_gradient:
-                wanted = [tile_CD, *parameters]
-                # a head may itself be computed, once for all tiles
-                found = torch.autograd.grad(sums.total, wanted, retain_graph=True)
-                gradient_ND[rows] = found[0]
-                for gradient, more in zip(gradients, found[1:], strict=True):
-                    gradient += more
-            single = (sums.hard, sums.correct, sums.teacher, sums.selected, *sums.soft.values())
-            return sums.total.detach(), torch.stack(single)
-
-        tiles = [of_tile(slice(n, n + size)) for n in range(0, len(hidden_ND), size)]
-        total, terms = (torch.stack(column).sum(0) for column in zip(*tiles, strict=True))
-        return total, terms, [gradient_ND, *gradients]
-
-    return _sums(compute, comparison, hidden_ND, *parameters)
-
-
-_Computed = tuple[Tensor, Tensor, Sequence[Tensor | None]]
-"""A total, its terms in the order of `_of_rows`, and the total's gradients."""
-
-
-def _sums(compute: Callable[[bool], _Computed], comparison: Comparison, *inputs: Tensor) -> Sums:
-    """Return what ``compute`` does; it is told whether any of the inputs needs a gradient."""
-    total, terms = _WithGradient.apply(compute, *inputs)  # type: ignore[no-untyped-call]
-    hard, correct, of_teacher, selected, *soft = terms.unbind()
-    named = dict(zip(comparison.objectives, soft, strict=True))
-    return Sums(total, hard, named, of_teacher, correct, selected)
+    def compute(self, *given: Any) -> list[Tensor]:
+        """Return what `_tiles` does."""
+        given = (*given, self._rules, self._teacher, self._labels_N)
+        if torch.compiler.is_compiling():
+            found: list[Tensor] = torch.ops.dwt.eq3(self._sent, *given)
+            return found
+        return _tiles(self._numbers, *given)
 
 
 class _WithGradient(torch.autograd.Function):
     """A scalar that is computed together with its gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any, compute: Callable[[bool], _Computed], *inputs: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        total, terms, gradients = compute(any(ctx.needs_input_grad))
+    def forward(ctx: Any, sums: DistillationSums, *given: Any) -> tuple[Tensor, Tensor]:
+        total, terms, *gradients = sums.compute(*given)
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(terms)
+        ctx.needs = given[-1]
         return total, terms
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, grad_terms: Tensor) -> Any:
-        return None, *(gradient * grad_total for gradient in ctx.saved_tensors)
+        gradients = iter(ctx.saved_tensors)
+        # in place: of a large head there is no room for two
+        scaled = [next(gradients).mul_(grad_total) if needed else None for needed in ctx.needs]
+        return None, *scaled, None, None, None
+
+
+def _tiles(
+    numbers: Sequence[float],
+    states_ND: Tensor,
+    weight_VD: Tensor | None,
+    bias_V: Tensor | None,
+    cap: float | None,
+    dtype: torch.dtype | None,
+    needs: Sequence[bool],
+    rules_key: str,
+    teacher: Sequence[Tensor | None],
+    labels_N: Tensor,
+) -> list[Tensor]:
+    """Return total, terms in the order of `_of_rows`, and the gradients that are needed.
+
+    numbers: those of `_numbers`. dtype: of the products. needs: of states, weight and bias.
+    """
+    rules = _RULES[rules_key]
+    targets = rules.form(*teacher) if rules.form else None
+    device, dtype = states_ND.device, dtype or states_ND.dtype
+    vocab_size = states_ND.shape[1] if weight_VD is None else len(weight_VD)
+    fused = rules.compiled and any(needs)
+    of_rows = _fused() if fused else _of_rows
+    now = _on(device, numbers) if fused else numbers
+    tile = max(1, TILE_BYTES[device.type] // (dtype.itemsize * vocab_size))
+    chunk = max(1, (FUSED_BYTES if fused else CHUNK_BYTES)[device.type] // (4 * vocab_size))
+    head = None if weight_VD is None else OutputLayer(weight_VD, bias_V).to(dtype)
+    gradient_ND = torch.empty_like(states_ND) if needs[0] else None
+    of_weight_VD, of_bias_V = (
+        torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32))
+        if each is not None and needed
+        else None
+        for each, needed in zip((weight_VD, bias_V), needs[1:], strict=True)
+    )
+    of_chunks = []
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for start in range(0, len(states_ND), tile):
+            rows = slice(start, start + tile)
+            states_CD, labels_C1 = states_ND[rows].to(dtype), labels_N[rows, None]
+            logits_CV = states_CD.clone() if head is None else head(states_CD)
+            teacher_CV = None if targets is None else targets.dense(rows)
+            for first in range(0, len(logits_CV), chunk):
+                part = slice(first, first + chunk)
+                theirs_CV = None if teacher_CV is None else teacher_CV[part]
+                given = (logits_CV[part], theirs_CV, labels_C1[part], now, rules, cap, any(needs))
+                of_chunks.append(of_rows(*given))
+            # where the logits were there is their gradient now
+            if gradient_ND is not None:
+                gradient_ND[rows] = logits_CV if head is None else logits_CV @ head.weight_VD
+            if of_weight_VD is not None:
+                _add_product(of_weight_VD, logits_CV, states_CD)
+            if of_bias_V is not None:
+                of_bias_V += logits_CV.sum(0, dtype=of_bias_V.dtype)
+    terms = torch.zeros(4 + len(rules.objectives), device=device, dtype=torch.float32)
+    if of_chunks:
+        # at once over all chunks: many small operations add up
+        columns = [torch.cat(column) for column in zip(*of_chunks, strict=True)]
+        sums = torch.stack([column.sum(dtype=torch.float32) for column in columns])
+        terms[: len(sums)] = sums
+    total = numbers[0] * terms[0]
+    for factor, loss in zip(numbers[2::2], terms[4:], strict=True):
+        total = total + factor * loss
+    found = (gradient_ND, of_weight_VD, of_bias_V)
+    inputs = (states_ND, weight_VD, bias_V)
+    wanted = zip(found, inputs, strict=True)
+    return [total, terms, *(g.to(x.dtype) for g, x in wanted if g is not None and x is not None)]
+
+
+def _add_product(sum_VD: Tensor, gradient_CV: Tensor, states_CD: Tensor) -> None:
+    """Add gradient^T states; a product that is rounded goes through the cache, piece by piece."""
+    if sum_VD.dtype == gradient_CV.dtype:
+        sum_VD.addmm_(gradient_CV.T, states_CD)
+        return
+    size = max(1, _SUMMED_ENTRIES // states_CD.shape[1])
+    pieces = zip(sum_VD.split(size), gradient_CV.split(size, dim=1), strict=True)
+    for piece_VD, its_CV in pieces:
+        piece_VD += its_CV.T @ states_CD
+
+
+torch.library.define(
+    "dwt::eq3",
+    "(Tensor numbers, Tensor states, Tensor? weight, Tensor? bias, float? cap, ScalarType? dtype, "
+    "bool[] needs, str rules, Tensor?[] teacher, Tensor labels) -> Tensor[]",
+)
+
+
+@torch.library.impl("dwt::eq3", "CompositeExplicitAutograd")
+def _eq3(numbers: Tensor, *others: Any) -> list[Tensor]:
+    """Carry out what stands in a compiled graph."""
+    return _tiles(numbers.tolist(), *others)
+
+
+@torch.library.register_fake("dwt::eq3")
+def _eq3_shapes(*given: Any) -> list[Tensor]:
+    numbers, inputs, needs = given[0], given[1:4], given[6]
+    terms = inputs[0].new_empty(3 + len(numbers) // 2, dtype=torch.float32)
+    wanted = zip(inputs, needs, strict=True)
+    return [terms.new_empty(()), terms, *(torch.empty_like(x) for x, needed in wanted if needed)]
 
 
 def _numbers(weights: Weights, comparison: Comparison) -> list[float]:
@@ -189,9 +253,11 @@ def _numbers(weights: Weights, comparison: Comparison) -> list[float]:
     return numbers
 
 
-def _on(device: torch.device, numbers: list[float]) -> Sequence[Tensor]:
+def _on(device: torch.device, numbers: Sequence[float]) -> Sequence[Tensor]:
     """Return scalar tensors: a fused pass would take numbers of Python's for constants."""
-    sent = torch.tensor(numbers, pin_memory=device.type == "cuda")  # nothing waits for it
+    sent = torch.tensor(
+        numbers, dtype=torch.float32, pin_memory=device.type == "cuda"
+    )  # nothing waits for it
     return sent.to(device, non_blocking=True).unbind()
 
 
@@ -200,36 +266,41 @@ def _of_rows(
     teacher_CV: Tensor | None,
     labels_C1: Tensor,
     numbers: Sequence[float | Tensor],
-    rules: tuple[tuple[Divergence, ...], Revise, Select],
-    gradient_CV: Tensor | None,
+    rules: _Rules,
+    cap: float | None,
+    needs_gradient: bool,
 ) -> list[Tensor]:
-    """Return each term by row, (C, 1); write the gradient of the total into ``gradient_CV``.
+    """Return each term by row, (C, 1); write the total's gradient in the place of the logits.
 
     It is hard (p - onehot) + the sum over divergences of soft / tau d(divergence)/d(logits / tau).
-    numbers: those of `_numbers`.
+    numbers: those of `_numbers`. cap: of the student's logits, which come without it.
     """
     (hard, progress), factors, taus = numbers[:2], numbers[2::2], numbers[3::2]
-    student = Distribution.of(student_CV.float())
+    scores_CV = student_CV.float()
+    student = Distribution.of(scores_CV if cap is None else (scores_CV / cap).tanh_().mul_(cap))
     label_C1 = student.scores_CV.gather(1, labels_C1)
     terms = [student.log_z_C1 - label_C1, label_C1 >= student.top_C1]
     tables: list[tuple[float | Tensor, Tensor]] = [(hard, student.probabilities_CV)]
     if teacher_CV is not None:
-        objectives, revise, select = rules
         rows = Rows(student, Distribution.of(teacher_CV.float()), labels_C1, progress)
-        selected_C1 = select.select(rows)
+        selected_C1 = rules.select.select(rows)
         counts = 1.0 if selected_C1 is None else selected_C1.float()
         terms += [-rows.teacher.log_probability(labels_C1), torch.ones_like(label_C1) * counts]
-        for objective, factor, tau in zip(objectives, factors, taus, strict=True):
+        for objective, factor, tau in zip(rules.objectives, factors, taus, strict=True):
             softened = rows if objective.is_plain else rows.at(tau)
-            loss_C1, its_tables = objective.compare(softened.student, revise.revise(softened))
+            revised = rules.revise.revise(softened)
+            loss_C1, its_tables = objective.compare(softened.student, revised)
             terms.append(loss_C1 * counts)
             slope = factor / tau * counts
             tables += [(slope * each, table_CV) for each, table_CV in its_tables]
-    if gradient_CV is not None:
+    if needs_gradient:
         sum_CV = _summed(tables)
         of_label_C1 = sum_CV.gather(1, labels_C1) - hard
-        gradient_CV.copy_(sum_CV)
-        gradient_CV.scatter_(1, labels_C1, of_label_C1.to(gradient_CV.dtype))
+        if cap is not None:
+            sum_CV.mul_(1 - (student.scores_CV / cap).square_())
+            of_label_C1 *= 1 - (label_C1 / cap) ** 2
+        student_CV.copy_(sum_CV)
+        student_CV.scatter_(1, labels_C1, of_label_C1.to(student_CV.dtype))
     return terms
 
 
@@ -252,18 +323,3 @@ def _summed(parts: list[tuple[float | Tensor, Tensor]]) -> Tensor:
             else:
                 first_CV.add_(table_CV, alpha=more)
     return first_CV
-
-
-def _leaves(tensor: Tensor) -> list[Tensor]:
-    """Return the parameters that a tensor was computed from, each once, in the order found."""
-    found: dict[int, Tensor] = {}
-    seen, waiting = set(), [tensor.grad_fn]
-    while waiting:
-        node: Any = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
-            found.setdefault(id(leaf), leaf)
-        waiting += [before for before, _ in node.next_functions]
-    return list(found.values())

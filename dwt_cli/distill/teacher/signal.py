@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from dwt_cli.distill.teacher.options import Weighting
 from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec
-from dwt_cli.models.wrapper import LanguageModel, Want
+from dwt_cli.models.wrapper import LanguageModel, OutputLayer, Want
 from dwt_cli.tasks.task import Batch
 from dwt_cli.training.protocols import Moment
 
@@ -26,6 +27,16 @@ ALL_ROWS = slice(None)
 @dataclass(frozen=True)
 class SoftTargets(ABC):
     """The teacher's distributions over the vocabulary; each subclass is a form of them."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[Callable[..., "SoftTargets"], list[Tensor | None]]:
+        """Return what makes the targets of their tensors, and those."""
+
+    def detached(self) -> "SoftTargets":
+        """Return them without a gradient."""
+        form, parts = self.parts
+        return form(*(None if part is None else part.detach() for part in parts))
 
     @abstractmethod
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
@@ -38,24 +49,34 @@ class DenseLogits(SoftTargets):
 
     logits_NV: Tensor
 
+    @property
+    def parts(self) -> tuple[Callable[..., SoftTargets], list[Tensor | None]]:
+        return DenseLogits, [self.logits_NV]
+
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
         return self.logits_NV[rows]
 
 
 @dataclass(frozen=True)
 class HeadStates(SoftTargets):
-    """The states that enter a head, and the head, which makes logits of them when asked for some.
+    """The states that enter a head's last matrix, and the matrix, bias and cap.
 
-    The head as a whole: its matrix, a bias, a cap, the number of its ids that are valid.
+    They make logits when asked for some; cap: see `OutputLayer`.
     """
 
     states_ND: Tensor
-    head: Callable[[Tensor], Tensor]
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+    cap: float | None = None
     temperature: float = 1.0
 
-    @torch.no_grad()
+    @property
+    def parts(self) -> tuple[Callable[..., SoftTargets], list[Tensor | None]]:
+        form = partial(HeadStates, cap=self.cap, temperature=self.temperature)
+        return form, [self.states_ND, self.weight_VD, self.bias_V]
+
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
-        logits_CV = self.head(self.states_ND[rows])
+        logits_CV = OutputLayer(self.weight_VD, self.bias_V, self.cap)(self.states_ND[rows])
         return logits_CV if self.temperature == 1 else logits_CV / self.temperature
 
 
@@ -69,6 +90,11 @@ class SparseRows(SoftTargets):
     ids_NK: Tensor
     log_probabilities_NK: Tensor
     vocab_size: int
+
+    @property
+    def parts(self) -> tuple[Callable[..., SoftTargets], list[Tensor | None]]:
+        form = partial(SparseRows, vocab_size=self.vocab_size)
+        return form, [self.ids_NK, self.log_probabilities_NK]
 
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
         """Return log-probabilities (C, V), fp32."""
@@ -143,18 +169,18 @@ class ModelSignal(TeacherSignal):
     @torch.no_grad()
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         assert self.model is not None, "a released teacher is not asked again"
-        want = Want(features=request.features, ragged=batch.ragged, documents_BL=batch.documents_BL)
-        # a sharded head's weights are gone after a forward pass
-        if batch.tiled and self.model.anatomy and not isinstance(self.model, FSDPModule):
-            states = want._replace(logits=False, loss=lambda states_ND, head: (states_ND, head))
-            output = self.model(*batch.inputs, states)
-            states_ND, head = output.loss
-            return Answer(HeadStates(states_ND, head, self._temperature), output.features)
+        want = Want(False, request.features, self._targets, batch.ragged, batch.documents_BL)
         output = self.model(*batch.inputs, want)
-        logits_NV = output.logits_NV
-        if self._temperature != 1:
-            logits_NV = logits_NV / self._temperature
-        return Answer(DenseLogits(logits_NV), output.features)
+        return Answer(output.loss, output.features)
+
+    def _targets(self, states_ND: Tensor, head: OutputLayer | None) -> SoftTargets:
+        if head is None:
+            tempered = self._temperature == 1
+            return DenseLogits(states_ND if tempered else states_ND / self._temperature)
+        # a sharded head's weights are gone after the forward pass
+        dtype = head.dtype or states_ND.dtype
+        own = head.to(dtype, copy=isinstance(self.model, FSDPModule))
+        return HeadStates(states_ND.to(dtype), *own[:3], temperature=self._temperature)
 
 
 _BELOW = 20.0  # nats below the unlikeliest token: as good as never, and every divergence is finite

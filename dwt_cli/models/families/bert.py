@@ -18,7 +18,7 @@ def _after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
 
 ANATOMY = Anatomy(
     "bert.encoder.layer",
-    head=lambda model, hidden_ND: model.cls(hidden_ND),
+    transform=lambda model, hidden_ND: model.cls.predictions.transform(hidden_ND),
     output="cls.predictions.decoder",
     projections=_PROJECTIONS,
     embeddings="bert.embeddings",

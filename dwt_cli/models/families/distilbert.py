@@ -15,8 +15,8 @@ def _after_mixing(layer: Any, mixed_BTD: Tensor, entered_BTD: Tensor) -> Tensor:
 
 ANATOMY = Anatomy(
     "distilbert.transformer.layer",
-    head=lambda model, hidden_ND: model.vocab_projector(
-        model.vocab_layer_norm(model.activation(model.vocab_transform(hidden_ND)))
+    transform=lambda model, hidden_ND: model.vocab_layer_norm(
+        model.activation(model.vocab_transform(hidden_ND))
     ),
     output="vocab_projector",
     projections=tuple(f"attention.{name}_lin" for name in "qkv"),

@@ -2,14 +2,11 @@
 
 Norms around each sublayer, whose gain is 1 more than what is stored; embeddings that are multiplied
 by the root of the width; logits, of attention too, that are capped: c * tanh(logits / c).
-
-Legend: N target rows, V vocabulary, D width.
 """
 
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
 from transformers import Gemma2Config, Gemma3TextConfig, PreTrainedConfig
 
 from dwt_cli.models.families import llama
@@ -25,12 +22,6 @@ def _settings(options: Architecture) -> dict[str, Any]:
     }
 
 
-def _head(model: Any, hidden_ND: Tensor) -> Tensor:
-    logits_NV, cap = model.lm_head(hidden_ND), model.config.final_logit_softcapping
-    capped_NV: Tensor = logits_NV if cap is None else (logits_NV / cap).tanh() * cap
-    return capped_NV
-
-
 def _stored(module: str, config: PreTrainedConfig) -> tuple[float, float]:
     """Return the factor and the summand of a module's weights.
 
@@ -44,7 +35,7 @@ def _stored(module: str, config: PreTrainedConfig) -> tuple[float, float]:
 
 GEMMA2 = replace(
     llama.LLAMA,
-    head=_head,
+    cap=lambda config: config.final_logit_softcapping,
     output_norms=llama.OUTPUT_NORMS,
     stored=_stored,
     same=(

@@ -22,7 +22,7 @@ def _mask(config: PreTrainedConfig, length: int) -> Any:
 
 ANATOMY = Anatomy(
     "model.layers",
-    head=lambda model, hidden_ND: model.decoder(model.head(hidden_ND)),
+    transform=lambda model, hidden_ND: model.head(hidden_ND),
     output="decoder",
     projections=("attn.Wqkv",),
     embeddings="model.embeddings",

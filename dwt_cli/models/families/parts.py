@@ -55,8 +55,9 @@ class Anatomy:
     layers: the prefix of the numbered layers.
     projections: in a layer, the linear maps to queries, keys and values; one if they are fused.
     embeddings: the prefix of what comes before the layers.
-    head: hidden states of the target rows (N, D) -> logits (N, V).
+    transform: hidden states of the target rows (N, D) -> what the output matrix reads.
     output: the last matrix of the head, from width to vocabulary.
+    cap: a configuration -> c, where logits are c * tanh(logits / c); None: as they are.
     last_layer: how the last layer is computed on the target rows alone; None: it never is, as in
         a causal family, in which all positions are targets and each has a mask of its own.
     pre_norm: a layer adds to a residual stream that no norm interrupts.
@@ -82,8 +83,9 @@ class Anatomy:
     layers: str
     projections: tuple[str, ...]
     embeddings: str
-    head: Callable[[Any, Tensor], Tensor] = lambda model, hidden_ND: model.lm_head(hidden_ND)
+    transform: Callable[[Any, Tensor], Tensor] = lambda model, hidden_ND: hidden_ND
     output: str = "lm_head"
+    cap: Callable[[PreTrainedConfig], float | None] = lambda config: None
     last_layer: LastLayer | None = None
     pre_norm: bool = False
     output_norms: tuple[str, ...] = ()

@@ -1,13 +1,23 @@
 """RoBERTa (arXiv 1907.11692): BERT's layers, other names around them."""
 
 from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import gelu
 
 from dwt_cli.models.families import bert
+
+
+def _transform(model: Any, hidden_ND: Tensor) -> Tensor:
+    read_ND: Tensor = model.lm_head.layer_norm(gelu(model.lm_head.dense(hidden_ND)))
+    return read_ND
+
 
 ANATOMY = replace(
     bert.ANATOMY,
     layers="roberta.encoder.layer",
-    head=lambda model, hidden_ND: model.lm_head(hidden_ND),
+    transform=_transform,
     output="lm_head.decoder",
     embeddings="roberta.embeddings",
     # they are counted from the one after that of padding

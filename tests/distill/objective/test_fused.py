@@ -20,7 +20,7 @@ from dwt_cli.distill.objective.divergences import (
     SquaredError,
     TopK,
 )
-from dwt_cli.distill.objective.fused import Comparison, Sums, distillation_sums
+from dwt_cli.distill.objective.fused import Comparison, DistillationSums, Sums
 from dwt_cli.distill.objective.revise import (
     REVISIONS,
     ConfidenceMix,
@@ -141,7 +141,7 @@ def flat(sums: Sums) -> dict[str, float]:
 
 def sums_of(student_NV: Tensor, teacher_NV: Tensor | None, *settings: Any, **more: bool) -> Sums:
     teacher = None if teacher_NV is None else DenseLogits(teacher_NV)
-    return distillation_sums(student_NV, teacher, *settings, **more)
+    return DistillationSums(teacher, *settings, **more)(student_NV)
 
 
 def draw(dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:

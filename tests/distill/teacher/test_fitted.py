@@ -5,7 +5,7 @@ import torch
 
 from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.divergences import DIVERGENCES
-from dwt_cli.distill.objective.fused import Comparison, distillation_sums
+from dwt_cli.distill.objective.fused import Comparison, DistillationSums
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
     Answer,
@@ -61,7 +61,7 @@ def test_every_divergence_of_it_is_finite(logits_NP: torch.Tensor, batch: Batch,
     targets = FittedSignal(Fixed(logits_NP), TOKENS, P)(batch).targets
     student_NV = torch.randn(N, P, generator=torch.Generator().manual_seed(1)).requires_grad_()
     comparison = Comparison({name: DIVERGENCES[name]()})
-    sums = distillation_sums(student_NV, targets, torch.arange(N), Weights(1.0, 1.0), comparison)
+    sums = DistillationSums(targets, torch.arange(N), Weights(1.0, 1.0), comparison)(student_NV)
     sums.total.backward()
     assert sums.total.isfinite()
     assert student_NV.grad.isfinite().all()

@@ -9,7 +9,7 @@ from torch import Tensor
 from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective import fused
 from dwt_cli.distill.objective.divergences import ForwardKL, JensenShannon, TopK
-from dwt_cli.distill.objective.fused import Comparison, distillation_sums
+from dwt_cli.distill.objective.fused import Comparison, DistillationSums
 from dwt_cli.distill.objective.select import Gate
 from dwt_cli.distill.teacher.signal import (
     DenseLogits,
@@ -42,18 +42,14 @@ def sparse_pair() -> tuple[SoftTargets, SoftTargets]:
 
 
 def head_pair(cap: float | None) -> tuple[SoftTargets, SoftTargets]:
-    """A head whose matrix has three rows more than there are tokens."""
-    states_ND, weight_PD, bias_P = draw(N, D), draw(V + 3, D), draw(V + 3)
+    """A matrix with a bias."""
+    states_ND, weight_VD, bias_V = draw(N, D), draw(V, D), draw(V)
     dense = []
     for state_D in states_ND.double():
-        scores = [float(state_D @ weight_PD[v].double() + bias_P[v]) for v in range(V)]
+        scores = [float(state_D @ weight_VD[v].double() + bias_V[v]) for v in range(V)]
         dense.append([cap * math.tanh(s / cap) if cap else s for s in scores])
 
-    def head(states_CD: Tensor) -> Tensor:
-        logits_CV = (states_CD @ weight_PD.T + bias_P)[:, :V]
-        return logits_CV if cap is None else cap * (logits_CV / cap).tanh()
-
-    return HeadStates(states_ND, head), DenseLogits(torch.tensor(dense))
+    return HeadStates(states_ND, weight_VD, bias_V, cap), DenseLogits(torch.tensor(dense))
 
 
 PAIRS = {"sparse": sparse_pair(), "head": head_pair(None), "capped": head_pair(3.0)}
@@ -80,7 +76,7 @@ def test_the_same_loss_and_gradient_of_the_student(
     seen = []
     for targets in PAIRS[kind]:
         student_NV = draw(N, V, 1).squeeze(-1).requires_grad_()
-        sums = distillation_sums(student_NV, targets, labels_N, Weights(1.0, 3.0), comparison)
+        sums = DistillationSums(targets, labels_N, Weights(1.0, 3.0), comparison)(student_NV)
         sums.total.backward()
         assert student_NV.grad is not None
         seen.append((sums.total, sums.teacher, *sums.soft.values(), student_NV.grad))

@@ -5,7 +5,7 @@ import torch
 
 from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.divergences import ForwardKL
-from dwt_cli.distill.objective.fused import Comparison, distillation_sums
+from dwt_cli.distill.objective.fused import Comparison, DistillationSums
 from dwt_cli.distill.teacher.signal import VirtualSignal
 from dwt_cli.tasks.task import Batch
 
@@ -36,13 +36,12 @@ def test_with_it_the_loss_is_label_smoothing(hard: float, soft: float) -> None:
     confidence = 0.9
     student_NV = torch.randn(4, V, generator=torch.Generator().manual_seed(0))
     ours_NV = student_NV.clone().requires_grad_()
-    sums = distillation_sums(
-        ours_NV,
+    sums = DistillationSums(
         VirtualSignal(confidence, V)(BATCH).targets,
         LABELS_N,
         Weights(hard, soft),
         Comparison({"logits": ForwardKL()}),
-    )
+    )(ours_NV)
     sums.total.backward()
 
     on_label = (hard + soft * confidence) / (hard + soft)
