@@ -88,15 +88,16 @@ def carry_out(
             if file.stem not in steps and (again or job.state != "finished"):
                 steps[file.stem] = float(run.train.num_steps(None) or 1)
                 tags = [f"arm={job.arm}", f"seed={job.seed}", f"length={job.length}"]
-                labelled = replace(
-                    run,
-                    tracker=run.tracker.labelled(name, tags),
-                    train=replace(run.train, compile_with=str(decision)),
-                )
+                labelled = replace(run, tracker=run.tracker.labelled(name, tags))
+                if run.train.compile == "auto":
+                    shared = replace(run.train, compile_with=str(decision))
+                    labelled = replace(labelled, train=shared)
                 file.write_text(packing.packed(labelled), encoding="utf-8")
-        if not decision.is_file():  # the first run that can tell decides for all
-            atomic.write_json(decision, {"num_runs": len(steps)})
         num_done = len({job.identity for job in jobs}) - len(steps)
+        if first.train.compile == "auto" and not decision.is_file():
+            # the first run that can tell decides for all
+            why = {"compiled": False, "why": f"off: {num_done} runs were finished without"}
+            atomic.write_json(decision, why if num_done else {"num_runs": len(steps)})
         files = [folder / "logs" / f"{identity}.json" for identity in steps]
         try:
             with Overview(console, name, steps, num_done) as overview:

@@ -105,8 +105,11 @@ class KeptCode(AbstractContextManager["KeptCode"]):
         headers = (self._root if self._is_kept else self._copy) / "headers"
         codecache._HEADER_DIR = str(headers)  # torch's are where others may write
         codecache._HEADER_LOCK_DIR = str(headers / "locks")
-        config.compile_threads = 1 if self._loaded else torch.get_num_threads()
-        config.fallback_random = True  # dropout draws what it draws in a plain layer
+        codecache._precompile_header.cache_clear()
+        num_threads = 1 if self._loaded else torch.get_num_threads()
+        # dropout draws what it draws in a plain layer
+        settings = config.patch(compile_threads=num_threads, fallback_random=True)
+        self._open.enter_context(settings)
         torch._dynamo.reset()  # another training's code is in another copy
         self._open.enter_context(temporary_cache_dir(str(self._copy)))
         return self
@@ -219,7 +222,7 @@ class Compiling(Observer, AbstractContextManager["Compiling"]):
             if self._is_new and self.ranks.is_first:
                 self.code.keep()  # a forward and a backward pass have run
             self._is_new = False
-        elif not self._is_decided:
+        elif not self._is_decided and progress < 1:
             self._seconds.append(self.tokens_per_step / metrics["tokens_per_s"])
             if step == NUM_PLAIN or len(self._seconds) == NUM_PLAIN:
                 self._is_decided = True
@@ -230,7 +233,8 @@ class Compiling(Observer, AbstractContextManager["Compiling"]):
     def _begin(self) -> None:
         self._open.enter_context(self.code)
         # a compiler that fails leaves a layer as it is, unless it was asked for
-        torch._dynamo.config.suppress_errors = not self.always
+        settings = torch._dynamo.config.patch(suppress_errors=not self.always)
+        self._open.enter_context(settings)
         self.compile()
 
     def _known(self) -> dict[str, Any] | None:

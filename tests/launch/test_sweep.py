@@ -92,9 +92,11 @@ def test_arms_that_are_the_same_run_are_trained_once(place: Path, first: Any) ->
 def test_a_second_start_does_only_what_is_missing(place: Path, first: Any) -> None:
     (place / "runs/studies/mine/study.json").write_text('{"version": 1, "na')  # torn: no matter
     before = {path: path.stat().st_mtime_ns for path in place.glob("runs/*/summary.json")}
-    words = ["arm=alone", "seed=0,1"]
+    words = ["arm=alone", "seed=0,1", "train.compile=auto"]
     again = dwt_train(*study_command(place, *words), cwd=place, timeout=250)
     assert again.returncode == 0, again.stdout + again.stderr
+    decision = json.loads((place / "runs/studies/mine/compile.json").read_text())
+    assert decision == {"compiled": False, "why": "off: 1 runs were finished without"}
     assert "mine: 2 runs, 1 of them finished before" in again.stdout
     after = {path: path.stat().st_mtime_ns for path in place.glob("runs/*/summary.json")}
     assert len(after) == len(before) + 1
@@ -134,6 +136,24 @@ def test_a_study_that_was_stopped_goes_on_in_mid_training(
     (log,) = place.glob(f"runs/studies/mine/logs/{folder.name[-16:]}.log")
     assert "going on after step" in log.read_text()
     assert json.loads((folder / "summary.json").read_text())["student"]["steps"] == 400
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_runs_load_what_an_earlier_one_has_compiled(place: Path, tmp_path: Path) -> None:
+    """In forks of a process that has torch loaded, and has threads."""
+    words = ["teacher=none", "seed=3,4", "train.compile=true", *options(place)]
+    cache = {"XDG_CACHE_HOME": str(tmp_path)}
+    done = dwt_train("-m", *words, cwd=place, timeout=850, **cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning: compiled" not in done.stdout
+    (manifest,) = tmp_path.glob("dwt/compiled/*/manifest.json")
+    first, second = (next(place.glob(f"runs/*seed{seed}-*")) for seed in (3, 4))
+    ended = [(folder / "summary.json").stat().st_mtime for folder in (first, second)]
+    assert manifest.stat().st_mtime < ended[0] < ended[1], "the second one has kept nothing new"
+    for folder in (first, second):
+        counters = json.loads(next(folder.glob("checkpoints/*/state.json")).read_text())["counters"]
+        assert counters["compiled"] is True
 
 
 def test_runs_of_earlier_commands_stay_in_the_record(place: Path, first: Any) -> None:

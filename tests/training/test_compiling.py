@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor import codecache
 
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel
@@ -20,19 +21,10 @@ MANY, FEW = 100_000, 2 * NUM_PLAIN
 
 
 @pytest.fixture(autouse=True)
-def plain_again() -> Iterator[None]:
-    """What opening compiled code sets for the rest of a process is as it was after a test."""
-    from torch._dynamo import config as dynamo
-    from torch._inductor import codecache, config
-
-    names = ("compile_threads", "fallback_random")
-    before = [getattr(config, name) for name in names]
-    places = codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR
-    yield
-    for name, value in zip(names, before, strict=True):
-        setattr(config, name, value)
-    codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = places
-    dynamo.suppress_errors = False
+def torchs_own_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave what opening code changes for the rest of the process as it was."""
+    for name in ("_HEADER_DIR", "_HEADER_LOCK_DIR"):
+        monkeypatch.setattr(codecache, name, getattr(codecache, name))
 
 
 @pytest.mark.parametrize("is_warm", [False, True])
