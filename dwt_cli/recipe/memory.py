@@ -104,7 +104,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         machine,
         [m.config.hidden_size if is_known(m.config) else None for m in teachers],
         num_virtual=len(shapes.teachers) - len(teachers),
-        chunk_bytes=(FUSED_BYTES if train.compile is True else CHUNK_BYTES)[machine.device.type],
+        chunk_bytes=(FUSED_BYTES if train.compile else CHUNK_BYTES)[machine.device.type],
     )
     if machine.dtype != torch.float32:  # while there are tiles
         logits += vocab_size * width * machine.dtype.itemsize

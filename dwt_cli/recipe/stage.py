@@ -17,7 +17,6 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.data.options import Data
 from dwt_cli.evaluate.options import Eval
-from dwt_cli.models.options import Head
 from dwt_cli.tasks.options import Task
 from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
@@ -309,15 +308,14 @@ class Conditions:
         at: Context,
     ) -> Compiling | None:
         """Return what compiles a model while it trains, where that is wanted and possible."""
-        always, is_sharded = self.train.compile is True, self.parallel.sharding(at.ranks.size)
+        is_sharded = self.parallel.sharding(at.ranks.size)
         if not self.train.compile or compile_loss is None or is_sharded:
             return None
         from dwt_cli.training.compiling import DECISION, Compiling, KeptCode
 
         def compile_all() -> None:
             model.compile_layers()
-            if always or self.task.head is not Head.causal:  # all logits at once: not by itself
-                compile_loss()
+            compile_loss()
 
         about = at.machine.describe() | {
             "commit": None,  # torch knows its code by content
@@ -329,7 +327,7 @@ class Conditions:
             model,
             KeptCode(about, at.show.say),
             compile_all,
-            always,
+            self.train.compile is True,
             at.machine.device.type,
             self.tokens_per_step,
             folder / DECISION,
