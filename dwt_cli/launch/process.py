@@ -20,7 +20,6 @@ from rich.console import Console
 from dwt_cli.base import interrupt
 from dwt_cli.base.errors import FAULT, MISTAKE, Reported
 from dwt_cli.config import explain, packing
-from dwt_cli.config.run import Run
 
 QUIETLY = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Environment of those who start ranks: that other ranks have ended is reported in one line."""
@@ -49,18 +48,33 @@ def scratch() -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-")
 
 
-@contextlib.contextmanager
-def handed_over(file: Path, at_parents_end: signal.Signals = signal.SIGKILL) -> Iterator[Run]:
-    """Yield the run that is packed in a file, and exit where the work on it does not end well.
+def main(role: str, file: Path) -> None:
+    """Do the work of a process in its role, on the run that is packed in a file.
 
-    at_parents_end: the signal with which this process ends when its parent is gone (Linux only).
+    rank: one of the run's processes. job: all of it, as one run of a multirun. node: the launcher
+    of one node's ranks, in a job of SLURM. Exits where the work does not end well, and (on Linux)
+    with its parent.
     """
     if platform.system() == "Linux":
         pr_set_pdeathsig = 1
+        # when a multirun is killed, its jobs leave checkpoints
+        at_parents_end = signal.SIGTERM if role == "job" else signal.SIGKILL
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, at_parents_end)
     try:
         with interrupt.stoppable():
-            yield packing.unpacked(file.read_text(encoding="utf-8"))
+            run = packing.unpacked(file.read_text(encoding="utf-8"))
+            if role == "rank":
+                from dwt_cli.recipe import worker
+
+                worker.work(run, Console())
+                return
+            from dwt_cli.launch import dispatch
+
+            if role == "job":
+                dispatch.start(run)
+            else:
+                assert run.launch.ranks is not None
+                dispatch.start_ranks(packing.packed(run), run.launch.ranks)
     except Reported as error:
         sys.exit(error.code)
     except KeyboardInterrupt as stop:
@@ -75,26 +89,3 @@ def handed_over(file: Path, at_parents_end: signal.Signals = signal.SIGKILL) -> 
             sys.exit(FAULT)
         print(f"dwt-train: {line}", file=sys.stderr, flush=True)
         sys.exit(MISTAKE)
-
-
-def main(role: str, file: Path) -> None:
-    """Do the work of a process in its role, on the run that is packed in a file.
-
-    rank: one of the run's processes. job: all of it, as one run of a multirun. node: the launcher
-    of one node's ranks, in a job of SLURM. Exits where the work does not end well.
-    """
-    # when a multirun is killed, its jobs leave checkpoints
-    at_parents_end = signal.SIGTERM if role == "job" else signal.SIGKILL
-    with handed_over(file, at_parents_end) as run:
-        if role == "rank":
-            from dwt_cli.recipe import worker
-
-            worker.work(run, Console())
-            return
-        from dwt_cli.launch import dispatch
-
-        if role == "job":
-            dispatch.start(run)
-        else:
-            assert run.launch.ranks is not None
-            dispatch.start_ranks(packing.packed(run), run.launch.ranks)

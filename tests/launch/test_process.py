@@ -18,11 +18,16 @@ import sys
 from pathlib import Path
 
 from dwt_cli.base.errors import Reported, UserError
-from dwt_cli.launch.process import handed_over
 from dwt_cli.base.interrupt import Interrupted
+from dwt_cli.launch import dispatch, process
 
-with handed_over(Path(sys.argv[1])):
+
+def start(run):
     raise {error}
+
+
+dispatch.start = start
+process.main("job", Path(sys.argv[1]))
 """
 
 
