@@ -13,7 +13,7 @@ from dwt_cli.base.errors import MISTAKE, Reported
 from dwt_cli.cli import overrides
 from dwt_cli.config import check, explain, files
 from dwt_cli.config.compose import register, runs_of
-from dwt_cli.config.launch import Basic
+from dwt_cli.config.launch import Basic, Start
 from dwt_cli.config.run import EVAL_SETTINGS, GROUPS_AND_SETTINGS, Evaluation, Mode, Run, Study
 from dwt_cli.launch.dispatch import start
 from dwt_cli.launch.process import loading
@@ -57,7 +57,8 @@ def carry_out(program: str, arguments: list[str]) -> int:
                 print(f"warning: {warning}", file=sys.stderr)
             mode = runs[0].run.mode
             if many and root is Run and (mode.trains or mode is Mode.plan):
-                with starter(runs[0].jobs.start) as begin:
+                # a plan begins no process
+                with starter(runs[0].jobs.start if mode.trains else Start.fresh) as begin:
                     with loading():
                         from dwt_cli.launch import sweep
                     return sweep.carry_out(runs, asked.config_name, arguments, Console(), begin)
