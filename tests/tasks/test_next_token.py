@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
+from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.options import Frame
 from dwt_cli.data.pack import Blocks, pack, write_blocks
@@ -33,8 +34,9 @@ from dwt_cli.tasks.options import Task
 from dwt_cli.tasks.task import Batch, Place
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Training
-from dwt_cli.training.options import AdamW, Train
+from dwt_cli.training.options import AdamW, Muon, Optim, Train
 from dwt_cli.training.protocols import Observer
+from tests.processes import together
 
 CPU = torch.device("cpu")
 END, V, L = 3, 160, 24
@@ -109,10 +111,18 @@ class Losses(list[float], Observer):
         self.append(metrics["loss"])
 
 
+FAST = AdamW(lr=0.02, warmup=0.0, decay=0.0)
+
+
 def train(
-    blocks: Blocks, folder: Path, num_parts: int = 1, teacher: LanguageModel | None = None
+    blocks: Blocks,
+    folder: Path,
+    num_parts: int = 1,
+    teacher: LanguageModel | None = None,
+    optim: Optim = FAST,
+    ranks: Ranks = ALONE,
 ) -> tuple[LanguageModel, Losses, HeldoutBatches]:
-    """The one loop and the one loss, on batches of the task."""
+    """The one loop and the one loss, on batches of the task. num_parts: of all ranks."""
     model = LanguageModel(gpt2(), torch.float32)
     batches = TrainBatches(blocks, Shifted(END), 8, 0, "student")
     heldout = HeldoutBatches(blocks, Shifted(END), 20, 7)
@@ -122,9 +132,9 @@ def train(
         model=model,
         loss=DistillationLoss(setup or None),
         batches=batches,
-        optim=AdamW(lr=0.02, warmup=0.0, decay=0.0),
+        optim=optim,
         options=Train(
-            max_steps=30,
+            max_steps=30 if optim is FAST else 20,
             epochs=None,
             batch_size=8,
             micro_batch_size=8 // num_parts,
@@ -132,10 +142,11 @@ def train(
         ),
         evaluate=lambda model: heldout_metrics(model, heldout, CPU),
         eval_every=None,
-        checkpoints=Checkpoints(folder, "next token", 1, print),
+        checkpoints=Checkpoints(folder, "next token", 1, print, ranks),
         observers=[losses],
         device=CPU,
         seed=0,
+        ranks=ranks,
     ).run()
     return model, losses, heldout
 
@@ -167,6 +178,34 @@ def test_a_task_of_a_test_is_trained_evaluated_and_distilled(
     _, taught, _ = train(blocks, tmp_path / "taught", teacher=model)
     assert taught[0] > losses[0], "the soft loss comes on top"
     assert taught[-1] < 0.5 * taught[0]
+
+
+SLOW: dict[str, tuple[Optim, float]] = {
+    "adamw": (AdamW(lr=2e-3, clip_norm=float("inf")), 1e-5),
+    "muon": (Muon(lr=2e-3, clip_norm=float("inf")), 1e-3),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optim", SLOW)
+@pytest.mark.parametrize(("num_ranks", "num_parts"), [(1, 8), (2, 2), (2, 8), (4, 4), (4, 8)])
+def test_blocks_of_unequal_targets_are_shared_by_any_number_of_ranks(
+    blocks: Blocks, tmp_path: Path, num_ranks: int, num_parts: int, optim: str
+) -> None:
+    rules, tolerance = SLOW[optim]
+    teacher = LanguageModel(gpt2(1), torch.float32)
+    _, alone, _ = train(blocks, tmp_path / "alone", 1, teacher, rules)
+    folders = tmp_path / "blocks", tmp_path / "shared"
+    for losses in together(num_ranks, _losses, *folders, num_parts, rules):
+        assert len(losses) == 20
+        assert losses[0] == pytest.approx(alone[0], rel=1e-6)
+        assert losses == pytest.approx(alone, rel=tolerance)
+
+
+def _losses(ranks: Ranks, blocks: Path, folder: Path, num_parts: int, optim: Optim) -> list[float]:
+    torch.set_num_threads(1)
+    teacher = LanguageModel(gpt2(1), torch.float32)
+    return list(train(Blocks(blocks), folder, num_parts, teacher, optim, ranks)[1])
 
 
 def test_it_scores_sentences(corpus: Corpus) -> None:

@@ -169,6 +169,21 @@ def toy_training(
     )
 
 
+def test_micro_batches_of_unequal_rows_are_divided_once(training: Make) -> None:
+    """One row with a loss of 1, and three with 3 each: 2.5, where the mean of means is 2."""
+
+    class Rows(Toy):
+        def batch(self, step: int, part: int = 0, num_parts: int = 1) -> Any:
+            return SimpleNamespace(to=lambda device: part)
+
+    rows = Rows(lambda weight, part: (1.0, 9.0)[part] * weight.sum())
+    nn.init.ones_(rows.model.weight)
+    made = toy_training(training, rows, None)
+    made = replace(made, options=replace(made.options, micro_batch_size=4))
+    assert made.accumulate(0, Moment(0.0))["loss"] == 2.5
+    assert rows.model.weight.grad == 2.5
+
+
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
