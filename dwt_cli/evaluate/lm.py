@@ -149,19 +149,24 @@ def _targets(
     device: torch.device,
     ranks: Ranks = ALONE,
 ) -> _Targets:
-    losses, correct, blocks, confidences = [], [], [], []
+    # there beforehand: what is kept between one batch's logits and the next one's splits the heap
+    found_4N = torch.empty(4, heldout.num_targets, dtype=torch.float64, device=device)
+    end = 0
     for held, counts in heldout.share(ranks.rank, ranks.size):
         batch = held.to(device)
         logits_NV = logits(batch).float()
-        taken = len(batch.labels_N) if counts else 0
-        losses.append(F.cross_entropy(logits_NV, batch.labels_N, reduction="none")[:taken])
+        if not counts:
+            continue
+        losses_N = F.cross_entropy(logits_NV, batch.labels_N, reduction="none")
         label_N = logits_NV.gather(1, batch.labels_N[:, None]).squeeze(1)
         highest_N = logits_NV.amax(-1)
-        correct.append((label_N >= highest_N)[:taken])
-        confidences.append((highest_N - label_N)[:taken] - losses[-1])
-        blocks.append(batch.places_B3[batch.rows_N // batch.ids_BL.shape[1], 0][:taken])
-    losses_N, correct_N = torch.cat(losses).double(), torch.cat(correct).double()
-    return _Targets(losses_N, correct_N, torch.cat(blocks), torch.cat(confidences).double().exp())
+        blocks_N = batch.places_B3[batch.rows_N // batch.ids_BL.shape[1], 0]
+        values = (losses_N, label_N >= highest_N, blocks_N, highest_N - label_N - losses_N)
+        start, end = end, end + len(losses_N)
+        for row_N, values_N in zip(found_4N, values, strict=True):
+            row_N[start:end] = values_N
+    losses_N, correct_N, blocks_N, confidences_N = found_4N[:, :end]
+    return _Targets(losses_N, correct_N, blocks_N.long(), confidences_N.exp())
 
 
 def _perplexity(loss: float) -> float:
