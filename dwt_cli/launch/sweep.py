@@ -60,7 +60,8 @@ def carry_out(
     if first.run.mode is Mode.plan:
         from dwt_cli.recipe.study_plan import print_study_plan  # loads torch
 
-        print_study_plan(runs, jobs, name, console)
+        students, num_ranks = [recipe_of(run) for run in runs], first.launch.num_ranks
+        print_study_plan(students, jobs, first.run, num_ranks, name, console)
         return 0
     if of:
         asked = StudyRecord(**vars(of.study), name=name, command=command)

@@ -8,27 +8,30 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from dwt_cli.config.run import Run
+from dwt_cli.config.run import RunOptions
 from dwt_cli.recipe.plan import hours, on_each
-from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import summary_of
+from dwt_cli.recipe.student import StudentStage
 from dwt_cli.study.record import Job
 from dwt_cli.track.display import plain_line
 
 
 def print_study_plan(
-    runs: Sequence[Run], jobs: Sequence[Job], title: str, console: Console
+    students: Sequence[StudentStage],
+    jobs: Sequence[Job],
+    options: RunOptions,
+    num_ranks: int,
+    title: str,
+    console: Console,
 ) -> None:
     """Print what the missing runs of a study will take: a line per arm and length, and their sum.
 
     A training that several of them need counts once, at the first. Hours are at the speed of the
     device that is told, else of the study's finished runs.
     """
-    options, num_ranks = runs[0].run, runs[0].launch.num_ranks
     costs: dict[tuple[str, int, str], float | None] = {}  # they are alike for all seeds
     rows, finished, seen = [], [], set[str]()
-    for run, job in zip(runs, jobs, strict=True):
-        student = recipe_of(run)
+    for student, job in zip(students, jobs, strict=True):
         if summary := summary_of(Path(options.root).expanduser(), student):
             finished.append(summary.cost)
         elif student.identity not in seen:
@@ -60,4 +63,4 @@ def print_study_plan(
         cells = zip(numbers, (",.0f", ",.0f", ".3g", ",.2f"), strict=True)
         table.add_row(arm, length, *(f"{n:{form}}" if n == n else "unknown" for n, form in cells))
     console.print(table)
-    plain_line(console)(f"hours are {why}; {len(finished)} of {len(runs)} runs are finished")
+    plain_line(console)(f"hours are {why}; {len(finished)} of {len(jobs)} runs are finished")

@@ -96,7 +96,8 @@ def test_a_study_s_plan_counts_once_what_runs_share(
         return next([cell.strip() for cell in line] for line in lines if line[0].strip() == arm)
 
     def printed() -> str:
-        print_study_plan(runs, jobs, "mine", Console(file=(told := io.StringIO()), width=120))
+        console = Console(file=(told := io.StringIO()), width=120)
+        print_study_plan(list(map(recipe_of, runs)), jobs, runs[0].run, 1, "mine", console)
         return told.getvalue()
 
     words = [*SIZES, "scale.max_steps=100", "scale.teacher_steps=10", f"run.root={tmp_path}"]
