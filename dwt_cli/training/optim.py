@@ -1,6 +1,7 @@
 """AdamW, and Muon with AdamW beside it, under one learning-rate schedule."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from dwt_cli.models.anatomy import anatomy_of, is_linear
 from dwt_cli.models.wrapper import Wrapper
 from dwt_cli.training.options import Optim
 from dwt_cli.training.parallel import whole
+
+_TOGETHER = 1 << 21
+"""The most numbers in matrices that are orthogonalised at once: larger ones gain nothing by it."""
 
 
 class Optimizer:
@@ -85,42 +89,58 @@ def _hidden_matrices(model: Wrapper) -> Iterator[str]:
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with Nesterov momentum that is sharded as its matrix is.
+    """`torch.optim.Muon`, several matrices of one shape at once; their momentum is sharded as they.
 
-    torch's takes shards too, but each product of its Newton-Schulz iteration is then a round of
-    messages: 11 to 16 for one matrix. Here the update is gathered first, once for each matrix and
-    step, and every rank orthogonalises it, as every rank does where the model is replicated.
+    As small as a nano model's are, products take less time than their calls. Of shares torch makes
+    each product of its Newton-Schulz iteration a round of messages: 11 to 16 for one matrix. Here
+    an update is gathered first, and every rank orthogonalises it, as where models are replicated.
     """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take one step; all of the matrices are sharded, or none is."""
-        if not any(isinstance(p, DTensor) for group in self.param_groups for p in group["params"]):
-            return super().step(closure)  # type: ignore[no-untyped-call]
+        """Take one step."""
         assert closure is None, "nobody here asks for one"
         for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    assert isinstance(matrix, DTensor)
-                    self._step(matrix, matrix.grad, group)
+                    alike.setdefault(matrix.shape, []).append(matrix)
+            for shape, matrices in alike.items():
+                is_sharded = isinstance(matrices[0], DTensor)
+                size = 1 if is_sharded else max(1, _TOGETHER // shape.numel())
+                for start in range(0, len(matrices), size):
+                    self._step(matrices[start : start + size], group)
 
-    def _step(self, matrix: DTensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[matrix]
-        momentum = state.setdefault("momentum_buffer", torch.zeros_like(gradient))
+    def _step(self, matrices: Sequence[Tensor], group: dict[str, Any]) -> None:
+        updates = [whole(self._update(matrix, group)).bfloat16() for matrix in matrices]
+        num_rows, num_columns = matrices[0].shape
+        rate = group["lr"] * math.sqrt(max(1, num_rows / num_columns))
+        for matrix, change in zip(matrices, _orthogonal(torch.stack(updates), group), strict=True):
+            matrix.mul_(1 - group["lr"] * group["weight_decay"])
+            if isinstance(matrix, DTensor):
+                # every rank has the change and takes its share: nothing is sent
+                mesh, placements = matrix.device_mesh, matrix.placements
+                change = distribute_tensor(change, mesh, placements, src_data_rank=None)
+            # where shares are offloaded, their device is not the mesh's
+            matrix.add_(change.to(matrix.device), alpha=-rate)
+
+    def _update(self, matrix: Tensor, group: dict[str, Any]) -> Tensor:
+        """Return the gradient with Nesterov momentum, which it is added to."""
+        gradient = matrix.grad
+        assert gradient is not None
+        momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(gradient))
         momentum.lerp_(gradient, 1 - group["momentum"])
-        update = gradient.lerp(momentum, group["momentum"])
-        change = _orthogonal_change(whole(update), group)
-        matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        # every rank has the change and takes its share: nothing is sent
-        mesh, placements = matrix.device_mesh, matrix.placements
-        share = distribute_tensor(change, mesh, placements, src_data_rank=None)
-        matrix.add_(share.to(matrix.device))  # which is not the mesh's where shares are offloaded
+        return gradient.lerp(momentum, group["momentum"])
 
 
-def _orthogonal_change(update: Tensor, group: dict[str, Any]) -> Tensor:
-    """Return the change by torch's own step with a whole update, without momentum and decay."""
-    change = nn.Parameter(torch.zeros_like(update))
-    change.grad = update
-    alone = {"params": [change], "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
-    torch.optim.Muon([group | alone]).step()
-    return change.detach()
+def _orthogonal(updates_KMN: Tensor, group: dict[str, Any]) -> Tensor:
+    """Return K matrices made nearly orthogonal by torch's Newton-Schulz iteration, bfloat16."""
+    a, b, c = group["ns_coefficients"]
+    is_tall = updates_KMN.shape[1] > updates_KMN.shape[2]
+    states = updates_KMN.mT if is_tall else updates_KMN
+    states = states / states.norm(dim=(1, 2), keepdim=True).clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = states @ states.mT
+        change = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        states = torch.baddbmm(states, change, states, beta=a)
+    return states.mT if is_tall else states
