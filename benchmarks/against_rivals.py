@@ -238,26 +238,27 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--warm-up", type=int, default=2, help="rounds that are thrown away")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, metavar="SIDE", help="of: %(choices)s")
     parser.add_argument("--python", default=sys.executable, help="an interpreter for the rivals")
     parser.add_argument("--threads", type=int, help="of each side; all cores by default")
     parser.add_argument("--picture", type=Path, help="a .png to draw", metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="a smoke test: tiny sizes, 2 rounds")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: tiny, nothing compiled")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for dwt-train")
     options = parser.parse_args()
     if options.threads is not None:  # for the sides too
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
         torch.set_num_threads(options.threads)
     rounds, warm_up = (2, 1) if options.quick else (options.rounds, options.warm_up)
+    plain = [name for name in SIDES if not name.endswith("compiled")]
+    sides = options.sides or (plain if options.quick else SIDES)
     lines = ["# The DWT step against its rivals", "", *provenance()]
     lines += [f"- rounds: {rounds} in turn after {warm_up} of warm-up", ""]
     families = {}
     for family in options.families:
         words = [*_SETTING, *(_QUICK if options.quick else ()), f"scale.family={family}"]
         words += ["task=clm"] if family in DECODERS else []
-        families[family] = measure(
-            [*words, *options.overrides], options.sides, options.python, rounds, warm_up
-        )
+        words += options.overrides
+        families[family] = measure(words, sides, options.python, rounds, warm_up)
         lines += [f"## {family}", "", *report(families[family])]
     print("\n".join([*lines, SMOKE] if options.quick else lines))
     if options.picture:

@@ -14,23 +14,14 @@ from parts import Parts, Steps, TeacherForwards, compose_run
 from provenance import provenance
 from timing import SMOKE, in_turn, ratios, spread, table, timed
 
-from dwt_cli.base.machine import Machine
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD
 from dwt_cli.recipe.memory import memory
 from dwt_cli.recipe.recipe import recipe_of
+from dwt_cli.training.profile import matrix_peak
 
 NO_CUDA = "No CUDA device was at hand: the figures below are of a CPU."
-_SIDE = {"cuda": 8192, "cpu": 2048}  # of the square matrices
 _DWT, _ALONE, _FORWARD = "DWT step", "stand-alone step", "teacher forward"
-
-
-def measured_peak(machine: Machine, rounds: int) -> float:
-    """FLOPs a second of a matrix product, the best of all rounds."""
-    side = _SIDE[machine.device.type]
-    one, two = (torch.randn(side, side, device=machine.device, dtype=machine.dtype) for _ in "ab")
-    product = timed(lambda: one @ two, machine.device)
-    return 2 * side**3 / min(in_turn({"product": product}, rounds, 3)["product"])
 
 
 def report(parts: Parts, seconds: dict[str, list[float]], peak: float) -> list[str]:
@@ -73,7 +64,7 @@ def main() -> None:
     rounds, warm_up = (2, 1) if options.quick else (options.rounds, options.warm_up)
     parts = Parts.of(compose_run([f"scale={options.scale}", *options.overrides]))
     device = parts.machine.device
-    where, peak = provenance(), measured_peak(parts.machine, rounds)
+    where, peak = provenance(), matrix_peak(device, parts.machine.dtype)
     alone = Constant(hard=1.0, soft=0.0)
     dwt = Steps(parts.training(parts.run.alpha, parts.signal()))
     lines = ["# Throughput", "", *where, f"- scale={options.scale}, {parts.machine.dtype}"]
