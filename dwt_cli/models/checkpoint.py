@@ -118,7 +118,8 @@ def open_model(
         raise UserError(
             f"{named} lacks the weights {', '.join(missed[:3])}; choose a checkpoint of a "
             f"{AUTO[head].__name__.replace('AutoModel', '*')} model, saved with its head; "
-            "without one it teaches by features alone (objective=minilmv2, remap.head=false)"
+            "without one it teaches by features alone (objective=minilmv2, remap.head=false, "
+            "no alpha=overtake)"
         )
     return model, lacking
 

@@ -99,8 +99,8 @@ class TrainingDisplay:
 
     def __init__(self, display: Display, stage: str) -> None:
         self._display, self.stage = display, stage
-        self._heldout = ""
-        self._goes_on = False
+        self._heldout, self._goes_on = "", False
+        self._line: tuple[float, str, float | None] = (0.0, "", None)
 
     def resumed(self, step: int) -> None:
         self._goes_on = step > 0
@@ -114,20 +114,22 @@ class TrainingDisplay:
         if "alpha_soft" in metrics:
             parts.append(f"alpha {metrics['alpha_hard']:.3g}:{metrics['alpha_soft']:.3g}")
         parts.append(f"{metrics['tokens_per_s']:,.0f} tokens/s")
-        if self._heldout:
-            parts.append(self._heldout)
         tokens_per_step = metrics["tokens"] / step
-        self._display.update(
-            self.stage,
-            progress,
-            "  ".join(parts),
-            # the first step after a resumption brings the work of earlier processes with it
-            seconds=None if self._goes_on else tokens_per_step / metrics["tokens_per_s"],
-        )
+        # the first step after a resumption brings the work of earlier processes with it
+        seconds = None if self._goes_on else tokens_per_step / metrics["tokens_per_s"]
         self._goes_on = False
+        self._line = progress, "  ".join(parts), seconds
+        if progress < 1:  # the last line waits for its held-out loss
+            self._show()
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._heldout = f"held-out {metrics['loss']:.3f}"
+        self._heldout = f"  held-out {metrics['loss']:.3f}"
+        if self._line[0] == 1:
+            self._show()
+
+    def _show(self) -> None:
+        share, text, seconds = self._line
+        self._display.update(self.stage, share, text + self._heldout, seconds=seconds)
 
 
 class Overview(Bars):

@@ -458,6 +458,8 @@ CHECKPOINTS: list[Row] = [
     ("no weights", _teacher("no_weights"), ["teacher.path=no_weights", "model.safetensors"]),
     ("cut weights", _teacher("cut_weights"), ["teacher.path=cut_weights", "cannot be opened"]),
     ("no head", _teacher("classifier"), ["teacher.path=classifier", "ForMaskedLM"]),
+    ("a loss without a head", [*_teacher("classifier"), "objective=minilmv2", "alpha=overtake"],
+     ["teacher.path=classifier", "no alpha=overtake"]),
     ("another task", _teacher("gpt2"), ["teacher.path=gpt2", "a gpt2", "modernbert"]),
     ("a type without layers", _teacher("electra", "remap=paper"), ["electra", "remap=random"]),
     ("a type that is too short", _teacher("short_electra"),

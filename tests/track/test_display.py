@@ -53,6 +53,8 @@ def run(
         watching.stepped(
             step, step / of, METRICS | {"tokens": step * 500.0, "tokens_per_s": 500 / seconds}
         )
+    if last == of:
+        watching.evaluated(last, {"loss": 6.125})
     return watching
 
 
@@ -130,5 +132,9 @@ def test_a_student_alone_has_no_soft_loss_to_show(
         "tokens": 10.0,
     }
     with Display(log, {"student": 1e12}) as display:
-        TrainingDisplay(display, "student").stepped(1, 1.0, alone)
-    assert "done         step 1  hard 4.500  10 tokens/s" in file.getvalue()
+        watching = TrainingDisplay(display, "student")
+        watching.evaluated(0, {"loss": 8.5})
+        watching.stepped(1, 1.0, alone)
+        watching.evaluated(1, {"loss": 6.125})
+    (line,) = file.getvalue().splitlines()
+    assert line.endswith("done         step 1  hard 4.500  10 tokens/s  held-out 6.125")
