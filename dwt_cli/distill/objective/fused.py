@@ -193,7 +193,7 @@ def _tiles(
                 _add_product(of_weight_VD, logits_CV, states_CD)
             if of_bias_V is not None:
                 of_bias_V += logits_CV.sum(0, dtype=of_bias_V.dtype)
-            del logits_CV, teacher_CV  # before there are those of the next tile
+            del logits_CV, teacher_CV, theirs_CV, given  # before there are those of the next tile
     terms = torch.zeros(4 + len(rules.objectives), device=device, dtype=torch.float32)
     if of_chunks:
         # at once over all chunks: many small operations add up
