@@ -15,7 +15,8 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
-from multiprocessing import Pipe, popen_fork, util
+from math import inf
+from multiprocessing import Pipe, popen_fork
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -34,11 +35,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class _Forked(popen_fork.Popen):
-    """A child that another process has forked."""
+    """A child that another process has forked. Whether it has ended is asked again and again."""
 
     def _launch(self, pid: int) -> None:
-        self.pid, self.sentinel = pid, os.pidfd_open(pid)
-        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
+        self.pid = pid
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Return the exit code; None: after so many seconds there is none yet."""
+        end = time.monotonic() + (inf if timeout is None else timeout)
+        while self.poll() is None and time.monotonic() < end:
+            time.sleep(_POLL_S)
+        return self.returncode
 
 
 Child = subprocess.Popen[bytes] | _Forked
@@ -83,14 +90,15 @@ def starter(start: Start = Start.fork) -> Iterator[Begin]:
             line.close()
             _serve(theirs)
         finally:
-            os._exit(0)
+            os._exit(1)  # seen by the server, if it is a fork of it that could not fork
     theirs.close()
 
     def fork(role: str, file: Path, environment: Mapping[str, str], log: Path | None) -> Child:
-        with suppress(OSError, EOFError):
+        pid = None
+        with suppress(OSError, EOFError):  # somebody has killed the server
             line.send((role, file, dict(environment), log))
-            return _Forked(line.recv())
-        return fresh(role, file, environment, log)  # somebody has killed the server
+            pid = line.recv()
+        return _Forked(pid) if pid else fresh(role, file, environment, log)
 
     try:
         yield fork
@@ -101,7 +109,10 @@ def starter(start: Start = Start.fork) -> Iterator[Begin]:
 
 
 def _serve(line: Connection) -> None:
-    """Fork for each request until the line is closed, as it is when who asks is gone."""
+    """Fork for each request until the line is closed, as it is when who asks is gone.
+
+    The answer is the process that does the work, which gives it, or None: none could begin.
+    """
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     with loading(is_shown=False):
@@ -113,7 +124,8 @@ def _serve(line: Connection) -> None:
             between = os.fork()
             if between == 0:
                 _fork(line, *request)
-            os.waitpid(between, 0)
+            if os.waitpid(between, 0)[1]:
+                line.send(None)
 
 
 def _fork(
@@ -123,22 +135,16 @@ def _fork(
     between = os.getpid()
     if os.fork():
         os._exit(0)
+    answer: int | None = None
     code: object = 1
     try:
-        while os.getppid() == between:
-            time.sleep(_POLL_S)
-        os.setsid()
-        for number in _SIGNALS:
-            is_interrupt = number == signal.SIGINT
-            signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
-        if log:
-            with log.open("wb") as output:
-                os.dup2(output.fileno(), 1)
-                os.dup2(output.fileno(), 2)
-        sys.stdout = os.fdopen(1, "w", closefd=False)
-        sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
-        line.send(os.getpid())
+        with suppress(OSError):  # a fresh start says what is wrong
+            _settle(between, log)
+            answer = os.getpid()
+        line.send(answer)
         line.close()
+        if answer is None:
+            sys.exit(1)
         threads = environment.get("OMP_NUM_THREADS")
         if threads != os.environ.get("OMP_NUM_THREADS") and threads is not None:
             import torch
@@ -159,3 +165,19 @@ def _fork(
             sys.stdout.flush()
         ctypes.CDLL(None).fflush(None)
         os._exit(code if isinstance(code, int) else 1)
+
+
+def _settle(between: int, log: Path | None) -> None:
+    """Wait until ``between`` is gone; have a session, signals and output of one's own."""
+    while os.getppid() == between:
+        time.sleep(_POLL_S)
+    os.setsid()
+    for number in _SIGNALS:
+        is_interrupt = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
+    if log:
+        with log.open("wb") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)

@@ -71,6 +71,44 @@ def test_without_its_server_a_process_is_fresh(fork: Begin, tmp_path: Path) -> N
     assert "none.json" in (tmp_path / "log").read_text()
 
 
+def test_what_cannot_begin_is_answered(
+    monkeypatch: pytest.MonkeyPatch, fork: Begin, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match="no/log"):
+        begun(fork, "works", tmp_path / "no" / "log")
+    monkeypatch.setattr(start, "fresh", None)
+    assert begun(fork, "works", tmp_path / "log").wait(20) == 7, "the next one can"
+
+
+def test_where_a_fork_cannot_fork_a_process_is_fresh(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    depth, forked = 0, os.fork
+
+    def fork() -> int:
+        nonlocal depth
+        if depth == 2:  # of the server's forks
+            raise BlockingIOError("Resource temporarily unavailable")
+        pid = forked()
+        depth += pid == 0
+        return pid
+
+    monkeypatch.setattr(os, "fork", fork)
+    monkeypatch.setattr(start, "_LOADED", ())
+    monkeypatch.setattr(start, "fresh", lambda role, *_: role)
+    with starter() as begin:
+        assert [begun(begin, role, tmp_path / "log") for role in ("a", "b")] == ["a", "b"]
+
+
+def test_without_a_pidfd_it_begins_once(
+    monkeypatch: pytest.MonkeyPatch, fork: Begin, tmp_path: Path
+) -> None:
+    """As where the kernel is old, or a container forbids it."""
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    monkeypatch.setattr(start, "fresh", None)
+    assert begun(fork, "works", tmp_path / "log").wait(20) == 7
+
+
 def test_a_fresh_process_stays_a_choice() -> None:
     with starter(Start.fresh) as begin:
         assert begin is fresh
