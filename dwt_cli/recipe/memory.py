@@ -35,8 +35,9 @@ class Memory:
     not sharded. gradients: from one micro-batch to the next, or from the backward pass to the
     optimiser. gathered: the layers that FSDP has whole at one time. activations: what the forward
     pass of one micro-batch keeps for the backward pass. logits: the student's, the teachers', and
-    what losses make of them. offloaded: what is in the machine's memory instead of the device's.
-    gradients_stay: whether they are there while a forward pass runs.
+    what losses make of them; more, where teachers need more than all of that to answer. offloaded:
+    what is in the machine's memory instead of the device's. gradients_stay: whether they are there
+    while a forward pass runs.
     """
 
     weights: int
@@ -98,23 +99,31 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         ]
         gathered = max([gathered, *theirs])
     width, vocab_size = shapes.student_config.hidden_size, conditions.data.vocab_size
+    is_mixed = len(shapes.teachers) > 1  # into one table, in fp32 as a virtual teacher's
+    widths = [
+        m.config.hidden_size if is_known(m.config) and m.config.vocab_size == vocab_size else None
+        for m in teachers
+    ]
     logits = logit_bytes(
         num_rows,
         vocab_size,
         machine,
-        [m.config.hidden_size if is_known(m.config) else None for m in teachers],
-        num_virtual=len(shapes.teachers) - len(teachers),
+        [] if is_mixed else widths,
+        num_virtual=1 if is_mixed else len(shapes.teachers) - len(teachers),
         chunk_bytes=(FUSED_BYTES if train.compile else CHUNK_BYTES)[machine.device.type],
     )
     if machine.dtype != torch.float32:  # while there are tiles
         logits += vocab_size * width * machine.dtype.itemsize
+    # when a layer is computed again the logits are gone
+    activations = kept + max(0, again - logits)
+    # the gradients of states and head are there from the losses on
+    logits += (num_rows + vocab_size) * width * _FP32
     return replace(
         state(shapes, machine, num_ranks),
         gathered=gathered,
-        # when a layer is computed again the logits are gone
-        activations=kept + max(0, again - logits),
-        # the gradients of states and head are there from the losses on
-        logits=logits + (num_rows + vocab_size) * width * _FP32,
+        activations=activations,
+        # teachers answer before there are activations
+        logits=max(logits, answer_bytes(shapes, machine, num_rows) - activations),
         # DDP's buckets are the gradients, and stay
         gradients_stay=num_parts > 1 or (num_ranks > 1 and not sharding),
     )
@@ -237,6 +246,21 @@ def logit_bytes(
     states = sum(known) * (num_rows + vocab_size * rounded) * itemsize
     working = (1 + rounded) * (1 + len(widths)) + num_virtual + (len(widths) + num_virtual > 0)
     return tables + whole + states + working * min(chunk_bytes, tile * _FP32)
+
+
+def answer_bytes(shapes: Shapes, machine: Machine, num_rows: int) -> int:
+    """Return what teachers hold while they answer, if that is more than the answer.
+
+    A mixture has all of its members' tables (N, V) in fp32, and one of them twice. A model with
+    other rows than the student's has its logits, and in fp32 what its probabilities are summed of.
+    """
+    vocab_size = shapes.conditions.data.vocab_size
+    if len(shapes.teachers) > 1:
+        return (len(shapes.teachers) + 1) * num_rows * vocab_size * _FP32
+    itemsize = machine.dtype.itemsize
+    tables = itemsize + _FP32 * (1 + (itemsize < _FP32))
+    sizes = [teacher.config.vocab_size for teacher in shapes.teacher_models.values()]
+    return sum(num_rows * size * tables for size in sizes if size != vocab_size)
 
 
 def traffic(

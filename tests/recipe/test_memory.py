@@ -19,6 +19,7 @@ from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import Run
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.distill.loss import Distillation, DistillationLoss
+from dwt_cli.distill.teacher.options import SeveralTeachers, VirtualTeacher
 from dwt_cli.distill.teacher.signal import VirtualSignal
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel
@@ -129,6 +130,35 @@ def test_with_a_virtual_teacher(composed: Callable[..., Run], dtype: torch.dtype
         found = a_step(lambda: of_all(model, optimizer), model, optimizer, 1, distillation)
     assert account.total == pytest.approx(found, rel=0.01), account
     assert account.weights == alone.weights and alone.total < 0.9 * found
+
+
+@pytest.mark.parametrize("num_members", [2, 9])
+def test_with_a_mixture(composed: Callable[..., Run], num_members: int) -> None:
+    """Few members' tables are less than activations and losses later, many are more."""
+    words = ["scale.family=bert", "optim=adamw", "scale.vocab_size=4000", "teacher=virtual"]
+    shapes = sized(composed, 1, 1, *words)
+    members = [VirtualTeacher(0.9)] * num_members
+    shapes = replace(shapes, teachers={str(n): each for n, each in enumerate(members)})
+    signal = SeveralTeachers([], members).combine([each.signal(None, 4000) for each in members])
+    distillation = Distillation(signal, Constant(hard=1.0, soft=1.0), shapes.objectives)
+    account = memory(shapes, Machine(CPU, torch.float32))
+    with FakeTensorMode():
+        model = LanguageModel(shapes.student_on(CPU), torch.float32).train()
+        optimizer = Optimizer(model, shapes.conditions.optim)
+        found = a_step(lambda: of_all(model, optimizer), model, optimizer, 1, distillation)
+    assert account.total == pytest.approx(found, rel=0.01), account
+
+
+def test_with_a_teacher_of_more_rows(composed: Callable[..., Run]) -> None:
+    """In bf16 its logits are there, a copy in fp32, and that copy's exponentials."""
+    words = [*SIZES, "task=clm", "scale.vocab_size=50000", "teacher=small"]
+    words += ["teacher.vocab_size=50048"]
+    few, many = (
+        memory(recipe_of(composed(*words, f"train.batch_size={n}")).shapes, GPU)
+        for n in (512, 1024)
+    )
+    passing = many.activations + many.logits - few.activations - few.logits
+    assert passing == 512 * 63 * 50_048 * (2 + 4 + 4)
 
 
 def test_of_a_decoder_s_rows_there_are_states_alone(composed: Callable[..., Run]) -> None:
