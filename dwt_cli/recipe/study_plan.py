@@ -8,7 +8,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from dwt_cli.base.cache import Cache
+from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import RunOptions
+from dwt_cli.recipe.memory import memory
 from dwt_cli.recipe.plan import hours, on_each
 from dwt_cli.recipe.record import summary_of
 from dwt_cli.recipe.student import StudentStage
@@ -26,9 +29,12 @@ def print_study_plan(
 ) -> None:
     """Print what the missing runs of a study will take: a line per arm and length, and their sum.
 
-    A training that several of them need counts once, at the first. Hours are at the speed of the
-    device that is told, else of the study's finished runs.
+    A training that several of them need counts once, at the first; one that the cache has, never.
+    Hours are at the speed of the device that is told, else of the study's finished runs. With
+    ``run.device_gb`` it also has what a rank holds.
     """
+    say = plain_line(console)
+    cache = Cache(options.cache, say)
     costs: dict[tuple[str, int, str], float | None] = {}  # they are alike for all seeds
     rows, finished, seen = [], [], set[str]()
     for student, job in zip(students, jobs, strict=True):
@@ -39,7 +45,7 @@ def print_study_plan(
                 if (key := (job.arm, job.length, stage.name)) not in costs:
                     costs[key] = stage.cost({})
             new = [stage for stage in student.stages if stage.identity not in seen]
-            flops = [costs[job.arm, job.length, stage.name] for stage in new]
+            flops = [costs[job.arm, job.length, s.name] for s in new if not s.is_kept(cache)]
             tokens = (student.num_steps({}) or nan) * student.shapes.conditions.tokens_per_step
             whole = nan if None in flops else sum(each or 0.0 for each in flops)
             rows.append((job.arm, str(job.length), 1, tokens, whole))
@@ -58,9 +64,17 @@ def print_study_plan(
     lines = lines.groupby(["arm", "length"], sort=False).agg(add).reset_index()
     lines.loc[len(lines)] = ["in all", "", *lines[["runs", "tokens", "FLOPs"]].agg(add)]
     lines["hours"] = [hours(flops, speed, 1.0) for flops in lines.FLOPs]
+    if gb := options.device_gb:
+        device = Machine.elsewhere(gb, students[0].shapes.conditions.train.precision)
+        of_arms = {job.arm: student.shapes for student, job in zip(students, jobs, strict=True)}
+        held = {arm: memory(of_arms[arm], device, num_ranks).total for arm in lines.arm[:-1]}
+        large = ", ".join(arm for arm, size in held.items() if size > device.memory_bytes)
+        say(f"run.device_gb={gb:g}: " + (f"it does not fit: {large}" if large else "it fits"))
+        held["in all"] = max(held.values(), default=0)
+        lines["GB a rank"] = lines.arm.map(held) / 1e9
     table = Table(*lines.columns, title=f"{title}: what is missing will take", title_justify="left")
     for arm, length, *numbers in lines.itertuples(index=False):
-        cells = zip(numbers, (",.0f", ",.0f", ".3g", ",.2f"), strict=True)
+        cells = zip(numbers, (",.0f", ",.0f", ".3g", ",.2f", ".3f"), strict=False)
         table.add_row(arm, length, *(f"{n:{form}}" if n == n else "unknown" for n, form in cells))
     console.print(table)
-    plain_line(console)(f"hours are {why}; {len(finished)} of {len(jobs)} runs are finished")
+    say(f"hours are {why}; {len(finished)} of {len(jobs)} runs are finished")

@@ -12,10 +12,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dwt_cli.base import atomic
+from dwt_cli.base.cache import Cache
+from dwt_cli.base.machine import Machine
+from dwt_cli.base.options import Precision
 from dwt_cli.config.run import Run
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe import plan
+from dwt_cli.recipe.memory import memory
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.study_plan import print_study_plan
 from dwt_cli.study.record import Job
@@ -100,7 +105,15 @@ def test_a_study_s_plan_counts_once_what_runs_share(
         print_study_plan(list(map(recipe_of, runs)), jobs, runs[0].run, 1, "mine", console)
         return told.getvalue()
 
-    words = [*SIZES, "scale.max_steps=100", "scale.teacher_steps=10", f"run.root={tmp_path}"]
+    def end(run: Run, flops: float) -> None:
+        found = tmp_path / f"ended-{recipe_of(run).identity}"
+        found.mkdir()
+        facts = Facts(1, {"loss": 3.0}, flops=flops, seconds=1800.0)
+        summary = Summary("ended", "", {}, 0, 1.0, 1.0, {}, facts)
+        (found / "summary.json").write_text(json.dumps(summary.to_json()))
+
+    words = [*SIZES, "scale.max_steps=100", "scale.teacher_steps=10", f"run.root={tmp_path}",
+             f"run.cache={tmp_path}"]  # fmt: skip
     asked = [(arm, seed) for arm in ("none", "small") for seed in (0, 1)]
     runs = [composed(*words, f"teacher={arm}", f"seed={seed}") for arm, seed in asked]
     jobs = [Job(arm, 100, seed, (), None, None, "missing") for arm, seed in asked]
@@ -111,17 +124,26 @@ def test_a_study_s_plan_counts_once_what_runs_share(
     assert row("none") == ["none", "100", "2", f"{tokens:,}", f"{2 * alone:.3g}", "unknown"]
     assert row("in all") == ["in all", "", "4", f"{2 * tokens:,}", f"{in_all:.3g}", "unknown"]
     assert "hours are unknown: no run is finished" in printed()
-    found = tmp_path / f"first-{recipe_of(runs[0]).identity}"
-    found.mkdir()
-    facts = Facts(1, {"loss": 3.0}, flops=alone, seconds=1800.0)
-    summary = Summary("first", "", {}, 0, 1.0, 1.0, {}, facts)
-    (found / "summary.json").write_text(json.dumps(summary.to_json()))
+    end(runs[0], alone)
     hours = (in_all - alone) / alone / 2
     left = ["3", f"{1.5 * tokens:,.0f}", f"{in_all - alone:.3g}", f"{hours:,.2f}"]
     assert row("in all")[2:] == left
     assert "as its finished runs; 1 of 4 runs are finished" in printed()
     runs[0].run.peak_tflops, runs[0].run.mfu = alone / 1e15, 0.5
     assert row("in all")[-1] == f"{hours / 0.9:,.2f}"
+    runs[0].run.peak_tflops = None
+    # a taught run is finished, and its teacher in the cache
+    end(runs[2], taught - teacher)
+    kept = next(s for s in recipe_of(runs[3]).stages if s.name == "teacher")
+    (made := tmp_path / "made").mkdir()
+    atomic.publish(made, kept.place(Cache(str(tmp_path), print)))
+    assert row("small")[2:5] == ["1", f"{tokens / 2:,.0f}", f"{taught - teacher:.3g}"]
+    runs[0].run.device_gb = 0.001
+    held = memory(recipe_of(runs[2]).shapes, Machine.elsewhere(1, Precision.auto)).total / 1e9
+    assert row("in all")[-1] == row("small")[-1] == f"{held:.3f}"
+    assert "run.device_gb=0.001: it does not fit: none, small" in printed()
+    runs[0].run.device_gb = 80
+    assert "run.device_gb=80: it fits" in printed()
 
 
 def test_one_gpu_is_a_day(composed: Callable[..., Run]) -> None:
