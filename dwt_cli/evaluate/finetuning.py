@@ -72,6 +72,7 @@ def fine_tune(
         max_steps=None,
         epochs=float(protocol.epochs),
         batch_size=batches.batch_size,
+        micro_batch_size=None,
         checkpoint_every=_CHECKPOINT_EVERY,
         keep_checkpoints=1,
     )
