@@ -92,12 +92,15 @@ def continuations(
     """Return log p in nats of the ids of each text after the first, given these.
 
     And whether greedy decoding would write just them. texts: ids, and the number of them that are
-    given, at least 1. Longer texts than a model's layers see share nothing.
+    given, at least 1. Longer texts than a model's layers see share nothing, nor do any of a model
+    whose parts are not known here.
     """
     log_p, is_greedy = np.zeros(len(texts)), np.ones(len(texts), dtype=bool)
     window = getattr(model.model.config, "sliding_window", None)
-    shares = window is None or window >= max(len(ids) for ids, _ in texts)
-    trees = sorted(_trees(texts, shares * _ROW), key=lambda tree: -len(tree.ids))
+    is_seen = window is None or window >= max((len(ids) for ids, _ in texts), default=0)
+    shares = model.anatomy is not None and is_seen
+    trees = [tree for tree in _trees(texts, shares * _ROW) if tree.edges]  # others ask nothing
+    trees.sort(key=lambda tree: -len(tree.ids))
     while trees:
         width = len(trees[0].ids)
         size = max(1, _POSITIONS[device.type] // width)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from dwt_cli.models.anatomy import ANATOMIES
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks import likelihoods
@@ -95,3 +96,23 @@ def test_in_bf16_as_the_model_s_run_has_it() -> None:
     log_p, _ = continuations(model, TEXTS, CPU)
     alone = [continuations(model, [text], CPU)[0][0] for text in TEXTS]
     assert log_p == pytest.approx(alone, rel=0.02)
+
+
+def test_of_an_unknown_family_every_text_is_computed_whole(
+    monkeypatch: pytest.MonkeyPatch, read: list[int]
+) -> None:
+    model = made("gpt2")
+    expected = [one_by_one(model, *text)[0] for text in TEXTS]
+    monkeypatch.delitem(ANATOMIES, "gpt2")
+    log_p, _ = continuations(LanguageModel(model, torch.float32), TEXTS, CPU)
+    assert log_p == pytest.approx(expected, abs=1e-5)
+    assert len(read) == len(TEXTS)
+
+
+@pytest.mark.parametrize("texts", [[], [((3,), 1)], [((3, 8), 2), ((3,), 1)]], ids=len)
+def test_where_nothing_is_asked_nothing_is_computed(
+    read: list[int], texts: list[tuple[Sentence, int]]
+) -> None:
+    log_p, is_greedy = continuations(LanguageModel(made("qwen3"), torch.float32), texts, CPU)
+    assert log_p.tolist() == [0] * len(texts) and is_greedy.all()
+    assert read == []
