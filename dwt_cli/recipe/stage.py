@@ -266,8 +266,8 @@ class Conditions:
                 yield Snapshots(save, snapshots_of(folder), shares, gather, at.ranks)
             if compiling is not None:
                 yield compiling
-            if self.train.profile and purpose == "student" and at.ranks.is_first:
-                yield Profile(model, at.machine.device, folder, at.show.say)
+            if profile is not None:
+                yield profile
 
         training = Training(
             model=model,
@@ -283,7 +283,9 @@ class Conditions:
             ranks=at.ranks,
         )
         compiling = self._compiling(model, compile_loss, folder, at)
-        with compiling or nullcontext():
+        with_profile = self.train.profile and purpose == "student" and at.ranks.is_first
+        profile = Profile(model, at.machine.device, folder, at.show.say) if with_profile else None
+        with compiling or nullcontext(), profile or nullcontext():
             counters, before, after = train(training, observers, self.parallel)
         return Facts(
             parameters=parameters,

@@ -8,7 +8,7 @@ its host.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,25 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / min(seconds[1:])
 
 
-class Profile(Observer):
-    """An observer that writes a trace and a table of a few steps. say: prints a line."""
+class Profile(Observer, AbstractContextManager["Profile"]):
+    """An observer that writes a trace and a table of a few steps. say: prints a line.
+
+    Left before these are taken it says so, and leaves nothing on the model either.
+    """
 
     def __init__(
         self, model: Wrapper, device: torch.device, folder: Path, say: Callable[[str], None]
     ) -> None:
         self._model, self._device, self._folder, self._say = model, device, folder, say
-        self._num_steps = 0
-        self._hooks: list[Any] = []
+        self._num_steps, self._open = 0, ExitStack()
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+        if self._num_steps < SKIPPED + TAKEN:
+            self._say(
+                f"warning: train.profile=true left nothing: it is about steps {SKIPPED + 1} to "
+                f"{SKIPPED + TAKEN} of a process, and this one took {self._num_steps}"
+            )
 
     def stepped(self, step: int, progress: float, metrics: Numbers) -> None:
         self._num_steps += 1
@@ -64,20 +74,21 @@ class Profile(Observer):
             self._end(step)
 
     def _begin(self) -> None:
-        self._hooks = [hook for each in _parts(self._model) for hook in _hooked(*each)]
-        self._profile = profile(record_shapes=True, with_flops=True)  # of all devices there are
-        self._profile.start()
+        for part in _parts(self._model):
+            for hook in _hooked(*part):
+                self._open.callback(hook.remove)
+        self._profile = self._open.enter_context(profile(record_shapes=True, with_flops=True))
         self._started = time.perf_counter()
 
     def _end(self, step: int) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         seconds = (time.perf_counter() - self._started) / TAKEN
-        self._profile.stop()
-        for hook in self._hooks:
-            hook.remove()
+        self._open.close()
         spent = accounts(self._profile.events(), TAKEN, on_gpu=self._device.type == "cuda")
-        peak = matrix_peak(self._device, self._model.dtype)
+        peak = None
+        with suppress(torch.OutOfMemoryError):  # a large model leaves little
+            peak = matrix_peak(self._device, self._model.dtype)
         text = "\n".join([f"steps {step - TAKEN + 1} to {step}", "", *_table(spent, seconds, peak)])
         self._profile.export_chrome_trace(str(self._folder / "trace.json.gz"))
         atomic.write_text(self._folder / "profile.md", f"{text}\n")
@@ -138,13 +149,14 @@ def accounts(events: Iterable[FunctionEvent], num_steps: int, on_gpu: bool) -> d
     return spent
 
 
-def _table(spent: dict[str, Spent], seconds: float, peak: float) -> Iterator[str]:
-    """Yield the Markdown table of a step."""
+def _table(spent: dict[str, Spent], seconds: float, peak: float | None) -> Iterator[str]:
+    """Yield the Markdown table of a step. peak: None leaves its column empty."""
     yield "| part | ms | of the step | GFLOP | of the product |"
     yield "| --- | ---: | ---: | ---: | ---: |"
     named, flops_of_step = map(sum, zip(*spent.values(), strict=True))
     rows = {**spent, "in between": (seconds - named, 0.0), "step": (seconds, flops_of_step)}
     for name, (used, flops) in rows.items():
-        share = f"{flops / used / peak:.1%}" if flops else ""
+        share = f"{flops / used / peak:.1%}" if flops and peak else ""
         yield f"| {name} | {1000 * used:.2f} | {used / seconds:.1%} | {flops / 1e9:.3f} | {share} |"
-    yield f"| matrix product, for a second | 1000 | | {peak / 1e9:,.0f} | 100% |"
+    if peak:
+        yield f"| matrix product, for a second | 1000 | | {peak / 1e9:,.0f} | 100% |"
