@@ -31,6 +31,7 @@ BOOKKEEPING = {
     ("Train", "micro_batch_size"),
     ("Train", "compile"),
     ("Train", "compile_with"),
+    ("Train", "profile"),
     ("Train", "checkpoint_every"),
     ("Train", "keep_checkpoints"),
     ("Train", "log_every"),
