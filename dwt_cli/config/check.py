@@ -158,6 +158,7 @@ def warnings(run: Run) -> Iterator[str]:
     measured = run.eval.measures
     others = {name for name, inner in vars(run.eval).items() if dataclasses.is_dataclass(inner)}
     idle = {f"eval.{name}" for name in others.difference(measured)}
+    is_whole = (run.train.micro_batch_size or 0) >= run.train.batch_size
     of_plans = {"run.train_tokens", "run.peak_tflops", "run.mfu", "run.device_gb"}
     of_teachers = {"scale.teacher_steps", "teacher.max_steps", "teacher.data"}
     in_vain = [
@@ -168,6 +169,7 @@ def warnings(run: Run) -> Iterator[str]:
         (run.run.mode is not Mode.plan, of_plans, " without run.plan=true"),
         (is_deaf, {"parallel.shard_teacher"}, ": no model teaches"),
         (bool(run.evaluation), {"eval.at", "eval.every"}, " here: it is about a training"),
+        (is_whole, {"train.micro_batch_size"}, ": it is all of train.batch_size"),
         ((run.train.max_steps or 10) < 10, {"train.profile"}, ": it is about steps 8 to 10"),
         (run.task.head is Head.causal, {"eval.mask_ratio"}, ": the task masks nothing"),
         (
@@ -187,10 +189,7 @@ def warnings(run: Run) -> Iterator[str]:
     for group, nothing in (("revise", NoRevision()), ("select", AllRows())):
         if not compared and getattr(run, group) != nothing:
             yield f"{group} has no effect: no objective compares distributions"
-    micro, num_blocks = run.train.micro_batch_size, run.eval.num_blocks
-    if micro is not None and micro >= run.train.batch_size:
-        yield f"train.micro_batch_size={micro} has no effect: it is all of train.batch_size"
-    if num_blocks > (most := run.data.max_heldout_blocks):
+    if (num_blocks := run.eval.num_blocks) > (most := run.data.max_heldout_blocks):
         yield f"eval.num_blocks={num_blocks} has no effect above data.max_heldout_blocks={most}"
     if run.train.max_minutes is not None:
         yield (
@@ -221,7 +220,7 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
     on_features = bool(over_features(run.objective))
     if isinstance(run.teacher, SeveralTeachers):
         by_batch = run.teacher.weighting is Weighting.batch
-        if by_batch and micro not in (None, train.batch_size):
+        if by_batch and train.num_blocks(1) < train.batch_size:
             yield (
                 f"teacher.weighting=batch with train.micro_batch_size={micro}: the weights follow "
                 "the whole batch; use teacher.weighting=token, or train.micro_batch_size=null"

@@ -185,9 +185,8 @@ def _check_memory(shapes: Shapes, machine: Machine, num_ranks: int, scale: str) 
     needed = memory(shapes, machine, num_ranks).total
     if needed > there:
         remedy, fits = "choose a smaller scale", (there - least) * num_blocks // (needed - least)
-        if fitting := [n for n in range(1, fits + 1) if train.batch_size // num_ranks % n == 0]:
-            best = f"train.micro_batch_size={fitting[-1]}"
-            remedy = f"set {best} (the result stays the same, to rounding)"
+        if fits:
+            remedy = f"set train.micro_batch_size={fits} (the result stays the same, to rounding)"
         raise UserError(
             f"out of memory: train.batch_size={train.batch_size} takes {_gb(needed)} on each rank "
             f"with {num_blocks} sequences at a time, the {machine.device.type} has {_gb(there)}; "

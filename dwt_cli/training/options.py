@@ -102,6 +102,8 @@ class NonFinite(Enum):
 class Train:
     """Length, micro-batches and precision. The first limit that is met ends the run.
 
+    micro_batch_size: the most blocks that a rank computes at once, equally many each time; null:
+    all that it has of a batch.
     compile: the layers by torch.compile, and the losses. auto: the layers, if that is estimated to
     pay. compile_with: the file of auto's decision that a study's runs share; the study sets it.
     profile: leave a trace of the student's steps 8 to 10 and a table of where their time went.
@@ -149,9 +151,13 @@ class Train:
         return min(1.0, max(shares))
 
     def num_parts(self, num_ranks: int) -> int:
-        """Return the number of micro-batches of each rank's share of a batch, which may be one.
+        """Return the number of micro-batches of each rank's share; raises as `num_blocks` does."""
+        return self.batch_size // num_ranks // self.num_blocks(num_ranks)
 
-        Raises `UserError` for a batch that does not divide.
+    def num_blocks(self, num_ranks: int) -> int:
+        """Return the blocks of a micro-batch on each rank: a divisor of its share of the batch.
+
+        Raises `UserError` for a batch that does not divide among the ranks.
         """
         of_rank, rest = divmod(self.batch_size, num_ranks)
         if rest:
@@ -159,19 +165,8 @@ class Train:
                 f"train.batch_size={self.batch_size} does not divide among {num_ranks} ranks: "
                 f"choose a multiple of {num_ranks}"
             )
-        num_parts, rest = divmod(of_rank, min(self.micro_batch_size or of_rank, of_rank))
-        if rest:
-            among = f" over {num_ranks} ranks" if num_ranks > 1 else ""
-            raise UserError(
-                f"train.micro_batch_size={self.micro_batch_size} does not divide "
-                f"train.batch_size={self.batch_size}{among}: choose a divisor of {of_rank}, or "
-                "null for all at once"
-            )
-        return num_parts
-
-    def num_blocks(self, num_ranks: int) -> int:
-        """Return the blocks of a micro-batch on each rank; raises as `num_parts` does."""
-        return self.batch_size // num_ranks // self.num_parts(num_ranks)
+        most = min(self.micro_batch_size or of_rank, of_rank)
+        return next(size for size in range(most, 0, -1) if of_rank % size == 0)
 
 
 @dataclass

@@ -263,7 +263,6 @@ REFUSED: list[dict[str, Any]] = [
     {"teacher__vocab_size": 300},
     {"teacher__budget": 0.3},
     {"train__max_steps": None},
-    {"train__micro_batch_size": 7},
     {"optim__warmup": 0.6, "optim__decay": 0.6},
     {"optim__betas": (0.9, 0.9, 0.9)},
 ]
@@ -316,6 +315,18 @@ def test_settings_without_effect_are_warned_of(nano: Run, composed: Callable[...
         for line in warnings(changed(nano, objective__logits__tau_squared=True))
     )
     assert any("max_minutes" in line for line in warnings(changed(nano, train__max_minutes=1.0)))
+
+
+@pytest.mark.parametrize(("batch_size", "num_parts"), [(8, 1), (16, 1), (24, 2), (512, 32)])
+def test_a_scale_s_micro_batch_is_the_most_at_once(
+    composed: Callable[..., Run], batch_size: int, num_parts: int
+) -> None:
+    run = composed("scale=decoder", f"train.batch_size={batch_size}")
+    assert run.train.num_parts(1) == num_parts
+    assert list(problems(run)) == list(warnings(run)) == []
+    weighed = ["teacher=several", "teacher.members=[small,very_weak]", "teacher.weighting=batch"]
+    found = problems(composed("scale=decoder", f"train.batch_size={batch_size}", *weighed))
+    assert [line.split()[0] for line in found] == ["teacher.weighting=batch"] * (num_parts > 1)
 
 
 def test_what_a_checkpoint_knows_need_not_be_typed(tmp_path: Path) -> None:
