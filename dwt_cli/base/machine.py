@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dwt_cli.base.errors import UserError
+from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.options import Device, Precision
 from dwt_cli.base.ranks import ALONE, Ranks
 
@@ -131,6 +132,17 @@ def commit() -> str:
             )
             return answer.stdout.strip()
     return version("dwt-cli")
+
+
+def cpu() -> dict[str, str]:
+    """Return what code that is compiled for this very CPU depends on: its model, what it can do."""
+    said: dict[str, str] = {}
+    with contextlib.suppress(OSError):  # Linux alone says it here
+        for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
+            name, _, value = line.partition(":")
+            said[name.strip()] = value.strip()
+    can = said.get("flags") or said.get("Features") or ""
+    return {"model": said.get("model name") or platform.processor(), "can": fingerprint(can)}
 
 
 def _keep_freed_memory() -> None:

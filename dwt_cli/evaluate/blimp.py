@@ -6,7 +6,8 @@ grammar. The task says how likely a sentence is.
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from math import sqrt
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError
+from dwt_cli.base.machine import Machine
 from dwt_cli.evaluate.measurement import EvaluatedModel, Say, Score
 from dwt_cli.evaluate.options import Blimp
 from dwt_cli.evaluate.sentences import encode
@@ -25,6 +27,7 @@ from dwt_cli.models.options import Head
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.likelihoods import Sentence
 from dwt_cli.tasks.task import Targets
+from dwt_cli.training.compiling import KeptCode
 
 NUM_PARADIGMS = 67
 _WORTH_COMPILING = 10_000  # pairs of a masked model; a causal one's many lengths are slower then
@@ -49,10 +52,10 @@ def scores(tested: EvaluatedModel, options: Blimp, say: Say) -> list[Score]:
     texts = [pair.sentence_good for pair in pairs] + [pair.sentence_bad for pair in pairs]
     sentences, remarks = encode(tested, texts)
     model = tested.language_model
-    if len(pairs) >= _WORTH_COMPILING and tested.task.head is Head.masked:
-        model.compile(dynamic=True)
+    compiles = len(pairs) >= _WORTH_COMPILING and tested.task.head is Head.masked
     targets = tested.task.targets(tested.tokenizer)
-    good, bad = np.split(log_likelihoods(model, sentences, targets, tested.device), 2)
+    with _compiled(model, tested, say) if compiles else nullcontext():
+        good, bad = np.split(log_likelihoods(model, sentences, targets, tested.device), 2)
     hits: dict[str, list[bool]] = defaultdict(list)
     groups: dict[str, set[str]] = defaultdict(set)
     details = set()
@@ -82,6 +85,15 @@ def scores(tested: EvaluatedModel, options: Blimp, say: Say) -> list[Score]:
             )
         )
     return found
+
+
+@contextmanager
+def _compiled(model: LanguageModel, tested: EvaluatedModel, say: Say) -> Iterator[None]:
+    """Compile a model for blocks of any size; the code is kept for the next time."""
+    with KeptCode.of(model, Machine(tested.device, tested.dtype), say, shape="any") as code:
+        model.compile(dynamic=True)
+        yield
+        code.keep()
 
 
 @torch.inference_mode()

@@ -3,17 +3,12 @@
 import contextlib
 import ctypes
 import gc
-import os
 import platform
-import shutil
 import signal
-import socket
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
@@ -33,19 +28,6 @@ def loading(is_shown: bool = True) -> Iterator[None]:
         yield
     gc.freeze()
     gc.enable()
-
-
-def scratch() -> TemporaryDirectory[str]:
-    """Return a temporary folder; those that launchers left when they were killed are removed."""
-    prefix = f"dwt-{socket.gethostname()}-"
-    for left in Path(tempfile.gettempdir()).glob(f"{prefix}[0-9]*-*"):
-        try:
-            os.kill(int(left.name.removeprefix(prefix).partition("-")[0]), 0)
-        except (ProcessLookupError, ValueError, OverflowError):
-            shutil.rmtree(left, ignore_errors=True)
-        except PermissionError:  # somebody else's, at work
-            continue
-    return TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-")
 
 
 def main(role: str, file: Path) -> None:

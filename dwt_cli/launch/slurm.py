@@ -24,9 +24,10 @@ from dwt_cli.base import atomic
 from dwt_cli.base.errors import Reported, UserError
 from dwt_cli.base.interrupt import GRACE_S, Interrupted
 from dwt_cli.base.options import Device
+from dwt_cli.base.scratch import scratch
 from dwt_cli.config import packing
 from dwt_cli.config.launch import Executor, Slurm
-from dwt_cli.launch.process import QUIETLY, scratch
+from dwt_cli.launch.process import QUIETLY
 
 _SIGNAL_S = GRACE_S + 30  # so long before the end of its time a job gets a signal
 _POLL_S = 1.0

@@ -18,6 +18,7 @@ from dwt_cli.base.errors import MISTAKE, UserError
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.config import packing
 from dwt_cli.config.run import Mode, Run
+from dwt_cli.distill.objective.features import over_features
 from dwt_cli.launch import pool
 from dwt_cli.launch.start import Begin
 from dwt_cli.recipe.recipe import recipe_of
@@ -95,10 +96,12 @@ def carry_out(
                     labelled = replace(labelled, train=shared)
                 file.write_text(packing.packed(labelled), encoding="utf-8")
         num_done = len({job.identity for job in jobs}) - len(steps)
-        if first.train.compile == "auto" and not decision.is_file():
+        asks = any(run.train.compile == "auto" for run in runs)
+        if asks and "compiled" not in (atomic.read_json(decision) or {}):
             # the first run that can tell decides for all
-            why = {"compiled": False, "why": f"off: {num_done} runs were finished without"}
-            atomic.write_json(decision, why if num_done else {"num_runs": len(steps)})
+            why = _why_plain(runs, num_done)
+            known = {"compiled": False, "why": why} if why else {"num_runs": len(steps)}
+            atomic.write_json(decision, known)
         files = [folder / "logs" / f"{identity}.json" for identity in steps]
         try:
             with Overview(console, name, steps, num_done) as overview:
@@ -200,6 +203,14 @@ def _jobs(runs: Sequence[Run], arguments: Sequence[str]) -> list[Job]:
             length = run.train.max_steps or 0
         jobs.append(Job(arm, length, run.seed, words, identity, _from(place), state))
     return jobs
+
+
+def _why_plain(runs: Sequence[Run], num_done: int) -> str | None:
+    """Return why no run of a study is compiled, if one of them cannot be or is finished."""
+    for run in runs:
+        if run.parallel.sharding(run.launch.num_ranks) or over_features(run.objective):
+            return "off: a run of the study is sharded or compares features"
+    return f"off: {num_done} finished before, compiled or not" if num_done else None
 
 
 def _swept(every: Sequence[Sequence[str]]) -> set[str]:

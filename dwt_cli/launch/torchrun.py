@@ -23,8 +23,8 @@ from dwt_cli.base.errors import FAULT, Reported, UserError
 from dwt_cli.base.interrupt import GRACE_S, Interrupted
 from dwt_cli.base.machine import has_devices
 from dwt_cli.base.ranks import SECONDARY_FAILURE
+from dwt_cli.base.scratch import scratch
 from dwt_cli.config.launch import Torchrun
-from dwt_cli.launch.process import scratch
 from dwt_cli.launch.start import Begin
 
 _ANSWER_S = 5

@@ -269,6 +269,7 @@ class Conditions:
             if profile is not None:
                 yield profile
 
+        compiling = self._compiling(model, compile_loss, folder, at)
         training = Training(
             model=model,
             loss=loss,
@@ -281,8 +282,8 @@ class Conditions:
             device=at.machine.device,
             seed=seed,
             ranks=at.ranks,
+            compile=compiling.begin if compiling else None,
         )
-        compiling = self._compiling(model, compile_loss, folder, at)
         with_profile = self.train.profile and purpose == "student" and at.ranks.is_first
         profile = Profile(model, at.machine.device, folder, at.show.say) if with_profile else None
         with compiling or nullcontext(), profile or nullcontext():
@@ -310,24 +311,32 @@ class Conditions:
         at: Context,
     ) -> Compiling | None:
         """Return what compiles a model while it trains, where that is wanted and possible."""
-        is_sharded = self.parallel.sharding(at.ranks.size)
-        if not self.train.compile or compile_loss is None or is_sharded:
+        if not self.train.compile:
             return None
-        from dwt_cli.training.compiling import DECISION, Compiling, KeptCode
+        from dwt_cli.training.compiling import DECISION, Compiling, KeptCode, write_down
+
+        is_sharded = self.parallel.sharding(at.ranks.size)
+        if compile_loss is None or is_sharded:
+            what = "a sharded model" if is_sharded else "a model with hooks or computed weights"
+            if at.ranks.is_first:
+                off = {"compiled": False, "why": f"off: {what} is not compiled"}
+                write_down(off, folder / DECISION, at.show.say)
+            return None
 
         def compile_all() -> None:
             model.compile_layers()
             compile_loss()
 
-        about = at.machine.describe() | {
-            "commit": None,  # torch knows its code by content
-            "model": model.model.config.to_json_string(),
-            "shape": [self.train.num_blocks(at.ranks.size), self.data.block_length],
-            "num_targets": self.num_targets,
-        }
+        code = KeptCode.of(
+            model,
+            at.machine,
+            at.show.say,
+            shape=[self.train.num_blocks(at.ranks.size), self.data.block_length],
+            num_targets=self.num_targets,
+        )
         return Compiling(
             model,
-            KeptCode(about, at.show.say),
+            code,
             compile_all,
             self.train.compile is True,
             at.machine.device.type,

@@ -7,14 +7,12 @@ nobody else may write; what is loaded is a private copy that is what its manifes
 import contextlib
 import os
 import shutil
-import socket
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import platformdirs
@@ -22,7 +20,9 @@ import torch
 
 from dwt_cli.base import atomic, locks
 from dwt_cli.base.identity import fingerprint
+from dwt_cli.base.machine import Machine, cpu
 from dwt_cli.base.ranks import ALONE, Ranks
+from dwt_cli.base.scratch import scratch
 from dwt_cli.models.wrapper import Wrapper
 from dwt_cli.training.protocols import Numbers, Observer
 
@@ -32,7 +32,7 @@ NUM_PLAIN = 5
 
 
 class Costs(NamedTuple):
-    """Measured on one kind of device.
+    """The gain and the costs of compiling on one kind of device.
 
     gain: time of a plain step over a compiled one's. cold_s: seconds that compiling takes; warm_s:
     loading what was compiled.
@@ -44,7 +44,7 @@ class Costs(NamedTuple):
 
 
 COSTS = {"cpu": Costs(gain=1.4, cold_s=40.0, warm_s=5.0)}
-"""By kind of device, measured by ``python benchmarks/compiling.py``."""
+"""By kind of device: estimates from a shared machine, of ``scale=nano`` (benchmarks/README.md)."""
 
 
 class Decision(NamedTuple):
@@ -52,6 +52,13 @@ class Decision(NamedTuple):
 
     compiled: bool
     why: str
+
+
+def write_down(decision: Mapping[str, Any], file: Path, say: Callable[[str], None]) -> None:
+    """Write what is decided for a run, and say it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_json(file, decision)
+    say(f"compile: {decision['why']}")
 
 
 def decide(
@@ -86,6 +93,18 @@ class KeptCode(AbstractContextManager["KeptCode"]):
         self._say, self._open = say, ExitStack()
         self._loaded: set[str] = set()
 
+    @classmethod
+    def of(
+        cls, model: Wrapper, machine: Machine, say: Callable[[str], None], **shapes: Any
+    ) -> "KeptCode":
+        """Return a model's code on this machine, for these shapes."""
+        about = machine.describe() | {
+            "commit": None,  # torch knows its code by content
+            "cpu": cpu(),
+            "model": model.model.config.to_json_string(),
+        }
+        return cls(about | shapes, say)
+
     @property
     def is_warm(self) -> bool:
         """Whether there is code to be loaded."""
@@ -96,22 +115,26 @@ class KeptCode(AbstractContextManager["KeptCode"]):
         from torch._inductor import codecache, config
         from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
-        # its name is that of folders which launchers remove when their process was killed
-        name = f"dwt-{socket.gethostname()}-{os.getpid()}-"
-        self._copy = Path(self._open.enter_context(TemporaryDirectory(prefix=name)))
-        self._is_kept = self._made_safe()
-        if self._is_kept and self.is_warm:
-            self._load()
-        headers = (self._root if self._is_kept else self._copy) / "headers"
-        codecache._HEADER_DIR = str(headers)  # torch's are where others may write
-        codecache._HEADER_LOCK_DIR = str(headers / "locks")
-        codecache._precompile_header.cache_clear()
-        num_threads = 1 if self._loaded else torch.get_num_threads()
-        # dropout draws what it draws in a plain layer
-        settings = config.patch(compile_threads=num_threads, fallback_random=True)
-        self._open.enter_context(settings)
-        torch._dynamo.reset()  # another training's code is in another copy
-        self._open.enter_context(temporary_cache_dir(str(self._copy)))
+        with ExitStack() as stack:
+            self._copy = Path(stack.enter_context(scratch()))
+            self._is_kept = self._made_safe()
+            if self._is_kept and self.is_warm:
+                self._load()
+            place = self._root if self._is_kept else self._copy
+            headers = place / "headers" / fingerprint(cpu())
+            stack.callback(codecache._precompile_header.cache_clear)
+            # torch's are where others may write
+            for name, folder in (("_HEADER_DIR", headers), ("_HEADER_LOCK_DIR", headers / "locks")):
+                stack.callback(setattr, codecache, name, getattr(codecache, name))
+                setattr(codecache, name, str(folder))
+            codecache._precompile_header.cache_clear()
+            num_threads = 1 if self._loaded else torch.get_num_threads()
+            # dropout draws what it draws in a plain layer
+            settings = config.patch(compile_threads=num_threads, fallback_random=True)
+            stack.enter_context(settings)
+            torch._dynamo.reset()  # another training's code is in another copy
+            stack.enter_context(temporary_cache_dir(str(self._copy)))
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -209,13 +232,15 @@ class Compiling(Observer, AbstractContextManager["Compiling"]):
         self._open.close()
 
     def resumed(self, step: int) -> None:
-        if self.always or self.model.is_compiled:
-            self._begin()
+        if self.model.is_compiled:  # as in its checkpoint
+            return
+        if self.always:
+            self.begin()
         elif step >= NUM_PLAIN:
             known = self.ranks.from_first("what was decided on compiling", self._known)
             self._is_decided = known is not None
             if known and known["compiled"]:
-                self._begin()
+                self.begin()
 
     def stepped(self, step: int, progress: float, metrics: Numbers) -> None:
         if self.model.is_compiled:
@@ -228,9 +253,10 @@ class Compiling(Observer, AbstractContextManager["Compiling"]):
                 self._is_decided = True
                 left = round(step * (1 - progress) / progress)
                 if self.ranks.from_first("whether to compile", lambda: self._decide(left)):
-                    self._begin()
+                    self.begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Compile what trains from here on."""
         self._open.enter_context(self.code)
         # a compiler that fails leaves a layer as it is, unless it was asked for
         settings = torch._dynamo.config.patch(suppress_errors=not self.always)
@@ -256,7 +282,5 @@ class Compiling(Observer, AbstractContextManager["Compiling"]):
                 known = asked | decision._asdict()
                 if self.shared:
                     atomic.write_json(self.shared, known)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_json(self.file, known)
-        self.say(f"compile: {known['why']}")
+        write_down(known, self.file, self.say)
         return bool(known["compiled"])

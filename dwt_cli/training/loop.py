@@ -37,7 +37,8 @@ class Training:
     """One training: what a task gives (model, loss, batches, evaluate), and how it is trained.
 
     See `dwt_cli.training.protocols`. evaluate: returns held-out metrics of a model, ``loss`` among
-    them. eval_every: steps; None: at the end alone.
+    them. eval_every: steps; None: at the end alone. compile: called where a checkpoint has
+    compiled layers; None: they cannot be.
     """
 
     model: Wrapper
@@ -52,6 +53,7 @@ class Training:
     seed: int
     observers: Sequence[Observer] = ()
     ranks: Ranks = ALONE
+    compile: Callable[[], None] | None = None
 
     @cached_property
     def optimizer(self) -> Optimizer:
@@ -71,8 +73,8 @@ class Training:
         gradient is not finite and the settings say to stop.
         """
         counters = self.checkpoints.restore(self.model, self.loss.aux, self.optimizer)
-        if counters.compiled and self.options.compile:
-            self.model.compile_layers()
+        if counters.compiled and self.compile:
+            self.compile()
         for observer in self.observers:
             observer.resumed(counters.step)
             if before and counters.step == 0:

@@ -104,7 +104,7 @@ class Train:
 
     micro_batch_size: the most blocks that a rank computes at once, equally many each time; null:
     all that it has of a batch.
-    compile: the layers by torch.compile, and the losses. auto: the layers, if that is estimated to
+    compile: the layers and the losses, by torch.compile; auto: on a CPU, if that is estimated to
     pay. compile_with: the file of auto's decision that a study's runs share; the study sets it.
     profile: leave a trace of the student's steps 8 to 10 and a table of where their time went.
     """
@@ -129,7 +129,7 @@ class Train:
         if all(getattr(self, name) is None for name in limits):
             first, second, third = (f"{setting}.{name}" for name in limits)
             yield f"{first}, {second} and {third} are all null: set one of them"
-        if self.compile not in (True, False, "auto"):
+        if not isinstance(self.compile, bool) and self.compile != "auto":
             yield f"{setting}.compile={self.compile}: it is true, false or auto"
 
     def num_steps(self, steps_per_epoch: float | None) -> int | None:

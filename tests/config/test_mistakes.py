@@ -410,6 +410,7 @@ TOGETHER: list[Row] = [
     ("a tokenizer without masks", "data.tokenizer_kind=bpe",
      ["data.tokenizer_kind=bpe", "has no cls_token", "leave it out"]),
     ("compiled by half", "train.compile=some", ["train.compile=some", "true, false or auto"]),
+    ("compiled by number", "train.compile=1", ["train.compile=1", "true, false or auto"]),
     ("compiled and sharded", ["parallel=fsdp", "train.compile=true"],
      ["train.compile=true", "parallel=fsdp", "parallel=ddp"]),
     ("a giant", ["scale.width=16384", "scale.mlp_width=65536", "student.num_layers=100"],

@@ -1,6 +1,7 @@
 """Pseudo-log-likelihood against the sum written out, and what becomes of BLiMP's files."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,25 @@ def test_accuracies_are_means_over_paradigms(
     assert found["blimp"].stderr == pytest.approx((0.1875 / 4 + 0 + c * (1 - c) / 2) ** 0.5 / 3)
     assert found["blimp"].remarks == ("3 of 67 paradigms", "1 ties count as wrong")
     assert found["blimp/one"].remarks == ()
+
+
+def test_many_pairs_are_compiled_in_a_folder_of_the_users_own(
+    tested: EvaluatedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dwt_cli.evaluate.blimp._WORTH_COMPILING", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = write(tmp_path / "blimp", {"one": paradigm("one", "x", "syntax", (A, B))})
+    places = []
+
+    def compiled(model: wrapper.LanguageModel, dynamic: bool) -> None:
+        places.append(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
+        (places[0] / "kernel.so").write_text("code")
+
+    monkeypatch.setattr(wrapper.LanguageModel, "compile", compiled)
+    scores(tested, options, print)
+    (place,) = places
+    assert place.name.startswith("dwt-") and not place.exists()
+    assert [*tmp_path.glob("dwt/compiled/*/manifest.json")]
 
 
 def test_only_so_many_pairs_of_each_file(tmp_path: Path) -> None:

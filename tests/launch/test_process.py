@@ -1,9 +1,7 @@
 """A process that is handed a packed run: its last line and its exit code."""
 
-import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import pytest
 
 from dwt_cli.config import packing
 from dwt_cli.config.run import Run
-from dwt_cli.launch.process import scratch
 
 SCRIPT = """
 import sys
@@ -29,20 +26,6 @@ def start(run):
 dispatch.start = start
 process.main("job", Path(sys.argv[1]))
 """
-
-
-def test_what_killed_launchers_leave_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    code = "import os; from dwt_cli.launch import process as p; a = p.scratch(); os.abort()"
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})
-    (left,) = tmp_path.iterdir()
-    (tmp_path / "dwt-somebody-else").mkdir()
-    with scratch() as ours, scratch():
-        assert not left.exists()
-        assert Path(ours).is_dir()
-    assert [path.name for path in tmp_path.iterdir()] == ["dwt-somebody-else"]
 
 
 @pytest.mark.parametrize(

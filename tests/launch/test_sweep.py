@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def test_a_second_start_does_only_what_is_missing(place: Path, first: Any) -> No
     again = dwt_train(*study_command(place, *words), cwd=place, timeout=250)
     assert again.returncode == 0, again.stdout + again.stderr
     decision = json.loads((place / "runs/studies/mine/compile.json").read_text())
-    assert decision == {"compiled": False, "why": "off: 1 runs were finished without"}
+    assert decision == {"compiled": False, "why": "off: 1 finished before, compiled or not"}
     assert "mine: 2 runs, 1 of them finished before" in again.stdout
     after = {path: path.stat().st_mtime_ns for path in place.glob("runs/*/summary.json")}
     assert len(after) == len(before) + 1
@@ -154,6 +155,18 @@ def test_runs_load_what_an_earlier_one_has_compiled(place: Path, tmp_path: Path)
     for folder in (first, second):
         counters = json.loads(next(folder.glob("checkpoints/*/state.json")).read_text())["counters"]
         assert counters["compiled"] is True
+
+
+@pytest.mark.parametrize(
+    "words", [["objective=hidden"], ["parallel=fsdp", "launch=torchrun", "launch.gpus=2"]]
+)
+def test_where_one_arm_cannot_be_compiled_none_is(
+    composed: Callable[..., Run], words: list[str]
+) -> None:
+    plain, other = composed("train.compile=auto"), composed("train.compile=auto", *words)
+    assert sweep._why_plain([plain, plain], 0) is None
+    why = sweep._why_plain([plain, other], 0)
+    assert why == "off: a run of the study is sharded or compares features"
 
 
 def test_runs_of_earlier_commands_stay_in_the_record(place: Path, first: Any) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,3 +166,22 @@ def test_the_cost_of_a_run_that_epochs_limit_is_known_with_its_text(
     tokens = done["corpus"].report["train_tokens"]
     told = recipe_of(composed(*words, f"run.train_tokens={tokens}"))
     assert told.cost({}) == same.cost({})
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [([], "a model with hooks or computed weights"), (["parallel=fsdp"], "a sharded model")],
+)
+def test_what_cannot_be_compiled_is_said(
+    composed: Callable[..., Run], tmp_path: Path, words: list[str], what: str
+) -> None:
+    conditions = recipe_of(composed("train.compile=auto", *words)).shapes.conditions
+    said: list[str] = []
+    ranks, show = SimpleNamespace(size=2, is_first=True), SimpleNamespace(say=said.append)
+    at: Any = SimpleNamespace(ranks=ranks, show=show)
+    model: Any = None
+    compile_loss = (lambda: None) if words else None
+    assert conditions._compiling(model, compile_loss, tmp_path / "run", at) is None
+    assert said == [f"compile: off: {what} is not compiled"]
+    decision = json.loads((tmp_path / "run" / "compile.json").read_text())
+    assert decision == {"compiled": False, "why": f"off: {what} is not compiled"}

@@ -2,13 +2,18 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch._inductor import codecache
 
+from dwt_cli.base.machine import Machine
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.training.checkpoint import Counters
@@ -18,13 +23,6 @@ from tests.conftest import tiny_architecture
 
 STEP_S = 0.5
 MANY, FEW = 100_000, 2 * NUM_PLAIN
-
-
-@pytest.fixture(autouse=True)
-def torchs_own_headers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave what opening code changes for the rest of the process as it was."""
-    for name in ("_HEADER_DIR", "_HEADER_LOCK_DIR"):
-        monkeypatch.setattr(codecache, name, getattr(codecache, name))
 
 
 @pytest.mark.parametrize("is_warm", [False, True])
@@ -79,6 +77,39 @@ def test_kept_code_is_loaded_where_it_fits(opened: Callable[..., KeptCode]) -> N
     assert loaded(opened()) == ["code"]
     assert loaded(opened(model="another")) == []
     assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == before
+
+
+def headers() -> list[str]:
+    return [codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_opening_changes_is_taken_back(
+    opened: Callable[..., KeptCode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    before = headers()
+    reset = Mock(side_effect=RuntimeError if fails else None)
+    monkeypatch.setattr("torch._dynamo.reset", reset)
+    with pytest.raises(RuntimeError) if fails else nullcontext(), opened():
+        assert all(str(tmp_path) in place for place in headers())
+    assert headers() == before
+    assert not [*(tmp_path / "temporary").iterdir()]
+
+
+def test_code_is_that_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home folder may be that of many machines."""
+    model = LanguageModel(make_model(tiny_architecture("bert"), 0, "student"), torch.float32)
+
+    def place() -> Path:
+        machine = Machine(torch.device("cpu"), torch.float32)
+        return KeptCode.of(model, machine, print, shape="any")._place
+
+    here = place()
+    assert place() == here
+    monkeypatch.setattr("dwt_cli.training.compiling.cpu", lambda: {"model": "another"})
+    assert place() != here
 
 
 def change(folder: Path) -> None:
@@ -184,17 +215,19 @@ def test_the_runs_of_a_study_share_a_decision(
     assert json.loads((tmp_path / "second" / "compile.json").read_text())["compiled"]
 
 
-def test_a_checkpoint_of_compiled_layers_goes_on_with_them(
-    training: Callable[..., Training],
+@pytest.mark.parametrize("is_possible", [True, False])
+def test_compiled_layers_of_a_checkpoint_go_on_where_that_is_possible(
+    training: Callable[..., Training], is_possible: bool
 ) -> None:
-    made = training(max_steps=2, compile="auto")
-    made.model.compile_layers()
+    made = training(max_steps=2)
     counters = Counters(step=2, compiled=True)
     made.checkpoints.save(made.model, made.loss.aux, made.optimizer, counters)
-    for choice, goes_on in (("auto", True), (True, True), (False, False)):
-        again = training(max_steps=2, compile=choice)
-        assert again.run().compiled is True
-        assert again.model.is_compiled is goes_on
+    again = training(max_steps=3, compile="auto")
+    begin = again.model.compile_layers if is_possible else None
+    with torch.compiler.set_stance("force_eager"):
+        counters = replace(again, compile=begin).run()
+    assert counters.step == 3
+    assert again.model.is_compiled is counters.compiled is is_possible
 
 
 @pytest.mark.slow
