@@ -129,7 +129,7 @@ class Train:
         if all(getattr(self, name) is None for name in limits):
             first, second, third = (f"{setting}.{name}" for name in limits)
             yield f"{first}, {second} and {third} are all null: set one of them"
-        if not isinstance(self.compile, bool) and self.compile != "auto":
+        if str(self.compile) not in ("True", "False", "auto"):  # 1 is no true
             yield f"{setting}.compile={self.compile}: it is true, false or auto"
 
     def num_steps(self, steps_per_epoch: float | None) -> int | None:
