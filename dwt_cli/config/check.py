@@ -189,6 +189,13 @@ def warnings(run: Run) -> Iterator[str]:
     for group, nothing in (("revise", NoRevision()), ("select", AllRows())):
         if not compared and getattr(run, group) != nothing:
             yield f"{group} has no effect: no objective compares distributions"
+    micro, of_rank = run.train.micro_batch_size, run.train.batch_size // run.launch.num_ranks
+    if "train.micro_batch_size" in typed and micro and micro < of_rank and of_rank % micro:
+        at_once = run.train.num_blocks(run.launch.num_ranks)
+        yield (
+            f"train.micro_batch_size={micro} is {at_once} at once: "
+            f"the most up to it that divides the {of_rank} blocks of a rank"
+        )
     if (num_blocks := run.eval.num_blocks) > (most := run.data.max_heldout_blocks):
         yield f"eval.num_blocks={num_blocks} has no effect above data.max_heldout_blocks={most}"
     if run.train.max_minutes is not None:

@@ -92,8 +92,11 @@ def _compiled(model: LanguageModel, tested: EvaluatedModel, say: Say) -> Iterato
     """Compile a model for blocks of any size; the code is kept for the next time."""
     with KeptCode.of(model, Machine(tested.device, tested.dtype), say, shape="any") as code:
         model.compile(dynamic=True)
-        yield
-        code.keep()
+        try:
+            yield
+            code.keep()
+        finally:  # what comes later is not compiled into the folder of others
+            model._compiled_call_impl = None
 
 
 @torch.inference_mode()

@@ -1,7 +1,8 @@
 """Compiled layers: whether they pay, decided once for a run or a study, and where code is kept.
 
 Compiled code is loaded into the process. So it is kept in the user's own cache folder alone, which
-nobody else may write; what is loaded is a private copy that is what its manifest says.
+nobody else may write; what is loaded is a private copy that is what its manifest says. The headers
+that the compiler reads lie there too, beside the code, without a manifest.
 """
 
 import contextlib

@@ -719,6 +719,13 @@ WITHOUT_EFFECT = {
         "teacher=virtual",
     ],
     "train.micro_batch_size": ["train.micro_batch_size=8"],
+    "train.micro_batch_size=3 is 2": ["train.micro_batch_size=3"],
+    "train.micro_batch_size=3 is 1": [
+        "launch=torchrun",
+        "launch.gpus=4",
+        "train.batch_size=20",
+        "train.micro_batch_size=3",
+    ],
     "eval.num_blocks=9999": ["eval.num_blocks=9999"],
     "eval.glue": ["eval.glue.num_seeds=2"],
     "task.tokenizer": ["task.tokenizer=bpe", "data.tokenizer=folder"],
