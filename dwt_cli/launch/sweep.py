@@ -1,12 +1,12 @@
 """The runs of a multirun: carry out what is missing, and report on all of them.
 
 Runs are found by what they are, so a second start does what is missing, and arms that several
-studies share are trained once. The study's folder, ``<run.root>/studies/<name>/``, has study.json,
-what each process printed, and the report.
+studies share are trained once; those in runs.jsonl were trained elsewhere. The study's folder,
+``<run.root>/studies/<name>/``, has study.json, runs.jsonl, what each process printed, the report.
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,8 @@ from dwt_cli.launch.start import Begin
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import LOCK, find, read_summary, recorded_as
 from dwt_cli.study.board import show
-from dwt_cli.study.record import FILE, Job, StudyRecord, read_study, write_study
+from dwt_cli.study.kept import keep, read_kept
+from dwt_cli.study.record import FILE, RUNS, Job, StudyRecord, read_study, write_study
 from dwt_cli.study.report import print_report, write_report
 from dwt_cli.study.results import read_results
 from dwt_cli.track.display import Overview, plain_line
@@ -48,7 +49,7 @@ def carry_out(
     Raises `UserError` when another process is at work in the study's folder, KeyboardInterrupt when
     it was asked to stop.
     """
-    say, first, jobs = plain_line(console), runs[0], _jobs(runs, arguments)
+    say, first = plain_line(console), runs[0]
     if first.jobs.needs_slurm and not first.launch.job:
         raise UserError("jobs=submitit: runs are handed to SLURM with launch=slurm; choose it too")
     of, command = first.of_study, shlex.join(["dwt-train", *arguments])
@@ -58,6 +59,8 @@ def carry_out(
         swept = _swept([run.overrides for run in runs])
         fixed = sorted(word for word in first.overrides if _setting(word) not in swept | _AXES)
         name = f"multirun-{fingerprint('multirun', fixed, sorted(swept - _AXES))[:8]}"
+    folder = Path(first.run.root).expanduser() / "studies" / name
+    jobs = _jobs(runs, arguments, read_kept(folder))
     if first.run.mode is Mode.plan:
         from dwt_cli.recipe.study_plan import print_study_plan  # loads torch
 
@@ -75,7 +78,6 @@ def carry_out(
             question="", baseline=baseline, arms=arms, exploratory=[*arms],
             name=name, command=command,
         )  # fmt: skip
-    folder = Path(first.run.root).expanduser() / "studies" / name
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     try:
         lock = locks.take(folder / LOCK)
@@ -133,7 +135,7 @@ class _Ledger:
         self, folder: Path, asked: StudyRecord, jobs: Sequence[Job], say: Callable[[str], None]
     ) -> None:
         before: Sequence[Job] = ()
-        if (folder / FILE).exists():
+        if any((folder / name).exists() for name in (FILE, RUNS)):
             try:
                 before = read_study(folder).jobs
             except UserError as error:  # torn, or of another version
@@ -153,14 +155,16 @@ class _Ledger:
             key: replace(job, state=state, error=error, folder=_from(place))
             for key, job in before.items()
         }
-        if now != before:
+        if now != before or state == "finished":
             self.jobs |= now
-            self._write()
+            self._write(anew=identity)
         return place, _title(next(iter(now.values())))
 
-    def _write(self) -> None:
+    def _write(self, anew: str | None = None) -> None:
         jobs = tuple(self.jobs[key] for key in sorted(self.jobs))
-        write_study(self._folder, replace(self._asked, jobs=jobs))
+        study = replace(self._asked, jobs=jobs)
+        write_study(self._folder, study)
+        keep(self._folder, study, anew)
 
 
 def _key(job: Job) -> tuple[str, int, int]:
@@ -179,8 +183,8 @@ def _from(place: Path | None) -> str | None:
 # ---------------------------------------------------------------------------- what was asked for
 
 
-def _jobs(runs: Sequence[Run], arguments: Sequence[str]) -> list[Job]:
-    """Return the job that each run is, as it stands on record."""
+def _jobs(runs: Sequence[Run], arguments: Sequence[str], kept: Container[str]) -> list[Job]:
+    """Return the job that each run is, as it stands on record. kept: identities in runs.jsonl."""
     swept = _swept([run.overrides for run in runs])
     # how each run is asked for by itself: the options of the command, and of the words its own
     options = [
@@ -191,9 +195,11 @@ def _jobs(runs: Sequence[Run], arguments: Sequence[str]) -> list[Job]:
     jobs = []
     for run in runs:
         root, words = Path(run.run.root).expanduser(), tuple(run.overrides)
-        identity = recorded_as(root, recipe_of(run))
+        stage = recipe_of(run)
+        known = (recorded_as(root, stage), stage.formerly)
+        identity = next((each for each in known if each and each in kept), known[0])
         place = find(root, identity)
-        is_done = place is not None and (place / "summary.json").is_file()
+        is_done = identity in kept or (place and (place / "summary.json").is_file())
         state: State = "finished" if is_done else "missing"
         if of := run.of_study:
             of_arm = shlex.split(of.study.arms[of.arm])

@@ -38,8 +38,9 @@ def print_study_plan(
     costs: dict[tuple[str, int, str], float | None] = {}  # they are alike for all seeds
     rows, finished, seen = [], [], set[str]()
     for student, job in zip(students, jobs, strict=True):
-        if summary := summary_of(Path(options.root).expanduser(), student):
-            finished.append(summary.cost)
+        if job.state == "finished":
+            if summary := summary_of(Path(options.root).expanduser(), student):  # else elsewhere
+                finished.append(summary.cost)
         elif student.identity not in seen:
             for stage in student.stages:
                 if (key := (job.arm, job.length, stage.name)) not in costs:
@@ -50,7 +51,7 @@ def print_study_plan(
             whole = nan if None in flops else sum(each or 0.0 for each in flops)
             rows.append((job.arm, str(job.length), 1, tokens, whole))
             seen |= {stage.identity for stage in new}
-    speed, why = nan, "unknown: no run is finished, and there is no run.peak_tflops"
+    speed, why = nan, "unknown: no run is finished here, and there is no run.peak_tflops"
     if options.peak_tflops:
         speed = num_ranks * options.peak_tflops * options.mfu
         why = f"at {options.mfu:.0%} of {options.peak_tflops:g} TFLOP/s{on_each(num_ranks)}"
@@ -77,4 +78,5 @@ def print_study_plan(
         cells = zip(numbers, (",.0f", ",.0f", ".3g", ",.2f", ".3f"), strict=False)
         table.add_row(arm, length, *(f"{n:{form}}" if n == n else "unknown" for n, form in cells))
     console.print(table)
-    say(f"hours are {why}; {len(finished)} of {len(jobs)} runs are finished")
+    num_done = sum(job.state == "finished" for job in jobs)
+    say(f"hours are {why}; {num_done} of {len(jobs)} runs are finished")

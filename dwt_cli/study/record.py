@@ -1,7 +1,7 @@
 """What a study asks, its arms and claims; and study.json, which has its jobs besides.
 
 It lies in the study's folder, ``runs/studies/<name>/``. Whoever starts the jobs writes it; a
-report is made of it and of the run directories that it names.
+report is made of it, of runs.jsonl and of the run directories that it names.
 """
 
 from collections import Counter
@@ -19,6 +19,8 @@ from dwt_cli.base.identity import plain
 from dwt_cli.base.options import dotted, walk
 
 FILE = "study.json"
+RUNS = "runs.jsonl"
+"""Has the study in its first line, for where there is no study.json (`dwt_cli.study.kept`)."""
 
 
 class Expect(Enum):
@@ -145,15 +147,16 @@ def write_study(folder: Path, study: StudyRecord) -> None:
 
 
 def read_study(folder: Path) -> StudyRecord:
-    """Raises `UserError` when the folder is no study's, or its study.json cannot be used."""
-    path = folder / FILE
-    if not path.is_file():
+    """Raises `UserError` when the folder is no study's, or what it has cannot be used."""
+    path = next(filter(Path.is_file, (folder / FILE, folder / RUNS)), None)
+    if path is None:
         raise UserError(f"{folder} is no study's folder: it has no {FILE}; give the folder of one")
     from pydantic import TypeAdapter, ValidationError  # a command's options need none
 
     told = "the study's own command writes it again"
     try:
         content = path.read_bytes()
+        content = content.partition(b"\n")[0] if path.name == RUNS else content
         return TypeAdapter(StudyRecord).validate_json(content, strict=True, extra="forbid")
     except ValidationError as error:
         first = error.errors()[0]

@@ -1,4 +1,4 @@
-"""A study's folder -> report.md, report.html, pictures and results.csv, all made of the record."""
+"""A study's folder -> report.md, report.html, pictures, results.csv and runs.jsonl."""
 
 import base64
 import re
@@ -17,6 +17,8 @@ from dwt_cli.base import atomic
 from dwt_cli.base.templates import filled
 from dwt_cli.study import figures, tables
 from dwt_cli.study.comparisons import difference, losses_apart
+from dwt_cli.study.kept import keep
+from dwt_cli.study.record import RUNS
 from dwt_cli.study.results import Results, read_results
 from dwt_cli.track.display import plain_line
 
@@ -49,7 +51,8 @@ def write_report(folder: Path, results: Results | None = None) -> list[Path]:
     atomic.write_text(paths[0], _page(text, study.name, folder))
     atomic.write_text(paths[1], text)
     atomic.write_text(paths[2], tables.runs_table(results).to_csv(index=False))
-    return [*paths, *pictures.values()]
+    keep(folder, study)
+    return [*paths, folder / RUNS, *pictures.values()]
 
 
 def _page(markdown: str, title: str, folder: Path) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,18 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from dwt_cli.base.atomic import read_json
 from dwt_cli.base.identity import counted
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.study.compute import Account, Points, flops
+from dwt_cli.study.kept import Said, read_kept, said_by
 from dwt_cli.study.record import Job, StudyRecord, read_study
-from dwt_cli.track.metrics import heldout_losses, read_lines, read_settings
 from dwt_cli.track.summary import Summary, heldout_masks
 from dwt_cli.training.options import Train
 
 Versions = tuple[tuple[str, str], ...]
 _LENGTH = ("max_steps", "epochs", "max_minutes", "every")
-_NUM_WEIGHTS = 200  # points of a schedule, as many as a picture can show
 _NUMBERS = (
     *("parameters", "teacher_parameters", "steps", "heldout_loss", "teacher_heldout_loss"),
     *(account.column for account in Account),
@@ -111,11 +109,11 @@ class Results:
 def read_results(folder: Path) -> Results:
     """Everything of a study that can be used. Raises `UserError` for no study's folder.
 
-    The disk is believed before study.json: a run whose summary is whole is finished. Only runs on
-    the text, with the masks and with the versions that most have are compared.
+    The disk is believed before runs.jsonl and study.json: a run whose summary is whole is finished.
+    Only runs on the text, with the masks and with the versions that most have are compared.
     """
-    study = read_study(folder)
-    rows = [_row(folder, job) for job in study.jobs]
+    study, travelled = read_study(folder), read_kept(folder)
+    rows = [_row(folder, job, travelled) for job in study.jobs]
     used = [row for row in rows if not row["left_out"]]
     today = {row["text_formerly"]: row["text"] for row in used}
     for row in used:
@@ -143,21 +141,22 @@ def _versions_differ(this: Versions, usual: Versions) -> str:
     )
 
 
-def _row(folder: Path, job: Job) -> dict[str, Any]:
+def _row(folder: Path, job: Job, kept: Mapping[str, Said]) -> dict[str, Any]:
     """Return a job and the run that it is, as a row of `Results.jobs`."""
     row = {**vars(job), "words": " ".join(job.words), "left_out": None}
     place = None if job.folder is None else folder / job.folder
-    if place is None or not (place / "summary.json").exists():
+    said = (said_by(place) if place else None) or kept.get(job.identity or "")
+    if said is None:
         return row | {"left_out": _unfinished(job, place)}
-    if (content := read_json(place / "summary.json")) is None:
-        return row | {"left_out": "its summary.json is half-written"}
     try:
-        return row | _of_run(job, Summary.from_json(content), place)
+        return row | _of_run(job, Summary.from_json(said["summary"]), said)
     except KeyError as error:
         return row | {"left_out": f"its summary.json lacks {error.args[0]}"}
 
 
 def _unfinished(job: Job, place: Path | None) -> str:
+    if place and (place / "summary.json").exists():
+        return "its summary.json is half-written"
     if job.state == "failed":
         return f"failed: {job.error or 'nothing was said'}"
     if place is None or job.state == "missing":
@@ -167,23 +166,22 @@ def _unfinished(job: Job, place: Path | None) -> str:
     return "is running" if job.state == "running" else "has no summary.json: it did not finish"
 
 
-def _of_run(job: Job, summary: Summary, place: Path) -> dict[str, Any]:
-    """Return what a run's folder says, or why it is not used."""
+def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
+    """Return what a run says, or why it is not used."""
     student, cost, text, left_out = summary.student, summary.cost, summary.corpus, None
     if job.identity not in (None, summary.identity):
         left_out = f"its folder holds another run, {summary.identity}"
     elif student.loss is None or not math.isfinite(student.loss):
         left_out = "its held-out loss is not finite: it has diverged"
     teacher = summary.teacher if summary.teacher and summary.teacher.parameters else None
-    lines, config = read_lines(place / "metrics.jsonl"), read_settings(place)
-    losses, curve_left_out = heldout_losses(lines), None
+    losses, curve_left_out = said["curve"], None
     if not losses or losses[-1][0] != student.steps:
         end = f"ends at step {losses[-1][0]}" if losses else "is not there"
         curve_left_out = f"its metrics.jsonl {end}"
     known = [f"data={summary.choices['data']}"] if "data" in summary.choices else []
     if tokens := text.get("train_tokens"):
         known.append(f"{tokens:,} tokens to train on")
-    environment = read_json(place / "environment.json") or {}
+    environment, settings = said["environment"], said["settings"]
     versions = {"Python": environment.get("python"), **environment.get("versions", {})}
     facts = [("device", ""), ("cpu_capability", ""), ("num_threads", "threads "), ("dtype", "")]
     machine = [f"{label}{environment[key]}" for key, label in facts if environment.get(key)]
@@ -201,10 +199,10 @@ def _of_run(job: Job, summary: Summary, place: Path) -> dict[str, Any]:
         "remap_seconds": cost["remap_seconds"],
         "teacher_flops": cost["teacher_pretraining_flops"],
         "teacher_seconds": cost["teacher_pretraining_seconds"],
-        "curve": tuple(losses),
-        "weights": _weights(lines),
-        "settings": _settings(config),
-        "masks": heldout_masks(config),
+        "curve": tuple(map(tuple, losses)),
+        "weights": tuple(map(tuple, said["weights"])),
+        "settings": _settings(settings),
+        "masks": heldout_masks(settings),
         "text": text["fingerprint"],
         "text_formerly": text.get("formerly"),
         "text_facts": ", ".join([*known, f"corpus {text['fingerprint']}"]),
@@ -222,13 +220,3 @@ def _settings(content: Mapping[str, Any]) -> str:
     # a setting that came later is null where it is not set
     known = {group: {k: v for k, v in of.items() if v is not None} for group, of in found.items()}
     return json.dumps(known, sort_keys=True)
-
-
-def _weights(lines: Sequence[Mapping[str, float]]) -> tuple[tuple[float, float, float], ...]:
-    found = [
-        (line["train/progress"], line["train/alpha_hard"], line.get("train/alpha_soft", 0.0))
-        for line in lines
-        if "train/alpha_hard" in line
-    ]
-    every = max(1, len(found) // _NUM_WEIGHTS)
-    return (*found[::every], *(found[-1:] if (len(found) - 1) % every else []))

@@ -90,6 +90,17 @@ def test_arms_that_are_the_same_run_are_trained_once(place: Path, first: Any) ->
     assert len(list((place / "runs").glob("none-*/summary.json"))) == 1
 
 
+def test_another_machine_goes_on_with_runs_jsonl(place: Path, first: Any, tmp_path: Path) -> None:
+    (tmp_path / "runs/studies/mine").mkdir(parents=True)
+    shutil.copy(place / "runs/studies/mine/runs.jsonl", tmp_path / "runs/studies/mine")
+    command = study_command(place, "arm=alone,weak,again")
+    there = [word.replace(f"{place}/runs", f"{tmp_path}/runs") for word in command]
+    again = dwt_train(*there, cwd=tmp_path, timeout=250)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "3 of 4 runs are in the report" in again.stdout
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["studies"], "none is trained"
+
+
 def test_a_second_start_does_only_what_is_missing(place: Path, first: Any) -> None:
     (place / "runs/studies/mine/study.json").write_text('{"version": 1, "na')  # torn: no matter
     before = {path: path.stat().st_mtime_ns for path in place.glob("runs/*/summary.json")}

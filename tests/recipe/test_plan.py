@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,8 +106,9 @@ def test_a_study_s_plan_counts_once_what_runs_share(
         print_study_plan(list(map(recipe_of, runs)), jobs, runs[0].run, 1, "mine", console)
         return told.getvalue()
 
-    def end(run: Run, flops: float) -> None:
-        found = tmp_path / f"ended-{recipe_of(run).identity}"
+    def end(number: int, flops: float) -> None:
+        jobs[number] = replace(jobs[number], state="finished")
+        found = tmp_path / f"ended-{recipe_of(runs[number]).identity}"
         found.mkdir()
         facts = Facts(1, {"loss": 3.0}, flops=flops, seconds=1800.0)
         summary = Summary("ended", "", {}, 0, 1.0, 1.0, {}, facts)
@@ -124,16 +126,19 @@ def test_a_study_s_plan_counts_once_what_runs_share(
     assert row("none") == ["none", "100", "2", f"{tokens:,}", f"{2 * alone:.3g}", "unknown"]
     assert row("in all") == ["in all", "", "4", f"{2 * tokens:,}", f"{in_all:.3g}", "unknown"]
     assert "hours are unknown: no run is finished" in printed()
-    end(runs[0], alone)
+    end(0, alone)
     hours = (in_all - alone) / alone / 2
     left = ["3", f"{1.5 * tokens:,.0f}", f"{in_all - alone:.3g}", f"{hours:,.2f}"]
     assert row("in all")[2:] == left
     assert "as its finished runs; 1 of 4 runs are finished" in printed()
+    jobs[1] = replace(jobs[1], state="finished")  # elsewhere
+    assert row("in all")[2] == "2" and "2 of 4 runs are finished" in printed()
+    jobs[1] = replace(jobs[1], state="missing")
     runs[0].run.peak_tflops, runs[0].run.mfu = alone / 1e15, 0.5
     assert row("in all")[-1] == f"{hours / 0.9:,.2f}"
     runs[0].run.peak_tflops = None
     # a taught run is finished, and its teacher in the cache
-    end(runs[2], taught - teacher)
+    end(2, taught - teacher)
     kept = next(s for s in recipe_of(runs[3]).stages if s.name == "teacher")
     (made := tmp_path / "made").mkdir()
     atomic.publish(made, kept.place(Cache(str(tmp_path), print)))

@@ -149,6 +149,7 @@ def test_the_report_begins_with_what_came_out(tmp_path: Path, unpictured: None) 
     assert first.startswith("At length 200, 1 of 2 arms ends below the stand-alone student; ")
     assert f"the best, weak, ends {below}" in first and "over 3 seeds)." in first
     assert models == "Parameters: student 20.00; teacher 10.00. Text: corpus c0ffee."
+    (folder / "runs.jsonl").unlink()
     for seed in (0, 1, 2):
         for length in (100, 200):
             shutil.rmtree(place(folder, "weak", length, seed))
