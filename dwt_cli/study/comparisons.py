@@ -77,21 +77,33 @@ def verdict(
     return "supported" if (found.mean < 0) == (expect is Expect.lower) else "contradicted"
 
 
-def _losses(results: Results, arm: str, length: int, progress: float) -> pd.Series:
-    """Return held-out losses by seed at a share of the run: the end, or the nearest evaluation."""
-    if progress == 1.0:
+def _losses(
+    results: Results, arm: str, length: int, progress: float, tokens: int | None
+) -> pd.Series:
+    """Return held-out losses by seed at the end, or at the evaluation nearest to a share or tokens.
+
+    Of tokens at most a quarter away.
+    """
+    if progress == 1.0 and tokens is None:
         return results.of(arm, length).heldout_loss
     curves = results.curves
     curves = curves[(curves.arm == arm) & (curves.length == length)]
-    away = (curves.step - progress * curves.steps).abs()
+    step = curves.steps * (progress if tokens is None else tokens / curves.tokens)
+    away = (curves.step - step).abs()
+    away = away if tokens is None else away[away <= step / 4]
     return curves.loc[away.groupby(curves.seed).idxmin()].set_index("seed").loss
 
 
 def losses_apart(
-    results: Results, arm: str, against: str, length: int, progress: float = 1.0
+    results: Results,
+    arm: str,
+    against: str,
+    length: int,
+    progress: float = 1.0,
+    tokens: int | None = None,
 ) -> pd.Series:
-    """Return arm minus `against` at a share of the run, for the seeds that both have."""
-    ours, theirs = (_losses(results, one, length, progress) for one in (arm, against))
+    """Return arm minus `against` at a share of the run, or tokens, for the seeds that both have."""
+    ours, theirs = (_losses(results, one, length, progress, tokens) for one in (arm, against))
     return (ours - theirs).dropna()
 
 
@@ -128,16 +140,23 @@ class Judged:
     verdict: str
 
 
-def judge(results: Results) -> list[Judged]:
-    """Return every claim at every length that it is about, corrected for their number."""
-    study = results.study
-    about = [
-        (each, length)
+def claims(results: Results) -> list[tuple[Claim, int, bool]]:
+    """Return every claim with each length that it is about, and whether that has so many tokens."""
+    study, runs = results.study, results.runs
+    a_step = (runs.tokens / runs.steps).median()  # not known before a run is finished
+    return [
+        (each, length, not (each.tokens or 0) > a_step * length)
         for each in study.claims
         for length in ([each.length] if each.length else study.lengths_of(each.arm, each.against))
     ]
+
+
+def judge(results: Results) -> list[Judged]:
+    """Return every claim at every length that has it, corrected for their number."""
+    study = results.study
+    about = [(claim, length) for claim, length, is_there in claims(results) if is_there]
     by_seed = [
-        losses_apart(results, claim.arm, claim.against, length, claim.progress)
+        losses_apart(results, claim.arm, claim.against, length, claim.progress, claim.tokens)
         for claim, length in about
     ]
     found = [difference(pairs) for pairs in by_seed]

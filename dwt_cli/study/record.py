@@ -35,7 +35,9 @@ class Claim:
     """What a study says beforehand: held-out loss of ``arm`` ends below, or above, ``against``'s.
 
     length: at which; null is a claim for every length. progress: the share of the run at which
-    losses are compared; below 1 the curve is read at the nearest evaluation.
+    losses are compared; below 1 the curve is read at the nearest evaluation. tokens: read by then,
+    instead of a share; the evaluation is at most a quarter away, and shorter lengths have no such
+    claim.
     """
 
     claim: str = MISSING
@@ -44,6 +46,7 @@ class Claim:
     expect: Expect = MISSING
     length: int | None = None
     progress: float = 1.0
+    tokens: int | None = None
 
 
 @dataclass
@@ -80,6 +83,11 @@ class StudyOptions:
         for claim in self.claims:
             if not 0 < claim.progress <= 1:
                 yield f"{where}: progress={claim.progress} is no share of a run; at most 1, above 0"
+            if claim.tokens is not None and claim.tokens < 1:
+                yield f"{where}: tokens={claim.tokens} is no place in a run; at least 1"
+            if claim.tokens is not None and claim.progress != 1:
+                both = f"tokens={claim.tokens} and progress={claim.progress:g}"
+                yield f"{where}: {claim.claim!r} has {both}; leave one out"
             if {claim.arm, claim.against} & set(self.exploratory):
                 yield f"{where}: {claim.claim!r} is about an exploratory arm; leave one out"
 

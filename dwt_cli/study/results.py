@@ -22,7 +22,8 @@ from dwt_cli.training.options import Train
 Versions = tuple[tuple[str, str], ...]
 _LENGTH = ("max_steps", "epochs", "max_minutes", "every")
 _NUMBERS = (
-    *("parameters", "teacher_parameters", "steps", "heldout_loss", "teacher_heldout_loss"),
+    *("parameters", "teacher_parameters", "steps", "tokens", "epochs"),
+    *("heldout_loss", "teacher_heldout_loss"),
     *(account.column for account in Account),
     *("student_seconds", "remap_seconds", "teacher_flops", "teacher_seconds"),
 )
@@ -61,9 +62,9 @@ class Results:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """The evaluations: arm, length, seed, steps (of the run), step, share (of it), loss."""
-        runs = self.runs[["arm", "length", "seed", "steps", "curve"]]
-        each = runs.explode("curve", ignore_index=True).dropna()
+        """The evaluations: arm, length, seed, steps and tokens (of the run), step, share, loss."""
+        runs = self.runs[["arm", "length", "seed", "steps", "tokens", "curve"]]
+        each = runs.explode("curve", ignore_index=True).dropna(subset="curve")
         points = pd.DataFrame(each.pop("curve").tolist(), each.index, ["step", "loss"])
         return each.join(points).assign(share=points.step / each.steps)
 
@@ -189,6 +190,8 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
         "left_out": left_out,
         "curve_left_out": curve_left_out,
         "steps": student.steps,
+        "tokens": student.tokens,
+        "epochs": student.epochs,
         "heldout_loss": student.loss,
         "parameters": student.parameters,
         "teacher_heldout_loss": teacher and teacher.loss,

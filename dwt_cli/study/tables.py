@@ -9,6 +9,7 @@ import pandas as pd
 from dwt_cli.study.comparisons import (
     Difference,
     against_alone,
+    claims,
     costs_to_equal,
     crossing_lengths,
     curves_apart,
@@ -50,16 +51,24 @@ def verdicts(results: Results) -> Iterator[Row]:
     """Yield what became of each claim."""
     for each in judge(results):
         claim, num = each.claim, len(each.by_seed)
+        share = "the end" if claim.progress == 1 else f"{claim.progress:.0%} of the run"
         yield {
             "claim": claim.claim,
             "length": each.length,
             "compared": f"{claim.arm} - {claim.against} {_SIGN[claim.expect]} 0",
-            "at": "the end" if claim.progress == 1 else f"{claim.progress:.0%} of the run",
+            "at": share if claim.tokens is None else f"{claim.tokens:,} tokens",
             "difference [95%]": interval(each.found),
             "pairs": num,
             "Holm's p": NONE if num < 2 else probability(each.adjusted_p),
             "verdict": each.verdict,
         }
+
+
+def too_short(results: Results) -> Iterator[str]:
+    """Yield the claims about more tokens than a length has."""
+    for claim, length, is_there in claims(results):
+        if not is_there:
+            yield f"length {length} has no {claim.tokens:,} tokens, so no such claim: {claim.claim}"
 
 
 def probability(p: float) -> str:

@@ -11,7 +11,7 @@ from dwt_cli.track.summary import Facts, Summary
 ARMS = {"alone": "teacher=none", "weak": "teacher=small", "poor": "teacher=extremely_weak"}
 EFFECT = {"alone": 0.0, "weak": -0.1, "poor": 0.2}  # nats, at every length
 TEACHER = {"weak": 0.3, "poor": 0.9}  # its loss minus the stand-alone's
-STEP, FORWARD = 1e9, 0.25e9  # FLOPs per step
+STEP, FORWARD, TOKENS = 1e9, 0.25e9, 64  # FLOPs and tokens per step
 CLAIMS = [
     Claim("a weak teacher helps", "weak", "alone", Expect.lower),
     Claim("a poor teacher helps", "poor", "alone", Expect.lower, length=200),
@@ -46,6 +46,8 @@ def summary(arm: str, length: int, seed: int, steps: int | None = None) -> dict[
         heldout={"loss": alone + effect},
         flops=STEP * steps,
         steps=steps,
+        tokens=TOKENS * steps,
+        epochs=steps / 150,
         seconds=10.0,
         teacher_forward_flops=FORWARD * steps if taught else 0.0,
     )

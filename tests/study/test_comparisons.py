@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from dwt_cli.study import tables
 from dwt_cli.study.comparisons import (
     against_alone,
     costs_to_equal,
@@ -43,6 +44,26 @@ def test_a_claim_is_read_at_the_nearest_evaluation(tmp_path: Path) -> None:
     curves = (results.of(arm, 200).curve[0] for arm in ("weak", "alone"))
     weak, alone = (dict(curve)[80] for curve in curves)
     assert dict(apart) == pytest.approx({0: weak - alone})
+
+
+def test_a_claim_about_so_many_tokens(tmp_path: Path) -> None:
+    """Evaluations are 20 and 40 steps apart; none is within a quarter of 28 steps."""
+    claims = [
+        Claim(f"at {steps}", "weak", "alone", Expect.lower, tokens=miniature.TOKENS * steps)
+        for steps in (80, 150, 28)
+    ]
+    results = read_results(miniature.write(tmp_path, claims=claims))
+    judged = {(each.claim.claim, each.length): each for each in judge(results)}
+    both = {(f"at {steps}", length) for steps in (80, 28) for length in (100, 200)}
+    assert judged.keys() == both | {("at 150", 200)}
+    for length in (100, 200):
+        curves = [results.of(arm, length).curve for arm in ("weak", "alone")]
+        expected = {s: dict(curves[0][s])[80] - dict(curves[1][s])[80] for s in SEEDS}
+        assert dict(judged["at 80", length].by_seed) == pytest.approx(expected)
+        assert judged["at 28", length].verdict == "undecided (no pair of runs)"
+    assert list(tables.too_short(results)) == [
+        "length 100 has no 9,600 tokens, so no such claim: at 150"
+    ]
 
 
 def test_verdicts_are_corrected_for_all_claims(tmp_path: Path) -> None:

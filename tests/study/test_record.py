@@ -54,6 +54,11 @@ def change(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("jobs", "0", "state", to="lost"), "jobs.0.state: Input should be 'finished'"),
         (change("claims", "0", "expect", to="best"), "expect: Input should be 'lower' or 'higher'"),
         (change("claims", "0", "progress", to=1.5), "progress=1.5 is no share of a run"),
+        (
+            lambda content: content["claims"][0].update(tokens=5, progress=0.5),
+            "has tokens=5 and progress=0.5; leave one out",
+        ),
+        (change("claims", "0", "tokens", to=0), "tokens=0 is no place in a run"),
         (change("claims", "0", "against", to="none"), "claims names the arm 'none'"),
         (change("baseline", to="none"), "baseline names the arm 'none'"),
         (change("exploratory", to=["weak"]), "is about an exploratory arm"),
