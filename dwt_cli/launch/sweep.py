@@ -6,7 +6,7 @@ studies share are trained once; those in runs.jsonl were trained elsewhere. The 
 """
 
 import shlex
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from rich.console import Console
 from dwt_cli.base import atomic, locks
 from dwt_cli.base.errors import MISTAKE, UserError
 from dwt_cli.base.identity import fingerprint
+from dwt_cli.base.machine import commit
 from dwt_cli.config import packing
 from dwt_cli.config.run import Mode, Run
 from dwt_cli.distill.objective.features import over_features
@@ -23,8 +24,9 @@ from dwt_cli.launch import pool
 from dwt_cli.launch.start import Begin
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import LOCK, find, read_summary, recorded_as
+from dwt_cli.recipe.student import StudentStage
 from dwt_cli.study.board import show
-from dwt_cli.study.kept import keep, read_kept
+from dwt_cli.study.kept import Said, keep, read_kept
 from dwt_cli.study.record import FILE, RUNS, Job, StudyRecord, read_study, write_study
 from dwt_cli.study.report import print_report, write_report
 from dwt_cli.study.results import read_results
@@ -60,12 +62,12 @@ def carry_out(
         fixed = sorted(word for word in first.overrides if _setting(word) not in swept | _AXES)
         name = f"multirun-{fingerprint('multirun', fixed, sorted(swept - _AXES))[:8]}"
     folder = Path(first.run.root).expanduser() / "studies" / name
-    jobs = _jobs(runs, arguments, read_kept(folder))
+    students = [recipe_of(run) for run in runs]
+    jobs = _jobs(runs, students, arguments, read_kept(folder))
     if first.run.mode is Mode.plan:
         from dwt_cli.recipe.study_plan import print_study_plan  # loads torch
 
-        students, num_ranks = [recipe_of(run) for run in runs], first.launch.num_ranks
-        print_study_plan(students, jobs, first.run, num_ranks, name, console)
+        print_study_plan(students, jobs, first.run, first.launch.num_ranks, name, console)
         return 0
     if of:
         asked = StudyRecord(**vars(of.study), name=name, command=command)
@@ -104,6 +106,9 @@ def carry_out(
             why = _why_plain(runs, num_done)
             known = {"compiled": False, "why": why} if why else {"num_runs": len(steps)}
             atomic.write_json(decision, known)
+        if steps:
+            for line in _others(read_kept(folder), students):
+                say(f"warning: {line}")
         files = [folder / "logs" / f"{identity}.json" for identity in steps]
         try:
             with Overview(console, name, steps, num_done) as overview:
@@ -183,7 +188,12 @@ def _from(place: Path | None) -> str | None:
 # ---------------------------------------------------------------------------- what was asked for
 
 
-def _jobs(runs: Sequence[Run], arguments: Sequence[str], kept: Container[str]) -> list[Job]:
+def _jobs(
+    runs: Sequence[Run],
+    students: Sequence[StudentStage],
+    arguments: Sequence[str],
+    kept: Container[str],
+) -> list[Job]:
     """Return the job that each run is, as it stands on record. kept: identities in runs.jsonl."""
     swept = _swept([run.overrides for run in runs])
     # how each run is asked for by itself: the options of the command, and of the words its own
@@ -193,10 +203,9 @@ def _jobs(runs: Sequence[Run], arguments: Sequence[str], kept: Container[str]) -
         if (word.startswith("-") or "=" not in word) and word not in ("-m", "--multirun")
     ]
     jobs = []
-    for run in runs:
+    for run, student in zip(runs, students, strict=True):
         root, words = Path(run.run.root).expanduser(), tuple(run.overrides)
-        stage = recipe_of(run)
-        known = (recorded_as(root, stage), stage.formerly)
+        known = (recorded_as(root, student), student.formerly)
         identity = next((each for each in known if each and each in kept), known[0])
         place = find(root, identity)
         is_done = identity in kept or (place and (place / "summary.json").is_file())
@@ -209,6 +218,28 @@ def _jobs(runs: Sequence[Run], arguments: Sequence[str], kept: Container[str]) -
             length = run.train.max_steps or 0
         jobs.append(Job(arm, length, run.seed, words, identity, _from(place), state))
     return jobs
+
+
+def _others(kept: Mapping[str, Said], students: Sequence[StudentStage]) -> Iterator[str]:
+    """Yield a line for the runs on record of another commit, and one for those of another text."""
+    corpora, now = [student.corpus for student in students], commit()
+    for what, of_runs, here, then in (
+        (
+            "commit",
+            [said["environment"].get("commit") for said in kept.values()],
+            {now},
+            f"this is {now}, and the report will say which arms are whose",
+        ),
+        (
+            "text",
+            [said["summary"]["corpus"]["fingerprint"] for said in kept.values()],
+            {known for text in corpora for known in (text.identity, text.formerly)},
+            "only runs on the text that most have are compared",
+        ),
+    ):
+        if others := [str(each) for each in of_runs if each not in here]:
+            named = ", ".join(sorted({*others}))
+            yield f"{len(others)} runs on record are of another {what}, {named}: {then}"
 
 
 def _why_plain(runs: Sequence[Run], num_done: int) -> str | None:

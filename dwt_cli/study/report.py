@@ -89,6 +89,8 @@ def print_report(console: Console, results: Results, paths: Sequence[Path]) -> N
             table.add_row(*map(str, row.values()))
         console.print(table)
     say(in_short(results))
+    if any(tables.commits(results)):
+        say("the runs are not all of one commit without changes: the report begins with whose are")
     say(f"{len(results.runs)} of {len(study.jobs)} runs are in the report")
     if len(results.left_out):
         say("the report says what was left out, and why")

@@ -28,6 +28,7 @@ Row = dict[str, Any]
 AHEAD = "†"
 NONE = "-"
 BEYOND = "beyond the longest stand-alone"
+DIRTY = "-dirty"  # a commit with it: git found changes that were not committed
 
 _SIGN = {Expect.lower: "<", Expect.higher: ">"}
 _MEASURES = [
@@ -198,6 +199,18 @@ def crossings_within_run(results: Results) -> Iterator[Row]:
                 places = ", ".join(f"{share:.0%}" for share in crossings(points))
                 where = {"pair": f"{arm} - {against}", "length": length}
                 yield {**where, **at, "crosses at": places or "nowhere"}
+
+
+def commits(results: Results) -> Iterator[Row]:
+    """Yield the commits that the runs are of, with their arms, unless it is one, and whole."""
+    of = results.runs.commit.fillna("unknown")
+    if of.nunique() > 1 or of.str.endswith(DIRTY).any():
+        for commit, runs in results.runs.groupby(of, sort=False):
+            arms = runs.groupby("arm", sort=False).length.agg(lambda of_arm: _list(of_arm.unique()))
+            shown = ", ".join(f"{arm} ({lengths})" for arm, lengths in arms.items())
+            is_dirty = commit.endswith(DIRTY)
+            commit = commit.removesuffix(DIRTY) + ", and changes to it" * is_dirty
+            yield {"commit": commit, "runs": len(runs), "arms (lengths)": shown}
 
 
 def left_out(results: Results) -> Iterator[Row]:

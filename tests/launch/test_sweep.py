@@ -103,6 +103,12 @@ def test_another_machine_goes_on_with_runs_jsonl(place: Path, first: Any, tmp_pa
 
 def test_a_second_start_does_only_what_is_missing(place: Path, first: Any) -> None:
     (place / "runs/studies/mine/study.json").write_text('{"version": 1, "na')  # torn: no matter
+    kept = place / "runs/studies/mine/runs.jsonl"
+    for was, now in (
+        ('"commit": "', '"commit": "of old '),
+        ('{"fingerprint": "', '{"fingerprint": "other'),
+    ):
+        kept.write_text(kept.read_text().replace(was, now))
     before = {path: path.stat().st_mtime_ns for path in place.glob("runs/*/summary.json")}
     words = ["arm=alone", "seed=0,1", "train.compile=auto"]
     again = dwt_train(*study_command(place, *words), cwd=place, timeout=250)
@@ -110,6 +116,9 @@ def test_a_second_start_does_only_what_is_missing(place: Path, first: Any) -> No
     decision = json.loads((place / "runs/studies/mine/compile.json").read_text())
     assert decision == {"compiled": False, "why": "off: 1 finished before, compiled or not"}
     assert "mine: 2 runs, 1 of them finished before" in again.stdout
+    said = " ".join(again.stdout.split())
+    assert "warning: 2 runs on record are of another commit, of old " in said
+    assert "warning: 2 runs on record are of another text, other" in said
     after = {path: path.stat().st_mtime_ns for path in place.glob("runs/*/summary.json")}
     assert len(after) == len(before) + 1
     assert before.items() <= after.items()
