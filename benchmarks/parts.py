@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from hydra import compose, initialize_config_dir
 from transformers import PreTrainedModel
 
@@ -101,19 +102,22 @@ class Steps:
 
 
 class TeacherForwards:
-    """One teacher forward pass per call, on a step's batch in the step's parts."""
+    """One teacher forward pass per call, to its logits, on a step's batch in the step's parts."""
 
     def __init__(self, parts: Parts, signal: TeacherSignal) -> None:
         batches = parts.batches
         num_parts = batches.batch_size // (parts.run.train.micro_batch_size or batches.batch_size)
-        self._signal = signal
+        self._signal, self._device = signal, parts.machine.device
+        self._dtype = parts.machine.dtype
         self._batches = [
             batches.batch(0, part, num_parts).to(parts.machine.device) for part in range(num_parts)
         ]
 
     def __call__(self) -> None:
         for batch in self._batches:
-            self._signal(batch)
+            answer = self._signal(batch)
+            with torch.autocast(self._device.type, self._dtype):
+                answer.targets.dense()
 
 
 def _synthetic_batches(run: Run) -> TrainBatches:
