@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from parts import Parts, compose_run
 from provenance import provenance
 from rivals.problem import IGNORED, Problem
@@ -214,22 +215,23 @@ def report(measured: Measured) -> list[str]:
 
 def draw(families: dict[str, Measured], file: Path) -> None:
     """Tokens per second of every side, a panel for each family; the whiskers are the extremes."""
-    figure = Figure(figsize=(4 * len(families), 3), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(families), 3), layout="constrained")
     for axes, (family, measured) in zip(
         figure.subplots(1, len(families), squeeze=False)[0], families.items(), strict=True
     ):
-        for number, (name, spent) in enumerate(reversed(measured.seconds.items())):
-            rates = [measured.tokens / s for s in spent]
-            middle = statistics.median(rates)
-            axes.barh(
-                name,
-                middle,
-                xerr=[[middle - min(rates)], [max(rates) - middle]],
-                color="C0" if name in (OURS, OURS_COMPILED) else "C7",
+        for side, spent in reversed(measured.seconds.items()):
+            middle, least, most = (
+                measured.tokens / of(spent) for of in (statistics.median, max, min)
             )
-            axes.annotate(f" {middle:,.0f}", (0, number), color="white", va="center", fontsize=8)
+            colour = "C0" if side in (OURS, OURS_COMPILED) else "C7"
+            axes.barh(side, middle, xerr=[[middle - least], [most - middle]], color=colour)
+            beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(f"{middle:,.0f}", (most, side), fontsize=8, **beside)
         axes.set_title(family, fontsize=10)
         axes.set_xlabel("tokens/s")
+        axes.margins(x=0.2)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
     figure.savefig(file, dpi=120)
 
 

@@ -44,8 +44,8 @@ class Costs(NamedTuple):
     warm_s: float
 
 
-COSTS = {"cpu": Costs(gain=1.4, cold_s=40.0, warm_s=5.0)}
-"""By kind of device: estimates from a shared machine, of ``scale=nano`` (benchmarks/README.md)."""
+COSTS = {"cpu": Costs(gain=1.4, cold_s=40.0, warm_s=3.0)}
+"""By kind of device: as measured at ``scale=nano`` (benchmarks/README.md)."""
 
 
 class Decision(NamedTuple):
