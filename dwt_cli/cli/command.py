@@ -9,12 +9,14 @@ from hydra._internal.utils import _run_hydra, get_args_parser
 from rich.console import Console
 
 from dwt_cli.base import interrupt
+from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import MISTAKE, Reported
 from dwt_cli.cli import overrides
 from dwt_cli.config import check, explain, files
 from dwt_cli.config.compose import register, runs_of
 from dwt_cli.config.launch import Basic, Start
 from dwt_cli.config.run import EVAL_SETTINGS, GROUPS_AND_SETTINGS, Evaluation, Mode, Run, Study
+from dwt_cli.launch import clone
 from dwt_cli.launch.dispatch import start
 from dwt_cli.launch.process import loading
 from dwt_cli.launch.start import starter
@@ -45,20 +47,22 @@ def carry_out(program: str, arguments: list[str]) -> int:
             for run in runs:
                 check.check(run)
                 check.check_folders(run.run)
+            mode, jobs = runs[0].run.mode, runs[0].jobs
+            if many and mode.trains and jobs.clone:
+                clone.go_on(jobs.clone, Cache(runs[0].run.cache, print), arguments)
             first, *others = [list(check.warnings(run)) for run in runs]
             # what one run of a multirun has no use for another may have
             in_all = [line for line in first if all(line in lines for lines in others)]
             warned = [*check.repeated(asked.overrides), *in_all]
-            if not many and runs[0].jobs != Basic():
+            if not many and jobs != Basic():
                 warned.append("jobs has no effect on a single run")
             for line in dict.fromkeys(line for run in runs for line in run.found):
                 print(line, file=sys.stderr)
             for warning in warned:
                 print(f"warning: {warning}", file=sys.stderr)
-            mode = runs[0].run.mode
             if many and root is Run and (mode.trains or mode is Mode.plan):
                 # a plan begins no process
-                with starter(runs[0].jobs.start if mode.trains else Start.fresh) as begin:
+                with starter(jobs.start if mode.trains else Start.fresh) as begin:
                     with loading():
                         from dwt_cli.launch import sweep
                     return sweep.carry_out(runs, asked.config_name, arguments, Console(), begin)

@@ -139,6 +139,8 @@ class Jobs:
 
     shares_machine: whether those at work share its devices and cores. needs_slurm: whether each
     is handed to SLURM. fail_fast: begin no other one after one has failed. start: of each process.
+    clone: the commit whose code they all run, from a clone in the cache, HEAD for the last one;
+    null: the code that is here, as it is when each begins.
     """
 
     shares_machine: ClassVar[bool] = False
@@ -146,6 +148,7 @@ class Jobs:
 
     fail_fast: bool = False
     start: Start = Start.fork
+    clone: str | None = None
 
     def at_a_time(self, num_devices: int) -> int:
         """Return how many are at work at a time on a machine with so many CUDA devices."""

@@ -228,7 +228,7 @@ def _others(kept: Mapping[str, Said], students: Sequence[StudentStage]) -> Itera
             "commit",
             [said["environment"].get("commit") for said in kept.values()],
             {now},
-            f"this is {now}, and the report will say which arms are whose",
+            f"this is {now}; the report will say whose are which (jobs.clone=COMMIT runs another)",
         ),
         (
             "text",
