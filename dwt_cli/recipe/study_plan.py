@@ -8,6 +8,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from dwt_cli.base.atomic import read_json
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import RunOptions
@@ -17,6 +18,9 @@ from dwt_cli.recipe.record import summary_of
 from dwt_cli.recipe.student import StudentStage
 from dwt_cli.study.record import Job
 from dwt_cli.track.display import plain_line
+
+_FORMS = {"runs": ",.0f", "tokens": ",.0f", "epochs": ".2f", "FLOPs": ".3g", "hours": ",.2f",
+          "GB a rank": ".3f"}  # fmt: skip
 
 
 def print_study_plan(
@@ -31,7 +35,8 @@ def print_study_plan(
 
     A training that several of them need counts once, at the first; one that the cache has, never.
     Hours are at the speed of the device that is told, else of the study's finished runs. With
-    ``run.device_gb`` it also has what a rank holds.
+    ``run.device_gb`` it also has what a rank holds; the most epochs of a run, where they are more
+    than one and the text is known.
     """
     say = plain_line(console)
     cache = Cache(options.cache, say)
@@ -49,7 +54,9 @@ def print_study_plan(
             flops = [costs[job.arm, job.length, s.name] for s in new if not s.is_kept(cache)]
             tokens = (student.num_steps({}) or nan) * student.shapes.conditions.tokens_per_step
             whole = nan if None in flops else sum(each or 0.0 for each in flops)
-            rows.append((job.arm, str(job.length), 1, tokens, whole))
+            text = read_json(student.corpus.place(cache) / "report.json") or {}
+            epochs = tokens / (options.train_tokens or text.get("train_tokens", nan))
+            rows.append((job.arm, str(job.length), 1, tokens, epochs, whole))
             seen |= {stage.identity for stage in new}
     speed, why = nan, "unknown: no run is finished here, and there is no run.peak_tflops"
     if options.peak_tflops:
@@ -60,10 +67,12 @@ def print_study_plan(
         done = sum(cost[name] or 0.0 for cost in finished for name in spent)
         speed = done / sum(cost["student_seconds"] or nan for cost in finished) / 1e12
         why = f"at {speed:.3g} TFLOP/s, as its finished runs"
-    lines = pd.DataFrame(rows, columns=["arm", "length", "runs", "tokens", "FLOPs"])
-    add = lambda column: column.sum(skipna=False)  # noqa: E731
+    lines = pd.DataFrame(rows, columns=["arm", "length", "runs", "tokens", "epochs", "FLOPs"])
+    add = lambda each: (each.max if each.name == "epochs" else each.sum)(skipna=False)  # noqa: E731
     lines = lines.groupby(["arm", "length"], sort=False).agg(add).reset_index()
-    lines.loc[len(lines)] = ["in all", "", *lines[["runs", "tokens", "FLOPs"]].agg(add)]
+    lines.loc[len(lines)] = ["in all", "", *lines.iloc[:, 2:].agg(add)]
+    if not (lines.epochs > 1).any():
+        lines = lines.drop(columns="epochs")
     lines["hours"] = [hours(flops, speed, 1.0) for flops in lines.FLOPs]
     if gb := options.device_gb:
         device = Machine.elsewhere(gb, students[0].shapes.conditions.train.precision)
@@ -75,8 +84,8 @@ def print_study_plan(
         lines["GB a rank"] = lines.arm.map(held) / 1e9
     table = Table(*lines.columns, title=f"{title}: what is missing will take", title_justify="left")
     for arm, length, *numbers in lines.itertuples(index=False):
-        cells = zip(numbers, (",.0f", ",.0f", ".3g", ",.2f", ".3f"), strict=False)
-        table.add_row(arm, length, *(f"{n:{form}}" if n == n else "unknown" for n, form in cells))
+        cells = [f"{n:{_FORMS[name]}}" for name, n in zip(lines.columns[2:], numbers, strict=True)]
+        table.add_row(arm, length, *("unknown" if cell == "nan" else cell for cell in cells))
     console.print(table)
     num_done = sum(job.state == "finished" for job in jobs)
     say(f"hours are {why}; {num_done} of {len(jobs)} runs are finished")

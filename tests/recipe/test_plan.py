@@ -148,7 +148,9 @@ def test_a_study_s_plan_counts_once_what_runs_share(
     assert row("in all")[-1] == row("small")[-1] == f"{held:.3f}"
     assert "run.device_gb=0.001: it does not fit: none, small" in printed()
     runs[0].run.device_gb = 80
-    assert "run.device_gb=80: it fits" in printed()
+    assert "run.device_gb=80: it fits" in printed() and "epochs" not in printed()
+    runs[0].run.train_tokens = tokens // 4
+    assert row("small")[4] == row("in all")[4] == "2.00", "epochs"
 
 
 def test_one_gpu_is_a_day(composed: Callable[..., Run]) -> None:
