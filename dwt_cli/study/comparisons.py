@@ -8,6 +8,7 @@ difference is taken seed by seed, and Student's t is taken over the differences.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from scipy import stats
 from dwt_cli.study.compute import Account, Cost, cost_to_reach, crossings, loss_at
 from dwt_cli.study.record import Claim, Expect
 from dwt_cli.study.results import Results
+from dwt_cli.track.metrics import first_at
 
 CONFIDENCE, SIGNIFICANT = 0.95, 0.05
 
@@ -170,17 +172,21 @@ def judge(results: Results) -> list[Judged]:
 def against_alone(results: Results) -> pd.DataFrame:
     """Return the runs of arms that are not the stand-alone student, beside that student.
 
-    Added are the differences from the one of the same length and seed, ``gap`` and, of the
-    teacher, ``teacher_gap``, which is at 0 or below for no weak teacher; and, named as the account
-    is, the difference from the one of as many FLOPs. NaN where there is none; no runs without a
+    Added are ``gap``, the difference from the one of the same length and seed; ``lead``, the final
+    loss of that one minus the teacher's, which is below 0 for a weak teacher; ``passes``, the share
+    of that one's run at which it comes down to the teacher's loss; and, named as the account is,
+    the difference from the one of as many FLOPs. NaN where there is none; no runs without a
     baseline.
     """
     every, base = results.runs, results.baseline
     runs = every[every.arm.isin(results.compared if base else [])]
-    alone = every.loc[every.arm == base, ["length", "seed", "heldout_loss"]]
+    alone = every.loc[every.arm == base, ["length", "seed", "heldout_loss", "curve", "steps"]]
     found = runs.merge(alone, "left", ["length", "seed"], suffixes=("", "_alone"))
     found["gap"] = found.heldout_loss - found.heldout_loss_alone
-    found["teacher_gap"] = found.teacher_heldout_loss - found.heldout_loss_alone
+    found["lead"] = found.heldout_loss_alone - found.teacher_heldout_loss
+    curves = zip(found.curve_alone, found.teacher_heldout_loss, strict=True)
+    steps = [first_at(curve, loss) if curve == curve else None for curve, loss in curves]
+    found["passes"] = np.array(steps, float) / found.steps_alone
     for account in (Account.FORWARD, Account.WHOLE):
         budgets = zip(found.seed, found[account.column], strict=True)
         as_dear = [
@@ -203,6 +209,31 @@ def costs_to_equal(results: Results, arm: str, length: int, account: Account) ->
         if len(points) == num_lengths and (cost := cost_to_reach(points, alone.heldout_loss)):
             found[seed] = cost
     return found
+
+
+def mean_cost(by_seed: Sequence[Cost]) -> tuple[float, int]:
+    """Return the mean over seeds, and whether it is at most (-1), exactly or at least (1) that."""
+    if not by_seed or any(cost.at_most == math.inf for cost in by_seed):
+        return float(np.mean([cost.at_least for cost in by_seed] or [math.inf])), 1
+    side = 0 if all(cost.exact for cost in by_seed) else -1
+    return float(np.mean([cost.at_most for cost in by_seed])), side
+
+
+def headline(results: Results) -> pd.DataFrame:
+    """Return what each arm takes to the stand-alone student's final loss, the least first.
+
+    costs: of each seed, by account. share, side: `mean_cost` with the teacher's forward. lead: the
+    mean over seeds, NaN without a teacher. The shortest length has no shorter runs to look at.
+    """
+    lengths = results.study.lengths_of(results.baseline)[1:] if results.baseline else []
+    rows = []
+    for arm, length in product(results.compared, lengths):
+        costs = {each: [*costs_to_equal(results, arm, length, each).values()] for each in Account}
+        if any(costs.values()):
+            rows.append((arm, length, costs, *mean_cost(costs[Account.FORWARD])))
+    found = pd.DataFrame(rows, columns=["arm", "length", "costs", "share", "side"])
+    leads = against_alone(results).groupby(["arm", "length"]).lead.mean()
+    return found.sort_values(["length", "share"]).join(leads, on=["arm", "length"])
 
 
 def pairs(results: Results) -> list[tuple[str, str]]:

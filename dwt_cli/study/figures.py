@@ -4,6 +4,7 @@ An arm looks alike in all of them, in colours that colour-blind readers tell apa
 and markers that print in grey. Losses have a band over all seeds, differences the 95% interval.
 """
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MultipleLocator,
+    NullLocator,
+    PercentFormatter,
+)
 
-from dwt_cli.study.comparisons import against_alone, curves_apart, difference
+from dwt_cli.study.comparisons import (
+    against_alone,
+    curves_apart,
+    difference,
+    headline,
+)
 from dwt_cli.study.compute import Account
 from dwt_cli.study.results import Results
 from dwt_cli.track.curves import BLUE, GREEN, GREY, ORANGE, finish, panels, save
@@ -30,6 +42,7 @@ _ALONE: dict[str, Any] = {"color": "black", "linestyle": "-", "marker": "o"}
 _DPI = 130
 _NATS = "nats per target token"
 _SHARE = "share of the run"
+_LEAD = "lead: {}'s final loss minus the teacher's, nats"
 
 
 def draw(results: Results, folder: Path) -> dict[str, Path]:
@@ -64,7 +77,8 @@ def _legend(figure: Figure) -> None:
             found.setdefault(label, handle)
         if legend := axes.get_legend():
             legend.remove()
-    widest = 0.9 + 0.075 * max((len(label) for label in found), default=1)  # inches
+    lines = [line for label in found for line in label.splitlines()]
+    widest = 0.9 + 0.075 * max(map(len, lines), default=1)  # inches
     figure.legend(
         list(found.values()),
         list(found),
@@ -161,7 +175,7 @@ def _schedules(results: Results) -> Figure | None:
     for number, (weights, arms) in enumerate(by_weights.items()):
         every = max(1, len(weights) // 8)
         look = {
-            "label": ", ".join(arms),
+            "label": textwrap.fill(", ".join(arms), 60),
             # those below stay visible
             "linewidth": 1.2 + 2.4 * (1 - (number + 1) / len(by_weights)),
             "markersize": 4.5,
@@ -181,7 +195,7 @@ def _schedules(results: Results) -> Figure | None:
 def _teacher_quality(results: Results) -> Figure | None:
     """What a teacher is worth to its student, by how good it is itself."""
     beside, base = against_alone(results), results.baseline
-    taught = beside.groupby(["length", "arm"], sort=False).teacher_gap.transform("count") > 0
+    taught = beside.groupby(["length", "arm"], sort=False).lead.transform("count") > 0
     lengths = beside[taught].dropna(subset="gap").sort_values("length", kind="stable")
     if not len(lengths):
         return None
@@ -192,17 +206,54 @@ def _teacher_quality(results: Results) -> Figure | None:
             gain = _interval(-of_arm.gap)
             look = {**_style(results, arm), "linestyle": "none", "capsize": 3, "markersize": 6}
             bar = [[gain.middle - gain.low], [gain.high - gain.middle]]
-            axes.errorbar(of_arm.teacher_gap.mean(), gain.middle, yerr=bar, label=arm, **look)
+            axes.errorbar(of_arm.lead.mean(), gain.middle, yerr=bar, label=arm, **look)
         axes.axhline(0, color="black", linewidth=1)
-        if axes.get_xlim()[0] < 0:
+        if axes.get_xlim()[1] > 0:
             axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
         axes.locator_params(axis="x", nbins=6)
         finish(
             axes,
             f"runs of {length} steps; above 0 the teacher helps",
             f"gain over {base}, {_NATS}",
-            f"the teacher's own held-out loss minus {base}'s, nats",
+            _LEAD.format(base),
         )
+    return figure
+
+
+def _headline(results: Results) -> Figure | None:
+    """What an arm takes to the stand-alone student's final loss, by its teacher's lead."""
+    found = headline(results).dropna(subset="lead")
+    if found.empty:
+        return None
+    figure, axes_of = _panels(found.length.unique())
+    together = found.groupby(["length", found.lead.round(3)]).arm  # arms with one teacher
+    place = together.cumcount() - (together.transform("size") - 1) / 2
+    width = found.groupby("length").lead.transform(np.ptp).clip(lower=0.2)
+    found["x"] = found.lead + 0.03 * width * place
+    highest = 1.1 * max(1.0, found.share.max())
+    for each in found.sort_values(
+        "arm", key=lambda arms: arms.map(results.compared.index)
+    ).itertuples():
+        look = {**_style(results, each.arm), "linestyle": "none", "markersize": 6, "capsize": 3}
+        bar: Any = 0.07 * highest  # of an arrow
+        if not each.side:
+            exact = [cost.at_most for cost in each.costs[Account.FORWARD]]
+            middle, low, high = _interval(pd.Series(exact))
+            bar = [[middle - low], [high - middle]]
+        ends = {"uplims": each.side < 0, "lolims": each.side > 0}
+        axes_of[each.length].errorbar(each.x, each.share, bar, label=each.arm, **ends, **look)
+    for length, axes in axes_of.items():
+        axes.axhline(1, color="black", linewidth=1)
+        axes.axhline(0.4, color=GREY, linewidth=1, linestyle="--")
+        left, right = axes.get_xlim()
+        middle = (left + right) / 2
+        axes.set_xlim(min(left, middle - 0.1), max(right, middle + 0.1))
+        axes.set_ylim(0, highest)
+        axes.yaxis.set_major_locator(MultipleLocator(0.2 if highest < 3 else 1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.locator_params(axis="x", nbins=6)
+        base = results.baseline
+        finish(axes, f"{base} of {length} steps", f"share of {base}'s FLOPs", _LEAD.format(base))
     return figure
 
 
@@ -238,6 +289,7 @@ def _by_flops(results: Results, arms: set[str], account: Account) -> pd.DataFram
 
 # each is drawn if there is anything to show; its title
 DRAWINGS: dict[str, tuple[Callable[[Results], Figure | None], str]] = {
+    "headline": (_headline, "FLOPs to the stand-alone student's final loss"),
     "teacher_quality": (_teacher_quality, "how good the teacher is, and what it is worth"),
     "curves": (_curves, "learning curves"),
     "progress": (_progress, "distance from the stand-alone student over the run"),

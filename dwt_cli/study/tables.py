@@ -1,7 +1,6 @@
 """The report's tables: a study's results as rows of text, by column. No formula is here."""
 
 from collections.abc import Iterator, Sequence
-from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -10,10 +9,10 @@ from dwt_cli.study.comparisons import (
     Difference,
     against_alone,
     claims,
-    costs_to_equal,
     crossing_lengths,
     curves_apart,
     difference,
+    headline,
     judge,
     lengths_apart,
     losses_apart,
@@ -27,6 +26,11 @@ Row = dict[str, Any]
 
 AHEAD = "†"
 NONE = "-"
+
+_BETWEEN = "Between 15% and 85% of its run: here a switching point can be judged."
+_AT_ONCE = "Before: the teacher is passed almost at once, and there is little to learn from it."
+_LATE = "Later, or in some seed never: listen to the end, or grow."
+
 BEYOND = "beyond the longest stand-alone"
 DIRTY = "-dirty"  # a commit with it: git found changes that were not committed
 
@@ -79,14 +83,16 @@ def probability(p: float) -> str:
 def losses(results: Results) -> Iterator[Row]:
     """Yield held-out losses at the end; where the teacher is ahead, the seed is marked."""
     beside = against_alone(results)
-    ahead = beside[beside.teacher_gap <= 0].set_index(["arm", "length", "seed"]).index
+    ahead = beside[beside.lead >= 0].set_index(["arm", "length", "seed"]).index
     by_length = results.runs.sort_values("length", kind="stable")
+    is_repeated = (results.runs.epochs > 1).any()
     for (length, arm), runs in by_length.groupby(["length", "arm"], sort=False):
         found = runs.set_index("seed").heldout_loss
         row = {
             "arm": arm,
             "length": length,
             "steps": _list(sorted(runs.steps.unique())),
+            **({"epochs": f"{runs.epochs.max():.1f}"} if is_repeated else {}),
             "mean": f"{found.mean():.3f}",
             "sd": f"{found.std():.3f}" if len(found) > 1 else NONE,
         }
@@ -121,16 +127,39 @@ def beside_alone(results: Results, is_exploratory: bool) -> Iterator[Row]:
     beside = against_alone(results)
     beside = beside[beside.arm.isin(results.study.exploratory) == is_exploratory]
     for (arm, length), runs in beside.groupby(["arm", "length"], sort=False):
-        gaps = runs.teacher_gap.dropna()
-        mark = AHEAD if (gaps <= 0).any() else ""
+        found = runs.lead.dropna()
+        mark = AHEAD if (found >= 0).any() else ""
         yield {
             "arm": arm,
             "length": length,
             "equal steps": interval(difference(runs.gap.dropna()), num),
             "equal FLOPs, with the teacher's forward": _equal(results, runs, Account.FORWARD),
             "with its pre-training, too": _equal(results, runs, Account.WHOLE),
-            "teacher minus stand-alone": f"{gaps.mean():+.3f}{mark}" if len(gaps) else NONE,
+            "lead": f"{found.mean():+.3f}{mark}" if len(found) else NONE,
         }
+
+
+def leads(results: Results) -> dict[str, list[Row]]:
+    """Return where the stand-alone student passes its teachers, by what that is good for.
+
+    A row for each length and the arms that share a teacher there.
+    """
+    found: dict[str, list[Row]] = {heading: [] for heading in (_BETWEEN, _AT_ONCE, _LATE)}
+    beside = against_alone(results).dropna(subset="lead")
+    teachers = beside.groupby(["length", "arm"], sort=False).teacher_heldout_loss.agg(tuple)
+    shared = teachers.reset_index("arm").groupby(["length", "teacher_heldout_loss"], sort=False)
+    for (length, _), arms in shared.arm:
+        runs = beside[(beside.length == length) & (beside.arm == arms.iloc[0])]
+        share = runs.passes.mean(skipna=False)
+        row = {
+            "length": length,
+            "lead": interval(difference(runs.lead), len(results.study.seeds)),
+            "passes at": NONE if share != share else f"{share:.0%}",
+            "by seed": ", ".join("never" if x != x else f"{x:.0%}" for x in runs.passes),
+            "arms": ", ".join(arms),
+        }
+        found[_AT_ONCE if share < 0.15 else _BETWEEN if share <= 0.85 else _LATE].append(row)
+    return found
 
 
 def _equal(results: Results, runs: pd.DataFrame, account: Account) -> str:
@@ -147,21 +176,23 @@ def _equal(results: Results, runs: pd.DataFrame, account: Account) -> str:
 
 
 def costs(results: Results) -> Iterator[Row]:
-    """Yield multiples of the FLOPs of the stand-alone student, whose loss is to be reached."""
+    """Yield shares of the FLOPs of the stand-alone student, whose loss is to be reached."""
     num = len(results.study.seeds)
-    lengths = results.study.lengths_of(results.baseline) if results.baseline else []
-    for arm, length in product(results.compared, lengths):
-        found = {a.value: costs_to_equal(results, arm, length, a) for a in Account}
-        if any(found.values()):
-            cells = {name: multiple(list(by_seed.values()), num) for name, by_seed in found.items()}
-            yield {"arm": arm, "stand-alone of length": length, **cells}
+    for each in headline(results).itertuples():
+        mark = AHEAD if each.lead >= 0 else ""
+        yield {
+            "arm": each.arm,
+            "length": each.length,
+            "lead": NONE if pd.isna(each.lead) else f"{each.lead:+.3f}{mark}",
+            **{account.value: multiple(by_seed, num) for account, by_seed in each.costs.items()},
+        }
 
 
 def multiple(by_seed: Sequence[Cost], num_seeds: int | None = None) -> str:
     """Over seeds: the mean and its interval if each has a number, else the range of the bounds."""
     exact = [cost.exact for cost in by_seed if cost.exact is not None]
     if len(exact) == len(by_seed):
-        return interval(difference(exact), num_seeds, ".2f")
+        return interval(difference(exact), num_seeds, ".0%")
     few = "" if num_seeds in (None, len(by_seed)) else f" (n={len(by_seed)})"
     lowest = min(by_seed, key=lambda cost: (cost.at_least, cost.at_most))
     highest = max(by_seed, key=lambda cost: (cost.at_most, cost.at_least))
@@ -170,8 +201,8 @@ def multiple(by_seed: Sequence[Cost], num_seeds: int | None = None) -> str:
 
 def _bound(cost: Cost) -> str:
     if cost.exact is not None:
-        return f"{cost.exact:.2f}"
-    return f"< {cost.at_most:.2f}" if cost.at_least == 0 else f"> {cost.at_least:.2f}"
+        return f"{cost.exact:.0%}"
+    return f"< {cost.at_most:.0%}" if cost.at_least == 0 else f"> {cost.at_least:.0%}"
 
 
 def crossings_over_lengths(results: Results) -> Iterator[Row]:

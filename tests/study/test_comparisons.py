@@ -102,14 +102,14 @@ def test_equal_flops(tmp_path: Path) -> None:
             s: (-0.1 + miniature.noise("weak", s)) + 0.1 * share for s in SEEDS
         }  # the stand-alone loses 0.1 from 100 to 200 steps
         assert dict(weak[account.name]) == pytest.approx(expected)
-    assert dict(weak.teacher_gap) == pytest.approx(dict.fromkeys(SEEDS, 0.3))
+    assert dict(weak.lead) == pytest.approx(dict.fromkeys(SEEDS, -0.3))
     assert runs.loc[("weak", 200), ["FORWARD", "WHOLE"]].isna().all(axis=None), "no extrapolation"
 
 
 def test_a_teacher_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(miniature.TEACHER, "weak", -0.2)
     runs = against_alone(read_results(miniature.write(tmp_path, lengths=(100,))))
-    assert set(runs.arm[runs.teacher_gap <= 0]) == {"weak"}
+    assert set(runs.arm[runs.lead >= 0]) == {"weak"}
     assert len(runs) == 10 and runs.arm.unique().tolist() == ["weak", "poor"]
 
 

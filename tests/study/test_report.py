@@ -17,7 +17,7 @@ from tests.study import miniature
 from tests.study.test_results import other_versions, place, torn
 
 Capture = pytest.CaptureFixture[str]
-PICTURES = ("teacher_quality", "curves", "progress", "schedules", "cost")
+PICTURES = ("headline", "teacher_quality", "curves", "progress", "schedules", "cost")
 
 
 @pytest.fixture
@@ -54,7 +54,9 @@ def test_a_whole_study(tmp_path: Path, capsys: Capture) -> None:
     mean, low, high = map(float, re.findall(r"[+-][\d.]+", helps[4]))
     assert mean == -0.1 and low < -0.1 < high
     assert "±0.02 nats" in text, "the rule has the study's smallest effect"
-    assert row(text, "weak", "100", "100")[3] == "5.900", "mean: 5.9, a seed's luck of 0.1, - 0.1"
+    assert row(text, "weak", "100", "100")[3:5] == ["0.7", "5.900"], (
+        "mean: 5.9, a seed's luck of 0.1, - 0.1"
+    )
     assert "beyond the longest stand-alone" in text
     assert "- text: corpus c0ffee" in text and "torch 2.13.0" in text
     assert "- time of the runs: 6.0 min" in text  # 30 students of 10 s, teachers of 4 to 8 s once
@@ -143,7 +145,10 @@ def test_an_arm_that_nobody_ran_is_named(tmp_path: Path, unpictured: None) -> No
 
 def test_the_report_begins_with_what_came_out(tmp_path: Path, unpictured: None) -> None:
     folder = miniature.write(tmp_path, seeds=(0, 1, 2))
-    first, _, models = report(folder).splitlines()[2:5]
+    first, _, cost, _, models = report(folder).splitlines()[2:7]
+    assert cost.startswith(
+        "To the stand-alone student's final loss of length 200, weak takes < 62%"
+    )
     gaps = [-0.1 + miniature.noise("weak", seed) for seed in (0, 1, 2)]
     below = f"{-sum(gaps) / 3:.3f} nats below it (95% interval -0.1"
     assert first.startswith("At length 200, 1 of 2 arms ends below the stand-alone student; ")
@@ -207,8 +212,8 @@ def test_exploratory_arms_get_no_verdict(tmp_path: Path, unpictured: None) -> No
     folder = miniature.write(tmp_path, seeds=(0, 1), exploratory=["poor"], claims=claims)
     core, _, explored = report(folder).partition("## Exploratory arms")
     assert "No verdict was planned for these: poor." in explored
-    against = core[core.index("## Against the stand-alone") : core.index("## Cost")]
-    assert "| weak | 100 |" in against and "| poor |" not in against
+    against = core[core.index("## Against the stand-alone") : core.index("## Where curves cross")]
+    assert "| weak | 100 |" in against and "| poor | 100 |" not in against
     assert "| poor | 100 |" in explored
 
 
@@ -218,7 +223,7 @@ def test_a_teacher_ahead_is_marked(
     monkeypatch.setitem(miniature.TEACHER, "weak", -0.2)
     text = report(miniature.write(tmp_path, seeds=(0, 1), lengths=(100,)))
     against = text[text.index("## Against the stand-alone") :]
-    assert row(against[: against.index("## Cost")], "weak", "100")[-1] == "-0.200†"
+    assert row(against[: against.index("## Where")], "weak", "100")[-1] == "+0.200†"
     losses = text[text.index("## Held-out loss") : text.index("## Against the stand-alone")]
     assert [cell[-1] for cell in row(losses, "weak", "100")[5:]] == ["†", "†"]
     assert "†" not in "".join(row(losses, "poor", "100"))

@@ -12,7 +12,7 @@ from dwt_cli.study.comparisons import Difference
 from dwt_cli.study.compute import Cost
 from dwt_cli.study.results import read_results
 from tests.study import miniature
-from tests.study.test_results import failed, place
+from tests.study.test_results import failed, place, rewrite
 
 
 def test_intervals() -> None:
@@ -28,12 +28,12 @@ def test_intervals() -> None:
     ("costs", "said"),
     [
         ([], "-"),
-        ([Cost(0.8, 0.8)], "0.80 (one seed)"),
-        ([Cost(0.8, 0.8), Cost(0.9, 0.9)], "0.85 [0.21, 1.49]"),
-        ([Cost(0.0, 0.6), Cost(0.0, 0.6)], "< 0.60"),
-        ([Cost(1.2, math.inf)], "> 1.20"),
-        ([Cost(0.8, 0.8), Cost(0.0, 0.6), Cost(1.2, math.inf)], "< 0.60 to > 1.20"),
-        ([Cost(0.7, 0.7), Cost(0.9, 0.9), Cost(1.2, math.inf)], "0.70 to > 1.20"),
+        ([Cost(0.8, 0.8)], "80% (one seed)"),
+        ([Cost(0.8, 0.8), Cost(0.9, 0.9)], "85% [21%, 149%]"),
+        ([Cost(0.0, 0.6), Cost(0.0, 0.6)], "< 60%"),
+        ([Cost(1.2, math.inf)], "> 120%"),
+        ([Cost(0.8, 0.8), Cost(0.0, 0.6), Cost(1.2, math.inf)], "< 60% to > 120%"),
+        ([Cost(0.7, 0.7), Cost(0.9, 0.9), Cost(1.2, math.inf)], "70% to > 120%"),
     ],
 )
 def test_multiples(costs: list[Cost], said: str) -> None:
@@ -41,8 +41,43 @@ def test_multiples(costs: list[Cost], said: str) -> None:
 
 
 def test_seeds_that_are_missing_are_counted() -> None:
-    assert tables.multiple([Cost(0.0, 0.6), Cost(0.0, 0.6)], 5) == "< 0.60 (n=2)"
-    assert tables.multiple([Cost(0.8, 0.8), Cost(0.9, 0.9)], 5) == "0.85 [0.21, 1.49] (n=2)"
+    assert tables.multiple([Cost(0.0, 0.6), Cost(0.0, 0.6)], 5) == "< 60% (n=2)"
+    assert tables.multiple([Cost(0.8, 0.8), Cost(0.9, 0.9)], 5) == "85% [21%, 149%] (n=2)"
+
+
+def test_commits_are_named_with_their_arms(tmp_path: Path) -> None:
+    folder = miniature.write(tmp_path, seeds=(0, 1), lengths=(100, 200))
+    assert list(tables.commits(read_results(folder))) == []
+    for arm, seed in (("weak", 0), ("poor", 1)):
+        at = place(folder, arm, 200, seed) / "environment.json"
+        rewrite(at, commit="abc-dirty")
+    assert list(tables.commits(read_results(folder))) == [
+        {
+            "commit": "unknown",
+            "runs": 10,
+            "arms (lengths)": "alone (100, 200), weak (100, 200), poor (100, 200)",
+        },
+        {"commit": "abc, and changes to it", "runs": 2, "arms (lengths)": "weak (200), poor (200)"},
+    ]
+
+
+def test_the_stand_alone_passes_its_teachers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its curve is 9 at the start, and from a fifth of the run on falls by 0.02 nats a step."""
+    ahead = {"same": 0.8, "weak": 0.8, "poor": 3.2, "near": 0.1, "never": -0.01}
+    monkeypatch.setattr(miniature, "TEACHER", ahead)
+    arms = dict.fromkeys(["alone", *ahead], "")
+    folder = miniature.write(tmp_path, seeds=(0, 1), lengths=(100,), arms=arms, claims=[])
+    found = tables.leads(read_results(folder)).values()
+    assert [[tuple(row.values()) for row in rows] for rows in found] == [
+        [(100, "-0.800 [-0.800, -0.800]", "60%", "60%, 60%", "same, weak")],
+        [(100, "-3.200 [-3.200, -3.200]", "0%", "0%, 0%", "poor")],
+        [
+            (100, "-0.100 [-0.100, -0.100]", "95%", "95%, 95%", "near"),
+            (100, "+0.010 [+0.010, +0.010]", "-", "never, never", "never"),
+        ],
+    ]
 
 
 def test_one_line_per_run(tmp_path: Path) -> None:
