@@ -1,1 +1,7 @@
 """Distillation from Weak Teacher: train a large language model with a smaller one's help."""
+
+import os
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # libgomp reads it as torch is loaded: its threads spin 15 times as long for one without a core
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")

@@ -1,5 +1,7 @@
 """What a record says of the machine and the code that it was made by."""
 
+import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -7,6 +9,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 import torch
 
 import dwt_cli
@@ -36,3 +39,18 @@ def test_of_a_package_without_one_it_is_the_version(tmp_path: Path) -> None:
         check=True,
     )  # fmt: skip
     assert told.stdout.strip() == version("dwt-cli")
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_give_up_a_core_soon_unless_their_user_has_a_wish(
+    environment: dict[str, str], count: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    importlib.reload(dwt_cli)
+    assert os.environ.get("GOMP_SPINCOUNT") == count
