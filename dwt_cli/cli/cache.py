@@ -43,13 +43,15 @@ class Entry:
 def entries_of(root: Path) -> list[Entry]:
     """Return everything in a cache, by kind, the least recently used first."""
     found = []
-    for folder in root.glob("*/*"):
+    for folder in (*root.glob("*/*"), *root.glob("compiled/headers/*")):
         if not re.fullmatch(r"[0-9a-f]{16}(\.\w+)?", folder.name) or not folder.is_dir():
             continue
         files = [path.stat() for path in folder.rglob("*") if path.is_file()]
         used, state = folder.stat().st_mtime, "whole"
         if folder.suffix or not atomic.is_sealed(folder):
             used, state = max([used, *(file.st_mtime for file in files)]), "unfinished"
+        if folder.parent.name == "headers":  # of compiled code, without a manifest
+            state = "whole"
         if folder.suffix == cache.DAMAGED:
             state = "damaged"
         elif folder.suffix == cache.PARTIAL and locks.is_held(folder.with_suffix(cache.LOCK)):

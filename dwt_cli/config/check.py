@@ -20,7 +20,7 @@ from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.objective.revise import NoRevision
 from dwt_cli.distill.objective.select import AllRows
 from dwt_cli.distill.remap.options import FromTeacher, Ligo
-from dwt_cli.distill.teacher.options import MadeTeacher, NoTeacher, SeveralTeachers, Weighting
+from dwt_cli.distill.teacher.options import MadeTeacher, NoTeacher, Weighting
 from dwt_cli.models.options import Architecture, CheckpointStudent, Family, Head
 from dwt_cli.training.options import Ddp
 from dwt_cli.training.protocols import Moment
@@ -225,12 +225,13 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
     train, is_sharded = run.train, run.parallel != Ddp()
     micro, objectives = train.micro_batch_size, "+".join(run.objective)
     on_features = bool(over_features(run.objective))
-    if isinstance(run.teacher, SeveralTeachers):
-        by_batch = run.teacher.weighting is Weighting.batch
-        if by_batch and train.num_blocks(1) < train.batch_size:
+    num_ranks, several = run.launch.num_ranks, run.teacher.combined
+    if several and several.weighting is Weighting.batch:
+        parts = f"{num_ranks} ranks" if num_ranks > 1 else f"train.micro_batch_size={micro}"
+        if num_ranks > 1 or train.num_blocks(1) < train.batch_size:
             yield (
-                f"teacher.weighting=batch with train.micro_batch_size={micro}: the weights follow "
-                "the whole batch; use teacher.weighting=token, or train.micro_batch_size=null"
+                f"teacher.weighting=batch with {parts}: the weights follow the whole batch; use "
+                "teacher.weighting=token, or one rank with train.micro_batch_size=null"
             )
     if on_features and not (run.teacher.is_model or isinstance(run.teacher, NoTeacher)):
         yield (

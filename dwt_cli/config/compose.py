@@ -20,7 +20,6 @@ from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.config.files import SETTINGS, groups
 from dwt_cli.config.run import SCHEMAS, SEVERAL, Run, Scale
 from dwt_cli.distill.teacher.options import CheckpointTeacher, SeveralTeachers, Teacher
-from dwt_cli.models.options import Checkpoint
 
 # known to Hydra as ``/schema/<group>: <name>`` in a group file's defaults
 for _group, _schemas in SCHEMAS.items():
@@ -106,11 +105,20 @@ def _run_of(composed: DictConfig, primary: str, likely: Sequence[str] = ()) -> R
         if words != list(composed.hydra.overrides.task):
             composed = _composed(primary, [*hydras, *words])
     hydra, run = composed.hydra, typed(composed, primary, hydras)
-    opened = [*run.student.checkpoints(), *run.teacher.checkpoints()]
-    if opened and (found := _words_of_models(opened, run.scale, words)):
-        composed = _composed(primary, [*hydras, *words, *found])
-        hydra, run = composed.hydra, typed(composed, primary, hydras)
+    if opened := [*run.student.checkpoints(), *run.teacher.checkpoints()]:
+        from dwt_cli.models.checkpoint import sizes  # nobody else pays for torch here
+
+        known = [(f"{name}={each.path}", *size) for name, each in opened if (size := sizes(each))]
+        if found := _words_of_models(known, run.scale, words):
+            composed = _composed(primary, [*hydras, *words, *found])
+            hydra, run = composed.hydra, typed(composed, primary, hydras)
         run.found = [f"{word} is taken from {named}" for word, named in found.items()]
+        run.found += [
+            f"warning: {named} was trained on blocks of {trained} tokens and has not learned the "
+            f"positions after them; scale.block_length={run.scale.block_length}"
+            for named, _, _, trained in known
+            if trained and trained < run.scale.block_length
+        ]
     if run.of_study:
         run.of_study.study.arms = arms
     run.overrides = list(hydra.overrides.task)
@@ -121,21 +129,18 @@ def _run_of(composed: DictConfig, primary: str, likely: Sequence[str] = ()) -> R
 
 
 def _words_of_models(
-    opened: Sequence[tuple[str, Checkpoint]], scale: Scale, words: Sequence[str]
+    known: Sequence[tuple[str, int, int | None, int | None]], scale: Scale, words: Sequence[str]
 ) -> dict[str, str]:
     """Return the sizes that opened models have and the scale has not, each with who has it.
 
     What was typed is left as it is: it is refused if it disagrees.
     """
-    from dwt_cli.models.checkpoint import sizes  # nobody else pays for torch here
-
-    known = [(f"{name}={each.path}", *size) for name, each in opened if (size := sizes(each))]
     found = {}
     given = {word.partition("=")[0] for word in words}
-    for named, vocab_size, _ in known[:1]:
+    for named, vocab_size, *_ in known[:1]:
         if "scale.vocab_size" not in given and vocab_size != scale.vocab_size:
             found[f"scale.vocab_size={vocab_size}"] = named
-    for length, named in sorted((length, named) for named, _, length in known if length)[:1]:
+    for length, named in sorted((most, named) for named, _, most, _ in known if most)[:1]:
         if "scale.block_length" not in given and length < scale.block_length:
             found[f"scale.block_length={length}"] = named
     return found

@@ -6,6 +6,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
+from dwt_cli.base.errors import UserError
 from dwt_cli.models.families import bert, distilbert, gemma, gpt2, llama, modernbert, roberta
 from dwt_cli.models.families.parts import Anatomy
 from dwt_cli.models.options import Head
@@ -46,7 +47,12 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
 
 
 def num_positions(config: PreTrainedConfig) -> int:
-    """Return the longest block that a model of this configuration, of a known family, reads."""
+    """Return the longest block that a model reads; `UserError` for a family that is not known."""
+    if not is_known(config):
+        raise UserError(
+            f"model={config.name_or_path}: how much a {config.model_type} reads is not known here; "
+            f"choose a model of type {', '.join(sorted(ANATOMIES))}"
+        )
     return ANATOMIES[config.model_type].num_positions(config)
 
 

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from dwt_cli.base.errors import UserError, first_line
 from dwt_cli.models.anatomy import ANATOMIES, is_known, num_positions
@@ -28,15 +29,17 @@ _TYPES = {
 """The types of models that the library has with a head."""
 
 
-def sizes(checkpoint: Checkpoint) -> tuple[int, int | None] | None:
+def sizes(checkpoint: Checkpoint) -> tuple[int, int | None, int | None] | None:
     """Return the entries of a checkpoint's vocabulary, and the longest block that it reads.
 
-    None: a length that is not known here, and all of what `open_config` refuses.
+    Last the longest that it was trained on, which its tokenizer says. None: a length that is not
+    known here, and all of what `open_config` refuses.
     """
     try:
         path, revision = located("", checkpoint.path), checkpoint.revision
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-        return config.vocab_size, num_positions(config) if is_known(config) else None
+        trained: int | None = get_tokenizer_config(path, revision=revision).get("model_max_length")
+        return config.vocab_size, num_positions(config) if is_known(config) else None, trained
     except Exception:  # whatever the library says to files that it cannot read
         return None
 

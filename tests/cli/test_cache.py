@@ -52,6 +52,16 @@ def states(root: Path) -> dict[str, str]:
     return {entry.folder.name: entry.state for entry in cache.entries_of(root)}
 
 
+def test_the_headers_of_compiled_code_are_listed_and_no_leftovers(root: Path) -> None:
+    folder = root / "compiled" / "headers" / CORPUS
+    folder.mkdir(parents=True)
+    make(folder)
+    (entry,) = (each for each in cache.entries_of(root) if each.kind == "headers")
+    assert (entry.folder, entry.state, entry.size) == (folder, "whole", 500_000)
+    assert cache.main(["clean", "--yes", "--cache", str(root)]) == 0
+    assert folder.is_dir()
+
+
 def test_the_cache_is_listed_and_sized(root: Path, capsys: Capture) -> None:
     assert states(root) == {
         CORPUS: "whole",

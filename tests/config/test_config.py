@@ -327,6 +327,9 @@ def test_a_scale_s_micro_batch_is_the_most_at_once(
     weighed = ["teacher=several", "teacher.members=[small,very_weak]", "teacher.weighting=batch"]
     found = problems(composed("scale=decoder", f"train.batch_size={batch_size}", *weighed))
     assert [line.split()[0] for line in found] == ["teacher.weighting=batch"] * (num_parts > 1)
+    on_ranks = ["launch=torchrun", "launch.gpus=2", "launch.device=cpu"]
+    (line,) = problems(composed(f"train.batch_size={batch_size}", *weighed, *on_ranks))
+    assert line.startswith("teacher.weighting=batch with 2 ranks")
 
 
 def test_what_a_checkpoint_knows_need_not_be_typed(tmp_path: Path) -> None:
@@ -350,4 +353,9 @@ def test_what_a_checkpoint_knows_need_not_be_typed(tmp_path: Path) -> None:
     assert sizes(*student, "scale.vocab_size=300", "scale.block_length=16") == (300, 16, [])
     members = f"teacher.members=[small,{tmp_path}/short]"
     assert sizes("teacher=several", members)[:2] == (321, 40)
+    tokenizer = tmp_path / "run" / "model" / "tokenizer_config.json"
+    tokenizer.write_text(json.dumps({"model_max_length": 48}))
+    assert sizes(*teacher, "scale.block_length=48")[2] == [of_teacher]
+    _, _, (_, longer) = sizes(*teacher)
+    assert f"{teacher[1]} was trained on blocks of 48 tokens" in longer
     assert sizes() == (8192, 64, [])

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.models.anatomy import anatomy_of
+from dwt_cli.models.anatomy import anatomy_of, num_positions
 from dwt_cli.models.features import Features, check_layers
 from dwt_cli.models.wrapper import LanguageModel, Want
 from tests.models.conftest import ENCODERS
@@ -105,6 +105,11 @@ def test_a_layer_that_is_not_there(of_family: OfFamily) -> None:
     check_layers(config, frozenset({("hidden", -3), ("hidden", 2)}), "objective.hidden.pairs")
     with pytest.raises(UserError, match=r"objective\.hidden\.pairs: layer 3 of a model with 3"):
         check_layers(config, frozenset({("hidden", 3)}), "objective.hidden.pairs")
+
+
+def test_how_much_an_unknown_family_reads_is_not_known(of_family: OfFamily) -> None:
+    with pytest.raises(UserError, match=r"model=.*: how much a electra reads is not known"):
+        num_positions(of_family("electra").config)
 
 
 def test_an_unknown_family_has_no_features(of_family: OfFamily) -> None:
