@@ -89,9 +89,6 @@ def _wrong_type(override: str, error: BaseException) -> str:
     return f"{override}: {reason[0].lower()}{reason[1:]}"
 
 
-# --------------------------------------------------------------------------- what there is instead
-
-
 def is_setting(key: str) -> bool:
     """Return whether some choice of its group has such a setting, or it is a group."""
     group, _, name = key.partition(".")

@@ -33,12 +33,12 @@ class Launch:
     @property
     def num_ranks(self) -> int:
         """The number of processes that work on a run, on all machines together."""
-        return 1
+        return self.ranks.gpus * self.ranks.nodes if self.ranks else 1
 
     @property
     def max_wait(self) -> timedelta:
         """The time that a rank waits for another."""
-        return timedelta(hours=1)
+        return timedelta(minutes=self.ranks.max_wait_minutes if self.ranks else 60)
 
 
 @dataclass
@@ -65,14 +65,6 @@ class Torchrun(Launch):
     @property
     def ranks(self) -> "Torchrun":
         return self
-
-    @property
-    def num_ranks(self) -> int:
-        return self.gpus * self.nodes
-
-    @property
-    def max_wait(self) -> timedelta:
-        return timedelta(minutes=self.max_wait_minutes)
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong with the settings together, one line each."""

@@ -25,8 +25,8 @@ KINDS = (*PROSE, ".jsonl", *MAY_DESCRIBE, ".parquet")
 DOCUMENT_BYTES = 200_000
 """A .txt or .md file above this size becomes several documents."""
 
-Row = tuple[int, dict[str, Any]]
-"""A row, and its number from 1; lines without anything on them count too."""
+Row = tuple[int, Any]
+"""A row, a dict if all is well, and its number from 1; lines with nothing on them count too."""
 
 
 class Files(Source):
@@ -105,6 +105,9 @@ class Files(Source):
         readers = {".csv": self._csv_rows, ".json": self._json_objects, ".jsonl": self._json_rows}
         rows = self._parquet_rows(raw, name) if kind == ".parquet" else readers[kind](lines, name)
         for number, row in rows:
+            if not isinstance(row, dict):
+                what = "is no JSON object; write one object per line, or a list of them"
+                raise self._problem(f"{name} row {number}", what)
             text = text_of(row, self.text_column, "data.text_column", f"{name} row {number}")
             if found := tuple(each for each, _ in paragraphs(text.splitlines())):
                 yield Document(f"{name}#{number}", found)
@@ -113,12 +116,11 @@ class Files(Source):
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            place, remedy = f"{name} line {number}", "write one object per line"
             try:
-                row = json.loads(line)
+                yield number, json.loads(line)
             except ValueError as error:
-                raise self._problem(place, f"is not JSON ({error}); {remedy}") from error
-            yield number, self._object(row, place, f"is no JSON object; {remedy}")
+                what = f"is not JSON ({error}); write one object per line"
+                raise self._problem(f"{name} line {number}", what) from error
 
     def _json_objects(self, lines: Iterable[str], name: str) -> Iterator[Row]:
         lines = list(lines)
@@ -127,14 +129,7 @@ class Files(Source):
         except ValueError:  # many call a file so that has an object on each line
             yield from self._json_rows(lines, name)
             return
-        what = "is neither a JSON object nor a list of them; write one of these"
-        for number, each in enumerate(whole if isinstance(whole, list) else [whole], start=1):
-            yield number, self._object(each, name, what)
-
-    def _object(self, row: Any, place: str, what: str) -> dict[str, Any]:
-        if not isinstance(row, dict):
-            raise self._problem(place, what)
-        return row
+        yield from enumerate(whole if isinstance(whole, list) else [whole], start=1)
 
     def _csv_rows(self, lines: Iterable[str], name: str) -> Iterator[Row]:
         csv.field_size_limit(sys.maxsize)
@@ -231,8 +226,6 @@ def _decompressed(raw: IO[bytes], name: str) -> Iterable[bytes]:
     codec = "gzip" if name.lower().endswith(".gz") else "zstd"
     return io.BufferedReader(pyarrow.CompressedInputStream(raw, codec))
 
-
-# --- lines -> paragraphs -> documents ------------------------------------------------------------
 
 Paragraph = tuple[str, bool]
 """The text, and whether a blank line stood before it."""

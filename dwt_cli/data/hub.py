@@ -111,9 +111,6 @@ def sentences(paragraph: str) -> list[str]:
     return [*found, paragraph[start:]]
 
 
-# --- rows ----------------------------------------------------------------------------------------
-
-
 def _texts(part: HubPart) -> Iterator[str]:
     """Yield the text column of the rows."""
     from datasets import load_dataset
@@ -160,9 +157,6 @@ def _grouped(texts: Iterable[str], rows: str | None) -> Iterator[list[str]]:
 def _lines(text: str) -> list[str]:
     lines = (" ".join(line.split()) for line in text.splitlines())
     return [line for line in lines if line]
-
-
-# --- parts ---------------------------------------------------------------------------------------
 
 
 def _base_name(part: HubPart) -> str:

@@ -7,7 +7,6 @@ Legend: B blocks, N target rows, V vocabulary, S sequences, L positions, T token
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,8 +43,8 @@ def metrics_of(
     bits_per_byte: of a causal model, over the text as it was read, in any vocabulary. Each rank
     computes its share; all get the same figures.
     """
-    targets = _targets(logits, heldout, device, ranks)
-    totals = ranks.sum(torch.stack([targets.losses_N.sum(), targets.correct_N.sum()]))
+    losses_N, correct_N, *_ = _targets(logits, heldout, device, ranks)
+    totals = ranks.sum(torch.stack([losses_N.sum(), correct_N.sum()]))
     loss, accuracy = (totals / heldout.num_targets).tolist()
     found = {"loss": loss, "perplexity": _perplexity(loss), "accuracy": accuracy}
     if heldout.num_bytes:
@@ -61,15 +60,16 @@ def _bits_per_byte(heldout: HeldoutBatches) -> float:
 
 def scores(tested: EvaluatedModel, heldout: HeldoutBatches) -> list[Score]:
     """Return the same as scores; the errors are over blocks, whose targets share a context."""
-    targets = _targets(_asked(tested.language_model), heldout, tested.device)
-    loss, loss_error = _over_blocks(targets.losses_N, targets.blocks_N)
+    of_targets = _targets(_asked(tested.language_model), heldout, tested.device)
+    losses_N, correct_N, blocks_N, confidences_N = of_targets
+    loss, loss_error = _over_blocks(losses_N, blocks_N)
     perplexity = _perplexity(loss)
     found: dict[str, tuple[float, float | None]] = {
         "loss": (loss, loss_error),
         "perplexity": (perplexity, perplexity * loss_error),
-        "accuracy": _over_blocks(targets.correct_N, targets.blocks_N),
+        "accuracy": _over_blocks(correct_N, blocks_N),
     }
-    found["calibration error"] = (calibration_error(targets.confidences_N, targets.correct_N), None)
+    found["calibration error"] = (calibration_error(confidences_N, correct_N), None)
     if heldout.num_bytes:
         factor = _bits_per_byte(heldout)
         found["bits per byte"] = (loss * factor, loss_error * factor)
@@ -121,25 +121,9 @@ def repeated(tested: EvaluatedModel, num_tokens: int) -> Tensor:
 def _asked(model: LanguageModel) -> Callable[[Batch], Tensor]:
     """Return what computes a model's logits, in eval mode."""
     model.eval()
-
-    def logits(batch: Batch) -> Tensor:
-        want = Want(ragged=batch.ragged, documents_BL=batch.documents_BL)
-        logits_NV: Tensor = model(*batch.inputs, want).logits_NV
-        return logits_NV
-
-    return logits
-
-
-class _Targets(NamedTuple):
-    """Each target's cross-entropy, 1 where no logit is above the label's (both fp64), its block.
-
-    And the probability (fp64) of the likeliest token.
-    """
-
-    losses_N: Tensor
-    correct_N: Tensor
-    blocks_N: Tensor
-    confidences_N: Tensor
+    return lambda batch: (
+        model(*batch.inputs, Want(ragged=batch.ragged, documents_BL=batch.documents_BL)).logits_NV
+    )
 
 
 @torch.no_grad()
@@ -148,7 +132,10 @@ def _targets(
     heldout: HeldoutBatches,
     device: torch.device,
     ranks: Ranks = ALONE,
-) -> _Targets:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return each target's cross-entropy, 1 where no logit is above the label's (both fp64),
+    its block (int64), and the probability (fp64) of the likeliest token.
+    """
     # there beforehand: what is kept between one batch's logits and the next one's splits the heap
     found_4N = torch.empty(4, heldout.num_targets, dtype=torch.float64, device=device)
     end = 0
@@ -166,7 +153,7 @@ def _targets(
         for row_N, values_N in zip(found_4N, values, strict=True):
             row_N[start:end] = values_N
     losses_N, correct_N, blocks_N, confidences_N = found_4N[:, :end]
-    return _Targets(losses_N, correct_N, blocks_N.long(), confidences_N.exp())
+    return losses_N, correct_N, blocks_N.long(), confidences_N.exp()
 
 
 def _perplexity(loss: float) -> float:

@@ -1,8 +1,9 @@
 """The measures by name; one that fails by a mistake does not stop the others."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError, not_among
@@ -16,13 +17,13 @@ class Measure(NamedTuple):
     """needs_head: whether the model's language-model head is used.
 
     is_causal: whether only causal models have it. check: raises `UserError` for what can be known
-    to be wrong before any work.
+    to be wrong with its options before any work.
     """
 
     scores: Callable[[Measurement], list[Score]]
     needs_head: bool = True
     is_causal: bool = False
-    check: Callable[[Eval], None] = lambda options: None
+    check: Callable[[Any], object] = lambda options: None
 
 
 def _lm(asked: Measurement) -> list[Score]:
@@ -57,34 +58,31 @@ def _probing(asked: Measurement) -> list[Score]:
     )
 
 
-def _harness(asked: Measurement) -> list[Score]:
-    return harness.scores(asked.tested, asked.options.harness)
-
-
-def _zero_shot(name: str) -> Measure:
-    def scores(asked: Measurement) -> list[Score]:
-        options = getattr(asked.options, name)
-        return asked.kept(
-            name,
-            (name, file_sum(Path(options.path).expanduser()), options.num_items),
-            lambda folder: Found(zero_shot.scores(asked.tested, name, options), {}),
-        )
-
-    def check(options: Eval) -> None:
-        zero_shot.read(name, getattr(options, name))
-
-    return Measure(scores, is_causal=True, check=check)
+def _zero_shot(name: str, asked: Measurement) -> list[Score]:
+    options = getattr(asked.options, name)
+    return asked.kept(
+        name,
+        (name, file_sum(Path(options.path).expanduser()), options.num_items),
+        lambda folder: Found(zero_shot.scores(asked.tested, name, options), {}),
+    )
 
 
 MEASURES = {
     "lm": Measure(_lm),
     "probing": Measure(_probing, needs_head=False),
-    "blimp": Measure(_blimp, check=lambda options: blimp.check(options.blimp)),
-    **{name: _zero_shot(name) for name in zero_shot.SETS},
+    "blimp": Measure(_blimp, check=blimp.check),
+    **{
+        name: Measure(
+            partial(_zero_shot, name), is_causal=True, check=partial(zero_shot.read, name)
+        )
+        for name in zero_shot.SETS
+    },
     "harness": Measure(
-        _harness, is_causal=True, check=lambda options: harness.check(options.harness)
+        lambda asked: harness.scores(asked.tested, asked.options.harness),
+        is_causal=True,
+        check=harness.check,
     ),
-    "glue": Measure(glue.scores, needs_head=False, check=lambda options: glue.check(options.glue)),
+    "glue": Measure(glue.scores, needs_head=False, check=glue.check),
 }
 
 
@@ -99,7 +97,7 @@ def check(options: Eval, head: Head) -> None:
                 "text; choose task=clm, or leave it out"
             )
     for name in options.measures:
-        MEASURES[name].check(options)
+        MEASURES[name].check(getattr(options, name, None))
 
 
 def carry_out(asked: Measurement, has_head: bool) -> Results:

@@ -17,11 +17,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint import state_dict as states
 
 from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
@@ -180,8 +176,8 @@ def _optimizer_state(modules: nn.ModuleDict, optimizer: Optimizer) -> dict[str, 
     moved = [part for part in optimizer.parts if part.state]
     if not moved:
         return {}
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: dict[str, Any] = get_optimizer_state_dict(modules, moved, options=options)
+    options = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = states.get_optimizer_state_dict(modules, moved, options=options)
     return {
         f"{name}.{entry}": value.contiguous()
         for name, entries in state.get("state", {}).items()
@@ -207,14 +203,14 @@ def _load_optimizer(
         state.setdefault(name, {})[entry] = value
     moved = set(ranks.from_first("the optimizer's state", lambda: list(state)))
     several = ranks.size > 1
-    options = StateDictOptions(full_state_dict=several, broadcast_from_rank0=several, strict=False)
+    options = states.StateDictOptions(several, broadcast_from_rank0=several, strict=False)
     for part, ours in zip(optimizer.parts, order, strict=True):
         if moved.isdisjoint(ours):
             continue
         # rates and decays follow from the options: they stay as they are
         groups = [g | {"params": [names[p] for p in g["params"]]} for g in part.param_groups]
         given: Any = {"state": state, "param_groups": groups} if ranks.is_first else {}
-        set_optimizer_state_dict(modules, part, given, options=options)
+        states.set_optimizer_state_dict(modules, part, given, options=options)
         # torch's function counts a step of zeros for parameters that had no gradient so far
         for parameter in [p for p in part.state if names[p] not in moved]:
             del part.state[parameter]

@@ -211,18 +211,14 @@ class Prefetch:
     def __init__(self, make: Callable[[int, int], Any], parts: range) -> None:
         self._make, self._parts = make, parts
         self._thread = ThreadPoolExecutor(1, "batches")
-        self._coming: tuple[tuple[int, int], Future[Any]] | None = None
+        self._coming: dict[tuple[int, int], Future[Any]] = {}
 
     def __call__(self, step: int, part: int) -> Any:
-        if self._coming is None or self._coming[0] != (step, part):
-            self._begin(step, part)  # the first one, or after a jump
-        assert self._coming is not None
-        made = self._coming[1].result()
-        self._begin(*((step, part + 1) if part + 1 in self._parts else (step + 1, self._parts[0])))
+        coming = self._coming.get((step, part))  # none at first, and after a jump
+        made = (coming or self._thread.submit(self._make, step, part)).result()
+        after = (step, part + 1) if part + 1 in self._parts else (step + 1, self._parts[0])
+        self._coming = {after: self._thread.submit(self._make, *after)}
         return made
-
-    def _begin(self, step: int, part: int) -> None:
-        self._coming = ((step, part), self._thread.submit(self._make, step, part))
 
 
 class Trained(NamedTuple):

@@ -26,7 +26,7 @@ class Optimizer:
 
     def __init__(self, model: Wrapper, options: Optim, aux: nn.ModuleDict | None = None) -> None:
         self._options = options
-        hidden = set(_hidden_matrices(model)) if options.muon else set()
+        hidden = _hidden_matrices(model) if options.muon else set()
         named = dict(model.named_parameters())
         by_scale = {1.0: [named[name] for name in named if name not in hidden]}
         for module in () if aux is None else aux.values():
@@ -80,12 +80,10 @@ def _decayed_and_not(parameters: list[nn.Parameter], decay: float) -> Iterator[d
             yield {"params": chosen, "weight_decay": rate}
 
 
-def _hidden_matrices(model: Wrapper) -> Iterator[str]:
-    """Yield the names of the linear layers' weights, but for the output matrix."""
-    output = f"model.{anatomy_of(model.model).output}"
-    for name, module in model.named_modules():
-        if is_linear(module) and name != output:
-            yield f"{name}.weight"
+def _hidden_matrices(model: Wrapper) -> set[str]:
+    """Return the names of the linear layers' weights, but for the output matrix."""
+    linears = {name for name, module in model.named_modules() if is_linear(module)}
+    return {f"{name}.weight" for name in linears - {f"model.{anatomy_of(model.model).output}"}}
 
 
 class Muon(torch.optim.Muon):

@@ -12,19 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    set_model_state_dict,
-)
+from torch.distributed import fsdp
+from torch.distributed.checkpoint import state_dict as states
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import (
-    CPUOffloadPolicy,
-    FSDPModule,
-    MixedPrecisionPolicy,
-    OffloadPolicy,
-    fully_shard,
-)
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -43,14 +33,14 @@ def shard(
     holds the whole. Weights are gathered there in ``dtype``, gradients summed in fp32.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    policy = MixedPrecisionPolicy(
+    policy = fsdp.MixedPrecisionPolicy(
         param_dtype=dtype,
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,  # autocast says what is computed in it
     )
-    pinned = device.type == "cuda"
-    offload = CPUOffloadPolicy(pin_memory=pinned) if options.cpu_offload else OffloadPolicy()
-    own = partial(fully_shard, mesh=mesh, offload_policy=offload)
+    pinned = fsdp.CPUOffloadPolicy(pin_memory=device.type == "cuda")
+    offload = pinned if options.cpu_offload else fsdp.OffloadPolicy()
+    own = partial(fsdp.fully_shard, mesh=mesh, offload_policy=offload)
     if options.activation_checkpointing:
         model.model.activation_checkpointing_enable()
     for layer in layers_of(model.model):
@@ -69,8 +59,8 @@ def state_on_first(module: nn.Module) -> dict[str, Tensor]:
     A tied tensor has its first name alone. All ranks call it: shards are gathered tensor by
     tensor.
     """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: dict[str, Any] = get_model_state_dict(module, options=options)
+    options = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = states.get_model_state_dict(module, options=options)
     names = dict.fromkeys(_first_names(module).values())
     return {name: state[name].contiguous() for name in names if name in state}
 
@@ -85,8 +75,8 @@ def load_state(module: nn.Module, state: dict[str, Tensor], ranks: Ranks = ALONE
         assert state.keys() == set(names.values()), "the tensors are of another model"
         state = {name: state[first] for name, first in names.items()}
     several = ranks.size > 1
-    options = StateDictOptions(full_state_dict=several, broadcast_from_rank0=several)
-    set_model_state_dict(module, dict(state), options=options)
+    options = states.StateDictOptions(full_state_dict=several, broadcast_from_rank0=several)
+    states.set_model_state_dict(module, dict(state), options=options)
 
 
 def _first_names(module: nn.Module) -> dict[str, str]:
@@ -110,7 +100,7 @@ class Gradients:
     def __init__(self, model: nn.Module, aux: nn.ModuleDict, ranks: Ranks) -> None:
         self._ranks = ranks
         self._of_model, self._of_aux = list(model.parameters()), list(aux.parameters())
-        self._sharded = [m for m in (model, *aux.values()) if isinstance(m, FSDPModule)]
+        self._sharded = [m for m in (model, *aux.values()) if isinstance(m, fsdp.FSDPModule)]
         self._replica: DistributedDataParallel | None = None
         if ranks.size > 1 and not self._sharded:
             self._replica = DistributedDataParallel(model, gradient_as_bucket_view=True)

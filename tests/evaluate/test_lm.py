@@ -124,7 +124,7 @@ def test_what_a_model_is_sure_of_is_the_probability_of_its_likeliest_token(
     heldout = HeldoutBatches(corpus.heldout, masking, 12, 100)
     (batch,) = heldout
     logits_NV = torch.randn(len(batch.labels_N), 160, generator=draw) * 3
-    found = _targets(lambda _: logits_NV, heldout, CPU).confidences_N
+    *_, found = _targets(lambda _: logits_NV, heldout, CPU)
     torch.testing.assert_close(found, logits_NV.double().softmax(-1).amax(-1), rtol=1e-5, atol=0)
 
 
