@@ -62,7 +62,9 @@ def carry_out(
         fixed = sorted(word for word in first.overrides if _setting(word) not in swept | _AXES)
         name = f"multirun-{fingerprint('multirun', fixed, sorted(swept - _AXES))[:8]}"
     folder = Path(first.run.root).expanduser() / "studies" / name
-    students = [recipe_of(run) for run in runs]
+    students: list[StudentStage] = []
+    for run in runs:
+        students.append(recipe_of(run, students))
     jobs = _jobs(runs, students, arguments, read_kept(folder))
     if first.run.mode is Mode.plan:
         from dwt_cli.recipe.study_plan import print_study_plan  # loads torch

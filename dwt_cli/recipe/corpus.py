@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class CorpusStage(Stage):
     kind, word = "corpus", "text"
     data: Data
     task: Task
-    tokenizer: Callable[[], str | None]
+    tokenizer: Callable[[], str | None] = field(compare=False)
     wanted_heldout: int | None = None
     name: str = "corpus"
 

@@ -4,6 +4,8 @@ corpus -> teacher -> [maps ->] student. A stage's fingerprint covers its own opt
 the stages before it, so an artifact that exists is found, and one that would differ is not.
 """
 
+from collections.abc import Iterable
+
 from dwt_cli.config.run import Run
 from dwt_cli.recipe.corpus import CorpusStage, tokenizer_path
 from dwt_cli.recipe.shapes import Shapes
@@ -12,8 +14,11 @@ from dwt_cli.recipe.student import StudentStage
 from dwt_cli.recipe.teacher import teacher_stage
 
 
-def recipe_of(run: Run) -> StudentStage:
-    """Return the stage that a run comes to, which knows those before it; nothing is opened yet."""
+def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
+    """Return the stage that a run comes to, which knows those before it; nothing is opened yet.
+
+    others: of runs of the same study: a text that is the same is looked at once.
+    """
     conditions = Conditions(run.task, run.train, run.optim, run.eval, run.parallel, run.data)
     opened = [*run.student.checkpoints(), *run.teacher.checkpoints()]
     shapes = Shapes(
@@ -26,6 +31,9 @@ def recipe_of(run: Run) -> StudentStage:
         lambda: tokenizer_path(run.data.tokenizer, opened),
         run.eval.num_blocks if asked else None,
     )
+    if not opened:  # else the tokenizer may be another
+        known = (each.corpus for each in others if not each.shapes.checkpoints)
+        corpus = next((each for each in known if each == corpus), corpus)
     return StudentStage(
         run.seed,
         shapes,

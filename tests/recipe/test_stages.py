@@ -185,3 +185,10 @@ def test_what_cannot_be_compiled_is_said(
     assert said == [f"compile: off: {what} is not compiled"]
     decision = json.loads((tmp_path / "run" / "compile.json").read_text())
     assert decision == {"compiled": False, "why": f"off: {what} is not compiled"}
+
+
+def test_runs_of_a_study_look_at_their_text_once(composed: Callable[..., Run]) -> None:
+    first = recipe_of(composed("seed=0"))
+    assert recipe_of(composed("seed=1", "teacher=none"), [first]).corpus is first.corpus
+    for word in ("data.heldout_fraction=0.3", "task=clm"):
+        assert recipe_of(composed(word), [first]).corpus is not first.corpus
