@@ -88,7 +88,8 @@ def print_report(console: Console, results: Results, paths: Sequence[Path]) -> N
         for row in shown:
             table.add_row(*map(str, row.values()))
         console.print(table)
-    say(in_short(results))
+    for line in (in_short(results), *tables.headlines(results)):
+        say(line)
     if any(tables.commits(results)):
         say("the runs are not all of one commit without changes: the report begins with whose are")
     say(f"{len(results.runs)} of {len(study.jobs)} runs are in the report")

@@ -188,6 +188,17 @@ def costs(results: Results) -> Iterator[Row]:
         }
 
 
+def headlines(results: Results) -> Iterator[str]:
+    """Yield a sentence on the arm that takes the least, for each length."""
+    costs_of = {row["length"]: row for row in reversed([*costs(results)])}
+    for length, row in sorted(costs_of.items()):
+        yield (
+            f"To the stand-alone student's final loss of length {length}, {row['arm']} takes "
+            f"{row[Account.FORWARD.value]} of its FLOPs {Account.FORWARD.value}, "
+            f"{row[Account.WHOLE.value]} {Account.WHOLE.value}."
+        )
+
+
 def multiple(by_seed: Sequence[Cost], num_seeds: int | None = None) -> str:
     """Over seeds: the mean and its interval if each has a number, else the range of the bounds."""
     exact = [cost.exact for cost in by_seed if cost.exact is not None]
