@@ -15,6 +15,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import Range, walk
 from dwt_cli.config.run import DISTILLATION, Mode, Run, RunOptions
 from dwt_cli.data.options import Data
+from dwt_cli.distill.alpha import Crossover
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.objective.revise import NoRevision
@@ -164,6 +165,7 @@ def warnings(run: Run) -> Iterator[str]:
     in_vain = [
         (is_alone, {*DISTILLATION} - {"remap"}, " with teacher=none: the student stands alone"),
         (is_silent, {"objective"}, " with a soft weight of 0: there is no soft loss"),
+        (not run.alpha.crossing, {"alpha.margin", "alpha.calibration"}, ": no step is looked for"),
         (all(each.budget == 0 for each in made), of_teachers, ": no teacher is trained here"),
         (len({*sizes}) < len(sizes), {"remap.width"}, ": the teacher is as wide as the student"),
         (run.run.mode is not Mode.plan, of_plans, " without run.plan=true"),
@@ -233,6 +235,17 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
                 f"teacher.weighting=batch with {parts}: the weights follow the whole batch; use "
                 "teacher.weighting=token, or one rank with train.micro_batch_size=null"
             )
+    members = [teacher for _, teacher in run.teacher.each()]
+    if members and run.alpha.crossing and not all(each.is_model for each in members):
+        yield (
+            f"alpha=crossover with {teacher}: what is told the labels has no loss that a student "
+            "could reach; set alpha.until=STEP, or choose another alpha"
+        )
+    if isinstance(run.alpha, Crossover) and members and train.max_minutes is not None:
+        yield (
+            f"alpha=crossover with train.max_minutes={train.max_minutes:g}: its step is one of a "
+            "known number; set train.max_steps or train.epochs, and train.max_minutes=null"
+        )
     if on_features and not (run.teacher.is_model or isinstance(run.teacher, NoTeacher)):
         yield (
             f"objective={objectives} with {teacher}: features of one model are compared; choose "

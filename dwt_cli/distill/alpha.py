@@ -8,8 +8,10 @@ the checkpoint, so that a resumed run goes on as if nothing had happened.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from omegaconf import II
 
 from dwt_cli.base.options import Range, above, at_least
 from dwt_cli.training.protocols import Moment, Numbers
@@ -27,13 +29,25 @@ class Schedule(ABC):
     """Base of all schedules.
 
     hard: the weight of the cross-entropy with the label. soft: that of the divergence from the
-    teacher, where it is largest. reacts: whether the weights depend on how the training goes.
+    teacher, where it is largest.
     """
-
-    reacts: ClassVar[bool] = False
 
     hard: float = at_least(0, 1.0)
     soft: float = at_least(0, 4.0)
+
+    @property
+    def reacts(self) -> bool:
+        """Whether the weights depend on how trainings go."""
+        return False
+
+    @property
+    def crossing(self) -> "Crossover | None":
+        """The settings by which a step is found, where it is to be; None: nothing is."""
+        return None
+
+    def placed(self, num_steps: int | None, until: int | None) -> "Schedule":
+        """Return the schedule in a run of so many steps. until: the step that was found for it."""
+        return self
 
     @abstractmethod
     def soft_at(self, moment: Moment) -> float:
@@ -182,10 +196,12 @@ class Overtake(Schedule):
     there is no length to choose. Ours; it has no source.
     """
 
-    reacts: ClassVar[bool] = True
-
     full: float = above(0, 1.0)
     span: float = above(1, 20.0)
+
+    @property
+    def reacts(self) -> bool:
+        return True
 
     def soft_at(self, moment: Moment) -> float:
         if self.soft_is_over(moment):
@@ -213,6 +229,62 @@ class Overtake(Schedule):
         return memory["lag"] / (1 - (1 - 1 / self.span) ** memory["num_noted"])
 
 
+@dataclass
+class Crossover(Schedule):
+    """``soft`` until the stand-alone student would reach its teacher; then straight to zero.
+
+    A weak teacher pays until the stand-alone student's loss would be its own plus 0.01 to 0.04
+    nats: worked out from the distillation scaling laws of arXiv 2502.08606.
+
+    until: the step; null: it is found (`dwt_cli.recipe.crossover`). margin: nats above the
+    teacher's held-out loss. fade: the share of the run in which the weight then goes to zero.
+    calibration: the share of the run that the stand-alone student is trained for at most, at a
+    constant rate, if its run is not on record. max_steps: the run's.
+    """
+
+    until: int | None = at_least(1, None)
+    margin: float = at_least(0, 0.02)
+    fade: float = _share_of_run(0.05)
+    calibration: float = _share_of_run(0.25)
+    max_steps: int | None = above(0, II("train.max_steps"), identity=False)
+
+    @property
+    def reacts(self) -> bool:
+        return self.until is None
+
+    @property
+    def crossing(self) -> "Crossover | None":
+        return self if self.until is None and self.soft else None
+
+    def placed(self, num_steps: int | None, until: int | None) -> Schedule:
+        """Return it with its step. until: 0: no teacher is asked."""
+        step, soft = self.until if until is None else until, 0.0 if until == 0 else self.soft
+        return replace(self, max_steps=num_steps, until=step, soft=soft)
+
+    @property
+    def _end(self) -> float:
+        """The share of the run at which the weight is zero; infinity as long as it is not known."""
+        if not (self.until and self.max_steps):
+            return math.inf
+        return self.until / self.max_steps + self.fade
+
+    def soft_at(self, moment: Moment) -> float:
+        if self.soft_is_over(moment):
+            return 0.0
+        return self.soft * min(1.0, (self._end - moment.progress) / self.fade)
+
+    def soft_is_over(self, moment: Moment) -> bool:
+        return self.soft == 0 or moment.progress > self._end - 1e-9  # the sum of two is rounded
+
+    def problems(self, setting: str) -> Iterator[str]:
+        yield from super().problems(setting)
+        if self.until and self.max_steps and self.until > self.max_steps:
+            yield (
+                f"{setting}.until={self.until}: the run has train.max_steps={self.max_steps}; "
+                "choose a step of it, or alpha=strong, which never lets go"
+            )
+
+
 SCHEDULES: dict[str, type[Schedule]] = {
     "constant": Constant,
     "linear": Linear,
@@ -221,4 +293,5 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "step": Step,
     "wsd": Wsd,
     "overtake": Overtake,
+    "crossover": Crossover,
 }

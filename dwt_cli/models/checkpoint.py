@@ -122,7 +122,7 @@ def open_model(
             f"{named} lacks the weights {', '.join(missed[:3])}; choose a checkpoint of a "
             f"{AUTO[head].__name__.replace('AutoModel', '*')} model, saved with its head; "
             "without one it teaches by features alone (objective=minilmv2, remap.head=false, "
-            "no alpha=overtake)"
+            "no alpha=overtake or crossover)"
         )
     return model, lacking
 

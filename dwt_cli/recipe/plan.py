@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
+from dwt_cli.base.cache import Cache
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import RunOptions
 from dwt_cli.models.anatomy import anatomy_of, is_known
@@ -83,6 +84,8 @@ def _time(student: StudentStage, options: RunOptions, num_ranks: int) -> Iterato
     }
     for name, length in (lengths | {"student": steps}).items():
         yield f"{name}, steps and tokens", f"{length:,}; {length * per_step:,}"
+    if student.crossing:
+        yield "the teacher is left", student.crossing.planned(Cache(options.cache, print))
     yield "FLOPs in all", f"{flops:.3g}"
     if peak is None:
         yield "hours in all", "give run.peak_tflops, of the device in its number type"

@@ -65,6 +65,8 @@ def check(
                 f"{setting}={checkpoint.path} has a vocabulary of {theirs}, the text one of "
                 f"{vocab_size}: they must share one; set scale.vocab_size={theirs}"
             )
+    if student.crossing:
+        student.crossing.check({})
     teacher = shapes.teacher_models.get("teacher")
     if teacher is not None:
         parts_for(shapes.objectives, model.config, teacher.config)

@@ -1,10 +1,12 @@
 """A recipe: the list of a run's stages, each from options to an artifact found by its fingerprint.
 
-corpus -> teacher -> [maps ->] student. A stage's fingerprint covers its own options and those of
-the stages before it, so an artifact that exists is found, and one that would differ is not.
+corpus -> teacher -> [crossing ->] [maps ->] student. A stage's fingerprint covers its own options
+and those of the stages before it, so an artifact that exists is found, and one that would differ
+is not.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from dwt_cli.config.run import Run
 from dwt_cli.recipe.corpus import CorpusStage, tokenizer_path
@@ -43,4 +45,5 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
         run.revise,
         run.select,
         run.run.train_tokens,
+        root=Path(run.run.root).expanduser(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -210,10 +211,8 @@ class Conditions:
         """Return the held-out batches that every model is evaluated on."""
         from dwt_cli.tasks.batches import HeldoutBatches
 
-        size, targets = (
-            self.train.num_blocks(num_ranks),
-            self.heldout_task.targets(corpus.tokenizer),
-        )
+        size = self.train.num_blocks(num_ranks)
+        targets = self.heldout_task.targets(corpus.tokenizer)
         return HeldoutBatches(corpus.heldout, targets, self.eval.num_blocks, size)
 
     def evaluation(
@@ -239,12 +238,14 @@ class Conditions:
         shares: Sequence[float] = (),
         save: Callable[[Path], None] | None = None,
         compile_loss: Callable[[], None] | None = None,
+        enough: float = -math.inf,
     ) -> Facts:
         """Train a stage's model, and evaluate it; return its facts.
 
         purpose, seed: what its batches are a function of. folder: of metrics, checkpoints and
-        snapshots. shares: of the training, at which ``save`` writes the model. compile_loss:
-        called when layers are compiled; None: they cannot be, as where their features are captured.
+        snapshots. shares: of the training, at which ``save`` writes the model. compile_loss: called
+        when layers are compiled; None: they cannot be, as where their features are captured.
+        enough: see `Training`.
         """
         from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
         from dwt_cli.tasks.batches import TrainBatches
@@ -283,6 +284,7 @@ class Conditions:
             seed=seed,
             ranks=at.ranks,
             compile=compiling.begin if compiling else None,
+            enough=enough,
         )
         with_profile = self.train.profile and purpose == "student" and at.ranks.is_first
         profile = Profile(model, at.machine.device, folder, at.show.say) if with_profile else None
@@ -327,13 +329,11 @@ class Conditions:
             model.compile_layers()
             compile_loss()
 
-        code = KeptCode.of(
-            model,
-            at.machine,
-            at.show.say,
-            shape=[self.train.num_blocks(at.ranks.size), self.data.block_length],
-            num_targets=self.num_targets,
+        shape, targets = (
+            [self.train.num_blocks(at.ranks.size), self.data.block_length],
+            self.num_targets,
         )
+        code = KeptCode.of(model, at.machine, at.show.say, shape=shape, num_targets=targets)
         return Compiling(
             model,
             code,

@@ -1,4 +1,4 @@
-"""The stages of the student: maps to start from, and its training, alone or with a teacher."""
+"""The stage of the student: its start and its training, alone or with a teacher."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.revise import Revise
 from dwt_cli.distill.objective.select import Select
-from dwt_cli.distill.remap.options import Ligo, RandomStart
+from dwt_cli.distill.remap.options import RandomStart
 from dwt_cli.models.options import provenance
 from dwt_cli.recipe import formerly
 from dwt_cli.recipe.corpus import CorpusStage
+from dwt_cli.recipe.crossover import CrossingStage
+from dwt_cli.recipe.maps import MapsStage
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Context, Done, Stage, facts_of
 from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
-from dwt_cli.training.options import AdamW
 from dwt_cli.training.protocols import Moment
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from dwt_cli.distill.loss import Distillation
-    from dwt_cli.distill.remap.ligo import Growing
-    from dwt_cli.distill.remap.remap import Account
 
 _SAMPLES = 1000  # moments of a run at which its schedule is asked for the teacher's weight
 
@@ -46,95 +45,13 @@ class Trained(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MapsStage(Stage):
-    """Maps that are learned once on the corpus; they make the student of its teacher's weights."""
-
-    kind, word = "maps", "ligo"
-    options: Ligo
-    student: StudentStage
-    teacher: TeacherStage
-    name: str = "remap"
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """What determines the maps, and the facts of their training."""
-        student, of = self.student, self.student.shapes.conditions
-        return {
-            "text": student.corpus.identity,
-            "teacher": self.teacher.options,
-            "teachers": self.teacher.identities,
-            "task": of.task,
-            "student": student.shapes.student,
-            "options": self.options,
-            "train": of.lasting(self.options.steps).train,
-            "eval": of.eval,  # the facts have a held-out loss
-            "seed": student.seed,
-        }
-
-    @cached_property
-    def formerly(self) -> str | None:
-        text, teachers = self.student.corpus.formerly, self.teacher.former_identities
-        return formerly.of("ligo", self.parts, text=text, teachers=teachers)
-
-    def cost(self, done: Mapping[str, Any]) -> float:
-        return self.student.shapes.step_flops * self.options.steps
-
-    def carry_out(self, done: Done, at: Context) -> Path:
-        """Return the folder of the maps and of their training's facts."""
-        about = {"options": plain(self.options)}
-        place = at.trained(self, lambda folder: self._learn(done, at, folder), about)
-        at.show.update(self.name, 1.0, f"held-out {facts_of(place).loss:.3f}")
-        return place
-
-    def _learn(self, done: Done, at: Context, folder: Path) -> Facts:
-        from safetensors.torch import save_file
-
-        from dwt_cli.distill.loss import DistillationLoss
-
-        student, options = self.student, self.options
-        growing = self._growing(student.start()[0], done, at)
-        of = student.shapes.conditions.lasting(options.steps)
-        facts = replace(of, optim=AdamW(lr=options.lr, weight_decay=0.0)).fit(
-            self,
-            growing,
-            DistillationLoss(),
-            done[student.corpus.name],
-            at,
-            purpose="remap",
-            seed=student.seed,
-            folder=folder,
-        )
-        if at.ranks.is_first:
-            save_file(growing.maps(), folder / "maps.safetensors")
-        return facts
-
-    def apply(self, student: PreTrainedModel, done: Done, at: Context) -> Account:
-        """Write what the learned maps make of the teacher into the student."""
-        from safetensors.torch import load_file
-
-        maps = load_file(done[self.name] / "maps.safetensors", device=str(at.machine.device))
-        return self._growing(student, done, at).fold(maps)
-
-    def _growing(self, student: PreTrainedModel, done: Done, at: Context) -> Growing:
-        """Return a student whose weights are the maps' functions of its teacher's."""
-        from dwt_cli.distill.remap.ligo import Growing
-        from dwt_cli.models.wrapper import LanguageModel
-
-        teacher: Prepared = done[self.teacher.name]
-        assert teacher.model is not None
-        device, dtype = at.machine.device, at.machine.dtype
-        LanguageModel(student, dtype).to(device)
-        return Growing(student, teacher.model, self.options, dtype).to(device)
-
-
-@dataclass(frozen=True)
 class StudentStage(Stage):
     """A student from its start to the end of its training; its artifact is a `Trained` one.
 
     teacher: its stage; None: there is none, and alpha, revise and select are idle. train_tokens:
     the length of the text, where it is said before there is a corpus. after: an earlier student's
     stage, whose model this one trains on. folder: of its metrics and checkpoints, below the run's
-    directory.
+    directory. root: of all runs.
     """
 
     word = "student"
@@ -150,6 +67,7 @@ class StudentStage(Stage):
     name: str = "student"
     purpose: str = "student"
     folder: str = ""
+    root: Path = Path("runs")
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -193,7 +111,8 @@ class StudentStage(Stage):
         if self.after:
             return [*self.after.stages, self]
         teachers = [*self.teacher.members, self.teacher] if self.teacher else []
-        return [self.corpus, *teachers, *([self.maps] if self.maps else []), self]
+        others = [stage for stage in (self.crossing, self.maps) if stage]
+        return [self.corpus, *teachers, *others, self]
 
     def costs(self, done: Mapping[str, Any], cache: Cache) -> dict[str, float | None]:
         """Return the FLOPs of each stage that are left to be spent."""
@@ -206,6 +125,20 @@ class StudentStage(Stage):
         """The stage of the maps that it starts by; None: there are none to learn."""
         learned, teacher = self.shapes.remap.learned, self.teacher
         return MapsStage(learned, self, teacher) if learned and teacher else None
+
+    @cached_property
+    def crossing(self) -> CrossingStage | None:
+        """The stage of the step at which the teacher is left; None: no step is looked for."""
+        options, teacher = self.alpha.crossing, self.teacher
+        if not (options and teacher):
+            return None
+        assert self.after is None, "its curve would begin where another training ends"
+        return CrossingStage(options, self.alone(), teacher, self.root)
+
+    def schedule(self, done: Mapping[str, Any]) -> Schedule:
+        """Return alpha as it is in this run, as far as ``done`` lets it be known."""
+        found = done.get(self.crossing.name) if self.crossing else None
+        return self.alpha.placed(self.num_steps(done), found and found["step"])
 
     def alone(self, steps: int | None = None) -> StudentStage:
         """Return the same student without any teacher, trained for as long or for ``steps``."""
@@ -221,7 +154,8 @@ class StudentStage(Stage):
         if facts.flops is None or facts.teacher_forward_flops is None:
             return None
         step_flops = facts.step_flops or self.shapes.step_flops  # of older runs it is counted
-        return round((facts.flops + facts.teacher_forward_flops) / step_flops)
+        spent = facts.flops + facts.teacher_forward_flops + facts.calibration_flops
+        return round(spent / step_flops)
 
     def start(self) -> tuple[PreTrainedModel, list[str]]:
         """Return the model without a teacher's weights, in fp32, and the weights that are fresh."""
@@ -244,7 +178,8 @@ class StudentStage(Stage):
         if self.teacher is None:
             return flops
         # a schedule that reacts is taken as it begins
-        weights = (self.alpha.weights(Moment(n / samples)) for n in range(samples))
+        alpha = self.schedule(done)
+        weights = (alpha.weights(Moment(n / samples)) for n in range(samples))
         share = sum(weight.soft != 0 for weight in weights) / samples
         return flops + steps * share * sum(self.shapes.taught_flops)
 
@@ -283,6 +218,8 @@ class StudentStage(Stage):
         flops = (facts.flops or 0) + shown * num_taught
         asked *= num_taught
         facts = replace(facts, flops=flops, teacher_forward_flops=asked, remap=remapped)
+        if self.crossing:
+            facts = replace(facts, crossing=done[self.crossing.name])
         return Trained(model, replace(facts, fresh=fresh or None))
 
     def newest(self, done: Done, at: Context) -> Trained:
@@ -352,4 +289,4 @@ class StudentStage(Stage):
             parts = parts_for(shapes.objectives, student.config, teacher.model.config)
         teacher.share(shapes.conditions.parallel, at)
         compared = (shapes.objectives, parts, self.revise, self.select)
-        return Distillation(teacher.signal, self.alpha, *compared)
+        return Distillation(teacher.signal, self.schedule(done), *compared)

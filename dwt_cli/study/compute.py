@@ -38,11 +38,13 @@ def flops(cost: Mapping[str, float | None]) -> dict[str, float]:
     """Return the FLOPs of a run in each account by its column, from `Summary.cost`.
 
     NaN where they are not known. WHOLE has what remapping learned, too. A teacher's pre-training
-    is charged to each of its students in full, which is the hardest account.
+    is charged to each of its students in full, which is the hardest account. FORWARD has the
+    calibration that says when to leave the teacher: it is spent on listening, as its passes are.
     """
     known = {key: math.nan if value is None else value for key, value in cost.items()}
     learned = known["teacher_pretraining_flops"] + known["remap_flops"]
-    added = (known["student_flops"], known["teacher_forward_flops"], learned)
+    listening = known["teacher_forward_flops"] + known["calibration_flops"]
+    added = (known["student_flops"], listening, learned)
     return dict(zip((each.column for each in Account), accumulate(added), strict=True))
 
 

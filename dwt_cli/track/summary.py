@@ -76,7 +76,8 @@ class Facts(Content):
     alone, forward and backward. tokens: read in training.
     num_taught: steps with a teacher. remap: FLOPs and seconds of the start from a teacher, and
     held-out losses around it. members: of a mixture of teachers, by name. fresh: the weights of
-    the head that its checkpoint did not have.
+    the head that its checkpoint did not have. crossing: the step at which its teacher was left,
+    how it was found, and the FLOPs of that.
     """
 
     parameters: int
@@ -95,6 +96,12 @@ class Facts(Content):
     teacher_forward_flops: float | None = None
     members: "dict[str, Facts]" = field(default_factory=dict)
     fresh: list[str] | None = None
+    crossing: dict[str, Any] | None = None
+
+    @property
+    def calibration_flops(self) -> float:
+        """FLOPs that were spent to find the step at which its teacher was left."""
+        return float(self.crossing["flops"]) if self.crossing else 0.0
 
     @property
     def loss(self) -> float:
@@ -158,6 +165,7 @@ class Summary(Content):
             "tokens": student.tokens,
             "student_flops": student.flops,
             "teacher_forward_flops": student.teacher_forward_flops,
+            "calibration_flops": student.calibration_flops,
             "remap_flops": remap["flops"],
             "teacher_pretraining_flops": 0 if teacher is None else teacher.flops,
             "student_seconds": student.seconds,
@@ -248,7 +256,10 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
     if remap := summary.student.remap:
         losses = ", ".join(f"{name} {loss:.3f}" for name, loss in remap["losses"].items())
         lines.append(f"held-out loss before the first step: {losses}")
-    learning = f", remap {_flops(cost['remap_flops'])}" if cost["remap_flops"] else ""
+    if crossing := summary.student.crossing:
+        lines.append(crossing["why"])
+    parts = ("calibration", "remap")
+    learning = "".join(f", {p} {_flops(n)}" for p in parts if (n := cost[f"{p}_flops"]))
     teaching = (
         f", teacher forward {_flops(cost['teacher_forward_flops'])}{learning}, "
         f"teacher pre-training {_flops(cost['teacher_pretraining_flops'])}"

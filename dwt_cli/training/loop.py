@@ -38,7 +38,7 @@ class Training:
 
     See `dwt_cli.training.protocols`. evaluate: returns held-out metrics of a model, ``loss`` among
     them. eval_every: steps; None: at the end alone. compile: called where a checkpoint has
-    compiled layers; None: they cannot be.
+    compiled layers; None: they cannot be. enough: the held-out loss that ends it.
     """
 
     model: Wrapper
@@ -54,6 +54,7 @@ class Training:
     observers: Sequence[Observer] = ()
     ranks: Ranks = ALONE
     compile: Callable[[], None] | None = None
+    enough: float = -math.inf
 
     @cached_property
     def optimizer(self) -> Optimizer:
@@ -80,7 +81,7 @@ class Training:
             if before and counters.step == 0:
                 observer.evaluated(0, before)
         with Interrupt(reports=self.ranks.is_first) as interrupt:
-            while (progress := self.progress(counters)) < 1:
+            while (progress := self.progress(counters)) < 1 and _best(counters) > self.enough:
                 self.step(counters, progress)
                 best = self._evaluate(counters)
                 last = self.progress(counters) == 1  # evaluating takes time too
@@ -194,11 +195,14 @@ class Training:
         counters.elapsed_s += self.ranks.largest(time.perf_counter() - started)
         for observer in self.observers:
             observer.evaluated(counters.step, metrics)
-        best = math.inf if counters.best_loss is None else counters.best_loss
-        if not metrics["loss"] < best:  # nor is a loss that is not a number the best
+        if not metrics["loss"] < _best(counters):  # nor is a loss that is not a number the best
             return False
         counters.best_loss, counters.best_step = metrics["loss"], counters.step
         return True
+
+
+def _best(counters: Counters) -> float:
+    return math.inf if counters.best_loss is None else counters.best_loss
 
 
 class Prefetch:

@@ -100,6 +100,7 @@ def mixture(number: int, place: Path) -> list[str]:
     fit = [name for name in sorted(SETTINGS) if _fits(name, chosen["objective"])]
     some = draw.sample(fit, 6)
     last = ["remap.steps=2"] if chosen["remap"] == "ligo" else []
+    last += ["alpha.until=1"] if chosen["alpha"] == "crossover" else []  # no room to calibrate
     family = ["scale.family=modernbert"]
     if chosen["task"] == "clm":
         family = [f"scale.family={draw.choice(['qwen3', 'llama', 'gpt2'])}", "scale.vocab_size=300"]

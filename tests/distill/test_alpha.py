@@ -9,6 +9,7 @@ from dwt_cli.distill.alpha import (
     SCHEDULES,
     Constant,
     Cosine,
+    Crossover,
     Exponential,
     Linear,
     Overtake,
@@ -84,6 +85,10 @@ def test_wsd_follows_the_learning_rate() -> None:
         Step(soft=1, until=0.5),
         Wsd(soft=0),
         Wsd(soft=1),
+        Crossover(until=3, max_steps=10, fade=0.2),
+        Crossover(until=9, max_steps=10, fade=0.3),
+        Crossover(until=None, max_steps=10),
+        Crossover(soft=0, until=3, max_steps=10),
     ],
     ids=str,
 )
@@ -116,6 +121,27 @@ def test_overtake_follows_the_lag_and_ends_with_it() -> None:
     assert memory["num_taught"] == 7  # what others note stays
 
 
+def test_crossover_is_full_until_its_step_and_fades_from_there() -> None:
+    """Against a weight for each step of a run, written out."""
+    schedule = Crossover(soft=3, until=4, max_steps=10, fade=0.3)
+    assert softs(schedule) == pytest.approx([3, 3, 3, 3, 3, 2, 1, 0, 0, 0])
+    unknown = Crossover(soft=3, max_steps=10, fade=0.3)
+    assert softs(unknown) == [3] * 10 and unknown.reacts and not schedule.reacts
+    assert softs(unknown.placed(10, 4)) == softs(schedule)
+    assert softs(unknown.placed(10, 10)) == [3] * 10, "the student never gets there"
+    assert softs(unknown.placed(10, 0)) == [0] * 10, "it is ahead from the start"
+    epochs = Crossover(soft=3, until=4, max_steps=None, fade=0.3)  # the text says how long they are
+    assert softs(epochs.placed(10, None)) == softs(schedule)
+    assert unknown.crossing is unknown
+    assert schedule.crossing is Crossover(soft=0).crossing is Step().crossing is None
+
+
+def test_a_crossover_beyond_the_run() -> None:
+    assert not list(Crossover(until=10, max_steps=10).problems("alpha"))
+    (problem,) = Crossover(until=11, max_steps=10).problems("alpha")
+    assert problem.startswith("alpha.until=11: the run has train.max_steps=10; choose")
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_weight_has_a_range_and_may_be_zero(name: str) -> None:
     weights = [f for f in fields(SCHEDULES[name]) if f.name.startswith(("hard", "soft"))]
@@ -133,6 +159,8 @@ def test_every_weight_has_a_range_and_may_be_zero(name: str) -> None:
         (Step, "until", 1.5),
         (Overtake, "full", 0.0),
         (Overtake, "span", 1.0),
+        (Crossover, "fade", 0.0),
+        (Crossover, "calibration", 1.5),
     ],
 )
 def test_values_that_no_schedule_can_have(kind: type[Schedule], name: str, value: float) -> None:

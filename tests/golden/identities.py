@@ -26,8 +26,8 @@ from tests.golden.commands import every
 FILE = Path(__file__).with_name("identities.json")
 
 Identities = dict[str, Any]
-"""run, alone (its stand-alone student), corpus, teachers, and for remap=ligo maps; and in
-`formerly` the same of version 0.2, with null where the result was another one."""
+"""run, alone (its stand-alone student), corpus, teachers, for remap=ligo maps, for alpha=crossover
+the curve; and in `formerly` the same of version 0.2, with null where the result was another one."""
 
 OLDER = {
     "task.mask_ratio=0.3 task.keep_ratio=0 task.random_ratio=0.2":
@@ -77,8 +77,9 @@ def identities(run: Run) -> Identities:
     """Return everything that a run and its parts are found by."""
     recipe = recipe_of(run)
     stages = {"run": recipe, "alone": recipe.alone(), "corpus": recipe.corpus}
-    if maps := recipe.maps:
-        stages["maps"] = maps
+    for stage in (recipe.maps, recipe.crossing):
+        if stage:
+            stages[stage.kind] = stage
     found: Identities = {name: stage.identity for name, stage in stages.items()}
     before: Identities = {name: stage.formerly for name, stage in stages.items()}
     found["teachers"] = recipe.teacher.identities if recipe.teacher else []

@@ -16,9 +16,11 @@ def test_three_accounts() -> None:
         "teacher_forward_flops": 20,
         "teacher_pretraining_flops": 40,
         "remap_flops": 3,
+        "calibration_flops": 0.0,
     }
     assert list(flops(cost)) == [account.column for account in Account]
     assert list(flops(cost).values()) == [100, 120, 163]
+    assert list(flops(cost | {"calibration_flops": 7}).values()) == [100, 127, 170]
     cost["teacher_pretraining_flops"] = None  # a downloaded teacher
     assert list(flops(cost).values()) == pytest.approx([100, 120, math.nan], nan_ok=True)
 

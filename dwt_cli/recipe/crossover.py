@@ -1,0 +1,233 @@
+"""The stage of alpha=crossover: the step at which the stand-alone student would reach the teacher.
+
+That student's curve is an artifact of its own, whatever teacher asks for it: that of its run on
+record, with the run's own decaying rate, which is paid for; else a calibration's, at a constant
+rate, which goes on for as long as a teacher needs it and is charged to each. The step follows from
+the curve, the teacher's held-out loss and a margin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dwt_cli.base import atomic
+from dwt_cli.base.cache import PARTIAL, Cache
+from dwt_cli.base.errors import UserError
+from dwt_cli.distill.alpha import Crossover
+from dwt_cli.recipe.record import find, read_summary, recorded_as
+from dwt_cli.recipe.stage import Conditions, Context, Done, Stage
+from dwt_cli.recipe.teacher import TeacherStage
+from dwt_cli.track.metrics import first_at, heldout_losses, read_lines
+from dwt_cli.track.summary import Facts
+
+if TYPE_CHECKING:
+    from dwt_cli.recipe.student import StudentStage
+
+Points = Sequence[tuple[int, float]]  # (step, held-out loss)
+
+_NUM_EVALUATIONS = 8  # of a calibration, at least
+_FEWEST = 4  # of them at the full rate: the law has three numbers
+
+
+class _Reached(Exception):
+    """A calibration has come to the loss that was asked for before its end."""
+
+
+def extrapolated(points: Points, rates: Sequence[float], level: float) -> float:
+    """Return the step at which a curve comes to a level beyond its end; infinity: it never does.
+
+    By the multi-power law (arXiv 2503.12811), at a constant rate rest + gap * S ** -power, S the
+    sum of the rates so far: by least squares over the points at the full rate. rates: of each
+    step, as shares of their peak.
+    """
+    from scipy.optimize import minimize_scalar, nnls
+
+    full = [(step, loss) for step, loss in points if step and rates[step - 1] == 1]
+    steps, losses = np.array(full).T
+    sums = np.cumsum(rates)[steps.astype(int) - 1]
+
+    def fitted(power: float) -> Any:
+        return nnls(np.stack([np.ones(len(sums)), (sums / sums[-1]) ** -power], 1), losses)
+
+    power = minimize_scalar(lambda p: fitted(p)[1], bounds=(0.01, 4), options={"xatol": 1e-8}).x
+    rest, gap = fitted(power)[0]
+    if not level < rest + gap:
+        return float(steps[-1])
+    if not (gap > 0 and level > rest):
+        return math.inf
+    log_ratio = min(math.log(gap / (level - rest)) / power, 100.0)
+    return float(steps[-1] + sums[-1] * math.expm1(log_ratio))
+
+
+@dataclass(frozen=True)
+class CrossingStage(Stage):
+    """The step at which a teacher is left; its artifact is what is known of it, as JSON values.
+
+    step: 0: the student is ahead from the start; the run's length: it never gets there. flops: of
+    the calibration, as far as this teacher needs it. why: a line. In the cache is the curve alone.
+    alone: the stand-alone student's stage. root: of the runs on record.
+    """
+
+    kind, word = "curve", "curve"
+    options: Crossover
+    alone: StudentStage
+    teacher: TeacherStage
+    root: Path
+    name: str = "crossing"
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What determines the curve of a calibration."""
+        return {**self.alone.parts, "calibration": self.options.calibration}
+
+    @cached_property
+    def on_record(self) -> Path | None:
+        """The folder of the stand-alone run that is finished, with a curve."""
+        folder = find(self.root, recorded_as(self.root, self.alone))
+        return folder if read_summary(folder) and len(_points(folder)) > 1 else None
+
+    def lengths(self, done: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Return the steps of the run and of a whole calibration; None while they are not known."""
+        steps = self.alone.num_steps(done)
+        return None if steps is None else (steps, math.ceil(self.options.calibration * steps))
+
+    def cost(self, done: Mapping[str, Any]) -> float | None:
+        """Return the FLOPs of a whole calibration; of a curve on record none."""
+        lengths = (0, 0) if self.on_record else self.lengths(done)
+        return lengths and lengths[1] * self.alone.shapes.step_flops
+
+    def constant(self, steps: int, length: int) -> Conditions:
+        """Return how a calibration is trained: the run's warm-up, and its peak rate from there."""
+        of = self.alone.shapes.conditions.lasting(length)
+        every = max(1, min(of.eval.every or length, length // _NUM_EVALUATIONS))
+        return replace(
+            of,
+            optim=replace(of.optim, warmup=of.optim.warmup * steps / length, decay=0.0),
+            train=replace(of.train, profile=False),
+            eval=replace(of.eval, every=every),
+        )
+
+    def check(self, done: Mapping[str, Any]) -> None:
+        """Raise `UserError` where a calibration would have too few evaluations at the full rate."""
+        if (lengths := self.lengths(done)) is None or self.on_record:
+            return
+        (steps, length), of = lengths, self.constant(*lengths)
+        seen = {*range(0, length, of.eval.every or 1), length}
+        num_full = sum(of.optim.lr_factor((step - 1) / length) == 1 for step in seen if step)
+        if num_full < _FEWEST:
+            raise UserError(
+                f"alpha.calibration={self.options.calibration:g}: its {length} of {steps} steps "
+                f"are too short, with {num_full} evaluations at the full rate of {_FEWEST}; raise "
+                "it, set alpha.until=STEP, or train with teacher=none first, whose curve is taken"
+            )
+
+    def carry_out(self, done: Done, at: Context) -> dict[str, Any]:
+        """Return the step, the one that an earlier start of the run has found if there was one."""
+        place, teacher = at.folder / "crossing.json", done[self.teacher.name].facts
+        found = at.ranks.from_first("the step on record", lambda: atomic.read_json(place))
+        if found is None:
+            run = at.ranks.from_first("the run on record", lambda: str(self.on_record or ""))
+            loss = at.ranks.from_first("the teacher's loss", lambda: teacher.loss)
+            if not run:
+                self.check(done)
+                self._calibrate(loss + self.options.margin, done, at)
+            make = lambda: self._found(loss, Path(run) if run else None, done, at.cache)  # noqa: E731
+            found = at.ranks.from_first("the step", make)
+            if at.ranks.is_first:
+                atomic.write_json(place, found)
+        at.show.say(found["why"])
+        at.show.update(self.name, 1.0, f"step {found['step']}")
+        return found
+
+    def planned(self, cache: Cache) -> str:
+        """Return what can be said of the step before anything is made."""
+        run, teacher = self.on_record, self.teacher.known_facts(cache)
+        lengths, curve = self.lengths({}), _points(run or self._calibration(cache))
+        if teacher and lengths:
+            is_reached = first_at(curve, teacher.loss + self.options.margin) is not None
+            if run or is_reached or self.is_kept(cache):
+                return str(self._found(teacher.loss, run, {}, cache)["why"])
+        if run:
+            return f"by the curve of {run.name} on record, when the teacher is there"
+        if lengths is None:
+            return "by calibration"
+        return f"by calibration, {lengths[1]:,} steps and {self.cost({}):.3g} FLOPs at most"
+
+    def _calibration(self, cache: Cache) -> Path:
+        """Return the folder of the calibration, which may not have come to its end."""
+        place = self.place(cache)
+        return place if self.is_kept(cache) else place.with_name(f"{place.name}{PARTIAL}")
+
+    def _calibrate(self, level: float, done: Done, at: Context) -> None:
+        """Train the stand-alone student on until it comes to a level, or to the whole length."""
+        lengths = self.lengths(done)
+        assert lengths is not None, "the text is there"
+
+        def train(folder: Path) -> Facts:
+            from dwt_cli.distill.loss import DistillationLoss
+
+            of, loss = self.constant(*lengths), DistillationLoss()
+            facts = of.fit(
+                self,
+                of.wrapped(self.alone.start()[0], at.machine),
+                loss,
+                done[self.alone.corpus.name],
+                at,
+                purpose=self.alone.purpose,
+                seed=self.alone.seed,
+                folder=folder,
+                compile_loss=loss.compile,
+                enough=level,
+            )
+            if (facts.steps or 0) < lengths[1]:
+                raise _Reached  # its checkpoint stays: a better teacher goes on from it
+            return facts
+
+        with suppress(_Reached):
+            about = {"options": {"max_steps": lengths[1], "seed": self.alone.seed}}
+            at.trained(self, train, about)
+
+    def _found(
+        self, loss: float, run: Path | None, done: Mapping[str, Any], cache: Cache
+    ) -> dict[str, Any]:
+        """Return the artifact, of a curve that is there. run: that it is of; None: calibration."""
+        lengths, level = self.lengths(done), loss + self.options.margin
+        assert lengths is not None
+        (steps, length), curve = lengths, _points(run or self._calibration(cache))
+        reached, flops = first_at(curve, level), 0.0
+        if run:
+            student = f"the stand-alone student ({run.name}, its rate decaying: paid for before)"
+        else:
+            needed = next((step for step, y in curve if step and y <= level), length)
+            flops = needed * self.alone.shapes.step_flops
+            student = f"the stand-alone student (calibration of {needed} steps at a constant rate)"
+            if reached is None:
+                of = self.constant(steps, length)
+                rates = [of.optim.lr_factor(step / length) for step in range(length)]
+                reached = extrapolated(curve, rates, level)
+                student = f"{student[:-1]}, a power law beyond)"
+        is_late = reached is None or reached > steps
+        step = steps if reached is None or is_late else math.ceil(reached)
+        target = f"{level:.3f}, the teacher's loss plus {self.options.margin:g}"
+        if step == 0:
+            why = f"{student} begins at {target}, or below: nobody teaches; choose a better teacher"
+        elif is_late:
+            why = (
+                f"{student} never comes to {target}, in {steps} steps: the weight is held to the "
+                "end; alpha=strong or normal is that, remap=stack grows from the teacher"
+            )
+        else:
+            why = f"{student} comes to {target}, at step {step} of {steps}: the teacher goes there"
+        return {"step": step, "level": level, "flops": flops, "why": f"crossover: {why}"}
+
+
+def _points(folder: Path | None) -> Points:
+    return heldout_losses(read_lines(folder / "metrics.jsonl")) if folder else []
