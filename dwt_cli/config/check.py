@@ -19,7 +19,7 @@ from dwt_cli.distill.alpha import Crossover
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.objective.revise import NoRevision
-from dwt_cli.distill.objective.select import AllRows
+from dwt_cli.distill.objective.select import AllRows, Uncertain
 from dwt_cli.distill.remap.options import FromTeacher, Ligo
 from dwt_cli.distill.teacher.options import MadeTeacher, NoTeacher, Weighting
 from dwt_cli.models.options import Architecture, CheckpointStudent, Family, Head
@@ -240,6 +240,11 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
         yield (
             f"alpha=crossover with {teacher}: what is told the labels has no loss that a student "
             "could reach; set alpha.until=STEP, or choose another alpha"
+        )
+    if isinstance(run.select, Uncertain) and members and not any(m.is_model for m in members):
+        yield (
+            f"select=uncertain with {teacher}: its entropy is the same on every row; choose "
+            "another select"
         )
     if isinstance(run.alpha, Crossover) and members and train.max_minutes is not None:
         yield (

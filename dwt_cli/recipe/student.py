@@ -287,6 +287,8 @@ class StudentStage(Stage):
         parts: dict[str, nn.Module] = {}
         if teacher.model is not None:
             parts = parts_for(shapes.objectives, student.config, teacher.model.config)
+        heldout = shapes.conditions.heldout(done[self.corpus.name], at.ranks.size)
+        select = self.select.fitted(lambda: teacher.entropies(heldout, at.machine.device))
         teacher.share(shapes.conditions.parallel, at)
-        compared = (shapes.objectives, parts, self.revise, self.select)
+        compared = (shapes.objectives, parts, self.revise, select)
         return Distillation(teacher.signal, self.schedule(done), *compared)

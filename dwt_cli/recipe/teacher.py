@@ -25,9 +25,12 @@ from dwt_cli.track.summary import Facts
 from dwt_cli.training.options import Parallel
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from dwt_cli.distill.teacher.signal import TeacherSignal
+    from dwt_cli.tasks.batches import HeldoutBatches
 
 
 class Prepared(NamedTuple):
@@ -40,6 +43,16 @@ class Prepared(NamedTuple):
     def model(self) -> PreTrainedModel | None:
         """The one model whose weights remap may copy, while it is there."""
         return self.signal.model.model if self.signal.model else None
+
+    def entropies(self, heldout: HeldoutBatches, device: torch.device) -> Tensor:
+        """Return the entropies of its answers on held-out text, by target row (N,), in nats."""
+        import torch
+
+        from dwt_cli.distill.objective.base import Distribution
+
+        with torch.no_grad():
+            answers = (self.signal(batch.to(device)).targets.dense().float() for batch in heldout)
+            return torch.cat([Distribution.of(logits).entropy()[:, 0] for logits in answers])
 
     def share(self, parallel: Parallel, at: Context) -> None:
         """Leave each rank its share of the model, if that is asked for."""

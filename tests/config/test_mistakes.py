@@ -352,6 +352,8 @@ TOGETHER: list[Row] = [
      ["alpha=crossover with train.max_minutes=1", "set train.max_steps"]),
     ("too short to calibrate", "alpha=crossover",
      ["alpha.calibration=0.25", "2 of 6 steps", "alpha.until=STEP", "teacher=none"]),
+    ("as certain everywhere", ["select=uncertain", "teacher=virtual"],
+     ["select=uncertain with teacher=virtual", "choose another select"]),
     ("no project", ["tracker=wandb", "tracker.project=a/b"], ["=a/b: W&B", "tracker.project=a-b"]),
     ("no end", "train.max_steps=null", ["train.max_steps", "set one of them"]),
     ("no weights", ["teacher=none", "remap=paper"], ["remap.depth=paper", "remap=random"]),

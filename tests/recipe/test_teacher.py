@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -165,6 +166,20 @@ def test_an_untrained_teacher_is_where_the_trained_one_began(
     assert untrained["teacher"]["heldout"] == small["teacher"]["heldout_at_start"]
     assert untrained["cost"]["teacher_pretraining_flops"] == 0
     gap(untrained, alone)
+
+
+def test_the_rows_where_it_is_surest_are_the_same_in_any_micro_batch(summed: Summed) -> None:
+    """A row counts or not by the teacher's entropy on the held-out text, not on a batch."""
+    found = []
+    for size in ("null", "2"):
+        words = ("select=uncertain", "select.share=0.3", "train.precision=fp32")
+        name = f"run.name=of_{size}"  # the size of a micro-batch is no part of a run's identity
+        run = summed(*words, f"train.micro_batch_size={size}", name, "run.fresh=true")
+        lines = map(json.loads, (run["folder"] / "metrics.jsonl").read_text().splitlines())
+        found.append([(x["train/loss"], x["train/selected"]) for x in lines if "train/loss" in x])
+    (losses, selected), (theirs, their_selected) = (zip(*each, strict=True) for each in found)
+    assert selected == pytest.approx(their_selected) and 0.5 < np.mean(selected) < 0.9
+    assert losses == pytest.approx(theirs, rel=1e-3)
 
 
 def test_a_virtual_teacher_costs_nothing_and_knows_the_labels(

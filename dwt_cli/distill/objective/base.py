@@ -87,6 +87,10 @@ class Distribution:
         """Return the distribution at a temperature."""
         return Distribution.of(self.scores_CV / tau)
 
+    def entropy(self) -> Tensor:
+        """Return the entropy of each row, (C, 1), in nats."""
+        return -self.probabilities_CV.xlogy(self.probabilities_CV).sum(-1, keepdim=True)
+
     def log_probabilities(self) -> Tensor:
         """Return them all, (C, V)."""
         return self.scores_CV - self.log_z_C1

@@ -1,15 +1,16 @@
 """Selections of the target rows on which the soft loss counts. Imports no torch.
 
-Legend: C rows of one chunk.
+Legend: C rows of one chunk, N all held-out target rows.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from dwt_cli.base.options import between
+from dwt_cli.base.options import above, at_least, between
 from dwt_cli.distill.objective.base import Rows
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ class Select(ABC):
     """A rule by which rows count. leaves_out: whether there may be rows that do not."""
 
     leaves_out: ClassVar[bool] = True
+
+    def fitted(self, entropies_N: Callable[[], Tensor]) -> Select:
+        """Return it for a teacher with these entropies, in nats, on the held-out text."""
+        return self
 
     @abstractmethod
     def select(self, rows: Rows) -> Tensor | None:
@@ -49,7 +54,7 @@ class Gate(Select):
 
 @dataclass
 class Correct(Select):
-    """Rows in which the label is the teacher's likeliest token."""
+    """Rows in which the label is the teacher's likeliest token; others harm (arXiv 2605.23857)."""
 
     def select(self, rows: Rows) -> Tensor:
         return rows.teacher.scores_CV.gather(1, rows.labels_C1) >= rows.teacher.top_C1
@@ -65,9 +70,34 @@ class Confident(Select):
         return (rows.teacher.top_C1 - rows.teacher.log_z_C1).exp() >= self.threshold
 
 
+@dataclass
+class Uncertain(Select):
+    """All rows but the ``share`` with the lowest entropy of the teacher (arXiv 2509.01649).
+
+    Token routing there: soft labels on such rows cost copying from the context. The share is of
+    the held-out rows, once, so that a row counts or not whatever batch it is in.
+    entropy: the lowest that counts, in nats; null: that quantile.
+    """
+
+    share: float = above(0, 0.15, below=1)
+    entropy: float | None = at_least(0, None)
+
+    def fitted(self, entropies_N: Callable[[], Tensor]) -> Select:
+        if self.entropy is not None:
+            return self
+        found_N = entropies_N()
+        lowest = found_N.kthvalue(int(self.share * len(found_N)) + 1).values.item()
+        return replace(self, entropy=lowest)
+
+    def select(self, rows: Rows) -> Tensor:
+        assert self.entropy is not None, "it is fitted first"
+        return rows.teacher.entropy() >= self.entropy
+
+
 SELECTIONS: dict[str, type[Select]] = {
     "all": AllRows,
     "gate": Gate,
     "correct": Correct,
     "confident": Confident,
+    "uncertain": Uncertain,
 }

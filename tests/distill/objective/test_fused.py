@@ -28,7 +28,15 @@ from dwt_cli.distill.objective.revise import (
     NoRevision,
     Revise,
 )
-from dwt_cli.distill.objective.select import SELECTIONS, AllRows, Confident, Correct, Gate, Select
+from dwt_cli.distill.objective.select import (
+    SELECTIONS,
+    AllRows,
+    Confident,
+    Correct,
+    Gate,
+    Select,
+    Uncertain,
+)
 from dwt_cli.distill.teacher.signal import DenseLogits
 
 N, V = 11, 37
@@ -88,6 +96,8 @@ def slowly_selected(options: Select, t: Tensor, p: Tensor, label: int) -> bool:
             return int(t.argmax()) == label
         case Confident():
             return bool(t.max() >= options.threshold)
+        case Uncertain():
+            return -sum(each * math.log(each) for each in t.tolist() if each) >= options.entropy
     return True
 
 
@@ -227,7 +237,10 @@ def test_each_divergence(
 REVISED = [LabelRevision(eta=0.8), ConfidenceMix(most=0.5, warmup=0.5), ConfidenceMix(most=0.4)]
 
 
-SELECTED = [Gate(), Correct(), Confident(threshold=0.4), Confident(threshold=0.7)]
+SELECTED = [
+    *(Gate(), Correct(), Confident(threshold=0.4), Confident(threshold=0.7)),
+    *(Uncertain(entropy=1.5), Uncertain(entropy=1.9)),
+]
 
 
 def test_every_revision_and_selection_is_compared() -> None:
@@ -263,7 +276,7 @@ def test_each_selection(monkeypatch: pytest.MonkeyPatch, select: Select, tau: fl
         *(Comparison({"it": ForwardKL()}, revise=revise) for revise in REVISED),
         *(
             Comparison({"it": ForwardKL()}, select=select)
-            for select in (Gate(), Correct(), Confident())
+            for select in (Gate(), Correct(), Confident(), Uncertain(entropy=2.0))
         ),
         Comparison({"near": ForwardKL(temperature=2.0), "far": ReverseKL(weight=0.3)}),
     ],
