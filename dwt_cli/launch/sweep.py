@@ -224,22 +224,15 @@ def _jobs(
 
 def _others(kept: Mapping[str, Said], students: Sequence[StudentStage]) -> Iterator[str]:
     """Yield a line for the runs on record of another commit, and one for those of another text."""
-    corpora, now = [student.corpus for student in students], commit()
+    now, corpora = commit(), [student.corpus for student in students]
+    texts = {known for text in corpora for known in (text.identity, text.formerly)}
+    commits = [str(said["environment"].get("commit")) for said in kept.values()]
+    fingerprints = [said["summary"]["corpus"]["fingerprint"] for said in kept.values()]
     for what, of_runs, here, then in (
-        (
-            "commit",
-            [said["environment"].get("commit") for said in kept.values()],
-            {now},
-            f"this is {now}; the report will say whose are which (jobs.clone=COMMIT runs another)",
-        ),
-        (
-            "text",
-            [said["summary"]["corpus"]["fingerprint"] for said in kept.values()],
-            {known for text in corpora for known in (text.identity, text.formerly)},
-            "only runs on the text that most have are compared",
-        ),
+        ("commit", commits, {now}, f"this is {now}, which the report will tell apart"),
+        ("text", fingerprints, texts, "only those of the text that most have are compared"),
     ):
-        if others := [str(each) for each in of_runs if each not in here]:
+        if others := [each for each in of_runs if each not in here]:
             named = ", ".join(sorted({*others}))
             yield f"{len(others)} runs on record are of another {what}, {named}: {then}"
 

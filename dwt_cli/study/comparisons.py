@@ -79,33 +79,26 @@ def verdict(
     return "supported" if (found.mean < 0) == (expect is Expect.lower) else "contradicted"
 
 
-def _losses(
-    results: Results, arm: str, length: int, progress: float, tokens: int | None
-) -> pd.Series:
-    """Return held-out losses by seed at the end, or at the evaluation nearest to a share or tokens.
+def _losses(results: Results, arm: str, length: int, at: float) -> pd.Series:
+    """Return held-out losses by seed at a `Claim.at`: the end, or the nearest evaluation.
 
-    Of tokens at most a quarter away.
+    Of tokens it is at most a quarter away.
     """
-    if progress == 1.0 and tokens is None:
+    if at == 1:
         return results.of(arm, length).heldout_loss
     curves = results.curves
     curves = curves[(curves.arm == arm) & (curves.length == length)]
-    step = curves.steps * (progress if tokens is None else tokens / curves.tokens)
+    step = curves.steps * (at if at < 1 else at / curves.tokens)
     away = (curves.step - step).abs()
-    away = away if tokens is None else away[away <= step / 4]
+    away = away if at < 1 else away[away <= step / 4]
     return curves.loc[away.groupby(curves.seed).idxmin()].set_index("seed").loss
 
 
 def losses_apart(
-    results: Results,
-    arm: str,
-    against: str,
-    length: int,
-    progress: float = 1.0,
-    tokens: int | None = None,
+    results: Results, arm: str, against: str, length: int, at: float = 1.0
 ) -> pd.Series:
-    """Return arm minus `against` at a share of the run, or tokens, for the seeds that both have."""
-    ours, theirs = (_losses(results, one, length, progress, tokens) for one in (arm, against))
+    """Return arm minus `against` at a `Claim.at`, for the seeds that both have."""
+    ours, theirs = (_losses(results, one, length, at) for one in (arm, against))
     return (ours - theirs).dropna()
 
 
@@ -158,8 +151,7 @@ def judge(results: Results) -> list[Judged]:
     study = results.study
     about = [(claim, length) for claim, length, is_there in claims(results) if is_there]
     by_seed = [
-        losses_apart(results, claim.arm, claim.against, length, claim.progress, claim.tokens)
-        for claim, length in about
+        losses_apart(results, claim.arm, claim.against, length, claim.at) for claim, length in about
     ]
     found = [difference(pairs) for pairs in by_seed]
     adjusted = holm([1.0 if each is None or each.p is None else each.p for each in found])

@@ -11,22 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    EngFormatter,
-    LogLocator,
-    MultipleLocator,
-    NullLocator,
-    PercentFormatter,
-)
 
-from dwt_cli.study.comparisons import (
-    against_alone,
-    curves_apart,
-    difference,
-    headline,
-)
+from dwt_cli.study.comparisons import against_alone, curves_apart, difference, headline
 from dwt_cli.study.compute import Account
 from dwt_cli.study.results import Results
 from dwt_cli.track.curves import BLUE, GREEN, GREY, ORANGE, finish, panels, save
@@ -222,7 +211,7 @@ def _teacher_quality(results: Results) -> Figure | None:
 
 def _headline(results: Results) -> Figure | None:
     """What an arm takes to the stand-alone student's final loss, by its teacher's lead."""
-    found = headline(results).dropna(subset="lead")
+    found = headline(results).replace(np.inf, np.nan).dropna(subset=["lead", "share"])
     if found.empty:
         return None
     figure, axes_of = _panels(found.length.unique())
@@ -249,8 +238,8 @@ def _headline(results: Results) -> Figure | None:
         middle = (left + right) / 2
         axes.set_xlim(min(left, middle - 0.1), max(right, middle + 0.1))
         axes.set_ylim(0, highest)
-        axes.yaxis.set_major_locator(MultipleLocator(0.2 if highest < 3 else 1))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_locator(ticker.MultipleLocator(0.2 if highest < 3 else 1))
+        axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
         axes.locator_params(axis="x", nbins=6)
         base = results.baseline
         finish(axes, f"{base} of {length} steps", f"share of {base}'s FLOPs", _LEAD.format(base))
@@ -273,9 +262,9 @@ def _cost(results: Results) -> Figure | None:
         axes.set_xscale("log")
         decades = np.ptp(np.log10(axes.get_xlim()))
         subs = (1, 1.5, 2, 3, 4, 5, 7) if decades < 1 else (1, 2, 5) if decades < 2.5 else (1,)
-        axes.xaxis.set_major_locator(LogLocator(subs=subs))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        axes.xaxis.set_major_formatter(ticker.EngFormatter())
         finish(axes, account.value, "held-out loss at the end, nats", "FLOPs of one run")
     return figure
 

@@ -48,6 +48,11 @@ class Claim:
     progress: float = 1.0
     tokens: int | None = None
 
+    @property
+    def at(self) -> float:
+        """The place in a run: a share of it; above 1 tokens."""
+        return self.tokens or self.progress
+
 
 @dataclass
 class StudyOptions:
@@ -83,8 +88,8 @@ class StudyOptions:
         for claim in self.claims:
             if not 0 < claim.progress <= 1:
                 yield f"{where}: progress={claim.progress} is no share of a run; at most 1, above 0"
-            if claim.tokens is not None and claim.tokens < 1:
-                yield f"{where}: tokens={claim.tokens} is no place in a run; at least 1"
+            if claim.tokens is not None and claim.tokens < 2:
+                yield f"{where}: tokens={claim.tokens} is no place in a run; at least 2"
             if claim.tokens is not None and claim.progress != 1:
                 both = f"tokens={claim.tokens} and progress={claim.progress:g}"
                 yield f"{where}: {claim.claim!r} has {both}; leave one out"
@@ -158,7 +163,7 @@ def read_study(folder: Path) -> StudyRecord:
     """Raises `UserError` when the folder is no study's, or what it has cannot be used."""
     path = next(filter(Path.is_file, (folder / FILE, folder / RUNS)), None)
     if path is None:
-        raise UserError(f"{folder} is no study's folder: it has no {FILE}; give the folder of one")
+        raise UserError(f"{folder} is no study's folder: it has no {FILE} or {RUNS}; give another")
     from pydantic import TypeAdapter, ValidationError  # a command's options need none
 
     told = "the study's own command writes it again"

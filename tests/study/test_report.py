@@ -234,6 +234,6 @@ def test_a_folder_that_is_no_studys(tmp_path: Path, capsys: Capture) -> None:
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == (
-        f"dwt-report: {tmp_path} is no study's folder: it has no study.json; give the folder of "
-        "one\n"
+        f"dwt-report: {tmp_path} is no study's folder: it has no study.json or "
+        "runs.jsonl; give another\n"
     )
