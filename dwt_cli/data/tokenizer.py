@@ -88,18 +88,21 @@ def train_tokenizer(
     )
 
 
+_AS_TEXT = {
+    "add_special_tokens": False,
+    "split_special_tokens": True,  # a "[MASK]" in the text is text
+    "return_attention_mask": False,
+    "return_token_type_ids": False,
+    "verbose": False,
+}
+
+
 def ids_of(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], special_tokens: bool = False
 ) -> list[list[int]]:
     """Return the ids of each text's tokens; special_tokens: with those that it adds by itself."""
-    ids: list[list[int]] = tokenizer(
-        list(texts),
-        add_special_tokens=special_tokens,
-        split_special_tokens=True,  # a "[MASK]" in the text is text
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
+    asked = _AS_TEXT | {"add_special_tokens": special_tokens}
+    ids: list[list[int]] = tokenizer(list(texts), **asked)["input_ids"]
     return ids
 
 
@@ -111,13 +114,7 @@ def bytes_of_tokens(
     What a tokenizer leaves out counts with the token after it, or the last one.
     """
     for text in texts:
-        spans = tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            verbose=False,
-        )["offset_mapping"]
+        spans = tokenizer(text, **_AS_TEXT, return_offsets_mapping=True)["offset_mapping"]
         # several tokens of one character all span it: the first one has its bytes
         ends = list(itertools.accumulate((end for _, end in spans), max))
         if ends:
