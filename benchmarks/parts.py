@@ -87,7 +87,9 @@ class Parts:
         )
 
     def _wrapped(self, model: PreTrainedModel) -> LanguageModel:
-        wrapped = LanguageModel(model, self.machine.dtype, self.run.train.compile)
+        wrapped = LanguageModel(model, self.machine.dtype)
+        if self.run.train.compile:
+            wrapped.compile_layers()
         return wrapped.to(self.machine.device)
 
 

@@ -134,7 +134,7 @@ class _OnTask:
         if count > 1:
             remark = f"{self._task.name}: best of {count} learning rates, chosen on dev"
             best = [replace(score, remarks=(*score.remarks, remark)) for score in best]
-        return Found(best, {"padding": padding})
+        return best, {"padding": padding}
 
     def _scores(self, outputs: Sequence[Outputs]) -> list[Score]:
         from dwt_cli.evaluate.metrics import METRICS, standard_error  # here: it takes 1.6 s

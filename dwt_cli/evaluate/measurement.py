@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,11 +63,8 @@ class Score:
     is_detail: bool = False
 
 
-class Found(NamedTuple):
-    """The scores of a piece of work, and what else is worth keeping."""
-
-    scores: list[Score]
-    facts: dict[str, float]
+Found = tuple[list[Score], dict[str, float]]
+"""The scores of a piece of work, and what else is worth keeping."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class Measurement:
 
         def make(folder: Path) -> None:
             started = time.perf_counter()
-            found = compute(folder / _WORK)
+            found, facts = compute(folder / _WORK)
             seconds = time.perf_counter() - started
             shutil.rmtree(folder / _WORK, ignore_errors=True)
             atomic.write_json(
@@ -115,8 +112,8 @@ class Measurement:
                 {
                     "model": tested.identity,
                     "piece": name,
-                    "scores": [dataclasses.asdict(score) for score in found.scores],
-                    "facts": found.facts | {"seconds": seconds},
+                    "scores": [dataclasses.asdict(score) for score in found],
+                    "facts": facts | {"seconds": seconds},
                 },
             )
 

@@ -33,7 +33,7 @@ def _lm(asked: Measurement) -> list[Score]:
         scores = lm.scores(asked.tested, heldout)
         if asked.tested.task.head is Head.causal:
             scores.append(lm.copying(asked.tested, corpus.heldout.block_length))
-        return Found(scores, {})
+        return scores, {}
 
     identity = ("lm", corpus_id, heldout.num_targets, "with calibration and copying")
     return asked.kept("held-out text", identity, found)
@@ -44,7 +44,7 @@ def _blimp(asked: Measurement) -> list[Score]:
     return asked.kept(
         "minimal pairs",
         ("blimp", blimp.provenance(options), options.num_pairs),
-        lambda folder: Found(blimp.scores(asked.tested, options, asked.say), {}),
+        lambda folder: (blimp.scores(asked.tested, options, asked.say), {}),
     )
 
 
@@ -54,7 +54,7 @@ def _probing(asked: Measurement) -> list[Score]:
     return asked.kept(
         "probing",
         ("probing", corpus_id, options),
-        lambda folder: Found(probing.scores(asked.tested, corpus, options, asked.say), {}),
+        lambda folder: (probing.scores(asked.tested, corpus, options, asked.say), {}),
     )
 
 
@@ -63,7 +63,7 @@ def _zero_shot(name: str, asked: Measurement) -> list[Score]:
     return asked.kept(
         name,
         (name, file_sum(Path(options.path).expanduser()), options.num_items),
-        lambda folder: Found(zero_shot.scores(asked.tested, name, options), {}),
+        lambda folder: (zero_shot.scores(asked.tested, name, options), {}),
     )
 
 

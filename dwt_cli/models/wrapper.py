@@ -7,7 +7,7 @@ Legend: B blocks, L positions, T target rows of a block, N = B * T of all blocks
 D width, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -24,16 +24,11 @@ class Wrapper(nn.Module):
     """A transformers model, called in a number type; it keeps no weights of its own.
 
     dtype: bfloat16 computes matrix products in it (autocast), float32 leaves everything as it is.
-    compiled: its layers are, see `compile_layers`. device: where it is called; None: where its
-    weights are.
+    device: where it is called; None: where its weights are.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        dtype: torch.dtype,
-        compiled: bool = False,
-        device: torch.device | None = None,
+        self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device | None = None
     ) -> None:
         super().__init__()
         self.model = model
@@ -43,8 +38,6 @@ class Wrapper(nn.Module):
         self.dtype, self.device = dtype, device
         self._compiled: dict[nn.Module, Callable[..., Any] | None] = {}
         self.train(model.training)
-        if compiled:
-            self.compile_layers()
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode, as in torch; in bf16 also choose the faster attention.
@@ -230,16 +223,14 @@ def _seen(seen_BLL: Tensor | None, dtype: torch.dtype) -> dict[str, Any]:
 class Classifier(Wrapper):
     """A transformers ``*ForSequenceClassification``: one row of logits per text, N = B."""
 
-    def forward(
-        self, ids_BL: Tensor, mask_BL: Tensor, segments_BL: Tensor | None, want: Want = LOGITS
-    ) -> Output:
-        """Return logits (N, C). mask_BL: 1 at tokens, 0 at padding.
+    def forward(self, named: Mapping[str, Tensor], want: Want = LOGITS) -> Output:
+        """Return logits (N, C).
 
-        segments_BL: 1 in a second text.
+        named: int64 ids, mask (1 at tokens, 0 at padding) and segments (1 in a second text), if the
+        model takes any, (B, L) each, by the library's names.
         """
         assert want._replace(logits=True, loss=None) == LOGITS, "a classifier has logits only"
-        segments = {} if segments_BL is None else {"token_type_ids": segments_BL}
-        with self._autocast(ids_BL):
-            logits_NC = self.model(ids_BL, attention_mask=mask_BL, **segments).logits
+        with self._autocast(named["input_ids"]):
+            logits_NC = self.model(**named).logits
         loss = want.loss(logits_NC, None) if want.loss is not None else None
         return Output(logits_NC, loss=loss)

@@ -3,7 +3,7 @@
 Legend: B texts, L positions (of the longest text of a batch), N = B targets.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -24,27 +24,23 @@ _POOL = 64  # batches whose texts are sorted by length together: enough to waste
 class TextBatch:
     """Texts as a `Classifier` reads them, and their labels; losses use it as they do a `Batch`.
 
-    ids_BL, mask_BL (1 at tokens, 0 at padding), segments_BL: int64. labels_N: as in `Texts`.
+    named: as `Classifier` has them. labels_N: as in `Texts`.
     """
 
-    ids_BL: Tensor
-    mask_BL: Tensor
-    segments_BL: Tensor | None
+    named: Mapping[str, Tensor]
     labels_N: Tensor
     documents_BL: ClassVar[None] = None
     ragged: ClassVar[bool] = False
 
     @property
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None]:
+    def inputs(self) -> tuple[Mapping[str, Tensor]]:
         """What a `Classifier` is called with, before what is wanted of it."""
-        return self.ids_BL, self.mask_BL, self.segments_BL
+        return (self.named,)
 
     def to(self, device: torch.device) -> "TextBatch":
         """Return the batch on a device."""
-        segments_BL = None if self.segments_BL is None else self.segments_BL.to(device)
-        return TextBatch(
-            self.ids_BL.to(device), self.mask_BL.to(device), segments_BL, self.labels_N.to(device)
-        )
+        named = {name: tensor.to(device) for name, tensor in self.named.items()}
+        return TextBatch(named, self.labels_N.to(device))
 
 
 @dataclass(frozen=True)
@@ -100,13 +96,11 @@ class Texts:
     def batch(self, numbers: NDArray[np.int64]) -> TextBatch:
         """Return the texts of these numbers, padded to the longest of them."""
         ids = [self.ids[number] for number in numbers]
-        segments = None if self.segments is None else [self.segments[number] for number in numbers]
-        return TextBatch(
-            _padded(ids, self.pad_id),
-            _padded([[1] * len(row) for row in ids], 0),
-            None if segments is None else _padded(segments, 0),
-            torch.from_numpy(self.labels[numbers]),
-        )
+        mask_BL = _padded([[1] * len(row) for row in ids], 0)
+        named = {"input_ids": _padded(ids, self.pad_id), "attention_mask": mask_BL}
+        if self.segments is not None:
+            named["token_type_ids"] = _padded([self.segments[number] for number in numbers], 0)
+        return TextBatch(named, torch.from_numpy(self.labels[numbers]))
 
     def by_length(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
         """Yield the numbers of all texts in batches, those of like length together."""

@@ -31,21 +31,9 @@ DECISION = "compile.json"
 NUM_PLAIN = 5
 """Steps that are timed before it is decided."""
 
-
-class Costs(NamedTuple):
-    """The gain and the costs of compiling on one kind of device.
-
-    gain: time of a plain step over a compiled one's. cold_s: seconds that compiling takes; warm_s:
-    loading what was compiled.
-    """
-
-    gain: float
-    cold_s: float
-    warm_s: float
-
-
-COSTS = {"cpu": Costs(gain=1.4, cold_s=40.0, warm_s=3.0)}
-"""By kind of device: as measured at ``scale=nano`` (benchmarks/README.md)."""
+COSTS = {"cpu": (1.4, 40.0, 3.0)}
+"""The time of a plain step over a compiled one's, the seconds that compiling takes, and those that
+loading it takes, by kind of device, as measured at ``scale=nano`` (benchmarks/README.md)."""
 
 
 class Decision(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -225,21 +225,14 @@ class Prefetch:
         return made
 
 
-class Trained(NamedTuple):
-    """The loop's counters, and the held-out metrics before the first step and after the last."""
-
-    counters: Counters
-    before: Metrics
-    after: Metrics
-
-
 def train(
     training: Training,
     observers: Callable[[Callable[[], None]], Iterable[Observer]],
     parallel: Parallel = _WHOLE,
-) -> Trained:
+) -> tuple[Counters, Metrics, Metrics]:
     """Bring a model onto its device or into shards, train it to the end, and make it whole again.
 
+    Returns the loop's counters, and the held-out metrics before the first step and after the last.
     A model that is sharded comes from CPU memory, and when this returns it is there again, on rank
     0 alone. observers: makes them, given what brings a sharded model's weights up to date. Raises
     what `Training.run` raises.
@@ -274,4 +267,4 @@ def train(
     placed = replace(training, model=model, evaluate=evaluated, observers=watching)
     counters = placed.run(before)
     gather()
-    return Trained(counters, before, latest or evaluated(model))  # nothing was left after a restart
+    return counters, before, latest or evaluated(model)  # nothing was left after a restart

@@ -14,7 +14,7 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.evaluate.blimp import log_likelihoods, read, scores
-from dwt_cli.evaluate.measurement import EvaluatedModel, Found, Measurement
+from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement
 from dwt_cli.evaluate.options import Blimp, Eval
 from dwt_cli.models import wrapper
 from dwt_cli.models.making import make_model
@@ -206,7 +206,7 @@ def test_what_is_said_of_a_measurement_is_in_short(tested: EvaluatedModel, tmp_p
     cache = Cache(str(tmp_path / "cache"), print)
     no_text: Any = None
     measurement = Measurement(tested, Eval(), no_text, cache, said.append, lambda *_: None)
-    found = measurement.kept("b", (), lambda _: Found(scores(tested, options, print), {}))
+    found = measurement.kept("b", (), lambda _: (scores(tested, options, print), {}))
     assert len(found) == 4
     (line,) = said
     assert "blimp accuracy" in line and "blimp/syntax accuracy" in line

@@ -37,18 +37,15 @@ def test_it_is_what_the_library_opens_from_the_same_checkpoint(
 def test_padding_changes_nothing(of_family: OfFamily, family: str) -> None:
     wrapped = Classifier(make_classifier(of_family(family), 2, seed=0), torch.float32).eval()
     ids_BL = torch.randint(5, 160, (2, 20), generator=torch.Generator().manual_seed(0))
-    segments_BL = (
-        torch.zeros_like(ids_BL)
-        if getattr(wrapped.model.config, "type_vocab_size", 0) > 1
-        else None
-    )
-    alone_NC = wrapped(ids_BL, torch.ones_like(ids_BL), segments_BL).logits_NV
-    pad = wrapped.model.config.pad_token_id
-    padded_BL = torch.nn.functional.pad(ids_BL, (0, 6), value=pad)
-    mask_BL = torch.nn.functional.pad(torch.ones_like(ids_BL), (0, 6))
-    if segments_BL is not None:
-        segments_BL = torch.nn.functional.pad(segments_BL, (0, 6))
-    found_NC = wrapped(padded_BL, mask_BL, segments_BL).logits_NV
+    alone = {"input_ids": ids_BL, "attention_mask": torch.ones_like(ids_BL)}
+    if getattr(wrapped.model.config, "type_vocab_size", 0) > 1:
+        alone["token_type_ids"] = torch.zeros_like(ids_BL)
+    fills = {"input_ids": wrapped.model.config.pad_token_id}
+    padded = {
+        name: torch.nn.functional.pad(tensor_BL, (0, 6), value=fills.get(name, 0))
+        for name, tensor_BL in alone.items()
+    }
+    alone_NC, found_NC = (wrapped(named).logits_NV for named in (alone, padded))
     torch.testing.assert_close(found_NC, alone_NC, rtol=1e-4, atol=1e-5)
 
 

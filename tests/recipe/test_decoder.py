@@ -265,5 +265,6 @@ def test_a_decoder_without_padding_is_given_one_to_classify_texts(models: Path) 
     together_NC = classifier(*beside.inputs).logits_NV
     for number, row in enumerate(rows):
         ids_BL = torch.tensor([row])
-        alone_NC = classifier(ids_BL, torch.ones_like(ids_BL), None).logits_NV
+        alone = {"input_ids": ids_BL, "attention_mask": torch.ones_like(ids_BL)}
+        alone_NC = classifier(alone).logits_NV
         torch.testing.assert_close(together_NC[number], alone_NC[0])

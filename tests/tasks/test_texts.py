@@ -43,7 +43,9 @@ def test_a_step_is_the_same_for_whoever_asks() -> None:
 
 def test_padding_is_what_the_mask_says_and_little() -> None:
     batches = BucketedBatches(texts(), 16, seed=0, purpose="test")
-    masks = [batches.batch(step).mask_BL for step in range(int(batches.steps_per_epoch))]
+    masks = [
+        batches.batch(step).named["attention_mask"] for step in range(int(batches.steps_per_epoch))
+    ]
     share = 1 - sum(m.sum().item() for m in masks) / sum(m.numel() for m in masks)
     assert batches.padding == pytest.approx(share)
     assert share < 0.15
@@ -51,15 +53,14 @@ def test_padding_is_what_the_mask_says_and_little() -> None:
 
 def test_a_batch_has_the_texts_and_nothing_else() -> None:
     some = texts(5, segments=True)
-    batch = some.batch(np.array([3, 1]))
+    batch = some.batch(np.array([3, 1])).named
     for row, number in enumerate((3, 1)):
         length = len(some.ids[number])
-        assert batch.ids_BL[row].tolist() == [
-            *some.ids[number],
-            *[0] * (batch.ids_BL.shape[1] - length),
-        ]
-        assert batch.mask_BL[row].sum() == length
-        assert batch.segments_BL is not None and batch.segments_BL[row].sum() == length - 1
+        padding = [0] * (batch["input_ids"].shape[1] - length)
+        assert batch["input_ids"][row].tolist() == [*some.ids[number], *padding]
+        assert batch["attention_mask"][row].sum() == length
+        assert batch["token_type_ids"][row].sum() == length - 1
+    assert "token_type_ids" not in texts(5).batch(np.array([3])).named
 
 
 def test_fewer_texts_than_a_batch_are_one_batch() -> None:

@@ -130,7 +130,9 @@ def make_training(
     )
     rules = OPTIMISERS[optim] if isinstance(optim, str) else optim
     student, weak = tiny_architecture(family, dropout=dropout), tiny_architecture(family, 1)
-    model = LanguageModel(make_model(student, 0, "student"), torch.float32, compiled).to(device)
+    model = LanguageModel(make_model(student, 0, "student"), torch.float32).to(device)
+    if compiled:
+        model.compile_layers()
     teacher = LanguageModel(make_model(weak, 0, "teacher"), torch.float32).to(device)
     with torch.no_grad():
         for parameter in teacher.parameters():
