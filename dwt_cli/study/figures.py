@@ -31,7 +31,6 @@ _ALONE: dict[str, Any] = {"color": "black", "linestyle": "-", "marker": "o"}
 _DPI = 130
 _NATS = "nats per target token"
 _SHARE = "share of the run"
-_LEAD = "lead: {}'s final loss minus the teacher's, nats"
 
 
 def draw(results: Results, folder: Path) -> dict[str, Path]:
@@ -181,31 +180,44 @@ def _schedules(results: Results) -> Figure | None:
     return figure
 
 
+def _side_by_side(cells: pd.DataFrame) -> pd.Series:
+    """Return places on an axis of leads: cells of one length and teacher are beside one another."""
+    same = cells.groupby(["length", cells.lead.round(3)]).arm
+    place = same.cumcount() - (same.transform("size") - 1) / 2
+    return cells.lead + 0.03 * place * cells.groupby("length").lead.transform(np.ptp).clip(
+        lower=0.2
+    )
+
+
+def _finish_leads(axes: Axes, title: str, unit: str, base: str | None) -> None:
+    """Finish axes of leads, which have a line where a teacher is no longer weak."""
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, (low + high) / 2 - 0.1), max(high, (low + high) / 2 + 0.1))
+    if axes.get_xlim()[1] > 0:
+        axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
+    axes.locator_params(axis="x", nbins=6)
+    finish(axes, title, unit, f"lead: {base}'s final loss minus the teacher's, nats")
+
+
 def _teacher_quality(results: Results) -> Figure | None:
     """What a teacher is worth to its student, by how good it is itself."""
-    beside, base = against_alone(results), results.baseline
-    taught = beside.groupby(["length", "arm"], sort=False).lead.transform("count") > 0
-    lengths = beside[taught].dropna(subset="gap").sort_values("length", kind="stable")
-    if not len(lengths):
+    beside = against_alone(results).sort_values("length", kind="stable")
+    cells = beside.groupby(["length", "arm"], sort=False)
+    cells = cells.agg(gap=("gap", lambda gaps: gaps.dropna().tolist()), lead=("lead", "mean"))
+    cells = cells[cells.gap.astype(bool)].dropna().reset_index()
+    if cells.empty:
         return None
-    figure, axes_of = _panels(lengths.length.unique())
-    for length, runs in lengths.groupby("length"):
-        axes = axes_of[length]
-        for arm, of_arm in runs.groupby("arm", sort=False):
-            gain = _interval(-of_arm.gap)
-            look = {**_style(results, arm), "linestyle": "none", "capsize": 3, "markersize": 6}
-            bar = [[gain.middle - gain.low], [gain.high - gain.middle]]
-            axes.errorbar(of_arm.lead.mean(), gain.middle, yerr=bar, label=arm, **look)
+    figure, axes_of = _panels(cells.length.unique())
+    for each in cells.assign(x=_side_by_side(cells)).itertuples():
+        gain = _interval(-pd.Series(each.gap))
+        look = {**_style(results, each.arm), "linestyle": "none", "capsize": 3, "markersize": 6}
+        bar = [[gain.middle - gain.low], [gain.high - gain.middle]]
+        axes_of[each.length].errorbar(each.x, gain.middle, yerr=bar, label=each.arm, **look)
+    base = results.baseline
+    for length, axes in axes_of.items():
         axes.axhline(0, color="black", linewidth=1)
-        if axes.get_xlim()[1] > 0:
-            axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
-        axes.locator_params(axis="x", nbins=6)
-        finish(
-            axes,
-            f"runs of {length} steps; above 0 the teacher helps",
-            f"gain over {base}, {_NATS}",
-            _LEAD.format(base),
-        )
+        title = f"runs of {length} steps; above 0 the teacher helps"
+        _finish_leads(axes, title, f"gain over {base}, {_NATS}", base)
     return figure
 
 
@@ -215,14 +227,9 @@ def _headline(results: Results) -> Figure | None:
     if found.empty:
         return None
     figure, axes_of = _panels(found.length.unique())
-    together = found.groupby(["length", found.lead.round(3)]).arm  # arms with one teacher
-    place = together.cumcount() - (together.transform("size") - 1) / 2
-    width = found.groupby("length").lead.transform(np.ptp).clip(lower=0.2)
-    found["x"] = found.lead + 0.03 * width * place
+    found = found.assign(x=_side_by_side(found), place=found.arm.map(results.compared.index))
     highest = 1.1 * max(1.0, found.share.max())
-    for each in found.sort_values(
-        "arm", key=lambda arms: arms.map(results.compared.index)
-    ).itertuples():
+    for each in found.sort_values("place").itertuples():
         look = {**_style(results, each.arm), "linestyle": "none", "markersize": 6, "capsize": 3}
         bar: Any = 0.07 * highest  # of an arrow
         if not each.side:
@@ -234,15 +241,11 @@ def _headline(results: Results) -> Figure | None:
     for length, axes in axes_of.items():
         axes.axhline(1, color="black", linewidth=1)
         axes.axhline(0.4, color=GREY, linewidth=1, linestyle="--")
-        left, right = axes.get_xlim()
-        middle = (left + right) / 2
-        axes.set_xlim(min(left, middle - 0.1), max(right, middle + 0.1))
         axes.set_ylim(0, highest)
         axes.yaxis.set_major_locator(ticker.MultipleLocator(0.2 if highest < 3 else 1))
         axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
-        axes.locator_params(axis="x", nbins=6)
         base = results.baseline
-        finish(axes, f"{base} of {length} steps", f"share of {base}'s FLOPs", _LEAD.format(base))
+        _finish_leads(axes, f"{base} of {length} steps", f"share of {base}'s FLOPs", base)
     return figure
 
 
