@@ -124,10 +124,8 @@ def _tasks(folder: str | None, include_defaults: bool) -> Any:
 def quiet() -> Iterator[None]:
     """Let the harness print nothing, and start no processes for its standard errors."""
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield
 
 

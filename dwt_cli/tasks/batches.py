@@ -39,9 +39,11 @@ class TrainBatches:
 
     def num_targets(self, step: int) -> int:
         """Return the number of targets of a step's whole batch, of all ranks."""
-        if self._targets.ragged:
-            return len(self.batch(step).labels_N)
-        return self.batch_size * self._targets.num_targets(self._blocks.block_length)
+        return self._num_targets(step if self._targets.ragged else 0)
+
+    @lru_cache(maxsize=1)  # noqa: B019 - a source lives as long as its process
+    def _num_targets(self, step: int) -> int:
+        return len(self.batch(step).labels_N)
 
     def batch(self, step: int, part: int = 0, num_parts: int = 1) -> Batch:
         """Return part ``part`` of ``num_parts`` equal, consecutive parts of a step's batch."""

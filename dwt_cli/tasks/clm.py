@@ -32,10 +32,6 @@ class NextToken:
 
     mark_id: int | None = None
 
-    def num_targets(self, block_length: int) -> int:
-        """Return the number of positions that have a next one."""
-        return block_length - 1
-
     def batch(self, blocks_BL: NDArray[np.int64], seed: int, places: Sequence[Place]) -> Batch:
         """Return int64 blocks (B, L) as they are, with the next id at each position but the last.
 

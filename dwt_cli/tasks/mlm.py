@@ -34,14 +34,10 @@ class Masking:
     mask_id: int
     special_ids: tuple[int, ...]
 
-    def num_targets(self, block_length: int) -> int:
-        """Return the number of masked positions, which is the same in every block."""
-        return self.task.num_targets(block_length)
-
     def batch(self, blocks_BL: NDArray[np.int64], seed: int, places: Sequence[Place]) -> Batch:
         """Mask int64 blocks (B, L), each with the random numbers of its own place."""
         num_blocks, length = blocks_BL.shape
-        num_targets = self.num_targets(length)
+        num_targets = self.task.num_targets(length)
         uniforms_BU = np.stack(
             [place.generator(seed).random(length + 2 * num_targets) for place in places]
         )

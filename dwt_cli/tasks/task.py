@@ -77,9 +77,6 @@ class Targets(Protocol):
 
     ragged: ClassVar[bool]
 
-    def num_targets(self, block_length: int) -> int:
-        """Return how many targets a block has; the most, where blocks differ."""
-
     def batch(self, blocks_BL: NDArray[np.int64], seed: int, places: Sequence[Place]) -> Batch:
         """Return blocks as a batch; what is drawn for one follows from ``seed`` and its place."""
 

@@ -238,11 +238,8 @@ def train(
     what `Training.run` raises.
     """
     given = model = training.model
-    ranks, device, sharding = (
-        training.ranks,
-        training.device,
-        parallel.sharding(training.ranks.size),
-    )
+    ranks, device = training.ranks, training.device
+    sharding = parallel.sharding(ranks.size)
     training.loss.aux.to(device)
     if sharding:
         model.cpu()  # it was evaluated on the device before, if it was remapped

@@ -213,7 +213,7 @@ def test_specials_serve_only_when_there_is_nothing_else() -> None:
 )
 def test_number_of_targets(ratio: float, length: int, expected: int) -> None:
     masking = Masking(MaskedLM(mask_ratio=ratio), V, MASK, SPECIAL)
-    assert masking.num_targets(length) == expected
+    assert masking.task.num_targets(length) == expected
     block = np.arange(100, 100 + length)[None]
     assert len(masking.batch(block, 0, places(1)).rows_N) == expected
 

@@ -65,9 +65,6 @@ class Shifted:
 
     end_id: int
 
-    def num_targets(self, block_length: int) -> int:
-        return block_length - 1
-
     def batch(self, blocks_BL: NDArray[np.int64], seed: int, places: Sequence[Place]) -> Batch:
         ends_BL = blocks_BL == self.end_id
         documents_BL = np.cumsum(ends_BL, axis=1) - ends_BL
