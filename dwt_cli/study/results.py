@@ -31,7 +31,7 @@ _COLUMNS = (
     *("arm", "length", "seed", "identity", "folder", "words", "left_out", "curve_left_out"),
     *_NUMBERS,
     *("is_alone", "settings", "text", "text_formerly", "text_facts", "masks", "versions"),
-    *("machine", "commit", "curve", "weights"),
+    *("machine", "commit", "curve", "weights", "left_at"),
 )
 
 
@@ -45,7 +45,8 @@ class Results:
     identity, but length and seed, as JSON. masks: of the held-out text, in words. text_facts: where
     the text is from and how long it is, in words. versions: `Versions` of the libraries. curve:
     (step, held-out loss) of every evaluation. weights: (share of the run, alpha_hard, alpha_soft),
-    thinned. teacher_heldout_loss, teacher_parameters: null of a teacher that is no model, too.
+    thinned. left_at: the step that alpha=crossover found. teacher_heldout_loss, teacher_parameters:
+    null of a teacher that is no model, too.
     """
 
     study: StudyRecord
@@ -204,6 +205,7 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
         "teacher_seconds": cost["teacher_pretraining_seconds"],
         "curve": tuple(map(tuple, losses)),
         "weights": tuple(map(tuple, said["weights"])),
+        "left_at": student.crossing and student.crossing["step"],
         "settings": _settings(settings),
         "masks": heldout_masks(settings),
         "text": text["fingerprint"],

@@ -1,5 +1,6 @@
 """Reports of whole, half-finished and damaged studies, as `dwt-report` writes them."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -215,6 +216,18 @@ def test_exploratory_arms_get_no_verdict(tmp_path: Path, unpictured: None) -> No
     against = core[core.index("## Against the stand-alone") : core.index("## Where curves cross")]
     assert "| weak | 100 |" in against and "| poor | 100 |" not in against
     assert "| poor | 100 |" in explored
+
+
+def test_where_teachers_are_left_is_said(tmp_path: Path, unpictured: None) -> None:
+    folder = miniature.write(tmp_path, seeds=(0, 1))
+    for seed, step in ((0, 70), (1, 64)):
+        place = tmp_path / "runs" / miniature.identity("weak", 100, seed) / "summary.json"
+        summary = json.loads(place.read_text())
+        summary["student"]["crossing"] = {"step": step, "flops": 5e9}
+        place.write_text(json.dumps(summary))
+    text = report(folder)
+    assert "- weak, 100 steps: the teacher is left at step 70, 64, by seed\n" in text
+    assert text.count("the teacher is left") == 1
 
 
 def test_a_teacher_ahead_is_marked(
