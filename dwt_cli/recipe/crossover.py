@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,11 +87,12 @@ class CrossingStage(Stage):
         """What determines the curve of a calibration."""
         return {**self.alone.parts, "calibration": self.options.calibration}
 
-    @cached_property
+    @property
     def on_record(self) -> Path | None:
-        """The folder of the stand-alone run that is finished, with a curve."""
+        """The folder of the stand-alone run, if it is finished by now and has a curve."""
         folder = find(self.root, recorded_as(self.root, self.alone))
-        return folder if read_summary(folder) and len(_points(folder)) > 1 else None
+        has_curve = self.alone.shapes.conditions.eval.every is not None
+        return folder if has_curve and read_summary(folder) else None
 
     def lengths(self, done: Mapping[str, Any]) -> tuple[int, int] | None:
         """Return the steps of the run and of a whole calibration; None while they are not known."""
@@ -120,8 +120,8 @@ class CrossingStage(Stage):
         if (lengths := self.lengths(done)) is None or self.on_record:
             return
         (steps, length), of = lengths, self.constant(*lengths)
-        seen = {*range(0, length, of.eval.every or 1), length}
-        num_full = sum(of.optim.lr_factor((step - 1) / length) == 1 for step in seen if step)
+        seen = {length, *range(length)[:: of.eval.every]} - {0}
+        num_full = sum(of.optim.lr_factor((step - 1) / length) == 1 for step in seen)
         if num_full < _FEWEST:
             raise UserError(
                 f"alpha.calibration={self.options.calibration:g}: its {length} of {steps} steps "
@@ -149,17 +149,15 @@ class CrossingStage(Stage):
 
     def planned(self, cache: Cache) -> str:
         """Return what can be said of the step before anything is made."""
-        run, teacher = self.on_record, self.teacher.known_facts(cache)
-        lengths, curve = self.lengths({}), _points(run or self._calibration(cache))
-        if teacher and lengths:
+        run, teacher, flops = self.on_record, self.teacher.known_facts(cache), self.cost({})
+        if teacher and flops is not None:
+            curve = _points(run or self._calibration(cache))
             is_reached = first_at(curve, teacher.loss + self.options.margin) is not None
             if run or is_reached or self.is_kept(cache):
                 return str(self._found(teacher.loss, run, {}, cache)["why"])
         if run:
             return f"by the curve of {run.name} on record, when the teacher is there"
-        if lengths is None:
-            return "by calibration"
-        return f"by calibration, {lengths[1]:,} steps and {self.cost({}):.3g} FLOPs at most"
+        return "by calibration" + ("" if flops is None else f", {flops:.3g} FLOPs at most")
 
     def _calibration(self, cache: Cache) -> Path:
         """Return the folder of the calibration, which may not have come to its end."""
@@ -202,30 +200,29 @@ class CrossingStage(Stage):
         lengths, level = self.lengths(done), loss + self.options.margin
         assert lengths is not None
         (steps, length), curve = lengths, _points(run or self._calibration(cache))
-        reached, flops = first_at(curve, level), 0.0
-        if run:
-            student = f"the stand-alone student ({run.name}, its rate decaying: paid for before)"
-        else:
+        reached, needed, how = first_at(curve, level), 0, "its rate decaying: paid for before"
+        if not run:
             needed = next((step for step, y in curve if step and y <= level), length)
-            flops = needed * self.alone.shapes.step_flops
-            student = f"the stand-alone student (calibration of {needed} steps at a constant rate)"
+            how = f"of {needed} steps at a constant rate"
             if reached is None:
                 of = self.constant(steps, length)
                 rates = [of.optim.lr_factor(step / length) for step in range(length)]
-                reached = extrapolated(curve, rates, level)
-                student = f"{student[:-1]}, a power law beyond)"
-        is_late = reached is None or reached > steps
-        step = steps if reached is None or is_late else math.ceil(reached)
+                reached, how = extrapolated(curve, rates, level), f"{how}, a power law beyond"
+        student = f"the stand-alone student ({run.name if run else 'calibration'}, {how})"
+        reached = math.inf if reached is None else reached
+        step, flops = math.ceil(min(reached, steps)), needed * self.alone.shapes.step_flops
         target = f"{level:.3f}, the teacher's loss plus {self.options.margin:g}"
         if step == 0:
             why = f"{student} begins at {target}, or below: nobody teaches; choose a better teacher"
-        elif is_late:
+        elif reached > steps:
             why = (
                 f"{student} never comes to {target}, in {steps} steps: the weight is held to the "
                 "end; alpha=strong or normal is that, remap=stack grows from the teacher"
             )
         else:
-            why = f"{student} comes to {target}, at step {step} of {steps}: the teacher goes there"
+            why = (
+                f"{student} comes to {target}, at step {step} of {steps}: the teacher is left there"
+            )
         return {"step": step, "level": level, "flops": flops, "why": f"crossover: {why}"}
 
 

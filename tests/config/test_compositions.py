@@ -91,6 +91,7 @@ def mixture(number: int, place: Path) -> list[str]:
     if chosen["teacher"] == "checkpoint":  # needs a model of the drawn shape: tests/test_cli.py
         chosen["teacher"] = "none"
     chosen["student"] = "large"  # the other one too
+    chosen["task"] = "clm" if chosen["scale"] == "decoder" else chosen["task"]
     if chosen["teacher"] in ("virtual", "label_smoothing") and chosen["select"] == "uncertain":
         chosen["select"] = "all"  # that teacher is as certain on every row
     if chosen["teacher"] in ("none", "virtual", "label_smoothing", "several"):
