@@ -106,19 +106,16 @@ def _run_of(composed: DictConfig, primary: str, likely: Sequence[str] = ()) -> R
             composed = _composed(primary, [*hydras, *words])
     hydra, run = composed.hydra, typed(composed, primary, hydras)
     if opened := [*run.student.checkpoints(), *run.teacher.checkpoints()]:
-        from dwt_cli.models.checkpoint import sizes  # nobody else pays for torch here
+        # nobody else pays for torch here
+        from dwt_cli.models.checkpoint import longer_than_trained, sizes
 
         known = [(f"{name}={each.path}", *size) for name, each in opened if (size := sizes(each))]
         if found := _words_of_models(known, run.scale, words):
             composed = _composed(primary, [*hydras, *words, *found])
             hydra, run = composed.hydra, typed(composed, primary, hydras)
         run.found = [f"{word} is taken from {named}" for word, named in found.items()]
-        run.found += [
-            f"warning: {named} was trained on blocks of {trained} tokens and has not learned the "
-            f"positions after them; scale.block_length={run.scale.block_length}"
-            for named, _, _, trained in known
-            if trained and trained < run.scale.block_length
-        ]
+        for named, _, _, trained in known:
+            run.found += longer_than_trained(named, trained, run.data.block_length)
     if run.of_study:
         run.of_study.study.arms = arms
     run.overrides = list(hydra.overrides.task)

@@ -44,6 +44,16 @@ def sizes(checkpoint: Checkpoint) -> tuple[int, int | None, int | None] | None:
         return None
 
 
+def longer_than_trained(named: str, trained: int | None, block_length: int) -> list[str]:
+    """Return the warning for a model that reads longer blocks than it was trained on, if any."""
+    if trained is None or trained >= block_length:
+        return []
+    return [
+        f"warning: {named} was trained on blocks of {trained} tokens and has not learned the "
+        f"positions after them; data.block_length={block_length}"
+    ]
+
+
 def open_config(
     setting: str, checkpoint: Checkpoint, head: Head, any_family: bool = False
 ) -> PreTrainedConfig:

@@ -21,7 +21,7 @@ from dwt_cli.base.ranks import ALONE, Ranks, joined
 from dwt_cli.config.run import LONGEST_NAME, Evaluation, Mode, Run
 from dwt_cli.evaluate import measures
 from dwt_cli.evaluate.samples import samples
-from dwt_cli.models.checkpoint import save_model
+from dwt_cli.models.checkpoint import longer_than_trained, save_model
 from dwt_cli.models.options import Head
 from dwt_cli.recipe import preflight
 from dwt_cli.recipe.evaluate import measure, measure_run, opened, report_scores, text_for
@@ -175,6 +175,9 @@ def evaluate(run: Evaluation, console: Console) -> None:
     measures.check(run.eval, run.task.head)
     model = opened(run.model, run.revision, run.data.tokenizer, run.task, machine)
     identity, corpus = model.tested.identity, text_for(model.tested, run.data, site.cache)
+    trained, length = model.tested.tokenizer.model_max_length, corpus.data.block_length
+    for line in longer_than_trained(f"model={run.model}", trained, length):
+        plain_line(console)(line)
     conditions = Conditions(run.task, run.train, run.optim, run.eval, run.parallel, run.data)
     root, name = Path(run.run.root).expanduser(), run.run.name
     name = name or f"eval-{last_part(run.model)}"[:LONGEST_NAME]
