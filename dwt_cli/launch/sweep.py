@@ -33,6 +33,7 @@ from dwt_cli.study.results import read_results
 from dwt_cli.track.display import Overview, plain_line
 
 _AXES = {"seed", "scale.max_steps", "train.max_steps"}  # what is no arm, but a seed or a length
+_PLACES = {"run.root", "run.cache"}  # on this machine; the record goes elsewhere, too
 
 State = Literal["finished", "failed", "running", "missing"]
 
@@ -54,7 +55,8 @@ def carry_out(
     say, first = plain_line(console), runs[0]
     if first.jobs.needs_slurm and not first.launch.job:
         raise UserError("jobs=submitit: runs are handed to SLURM with launch=slurm; choose it too")
-    of, command = first.of_study, shlex.join(["dwt-train", *arguments])
+    of = first.of_study
+    command = shlex.join(["dwt-train", *_without_places(arguments)])
     if of and study:
         name = study
     else:  # its fingerprint: of what its runs share, and of the names of its factors
@@ -218,6 +220,7 @@ def _jobs(
         else:
             arm = " ".join(word for word in words if _setting(word) in swept - _AXES) or "run"
             length = run.train.max_steps or 0
+        words = _without_places(words)
         jobs.append(Job(arm, length, run.seed, words, identity, _from(place), state))
     return jobs
 
@@ -249,6 +252,10 @@ def _swept(every: Sequence[Sequence[str]]) -> set[str]:
     """Return the settings that are not the same in all runs, from the words of each."""
     same = set.intersection(*map(set, every))
     return {_setting(word) for words in every for word in set(words) - same}
+
+
+def _without_places(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for word in words if _setting(word) not in _PLACES)
 
 
 def _setting(word: str) -> str:

@@ -90,17 +90,6 @@ def test_arms_that_are_the_same_run_are_trained_once(place: Path, first: Any) ->
     assert len(list((place / "runs").glob("none-*/summary.json"))) == 1
 
 
-def test_another_machine_goes_on_with_runs_jsonl(place: Path, first: Any, tmp_path: Path) -> None:
-    (tmp_path / "runs/studies/mine").mkdir(parents=True)
-    shutil.copy(place / "runs/studies/mine/runs.jsonl", tmp_path / "runs/studies/mine")
-    command = study_command(place, "arm=alone,weak,again")
-    there = [word.replace(f"{place}/runs", f"{tmp_path}/runs") for word in command]
-    again = dwt_train(*there, cwd=tmp_path, timeout=250)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "3 of 4 runs are in the report" in again.stdout
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["studies"], "none is trained"
-
-
 def test_a_second_start_does_only_what_is_missing(place: Path, first: Any) -> None:
     (place / "runs/studies/mine/study.json").write_text('{"version": 1, "na')  # torn: no matter
     kept = place / "runs/studies/mine/runs.jsonl"
@@ -126,6 +115,7 @@ def test_a_second_start_does_only_what_is_missing(place: Path, first: Any) -> No
     assert jobs["alone", 1]["state"] == "finished"
     assert jobs.keys() == {("alone", 0), ("alone", 1)}
     assert jobs["alone", 1]["words"][:2] == ["--config-dir", str(place / "studies")]
+    assert "run.root=" not in (place / "runs/studies/mine/study.json").read_text()
 
 
 @pytest.mark.slow  # that a pool asks its processes to stop is tested below
@@ -189,11 +179,17 @@ def test_where_one_arm_cannot_be_compiled_none_is(
     assert why == "off: a run of the study is sharded or compares features"
 
 
-def test_runs_of_earlier_commands_stay_in_the_record(place: Path, first: Any) -> None:
-    before = ledger(place)
-    again = dwt_train(*study_command(place, "arm=again"), cwd=place, timeout=250)
+def test_another_machine_goes_on_with_runs_jsonl(place: Path, first: Any, tmp_path: Path) -> None:
+    """What earlier commands asked for stays in the record."""
+    (tmp_path / "runs/studies/mine").mkdir(parents=True)
+    shutil.copy(place / "runs/studies/mine/runs.jsonl", tmp_path / "runs/studies/mine")
+    command = study_command(place, "arm=again")
+    there = [word.replace(f"{place}/runs", f"{tmp_path}/runs") for word in command]
+    again = dwt_train(*there, cwd=tmp_path, timeout=250)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert ledger(place).keys() == before.keys() | {("again", 0)}
+    assert ledger(tmp_path).keys() == ledger(place).keys() | {("again", 0)}
+    assert {job["state"] for job in ledger(tmp_path).values()} == {"finished"}
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["studies"], "none is trained"
 
 
 def test_a_plain_multirun_has_arms_too(place: Path, first: Any) -> None:
