@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import II
 
@@ -29,16 +29,13 @@ class Schedule(ABC):
     """Base of all schedules.
 
     hard: the weight of the cross-entropy with the label. soft: that of the divergence from the
-    teacher, where it is largest.
+    teacher, where it is largest. reacts: whether the weights depend on how the training goes.
     """
+
+    reacts: ClassVar[bool] = False
 
     hard: float = at_least(0, 1.0)
     soft: float = at_least(0, 4.0)
-
-    @property
-    def reacts(self) -> bool:
-        """Whether the weights depend on how trainings go."""
-        return False
 
     @property
     def crossing(self) -> "Crossover | None":
@@ -196,12 +193,10 @@ class Overtake(Schedule):
     there is no length to choose. Ours; it has no source.
     """
 
+    reacts: ClassVar[bool] = True
+
     full: float = above(0, 1.0)
     span: float = above(1, 20.0)
-
-    @property
-    def reacts(self) -> bool:
-        return True
 
     def soft_at(self, moment: Moment) -> float:
         if self.soft_is_over(moment):
@@ -247,10 +242,6 @@ class Crossover(Schedule):
     fade: float = _share_of_run(0.05)
     calibration: float = _share_of_run(0.25)
     max_steps: int | None = above(0, II("train.max_steps"), identity=False)
-
-    @property
-    def reacts(self) -> bool:
-        return self.until is None
 
     @property
     def crossing(self) -> "Crossover | None":

@@ -166,13 +166,12 @@ class CrossingStage(Stage):
 
     def _calibrate(self, level: float, done: Done, at: Context) -> None:
         """Train the stand-alone student on until it comes to a level, or to the whole length."""
-        lengths = self.lengths(done)
-        assert lengths is not None, "the text is there"
+        steps, length = self.lengths(done) or (0, 0)
 
         def train(folder: Path) -> Facts:
             from dwt_cli.distill.loss import DistillationLoss
 
-            of, loss = self.constant(*lengths), DistillationLoss()
+            of, loss = self.constant(steps, length), DistillationLoss()
             facts = of.fit(
                 self,
                 of.wrapped(self.alone.start()[0], at.machine),
@@ -185,21 +184,19 @@ class CrossingStage(Stage):
                 compile_loss=loss.compile,
                 enough=level,
             )
-            if (facts.steps or 0) < lengths[1]:
+            if (facts.steps or 0) < length:
                 raise _Reached  # its checkpoint stays: a better teacher goes on from it
             return facts
 
         with suppress(_Reached):
-            about = {"options": {"max_steps": lengths[1], "seed": self.alone.seed}}
-            at.trained(self, train, about)
+            at.trained(self, train, {"options": {"max_steps": length, "seed": self.alone.seed}})
 
     def _found(
         self, loss: float, run: Path | None, done: Mapping[str, Any], cache: Cache
     ) -> dict[str, Any]:
         """Return the artifact, of a curve that is there. run: that it is of; None: calibration."""
-        lengths, level = self.lengths(done), loss + self.options.margin
-        assert lengths is not None
-        (steps, length), curve = lengths, _points(run or self._calibration(cache))
+        (steps, length), level = self.lengths(done) or (0, 0), loss + self.options.margin
+        curve = _points(run or self._calibration(cache))
         reached, needed, how = first_at(curve, level), 0, "its rate decaying: paid for before"
         if not run:
             needed = next((step for step, y in curve if step and y <= level), length)

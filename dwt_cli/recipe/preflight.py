@@ -50,7 +50,7 @@ def check(
     is_shared = sharding is not None and sharding.shard_teacher
     speaks = bool(divergences(shapes.objectives)) or len(shapes.teachers) > 1
     speaks |= remapped.needs_teacher and getattr(remapped, "head", False)
-    speaks |= student.alpha.reacts  # to the teacher's loss
+    speaks |= student.alpha.reacts or student.crossing is not None  # to the teacher's loss
     rows = [
         _check_model(*each, conditions, is_shared, speaks and each[0] != STUDENT_PATH)
         for each in shapes.checkpoints

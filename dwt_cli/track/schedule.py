@@ -52,7 +52,8 @@ def draw_schedule(
         axes.plot(progress, values, color=colours.get(name, GREEN), label=name)
     for axes in (left, right):
         axes.set_ylim(bottom=0)
-    title = "loss weights" + (" (reacts to the training: as it begins)" if alpha.reacts else "")
+    reacts = alpha.reacts or alpha.crossing
+    title = "loss weights" + (" (reacts to the training: as it begins)" if reacts else "")
     finish(left, title, "weight", "share of the run")
     finish(right, "learning rate and temperature", "", "share of the run")
     chosen = [f"{group}={choices[group]}" for group in ("alpha", "objective", "optim")]
