@@ -44,8 +44,7 @@ def check_folders(options: RunOptions) -> None:
     for setting, folder in (("run.root", root), ("run.cache", cache)):
         try:
             existing = nearest_existing(folder)
-            with TemporaryFile(dir=existing):  # it has no name, so that nothing stays
-                pass
+            TemporaryFile(dir=existing).close()  # it has no name, so that nothing stays
         except NotADirectoryError as error:
             line = f"{setting}={folder}: {existing} is a file; set {setting} to a folder"
             raise UserError(line) from error

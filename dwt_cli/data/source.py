@@ -37,11 +37,9 @@ class Source(Protocol):
 
     def documents(self, progress: Progress) -> Iterator[Document]:
         """Stream the documents, always in the same order. Raises CorpusError."""
-        ...
 
     def provenance(self) -> dict[str, Any]:
         """Return what determines the text, JSON-able and without reading it all into memory."""
-        ...
 
 
 def text_of(row: Mapping[str, Any], column: str, setting: str, place: str) -> str:

@@ -20,6 +20,7 @@ from multiprocessing import Pipe, popen_fork
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from dwt_cli.base.interrupt import SIGNALS
 from dwt_cli.config.launch import Start
 from dwt_cli.launch.process import loading, main
 
@@ -31,7 +32,6 @@ _LOADED = (
     "dwt_cli.track.curves",
     "matplotlib.backends.backend_agg",
 )
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class _Forked(popen_fork.Popen):
@@ -113,7 +113,7 @@ def _serve(line: Connection) -> None:
 
     The answer is the process that does the work, which gives it, or None: none could begin.
     """
-    for number in _SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     with loading(is_shown=False):
         for module in _LOADED:
@@ -172,7 +172,7 @@ def _settle(between: int, log: Path | None) -> None:
     while os.getppid() == between:
         time.sleep(_POLL_S)
     os.setsid()
-    for number in _SIGNALS:
+    for number in SIGNALS:
         is_interrupt = number == signal.SIGINT
         signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
     if log:

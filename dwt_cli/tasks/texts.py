@@ -74,17 +74,16 @@ class Texts:
         """
         columns = [list(column) for column in zip(*texts, strict=True)]
         limit = min(max_length, num_positions(model.config))
-        names = ["input_ids", "token_type_ids"]
         asked = {"return_attention_mask": False, "return_token_type_ids": True, "verbose": False}
         rows = tokenizer(*columns, **asked)
         long = [number for number, ids in enumerate(rows["input_ids"]) if len(ids) > limit]
         if long:
             chosen = [[column[number] for number in long] for column in columns]
             cut = tokenizer(*chosen, truncation=True, max_length=limit, **asked)
-            for name in names:
-                for number, row in zip(long, cut[name], strict=True):
+            for name, column in cut.items():
+                for number, row in zip(long, column, strict=True):
                     rows[name][number] = row
-        ids, segments = (rows[name] for name in names)
+        ids, segments = rows["input_ids"], rows["token_type_ids"]
         if getattr(model.config, "type_vocab_size", 0) < 2:  # it tells two texts by position alone
             segments = None
         return cls(ids, segments, labels, tokenizer.pad_token_id), len(long)

@@ -102,6 +102,7 @@ class KeptCode(AbstractContextManager["KeptCode"]):
     def __enter__(self) -> "KeptCode":
         import torch._dynamo
         from torch._inductor import codecache, config
+        from torch._inductor.async_compile import shutdown_compile_workers
         from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
         with ExitStack() as stack:
@@ -123,13 +124,11 @@ class KeptCode(AbstractContextManager["KeptCode"]):
             stack.enter_context(settings)
             torch._dynamo.reset()  # another training's code is in another copy
             stack.enter_context(temporary_cache_dir(str(self._copy)))
+            stack.callback(shutdown_compile_workers)
             self._open = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        from torch._inductor.async_compile import shutdown_compile_workers
-
-        shutdown_compile_workers()
         self._open.close()
 
     def keep(self) -> None:
