@@ -160,7 +160,7 @@ def warnings(run: Run) -> Iterator[str]:
     idle = {f"eval.{name}" for name in others.difference(measured)}
     is_whole = (run.train.micro_batch_size or 0) >= run.train.batch_size
     of_plans = {"run.train_tokens", "run.peak_tflops", "run.mfu", "run.device_gb"}
-    of_teachers = {"scale.teacher_steps", "teacher.max_steps", "teacher.data"}
+    of_teachers = {"scale.teacher_steps", "teacher.max_steps", "teacher.data", "teacher.optim"}
     in_vain = [
         (is_alone, {*DISTILLATION} - {"remap"}, " with teacher=none: the student stands alone"),
         (is_silent, {"objective"}, " with a soft weight of 0: there is no soft loss"),

@@ -165,15 +165,21 @@ class TrainedStage(SingleStage):
     options: MadeTeacher
 
     @property
+    def pretraining(self) -> Conditions:
+        """How it is trained: as the student, but for its length and an optimiser of its own."""
+        of = self.conditions.lasting(self.options.max_steps)
+        return replace(of, optim=self.options.optim or of.optim)
+
+    @property
     def parts(self) -> dict[str, Any]:
         """What determines the pre-training, whatever becomes of it, and its facts."""
-        of = self.conditions
+        of = self.pretraining
         return {
             "text": (self.text or self.corpus).identity,
-            "options": replace(self.options, budget=1.0, temperature=1.0, data=None),
+            "options": replace(self.options, budget=1.0, temperature=1.0, data=None, optim=None),
             "task": of.task,
             "optim": of.optim,
-            "train": of.lasting(self.options.max_steps).train,
+            "train": of.train,
             "eval": of.eval,  # the facts have a held-out loss
             "evaluated_on": self.text and self.corpus.identity,
         }
@@ -234,7 +240,7 @@ class TrainedStage(SingleStage):
         from dwt_cli.models.checkpoint import save_model
         from dwt_cli.track.curves import draw_curves
 
-        of = self.conditions.lasting(self.options.max_steps)
+        of = self.pretraining
         corpus = self.text.carry_out(done, at) if self.text else done[self.corpus.name]
         model, _ = self.options.start(self.name, of.task.head)
         loss = DistillationLoss()

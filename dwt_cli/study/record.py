@@ -60,13 +60,15 @@ class StudyOptions:
 
     baseline: the arm of the stand-alone student; null for none. smallest_effect: of interest, in
     nats of held-out loss; a difference below it is none. arms: what each one sets, as words of a
-    command. exploratory: those that no claim is about.
+    command. words: what several of them set, which they refer to as ${study.words.NAME}.
+    exploratory: those that no claim is about.
     """
 
     question: str = MISSING
     baseline: str | None = "alone"
     smallest_effect: float = 0.02
     arms: dict[str, str] = MISSING
+    words: dict[str, str] = field(default_factory=dict)
     exploratory: list[str] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
 

@@ -36,6 +36,7 @@ MIXTURES = [
     "teacher=very_weak teacher.budget=0.1 teacher.temperature=2 teacher.seed=4",
     "data@teacher.data=files teacher.data.path=text",
     "data@teacher.data=docs teacher.data.packages=[numpy]",
+    "optim@teacher.optim=adamw teacher.optim.lr=2e-3",
     "teacher=several teacher.members=[small,untrained,label_smoothing,model] "
     "teacher.weights=[4,1,1,2] teacher.temperatures=[1,1,1,2] teacher.weighting=token",
     "teacher=several teacher.members=[small,weak] teacher.weighting=batch",

@@ -231,6 +231,21 @@ def test_a_teacher_of_another_text_reads_it_in_the_students_tokens(
     gap(run, alone)
 
 
+def test_a_teacher_has_an_optimiser_of_its_own_or_the_students(
+    composed: Callable[..., Run],
+) -> None:
+    def parts(*words: str) -> tuple[Any, Any]:
+        recipe = recipe_of(composed(*words))
+        assert recipe.teacher
+        return recipe.teacher.parts["optim"], recipe.teacher.identity
+
+    ours, theirs = parts("optim=muon"), parts("optim=adamw", "optim@teacher.optim=muon")
+    assert ours == theirs
+    assert parts("optim=adamw") != ours
+    lower = parts("optim=muon", "optim@teacher.optim=muon", "teacher.optim.hidden_lr=0.01")
+    assert lower[0].hidden_lr == 0.01 and lower[1] != ours[1]
+
+
 def test_a_checkpoint_among_several(summed: Summed, alone: Summary) -> None:
     path = f"{alone['folder']}/model"
     run = summed("teacher=several", f"teacher.members=[{path},virtual]")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 from omegaconf import II, MISSING
 
 from dwt_cli.base.identity import fingerprint
-from dwt_cli.base.options import above, at_least, between, bookkeeping
+from dwt_cli.base.options import above, added, at_least, between, bookkeeping
 from dwt_cli.data.options import Data
 from dwt_cli.models.options import Architecture, Checkpoint, Head, path_setting, provenance
+from dwt_cli.training.options import Optim
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -113,7 +114,8 @@ class MadeTeacher(Architecture, ModelTeacher):
 
     budget: the share of that training after which it teaches, one of `BUDGETS`: the model on its
     way, its learning rate not yet decayed; 0 is untrained. data: text of its own, in the tokens of
-    the student's; null: the student's text. It may contain the student's held-out text.
+    the student's; null: the student's text. It may contain the student's held-out text. optim: an
+    optimiser of its own; null: the student's.
     """
 
     width: int = between(1, 1 << 16, II("scale.teacher_width"))
@@ -123,6 +125,7 @@ class MadeTeacher(Architecture, ModelTeacher):
     max_steps: int = at_least(1, II("scale.teacher_steps"))
     budget: float = 1.0
     data: Data | None = None
+    optim: Optim | None = added(None)
 
     @property
     def made(self) -> "MadeTeacher":
