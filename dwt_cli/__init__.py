@@ -3,5 +3,5 @@
 import os
 
 if "OMP_WAIT_POLICY" not in os.environ:
-    # libgomp reads it as torch is loaded: its threads spin 15 times as long for one without a core
+    # libgomp reads it as torch is loaded; by default threads that wait spin 15 times as long
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")

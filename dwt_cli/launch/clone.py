@@ -18,6 +18,9 @@ def go_on(wanted: str, cache: Cache, arguments: Sequence[str]) -> None:
     """
     here, setting = Path(__file__).parents[2], f"jobs.clone={wanted}"
 
+    if here.resolve().parent == cache.place("code", "-").resolve().parent:
+        return
+
     def git(folder: Path, *words: str) -> str:
         ask = ["git", "--no-optional-locks", "-C", str(folder), *words]
         return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
@@ -31,9 +34,7 @@ def go_on(wanted: str, cache: Cache, arguments: Sequence[str]) -> None:
         raise UserError(f"{setting}: this package is no git checkout; leave jobs.clone out")
     try:
         commit = git(here, "rev-parse", "--verify", "--quiet", f"{wanted}^{{commit}}")
-        place = cache.place("code", commit[:16]).absolute()
-        if place == here.absolute():
-            return
+        place = cache.place("code", commit[:16]).resolve()
         if changed := git(here, "status", "--porcelain").splitlines():
             print(
                 f"warning: {setting}: {len(changed)} files have changes that are not committed; "

@@ -95,7 +95,7 @@ def carry_out(
         for run, job in zip(runs, jobs, strict=True):
             again = run.run.mode is not Mode.train or not run.eval.is_plain
             file = folder / "logs" / f"{job.identity}.json"
-            if file.stem not in steps and (again or job.state != "finished"):
+            if file.stem not in steps and (job.state != "finished" or (again and job.folder)):
                 steps[file.stem] = float(run.train.num_steps(None) or 1)
                 tags = [f"arm={job.arm}", f"seed={job.seed}", f"length={job.length}"]
                 labelled = replace(run, tracker=run.tracker.labelled(name, tags))

@@ -92,7 +92,7 @@ class CrossingStage(Stage):
         """The folder of the stand-alone run, if it is finished by now and has a curve."""
         folder = find(self.root, recorded_as(self.root, self.alone))
         has_curve = self.alone.shapes.conditions.eval.every is not None
-        return folder if has_curve and read_summary(folder) else None
+        return folder if has_curve and read_summary(folder) and _points(folder) else None
 
     def lengths(self, done: Mapping[str, Any]) -> tuple[int, int] | None:
         """Return the steps of the run and of a whole calibration; None while they are not known."""

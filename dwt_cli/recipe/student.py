@@ -13,6 +13,7 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
 from dwt_cli.distill.alpha import Schedule
+from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.revise import Revise
 from dwt_cli.distill.objective.select import Select
@@ -287,8 +288,10 @@ class StudentStage(Stage):
         parts: dict[str, nn.Module] = {}
         if teacher.model is not None:
             parts = parts_for(shapes.objectives, student.config, teacher.model.config)
-        heldout = shapes.conditions.heldout(done[self.corpus.name], at.ranks.size)
-        select = self.select.fitted(lambda: teacher.entropies(heldout, at.machine.device))
+        select = self.select
+        if divergences(shapes.objectives) and self.alpha.soft:
+            heldout = shapes.conditions.heldout(done[self.corpus.name], at.ranks.size)
+            select = select.fitted(lambda: teacher.entropies(heldout, at.machine.device))
         teacher.share(shapes.conditions.parallel, at)
         compared = (shapes.objectives, parts, self.revise, select)
         return Distillation(teacher.signal, self.schedule(done), *compared)

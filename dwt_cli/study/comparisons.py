@@ -216,6 +216,7 @@ def headline(results: Results) -> pd.DataFrame:
 
     costs: of each seed, by account. share, side: `mean_cost` with the teacher's forward. lead: the
     mean over seeds, NaN without a teacher. The shortest length has no shorter runs to look at.
+    What does not get there in every seed comes last.
     """
     lengths = results.study.lengths_of(results.baseline)[1:] if results.baseline else []
     rows = []
@@ -225,7 +226,8 @@ def headline(results: Results) -> pd.DataFrame:
             rows.append((arm, length, costs, *mean_cost(costs[Account.FORWARD])))
     found = pd.DataFrame(rows, columns=["arm", "length", "costs", "share", "side"])
     leads = against_alone(results).groupby(["arm", "length"]).lead.mean()
-    return found.sort_values(["length", "share"]).join(leads, on=["arm", "length"])
+    found = found.assign(is_short=found.side > 0).sort_values(["length", "is_short", "share"])
+    return found.drop(columns="is_short").join(leads, on=["arm", "length"])
 
 
 def pairs(results: Results) -> list[tuple[str, str]]:

@@ -28,8 +28,8 @@ AHEAD = "†"
 NONE = "-"
 
 _BETWEEN = "Between 15% and 85% of its run: here a switching point can be judged."
-_AT_ONCE = "Before: the teacher is passed almost at once, and there is little to learn from it."
-_LATE = "Later, or in some seed never: listen to the end, or grow."
+_AT_ONCE = "Before 15% of its run: the teacher is passed at once, there is little to learn from it."
+_LATE = "After 85% of its run, or in some seed never: listen to the end, or grow."
 
 BEYOND = "beyond the longest stand-alone"
 DIRTY = "-dirty"  # a commit with it: git found changes that were not committed
@@ -194,8 +194,8 @@ def headlines(results: Results) -> Iterator[str]:
     for length, row in sorted(costs_of.items()):
         yield (
             f"To the stand-alone student's final loss of length {length}, {row['arm']} takes "
-            f"{row[Account.FORWARD.value]} of its FLOPs {Account.FORWARD.value}, "
-            f"{row[Account.WHOLE.value]} {Account.WHOLE.value}."
+            f"{row[Account.FORWARD.value]} of that student's FLOPs {Account.FORWARD.value}, "
+            f"{row[Account.WHOLE.value]} with the teacher's pre-training, too."
         )
 
 

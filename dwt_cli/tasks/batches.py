@@ -41,7 +41,7 @@ class TrainBatches:
         """Return the number of targets of a step's whole batch, of all ranks."""
         return self._num_targets(step if self._targets.ragged else 0)
 
-    @lru_cache(maxsize=1)  # noqa: B019 - a source lives as long as its process
+    @lru_cache(maxsize=2)  # noqa: B019 - a source lives as long as its process
     def _num_targets(self, step: int) -> int:
         return len(self.batch(step).labels_N)
 

@@ -33,7 +33,7 @@ NUM_PLAIN = 5
 
 COSTS = {"cpu": (1.4, 40.0, 3.0)}
 """The time of a plain step over a compiled one's, the seconds that compiling takes, and those that
-loading it takes, by kind of device, as measured at ``scale=nano`` (benchmarks/README.md)."""
+loading it takes, by kind of device, as measured at nano's sizes (benchmarks/README.md)."""
 
 
 class Decision(NamedTuple):

@@ -62,7 +62,9 @@ def test_the_same_command_goes_on_in_a_clone(
     assert "warning: jobs.clone=HEAD: 1 files have changes" in capsys.readouterr().err
     assert (seen[-1][1] / "dwt_cli/launch/clone.py").read_text() == "new"
     monkeypatch.setattr(clone, "__file__", str(seen[-1][1] / "dwt_cli/launch/clone.py"))
-    clone.go_on("HEAD", cache, [])
+    around = Cache(str(tmp_path / "cache" / ".." / "cache"), print)
+    for wanted in ("HEAD", "HEAD~1"):  # which this clone does not have
+        clone.go_on(wanted, around, [])
     assert len(seen) == 4, "it is there already"
 
 

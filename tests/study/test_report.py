@@ -226,7 +226,7 @@ def test_where_teachers_are_left_is_said(tmp_path: Path, unpictured: None) -> No
         summary["student"]["crossing"] = {"step": step, "flops": 5e9}
         place.write_text(json.dumps(summary))
     text = report(folder)
-    assert "- weak, 100 steps: the teacher is left at step 70, 64, by seed\n" in text
+    assert "- weak, 100 steps: the teacher is left at step 70, 64, by seed (the run's" in text
     assert text.count("the teacher is left") == 1
 
 
