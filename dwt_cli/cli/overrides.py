@@ -40,7 +40,7 @@ def read(arguments: list[str], known: Sequence[str] = GROUPS_AND_SETTINGS) -> Na
         names = [name for action in parser._actions for name in action.option_strings]
         raise UserError(_dashed(word, arguments[arguments.index(word) + 1 :], names, known))
     is_ours = asked.config_dir is None
-    if is_ours and asked.config_name in files.sweeps():
+    if is_ours and files.is_study(asked.config_name):
         asked.config_dir = str(files.SWEEPS)
     if files.is_study(asked.config_name, asked.config_dir):
         known = STUDY_SETTINGS
