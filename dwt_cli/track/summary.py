@@ -101,7 +101,7 @@ class Facts(Content):
     @property
     def calibration_flops(self) -> float:
         """FLOPs that were spent to find the step at which its teacher was left."""
-        return float(self.crossing["flops"]) if self.crossing else 0.0
+        return float(self.crossing["flops"]) if self.crossing else 0
 
     @property
     def loss(self) -> float:
