@@ -23,12 +23,12 @@ class Launch:
     @property
     def ranks(self) -> "Torchrun | None":
         """The options of several processes; None: there is one."""
-        return self if isinstance(self, Torchrun) else None
+        return None
 
     @property
     def job(self) -> "Slurm | None":
         """The job in which they are started; None: they are started here."""
-        return self if isinstance(self, Slurm) else None
+        return None
 
     @property
     def num_ranks(self) -> int:
@@ -61,6 +61,10 @@ class Torchrun(Launch):
     rdzv_endpoint: str | None = None
     max_restarts: int = between(0, _MOST_RANKS, 0)
     max_wait_minutes: float = above(0, 60.0)
+
+    @property
+    def ranks(self) -> "Torchrun":
+        return self
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong with the settings together, one line each."""
@@ -100,6 +104,10 @@ class Slurm(Torchrun):
     folder: str = "slurm"
     wait: bool = True
     executor: Executor = Executor.slurm
+
+    @property
+    def job(self) -> "Slurm":
+        return self
 
     def problems(self, setting: str) -> Iterator[str]:
         yield from super().problems(setting)

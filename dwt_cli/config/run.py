@@ -172,12 +172,12 @@ class Run:
     @property
     def evaluation(self) -> "Evaluation | None":
         """The evaluation that it is; None: it is a run."""
-        return self if isinstance(self, Evaluation) else None
+        return None
 
     @property
     def of_study(self) -> "Study | None":
         """The run with its place in a study; None: it is in none."""
-        return self if isinstance(self, Study) else None
+        return None
 
 
 @dataclass
@@ -186,6 +186,10 @@ class Evaluation(Run):
 
     model: str = MISSING
     revision: str | None = None
+
+    @property
+    def evaluation(self) -> "Evaluation":
+        return self
 
 
 @dataclass
@@ -196,6 +200,10 @@ class Study(Run):
     arm: str = MISSING
     length: int = MISSING
     stretch: float = 1.0
+
+    @property
+    def of_study(self) -> "Study":
+        return self
 
 
 SCHEMAS: dict[str, dict[str, type]] = {

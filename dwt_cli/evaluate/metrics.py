@@ -24,7 +24,8 @@ _NUM_RESAMPLES = 200
 
 def _correlation(of: Callable[..., Any], x: Values, y: Values) -> float:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of constant values there is none
+        for constant in (stats.ConstantInputWarning, stats.NearConstantInputWarning):
+            warnings.simplefilter("ignore", constant)  # of such values there is no correlation
         return float(of(x.astype(np.float64), y.astype(np.float64))[0])
 
 

@@ -99,6 +99,11 @@ class CrossingStage(Stage):
         steps = self.alone.num_steps(done)
         return None if steps is None else (steps, math.ceil(self.options.calibration * steps))
 
+    def _known_lengths(self, done: Mapping[str, Any]) -> tuple[int, int]:
+        lengths = self.lengths(done)
+        assert lengths, "without the text's length there is no curve to read"
+        return lengths
+
     def cost(self, done: Mapping[str, Any]) -> float | None:
         """Return the FLOPs of a whole calibration; of a curve on record none."""
         lengths = (0, 0) if self.on_record else self.lengths(done)
@@ -150,7 +155,7 @@ class CrossingStage(Stage):
     def planned(self, cache: Cache) -> str:
         """Return what can be said of the step before anything is made."""
         run, teacher, flops = self.on_record, self.teacher.known_facts(cache), self.cost({})
-        if teacher and flops is not None:
+        if teacher and self.lengths({}):
             curve = _points(run or self._calibration(cache))
             is_reached = first_at(curve, teacher.loss + self.options.margin) is not None
             if run or is_reached or self.is_kept(cache):
@@ -166,7 +171,7 @@ class CrossingStage(Stage):
 
     def _calibrate(self, level: float, done: Done, at: Context) -> None:
         """Train the stand-alone student on until it comes to a level, or to the whole length."""
-        steps, length = self.lengths(done) or (0, 0)
+        steps, length = self._known_lengths(done)
 
         def train(folder: Path) -> Facts:
             from dwt_cli.distill.loss import DistillationLoss
@@ -195,7 +200,7 @@ class CrossingStage(Stage):
         self, loss: float, run: Path | None, done: Mapping[str, Any], cache: Cache
     ) -> dict[str, Any]:
         """Return the artifact, of a curve that is there. run: that it is of; None: calibration."""
-        (steps, length), level = self.lengths(done) or (0, 0), loss + self.options.margin
+        (steps, length), level = self._known_lengths(done), loss + self.options.margin
         curve = _points(run or self._calibration(cache))
         reached, needed, how = first_at(curve, level), 0, "its rate decaying: paid for before"
         if not run:

@@ -329,11 +329,9 @@ class Conditions:
             model.compile_layers()
             compile_loss()
 
-        shape, targets = (
-            [self.train.num_blocks(at.ranks.size), self.data.block_length],
-            self.num_targets,
-        )
-        code = KeptCode.of(model, at.machine, at.show.say, shape=shape, num_targets=targets)
+        shape = [self.train.num_blocks(at.ranks.size), self.data.block_length]
+        facts = {"shape": shape, "num_targets": self.num_targets}
+        code = KeptCode.of(model, at.machine, at.show.say, **facts)
         return Compiling(
             model,
             code,

@@ -19,7 +19,7 @@ from dwt_cli.base.ranks import Ranks
 from dwt_cli.config import packing
 from dwt_cli.config.run import Run
 from dwt_cli.recipe import worker
-from dwt_cli.recipe.crossover import extrapolated
+from dwt_cli.recipe.crossover import CrossingStage, extrapolated
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.track.display import TrainingDisplay
 from dwt_cli.track.summary import Facts, Summary
@@ -211,6 +211,26 @@ def test_a_run_that_goes_on_has_the_step_it_began_with(
     check_found(summary, curve, printed, flops_for=curve[-1][0])
 
 
+def alone_on_record(place: Path, stage: CrossingStage, curve: Sequence[tuple[int, float]]) -> Path:
+    folder = place / "runs" / f"none-{stage.alone.identity}"
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"step": step, "heldout/loss": y}) for step, y in curve]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    summary = Summary("none", "", {}, 0, 1.0, 1.0, {}, Facts(1, {"loss": 4.0}))
+    (folder / "summary.json").write_text(json.dumps(summary.to_json()))
+    return folder
+
+
+def test_a_run_on_record_without_a_curve_is_none(
+    words: list[str], composed: Callable[..., Run], tmp_path: Path
+) -> None:
+    stage = recipe_of(composed(*words)).crossing
+    assert stage is not None
+    alone_on_record(tmp_path, stage, [])
+    assert stage.on_record is None
+    assert stage.planned(Cache(f"{tmp_path}/cache", print)).startswith("by calibration, ")
+
+
 @pytest.mark.parametrize(
     ("teacher", "said"),
     [
@@ -227,18 +247,22 @@ def test_what_is_said_of_a_curve_on_record(
     student = recipe_of(composed(*words))
     stage, cache = student.crossing, Cache(f"{tmp_path}/cache", print)
     assert stage is not None and student.teacher is not None
-    folder = tmp_path / "runs" / f"none-{stage.alone.identity}"
-    folder.mkdir(parents=True)
-    lines = [{"step": step, "heldout/loss": y} for step, y in [(0, 6.0), (3, 4.5), (48, 4.01)]]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    summary = Summary("none", "", {}, 0, 1.0, 1.0, {}, Facts(1, {"loss": 4.0}))
-    (folder / "summary.json").write_text(json.dumps(summary.to_json()))
+    folder = alone_on_record(tmp_path, stage, [(0, 6.0), (3, 4.5), (48, 4.01)])
     (made := tmp_path / "made").mkdir()
     (made / "facts.json").write_text(json.dumps(Facts(1, {"loss": teacher}).to_json()))
     atomic.publish(made, student.teacher.place(cache))
     planned = stage.planned(cache)
     assert planned.startswith(f"crossover: the stand-alone student ({folder.name}, its rate decay")
     assert all(each in planned for each in said), planned
+    # in epochs of a text that is not there yet, nothing is known of the length
+    by_text = recipe_of(composed(*words, "scale.max_steps=null", "scale.epochs=1")).crossing
+    assert by_text is not None
+    folder.rename(folder.with_name(f"none-{by_text.alone.identity}"))
+    planned = by_text.planned(cache)
+    assert (
+        planned
+        == f"by the curve of none-{by_text.alone.identity} on record, when the teacher is there"
+    )
 
 
 def of_rank(ranks: Ranks, packed: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dwt_cli.study.comparisons import (
     costs_to_equal,
     crossing_lengths,
     curves_apart,
+    headline,
     judge,
     lengths_apart,
     losses_apart,
@@ -132,6 +133,18 @@ def test_the_cost_of_the_stand_alones_loss(tmp_path: Path) -> None:
     assert {cost.at_most for cost in never.values()} == {math.inf}
     shutil.rmtree(place(folder, "weak", 200, 3))
     assert set(costs_to_equal(read_results(folder), "weak", 200, Account.FORWARD)) == {1, 2, 4}
+
+
+def test_what_never_arrives_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the seed with which it does brings its mean below that of an arm that arrives late."""
+    luck = {("poor", 0): -0.3, ("poor", 1): 0.8}
+    monkeypatch.setattr(miniature, "noise", lambda arm, seed: luck.get((arm, seed), 0.0))
+    monkeypatch.setitem(miniature.EFFECT, "weak", 0.1)  # as far behind as 100 steps are
+    results = read_results(miniature.write(tmp_path, lengths=(100, 200, 400), seeds=(0, 1)))
+    found = headline(results).set_index(["length", "arm"]).drop(index=400)
+    assert found.loc[200].index.tolist() == ["weak", "poor"]
+    assert (found.loc[200].side > 0).tolist() == [False, True]
+    assert found.share.is_monotonic_decreasing and found.share.is_unique
 
 
 def test_crossings_between_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
