@@ -20,6 +20,7 @@ from dwt_cli.study.results import Results
 from dwt_cli.track.metrics import first_at
 
 CONFIDENCE, SIGNIFICANT = 0.95, 0.05
+_WITHIN = (Expect.not_higher, Expect.equal)
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,46 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def verdict(
-    found: Difference | None, adjusted_p: float, expect: Expect, smallest_effect: float
+    found: Difference | None, adjusted_p: float, claim: Claim, smallest_effect: float
 ) -> str:
-    """What becomes of a claim, by the rule that the report prints."""
+    """Return what becomes of a claim, by the rule that the report prints."""
     if found is None:
         return "undecided (no pair of runs)"
     if found.low is None or found.high is None:
         return "undecided (one seed)"
+    if claim.expect in _WITHIN:
+        apart = found.low > claim.within or (
+            claim.expect is Expect.equal and found.high < -claim.within
+        )
+        is_sure = adjusted_p < SIGNIFICANT
+        return "supported" if is_sure else "contradicted" if apart else "undecided"
     if -smallest_effect <= found.low and found.high <= smallest_effect:
         return "no difference"
     if not adjusted_p < SIGNIFICANT:
         return "undecided"
-    return "supported" if (found.mean < 0) == (expect is Expect.lower) else "contradicted"
+    return "supported" if (found.mean < 0) == (claim.expect is Expect.lower) else "contradicted"
+
+
+def p_value(pairs: Sequence[float], claim: Claim) -> float:
+    """Return the p of a claim before any correction; 1 below two pairs.
+
+    Two-sided, against 0; of one that is within so many nats one-sided, against those, and of
+    equality the larger of both sides' (two one-sided tests, Schuirmann 1987).
+    """
+    found, sides = difference(pairs), [1]
+    if found is None or found.p is None:
+        return 1.0
+    if claim.expect not in _WITHIN:
+        return found.p
+    if claim.expect is Expect.equal:
+        sides = [1, -1]
+    if found.low == found.high:
+        return float(any(side * found.mean >= claim.within for side in sides))
+    tested = [
+        stats.ttest_1samp(side * np.array(pairs), claim.within, alternative="less").pvalue
+        for side in sides
+    ]
+    return float(max(tested))
 
 
 def _losses(results: Results, arm: str, length: int, at: float) -> pd.Series:
@@ -125,10 +154,15 @@ def lengths_apart(results: Results, arm: str, against: str) -> pd.Series:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim at one length, and what became of it. adjusted_p: after Holm's correction."""
+    """A claim at one length, and what became of it.
+
+    against: the arm; of several the chosen one, or all while it is not known. adjusted_p: after
+    Holm's correction.
+    """
 
     claim: Claim
     length: int
+    against: str
     by_seed: pd.Series
     found: Difference | None
     adjusted_p: float
@@ -142,23 +176,36 @@ def claims(results: Results) -> list[tuple[Claim, int, bool]]:
     return [
         (each, length, not (each.tokens or 0) > a_step * length)
         for each in study.claims
-        for length in ([each.length] if each.length else study.lengths_of(each.arm, each.against))
+        for length in ([each.length] if each.length else study.lengths_of(*each.arms))
     ]
 
 
 def judge(results: Results) -> list[Judged]:
     """Return every claim at every length that has it, corrected for their number."""
     study = results.study
-    about = [(claim, length) for claim, length, is_there in claims(results) if is_there]
-    by_seed = [
-        losses_apart(results, claim.arm, claim.against, length, claim.at) for claim, length in about
-    ]
-    found = [difference(pairs) for pairs in by_seed]
-    adjusted = holm([1.0 if each is None or each.p is None else each.p for each in found])
+    parts = []
+    for claim, length, is_there in claims(results):
+        if is_there:
+            against = _chosen(results, claim, length)
+            apart = losses_apart(results, claim.arm, against, length, claim.at)
+            pairs = apart.drop(claim.chosen_on, errors="ignore")
+            parts.append((claim, length, against, pairs, difference(pairs)))
+    adjusted = holm([p_value(pairs, claim) for claim, _, _, pairs, _ in parts])
     return [
-        Judged(claim, length, pairs, each, p, verdict(each, p, claim.expect, study.smallest_effect))
-        for (claim, length), pairs, each, p in zip(about, by_seed, found, adjusted, strict=True)
+        Judged(*part, p, verdict(part[-1], p, part[0], study.smallest_effect))
+        for part, p in zip(parts, adjusted, strict=True)
     ]
+
+
+def _chosen(results: Results, claim: Claim, length: int) -> str:
+    """Return the arm that another is compared with; of several, all while one is not chosen."""
+    if not claim.best_of:
+        return str(claim.against)
+    losses = pd.DataFrame({arm: _losses(results, arm, length, claim.at) for arm in claim.best_of})
+    chosen = losses.reindex(claim.chosen_on)
+    return (
+        " or ".join(claim.best_of) if chosen.isna().any(axis=None) else str(chosen.mean().idxmin())
+    )
 
 
 def against_alone(results: Results) -> pd.DataFrame:
@@ -234,7 +281,7 @@ def pairs(results: Results) -> list[tuple[str, str]]:
     """Return each arm with the baseline, and the pairs of the claims."""
     base = results.baseline
     named = [(arm, base) for arm in results.compared] if base is not None else []
-    claimed = [(claim.arm, claim.against) for claim in results.study.claims]
+    claimed = [(claim.arm, claim.against) for claim in results.study.claims if claim.against]
     return list(dict.fromkeys(named + claimed))
 
 

@@ -24,16 +24,23 @@ RUNS = "runs.jsonl"
 
 
 class Expect(Enum):
-    """What a claim says of a loss: it is the lower one, or the higher one."""
+    """What a claim says of a loss: the lower one, the higher one, or the other one's within a bit.
+
+    not_higher: it is at most so much above the other. equal: neither above it nor below by more.
+    """
 
     lower = "lower"
     higher = "higher"
+    not_higher = "not_higher"
+    equal = "equal"
 
 
 @dataclass
 class Claim:
     """What a study says beforehand: held-out loss of ``arm`` ends below, or above, ``against``'s.
 
+    best_of: instead of ``against``, arms of which the one is taken that ends lowest over the seeds
+    of ``chosen_on``; it is compared over the others. within: nats, for not_higher and equal.
     length: at which; null is a claim for every length. progress: the share of the run at which
     losses are compared; below 1 the curve is read at the nearest evaluation. tokens: read by then,
     instead of a share; the evaluation is at most a quarter away, and shorter lengths have no such
@@ -42,11 +49,19 @@ class Claim:
 
     claim: str = MISSING
     arm: str = MISSING
-    against: str = MISSING
+    against: str | None = None
     expect: Expect = MISSING
     length: int | None = None
     progress: float = 1.0
     tokens: int | None = None
+    within: float = 0.01
+    best_of: list[str] = field(default_factory=list)
+    chosen_on: list[int] = field(default_factory=list)
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms that it is about."""
+        return [self.arm, *(self.best_of or [str(self.against)])]
 
     @property
     def at(self) -> float:
@@ -77,7 +92,7 @@ class StudyOptions:
         named = {
             "baseline": [] if self.baseline is None else [self.baseline],
             "exploratory": self.exploratory,
-            "claims": [arm for claim in self.claims for arm in (claim.arm, claim.against)],
+            "claims": [arm for claim in self.claims for arm in claim.arms],
         }
         for where, arms in named.items():
             for arm in arms:
@@ -95,7 +110,12 @@ class StudyOptions:
             if claim.tokens is not None and claim.progress != 1:
                 both = f"tokens={claim.tokens} and progress={claim.progress:g}"
                 yield f"{where}: {claim.claim!r} has {both}; leave one out"
-            if {claim.arm, claim.against} & set(self.exploratory):
+            if not bool(claim.best_of) == bool(claim.chosen_on) != bool(claim.against):
+                yield (
+                    f"{where}: {claim.claim!r} has either against, or best_of and chosen_on, the "
+                    "seeds by which the best is chosen"
+                )
+            if set(claim.arms) & set(self.exploratory):
                 yield f"{where}: {claim.claim!r} is about an exploratory arm; leave one out"
 
 

@@ -34,7 +34,12 @@ _LATE = "After 85% of its run, or in some seed never: listen to the end, or grow
 BEYOND = "beyond the longest stand-alone"
 DIRTY = "-dirty"  # a commit with it: git found changes that were not committed
 
-_SIGN = {Expect.lower: "<", Expect.higher: ">"}
+_SIGN = {
+    Expect.lower: "{} - {} < 0",
+    Expect.higher: "{} - {} > 0",
+    Expect.not_higher: "{} - {} < {:g}",
+    Expect.equal: "{} - {} within {:g}",
+}
 _MEASURES = [
     *("steps", "heldout_loss", "teacher_heldout_loss"),
     *(account.column for account in Account),
@@ -60,7 +65,7 @@ def verdicts(results: Results) -> Iterator[Row]:
         yield {
             "claim": claim.claim,
             "length": each.length,
-            "compared": f"{claim.arm} - {claim.against} {_SIGN[claim.expect]} 0",
+            "compared": _SIGN[claim.expect].format(claim.arm, each.against, claim.within),
             "at": share if claim.tokens is None else f"{claim.tokens:,} tokens",
             "difference [95%]": interval(each.found),
             "pairs": num,

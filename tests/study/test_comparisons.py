@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,22 @@ def test_verdicts_are_corrected_for_all_claims(tmp_path: Path) -> None:
         "contradicted",
         "contradicted",
     ]
+
+
+def test_the_best_of_several_is_chosen_by_other_seeds(tmp_path: Path) -> None:
+    claim = Claim(
+        "weak is not above", "weak", None, Expect.not_higher,
+        within=0.01, best_of=["poor", "alone"], chosen_on=[0, 1, 7],
+    )  # fmt: skip
+    (undecided, *_) = judge(read_results(miniature.write(tmp_path / "1", claims=[claim])))
+    assert (undecided.against, len(undecided.by_seed)) == ("poor or alone", 0)
+    assert undecided.verdict == "undecided (no pair of runs)"
+    known = replace(claim, chosen_on=[0, 1])
+    results = read_results(miniature.write(tmp_path / "2", claims=[known]))
+    (judged, *_) = judge(results)
+    apart = losses_apart(results, "weak", "alone", 100)
+    assert judged.against == "alone" and judged.verdict == "supported"
+    assert dict(judged.by_seed) == pytest.approx({seed: apart[seed] for seed in (2, 3, 4)})
 
 
 def test_equal_flops(tmp_path: Path) -> None:

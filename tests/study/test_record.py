@@ -52,7 +52,8 @@ def change(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("smallest_effect", to=-1), "smallest_effect=-1.0: it is at least 0"),
         (change("jobs", "1", "seed", to=True), "jobs.1.seed: Input should be a valid integer"),
         (change("jobs", "0", "state", to="lost"), "jobs.0.state: Input should be 'finished'"),
-        (change("claims", "0", "expect", to="best"), "expect: Input should be 'lower' or 'higher'"),
+        (change("claims", "0", "expect", to="best"), "expect: Input should be 'lower', "),
+        (change("claims", "0", "best_of", to=["alone"]), "has either against, or best_of"),
         (change("claims", "0", "progress", to=1.5), "progress=1.5 is no share of a run"),
         (
             lambda content: content["claims"][0].update(tokens=5, progress=0.5),

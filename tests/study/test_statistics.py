@@ -2,13 +2,14 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from dwt_cli.study.comparisons import Difference, difference, holm, verdict
-from dwt_cli.study.record import Expect
+from dwt_cli.study.comparisons import Difference, difference, holm, p_value, verdict
+from dwt_cli.study.record import Claim, Expect
 
 
 def test_the_interval_and_p_by_their_formulas() -> None:
@@ -86,7 +87,37 @@ def test_holm_by_its_definition() -> None:
         (Difference(0.0, 5, -0.03, 0.03, 1.0), 1.0, "higher", "undecided"),
         (Difference(0.5, 1), 1.0, "higher", "undecided (one seed)"),
         (None, 1.0, "higher", "undecided (no pair of runs)"),
+        (Difference(0.004, 5, 0.0, 0.008, 0.05), 0.01, "not_higher", "supported"),
+        (Difference(0.004, 5, 0.0, 0.012, 0.05), 0.06, "not_higher", "undecided"),
+        (Difference(0.03, 5, 0.012, 0.048, 0.01), 1.0, "not_higher", "contradicted"),
+        (Difference(-0.03, 5, -0.048, -0.012, 0.01), 0.9, "equal", "contradicted"),
+        (Difference(-0.03, 5, -0.048, -0.012, 0.01), 0.02, "not_higher", "supported"),
     ],
 )
 def test_verdicts(found: Difference | None, p: float, expect: str, said: str) -> None:
-    assert verdict(found, p, Expect[expect], 0.02) == said
+    claim = Claim("it is so", "one", "other", Expect[expect])
+    assert verdict(found, p, claim, 0.02) == said
+
+
+@pytest.mark.parametrize("expect", ["lower", "not_higher", "equal"])
+def test_a_p_value_by_its_interval(expect: str) -> None:
+    """It is 1 - c where the interval that is as sure as c just ends at what is tested."""
+    draw, claim = random.Random(4), Claim("it is so", "one", "other", Expect[expect], within=0.05)
+    for _ in range(20):
+        pairs = [draw.gauss(0.02, 0.05) for _ in range(5)]
+        center, scale = np.mean(pairs), np.std(pairs, ddof=1) / math.sqrt(5)
+
+        def beyond(edge: float, center: float = center, scale: float = scale) -> float:
+            return float(stats.t.sf((edge - center) / scale, 4))
+
+        expected = {
+            "lower": 2 * min(beyond(0.0), 1 - beyond(0.0)),
+            "not_higher": beyond(0.05),
+            "equal": max(beyond(0.05), 1 - beyond(-0.05)),
+        }
+        assert p_value(pairs, claim) == pytest.approx(expected[expect])
+    assert p_value([0.3], claim) == 1
+    assert p_value([0.01] * 3, claim) == (0 if expect != "lower" else difference([0.01] * 3).p)
+    assert p_value([0.06] * 3, replace(claim, expect=Expect.equal)) == 1
+    assert p_value([-0.06] * 3, replace(claim, expect=Expect.equal)) == 1
+    assert p_value([-0.06] * 3, replace(claim, expect=Expect.not_higher)) == 0
