@@ -14,7 +14,7 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import Range, walk
 from dwt_cli.config.run import DISTILLATION, Mode, Run, RunOptions
-from dwt_cli.data.options import Data
+from dwt_cli.data.options import OWN, Data
 from dwt_cli.distill.alpha import Crossover
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.features import over_features
@@ -174,9 +174,14 @@ def warnings(run: Run) -> Iterator[str]:
         ((run.train.max_steps or 10) < 10, {"train.profile"}, ": it is about steps 8 to 10"),
         (run.task.head is Head.causal, {"eval.mask_ratio"}, ": the task masks nothing"),
         (
-            run.data.tokenizer is not None,
+            run.data.tokenizer not in (None, OWN),
             {"data.tokenizer_kind", "task.tokenizer"},
             " with data.tokenizer, which is opened",
+        ),
+        (
+            not any(True for _ in run.teacher.checkpoints()),
+            {"remap.vocabulary"} | ({"data.tokenizer"} if run.data.tokenizer == OWN else set()),
+            ": no teacher comes with a tokenizer of its own",
         ),
         (True, idle, f" with eval.measures=[{','.join(measured)}]"),
     ]

@@ -110,7 +110,8 @@ def _run_of(composed: DictConfig, primary: str, likely: Sequence[str] = ()) -> R
         from dwt_cli.models.checkpoint import longer_than_trained, sizes
 
         known = [(f"{name}={each.path}", *size) for name, each in opened if (size := sizes(each))]
-        if found := _words_of_models(known, run.scale, words):
+        rows = known if run.shares_vocabulary else []
+        if found := _words_of_models(rows, known, run.scale, words):
             composed = _composed(primary, [*hydras, *words, *found])
             hydra, run = composed.hydra, typed(composed, primary, hydras)
         run.found = [f"{word} is taken from {named}" for word, named in found.items()]
@@ -125,16 +126,20 @@ def _run_of(composed: DictConfig, primary: str, likely: Sequence[str] = ()) -> R
     return run
 
 
+_Known = Sequence[tuple[str, int, int | None, int | None]]
+
+
 def _words_of_models(
-    known: Sequence[tuple[str, int, int | None, int | None]], scale: Scale, words: Sequence[str]
+    sharing: _Known, known: _Known, scale: Scale, words: Sequence[str]
 ) -> dict[str, str]:
     """Return the sizes that opened models have and the scale has not, each with who has it.
 
-    What was typed is left as it is: it is refused if it disagrees.
+    sharing: those whose vocabulary is the text's. What was typed is left as it is: it is refused if
+    it disagrees.
     """
     found = {}
     given = {word.partition("=")[0] for word in words}
-    for named, vocab_size, *_ in known[:1]:
+    for named, vocab_size, *_ in sharing[:1]:
         if "scale.vocab_size" not in given and vocab_size != scale.vocab_size:
             found[f"scale.vocab_size={vocab_size}"] = named
     for length, named in sorted((most, named) for named, _, most, _ in known if most)[:1]:

@@ -14,7 +14,7 @@ from omegaconf import II, MISSING
 
 from dwt_cli.base.options import above, at_least, between, bookkeeping
 from dwt_cli.config.launch import Basic, Joblib, Jobs, Launch, Local, Slurm, Submitit, Torchrun
-from dwt_cli.data.options import Data, Docs, Files, Hub
+from dwt_cli.data.options import OWN, Data, Docs, Files, Hub
 from dwt_cli.distill.alpha import SCHEDULES, Schedule
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.divergences import DIVERGENCES
@@ -168,6 +168,12 @@ class Run:
     choices: dict[str, str] = field(default_factory=dict, metadata={"identity": False})
     overrides: list[str] = field(default_factory=list, metadata={"identity": False})
     found: list[str] = field(default_factory=list, metadata={"identity": False})
+
+    @property
+    def shares_vocabulary(self) -> bool:
+        """Whether the models that are opened have the text's vocabulary, or are refused."""
+        is_apart = self.remap.needs_teacher and not self.remap.shares_rows
+        return self.data.tokenizer != OWN and not is_apart
 
     @property
     def evaluation(self) -> "Evaluation | None":

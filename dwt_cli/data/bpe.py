@@ -1,4 +1,7 @@
-"""A byte-level BPE vocabulary from text, as GPT-2's: any text comes back byte for byte."""
+"""A byte-level BPE vocabulary from text, as GPT-2's: any text comes back byte for byte.
+
+For masked models with BERT's special tokens, as RoBERTa's.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,6 +9,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dwt_cli.base.errors import UserError
+from dwt_cli.data.tokenizer import SPECIAL_TOKENS, with_masks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -14,7 +18,6 @@ MARK, PADDING = "<|endoftext|>", "<|padding|>"
 """Ids 0 and 1. The mark ends a document and begins every block; padding is for batches of texts."""
 
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
-_FEWEST = 2 + len(_ALPHABET)
 
 
 def train_tokenizer(
@@ -36,19 +39,30 @@ def train_tokenizer(
     )
 
 
-def byte_level_bpe(texts: Sequence[str], vocab_size: int) -> Tokenizer:
+def train_with_masks(
+    texts: Sequence[str], vocab_size: int, max_length: int
+) -> "PreTrainedTokenizerFast":
+    """Train on the texts as `train_tokenizer`, with BERT's special tokens."""
+    return with_masks(byte_level_bpe(texts, vocab_size, SPECIAL_TOKENS), max_length)
+
+
+def byte_level_bpe(
+    texts: Sequence[str], vocab_size: int, special_tokens: Sequence[str] = (MARK, PADDING)
+) -> Tokenizer:
     """Return what the texts give, which is the same with any number of threads."""
-    if vocab_size < _FEWEST:
+    fewest = len(special_tokens) + len(_ALPHABET)
+    if vocab_size < fewest:
         raise UserError(
-            f"data.vocab_size={vocab_size}: a byte-level vocabulary has 256 bytes and 2 marks "
-            f"before its first merge; set scale.vocab_size={_FEWEST} or more"
+            f"data.vocab_size={vocab_size}: a byte-level vocabulary has 256 bytes and "
+            f"{len(special_tokens)} marks before its first merge; set scale.vocab_size={fewest} "
+            "or more"
         )
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[MARK, PADDING],
+        special_tokens=[*special_tokens],
         initial_alphabet=_ALPHABET,
         show_progress=False,
     )

@@ -28,9 +28,11 @@ BUILDER_VERSION = 2  # raise it when the same text would give other blocks
 _CHUNK_CHARACTERS = 1_000_000  # tokenised at once
 _SAMPLE_CHARACTERS = 64_000_000  # what a tokenizer is trained on: the beginning of the text
 _TRAINED = {
-    TokenizerKind.wordpiece: wordpiece.train_tokenizer,
-    TokenizerKind.bpe: bpe.train_tokenizer,
+    (TokenizerKind.wordpiece, "sep_token"): wordpiece.train_tokenizer,
+    (TokenizerKind.bpe, "sep_token"): bpe.train_with_masks,
+    (TokenizerKind.bpe, "eos_token"): bpe.train_tokenizer,
 }
+"""By the kind, and by the role of what ends a text."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def build(
         if not sample:
             raise CorpusError(f"data: {options.named} has no text; choose another source")
         stream = itertools.chain(sample, stream)
-        tokenizer: PreTrainedTokenizerBase = _TRAINED[options.tokenizer_kind](
+        tokenizer: PreTrainedTokenizerBase = _TRAINED[options.tokenizer_kind, frame.end](
             _texts(sample, frame), options.vocab_size, options.block_length
         )
     else:

@@ -45,6 +45,10 @@ class Frame:
         return paragraphs if self.between is None else (self.between.join(paragraphs),)
 
 
+OWN = "own"
+"""The tokenizer that is trained on the text, whatever tokenizer a teacher has."""
+
+
 class TokenizerKind(Enum):
     """The kinds of tokenizer that can be trained on a text; the values stand in identities."""
 
@@ -53,9 +57,9 @@ class TokenizerKind(Enum):
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
-        """The roles that it has a token for."""
+        """The roles that it has a token for, or can have."""
         of_bert = ("cls_token", "sep_token", "mask_token")
-        return of_bert if self is TokenizerKind.wordpiece else ("bos_token", "eos_token")
+        return of_bert if self is TokenizerKind.wordpiece else (*of_bert, "bos_token", "eos_token")
 
 
 @dataclass
@@ -64,7 +68,8 @@ class Data:
 
     block_length: int = at_least(8, default=II("scale.block_length"))
     vocab_size: int = at_least(100, default=II("scale.vocab_size"))
-    # a folder with a tokenizer, or a name on the hub; null trains one, or takes the checkpoint's
+    # a folder with a tokenizer, or a name on the hub; null trains one, or takes the checkpoint's;
+    # own trains one in either case
     tokenizer: str | None = None
     # of one that is trained; the text's own identity has it
     tokenizer_kind: TokenizerKind = bookkeeping(II("task.tokenizer"))

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,16 +73,20 @@ def train_tokenizer(
     texts: Sequence[str], vocab_size: int, max_length: int
 ) -> "PreTrainedTokenizerFast":
     """Train on the texts. A small corpus may end up with fewer than ``vocab_size`` entries."""
+    return with_masks(_wordpiece(_vocabulary(texts, vocab_size)), max_length)
+
+
+def with_masks(tokenizer: Tokenizer, max_length: int) -> "PreTrainedTokenizerFast":
+    """Return a tokenizer whose first ids are `SPECIAL_TOKENS`, framing texts as BERT does."""
     from transformers import PreTrainedTokenizerFast
 
-    wordpiece = _wordpiece(_vocabulary(texts, vocab_size))
-    wordpiece.post_processor = processors.TemplateProcessing(
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(each, SPECIAL_TOKENS.index(each)) for each in ("[CLS]", "[SEP]")],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=wordpiece,
+        tokenizer_object=tokenizer,
         model_max_length=max_length,
         **{f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS},
     )
@@ -104,6 +108,11 @@ def ids_of(
     asked = _AS_TEXT | {"add_special_tokens": special_tokens}
     ids: list[list[int]] = tokenizer(list(texts), **asked)["input_ids"]
     return ids
+
+
+def numbered_otherwise(ours: Mapping[str, int], theirs: Mapping[str, int]) -> dict[int, str]:
+    """Return the entries of our vocabulary that theirs lacks, or numbers otherwise, by number."""
+    return {number: entry for entry, number in ours.items() if theirs.get(entry) != number}
 
 
 def bytes_of_tokens(

@@ -16,7 +16,7 @@ from dwt_cli.data import corpus as corpora
 from dwt_cli.data import tokenizer as tokenizers
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.heldout import Pieces, pieces_for
-from dwt_cli.data.options import Data
+from dwt_cli.data.options import OWN, Data
 from dwt_cli.data.source import Progress, Source
 from dwt_cli.models.options import Checkpoint, located, provenance
 from dwt_cli.recipe.stage import Context, Done, Stage
@@ -172,6 +172,8 @@ class TeachersText(CorpusStage):
 
 def tokenizer_path(setting: str | None, opened: Sequence[tuple[str, Checkpoint]]) -> str | None:
     """Return the tokenizer to open: the one that is set, or a checkpoint's; None to train one."""
+    if setting == OWN:
+        return None
     if setting is not None:
         return located("data.tokenizer", setting)
     return next((located(name, checkpoint.path) for name, checkpoint in opened), None)

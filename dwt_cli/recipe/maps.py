@@ -103,4 +103,5 @@ class MapsStage(Stage):
         assert teacher.model is not None
         device, dtype = at.machine.device, at.machine.dtype
         LanguageModel(student, dtype).to(device)
-        return Growing(student, teacher.model, self.options, dtype).to(device)
+        tokens = self.student.tokens(done)
+        return Growing(student, teacher.model, self.options, dtype, tokens).to(device)

@@ -4,7 +4,7 @@
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +14,8 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.check import nearest_existing
 from dwt_cli.data import corpus as corpora
+from dwt_cli.data.surfaces import Surfaces
+from dwt_cli.data.tokenizer import numbered_otherwise
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.models.anatomy import is_known, num_positions
@@ -25,6 +27,7 @@ from dwt_cli.recipe.memory import memory, state
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Conditions
 from dwt_cli.recipe.student import StudentStage
+from dwt_cli.training.protocols import Moment
 
 _CHECKPOINT_BYTES = 8  # per parameter, at least: fp32 weight and one moment
 
@@ -55,9 +58,11 @@ def check(
         _check_model(*each, conditions, is_shared, speaks and each[0] != STUDENT_PATH)
         for each in shapes.checkpoints
     ]
-    alike = _check_tokenizers(student.corpus.tokenizer(), shapes.checkpoints, conditions)
+    alike, others = _check_tokenizers(student)
     vocab_size = conditions.data.vocab_size
     for (setting, checkpoint), theirs in zip(shapes.checkpoints, rows, strict=True):
+        if setting in others:
+            continue
         # a teacher may have other rows if its tokenizer is known to number the text's tokens alike
         num_tokens = alike.get(setting) if setting != STUDENT_PATH else None
         if theirs != vocab_size and not (num_tokens and theirs >= num_tokens):
@@ -72,44 +77,70 @@ def check(
         parts_for(shapes.objectives, model.config, teacher.config)
     if remapped.needs_teacher:
         assert teacher is not None, "config.check asks for one model"
-        remapped.start(model, teacher)  # shapes alone
+        remapped.start(model, teacher, remapped.tokens(vocab_size) if others else None)
 
 
-def _check_tokenizers(
-    path: str | None, opened: Sequence[tuple[str, Checkpoint]], conditions: Conditions
-) -> dict[str, int]:
-    """Check that one fits the models' vocabulary, and those of checkpoints number it alike.
+def _check_tokenizers(student: StudentStage) -> tuple[dict[str, int], set[str]]:
+    """Check that the text's fits the models' vocabulary, and that teachers with others may teach.
 
-    Returns its number of entries by the setting of each checkpoint with such a tokenizer.
+    Returns its number of entries by the setting of each checkpoint that numbers them alike, and
+    the settings of teachers that read other tokens.
     """
+    path, conditions = student.corpus.tokenizer(), student.shapes.conditions
+    roles, ours = conditions.task.special_tokens, {}
     alike: dict[str, int] = {}
-    if path is None:
-        return alike
-    roles = conditions.task.special_tokens
-    vocabulary = corpora.open_tokenizer(path, roles).get_vocab()
-    size = len(vocabulary)
-    if size > conditions.data.vocab_size:
-        raise UserError(
-            f"tokenizer {path} has {size} entries, the models scale.vocab_size="
-            f"{conditions.data.vocab_size}: set scale.vocab_size={size} or more"
-        )
-    for setting, checkpoint in opened:
+    others: set[str] = set()
+    if path is not None:
+        ours = corpora.open_tokenizer(path, roles).get_vocab()
+        if len(ours) > conditions.data.vocab_size:
+            raise UserError(
+                f"tokenizer {path} has {len(ours)} entries, the models scale.vocab_size="
+                f"{conditions.data.vocab_size}: set scale.vocab_size={len(ours)} or more"
+            )
+    elif conditions.data.tokenizer is None:
+        return alike, others
+    for setting, checkpoint in student.shapes.checkpoints:
+        named = f"{setting}={checkpoint.path}"
         try:
-            theirs = corpora.open_tokenizer(located(setting, checkpoint.path), roles).get_vocab()
+            opened = corpora.open_tokenizer(located(setting, checkpoint.path), roles)
         except UserError:  # it has none: that its ids mean the same cannot be seen
+            if path is None:
+                raise
             continue
-        differing = {n: entry for entry, n in vocabulary.items() if theirs.get(entry) != n}
-        if differing:
+        if path is None:
+            why = f"data.tokenizer={conditions.data.tokenizer} with {named}: it reads other tokens"
+        elif differing := numbered_otherwise(ours, theirs := opened.get_vocab()):
             first = min(differing)
             there = next((entry for entry, number in theirs.items() if number == first), None)
-            raise UserError(
-                f"{setting}={checkpoint.path} and tokenizer {path}: {len(differing)} of {size} "
+            why = (
+                f"{named} and tokenizer {path}: {len(differing)} of {len(ours)} "
                 f"entries are others or have another number (id {first} is {differing[first]!r}, "
-                f"and {there!r} among its {len(theirs)}), and teacher and student share one "
-                "vocabulary; choose models with the same tokenizer"
+                f"and {there!r} among its {len(theirs)})"
             )
-        alike[setting] = size
-    return alike
+        else:
+            alike[setting] = len(ours)
+            continue
+        for problem in _problems_between_tokens(student, setting):
+            raise UserError(f"{why}, and {problem}, or choose models with the same tokenizer")
+        Surfaces(opened, named)  # raises where what they stand for is not known
+        others.add(setting)
+    return alike, others
+
+
+def _problems_between_tokens(student: StudentStage, setting: str) -> Iterator[str]:
+    """Yield what cannot be with a model that reads other tokens, each with a remedy."""
+    remapped, alpha = student.shapes.remap, student.alpha
+    if setting == STUDENT_PATH:
+        yield "a student has the text's; leave data.tokenizer out"
+    if setting != "teacher.path":
+        yield "several teachers share one vocabulary; choose teacher=checkpoint"
+    if remapped.shares_rows:
+        yield "a row of embeddings is of one token; set remap.vocabulary=transfer"
+    if alpha.reacts or student.crossing:
+        yield "what this alpha looks at is a loss per token; choose another alpha"
+    if not alpha.soft_is_over(Moment(0.0)):
+        named = "+".join(student.shapes.objectives)
+        yield f"objective={named} compares token by token; choose alpha=off"
 
 
 def _check_model(

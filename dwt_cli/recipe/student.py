@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from dwt_cli.distill.loss import Distillation
+    from dwt_cli.distill.remap.vocabulary import Transfer
 
 _SAMPLES = 1000  # moments of a run at which its schedule is asked for the teacher's weight
 
@@ -241,6 +242,19 @@ class StudentStage(Stage):
         )
         return Trained(model, facts)
 
+    def tokens(self, done: Done) -> Transfer | None:
+        """Return how the student's rows are made of those for its teacher's tokens.
+
+        None: the two have the same, or they are not.
+        """
+        from dwt_cli.data.surfaces import Surfaces
+
+        assert self.teacher is not None
+        if (theirs := done[self.teacher.name].tokens) is None:
+            return None
+        ours = Surfaces(done[self.corpus.name].tokenizer, "data.tokenizer")
+        return self.shapes.remap.tokens(self.corpus.data.vocab_size, (ours, theirs))
+
     def _remap(self, student: PreTrainedModel, done: Done, at: Context) -> dict[str, Any]:
         """Start the student from its teacher, in place; return what that cost and is worth.
 
@@ -259,16 +273,17 @@ class StudentStage(Stage):
             model = LanguageModel(student, at.machine.dtype)  # evaluated once: not compiled
             return evaluate(model.to(at.machine.device))["loss"]
 
-        losses = {"teacher": teacher.facts.loss, "random": loss()}
+        losses = {"teacher": teacher.facts.loss} if teacher.facts.heldout else {}
+        losses["random"] = loss()
         facts: dict[str, Any] = {"flops": 0, "seconds": 0.0}
         if self.maps is not None:
             account = self.maps.apply(student, done, at)
             learned = facts_of(done[self.maps.name])
             facts = {"flops": learned.flops, "seconds": learned.seconds}
         else:
-            account = self.shapes.remap.start(student, teacher.model)
+            account = self.shapes.remap.start(student, teacher.model, self.tokens(done))
         losses["remapped"] = loss()
-        facts["losses"] = losses
+        facts |= {"losses": losses} | ({"tokens": account.tokens} if account.tokens else {})
         if at.ranks.is_first:
             folder = at.folder / self.folder
             atomic.write_json(folder / "remap.json", plain(vars(account)) | facts)

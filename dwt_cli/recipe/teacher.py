@@ -17,7 +17,9 @@ from dwt_cli.base.atomic import read_json
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
+from dwt_cli.data.tokenizer import numbered_otherwise
 from dwt_cli.distill.teacher.options import BUDGETS, MadeTeacher, SeveralTeachers, Teacher
+from dwt_cli.models.options import located
 from dwt_cli.recipe import formerly
 from dwt_cli.recipe.corpus import CorpusStage, TeachersText
 from dwt_cli.recipe.stage import Conditions, Context, Done, Stage, facts_of
@@ -29,15 +31,21 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from dwt_cli.data.corpus import Corpus
+    from dwt_cli.data.surfaces import Surfaces
     from dwt_cli.distill.teacher.signal import TeacherSignal
     from dwt_cli.tasks.batches import HeldoutBatches
 
 
 class Prepared(NamedTuple):
-    """A teacher that can be asked. Its signal alone holds the model, and can let go of it."""
+    """A teacher that can be asked. Its signal alone holds the model, and can let go of it.
+
+    tokens: of its own tokenizer, where that is another than the text's.
+    """
 
     facts: Facts
     signal: TeacherSignal
+    tokens: Surfaces | None = None
 
     @property
     def model(self) -> PreTrainedModel | None:
@@ -128,6 +136,20 @@ class SingleStage(TeacherStage):
             known |= _recorded(Path(checkpoint.path).expanduser())
         return model, Facts(0, {}, **known, fresh=fresh or None)
 
+    def other_tokens(self, corpus: Corpus) -> Surfaces | None:
+        """Return those of its tokenizer; None: it is the text's, or there is none."""
+        from dwt_cli.data.corpus import open_tokenizer
+        from dwt_cli.data.surfaces import Surfaces
+
+        for setting, checkpoint in self.options.checkpoints():
+            try:
+                theirs = open_tokenizer(located(setting, checkpoint.path), ())
+            except UserError:  # it is taken to be the text's
+                continue
+            if numbered_otherwise(corpus.tokenizer.get_vocab(), theirs.get_vocab()):
+                return Surfaces(theirs, f"{setting}={checkpoint.path}")
+        return None
+
     def carry_out(self, done: Done, at: Context) -> Prepared:
         from dwt_cli.models.flops import num_parameters
 
@@ -138,6 +160,9 @@ class SingleStage(TeacherStage):
             facts = replace(facts, parameters=num_parameters(model))
         corpus, vocab_size = done[self.corpus.name], of.data.vocab_size
         signal = self.options.signal(wrapped, vocab_size)
+        if tokens := self.other_tokens(corpus):
+            at.show.update(self.name, 1.0, "reads other tokens")  # its loss is not the student's
+            return Prepared(facts, signal, tokens)
         if model is not None and model.config.vocab_size != vocab_size:
             from dwt_cli.distill.teacher.signal import FittedSignal
 

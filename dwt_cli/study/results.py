@@ -195,7 +195,7 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
         "epochs": student.epochs,
         "heldout_loss": student.loss,
         "parameters": student.parameters,
-        "teacher_heldout_loss": teacher and teacher.loss,
+        "teacher_heldout_loss": teacher and teacher.heldout.get("loss"),
         "teacher_parameters": teacher and teacher.parameters,
         "is_alone": summary.teacher is None and student.remap is None,
         **flops(cost),

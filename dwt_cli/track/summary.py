@@ -71,13 +71,15 @@ class Content:
 class Facts(Content):
     """A model and its training.
 
-    parameters: distinct ones. heldout: its metrics on the held-out text, at its end.
+    parameters: distinct ones. heldout: its metrics on the held-out text, at its end; none of a
+    teacher that reads other tokens.
     flops: of its training; null in the file where nobody knows. step_flops: of a step of the model
     alone, forward and backward. tokens: read in training.
-    num_taught: steps with a teacher. remap: FLOPs and seconds of the start from a teacher, and
-    held-out losses around it. members: of a mixture of teachers, by name. fresh: the weights of
-    the head that its checkpoint did not have. crossing: the step at which its teacher was left,
-    how it was found, and the FLOPs of that.
+    num_taught: steps with a teacher. remap: FLOPs and seconds of the start from a teacher,
+    held-out losses around it, and of another vocabulary's tokens how many are of each kind.
+    members: of a mixture of teachers, by name. fresh: the weights of the head that its checkpoint
+    did not have. crossing: the step at which its teacher was left, how it was found, and the FLOPs
+    of that.
     """
 
     parameters: int
@@ -147,7 +149,7 @@ class Summary(Content):
             gaps["tokens_saved"] = 1 - self.tokens_to_stand_alone / self.stand_alone.tokens
         if self.equal_flops is not None:
             gaps["student_minus_equal_flops"] = self.student.loss - self.equal_flops.loss
-        if self.teacher is not None:
+        if self.teacher is not None and self.teacher.heldout:
             gap = self.teacher.loss - alone
             gaps["teacher_minus_stand_alone"] = gap
             gaps["teacher_ahead"] = gap <= 0
@@ -193,7 +195,8 @@ def print_summary(
     models = {"teacher": summary.teacher, **of_members, "student": summary.student}
     for name, facts in (models | {"stand-alone": alone}).items():
         if facts is not None:
-            gap = "" if alone is None or facts is alone else f"{facts.loss - alone.loss:+.3f}"
+            is_apart = alone is None or facts is alone or not facts.heldout
+            gap = "" if alone is None or is_apart else f"{facts.loss - alone.loss:+.3f}"
             table.add_row(name, *_cells(facts).values(), *([gap] if alone else []))
     console.print(table)
     say = plain_line(console)
@@ -207,9 +210,9 @@ def _cells(facts: Facts) -> dict[str, str]:
     return {
         "size": f"{facts.parameters / 1e6:.2f} M",
         "tokens": f"{facts.tokens / 1e6:.2f} M" if facts.tokens else "?",
-        "held-out": f"{facts.loss:.3f}",
-        "perplexity": f"{heldout['perplexity']:.1f}",
-        "accuracy": f"{heldout['accuracy']:.1%}",
+        "held-out": f"{facts.loss:.3f}" if heldout else "other tokens",
+        "perplexity": f"{heldout['perplexity']:.1f}" if heldout else "",
+        "accuracy": f"{heldout['accuracy']:.1%}" if heldout else "",
         **({} if bits is None else {"bits per byte": f"{bits:.3f}"}),
     }
 
@@ -256,6 +259,9 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
     if remap := summary.student.remap:
         losses = ", ".join(f"{name} {loss:.3f}" for name, loss in remap["losses"].items())
         lines.append(f"held-out loss before the first step: {losses}")
+        if tokens := remap.get("tokens"):
+            kinds = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in tokens.items())
+            lines.append(f"tokens of the new vocabulary, by what they began as: {kinds}")
     if crossing := summary.student.crossing:
         lines.append(crossing["why"])
     parts = ("calibration", "remap")

@@ -242,7 +242,8 @@ def _open(folder: Path, said: Mapping[str, Any], server_s: float | None) -> "Run
 def _numbers(summary: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what a run comes to: held-out measures, cost, and the scores of its last moment."""
     found = {**summary["student"]["heldout"], **summary["cost"]} if summary else {}
-    if summary and (teacher := summary.get("teacher")):
+    teacher = summary.get("teacher") if summary else None
+    if teacher and teacher["heldout"]:
         found["teacher_heldout_loss"] = teacher["heldout"]["loss"]
     last = [score for score in scores if score["moment"] == scores[-1]["moment"]]
     return found | {f"{score['task']}/{score['metric']}": score["value"] for score in last}

@@ -26,6 +26,7 @@ from dwt_cli.distill.remap.remap import (
     stored,
     unfused,
 )
+from dwt_cli.distill.remap.vocabulary import Transfer
 from dwt_cli.distill.remap.width import Axis, Piece
 from dwt_cli.models.wrapper import LOGITS, LanguageModel, Output, Want
 
@@ -39,11 +40,16 @@ class Growing(LanguageModel):
     """
 
     def __init__(
-        self, student: PreTrainedModel, teacher: PreTrainedModel, options: Ligo, dtype: torch.dtype
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        options: Ligo,
+        dtype: torch.dtype,
+        tokens: Transfer | None = None,
     ) -> None:
         super().__init__(student.requires_grad_(False), dtype)
         self._bare = [LanguageModel(student, dtype)]  # in a list: the student is registered once
-        self._donor = Donor.of(teacher)
+        self._donor, self._kinds = Donor.of(teacher, tokens), tokens.kinds if tokens else {}
         like = next(student.parameters())
         chosen = sources_of(student.config, teacher.config, options)
         start_ST = torch.eye(self._donor.num_layers)[chosen].to(like)
@@ -94,6 +100,7 @@ class Growing(LanguageModel):
         return Account(
             grown={name: self._origins(name) for name in self.model.state_dict()},
             layers={s: dict(enumerate(shares)) for s, shares in enumerate(mean_ST.tolist())},
+            tokens=dict(self._kinds),
         )
 
     def _made(self, name: str) -> Tensor:

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from omegaconf import MISSING
 
-from dwt_cli.base.options import above, at_least
+from dwt_cli.base.options import above, added, at_least
 from dwt_cli.distill.remap import depth, width
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from dwt_cli.data.surfaces import Surfaces
     from dwt_cli.distill.remap.remap import Account
+    from dwt_cli.distill.remap.vocabulary import Transfer
+
+    Pair = tuple[Surfaces, Surfaces]
+
+
+class Vocabulary(Enum):
+    """What a student's tokens start as where its tokenizer may be another than its teacher's.
+
+    shared: the two have one. transfer: a token of the teacher's is copied, any other is the mean of
+    its pieces in the teacher's tokenizer. fresh: embeddings and head are left as they were made.
+    """
+
+    shared = "shared"
+    transfer = "transfer"
+    fresh = "fresh"
+
+    def left_out(self, rows: set[str]) -> set[str]:
+        """Return which of the tensors with a row for each token are not taken over."""
+        return rows if self is Vocabulary.fresh else set()
 
 
 @dataclass
@@ -31,11 +52,26 @@ class Remap:
     def adopt(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
         """Set in a student's configuration what the teacher's weights need to mean the same."""
 
-    def start(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Account:
+    @property
+    def shares_rows(self) -> bool:
+        """Whether a row of the student's vocabulary starts as the same one of its teacher's."""
+        return False
+
+    def tokens(self, num_rows: int, between: Pair | None = None) -> Transfer | None:
+        """Return how ``num_rows`` rows of another vocabulary are made; None: they are not.
+
+        between: the tokenizers; None: shapes are enough.
+        """
+        return None
+
+    def start(
+        self, student: PreTrainedModel, teacher: PreTrainedModel, tokens: Transfer | None = None
+    ) -> Account:
         """Write the teacher's weights into the student; return where each tensor is from.
 
-        Of learned maps, what they begin as. On the meta device shapes alone are compared. Raises
-        `UserError` where the teacher does not fit.
+        tokens: how the rows of another vocabulary are made. Of learned maps, what they begin as. On
+        the meta device shapes alone are compared. Raises `UserError` where the teacher does not
+        fit.
         """
         raise NotImplementedError
 
@@ -61,6 +97,7 @@ class FromTeacher(Remap):
     depth: str = MISSING
     width: str | None = None  # null: the teacher has the student's sizes
     head: bool = True  # false: only the embeddings and the layers
+    vocabulary: Vocabulary = added(Vocabulary.shared)
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield a line for each rule that there is not; setting: what the fields' begin with."""
@@ -78,10 +115,23 @@ class FromTeacher(Remap):
 
         adopt(student, teacher, self)
 
-    def start(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Account:
+    @property
+    def shares_rows(self) -> bool:
+        return self.vocabulary is Vocabulary.shared
+
+    def tokens(self, num_rows: int, between: Pair | None = None) -> Transfer | None:
+        from dwt_cli.distill.remap.vocabulary import Transfer, transfer
+
+        if self.vocabulary is not Vocabulary.transfer:
+            return None
+        return transfer(*between, num_rows) if between else Transfer.of_shapes(num_rows)
+
+    def start(
+        self, student: PreTrainedModel, teacher: PreTrainedModel, tokens: Transfer | None = None
+    ) -> Account:
         from dwt_cli.distill.remap.remap import remap
 
-        return remap(student, teacher, self)
+        return remap(student, teacher, self, tokens)
 
 
 @dataclass
@@ -103,3 +153,8 @@ class Ligo(FromTeacher):
         yield from super().problems(setting)
         if not self.head:
             yield f"{setting}.head=false: maps are learned through the head; leave it out"
+        if self.vocabulary is Vocabulary.fresh:
+            yield (
+                f"{setting}.vocabulary=fresh: maps are learned through the teacher's embeddings; "
+                f"set {setting}.vocabulary=transfer"
+            )

@@ -30,7 +30,11 @@ def draw_origins(account: Account, num_student: int, num_teacher: int, picture: 
     axes.set_xlabel("the teacher's layer")
     axes.set_ylabel("the student's layer")
     copied, grown, reset = len(account.copied), len(account.grown), len(account.reset)
-    axes.set_title(f"tensors: {copied} copied, {grown} grown, {reset} reset", fontsize=10)
+    title = f"tensors: {copied} copied, {grown} grown, {reset} reset"
+    if account.tokens:
+        kinds = (f"{count} {kind.replace('_', ' ')}" for kind, count in account.tokens.items())
+        title += f"\ntokens: {', '.join(kinds)}"
+    axes.set_title(title, fontsize=10)
     figure.colorbar(drawn, label="share")
     figure.savefig(picture, dpi=110)
     return figure

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from dwt_cli.base.errors import UserError
 from dwt_cli.distill.remap import depth, width
 from dwt_cli.distill.remap.options import FromTeacher
+from dwt_cli.distill.remap.vocabulary import Transfer, rows_of_vocabulary
 from dwt_cli.distill.remap.width import Axis, Piece
 from dwt_cli.models.anatomy import ANATOMIES, anatomy_of, head_size, is_decoder, num_heads
 from dwt_cli.models.families.parts import Anatomy
@@ -24,7 +25,8 @@ class Account:
 
     copied: student tensor -> teacher tensor. grown: student tensor -> teacher tensors that a width
     rule made it of. reset: student tensor -> why it is not the teacher's. layers: student layer ->
-    teacher layer -> share in it. silent: student layers that are the identity at first.
+    teacher layer -> share in it. silent: student layers that are the identity at first. tokens:
+    where the vocabulary is another, how many rows are of each kind (see `Transfer`).
     """
 
     copied: dict[str, str] = field(default_factory=dict)
@@ -32,21 +34,30 @@ class Account:
     reset: dict[str, str] = field(default_factory=dict)
     layers: dict[int, dict[int, float]] = field(default_factory=dict)
     silent: list[int] = field(default_factory=list)
+    tokens: dict[str, int] = field(default_factory=dict)
 
 
 @torch.no_grad()
-def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeacher) -> Account:
+def remap(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    options: FromTeacher,
+    tokens: Transfer | None = None,
+) -> Account:
     """Write the teacher's weights into the student, in place; return where each is from.
 
-    On the meta device shapes alone are compared. Raises `UserError` when the rules cannot make one
-    of the other: another family, a wider teacher, layers of another kind.
+    tokens: how the rows of another vocabulary are made; None: both have one, or they are not. On
+    the meta device shapes alone are compared. Raises `UserError` when the rules cannot make one of
+    the other: another family, a wider teacher, layers of another kind.
     """
     sources = sources_of(student.config, teacher.config, options)
     repeats = [n for n in range(1, len(sources)) if sources[n] == sources[n - 1]]
-    donor, anatomy = Donor.of(teacher), anatomy_of(teacher)
+    donor, anatomy = Donor.of(teacher, tokens), anatomy_of(teacher)
+    left = options.vocabulary.left_out(rows_of_vocabulary(student))
     account = Account(
         layers=_shares(sources, student.config, teacher.config, options),
         silent=repeats if options.depth in depth.SILENT else [],
+        tokens=dict(tokens.kinds) if tokens else {},
     )
     axes = axes_by_letter(student.config, teacher.config)
     target = student.state_dict()
@@ -54,7 +65,9 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
         number, inside = anatomy.place_of(name)
         origin = None if number is None else sources[number]
         is_embedding = name.startswith(anatomy.embeddings) or name == f"{anatomy.output}.weight"
-        if number is None and not (options.head or is_embedding):
+        if name in left:
+            account.reset[name] = "remap.vocabulary=fresh leaves it as it was made"
+        elif number is None and not (options.head or is_embedding):
             account.reset[name] = "remap.head=false leaves it as it was made"
         elif number is not None and origin is None:
             account.reset[name] = "the rule leaves this layer as it was made"
@@ -87,7 +100,8 @@ def remap(student: PreTrainedModel, teacher: PreTrainedModel, options: FromTeach
             )
         tensor.copy_(own)
     assert account.copied.keys() | account.grown.keys() | account.reset.keys() == target.keys()
-    _check_nothing_is_lost(donor, account, options)
+    left = options.vocabulary.left_out(rows_of_vocabulary(teacher))
+    _check_nothing_is_lost(donor, account, options, left)
     return account
 
 
@@ -103,8 +117,11 @@ def _adds_to_stream(inside: str, anatomy: Anatomy) -> bool:
     return len(letters) == 2 and "D" in letters
 
 
-def _check_nothing_is_lost(donor: "Donor", account: Account, options: FromTeacher) -> None:
+def _check_nothing_is_lost(
+    donor: "Donor", account: Account, options: FromTeacher, left: set[str]
+) -> None:
     used = {*account.copied.values(), *(name for names in account.grown.values() for name in names)}
+    used |= left
     layers = {origin for shares in account.layers.values() for origin in shares}
     for name in sorted(donor.tensors.keys() - used):
         number, inside = donor.anatomy.place_of(name)
@@ -139,8 +156,12 @@ class Donor:
     num_layers: int
 
     @classmethod
-    def of(cls, teacher: PreTrainedModel) -> "Donor":
-        return cls(teacher.state_dict(), anatomy_of(teacher), teacher.config.num_hidden_layers)
+    def of(cls, teacher: PreTrainedModel, tokens: Transfer | None = None) -> "Donor":
+        """Return them in a vocabulary of other tokens, or in the teacher's."""
+        tensors = teacher.state_dict()
+        if tokens is not None:
+            tensors |= {name: tokens(tensors[name]) for name in rows_of_vocabulary(teacher)}
+        return cls(tensors, anatomy_of(teacher), teacher.config.num_hidden_layers)
 
     def names(self, name: str, layers: Iterable[int]) -> list[str]:
         """Return the tensors that do in the teacher's layers what the student's ``name`` does.

@@ -1,0 +1,124 @@
+"""A vocabulary's rows, made of those of another one: what a new token starts from.
+
+Legend: V our rows, W theirs, P pieces of all our tokens, one after the other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dwt_cli.data.surfaces import Surfaces
+from dwt_cli.models.anatomy import anatomy_of
+
+KINDS = ("copied", "pieces", "bytes", "special", "mean_of_all")
+"""What a row can start as; see `Transfer`."""
+
+_ROLES = {
+    "bos_token": "cls_token",
+    "cls_token": "bos_token",
+    "eos_token": "sep_token",
+    "sep_token": "eos_token",
+    "pad_token": "",
+    "mask_token": "",
+    "unk_token": "",
+}
+"""The roles of special tokens, each with the one that stands in for it."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """For each of our rows the ids of their tokens whose mean it starts as; empty: of all.
+
+    kinds: how many rows there are of each kind: ``copied`` stand for the same bytes, ``pieces`` for
+    those of several tokens, ``bytes`` for those of parts of characters, ``special`` have the same
+    role, and ``mean_of_all`` have nothing of their own, as rows without a token.
+    """
+
+    pieces: Sequence[Sequence[int]]
+    kinds: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of_shapes(cls, num_rows: int) -> "Transfer":
+        """Return one of so many rows, for models without numbers."""
+        return cls([[]] * num_rows)
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Their ids (P,), our rows (P,) and the number of pieces of each row (V,)."""
+        counts_V = torch.tensor([len(of_row) for of_row in self.pieces])
+        rows_P = torch.arange(len(counts_V)).repeat_interleave(counts_V)
+        ids_P = torch.tensor([*chain(*self.pieces)], dtype=torch.long)
+        return ids_P, rows_P, counts_V
+
+    def __call__(self, tensor_W: Tensor) -> Tensor:
+        """Return our rows (V, ...) of their embeddings, head or bias (W, ...), where these are."""
+        ids_P, rows_P, counts_V = (each.to(tensor_W.device) for each in self._places)
+        made_V = tensor_W.new_zeros(len(counts_V), *tensor_W.shape[1:])
+        made_V.index_add_(0, rows_P, tensor_W[ids_P])
+        counts_V = counts_V.view(-1, *[1] * (tensor_W.ndim - 1))
+        return torch.where(counts_V > 0, made_V / counts_V.clamp_min(1), tensor_W.mean(0))
+
+
+def transfer(ours: Surfaces, theirs: Surfaces, num_rows: int) -> Transfer:
+    """Return what each of our ``num_rows`` rows starts from, by what its token stands for.
+
+    As fast vocabulary transfer (Gee et al. 2022, 2402.09977): equal strings are copied, a new
+    one is the mean of its pieces in their tokenizer. Strings are compared as bytes, special tokens
+    by their roles.
+    """
+    special = _by_role(ours.tokenizer, theirs.tokenizer)
+    kinds, pieces = dict.fromkeys(KINDS, 0), []
+    for number in range(num_rows):
+        surface = ours.bytes_of.get(number)
+        found = special.get(number, []) if surface is None else theirs.pieces(surface)
+        kinds[_kind(surface, found, theirs)] += 1
+        pieces.append(found)
+    return Transfer(pieces, kinds)
+
+
+def _kind(surface: bytes | None, found: Sequence[int], known: Surfaces) -> str:
+    if not found:
+        return "mean_of_all"
+    if surface is None:
+        return "special"
+    if known.ids.get(surface) == found[0]:
+        return "copied"
+    return "pieces" if all(_is_text(known.bytes_of[each]) for each in found) else "bytes"
+
+
+def _is_text(surface: bytes) -> bool:
+    return surface.decode(errors="ignore").encode() == surface
+
+
+def _by_role(
+    ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase
+) -> dict[int, list[int]]:
+    """Return their special tokens with the roles of each of ours, or with its string."""
+    found: dict[int, dict[int, None]] = {number: {} for number in ours.all_special_ids}
+    for role, other in _ROLES.items():
+        mine = getattr(ours, f"{role}_id")
+        roles = (getattr(theirs, f"{name}_id") for name in (role, other) if name)
+        alike = next((number for number in roles if number is not None), None)
+        if mine is not None and alike is not None:
+            found[mine][alike] = None
+    entries: dict[str, int] = theirs.get_vocab()
+    for number, of_role in found.items():
+        token: Any = ours.convert_ids_to_tokens(number)
+        if not of_role and token in entries:
+            of_role[entries[token]] = None
+    return {number: [*of_role] for number, of_role in found.items()}
+
+
+def rows_of_vocabulary(model: PreTrainedModel) -> set[str]:
+    """Return the names of a model's tensors that have a row for each token."""
+    embeddings, output = model.get_input_embeddings(), anatomy_of(model).output
+    inputs = next(name for name, module in model.named_modules() if module is embeddings)
+    around = output.rpartition(".")[0]  # which has the bias, if it is not the matrix's
+    rows = {f"{inputs}.weight", f"{output}.weight", f"{output}.bias", f"{around}.bias"}
+    return rows & model.state_dict().keys()
