@@ -153,6 +153,8 @@ def warnings(run: Run) -> Iterator[str]:
     made = [teacher for teacher in teachers if isinstance(teacher, MadeTeacher)]
     is_alone, compared = isinstance(run.teacher, NoTeacher), divergences(run.objective)
     is_silent = not is_alone and run.alpha.soft_is_over(Moment(0.0))
+    learns = any(teacher.learns for teacher in teachers)
+    of_learning = {"teacher.rank", "teacher.agreement", "teacher.lr_scale"}
     models = [model for model in (run.teacher, run.student) if isinstance(model, Architecture)]
     sizes = [(model.width, model.mlp_width) for model in models]
     measured = run.eval.measures
@@ -164,6 +166,9 @@ def warnings(run: Run) -> Iterator[str]:
     in_vain = [
         (is_alone, {*DISTILLATION} - {"remap"}, " with teacher=none: the student stands alone"),
         (is_silent, {"objective"}, " with a soft weight of 0: there is no soft loss"),
+        (not learns, of_learning, " with teacher.online=none: the teacher is frozen"),
+        (learns and is_silent, {"teacher.online", *of_learning}, " with a soft weight of 0"),
+        (learns and not compared, {"teacher.online"}, ": no objective compares distributions"),
         (not run.alpha.crossing, {"alpha.margin", "alpha.calibration"}, ": no step is looked for"),
         (all(each.budget == 0 for each in made), of_teachers, ": no teacher is trained here"),
         (len({*sizes}) < len(sizes), {"remap.width"}, ": the teacher is as wide as the student"),
@@ -231,6 +236,12 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
     train, is_sharded = run.train, run.parallel != Ddp()
     micro, objectives = train.micro_batch_size, "+".join(run.objective)
     on_features = bool(over_features(run.objective))
+    is_shared = getattr(run.parallel, "shard_teacher", False)
+    if is_shared and any(each.shown for _, each in run.teacher.each()):
+        yield (
+            "teacher.online=lora with parallel.shard_teacher=true: no gradient goes through a "
+            "shared teacher; set parallel.shard_teacher=false, or teacher.online=head"
+        )
     num_ranks, several = run.launch.num_ranks, run.teacher.combined
     if several and several.weighting is Weighting.batch:
         parts = f"{num_ranks} ranks" if num_ranks > 1 else f"train.micro_batch_size={micro}"

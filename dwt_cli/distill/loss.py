@@ -1,6 +1,6 @@
 """The loss on the target rows of a batch, alone or with a teacher: eq. 3 (arXiv 2305.18239)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ from dwt_cli.distill.objective.features import over_features, requested
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums, Sums
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
-from dwt_cli.distill.teacher.signal import Request, SoftTargets, TeacherSignal
+from dwt_cli.distill.teacher.signal import Request, SoftTargets, TeacherSignal, answer_of
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.wrapper import Output, OutputLayer, Want
 from dwt_cli.tasks.task import Batch
@@ -74,7 +74,7 @@ class DistillationLoss:
             facts["alpha_soft"] = weights.soft
         if self._distillation is None or weights.soft == 0:
             alone = (Weights(weights.hard, 0.0), Comparison({}))
-            sums, _ = self._sums(model, batch, NO_FEATURES, None, *alone)
+            sums, *_ = self._sums(model, batch, NO_FEATURES, None, *alone)
             return LossSum(sums.total, {"hard_loss": sums.hard, "accuracy": sums.correct}, facts)
         total, named = self._distilled(self._distillation, model, batch, moment, weights)
         return LossSum(total, named, facts)
@@ -94,10 +94,15 @@ class DistillationLoss:
         comparison = Comparison(
             divergences(objectives), settings.revise, settings.select, moment.progress
         )
-        # eq. 3 trains no teacher
-        targets = teacher.targets.detached() if signal.parts else teacher.targets
-        asked = (targets, weights, comparison)
-        sums, student = self._sums(model, batch, of_student, *asked, whole=bool(signal.parts))
+        targets, own_loss = teacher.targets, None
+        if signal.parts:  # eq. 3 trains no teacher
+            targets = targets.detached()
+
+            def own_loss(student: SoftTargets) -> Tensor:
+                return signal.own_loss(teacher.targets, student, batch, moment)
+
+        asked = (targets, weights, comparison, own_loss)
+        sums, own, student = self._sums(model, batch, of_student, *asked)
         total, soft = sums.total, dict(sums.soft)
         for name, objective in over_features(objectives).items():
             assert student.features and teacher.features, "they were requested"
@@ -112,10 +117,7 @@ class DistillationLoss:
             named |= {f"soft_{name}": value.detach() for name, value in soft.items()}
         if settings.select.leaves_out:
             named["selected"] = sums.selected
-        if signal.parts:
-            assert student.logits_NV is not None, "they were wanted"
-            teacher_NV, student_NV = teacher.targets.dense(), student.logits_NV.detach()
-            own = signal.own_loss(teacher_NV, student_NV, batch, moment)
+        if own is not None:
             total, named["signal_loss"] = total + own, own.detach()
         return total, named
 
@@ -127,16 +129,17 @@ class DistillationLoss:
         targets: SoftTargets | None,
         weights: Weights,
         comparison: Comparison,
-        whole: bool = False,
-    ) -> tuple[Sums, Output]:
-        """Return eq. 3 and the student's other answers. whole: its logits among them."""
+        own_loss: Callable[[SoftTargets], Tensor] | None = None,
+    ) -> tuple[Sums, Tensor | None, Output]:
+        """Return eq. 3, the signal's own loss, a function of the student's answer, and its rest."""
         settings = (targets, batch.labels_N, weights, comparison)
         sums = DistillationSums(*settings, compiled=self._compiled)
 
-        def loss(states_ND: Tensor, head: OutputLayer | None) -> Sums:
+        def loss(states_ND: Tensor, head: OutputLayer | None) -> tuple[Sums, Tensor | None]:
             with span("losses"):
-                return sums(states_ND, head)
+                own = own_loss and own_loss(answer_of(states_ND, head).detached())
+                return sums(states_ND, head), own
 
-        want = Want(whole, features, loss, batch.ragged, batch.documents_BL)
+        want = Want(False, features, loss, batch.ragged, batch.documents_BL)
         output = model(*batch.inputs, want)
-        return output.loss, output
+        return *output.loss, output

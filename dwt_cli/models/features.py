@@ -59,6 +59,12 @@ class Features(NamedTuple):
     causal: bool = False
     documents_BL: Tensor | None = None
 
+    def detached(self) -> "Features":
+        """Return them without a gradient."""
+        hidden = {number: states.detach() for number, states in self.hidden.items()}
+        heads = {number: Heads(*(h.detach() for h in each)) for number, each in self.heads.items()}
+        return self._replace(hidden=hidden, heads=heads)
+
     def unseen(self, like: Tensor) -> Tensor | None:
         """Return which of the last axis a position does not see, (B or 1, 1, L, L); None: it does.
 

@@ -11,13 +11,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PreTrainedModel
 from transformers.modeling_utils import local_torch_dtype
 
 from dwt_cli.base.machine import Machine
 from dwt_cli.distill.objective.fused import CHUNK_BYTES, FUSED_BYTES, TILE_BYTES
+from dwt_cli.distill.teacher.online import OnlineSignal
+from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.models.anatomy import is_known, layers_of
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.flops import num_parameters
+from dwt_cli.models.making import outline
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.training.optim import Optimizer
@@ -98,6 +102,11 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
             if is_known(teacher.config)  # the others are refused
         ]
         gathered = max([gathered, *theirs])
+    learning = sum(
+        _learning_bytes(shapes.teachers[name], each, machine, num_blocks, shapes)
+        for name, each in shapes.teacher_models.items()
+        if shapes.teachers[name].learns
+    )
     width, vocab_size = shapes.student_config.hidden_size, conditions.data.vocab_size
     is_mixed = len(shapes.teachers) > 1  # into one table, in fp32 as a virtual teacher's
     widths = [
@@ -115,7 +124,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     if machine.dtype != torch.float32:  # while there are tiles
         logits += vocab_size * width * machine.dtype.itemsize
     # when a layer is computed again the logits are gone
-    activations = kept + max(0, again - logits)
+    activations = kept + max(0, again - logits) + learning
     # the gradients of states and head are there from the losses on
     logits += (num_rows + vocab_size) * width * _FP32
     return replace(
@@ -213,6 +222,30 @@ def activation_bytes(
     on_their_way = max(num_parameters(layer) for layer in layers_of(model.model)) * _FP32
     again = max(by_place.values()) + read_BLD[-1].nbytes + on_their_way
     return outside + sum(tensor.nbytes for tensor in read_BLD), again
+
+
+def _learning_bytes(
+    options: Teacher, teacher: PreTrainedModel, machine: Machine, num_blocks: int, shapes: Shapes
+) -> int:
+    """Return what a teacher's modules and their learning take in a micro-batch.
+
+    The modules themselves, their gradients and moments; what their backward pass needs of the
+    teacher's forward pass; its states and their gradient.
+    """
+    of = shapes.conditions
+    num_rows = num_blocks * of.num_targets
+    with FakeTensorMode(), local_torch_dtype(torch.float32):
+        model = LanguageModel(outline(teacher.config, of.task.head, _CPU), machine.dtype)
+        signal = options.signal(model, of.data.vocab_size)
+        assert isinstance(signal, OnlineSignal)
+        modules = 4 * sum(map(num_parameters, signal.parts.values())) * _FP32
+        kept = 0
+        if options.shown:
+            ids_BL = torch.zeros(num_blocks, of.data.block_length, dtype=torch.long)
+            with signal.changed():
+                rows_N = torch.zeros(num_rows, dtype=torch.long)
+                kept, _ = activation_bytes(model, ids_BL, rows_N, features=options.shown)
+    return modules + kept + 3 * num_rows * teacher.config.hidden_size * _FP32
 
 
 def gathered_bytes(model: LanguageModel, dtype: torch.dtype) -> int:

@@ -68,7 +68,9 @@ def _models(shapes: Shapes) -> Iterator[tuple[str, str]]:
     yield "student, FLOPs per token", f"{own:,.0f} forward and backward"
     for name, model in teachers.items():
         forward = shapes.conditions.token_flops(model, theirs)
-        yield f"{name}, FLOPs per token", f"{forward:,.0f} forward"
+        learning = shapes.learning_flops.get(name, 0) / shapes.conditions.tokens_per_step
+        more = f", {learning:,.0f} for what it learns" if learning else ""
+        yield f"{name}, FLOPs per token", f"{forward:,.0f} forward{more}"
 
 
 def _time(student: StudentStage, options: RunOptions, num_ranks: int) -> Iterator[tuple[str, str]]:

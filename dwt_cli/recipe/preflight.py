@@ -41,6 +41,11 @@ def check(
     """
     shapes, remapped = student.shapes, student.shapes.remap
     conditions, model = shapes.conditions, shapes.student_model
+    vocab_size = conditions.data.vocab_size
+    for name, each in shapes.teacher_models.items():
+        teacher = shapes.teachers[name]
+        for problem in teacher.problems_with(name, each.config, vocab_size):
+            raise UserError(problem)
     _check_memory(shapes, machine, num_ranks, scale)
     needed = num_parameters(model) * _CHECKPOINT_BYTES
     there = shutil.disk_usage(nearest_existing(Path(root).expanduser())).free
@@ -53,13 +58,13 @@ def check(
     is_shared = sharding is not None and sharding.shard_teacher
     speaks = bool(divergences(shapes.objectives)) or len(shapes.teachers) > 1
     speaks |= remapped.needs_teacher and getattr(remapped, "head", False)
+    speaks |= any(teacher.learns for teacher in shapes.teachers.values())
     speaks |= student.alpha.reacts or student.crossing is not None  # to the teacher's loss
     rows = [
         _check_model(*each, conditions, is_shared, speaks and each[0] != STUDENT_PATH)
         for each in shapes.checkpoints
     ]
     alike, others = _check_tokenizers(student)
-    vocab_size = conditions.data.vocab_size
     for (setting, checkpoint), theirs in zip(shapes.checkpoints, rows, strict=True):
         if setting in others:
             continue
@@ -72,12 +77,12 @@ def check(
             )
     if student.crossing:
         student.crossing.check({})
-    teacher = shapes.teacher_models.get("teacher")
-    if teacher is not None:
-        parts_for(shapes.objectives, model.config, teacher.config)
+    teaching = shapes.teacher_models.get("teacher")
+    if teaching is not None:
+        parts_for(shapes.objectives, model.config, teaching.config)
     if remapped.needs_teacher:
-        assert teacher is not None, "config.check asks for one model"
-        remapped.start(model, teacher, remapped.tokens(vocab_size) if others else None)
+        assert teaching is not None, "config.check asks for one model"
+        remapped.start(model, teaching, remapped.tokens(vocab_size) if others else None)
 
 
 def _check_tokenizers(student: StudentStage) -> tuple[dict[str, int], set[str]]:

@@ -73,13 +73,33 @@ class Shapes:
 
     @cached_property
     def taught_flops(self) -> tuple[float, float]:
-        """FLOPs of a step for the student's features that are compared, and for its teachers."""
+        """FLOPs of a step for the student's features that are compared, and for its teachers.
+
+        A teacher's are of its forward pass, and of what it learns beside the student.
+        """
         from dwt_cli.models.flops import FORWARD_AND_BACKWARD
 
         flops, (ours, theirs) = self.conditions.step_flops, self.features
         shown = flops(self.student_model, ours) - flops(self.student_model)
         asked = sum(flops(model, theirs) for model in self.teacher_models.values())
-        return FORWARD_AND_BACKWARD * shown, asked
+        return FORWARD_AND_BACKWARD * shown, asked + sum(self.learning_flops.values())
+
+    @property
+    def learning_flops(self) -> dict[str, float]:
+        """FLOPs of a step for what a teacher learns, beside its forward pass, by its setting."""
+        of, student = self.conditions, self.student_model
+        num_rows = of.train.batch_size * of.num_targets
+
+        def head(model: PreTrainedModel) -> int:
+            return 2 * num_rows * model.config.vocab_size * model.config.hidden_size
+
+        return {
+            name: self.teachers[name].learning_flops(
+                of.step_flops(model, self.features[1]), head(model), head(student)
+            )
+            for name, model in self.teacher_models.items()
+            if self.teachers[name].learns
+        }
 
     @cached_property
     def features(self) -> tuple[FeatureSpec, FeatureSpec]:
@@ -90,4 +110,5 @@ class Shapes:
             return NO_FEATURES, NO_FEATURES
         student, teacher = self.student_model.config, self.teacher_models["teacher"].config
         parts_for(self.objectives, student, teacher)  # raises where they cannot be compared
-        return requested(self.objectives)
+        ours, theirs = requested(self.objectives)
+        return ours, theirs | self.teachers["teacher"].shown

@@ -201,7 +201,9 @@ class TrainedStage(SingleStage):
         of = self.pretraining
         return {
             "text": (self.text or self.corpus).identity,
-            "options": replace(self.options, budget=1.0, temperature=1.0, data=None, optim=None),
+            "options": replace(
+                self.options.frozen(), budget=1.0, temperature=1.0, data=None, optim=None
+            ),
             "task": of.task,
             "optim": of.optim,
             "train": of.train,

@@ -170,16 +170,17 @@ class Adapted(TeacherSignal):
         self.scale = nn.Linear(1, 1, bias=False)
         nn.init.constant_(self.scale.weight, 0.5)
         self.parts = {"adapter": self.scale}
-        self.seen: list[tuple[bool, bool, float]] = []
+        self.seen: list[tuple[bool, Tensor, float]] = []
 
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         logits_NV = self.signal(batch, request).targets.dense()
         return Answer(DenseLogits(self.scale(logits_NV[..., None]).squeeze(-1)))
 
     def own_loss(
-        self, teacher_NV: Tensor, student_NV: Tensor, batch: Batch, moment: Moment
+        self, teacher: SoftTargets, student: SoftTargets, batch: Batch, moment: Moment
     ) -> Tensor:
-        self.seen.append((teacher_NV.requires_grad, student_NV.requires_grad, moment.progress))
+        teacher_NV = teacher.dense()
+        self.seen.append((teacher_NV.requires_grad, student.dense(), moment.progress))
         return torch.nn.functional.cross_entropy(teacher_NV, batch.labels_N, reduction="sum")
 
     def release(self) -> None:
@@ -195,7 +196,9 @@ def test_a_signal_trains_its_parts_by_a_loss_of_its_own(
     assert list(loss.aux) == ["adapter"]
     found = loss(student, batch, Moment(0.25))
     found.total.backward()
-    assert signal.seen == [(True, False, 0.25)]
+    ((is_trained, student_NV, progress),) = signal.seen
+    assert (is_trained, student_NV.requires_grad, progress) == (True, False, 0.25)
+    assert torch.equal(student_NV, student(batch.ids_BL, batch.rows_N).logits_NV)
     teacher_NV = 0.5 * teacher.signal(batch).targets.dense()
     own = torch.nn.functional.cross_entropy(teacher_NV, batch.labels_N, reduction="sum")
     torch.testing.assert_close(found.sums["signal_loss"], own)

@@ -132,6 +132,23 @@ def test_with_a_virtual_teacher(composed: Callable[..., Run], dtype: torch.dtype
     assert account.weights == alone.weights and alone.total < 0.9 * found
 
 
+def test_with_a_teacher_that_learns(composed: Callable[..., Run]) -> None:
+    """What its backward pass needs is there until the student's is done: of each layer as much."""
+    found = {}
+    for kind, depth in (("none", 2), ("head", 2), ("lora", 2), ("lora", 4), ("lora", 6)):
+        words = [f"teacher.online={kind}", f"teacher.num_layers={depth}", "teacher.rank=1"]
+        shapes = sized(composed, 1, 1, "scale.family=bert", "teacher=small", *words)
+        found[kind, depth] = memory(shapes, Machine(CPU, torch.float32)).activations
+    states = NUM_BLOCKS * 64 * 64 * 4  # of all positions, fp32
+    of_head = found["head", 2] - found["none", 2]
+    modules = 4 * 2 * 64 * 4  # two vectors, their gradients and moments
+    assert of_head == 3 * NUM_ROWS * 64 * 4 + modules
+    of_layers = found["lora", 4] - found["lora", 2]
+    assert of_layers == pytest.approx(found["lora", 6] - found["lora", 4], rel=0.01)
+    assert 2 * 8 * states < of_layers < 2 * 24 * states
+    assert found["lora", 2] - found["head", 2] > of_layers / 2
+
+
 @pytest.mark.parametrize("num_members", [2, 9])
 def test_with_a_mixture(composed: Callable[..., Run], num_members: int) -> None:
     """Few members' tables are less than activations and losses later, many are more."""

@@ -144,12 +144,17 @@ def test_one_training_serves_every_budget(
     assert len({run["folder"] for run in (half, tenth, small)}) == 3
 
 
-@pytest.mark.parametrize("objective", ["logits", "minilmv2"])
+@pytest.mark.parametrize(
+    "choices", [["objective=logits"], ["objective=[logits,minilmv2]", "teacher.online=lora"]]
+)
 def test_what_is_charged_is_what_was_planned(
-    place: Path, summed: Summed, composed: Callable[..., Run], objective: str
+    place: Path, summed: Summed, composed: Callable[..., Run], choices: list[str]
 ) -> None:
-    """Who shows the inside of a last layer computes all of it, and pays for it while it listens."""
-    words = [f"objective={objective}", "alpha=linear_to_zero", "alpha.until=0.5"]
+    """Who shows the inside of a last layer computes all of it, and pays for it while it listens.
+
+    So does a teacher that learns beside the student.
+    """
+    words = [*choices, "alpha=linear_to_zero", "alpha.until=0.5"]
     cost = summed(*words)["cost"]
     run = composed(*options(place), "scale.teacher_steps=40", *words)
     planned = flops_in_all(recipe_of(run))

@@ -16,7 +16,7 @@ from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.objective.features import Hidden, parts_for
-from dwt_cli.distill.teacher.signal import ModelSignal
+from dwt_cli.distill.teacher.options import ModelTeacher, Online
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel
@@ -28,7 +28,7 @@ from dwt_cli.training.loop import Training
 from dwt_cli.training.options import AdamW, Fsdp, Muon, Optim, Parallel, Train
 from dwt_cli.training.parallel import shard
 from dwt_cli.training.protocols import Moment
-from tests.conftest import tiny_architecture
+from tests.conftest import VOCAB_SIZE, tiny_architecture
 
 CPU = torch.device("cpu")
 OPTIMISERS: dict[str, Optim] = {
@@ -114,6 +114,7 @@ def make_training(
     parallel: Parallel | None = None,
     device: torch.device = CPU,
     compiled: bool = False,
+    online: Online = Online.none,
     **train: Any,
 ) -> Training:
     """A training of fresh parts, with checkpoints in ``folder``."""
@@ -141,9 +142,9 @@ def make_training(
     heldout = HeldoutBatches(corpus.heldout, masking, 8, 8)
     compared = objectives or {"logits": ForwardKL(temperature=2.0)}
     parts = parts_for(compared, model.model.config, teacher.model.config)
-    loss = DistillationLoss(
-        Distillation(ModelSignal(teacher), schedule or Constant(soft=1.0), compared, parts)
-    )
+    signal = ModelTeacher(online=online, rank=2).signal(teacher, VOCAB_SIZE)
+    weights = schedule or Constant(soft=1.0)
+    loss = DistillationLoss(Distillation(signal, weights, compared, parts))
     loss.aux.to(device)
     if isinstance(parallel, Fsdp):
         if parallel.shard_teacher:

@@ -13,6 +13,7 @@ from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Linear
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.objective.features import Hidden, MiniLMv2
+from dwt_cli.distill.teacher.options import Online
 from dwt_cli.models.options import Family, Head
 from dwt_cli.tasks.clm import NextToken
 from dwt_cli.training.options import AdamW, Ddp, Fsdp, Muon
@@ -102,6 +103,7 @@ def _train(ranks: Ranks, setting: Setting, corpus_folder: Path, folder: Path) ->
         observer=seen,
         schedule=Linear(),
         objectives={"logits": ForwardKL(), "minilmv2": MiniLMv2(), "hidden": Hidden()},
+        online=Online.head if setting.family == "modernbert" else Online.lora,
         eval_every=NUM_STEPS,
         ranks=ranks,
         parallel=None if ranks is ALONE else PARALLEL[setting.parallel],

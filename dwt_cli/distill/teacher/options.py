@@ -1,14 +1,14 @@
 """The options of a teacher, the source of the soft targets. Imports no torch."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from omegaconf import II, MISSING
 
 from dwt_cli.base.identity import fingerprint
-from dwt_cli.base.options import above, added, at_least, between, bookkeeping
+from dwt_cli.base.options import SINCE_0_2, above, added, at_least, between, bookkeeping
 from dwt_cli.data.options import Data
 from dwt_cli.models.options import Architecture, Checkpoint, Head, path_setting, provenance
 from dwt_cli.training.options import Optim
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from dwt_cli.distill.teacher.signal import TeacherSignal
+    from dwt_cli.models.features import FeatureSpec
     from dwt_cli.models.wrapper import LanguageModel
 
 
@@ -65,8 +66,32 @@ class Teacher:
         """Return the signal of what `start` has returned, for a vocabulary of this size."""
         raise NotImplementedError
 
+    @property
+    def learns(self) -> bool:
+        """Whether modules of it are trained beside the student."""
+        return False
+
+    @property
+    def shown(self) -> "FeatureSpec":
+        """The features that it is asked for whatever is compared."""
+        return frozenset()
+
+    def learning_flops(self, forward: float, its_head: float, students_head: float) -> float:
+        """Return the FLOPs of a step that its modules' learning takes beyond its forward pass.
+
+        forward: of that. its_head, students_head: of a product of the target rows with a head's
+        matrix.
+        """
+        return 0.0
+
     def checkpoints(self, setting: str = "teacher") -> Iterator[tuple[str, Checkpoint]]:
         """Yield every model that exists already, with the setting that names it."""
+        yield from ()
+
+    def problems_with(
+        self, setting: str, config: "PreTrainedConfig", vocab_size: int
+    ) -> Iterator[str]:
+        """Yield what is wrong with the settings for this model, a line each."""
         yield from ()
 
     def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
@@ -84,22 +109,88 @@ class NoTeacher(Teacher):
         yield from ()
 
 
+class Online(Enum):
+    """Where a teacher has modules that learn beside the student, after OKD (arXiv 2409.12512).
+
+    head: before the head alone. lora: in every layer, with a backward pass through the teacher.
+    """
+
+    none = "none"
+    head = "head"
+    lora = "lora"
+
+
 @dataclass
 class ModelTeacher(Teacher):
     """A model beside the student.
 
     temperature: divides this teacher's logits, and nothing else, before the objective's own.
+    online: see `Online` and `dwt_cli.distill.teacher.online`. rank: of its modules. agreement: the
+    weight of KL(teacher || student) beside their cross-entropy with the label; 0: labels alone.
+    lr_scale: their peak rate, times optim.lr.
     """
 
     is_model: ClassVar[bool] = True
 
     temperature: float = above(0, 1.0, hint="the paper uses 1")
+    online: Online = added(Online.none)
+    rank: int = at_least(1, 8, identity=SINCE_0_2)
+    agreement: float = at_least(0, 1.0, identity=SINCE_0_2)
+    lr_scale: float = at_least(0, 1.0, identity=SINCE_0_2)
+
+    @property
+    def learns(self) -> bool:
+        return self.online is not Online.none
+
+    @property
+    def shown(self) -> "FeatureSpec":
+        # or the last layer would not call its linear maps, but take them apart
+        return frozenset({("hidden", -1)} if self.online is Online.lora else ())
+
+    def frozen(self) -> Self:
+        """Return the same without modules that learn: the model as it is prepared."""
+        return replace(self, online=Online.none, rank=8, agreement=1.0, lr_scale=1.0)
 
     def signal(self, model: "LanguageModel | None", vocab_size: int) -> "TeacherSignal":
+        assert model is not None
+        if self.learns:
+            from dwt_cli.distill.teacher.online import OnlineSignal
+
+            return OnlineSignal(model, self)
         from dwt_cli.distill.teacher.signal import ModelSignal
 
-        assert model is not None
         return ModelSignal(model, self.temperature)
+
+    def learning_flops(self, forward: float, its_head: float, students_head: float) -> float:
+        """Both answers again, the gradient of its own, and with lora that of all its layers.
+
+        What the few numbers of its modules take is left out.
+        """
+        if not self.learns:
+            return 0.0
+        back = forward if self.online is Online.lora else its_head
+        return back + its_head + (students_head if self.agreement else 0.0)
+
+    def problems_with(
+        self, setting: str, config: "PreTrainedConfig", vocab_size: int
+    ) -> Iterator[str]:
+        from dwt_cli.models.anatomy import is_known
+
+        if not self.learns:
+            return
+        named = f"{setting}.online={self.online.name}"
+        if not is_known(config):
+            yield (
+                f"{named}: the parts of a {config.model_type} are not known here; set "
+                f"{setting}.online=none"
+            )
+        elif self.rank > config.hidden_size:
+            yield f"{setting}.rank={self.rank}: the teacher is {config.hidden_size} wide; lower it"
+        elif config.vocab_size != vocab_size:
+            yield (
+                f"{named}: it has {config.vocab_size} rows, the text {vocab_size}, and what is "
+                f"taken away there does not learn; set {setting}.online=none"
+            )
 
 
 BUDGETS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
@@ -240,6 +331,11 @@ class SeveralTeachers(Teacher):
         for name, teacher in zip(members, self.teachers, strict=True):
             if [single for _, single in teacher.each()] != [teacher]:
                 yield f"{setting}.members: {name} is not one teacher; leave it out"
+            if teacher.learns:
+                yield (
+                    f"{setting}.members: {name} learns beside the student, and members stay "
+                    "frozen; name a frozen one, as small"
+                )
         for each in ("weights", "temperatures"):
             values = getattr(self, each)
             if values and len(values) != len(members):

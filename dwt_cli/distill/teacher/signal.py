@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +127,20 @@ class Answer(NamedTuple):
 TARGETS_ALONE = Request()
 
 
+def answer_of(
+    states_ND: Tensor, head: OutputLayer | None, temperature: float = 1.0, copy: bool = False
+) -> SoftTargets:
+    """Return the answer of a model with these states and this head; None: they are its logits.
+
+    temperature: divides its logits. copy: the head's weights will be gone.
+    """
+    if head is None:
+        return DenseLogits(states_ND if temperature == 1 else states_ND / temperature)
+    dtype = head.dtype or states_ND.dtype
+    own = head.to(dtype, copy=copy)
+    return HeadStates(states_ND.to(dtype), *own[:3], temperature=temperature)
+
+
 class TeacherSignal(ABC):
     """A source of soft targets.
 
@@ -135,19 +150,19 @@ class TeacherSignal(ABC):
     """
 
     model: LanguageModel | None = None
-    parts: ClassVar[Mapping[str, nn.Module]] = {}
+    parts: Mapping[str, nn.Module] = MappingProxyType({})
 
     @abstractmethod
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         """Return the targets on the batch's target rows, in one of the requested forms."""
 
     def own_loss(
-        self, teacher_NV: Tensor, student_NV: Tensor, batch: Batch, moment: Moment
+        self, teacher: SoftTargets, student: SoftTargets, batch: Batch, moment: Moment
     ) -> Tensor:
         """Return the sum over targets of what its parts minimise: eq. 3 trains no teacher.
 
-        Called after both models, where there are parts. teacher_NV: its targets as logits, with a
-        gradient. student_NV: the student's logits, without one.
+        Called after both models, where there are parts. teacher: its targets, with a gradient.
+        student: the student's answer in the same rows, without one.
         """
         raise NotImplementedError
 
@@ -168,19 +183,17 @@ class ModelSignal(TeacherSignal):
 
     @torch.no_grad()
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
+        return self._ask(batch, request)
+
+    def _ask(self, batch: Batch, request: Request) -> Answer:
         assert self.model is not None, "a released teacher is not asked again"
         want = Want(False, request.features, self._targets, batch.ragged, batch.documents_BL)
         output = self.model(*batch.inputs, want)
         return Answer(output.loss, output.features)
 
     def _targets(self, states_ND: Tensor, head: OutputLayer | None) -> SoftTargets:
-        if head is None:
-            tempered = self._temperature == 1
-            return DenseLogits(states_ND if tempered else states_ND / self._temperature)
         # a sharded head's weights are gone after the forward pass
-        dtype = head.dtype or states_ND.dtype
-        own = head.to(dtype, copy=isinstance(self.model, FSDPModule))
-        return HeadStates(states_ND.to(dtype), *own[:3], temperature=self._temperature)
+        return answer_of(states_ND, head, self._temperature, isinstance(self.model, FSDPModule))
 
 
 _BELOW = 20.0  # nats below the unlikeliest token: as good as never, and every divergence is finite
