@@ -1,18 +1,22 @@
 """A command: compose its words, check what they ask for, hand over to launch. Imports no torch."""
 
 import os
+import re
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
 from dwt_cli.base import interrupt
 from dwt_cli.base.cache import Cache
-from dwt_cli.base.errors import MISTAKE, Reported
+from dwt_cli.base.errors import MISTAKE, Reported, UserError
 from dwt_cli.cli import overrides
 from dwt_cli.config import check, explain, files
+from dwt_cli.config.chain import OF_ALL, Chained
 from dwt_cli.config.compose import register, runs_of
 from dwt_cli.config.launch import Basic, Start
 from dwt_cli.config.run import EVAL_SETTINGS, GROUPS_AND_SETTINGS, Evaluation, Mode, Run, Study
@@ -36,13 +40,16 @@ def carry_out(program: str, arguments: list[str]) -> int:
         with interrupt.stoppable():
             asked = overrides.read(arguments, known)
             is_study = files.is_study(asked.config_name, asked.config_dir)
-            root_here = Study if is_study else root
+            is_chain = files.is_chain(asked.config_name, asked.config_dir)
+            root_here = Study if is_study else Chained if is_chain else root
             if asked.cfg or asked.info or asked.hydra_help or asked.shell_completion:
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors arrive here, not as its traceback
                 register(root_here)
                 _run_hydra(asked, get_args_parser(), lambda _: None, str(files.SETTINGS), primary)
                 return 0
             name = asked.config_name or primary
+            if is_chain:
+                return _chain(asked, arguments)
             runs, many = runs_of(asked.overrides, root_here, name, asked.config_dir, asked.multirun)
             for run in runs:
                 check.check(run)
@@ -73,6 +80,32 @@ def carry_out(program: str, arguments: list[str]) -> int:
         return _reported(program, work)
     except KeyboardInterrupt as stop:
         return interrupt.report(stop, program, arguments)
+
+
+def _chain(asked: Namespace, arguments: list[str]) -> int:
+    """Hand a chain over. Its own settings are composed here, those of its stages one by one."""
+    if asked.multirun:
+        raise UserError("-m: a chain is one run after the other; leave it out")
+    for word in asked.overrides:
+        if OverridesParser.create().parse_override(word).is_sweep_override():
+            raise UserError(f"{word}: a chain has one value of each setting; choose one of them")
+    name = asked.config_name.removesuffix(".yaml")
+    for key in files.foreign(name, asked.config_dir):
+        raise UserError(
+            f"{name}.yaml sets {key}: a chain's file has `chain` alone; use chain.words"
+        )
+    own = [word for word in asked.overrides if re.split("[.=]", word.lstrip("+~"))[0] in OF_ALL]
+    (chain,), _ = runs_of(own, Chained, name, asked.config_dir)
+    assert isinstance(chain, Chained)
+    trains = chain.run.mode.trains
+    if trains and chain.jobs.clone:
+        clone.go_on(chain.jobs.clone, Cache(chain.run.cache, print), arguments)
+    beside = None if asked.config_dir == str(files.SWEEPS) else asked.config_dir
+    # a plan begins no process
+    with starter(chain.jobs.start if trains else Start.fresh) as begin:
+        with loading():
+            from dwt_cli.launch.chain import carry_out
+        return carry_out(chain, asked.overrides, (name, beside), arguments, Console(), begin)
 
 
 def _reported(program: str, work: Callable[[], int | None]) -> int:

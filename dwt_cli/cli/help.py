@@ -28,4 +28,5 @@ def text(program: str) -> str:
             lines += textwrap.wrap(about, 98, subsequent_indent=" " * 20)
     page = Path(__file__).with_name(f"{program}.txt").read_text("utf-8")
     page = page.replace("{choices}", "\n".join(lines))
+    page = page.replace("{chains}", ", ".join(files.chains()))
     return page.replace("{sweeps}", ", ".join(files.sweeps()))

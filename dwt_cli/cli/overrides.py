@@ -18,9 +18,10 @@ from hydra.errors import HydraException
 
 from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.config import explain, files
+from dwt_cli.config.chain import CHAIN_SETTINGS
 from dwt_cli.config.run import GROUPS_AND_SETTINGS, SEVERAL, STUDY_SETTINGS
 
-_OPEN = ("hydra", "study.")  # what a person may add to
+_OPEN = ("hydra", "study.", "chain.stages.")  # what a person may add to
 _HOW = "write GROUP=CHOICE or GROUP.SETTING=VALUE"
 
 
@@ -40,10 +41,11 @@ def read(arguments: list[str], known: Sequence[str] = GROUPS_AND_SETTINGS) -> Na
         names = [name for action in parser._actions for name in action.option_strings]
         raise UserError(_dashed(word, arguments[arguments.index(word) + 1 :], names, known))
     is_ours = asked.config_dir is None
-    if is_ours and files.is_study(asked.config_name):
-        asked.config_dir = str(files.SWEEPS)
-    if files.is_study(asked.config_name, asked.config_dir):
-        known = STUDY_SETTINGS
+    for is_one, settings in ((files.is_study, STUDY_SETTINGS), (files.is_chain, CHAIN_SETTINGS)):
+        if is_ours and is_one(asked.config_name):
+            asked.config_dir = str(files.SWEEPS)
+        if is_one(asked.config_name, asked.config_dir):
+            known = settings
     if asked.shell_completion:
         return asked
     _check_options(asked)
@@ -82,6 +84,11 @@ def _check_options(asked: Namespace) -> None:
     if "/" in name:
         choice = name.removesuffix(".yaml").replace("/", "=")
         raise UserError(f"--config-name {name}: this is a choice, not a whole run; write {choice}")
+    file, places = f"{name.removesuffix('.yaml')}.yaml", (files.SETTINGS, files.SWEEPS)
+    if name and folder is None and not any((place / file).is_file() for place in places):
+        raise UserError(
+            not_among(f"--config-name {name}", "study or chain", name, files.primaries())
+        )
     if asked.experimental_rerun is not None:  # it would unpickle the file: that runs code
         raise UserError(
             f"--experimental-rerun {asked.experimental_rerun}: not here; a run is found again by "

@@ -67,15 +67,11 @@ def problems(run: Run) -> Iterator[str]:
     First each value by itself; if all are within their ranges, each class of options by itself,
     then the rules across rooms.
     """
-    # what a scale sets, other groups refer to
-    every = sorted(walk(run), key=lambda each: not each[0].startswith("scale"))
-    outside = [line for each in every if (line := _outside(*each))]
+    outside = list(outside_ranges(run))
+    yield from outside
     if outside:
-        yield from outside
         return
-    for setting, options, _ in every:
-        if own := getattr(options, "problems", None):
-            yield from own(setting)
+    yield from problems_inside(run)
     for setting, teacher in run.teacher.each():
         yield from teacher.problems_over(setting, run.data.vocab_size)
         if isinstance(teacher, MadeTeacher) and teacher.data is not None:
@@ -122,6 +118,23 @@ def problems(run: Run) -> Iterator[str]:
         if why:
             yield f"remap.depth={run.remap.depth} with {named}: {why}, or choose remap=random"
     yield from _problems_together(run, teacher_named)
+
+
+def outside_ranges(options: Any, setting: str = "") -> Iterator[str]:
+    """Yield a line for each value of a tree of options that is empty or out of its range."""
+    yield from filter(None, (_outside(*each) for each in _every(options, setting)))
+
+
+def problems_inside(options: Any, setting: str = "") -> Iterator[str]:
+    """Yield what the classes of a tree of options find wrong with themselves, one line each."""
+    for named, each, _ in _every(options, setting):
+        if own := getattr(each, "problems", None):
+            yield from own(named)
+
+
+def _every(options: Any, setting: str) -> list[tuple[str, Any, Range | None]]:
+    """Return `walk`; what a scale sets comes first, for other groups refer to it."""
+    return sorted(walk(options, setting), key=lambda each: not each[0].startswith("scale"))
 
 
 def _outside(setting: str, value: Any, bounds: Range | None) -> str | None:

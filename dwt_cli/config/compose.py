@@ -17,12 +17,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dwt_cli.base.errors import UserError, not_among
+from dwt_cli.config.chain import CHAINS
 from dwt_cli.config.files import SETTINGS, groups
 from dwt_cli.config.run import SCHEMAS, SEVERAL, Run, Scale
 from dwt_cli.distill.teacher.options import CheckpointTeacher, SeveralTeachers, Teacher
 
 # known to Hydra as ``/schema/<group>: <name>`` in a group file's defaults
-for _group, _schemas in SCHEMAS.items():
+for _group, _schemas in (*SCHEMAS.items(), ("chain", CHAINS)):
     for _name, _node in _schemas.items():
         ConfigStore.instance().store(group=f"schema/{_group}", name=_name, node=_node)
 

@@ -48,12 +48,16 @@ def _of_composition(error: HydraException | OmegaConfBaseException) -> str:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if group:
             return not_among(f"{group}={choice}", "choice", choice, error.options or ())
-        return not_among(f"--config-name {choice}", "study", choice, files.sweeps())
+        return not_among(f"--config-name {choice}", "study or chain", choice, files.primaries())
     if found := re.search(r"Could not override '((?!hydra)[^']+)'", text):
         key, inner, kind = found[1], *(getattr(cause, a, None) for a in ("key", "object_type"))
-        if key.endswith(str(inner)) or not dataclasses.is_dataclass(kind):
+        inside = (
+            [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+        )
+        if key.startswith("chain."):
+            return not_among(key, "setting", str(inner), inside, prefix="chain.")
+        if key.endswith(str(inner)) or not inside:
             return no_setting(key)
-        inside = [f.name for f in dataclasses.fields(kind)]
         return not_among(f"{key}: {inner}", "setting", str(inner), inside)
     if found := re.search(r"Error merging override (.+)", text):
         return _wrong_type(found[1].strip(), cause or error)

@@ -1,6 +1,7 @@
 """The folder of config groups: the choices, and the comments at the head of their files."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,15 +18,44 @@ def sweeps() -> list[str]:
     return sorted(path.stem for path in SWEEPS.glob("*.yaml") if is_study(path.stem))
 
 
+def chains() -> list[str]:
+    """Return the chains that come with the project, by name."""
+    return sorted(path.stem for path in SWEEPS.glob("*.yaml") if is_chain(path.stem))
+
+
+def primaries() -> list[str]:
+    """Return the studies and the chains, by name."""
+    return [*sweeps(), *chains()]
+
+
 def is_study(name: str | None, folder: str | None = None) -> bool:
     """Return whether a primary config is that of a study, which has arms and lengths."""
+    return _begins_with("study", name, folder)
+
+
+def is_chain(name: str | None, folder: str | None = None) -> bool:
+    """Return whether a primary config is that of a chain, which has stages."""
+    return _begins_with("chain", name, folder)
+
+
+def foreign(name: str, folder: str | None = None) -> list[str]:
+    """Return what the file of a chain sets beside the chain, which no stage would have."""
+    return [key for key in _content(name, folder) if key not in ("defaults", "chain")]
+
+
+def _begins_with(base: str, name: str | None, folder: str | None) -> bool:
+    defaults = _content(name, folder).get("defaults")
+    return isinstance(defaults, list) and base in defaults
+
+
+def _content(name: str | None, folder: str | None) -> dict[str, Any]:
+    """Return what a primary config says; nothing where Hydra will report what is wrong with it."""
     file = Path(folder or SWEEPS) / f"{(name or '').removesuffix('.yaml')}.yaml"
     try:
         content = yaml.safe_load(file.read_text("utf-8"))
     except (OSError, yaml.YAMLError):
-        return False  # Hydra reports what is wrong with it
-    defaults = content.get("defaults") if isinstance(content, dict) else None
-    return isinstance(defaults, list) and "study" in defaults
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def groups() -> dict[str, list[str]]:

@@ -14,7 +14,9 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from dwt_cli.base.errors import UserError
 from dwt_cli.config.launch import Jobs
+from dwt_cli.config.run import Run
 from dwt_cli.launch.start import Begin, Child
 
 _POLL_S = 0.02
@@ -27,6 +29,12 @@ class News(NamedTuple):
     file: Path
     state: Literal["finished", "failed", "running"]
     error: str | None = None
+
+
+def check(run: Run) -> None:
+    """Raise `UserError` where runs as this one are handed to SLURM, and cannot be."""
+    if run.jobs.needs_slurm and not run.launch.job:
+        raise UserError("jobs=submitit: runs are handed to SLURM with launch=slurm; choose it too")
 
 
 def carry_out(files: Sequence[Path], options: Jobs, begin: Begin) -> Iterator[News]:

@@ -53,8 +53,7 @@ def carry_out(
     it was asked to stop.
     """
     say, first = plain_line(console), runs[0]
-    if first.jobs.needs_slurm and not first.launch.job:
-        raise UserError("jobs=submitit: runs are handed to SLURM with launch=slurm; choose it too")
+    pool.check(first)
     of = first.of_study
     command = shlex.join(["dwt-train", *_without_places(arguments)])
     if of and study:

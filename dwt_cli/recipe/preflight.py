@@ -18,6 +18,7 @@ from dwt_cli.data.surfaces import Surfaces
 from dwt_cli.data.tokenizer import numbered_otherwise
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.features import parts_for
+from dwt_cli.distill.remap.vocabulary import Transfer
 from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.checkpoint import open_config, open_model
 from dwt_cli.models.flops import num_parameters
@@ -77,12 +78,20 @@ def check(
             )
     if student.crossing:
         student.crossing.check({})
-    teaching = shapes.teacher_models.get("teacher")
-    if teaching is not None:
-        parts_for(shapes.objectives, model.config, teaching.config)
-    if remapped.needs_teacher:
-        assert teaching is not None, "config.check asks for one model"
-        remapped.start(model, teaching, remapped.tokens(vocab_size) if others else None)
+    check_together(shapes, remapped.tokens(vocab_size) if others else None)
+
+
+def check_together(shapes: Shapes, tokens: Transfer | None = None) -> None:
+    """Compare the student's shapes with its teacher's: features, and weights to start from.
+
+    tokens: where the teacher reads others.
+    """
+    model, teacher = shapes.student_model, shapes.teacher_models.get("teacher")
+    if teacher is not None:
+        parts_for(shapes.objectives, model.config, teacher.config)
+    if shapes.remap.needs_teacher:
+        assert teacher is not None, "config.check asks for one model"
+        shapes.remap.start(model, teacher, tokens)  # shapes alone
 
 
 def _check_tokenizers(student: StudentStage) -> tuple[dict[str, int], set[str]]:

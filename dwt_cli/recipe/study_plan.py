@@ -30,9 +30,11 @@ def print_study_plan(
     num_ranks: int,
     title: str,
     console: Console,
+    kind: str = "arm",
 ) -> None:
     """Print what the missing runs of a study will take: a line per arm and length, and their sum.
 
+    kind: what an arm is called there.
     A training that several of them need counts once, at the first; one that the cache has, never.
     Hours are at the speed of the device that is told, else of the study's finished runs. With
     ``run.device_gb`` it also has what a rank holds; the most epochs of a run, where they are more
@@ -82,6 +84,7 @@ def print_study_plan(
         say(f"run.device_gb={gb:g}: " + (f"it does not fit: {large}" if large else "it fits"))
         held["in all"] = max(held.values(), default=0)
         lines["GB a rank"] = lines.arm.map(held) / 1e9
+    lines = lines.rename(columns={"arm": kind})
     table = Table(*lines.columns, title=f"{title}: what is missing will take", title_justify="left")
     for arm, length, *numbers in lines.itertuples(index=False):
         cells = [f"{n:{_FORMS[name]}}" for name, n in zip(lines.columns[2:], numbers, strict=True)]

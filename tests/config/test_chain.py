@@ -1,0 +1,103 @@
+"""The words of a chain's stages, and what is refused before any of them is composed."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from dwt_cli.base.errors import UserError
+from dwt_cli.config import check
+from dwt_cli.config.chain import Chain, Grades, filled, words_of_stages
+
+COMMON = "teacher=checkpoint remap=stack alpha=step"
+
+
+def problems(chain: Chain) -> list[str]:
+    return [*check.outside_ranges(chain, "chain"), *chain.problems("chain")]
+
+
+def test_each_grade_learns_from_the_one_before() -> None:
+    grades = Grades("DIR", COMMON, layers=[3, 6], mask=[0.1, 0.2])
+    assert not problems(grades)
+    found = words_of_stages(grades, ["remap=zero_init", "seed=3"])
+    common = ["teacher=checkpoint", "alpha=step", "remap=zero_init", "seed=3"]
+    assert found == {
+        "grade1": [
+            *(*common, "teacher.path=@teacher", "student.num_layers=3", "task.mask_ratio=0.1")
+        ],
+        "grade2": [
+            *(*common, "teacher.path=@grade1", "student.num_layers=6", "task.mask_ratio=0.2")
+        ],
+    }
+
+
+def test_stages_may_be_written_one_by_one_and_name_any_earlier_model() -> None:
+    stages = {"tuned": "student.path=@teacher lr=1", "last": "student.path=@tuned teacher=none"}
+    found = words_of_stages(Chain("DIR", "lr=2", stages), ["lr=1"])
+    assert found["tuned"] == ["student.path=@teacher", "lr=1"]
+    assert found["last"] == ["lr=1", "student.path=@tuned", "teacher=none"]
+
+
+def test_a_stage_has_its_own_word_where_all_have_another() -> None:
+    assert words_of_stages(Chain("DIR", "a=1 b=1", {"one": "a=2"}), []) == {"one": ["b=1", "a=2"]}
+
+
+@pytest.mark.parametrize(
+    ("grades", "parts"),
+    [
+        (Grades("DIR", layers=[]), ["chain.layers=[]", "name one"]),
+        (Grades("DIR", layers=[3, 6, 5]), ["chain.layers=[3, 6, 5]", "put them in order"]),
+        (Grades("DIR", layers=[3, 6, 3], same=True), ["put them in order"]),
+        (Grades("DIR", layers=[3, 3]), ["chain.layers=[3, 3]", "set chain.same=true"]),
+        (Grades("DIR", layers=[0, 3]), ["chain.layers=0", "at least 1"]),
+        (Grades("DIR", layers=[3, 6], mask=[0.1]), ["chain.mask=[0.1]", "give 2"]),
+        (Grades("DIR", layers=[3], mask=[1.0]), ["chain.mask=1.0", "at most 0.9"]),
+        (Grades("DIR", layers=[3], stages={"one": "seed=1"}), ["chain.stages", "leave it out"]),
+        (Chain("DIR"), ["chain.stages={}", "name it"]),
+        (Chain("DIR", stages={"teacher": "seed=1"}), ["'teacher'", "no name"]),
+        (Chain("DIR", stages={"a b": "seed=1"}), ["'a b'", "no name"]),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(grades: Chain, parts: list[str]) -> None:
+    found = problems(grades)
+    assert len(found) == 1 and all(part in found[0] for part in parts), found
+
+
+@pytest.mark.parametrize(
+    ("layers", "same", "teacher", "part"),
+    [
+        ([3, 6], False, 2, None),
+        ([3, 2], False, 4, None),
+        ([4, 6], True, 4, None),
+        ([6, 6, 6], True, 6, None),
+        ([4, 6], False, 4, "after a teacher of 4 layers: a grade equals"),
+        ([3, 6], False, 4, "put them in order"),
+    ],
+)
+def test_the_teachers_layers_count(
+    layers: list[int], same: bool, teacher: int, part: str | None
+) -> None:
+    grades = Grades("DIR", layers=layers, same=same)
+    assert not problems(grades)
+    found = list(grades.problems_after("chain", teacher))
+    assert not found if part is None else part in found[0]
+
+
+def test_what_a_stage_sets_is_not_set_for_all() -> None:
+    grades = Grades("DIR", layers=[3, 6])
+    with pytest.raises(UserError, match=r"student.num_layers=4: the stage grade1 sets .*; leave"):
+        words_of_stages(grades, ["student.num_layers=4"])
+
+
+def test_a_stage_names_an_earlier_one() -> None:
+    chain = Chain("DIR", stages={"one": "seed=1", "two": "teacher.path=@oen"})
+    with pytest.raises(UserError, match=r"chain.stages.two: .*did you mean one\?"):
+        words_of_stages(chain, [])
+
+
+@pytest.mark.parametrize("path", ["runs/a-b.c", "with space", "a'quote", "a,comma=[x]", "a\\b"])
+def test_hydra_reads_a_models_folder_as_it_is(path: str) -> None:
+    (word,) = filled(["teacher.path=@one"], {"one": path})
+    assert OverridesParser.create().parse_override(word).value() == path
+
+
+def test_what_is_not_there_yet_keeps_its_name() -> None:
+    assert filled(["teacher.path=@two"], {"one": "x"}) == ["teacher.path=@two"]
