@@ -168,6 +168,7 @@ def warnings(run: Run) -> Iterator[str]:
     is_silent = not is_alone and run.alpha.soft_is_over(Moment(0.0))
     learns = any(teacher.learns for teacher in teachers)
     of_learning = {"teacher.rank", "teacher.agreement", "teacher.lr_scale"}
+    of_masks = {"eval.mask_ratio", "objective.masked_hidden.only_masked"}
     models = [model for model in (run.teacher, run.student) if isinstance(model, Architecture)]
     sizes = [(model.width, model.mlp_width) for model in models]
     measured = run.eval.measures
@@ -190,7 +191,7 @@ def warnings(run: Run) -> Iterator[str]:
         (bool(run.evaluation), {"eval.at", "eval.every"}, " here: it is about a training"),
         (is_whole, {"train.micro_batch_size"}, ": it is all of train.batch_size"),
         ((run.train.max_steps or 10) < 10, {"train.profile"}, ": it is about steps 8 to 10"),
-        (run.task.head is Head.causal, {"eval.mask_ratio"}, ": the task masks nothing"),
+        (run.task.head is Head.causal, of_masks, ": the task masks nothing"),
         (
             run.data.tokenizer not in (None, OWN),
             {"data.tokenizer_kind", "task.tokenizer"},

@@ -17,8 +17,8 @@ from dwt_cli.config.launch import Basic, Joblib, Jobs, Launch, Local, Slurm, Sub
 from dwt_cli.data.options import OWN, Data, Docs, Files, Hub
 from dwt_cli.distill.alpha import SCHEDULES, Schedule
 from dwt_cli.distill.objective.base import Objective
+from dwt_cli.distill.objective.choices import FEATURE_OBJECTIVES
 from dwt_cli.distill.objective.divergences import DIVERGENCES
-from dwt_cli.distill.objective.features import FEATURE_OBJECTIVES
 from dwt_cli.distill.objective.revise import REVISIONS, Revise
 from dwt_cli.distill.objective.select import SELECTIONS, Select
 from dwt_cli.distill.remap.options import FromTeacher, Ligo, RandomStart, Remap

@@ -106,7 +106,8 @@ class DistillationLoss:
         total, soft = sums.total, dict(sums.soft)
         for name, objective in over_features(objectives).items():
             assert student.features and teacher.features, "they were requested"
-            mean = objective.compare(student.features, teacher.features, settings.parts.get(name))
+            features = (student.features, teacher.features)
+            mean = objective.compare(*features, settings.parts.get(name), batch)
             # a mean over positions, as a sum over targets: any split of a batch gives the same
             soft[name] = len(batch.labels_N) * mean
             total = total + weights.soft * objective.weight * soft[name]

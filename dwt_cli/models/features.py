@@ -34,15 +34,18 @@ class Heads(NamedTuple):
 
 FeatureSpec = frozenset[tuple[str, int]]
 """The features that are requested: ("hidden", n) for the states that leave layer n, ("heads", n)
-for its `Heads`. Layers count from 0, or from the end with -1."""
+for its `Heads`, and `ROWS`. Layers count from 0, or from the end with -1."""
 
 NO_FEATURES: FeatureSpec = frozenset()
+ROWS = ("rows", 0)
+"""The request for the states that enter the head at the target rows, whatever the layer."""
 
 
 def runs_whole(config: PreTrainedConfig, spec: FeatureSpec) -> bool:
     """Return whether a model's last layer runs on all positions, not on target rows alone."""
     anatomy = ANATOMIES.get(config.model_type)
-    requested = not {-1, config.num_hidden_layers - 1}.isdisjoint(layer for _, layer in spec)
+    layers = {layer for kind, layer in spec - {ROWS}}
+    requested = not {-1, config.num_hidden_layers - 1}.isdisjoint(layers)
     return requested or anatomy is None or anatomy.last_layer is None
 
 
@@ -51,19 +54,22 @@ class Features(NamedTuple):
 
     hidden: the states (B, L, D) that leave a layer. heads: queries, keys and values of a layer.
     causal: a position attends to itself and to those before it alone. documents_BL: int64 numbers
-    of the documents that it stays in; None: a block is one.
+    of the documents that it stays in; None: a block is one. rows_ND: what enters the head at the
+    target rows.
     """
 
     hidden: dict[int, Tensor]
     heads: dict[int, Heads]
     causal: bool = False
     documents_BL: Tensor | None = None
+    rows_ND: Tensor | None = None
 
     def detached(self) -> "Features":
         """Return them without a gradient."""
         hidden = {number: states.detach() for number, states in self.hidden.items()}
         heads = {number: Heads(*(h.detach() for h in each)) for number, each in self.heads.items()}
-        return self._replace(hidden=hidden, heads=heads)
+        rows_ND = None if self.rows_ND is None else self.rows_ND.detach()
+        return self._replace(hidden=hidden, heads=heads, rows_ND=rows_ND)
 
     def unseen(self, like: Tensor) -> Tensor | None:
         """Return which of the last axis a position does not see, (B or 1, 1, L, L); None: it does.
@@ -112,7 +118,7 @@ def captured(
         for kind, number in spec
         if kind == "heads"
     }
-    modules = {layers[number] for _, number in spec}.union(*linears.values())
+    modules = {layers[number] for _, number in spec - {ROWS}}.union(*linears.values())
     hooks = [module.register_forward_hook(keep, with_kwargs=True) for module in modules]
     try:
         yield features

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from dwt_cli.models.anatomy import anatomy_of, is_known, layers_of
-from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec, captured, runs_whole
+from dwt_cli.models.features import NO_FEATURES, ROWS, Features, FeatureSpec, captured, runs_whole
 from dwt_cli.models.target_rows import take_rows
 
 
@@ -144,21 +144,27 @@ class LanguageModel(Wrapper):
         Rows come block after block, equally many of each unless ``want.ragged``.
         """
         if not want.features:
-            return self._output(ids_BL, rows_N, want)
+            return self._output(ids_BL, rows_N, want)[0]
         with captured(self.model, want.features, want.documents_BL) as features:
-            return self._output(ids_BL, rows_N, want)._replace(features=features)
+            output, hidden_ND = self._output(ids_BL, rows_N, want)
+        shown_ND = hidden_ND if ROWS in want.features else None
+        return output._replace(features=features._replace(rows_ND=shown_ND))
 
     def hidden(self, ids_BL: Tensor) -> Tensor:
         """Return the backbone's last hidden states (B, L, D), for measures that train nothing."""
         with self._autocast(ids_BL):
             return self._backbone(ids_BL)
 
-    def _output(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> Output:
-        states_ND = self._states(ids_BL, rows_N, want._replace(logits=True, loss=None))
+    def _output(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> tuple[Output, Tensor]:
+        """Return the output without features, and the hidden states of the rows (N, D)."""
+        states_ND = hidden_ND = self._hidden(ids_BL, rows_N, want._replace(logits=True, loss=None))
+        if self.anatomy is not None:
+            with self._autocast(ids_BL):
+                states_ND = self.anatomy.transform(self.model, hidden_ND)
         head = self._output_layer()
         logits_NV = None if not want.logits else head(states_ND) if head else states_ND
         loss = want.loss(states_ND, head) if want.loss is not None else None
-        return Output(logits_NV, loss=loss)
+        return Output(logits_NV, loss=loss), hidden_ND
 
     def _output_layer(self) -> OutputLayer | None:
         if self.anatomy is None:
@@ -167,8 +173,8 @@ class LanguageModel(Wrapper):
         dtype = None if self.dtype == torch.float32 else self.dtype  # as autocast has it
         return OutputLayer(layer.weight, layer.bias, self.anatomy.cap(self.model.config), dtype)
 
-    def _states(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> Tensor:
-        """Return what enters the head's matrix (N, D); of an unknown family the logits."""
+    def _hidden(self, ids_BL: Tensor, rows_N: Tensor, want: Want) -> Tensor:
+        """Return what enters the head (N, D); of an unknown family the logits."""
         alone = not want.ragged and len(rows_N) % len(ids_BL) == 0
         with self._autocast(ids_BL):
             if self.anatomy is None:
@@ -177,12 +183,10 @@ class LanguageModel(Wrapper):
                 logits_BLV = self.model(input_ids=ids_BL, **_apart(want.documents_BL)).logits
                 return logits_BLV.flatten(0, 1).index_select(0, rows_N)
             if alone and not runs_whole(self.model.config, want.features):
-                hidden_ND = self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
-            else:
-                more = {**_apart(want.documents_BL), **_seen(want.seen_BLL, self.dtype)}
-                hidden_BLD = self._backbone(ids_BL, **more)
-                hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, rows_N)
-            return self.anatomy.transform(self.model, hidden_ND)
+                return self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
+            more = {**_apart(want.documents_BL), **_seen(want.seen_BLL, self.dtype)}
+            hidden_BLD = self._backbone(ids_BL, **more)
+            return hidden_BLD.flatten(0, 1).index_select(0, rows_N)
 
     def _backbone(self, ids_BL: Tensor, **others: Any) -> Tensor:
         """Return the last hidden states; what a model does not know is handed to every layer."""

@@ -57,7 +57,9 @@ class Masking:
         np.put_along_axis(masked_BL, positions_BT, shown_BT, axis=1)
         rows_BT = positions_BT + np.arange(num_blocks)[:, None] * length
         tensors = (masked_BL, rows_BT.reshape(-1), labels_BT.reshape(-1), np.array(places))
-        return Batch(*map(torch.from_numpy, tensors))
+        ids_BL, rows_N, labels_N, places_B3 = map(torch.from_numpy, tensors)
+        masked_N = torch.from_numpy(shown_BT.reshape(-1) == self.mask_id)
+        return Batch(ids_BL, rows_N, labels_N, places_B3, masked_N=masked_N)
 
     def log_likelihoods(
         self, model: LanguageModel, sentences: Sequence[Sentence], device: torch.device

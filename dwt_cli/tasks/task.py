@@ -43,7 +43,8 @@ class Batch:
     ids_BL: int64 token ids. rows_N: int64 places of the targets in the flattened (B * L)
     positions, block after block. labels_N: int64 ids to predict there. places_B3: int64, a `Place`
     for each block. documents_BL: int64 number of the document of each position, which sees no
-    other; None: a block is one. ragged: whether a block may have more targets than another.
+    other; None: a block is one. masked_N: whether a target shows the mask; None: the task masks
+    nothing. ragged: whether a block may have more targets than another.
     """
 
     ids_BL: Tensor
@@ -51,6 +52,7 @@ class Batch:
     labels_N: Tensor
     places_B3: Tensor
     documents_BL: Tensor | None = None
+    masked_N: Tensor | None = None
     ragged: bool = field(default=False, kw_only=True)
 
     @property

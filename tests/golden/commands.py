@@ -46,6 +46,7 @@ MIXTURES = [
     "data=wikitext data.max_heldout_blocks=64",
     "objective=[logits,minilmv2] objective.minilmv2.weight=0.1",
     "objective=[reverse_kl,hidden] objective.hidden.distance=mse objective.reverse_kl.weight=2",
+    "objective=[mse,masked_hidden] objective.masked_hidden.pool=row",
     "objective.logits.temperature=2 objective.logits.temperature_end=1 "
     "objective.logits.tau_squared=true",
     "alpha=decay alpha.hard=0.5 alpha.soft_end=0",

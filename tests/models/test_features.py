@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.models.anatomy import anatomy_of, num_positions
-from dwt_cli.models.features import Features, check_layers
+from dwt_cli.models.features import ROWS, Features, check_layers
 from dwt_cli.models.wrapper import LanguageModel, Want
 from tests.models.conftest import ENCODERS
 
@@ -81,8 +81,11 @@ def test_hidden_states_are_those_of_the_layers(
     family: str, of_family: OfFamily, ids_BL: torch.Tensor
 ) -> None:
     model = of_family(family)
-    want = Want(features=frozenset({("hidden", 0), ("hidden", 1)}))
-    features = LanguageModel(model, torch.float32)(ids_BL, ROWS_N, want).features
+    want = Want(features=frozenset({("hidden", 0), ("hidden", 1), ROWS}))
+    wrapped = LanguageModel(model, torch.float32)
+    features = wrapped(ids_BL, ROWS_N, want).features
+    last_ND = wrapped.hidden(ids_BL).flatten(0, 1)[ROWS_N]
+    torch.testing.assert_close(features.rows_ND, last_ND, rtol=1e-5, atol=1e-5)
     states = model(ids_BL, output_hidden_states=True).hidden_states  # the embeddings come first
     torch.testing.assert_close(features.hidden[0], states[1])
     torch.testing.assert_close(features.hidden[1], states[2])

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from dwt_cli.models.features import NO_FEATURES, FeatureSpec
+from dwt_cli.models.features import NO_FEATURES, ROWS, FeatureSpec
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
@@ -25,7 +25,7 @@ B, L, TARGETS = 3, 48, 7
     [
         NO_FEATURES,
         frozenset({("hidden", -1)}),
-        frozenset({("hidden", 0)}),
+        frozenset({("hidden", 0), ROWS}),
     ],
 )
 def test_forward_and_backward(

@@ -13,6 +13,7 @@ from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Linear
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.objective.features import Hidden, MiniLMv2
+from dwt_cli.distill.objective.masked import MaskedHidden, Pool
 from dwt_cli.distill.teacher.options import Online
 from dwt_cli.models.options import Family, Head
 from dwt_cli.tasks.clm import NextToken
@@ -102,7 +103,12 @@ def _train(ranks: Ranks, setting: Setting, corpus_folder: Path, folder: Path) ->
         setting.family,
         observer=seen,
         schedule=Linear(),
-        objectives={"logits": ForwardKL(), "minilmv2": MiniLMv2(), "hidden": Hidden()},
+        objectives={
+            "logits": ForwardKL(),
+            "minilmv2": MiniLMv2(),
+            "hidden": Hidden(),
+            "masked_hidden": MaskedHidden(pool=Pool.row, only_masked=True),
+        },
         online=Online.head if setting.family == "modernbert" else Online.lora,
         eval_every=NUM_STEPS,
         ranks=ranks,

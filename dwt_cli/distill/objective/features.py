@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from dwt_cli.models.features import Features, FeatureSpec, Heads
+    from dwt_cli.tasks.task import Batch
 
     Unseen = Callable[[Tensor], Tensor | None]
 
@@ -35,7 +36,9 @@ class FeatureObjective(Objective, ABC):
         """Return the features that are compared, of the student and of the teacher."""
 
     @abstractmethod
-    def compare(self, student: Features, teacher: Features, part: nn.Module | None) -> Tensor:
+    def compare(
+        self, student: Features, teacher: Features, part: nn.Module | None, batch: Batch
+    ) -> Tensor:
         """Return the mean over positions, a scalar with a gradient; part: as `part` made it."""
 
     def part(
@@ -108,7 +111,9 @@ class MiniLM(FeatureObjective):
                     "is not compared; choose objective=minilmv2"
                 )
 
-    def compare(self, student: Features, teacher: Features, part: nn.Module | None) -> Tensor:
+    def compare(
+        self, student: Features, teacher: Features, part: nn.Module | None, batch: Batch
+    ) -> Tensor:
         p, t = student.heads[self.student_layer], teacher.heads[self.teacher_layer]
         return self._compare_heads(p, t, student.unseen)
 
@@ -203,7 +208,9 @@ class Hidden(FeatureObjective):
 
         return Projections(len(self.pairs), student.hidden_size, teacher.hidden_size)
 
-    def compare(self, student: Features, teacher: Features, part: nn.Module | None) -> Tensor:
+    def compare(
+        self, student: Features, teacher: Features, part: nn.Module | None, batch: Batch
+    ) -> Tensor:
         import torch
         from torch.nn import functional as F
 
@@ -225,10 +232,3 @@ class Hidden(FeatureObjective):
         for pair in self.pairs:
             if len(pair) != 2:
                 yield f"{setting}.pairs: {pair} is no pair [student layer, teacher layer]"
-
-
-FEATURE_OBJECTIVES: dict[str, type[FeatureObjective]] = {
-    "minilm": MiniLM,
-    "minilmv2": MiniLMv2,
-    "hidden": Hidden,
-}

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.distill.objective.base import Objective
+from dwt_cli.distill.objective.choices import FEATURE_OBJECTIVES
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.objective.features import (
-    FEATURE_OBJECTIVES,
     Distance,
     Hidden,
     MiniLM,
@@ -20,10 +20,20 @@ from dwt_cli.distill.objective.features import (
     parts_for,
     requested,
 )
+from dwt_cli.distill.objective.masked import MaskedHidden, Pool
 from dwt_cli.distill.objective.projections import Projections
 from dwt_cli.models.features import Features, Heads
+from dwt_cli.tasks.task import Batch
 
 B, L = 2, 5
+ROWS_N = torch.tensor([1, 3, 4, 5, 8])  # three of the first block, two of the second
+BATCH = Batch(
+    torch.zeros((B, L), dtype=torch.int64),
+    ROWS_N,
+    torch.zeros(5, dtype=torch.int64),
+    torch.zeros((B, 3), dtype=torch.int64),
+    masked_N=torch.tensor([True, False, True, False, False]),
+)
 
 
 def heads(num_heads: int, head_width: int, seed: int) -> Heads:
@@ -97,7 +107,7 @@ def test_minilm(causal: bool) -> None:
     student, teacher = heads(3, 4, 0), heads(3, 2, 1)
     options = MiniLM(student_layer=1, teacher_layer=-1)
     found = options.compare(
-        Features({}, {1: student}, causal), Features({}, {-1: teacher}, causal), None
+        Features({}, {1: student}, causal), Features({}, {-1: teacher}, causal), None, BATCH
     )
     s, t = student, teacher
     expected = slow_relation_kl(
@@ -114,7 +124,7 @@ def test_minilmv2_with_other_head_counts(asked: int | None, causal: bool) -> Non
     num_heads = asked or 4
     options = MiniLMv2(num_relation_heads=asked)
     found = options.compare(
-        Features({}, {-1: student}, causal), Features({}, {-1: teacher}, causal), None
+        Features({}, {-1: student}, causal), Features({}, {-1: teacher}, causal), None, BATCH
     )
     losses = []
     for s, t in zip(student, teacher, strict=True):
@@ -141,7 +151,7 @@ def test_hidden_states(distance: Distance) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
-    found = options.compare(Features(student, {}), Features(teacher, {}), module)
+    found = options.compare(Features(student, {}), Features(teacher, {}), module, BATCH)
     distances = []
     for (ours, theirs), projection in zip(pairs, module.projections, strict=True):
         for b in range(B):
@@ -153,6 +163,40 @@ def test_hidden_states(distance: Distance) -> None:
                 else:
                     distances.append((x - y).square().sum() / 4)
     assert_same(found, torch.stack(distances).mean(), [*student.values(), *module.parameters()])
+
+
+@pytest.mark.parametrize("only_masked", [False, True])
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("pool", Pool)
+def test_states_at_target_rows(pool: Pool, normalise: bool, only_masked: bool) -> None:
+    """Block by block; none of the second block's rows shows the mask."""
+    draw = torch.Generator().manual_seed(0)
+    student = torch.randn(5, 6, generator=draw).requires_grad_()
+    teacher = torch.randn(5, 4, generator=draw)
+    options = MaskedHidden(pool=pool, normalise=normalise, only_masked=only_masked)
+    module = options.part("it", sizes(width=6), sizes(width=4))
+    assert isinstance(module, Projections)
+    assert options.part("it", sizes(width=6), sizes(width=6)) is None
+    (projection,) = module.projections
+    with torch.no_grad():
+        projection.weight.add_(0.1 * torch.randn(4, 6, generator=draw))
+    ours, theirs = (Features({}, {}, rows_ND=states) for states in (student, teacher))
+    found = options.compare(ours, theirs, module, BATCH)
+
+    def scaled(vector: Tensor) -> Tensor:
+        return vector / (vector @ vector).sqrt() if normalise else vector
+
+    distances = []
+    for rows in ((0, 1, 2), (3, 4)):
+        counted = [n for n in rows if not only_masked or n in (0, 2)]
+        pairs = [(projection.weight.double() @ student[n].double(), teacher[n]) for n in counted]
+        if pool is Pool.block and counted:
+            means = [sum(each[1:], each[0]) / len(each) for each in zip(*pairs, strict=True)]
+            pairs = [(means[0], means[1])]
+        each = [(scaled(x) - scaled(y.double())).square().sum() / 4 for x, y in pairs]
+        distances.append(sum(each) / len(each) if each else torch.zeros(()).double())
+    expected = (distances[0] + distances[1]) / 2
+    assert_same(found, expected, [student, *module.parameters()])
 
 
 def sizes(num_heads: int = 2, width: int = 8, num_layers: int = 3) -> Any:

@@ -1,0 +1,11 @@
+"""The objectives over features by their names. Imports no torch."""
+
+from dwt_cli.distill.objective.features import FeatureObjective, Hidden, MiniLM, MiniLMv2
+from dwt_cli.distill.objective.masked import MaskedHidden
+
+FEATURE_OBJECTIVES: dict[str, type[FeatureObjective]] = {
+    "minilm": MiniLM,
+    "minilmv2": MiniLMv2,
+    "hidden": Hidden,
+    "masked_hidden": MaskedHidden,
+}
