@@ -18,10 +18,12 @@ from dwt_cli.data.options import OWN, Data
 from dwt_cli.distill.alpha import Crossover
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.features import over_features
+from dwt_cli.distill.objective.itself import SelfFeatures
 from dwt_cli.distill.objective.revise import NoRevision
 from dwt_cli.distill.objective.select import AllRows, Uncertain
 from dwt_cli.distill.remap.options import FromTeacher, Ligo
-from dwt_cli.distill.teacher.options import MadeTeacher, NoTeacher, Weighting
+from dwt_cli.distill.teacher.options import MadeTeacher, NoTeacher
+from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.models.options import Architecture, CheckpointStudent, Family, Head
 from dwt_cli.training.options import Ddp
 from dwt_cli.training.protocols import Moment
@@ -267,8 +269,8 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
     members = [teacher for _, teacher in run.teacher.each()]
     if members and run.alpha.crossing and not all(each.is_model for each in members):
         yield (
-            f"alpha=crossover with {teacher}: what is told the labels has no loss that a student "
-            "could reach; set alpha.until=STEP, or choose another alpha"
+            f"alpha=crossover with {teacher}: no model teaches, whose loss a student could reach; "
+            "set alpha.until=STEP, or choose another alpha"
         )
     if isinstance(run.select, Uncertain) and members and not any(m.is_model for m in members):
         yield (
@@ -280,7 +282,24 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
             f"alpha=crossover with train.max_minutes={train.max_minutes:g}: its step is one of a "
             "known number; set train.max_steps or train.epochs, and train.max_minutes=null"
         )
-    if on_features and not (run.teacher.is_model or isinstance(run.teacher, NoTeacher)):
+    of_itself = [name for name, each in run.objective.items() if isinstance(each, SelfFeatures)]
+    is_student, is_alone = run.teacher.is_student, isinstance(run.teacher, NoTeacher)
+    if is_student and len(of_itself) < len(run.objective):
+        yield (
+            f"objective={objectives} with {teacher}: the student has its own features to learn "
+            "from and nothing else; set objective=self_features"
+        )
+    elif of_itself and not (is_student or is_alone):
+        yield (
+            f"objective={objectives} with {teacher}: it compares the student with itself; set "
+            "teacher=self, or another objective"
+        )
+    if is_student and run.alpha.reacts:
+        yield (
+            f"alpha={run.choices.get('alpha')} with {teacher}: there is no teacher's loss that it "
+            "could follow; choose another alpha"
+        )
+    if on_features and not (run.teacher.is_model or is_student or is_alone):
         yield (
             f"objective={objectives} with {teacher}: features of one model are compared; choose "
             "another teacher, or compare logits"

@@ -20,7 +20,8 @@ from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.config.chain import CHAINS
 from dwt_cli.config.files import SETTINGS, groups
 from dwt_cli.config.run import SCHEMAS, SEVERAL, Run, Scale
-from dwt_cli.distill.teacher.options import CheckpointTeacher, SeveralTeachers, Teacher
+from dwt_cli.distill.teacher.options import CheckpointTeacher, Teacher
+from dwt_cli.distill.teacher.several import SeveralTeachers
 
 # known to Hydra as ``/schema/<group>: <name>`` in a group file's defaults
 for _group, _schemas in (*SCHEMAS.items(), ("chain", CHAINS)):

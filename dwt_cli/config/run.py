@@ -22,7 +22,8 @@ from dwt_cli.distill.objective.divergences import DIVERGENCES
 from dwt_cli.distill.objective.revise import REVISIONS, Revise
 from dwt_cli.distill.objective.select import SELECTIONS, Select
 from dwt_cli.distill.remap.options import FromTeacher, Ligo, RandomStart, Remap
-from dwt_cli.distill.teacher.options import TEACHERS, Teacher
+from dwt_cli.distill.teacher.choices import TEACHERS
+from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.options import (
     LARGEST_SIZE,

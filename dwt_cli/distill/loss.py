@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ class DistillationLoss:
 
     def remember(self, memory: Numbers, metrics: Numbers) -> Numbers:
         """Return what the schedule notes after a step, and the number of steps with a teacher."""
-        num_distilled = memory.get("num_taught", 0) + ("teacher_loss" in metrics)
+        num_distilled = memory.get("num_taught", 0) + ("soft_loss" in metrics)
         return {**self._schedule.remember(memory, metrics), "num_taught": num_distilled}
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> LossSum:
@@ -89,29 +90,34 @@ class DistillationLoss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         signal, objectives = settings.signal, settings.objectives
         of_student, of_teacher = requested(objectives)
-        with span("teacher"):
-            teacher = signal(batch, Request(features=of_teacher))
+        teacher = None
+        if signal.is_student:
+            of_student |= of_teacher
+        else:
+            with span("teacher"):
+                teacher = signal(batch, Request(features=of_teacher))
         comparison = Comparison(
             divergences(objectives), settings.revise, settings.select, moment.progress
         )
-        targets, own_loss = teacher.targets, None
-        if signal.parts:  # eq. 3 trains no teacher
-            targets = targets.detached()
-
-            def own_loss(student: SoftTargets) -> Tensor:
-                return signal.own_loss(teacher.targets, student, batch, moment)
-
+        targets, own_loss = teacher and teacher.targets, None
+        if targets and signal.parts:
+            own_loss = partial(signal.own_loss, targets, batch=batch, moment=moment)
+            targets = targets.detached()  # eq. 3 trains no teacher
         asked = (targets, weights, comparison, own_loss)
         sums, own, student = self._sums(model, batch, of_student, *asked)
         total, soft = sums.total, dict(sums.soft)
         for name, objective in over_features(objectives).items():
-            assert student.features and teacher.features, "they were requested"
-            features = (student.features, teacher.features)
-            mean = objective.compare(*features, settings.parts.get(name), batch)
+            ours, part = student.features, settings.parts.get(name)
+            assert ours is not None, "they were requested"
+            theirs = teacher.features if teacher else ours.detached()
+            assert theirs is not None, "they were requested"
+            mean = objective.compare(ours, theirs, part, batch)
             # a mean over positions, as a sum over targets: any split of a batch gives the same
             soft[name] = len(batch.labels_N) * mean
             total = total + weights.soft * objective.weight * soft[name]
-        named = {"hard_loss": sums.hard, "accuracy": sums.correct, "teacher_loss": sums.teacher}
+        named = {"hard_loss": sums.hard, "accuracy": sums.correct}
+        if teacher:
+            named["teacher_loss"] = sums.teacher
         weighted = [objectives[name].weight * value.detach() for name, value in soft.items()]
         named["soft_loss"] = torch.stack(weighted).sum()
         if len(soft) > 1:

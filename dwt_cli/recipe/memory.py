@@ -109,6 +109,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     )
     width, vocab_size = shapes.student_config.hidden_size, conditions.data.vocab_size
     is_mixed = len(shapes.teachers) > 1  # into one table, in fp32 as a virtual teacher's
+    num_others = sum(not each.is_student for each in shapes.teachers.values()) - len(teachers)
     widths = [
         m.config.hidden_size if is_known(m.config) and m.config.vocab_size == vocab_size else None
         for m in teachers
@@ -118,7 +119,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         vocab_size,
         machine,
         [] if is_mixed else widths,
-        num_virtual=1 if is_mixed else len(shapes.teachers) - len(teachers),
+        num_virtual=1 if is_mixed else num_others,
         chunk_bytes=(FUSED_BYTES if train.compile else CHUNK_BYTES)[machine.device.type],
     )
     if machine.dtype != torch.float32:  # while there are tiles

@@ -17,7 +17,6 @@ from dwt_cli.data import corpus as corpora
 from dwt_cli.data.surfaces import Surfaces
 from dwt_cli.data.tokenizer import numbered_otherwise
 from dwt_cli.distill.objective.base import divergences
-from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.remap.vocabulary import Transfer
 from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.checkpoint import open_config, open_model
@@ -87,8 +86,7 @@ def check_together(shapes: Shapes, tokens: Transfer | None = None) -> None:
     tokens: where the teacher reads others.
     """
     model, teacher = shapes.student_model, shapes.teacher_models.get("teacher")
-    if teacher is not None:
-        parts_for(shapes.objectives, model.config, teacher.config)
+    _ = shapes.features  # raises where they cannot be compared
     if shapes.remap.needs_teacher:
         assert teacher is not None, "config.check asks for one model"
         shapes.remap.start(model, teacher, tokens)  # shapes alone

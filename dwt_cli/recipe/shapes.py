@@ -106,6 +106,10 @@ class Shapes:
         """The features that the objectives ask the student for, and its teacher."""
         from dwt_cli.models.features import NO_FEATURES
 
+        if any(each.is_student for each in self.teachers.values()):
+            config = self.student_model.config
+            parts_for(self.objectives, config, config)
+            return frozenset.union(*requested(self.objectives)), NO_FEATURES
         if list(self.teacher_models) != ["teacher"]:  # several have none in common
             return NO_FEATURES, NO_FEATURES
         student, teacher = self.student_model.config, self.teacher_models["teacher"].config

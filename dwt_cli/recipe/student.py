@@ -301,8 +301,9 @@ class StudentStage(Stage):
             return None
         teacher, shapes = done[self.teacher.name], self.shapes
         parts: dict[str, nn.Module] = {}
-        if teacher.model is not None:
-            parts = parts_for(shapes.objectives, student.config, teacher.model.config)
+        theirs = student if teacher.signal.is_student else teacher.model
+        if theirs is not None:
+            parts = parts_for(shapes.objectives, student.config, theirs.config)
         select = self.select
         if divergences(shapes.objectives) and self.alpha.soft:
             heldout = shapes.conditions.heldout(done[self.corpus.name], at.ranks.size)

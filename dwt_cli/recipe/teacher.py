@@ -18,7 +18,8 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.data.tokenizer import numbered_otherwise
-from dwt_cli.distill.teacher.options import BUDGETS, MadeTeacher, SeveralTeachers, Teacher
+from dwt_cli.distill.teacher.options import BUDGETS, MadeTeacher, Teacher
+from dwt_cli.distill.teacher.several import SeveralTeachers
 from dwt_cli.models.options import located
 from dwt_cli.recipe import formerly
 from dwt_cli.recipe.corpus import CorpusStage, TeachersText
@@ -160,6 +161,9 @@ class SingleStage(TeacherStage):
             facts = replace(facts, parameters=num_parameters(model))
         corpus, vocab_size = done[self.corpus.name], of.data.vocab_size
         signal = self.options.signal(wrapped, vocab_size)
+        if self.options.is_student:
+            at.show.update(self.name, 1.0, "the student itself")
+            return Prepared(facts, signal)
         if tokens := self.other_tokens(corpus):
             at.show.update(self.name, 1.0, "reads other tokens")  # its loss is not the student's
             return Prepared(facts, signal, tokens)

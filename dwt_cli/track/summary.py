@@ -210,7 +210,7 @@ def _cells(facts: Facts) -> dict[str, str]:
     return {
         "size": f"{facts.parameters / 1e6:.2f} M",
         "tokens": f"{facts.tokens / 1e6:.2f} M" if facts.tokens else "?",
-        "held-out": f"{facts.loss:.3f}" if heldout else "other tokens",
+        "held-out": f"{facts.loss:.3f}" if heldout else "other tokens" if facts.parameters else "",
         "perplexity": f"{heldout['perplexity']:.1f}" if heldout else "",
         "accuracy": f"{heldout['accuracy']:.1%}" if heldout else "",
         **({} if bits is None else {"bits per byte": f"{bits:.3f}"}),

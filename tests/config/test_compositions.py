@@ -94,14 +94,20 @@ def mixture(number: int, place: Path) -> list[str]:
     chosen["task"] = "clm" if chosen["scale"] == "decoder" else chosen["task"]
     if chosen["teacher"] in ("virtual", "label_smoothing") and chosen["select"] == "uncertain":
         chosen["select"] = "all"  # that teacher is as certain on every row
-    if chosen["teacher"] in ("none", "virtual", "label_smoothing", "several"):
+    if chosen["teacher"] == "self":  # by its features alone, and no loss is followed
+        chosen |= {"objective": "self_features", "select": "all"}
+        chosen["alpha"] = "normal" if chosen["alpha"] == "overtake" else chosen["alpha"]
+    elif chosen["objective"] == "self_features":
+        chosen["objective"] = "logits"
+    if chosen["teacher"] in ("none", "virtual", "label_smoothing", "several", "self"):
         chosen["remap"] = "random"
-        if chosen["objective"] in ("minilm", "minilmv2", "hidden", "let"):
+        if chosen["objective"] in ("minilm", "minilmv2", "hidden", "let", "masked_hidden"):
             chosen["objective"] = "logits"  # the others look inside one model
     more = ["teacher.num_layers=2"] if chosen["teacher"] == "made" else []
     more += ["teacher.members=[very_weak,virtual]"] if chosen["teacher"] == "several" else []
     fit = [name for name in sorted(SETTINGS) if _fits(name, chosen["objective"])]
     some = draw.sample(fit, 6)
+    more += ["student.num_layers=4"] if chosen["teacher"] == "self" else []
     last = ["remap.steps=2"] if chosen["remap"] == "ligo" else []
     last += ["alpha.until=1"] if chosen["alpha"] == "crossover" else []  # no room to calibrate
     family = ["scale.family=modernbert"]

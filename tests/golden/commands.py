@@ -14,6 +14,8 @@ NEEDED = {
     "teacher=made": "teacher.num_layers=3",
     "teacher=checkpoint": "teacher.path=model",
     "teacher=several": "teacher.members=[very_weak,virtual]",
+    "teacher=self": "objective=self_features",
+    "objective=self_features": "teacher=self",
     "student=checkpoint": "student.path=model",
     "remap=aki": _NARROW_TEACHER,
     "remap=fpi": _NARROW_TEACHER,

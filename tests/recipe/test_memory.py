@@ -19,7 +19,8 @@ from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import Run
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.distill.loss import Distillation, DistillationLoss
-from dwt_cli.distill.teacher.options import SeveralTeachers, VirtualTeacher
+from dwt_cli.distill.teacher.options import VirtualTeacher
+from dwt_cli.distill.teacher.several import SeveralTeachers
 from dwt_cli.distill.teacher.signal import VirtualSignal
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel

@@ -197,6 +197,19 @@ def test_a_virtual_teacher_costs_nothing_and_knows_the_labels(
     assert "told the labels" in run["printed"] and "teacher ahead" not in run["printed"]
 
 
+def test_a_student_that_teaches_itself_has_no_teacher_s_loss(
+    summed: Summed, alone: Summary
+) -> None:
+    own = ["teacher=self", "objective=self_features", "student.num_layers=4"]
+    run = summed(*own)
+    assert run["teacher"]["heldout"] == {} and run["student"]["num_taught"] == 6
+    assert run["cost"]["teacher_forward_flops"] == run["cost"]["teacher_pretraining_flops"] == 0
+    assert "the teacher" not in run["printed"].replace("what the teacher brought", "")
+    steps = map(json.loads, (run["folder"] / "metrics.jsonl").read_text().splitlines())
+    named = [line.keys() for line in steps if "train/loss" in line]
+    assert all("train/soft_loss" in each and "train/teacher_loss" not in each for each in named)
+
+
 def test_several_teachers_are_made_once_and_mixed(
     place: Path, summed: Summed, alone: Summary, small: Summary
 ) -> None:

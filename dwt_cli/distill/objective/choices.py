@@ -1,6 +1,7 @@
 """The objectives over features by their names. Imports no torch."""
 
 from dwt_cli.distill.objective.features import FeatureObjective, Hidden, MiniLM, MiniLMv2
+from dwt_cli.distill.objective.itself import SelfFeatures
 from dwt_cli.distill.objective.masked import MaskedHidden
 
 FEATURE_OBJECTIVES: dict[str, type[FeatureObjective]] = {
@@ -8,4 +9,5 @@ FEATURE_OBJECTIVES: dict[str, type[FeatureObjective]] = {
     "minilmv2": MiniLMv2,
     "hidden": Hidden,
     "masked_hidden": MaskedHidden,
+    "self_features": SelfFeatures,
 }

@@ -122,7 +122,7 @@ def _check_nothing_is_lost(
 ) -> None:
     used = {*account.copied.values(), *(name for names in account.grown.values() for name in names)}
     used |= left
-    layers = {origin for shares in account.layers.values() for origin in shares}
+    layers = {origin for each in account.layers.values() for origin, share in each.items() if share}
     for name in sorted(donor.tensors.keys() - used):
         number, inside = donor.anatomy.place_of(name)
         if number is None and not options.head:

@@ -1,14 +1,14 @@
 """The options of a teacher, the source of the soft targets. Imports no torch."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from omegaconf import II, MISSING
+from omegaconf import II
 
 from dwt_cli.base.identity import fingerprint
-from dwt_cli.base.options import SINCE_0_2, above, added, at_least, between, bookkeeping
+from dwt_cli.base.options import SINCE_0_2, above, added, at_least, between
 from dwt_cli.data.options import Data
 from dwt_cli.models.options import Architecture, Checkpoint, Head, path_setting, provenance
 from dwt_cli.training.options import Optim
@@ -16,6 +16,7 @@ from dwt_cli.training.options import Optim
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from dwt_cli.distill.teacher.several import SeveralTeachers
     from dwt_cli.distill.teacher.signal import TeacherSignal
     from dwt_cli.models.features import FeatureSpec
     from dwt_cli.models.wrapper import LanguageModel
@@ -26,9 +27,11 @@ class Teacher:
     """A source of soft targets, or none.
 
     is_model: whether that is a single model, whose features can be compared and weights copied.
+    is_student: whether it is the student, whose own features are.
     """
 
     is_model: ClassVar[bool] = False
+    is_student: ClassVar[bool] = False
 
     def each(self) -> "Iterator[tuple[str, Teacher]]":
         """Yield every single teacher, with the setting that its own settings begin with."""
@@ -278,77 +281,16 @@ class VirtualTeacher(Teacher):
             )
 
 
-class Weighting(Enum):
-    """Rules for the weights of several teachers; see `dwt_cli.distill.teacher.signal`."""
-
-    fixed = "fixed"
-    batch = "batch"
-    token = "token"
-
-
 @dataclass
-class SeveralTeachers(Teacher):
-    """A mixture of teachers: choices of this group by name, checkpoints by path or hub name.
+class SelfTeacher(Teacher):
+    """The student itself: its own features teach it, and it has no soft targets of its own."""
 
-    teachers: what the members' names stand for, filled in by `typed`. weights: in proportion, one
-    per member; empty: equal. temperatures: one per member, on top of the member's own; empty: 1.
-    """
+    is_student: ClassVar[bool] = True
 
-    members: list[str] = bookkeeping(MISSING)
-    teachers: list[Teacher] = field(default_factory=list, metadata={"names": "members"})
-    weights: list[float] = above(0, [], hint="else leave the member out")
-    temperatures: list[float] = above(0, [], hint="the paper uses 1")
-    weighting: Weighting = Weighting.fixed
+    def identity(self) -> str:
+        return fingerprint("self")
 
-    def each(self) -> Iterator[tuple[str, Teacher]]:
-        for name, teacher in zip(self.members, self.teachers, strict=True):
-            yield from ((f"teacher.members.{name}", single) for _, single in teacher.each())
+    def signal(self, model: "LanguageModel | None", vocab_size: int) -> "TeacherSignal":
+        from dwt_cli.distill.teacher.signal import OwnSignal
 
-    def checkpoints(self, setting: str = "teacher") -> Iterator[tuple[str, Checkpoint]]:
-        for name, teacher in self.each():
-            yield from teacher.checkpoints(name)
-
-    @property
-    def combined(self) -> "SeveralTeachers":
-        return self
-
-    def combine(self, signals: "Sequence[TeacherSignal]") -> "TeacherSignal":
-        """Return the signal that asks those of the members, in their order."""
-        from dwt_cli.distill.teacher.signal import MixtureSignal
-
-        even = [1.0] * len(signals)
-        weights, temperatures = self.weights or even, self.temperatures or even
-        return MixtureSignal(signals, weights, temperatures, self.weighting)
-
-    def problems(self, setting: str) -> Iterator[str]:
-        """Yield what is wrong with the members and what is given for each, a line each."""
-        members = self.members
-        if len(members) < 2:
-            yield (
-                f"{setting}.members={members}: several are two at least, as in "
-                f"{setting}.members=[small,very_weak]"
-            )
-        for name, teacher in zip(members, self.teachers, strict=True):
-            if [single for _, single in teacher.each()] != [teacher]:
-                yield f"{setting}.members: {name} is not one teacher; leave it out"
-            if teacher.learns:
-                yield (
-                    f"{setting}.members: {name} learns beside the student, and members stay "
-                    "frozen; name a frozen one, as small"
-                )
-        for each in ("weights", "temperatures"):
-            values = getattr(self, each)
-            if values and len(values) != len(members):
-                yield (
-                    f"{setting}.{each}={values} and {setting}.members={members}: give "
-                    f"{len(members)}, one for each, or none"
-                )
-
-
-TEACHERS: dict[str, type[Teacher]] = {
-    "none": NoTeacher,
-    "made": MadeTeacher,
-    "checkpoint": CheckpointTeacher,
-    "virtual": VirtualTeacher,
-    "several": SeveralTeachers,
-}
+        return OwnSignal()

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from dwt_cli.distill.teacher.options import Weighting
+from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec
 from dwt_cli.models.wrapper import LanguageModel, OutputLayer, Want
 from dwt_cli.tasks.task import Batch
@@ -145,11 +145,13 @@ class TeacherSignal(ABC):
     """A source of soft targets.
 
     model: the one that answers, until the signal is released; None where there is none, or more
-    than one. parts: trainable modules of its own, by name. They are trained beside the student by
+    than one. is_student: whether that is the student, which answers once and is not asked again.
+    parts: trainable modules of its own, by name. They are trained beside the student by
     `own_loss` and are never part of it; a signal without them runs without gradients.
     """
 
     model: LanguageModel | None = None
+    is_student: ClassVar[bool] = False
     parts: Mapping[str, nn.Module] = MappingProxyType({})
 
     @abstractmethod
@@ -169,6 +171,15 @@ class TeacherSignal(ABC):
     def release(self) -> None:
         """Give memory back: the signal will not be asked again."""
         self.model = None
+
+
+class OwnSignal(TeacherSignal):
+    """The student's own features, and no targets: `DistillationLoss` takes them as they come."""
+
+    is_student = True
+
+    def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
+        raise AssertionError("the student answers for itself")
 
 
 class ModelSignal(TeacherSignal):

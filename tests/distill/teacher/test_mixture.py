@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dwt_cli.distill.teacher.options import Weighting
+from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
     Answer,

@@ -6,14 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from dwt_cli.base.identity import fingerprint
-from dwt_cli.distill.teacher.options import (
-    TEACHERS,
-    CheckpointTeacher,
-    NoTeacher,
-    SeveralTeachers,
-    Teacher,
-    VirtualTeacher,
-)
+from dwt_cli.distill.teacher.choices import TEACHERS
+from dwt_cli.distill.teacher.options import CheckpointTeacher, NoTeacher, Teacher, VirtualTeacher
+from dwt_cli.distill.teacher.several import SeveralTeachers
 from dwt_cli.distill.teacher.signal import TeacherSignal, VirtualSignal
 from dwt_cli.models.wrapper import LanguageModel
 
