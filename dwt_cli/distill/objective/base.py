@@ -51,6 +51,10 @@ class Divergence(Objective, ABC):
         end = self.temperature if self.temperature_end is None else self.temperature_end
         return self.temperature + (end - self.temperature) * progress
 
+    def compare_entries(self, p: Distribution, t: EntryRows) -> tuple[Tensor, EntryGradient]:
+        """Return the same of a teacher whose rows are some entries each; a few can do that."""
+        raise NotImplementedError
+
     @property
     def is_plain(self) -> bool:
         """True where the temperature is 1 from the beginning to the end."""
@@ -99,6 +103,52 @@ class Distribution:
         """Return those of some tokens of each row, (C, K)."""
         return self.scores_CV.gather(1, tokens_CK) - self.log_z_C1
 
+    def log_confidence(self) -> Tensor:
+        """Return the likeliest token's, (C, 1)."""
+        return self.top_C1 - self.log_z_C1
+
+    def is_likeliest(self, tokens_C1: Tensor) -> Tensor:
+        """Return whether no token is likelier than these, bool (C, 1)."""
+        return self.scores_CV.gather(1, tokens_C1) >= self.top_C1
+
+
+class EntryRows(NamedTuple):
+    """Rows of a teacher as some entries each, at the temperature of the objective.
+
+    They have the answers of a `Distribution` that have been kept: those about labels, of each row's
+    own. ids_CK: int64; the head's, which are as likely as their weights say, come first.
+    weights_CK: fp32, zero where a row has fewer. entropies_C1: of the whole row, in nats.
+    labels_C1, tops_C1: log-probabilities of the label and of the likeliest token, at temperature 1,
+    as entropies are only where the objective's is. are_likeliest_C1: whether that is the label.
+    """
+
+    ids_CK: Tensor
+    weights_CK: Tensor
+    entropies_C1: Tensor
+    labels_C1: Tensor
+    tops_C1: Tensor
+    are_likeliest_C1: Tensor
+
+    def at(self, tau: float | Tensor) -> EntryRows:
+        """Return the same: they are kept at one temperature."""
+        return self
+
+    def entropy(self) -> Tensor:
+        return self.entropies_C1
+
+    def log_probability(self, tokens_C1: Tensor) -> Tensor:
+        return self.labels_C1
+
+    def log_confidence(self) -> Tensor:
+        return self.tops_C1
+
+    def is_likeliest(self, tokens_C1: Tensor) -> Tensor:
+        return self.are_likeliest_C1
+
+    def part(self, rows: slice) -> EntryRows:
+        """Return some of the rows."""
+        return EntryRows(*(each[rows] for each in self))
+
 
 class Rows(NamedTuple):
     """Target rows as both models see them, at one temperature.
@@ -107,7 +157,7 @@ class Rows(NamedTuple):
     """
 
     student: Distribution
-    teacher: Distribution
+    teacher: Distribution | EntryRows
     labels_C1: Tensor
     progress: float | Tensor
 
@@ -118,3 +168,6 @@ class Rows(NamedTuple):
 
 Gradient = list[tuple[float, "Tensor"]]
 """A sum of tables (C, V), each with a factor."""
+
+EntryGradient = tuple["Tensor", "Tensor"]
+"""A factor (C, 1) of the student's probabilities, and what is added at the first entries (C, K)."""

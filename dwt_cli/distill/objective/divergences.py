@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dwt_cli.base.options import at_least, between
-from dwt_cli.distill.objective.base import Distribution, Divergence, Gradient
+from dwt_cli.distill.objective.base import (
+    Distribution,
+    Divergence,
+    EntryGradient,
+    EntryRows,
+    Gradient,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +30,12 @@ class ForwardKL(Divergence):
         excess_CV = (t.scores_CV - p.scores_CV).mul_(t.probabilities_CV)
         loss_C1 = excess_CV.sum(-1, keepdim=True) - (t.log_z_C1 - p.log_z_C1)
         return loss_C1, [(1.0, p.probabilities_CV), (-1.0, t.probabilities_CV)]
+
+    def compare_entries(self, p: Distribution, t: EntryRows) -> tuple[Tensor, EntryGradient]:
+        """With weights s in place of t, and t's own entropy: gradient (sum s) p - s."""
+        crossed_C1 = -(t.weights_CK * p.log_probability(t.ids_CK)).sum(-1, keepdim=True)
+        sum_C1 = t.weights_CK.sum(-1, keepdim=True)
+        return crossed_C1 - t.entropies_C1, (sum_C1, -t.weights_CK)
 
 
 @dataclass
@@ -84,6 +96,17 @@ class TopK(Divergence):
         gradient_CV.scatter_(1, kept_CK, p_CK - t_CK)
         loss_C1 = (t_CK * kept_ratio_CK).sum(-1, keepdim=True) + t_rest_C1 * ratio_C1.log()
         return loss_C1, [(1.0, gradient_CV)]
+
+    def compare_entries(self, p: Distribution, t: EntryRows) -> tuple[Tensor, EntryGradient]:
+        """The first k entries are the likeliest; what they lack of one is the rest's."""
+        kept_CK, t_CK = t.ids_CK[:, : self.k], t.weights_CK[:, : self.k]
+        p_CK = p.probabilities_CV.gather(1, kept_CK)
+        p_rest_C1 = _mass_of_rest(p, kept_CK)
+        t_rest_C1 = (1 - t_CK.sum(-1, keepdim=True)).clamp_min(0)
+        ratio_C1 = t_rest_C1 / p_rest_C1
+        kept_CK = t_CK.xlogy(t_CK) - t_CK * p.log_probability(kept_CK)
+        loss_C1 = kept_CK.sum(-1, keepdim=True) + t_rest_C1.xlogy(ratio_C1)
+        return loss_C1, (1 - ratio_C1, p_CK * ratio_C1 - t_CK)
 
     def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
         if self.k >= vocab_size:

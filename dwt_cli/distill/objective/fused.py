@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dwt_cli.distill.alpha import Weights
-from dwt_cli.distill.objective.base import Distribution, Divergence, Rows
+from dwt_cli.distill.objective.base import Distribution, Divergence, EntryRows, Rows
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
 from dwt_cli.distill.teacher.signal import SoftTargets
@@ -180,11 +180,12 @@ def _tiles(
             rows = slice(start, start + tile)
             states_CD, labels_C1 = states_ND[rows].to(dtype), labels_N[rows, None]
             logits_CV = states_CD.clone() if head is None else head(states_CD)
-            teacher_CV = None if targets is None else targets.dense(rows)
+            answer = None if targets is None else targets.tile(rows)
             for first in range(0, len(logits_CV), chunk):
                 part = slice(first, first + chunk)
-                theirs_CV = None if teacher_CV is None else teacher_CV[part]
-                given = (logits_CV[part], theirs_CV, labels_C1[part], now, rules, cap, any(needs))
+                theirs = answer.part(part) if isinstance(answer, EntryRows) else answer
+                theirs = theirs[part] if isinstance(theirs, Tensor) else theirs
+                given = (logits_CV[part], theirs, labels_C1[part], now, rules, cap, any(needs))
                 of_chunks.append(of_rows(*given))
             # where the logits were there is their gradient now
             if gradient_ND is not None:
@@ -193,7 +194,7 @@ def _tiles(
                 _add_product(of_weight_VD, logits_CV, states_CD)
             if of_bias_V is not None:
                 of_bias_V += logits_CV.sum(0, dtype=of_bias_V.dtype)
-            del logits_CV, teacher_CV, theirs_CV, given  # before there are those of the next tile
+            del logits_CV, answer, theirs, given  # before there are those of the next tile
     terms = torch.zeros(4 + len(rules.objectives), device=device, dtype=torch.float32)
     if of_chunks:
         # at once over all chunks: many small operations add up
@@ -264,7 +265,7 @@ def _on(device: torch.device, numbers: Sequence[float]) -> Sequence[Tensor]:
 
 def _of_rows(
     student_CV: Tensor,
-    teacher_CV: Tensor | None,
+    teacher: Tensor | EntryRows | None,
     labels_C1: Tensor,
     numbers: Sequence[float | Tensor],
     rules: _Rules,
@@ -282,20 +283,29 @@ def _of_rows(
     label_C1 = student.scores_CV.gather(1, labels_C1)
     terms = [student.log_z_C1 - label_C1, label_C1 >= student.top_C1]
     tables: list[tuple[float | Tensor, Tensor]] = [(hard, student.probabilities_CV)]
-    if teacher_CV is not None:
-        rows = Rows(student, Distribution.of(teacher_CV.float()), labels_C1, progress)
+    entries: list[tuple[Tensor, Tensor]] = []
+    if teacher is not None:
+        theirs = Distribution.of(teacher.float()) if isinstance(teacher, Tensor) else teacher
+        rows = Rows(student, theirs, labels_C1, progress)
         selected_C1 = rules.select.select(rows)
         counts = 1.0 if selected_C1 is None else selected_C1.float()
         terms += [-rows.teacher.log_probability(labels_C1), torch.ones_like(label_C1) * counts]
         for objective, factor, tau in zip(rules.objectives, factors, taus, strict=True):
             softened = rows if objective.is_plain else rows.at(tau)
-            revised = rules.revise.revise(softened)
-            loss_C1, its_tables = objective.compare(softened.student, revised)
-            terms.append(loss_C1 * counts)
             slope = factor / tau * counts
-            tables += [(slope * each, table_CV) for each, table_CV in its_tables]
+            if isinstance(theirs, EntryRows):
+                loss_C1, gradient = objective.compare_entries(softened.student, theirs)
+                tables.append((slope * gradient[0], softened.student.probabilities_CV))
+                entries.append((theirs.ids_CK[:, : gradient[1].shape[1]], slope * gradient[1]))
+            else:
+                revised = rules.revise.revise(softened)
+                loss_C1, its_tables = objective.compare(softened.student, revised)
+                tables += [(slope * each, table_CV) for each, table_CV in its_tables]
+            terms.append(loss_C1 * counts)
     if needs_gradient:
         sum_CV = _summed(tables)
+        for ids_CK, added_CK in entries:
+            sum_CV.scatter_add_(1, ids_CK, added_CK)
         of_label_C1 = sum_CV.gather(1, labels_C1) - hard
         if cap is not None:
             sum_CV.mul_(1 - (student.scores_CV / cap).square_())

@@ -33,6 +33,7 @@ class NoRevision(Revise):
     tag: ClassVar[str] = "Revise"
 
     def revise(self, rows: Rows) -> Distribution:
+        assert isinstance(rows.teacher, Distribution)
         return rows.teacher
 
 
@@ -46,6 +47,7 @@ class LabelRevision(Revise):
     eta: float = above(0, 0.9, below=1)
 
     def revise(self, rows: Rows) -> Distribution:
+        assert isinstance(rows.teacher, Distribution)
         t_CV = rows.teacher.probabilities_CV
         above_C1 = t_CV.amax(-1, keepdim=True) - t_CV.gather(1, rows.labels_C1)
         return _mixed(t_CV, self.eta / (above_C1 + 1), rows.labels_C1)
@@ -62,6 +64,7 @@ class ConfidenceMix(Revise):
     warmup: float = between(0.0, 1.0, 0.1)
 
     def revise(self, rows: Rows) -> Distribution:
+        assert isinstance(rows.teacher, Distribution)
         risen = rows.progress / self.warmup if self.warmup else 1.0
         # compiled, progress is a tensor
         risen = min(risen, 1.0) if isinstance(risen, float) else risen.clamp(max=1.0)

@@ -57,7 +57,7 @@ class Correct(Select):
     """Rows in which the label is the teacher's likeliest token; others harm (arXiv 2605.23857)."""
 
     def select(self, rows: Rows) -> Tensor:
-        return rows.teacher.scores_CV.gather(1, rows.labels_C1) >= rows.teacher.top_C1
+        return rows.teacher.is_likeliest(rows.labels_C1)
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Confident(Select):
     threshold: float = between(0.0, 1.0, 0.5)
 
     def select(self, rows: Rows) -> Tensor:
-        return (rows.teacher.top_C1 - rows.teacher.log_z_C1).exp() >= self.threshold
+        return rows.teacher.log_confidence().exp() >= self.threshold
 
 
 @dataclass

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from dwt_cli.distill.objective.base import EntryRows
 from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec
 from dwt_cli.models.wrapper import LanguageModel, OutputLayer, Want
@@ -42,6 +43,10 @@ class SoftTargets(ABC):
     @abstractmethod
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
         """Return the logits (C, V) of these rows, in any float type."""
+
+    def tile(self, rows: slice) -> Tensor | EntryRows:
+        """Return these rows as they are compared: as logits, or as the entries that they are."""
+        return self.dense(rows)
 
 
 @dataclass(frozen=True)
@@ -83,27 +88,31 @@ class HeadStates(SoftTargets):
 
 @dataclass(frozen=True)
 class SparseRows(SoftTargets):
-    """The log-probabilities of some tokens of each row; the others share the rest evenly.
+    """Some entries of each row; in logits the other tokens share evenly what they leave."""
 
-    ids_NK: int64, distinct within a row. log_probabilities_NK: any float type.
-    """
-
-    ids_NK: Tensor
-    log_probabilities_NK: Tensor
+    entries: EntryRows
     vocab_size: int
 
     @property
     def parts(self) -> tuple[Callable[..., SoftTargets], list[Tensor | None]]:
-        form = partial(SparseRows, vocab_size=self.vocab_size)
-        return form, [self.ids_NK, self.log_probabilities_NK]
+        make = partial(_sparse_rows, vocab_size=self.vocab_size)
+        return make, [*self.entries]
 
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
         """Return log-probabilities (C, V), fp32."""
-        kept_CK = self.log_probabilities_NK[rows].float()
-        rest_C1 = 1 - kept_CK.exp().sum(-1, keepdim=True)  # rounding may bring it below 0
-        num_others = max(1, self.vocab_size - kept_CK.shape[1])
-        other_C1 = (rest_C1.clamp_min(1e-30) / num_others).log()
-        return other_C1.repeat(1, self.vocab_size).scatter(1, self.ids_NK[rows], kept_CK)
+        ids_CK, kept_CK = self.entries.ids_CK[rows], self.entries.weights_CK[rows]
+        table_CV = kept_CK.new_zeros(len(kept_CK), self.vocab_size)
+        table_CV.scatter_add_(1, ids_CK, kept_CK)
+        rest_C1 = (1 - kept_CK.sum(-1, keepdim=True)).clamp_min(1e-30)  # rounding
+        num_others_C1 = (table_CV == 0).sum(-1, keepdim=True).clamp_min(1)
+        return torch.where(table_CV == 0, rest_C1 / num_others_C1, table_CV).log()
+
+    def tile(self, rows: slice) -> EntryRows:
+        return self.entries.part(rows)
+
+
+def _sparse_rows(*entries: Tensor, vocab_size: int) -> SparseRows:
+    return SparseRows(EntryRows(*entries), vocab_size)
 
 
 class Request(NamedTuple):

@@ -1,0 +1,139 @@
+"""The options of the signal: whether the teacher is asked in each step, or once and kept.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from dwt_cli.base.options import at_least
+from dwt_cli.distill.objective.base import Divergence
+from dwt_cli.distill.objective.divergences import ForwardKL, TopK
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dwt_cli.distill.signal.estimators import Entries
+
+
+@dataclass
+class Signal:
+    """A way in which the teacher's answers come to the student.
+
+    kept: the settings of a signal that is kept; None: it is asked for in each step.
+    """
+
+    tag: ClassVar[str] = ""
+
+    @property
+    def kept(self) -> Kept | None:
+        return None
+
+
+@dataclass
+class Online(Signal):
+    """The teacher is beside the student, and asked in each step."""
+
+    tag: ClassVar[str] = ""
+
+
+@dataclass
+class Kept(Signal, ABC):
+    """Rows that are asked for once, and kept as a few entries each.
+
+    num_entries: of a row, or draws. seed: of what is drawn. divergence: the one that compares such
+    rows. num_levels: that the probabilities of the head are rounded to. num_uniforms: that a row
+    needs. is_full: whether every row has ``num_entries``.
+    """
+
+    divergence: ClassVar[type[Divergence]] = ForwardKL
+    is_full: ClassVar[bool] = True
+
+    num_entries: int = at_least(1, 12)
+    seed: int = at_least(0, 0)
+
+    @property
+    def kept(self) -> Kept:
+        return self
+
+    @property
+    def num_levels(self) -> int:
+        return 1023
+
+    @property
+    def num_uniforms(self) -> int:
+        return 0
+
+    @abstractmethod
+    def draw(self, t_NV: Tensor, uniforms_NU: Tensor) -> tuple[Entries, Tensor]:
+        """Return the entries of rows (fp64, each sums to one), and the head's levels (N, K)."""
+
+    def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
+        """Yield what is wrong with the settings for a vocabulary of this size, a line each."""
+        if self.num_entries >= vocab_size:
+            yield (
+                f"{setting}.num_entries={self.num_entries}: it is below the vocabulary's size of "
+                f"{vocab_size}"
+            )
+
+
+@dataclass
+class Threshold(Kept):
+    """The likeliest tokens as they are, of the others some: unbiased, with the least variance."""
+
+    @property
+    def num_uniforms(self) -> int:
+        return 2
+
+    def draw(self, t_NV: Tensor, uniforms_NU: Tensor) -> tuple[Entries, Tensor]:
+        from dwt_cli.distill.signal.estimators import in_levels, threshold
+
+        entries = threshold(t_NV, self.num_entries, uniforms_NU[:, :1])
+        return entries, in_levels(entries, self.num_levels, uniforms_NU[:, 1:])
+
+
+@dataclass
+class Sampled(Kept):
+    """Draws with replacement (arXiv 2503.16870): unbiased; ``num_entries`` is how many."""
+
+    is_full: ClassVar[bool] = False
+
+    @property
+    def num_levels(self) -> int:
+        return self.num_entries
+
+    @property
+    def num_uniforms(self) -> int:
+        return self.num_entries
+
+    def draw(self, t_NV: Tensor, uniforms_NU: Tensor) -> tuple[Entries, Tensor]:
+        from dwt_cli.distill.signal.estimators import in_levels, sampled
+
+        entries = sampled(t_NV, uniforms_NU)
+        return entries, in_levels(entries, self.num_levels, uniforms_NU[:, :1] * 0 + 0.5)
+
+
+@dataclass
+class LikeliestOnly(Kept):
+    """The likeliest tokens, and the rest as one outcome: biased, the tail has no shape."""
+
+    tag: ClassVar[str] = "TopKSignal"
+    divergence: ClassVar[type[Divergence]] = TopK
+
+    def draw(self, t_NV: Tensor, uniforms_NU: Tensor) -> tuple[Entries, Tensor]:
+        from dwt_cli.distill.signal.estimators import in_levels, top_k
+
+        entries = top_k(t_NV, self.num_entries)
+        return entries, in_levels(entries, self.num_levels, t_NV.new_full((len(t_NV), 1), 0.5))
+
+
+SIGNALS: dict[str, type[Signal]] = {
+    "online": Online,
+    "threshold": Threshold,
+    "sampled": Sampled,
+    "top_k": LikeliestOnly,
+}
