@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,16 @@ def seal(folder: Path) -> None:
         if path.is_file() and path != folder / MANIFEST:
             sums[path.relative_to(folder).as_posix()] = file_sum(path)
             _flush(path)
+    write_json(folder / MANIFEST, sums)
+    _flush(folder)
+
+
+def add(folder: Path, names: Iterable[str]) -> None:
+    """Name new files of a sealed folder in its manifest; until then they do not count."""
+    sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    for name in names:
+        sums[name] = file_sum(folder / name)
+        _flush(folder / name)
     write_json(folder / MANIFEST, sums)
     _flush(folder)
 

@@ -4,10 +4,11 @@ An artifact is a sealed folder ``<root>/<kind>/<fingerprint>``. It is made under
 ``<fingerprint>.partial``, which outlives an interruption, so that the next start may go on.
 """
 
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,26 +50,51 @@ class Cache:
         place = self.place(kind, fingerprint)
         place.parent.mkdir(parents=True, exist_ok=True)
         with self._lock(place), atomic.needing_room(place.parent):
-            if atomic.is_sealed(place):
-                try:
-                    atomic.verify(place)
-                except atomic.Damaged as damage:
-                    aside = place.with_name(f"{fingerprint}{DAMAGED}")
-                    shutil.rmtree(aside, ignore_errors=True)
-                    place.rename(aside)
-                    self._say(f"{kind} is made again: {damage}; set aside as {aside.name}")
-                else:
-                    os.utime(place)  # when it was last used
-                    return place
+            if self._is_whole(place):
+                return place
             partial = place.with_name(f"{fingerprint}{PARTIAL}")
             partial.mkdir(exist_ok=True)
             make(partial)
-            atomic.write_json(
-                partial / ABOUT,
-                {"kind": kind, "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **about},
-            )
+            _describe(partial, kind, about)
             atomic.publish(partial, place)
         return place
+
+    @contextlib.contextmanager
+    def growing(self, kind: str, fingerprint: str, about: dict[str, Any]) -> Iterator[Path]:
+        """Hold the folder of an artifact that is added to (`atomic.add`); it is whole at any time.
+
+        It begins without any content.
+        """
+        place = self.place(kind, fingerprint)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock(place), atomic.needing_room(place.parent):
+            if not self._is_whole(place, fingerprint):
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                _describe(place, kind, {"fingerprint": fingerprint, **about})
+                atomic.seal(place)
+            yield place
+
+    def _is_whole(self, place: Path, fingerprint: str | None = None) -> bool:
+        """Return whether an artifact is there; what is damaged is set aside.
+
+        fingerprint: under which it must have been made, if that is known.
+        """
+        if not atomic.is_sealed(place):
+            return False
+        try:
+            atomic.verify(place)
+            made = (atomic.read_json(place / ABOUT) or {}).get("fingerprint")
+            if fingerprint is not None and made != fingerprint:
+                raise atomic.Damaged(f"{place} was made as {made}")
+        except atomic.Damaged as damage:
+            aside = place.with_name(f"{place.name}{DAMAGED}")
+            shutil.rmtree(aside, ignore_errors=True)
+            place.rename(aside)
+            self._say(f"{place.parent.name} is made again: {damage}; set aside as {aside.name}")
+            return False
+        os.utime(place)  # when it was last used
+        return True
 
     def _lock(self, place: Path) -> AcquireReturnProxy[FileLock]:
         path = place.with_name(place.name + LOCK)
@@ -77,3 +103,8 @@ class Cache:
         except locks.Held as holder:
             self._say(f"waiting for {holder}, which prepares {place.parent.name}/{place.name}")
             return locks.take(path, timeout_s=-1)
+
+
+def _describe(folder: Path, kind: str, about: dict[str, Any]) -> None:
+    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    atomic.write_json(folder / ABOUT, {"kind": kind, "made": made, **about})

@@ -67,6 +67,7 @@ _OPTIONS = {
     "num_layers": "{} layers",
     "width": "{} wide",
     "max_steps": "{} steps",
+    "num_entries": "{} entries a row",
     "seed": "seed {}",
 }
 """What is said of an artifact's options, where it has them."""

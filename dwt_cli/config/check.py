@@ -13,6 +13,7 @@ from typing import Any
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import Range, walk
+from dwt_cli.config import signals
 from dwt_cli.config.run import DISTILLATION, Mode, Run, RunOptions
 from dwt_cli.data.options import OWN, Data
 from dwt_cli.distill.alpha import Crossover
@@ -181,7 +182,7 @@ def warnings(run: Run) -> Iterator[str]:
     of_teachers = {"scale.teacher_steps", "teacher.max_steps", "teacher.data", "teacher.optim"}
     in_vain = [
         (is_alone, {*DISTILLATION} - {"remap"}, " with teacher=none: the student stands alone"),
-        (is_silent, {"objective"}, " with a soft weight of 0: there is no soft loss"),
+        (is_silent, {"objective", "signal"}, " with a soft weight of 0: there is no soft loss"),
         (not learns, of_learning, " with teacher.online=none: the teacher is frozen"),
         (learns and is_silent, {"teacher.online", *of_learning}, " with a soft weight of 0"),
         (learns and not compared, {"teacher.online"}, ": no objective compares distributions"),
@@ -190,6 +191,7 @@ def warnings(run: Run) -> Iterator[str]:
         (len({*sizes}) < len(sizes), {"remap.width"}, ": the teacher is as wide as the student"),
         (run.run.mode is not Mode.plan, of_plans, " without run.plan=true"),
         (is_deaf, {"parallel.shard_teacher"}, ": no model teaches"),
+        (bool(run.signal.kept), {"parallel.shard_teacher"}, ": who is asked once is whole there"),
         (bool(run.evaluation), {"eval.at", "eval.every"}, " here: it is about a training"),
         (is_whole, {"train.micro_batch_size"}, ": it is all of train.batch_size"),
         ((run.train.max_steps or 10) < 10, {"train.profile"}, ": it is about steps 8 to 10"),
@@ -321,6 +323,7 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
             "remap=ligo with parallel=fsdp: its maps are not sharded; choose parallel=ddp, or "
             "another remap"
         )
+    yield from signals.problems(run)
     try:
         train.num_parts(run.launch.num_ranks)
     except UserError as problem:

@@ -22,6 +22,7 @@ from dwt_cli.distill.objective.divergences import DIVERGENCES
 from dwt_cli.distill.objective.revise import REVISIONS, Revise
 from dwt_cli.distill.objective.select import SELECTIONS, Select
 from dwt_cli.distill.remap.options import FromTeacher, Ligo, RandomStart, Remap
+from dwt_cli.distill.signal.options import SIGNALS, Signal
 from dwt_cli.distill.teacher.choices import TEACHERS
 from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.evaluate.options import Eval
@@ -156,6 +157,7 @@ class Run:
     objective: dict[str, Objective] = MISSING
     revise: Revise = MISSING
     select: Select = MISSING
+    signal: Signal = MISSING
     optim: Optim = MISSING
     train: Train = MISSING
     eval: Eval = MISSING
@@ -223,6 +225,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "objective": {**DIVERGENCES, **FEATURE_OBJECTIVES},
     "revise": dict(REVISIONS),
     "select": dict(SELECTIONS),
+    "signal": dict(SIGNALS),
     "optim": {"adamw": AdamW, "muon": Muon},
     "train": {"default": Train},
     "eval": {"eval": Eval},
@@ -236,7 +239,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
 SEVERAL = ("objective",)
 """Groups in which several choices can be made at once, each with its settings under its name."""
 
-DISTILLATION = ("alpha", "remap", "objective", "revise", "select")
+DISTILLATION = ("alpha", "remap", "objective", "revise", "select", "signal")
 """Groups about what a student takes from its teacher: idle with teacher=none."""
 
 GROUPS_AND_SETTINGS = [f.name for f in dataclasses.fields(Run) if f.default is MISSING] + [

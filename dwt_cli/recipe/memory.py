@@ -94,7 +94,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
             features,
         )
         gathered = gathered_bytes(model, machine.dtype) if sharding else 0
-    teachers = shapes.teacher_models.values()
+    teachers = shapes.models_beside.values()
     if sharding and sharding.shard_teacher:  # one model computes at a time
         theirs = [
             gathered_bytes(LanguageModel(teacher, machine.dtype), machine.dtype)
@@ -108,8 +108,9 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         if shapes.teachers[name].learns
     )
     width, vocab_size = shapes.student_config.hidden_size, conditions.data.vocab_size
-    is_mixed = len(shapes.teachers) > 1  # into one table, in fp32 as a virtual teacher's
-    num_others = sum(not each.is_student for each in shapes.teachers.values()) - len(teachers)
+    is_mixed = len(shapes.teachers_beside) > 1  # into one table, in fp32 as a virtual teacher's
+    beside = shapes.teachers_beside.values()
+    num_others = sum(not each.is_student for each in beside) - len(teachers)
     widths = [
         m.config.hidden_size if is_known(m.config) and m.config.vocab_size == vocab_size else None
         for m in teachers
@@ -151,7 +152,7 @@ def state(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     num_shards = num_ranks if fsdp else 1
     whole = num_parameters(student) * _FP32
     share = whole // num_shards
-    theirs = sum(map(num_parameters, shapes.teacher_models.values())) * _FP32
+    theirs = sum(map(num_parameters, shapes.models_beside.values())) * _FP32
     theirs_shared = theirs // num_shards if fsdp and fsdp.shard_teacher else None
     are_summed = conditions.train.num_parts(num_ranks) > 1
     # AdamW keeps two moments of each weight, Muon one, in fp32
@@ -289,11 +290,11 @@ def answer_bytes(shapes: Shapes, machine: Machine, num_rows: int) -> int:
     other rows than the student's has its logits, and in fp32 what its probabilities are summed of.
     """
     vocab_size = shapes.conditions.data.vocab_size
-    if len(shapes.teachers) > 1:
-        return (len(shapes.teachers) + 1) * num_rows * vocab_size * _FP32
+    if len(shapes.teachers_beside) > 1:
+        return (len(shapes.teachers_beside) + 1) * num_rows * vocab_size * _FP32
     itemsize = machine.dtype.itemsize
     tables = itemsize + _FP32 * (1 + (itemsize < _FP32))
-    sizes = [teacher.config.vocab_size for teacher in shapes.teacher_models.values()]
+    sizes = [teacher.config.vocab_size for teacher in shapes.models_beside.values()]
     return sum(num_rows * size * tables for size in sizes if size != vocab_size)
 
 

@@ -88,6 +88,9 @@ def _time(student: StudentStage, options: RunOptions, num_ranks: int) -> Iterato
         yield f"{name}, steps and tokens", f"{length:,}; {length * per_step:,}"
     if student.crossing:
         yield "the teacher is left", student.crossing.planned(Cache(options.cache, print))
+    if student.kept and (blocks := student.kept.num_blocks({})) is not None:
+        size = blocks * student.kept.most_bytes / 1e9
+        yield "the teacher is asked once", f"{blocks:,} blocks at most, {size:.3g} GB in the cache"
     yield "FLOPs in all", f"{flops:.3g}"
     if peak is None:
         yield "hours in all", "give run.peak_tflops, of the device in its number type"
@@ -108,7 +111,7 @@ def _each_rank(shapes: Shapes, machine: Machine, num_ranks: int) -> Iterator[tup
     )
     if num_ranks > 1:
         size = num_parameters(shapes.student_model)
-        theirs = sum(map(num_parameters, shapes.teacher_models.values()))
+        theirs = sum(map(num_parameters, shapes.models_beside.values()))
         in_a_step = sent(traffic(sharding, size, machine.dtype, num_parts, theirs), num_ranks)
         way = "fsdp" if sharding else "ddp"
         yield "sent in a step", f"{in_a_step / 1e9:.3f} GB by each rank ({way}, ring)"

@@ -1,8 +1,8 @@
 """A recipe: the list of a run's stages, each from options to an artifact found by its fingerprint.
 
-corpus -> teacher -> [crossing ->] [maps ->] student. A stage's fingerprint covers its own options
-and those of the stages before it, so an artifact that exists is found, and one that would differ
-is not.
+corpus -> teacher -> [crossing ->] [maps ->] [signal ->] student. A stage's fingerprint covers its
+own options and those of the stages before it, so an artifact that exists is found, and one that
+would differ is not.
 """
 
 from collections.abc import Iterable
@@ -14,6 +14,7 @@ from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Conditions
 from dwt_cli.recipe.student import StudentStage
 from dwt_cli.recipe.teacher import teacher_stage
+from dwt_cli.training.protocols import Moment
 
 
 def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
@@ -23,9 +24,9 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
     """
     conditions = Conditions(run.task, run.train, run.optim, run.eval, run.parallel, run.data)
     opened = [*run.student.checkpoints(), *run.teacher.checkpoints()]
-    shapes = Shapes(
-        run.student, run.remap, dict(run.teacher.each()), run.objective, conditions, opened
-    )
+    of = (run.student, run.remap, dict(run.teacher.each()), run.objective, conditions, opened)
+    are_kept = run.signal.kept is not None and not run.alpha.soft_is_over(Moment(0.0))
+    shapes = Shapes(*of, are_kept=are_kept)
     asked = any(override.startswith("eval.num_blocks=") for override in run.overrides)
     corpus = CorpusStage(
         run.data,
@@ -44,6 +45,7 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
         run.alpha,
         run.revise,
         run.select,
+        run.signal,
         run.run.train_tokens,
         root=Path(run.run.root).expanduser(),
     )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # what is not carried out needs no torch
     from dwt_cli.data.corpus import Corpus
     from dwt_cli.models.features import FeatureSpec
     from dwt_cli.models.wrapper import LanguageModel
-    from dwt_cli.tasks.batches import HeldoutBatches
+    from dwt_cli.tasks.batches import Beside, HeldoutBatches
     from dwt_cli.training.checkpoint import Checkpoints
     from dwt_cli.training.compiling import Compiling
     from dwt_cli.training.protocols import Loss, Observer
@@ -239,13 +239,14 @@ class Conditions:
         save: Callable[[Path], None] | None = None,
         compile_loss: Callable[[], None] | None = None,
         enough: float = -math.inf,
+        beside: Beside | None = None,
     ) -> Facts:
         """Train a stage's model, and evaluate it; return its facts.
 
         purpose, seed: what its batches are a function of. folder: of metrics, checkpoints and
         snapshots. shares: of the training, at which ``save`` writes the model. compile_loss: called
         when layers are compiled; None: they cannot be, as where their features are captured.
-        enough: see `Training`.
+        enough: see `Training`. beside: see `TrainBatches`.
         """
         from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
         from dwt_cli.tasks.batches import TrainBatches
@@ -256,7 +257,7 @@ class Conditions:
         parameters = num_parameters(model.model)
         step_flops = self.step_flops(model.model) * FORWARD_AND_BACKWARD
         targets, size = self.task.targets(corpus.tokenizer), self.train.batch_size
-        batches = TrainBatches(corpus.train, targets, size, seed, purpose)
+        batches = TrainBatches(corpus.train, targets, size, seed, purpose, beside)
 
         def observers(gather: Callable[[], None]) -> Iterator[Observer]:
             yield TrainingDisplay(at.show, stage.name)

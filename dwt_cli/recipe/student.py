@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,12 +18,14 @@ from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.revise import Revise
 from dwt_cli.distill.objective.select import Select
 from dwt_cli.distill.remap.options import RandomStart
+from dwt_cli.distill.signal.options import Online, Signal
 from dwt_cli.models.options import provenance
 from dwt_cli.recipe import formerly
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.crossover import CrossingStage
 from dwt_cli.recipe.maps import MapsStage
 from dwt_cli.recipe.shapes import Shapes
+from dwt_cli.recipe.signal import SignalStage
 from dwt_cli.recipe.stage import Context, Done, Stage, facts_of
 from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
@@ -64,6 +66,7 @@ class StudentStage(Stage):
     alpha: Schedule
     revise: Revise
     select: Select
+    signal: Signal = field(default_factory=Online)
     train_tokens: int | None = None
     after: StudentStage | None = None
     name: str = "student"
@@ -100,6 +103,7 @@ class StudentStage(Stage):
             "objectives": shapes.objectives,
             "revise": self.revise,
             "select": self.select,
+            "signal": self.kept and self.kept.options,
         }
 
     @cached_property
@@ -113,8 +117,33 @@ class StudentStage(Stage):
         if self.after:
             return [*self.after.stages, self]
         teachers = [*self.teacher.members, self.teacher] if self.teacher else []
-        others = [stage for stage in (self.crossing, self.maps) if stage]
+        others = [stage for stage in (self.crossing, self.maps, self.kept) if stage]
         return [self.corpus, *teachers, *others, self]
+
+    @property
+    def in_turn(self) -> list[Stage]:
+        """Those of them that are carried out one by one: a signal that is kept calls the others.
+
+        These are the teachers that nobody else needs.
+        """
+        teacher, is_needed = self.teacher, self.shapes.remap.needs_teacher or self.crossing
+        if teacher is None or self.kept is None or is_needed:
+            return self.stages
+        asked = {stage.name for stage in (*teacher.members, teacher)}
+        return [stage for stage in self.stages if stage.name not in asked]
+
+    @property
+    def taught_by(self) -> Stage | None:
+        """The stage whose artifact teaches; None: nobody does."""
+        return self.kept or self.teacher
+
+    @cached_property
+    def kept(self) -> SignalStage | None:
+        """The stage of a signal that is kept; None: the teacher is asked in each step, or never."""
+        options, teacher = self.signal.kept, self.teacher
+        if not (options and teacher and self.shapes.are_kept):
+            return None
+        return SignalStage(options, self, teacher)
 
     def costs(self, done: Mapping[str, Any], cache: Cache) -> dict[str, float | None]:
         """Return the FLOPs of each stage that are left to be spent."""
@@ -183,7 +212,8 @@ class StudentStage(Stage):
         alpha = self.schedule(done)
         weights = (alpha.weights(Moment(n / samples)) for n in range(samples))
         share = sum(weight.soft != 0 for weight in weights) / samples
-        return flops + steps * share * sum(self.shapes.taught_flops)
+        shown, asked = self.shapes.taught_flops
+        return flops + steps * share * (shown + (0.0 if self.kept else asked))
 
     def carry_out(self, done: Done, at: Context) -> Trained:
         """Return the student at its end; metrics and checkpoints are in the run's directory."""
@@ -202,7 +232,9 @@ class StudentStage(Stage):
         else:
             model, fresh = self.start()
             remapped = self._remap(model, done, at) if self.shapes.remap.needs_teacher else None
-        loss = DistillationLoss(self._distillation(model, done, at))
+        distillation = self._distillation(model, done, at)
+        loss = DistillationLoss(distillation)
+        kept: Prepared | None = done[self.kept.name] if self.kept else None
         facts = of.fit(
             self,
             of.wrapped(model, at.machine),
@@ -215,13 +247,16 @@ class StudentStage(Stage):
             shares=of.eval.at,
             save=lambda place: save_model(model, corpus.tokenizer, place),
             compile_loss=None if self.shapes.features[0] else loss.compile,
+            beside=kept and kept.beside,
         )
         num_taught, (shown, asked) = facts.num_taught or 0, self.shapes.taught_flops
         flops = (facts.flops or 0) + shown * num_taught
-        asked *= num_taught
+        asked = kept.account["flops"] if kept and kept.account else asked * num_taught
         facts = replace(facts, flops=flops, teacher_forward_flops=asked, remap=remapped)
         if self.crossing:
             facts = replace(facts, crossing=done[self.crossing.name])
+        if kept:
+            facts = replace(facts, signal=kept.account)
         return Trained(model, replace(facts, fresh=fresh or None))
 
     def newest(self, done: Done, at: Context) -> Trained:
@@ -297,9 +332,11 @@ class StudentStage(Stage):
         """Return what the student learns of its teacher, which is shared among ranks from here."""
         from dwt_cli.distill.loss import Distillation
 
-        if self.teacher is None:
+        if self.taught_by is None or self.teacher is None:
             return None
-        teacher, shapes = done[self.teacher.name], self.shapes
+        if self.kept and (online := done.get(self.teacher.name)):
+            online.signal.release()
+        teacher, shapes = done[self.taught_by.name], self.shapes
         parts: dict[str, nn.Module] = {}
         theirs = student if teacher.signal.is_student else teacher.model
         if theirs is not None:

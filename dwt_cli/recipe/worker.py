@@ -118,7 +118,7 @@ def train(
         done: Done = {}
         with Display(console) as show:
             context = site.at(record.folder, show)
-            for stage in student.stages:
+            for stage in student.in_turn:
                 show.expect(student.costs(done, site.cache))
                 done[stage.name] = stage.carry_out(done, context)
 
@@ -133,7 +133,7 @@ def train(
             peak_memory_gb=machine.peak_memory_gb(),
             corpus={"fingerprint": text.identity, "formerly": text.formerly} | corpus.report,
             student=trained.facts,
-            teacher=done[student.teacher.name].facts if student.teacher else None,
+            teacher=done[student.taught_by.name].facts if student.taught_by else None,
         )
         if first:
             if text.task.head is Head.causal:

@@ -3,29 +3,41 @@
 Legend: B blocks, L positions, N target rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.data.pack import Blocks
 from dwt_cli.tasks.task import HELDOUT, Batch, Place, Targets
+
+Beside = Callable[[Batch], tuple[Tensor, ...]]
+"""What returns the tensors that were kept for a batch, on the CPU; none, if there are none."""
 
 
 class TrainBatches:
     """The training batches of one purpose: all that is drawn follows from (seed, purpose).
 
     Each epoch is a permutation of all blocks. The samples of a step are numbered 0 ..
-    batch_size - 1; a part (a rank's, a micro-batch's) is a range of them.
+    batch_size - 1; a part (a rank's, a micro-batch's) is a range of them. beside: returns what was
+    kept for a batch, and goes with it.
     """
 
     def __init__(
-        self, blocks: Blocks, targets: Targets, batch_size: int, seed: int, purpose: str
+        self,
+        blocks: Blocks,
+        targets: Targets,
+        batch_size: int,
+        seed: int,
+        purpose: str,
+        beside: Beside | None = None,
     ) -> None:
         self.batch_size = batch_size
-        self._blocks, self._targets = blocks, targets
+        self._blocks, self._targets, self._beside = blocks, targets, beside
         self._order_seed = seed_for(seed, purpose, "order")
         self._draw_seed = seed_for(seed, purpose, "masks")
 
@@ -50,7 +62,11 @@ class TrainBatches:
         assert self.batch_size % num_parts == 0 and 0 <= part < num_parts
         size = self.batch_size // num_parts
         samples = range(part * size, (part + 1) * size)
-        places = [Place(self._block(step, sample), step, sample) for sample in samples]
+        batch = self.of([Place(self._block(step, sample), step, sample) for sample in samples])
+        return replace(batch, beside=self._beside(batch)) if self._beside else batch
+
+    def of(self, places: Sequence[Place]) -> Batch:
+        """Return the blocks of some places as a batch, without what is kept for it."""
         blocks_BL = self._blocks[np.array([place.block for place in places])]
         return self._targets.batch(blocks_BL, self._draw_seed, places)
 

@@ -36,6 +36,11 @@ class Task(ABC):
     frame: ClassVar[Frame]
     special_tokens: ClassVar[tuple[str, ...]]
 
+    @property
+    def num_variants(self) -> int | None:
+        """How many sets of targets a block has; None: another one each time it is read."""
+        return None
+
     @abstractmethod
     def num_targets(self, block_length: int) -> int:
         """Return how many targets a block has; the most where blocks differ."""
@@ -109,6 +114,10 @@ class CausalLM(Task):
     tokenizer: TokenizerKind = bookkeeping(TokenizerKind.bpe)
     # positions begin anew at a document's mark, and nothing before it is seen
     separate_documents: bool = added(False)
+
+    @property
+    def num_variants(self) -> int:
+        return 1
 
     def num_targets(self, block_length: int) -> int:
         """Return the number of positions that have a next one."""

@@ -44,7 +44,8 @@ class Batch:
     positions, block after block. labels_N: int64 ids to predict there. places_B3: int64, a `Place`
     for each block. documents_BL: int64 number of the document of each position, which sees no
     other; None: a block is one. masked_N: whether a target shows the mask; None: the task masks
-    nothing. ragged: whether a block may have more targets than another.
+    nothing. beside: tensors that were kept for its targets, if any were. ragged: whether a block
+    may have more targets than another.
     """
 
     ids_BL: Tensor
@@ -53,6 +54,7 @@ class Batch:
     places_B3: Tensor
     documents_BL: Tensor | None = None
     masked_N: Tensor | None = None
+    beside: tuple[Tensor, ...] = field(default=(), kw_only=True)
     ragged: bool = field(default=False, kw_only=True)
 
     @property
@@ -68,7 +70,8 @@ class Batch:
             return pinned.to(device, non_blocking=True)
 
         tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
-        return replace(self, **{name: moved(tensor) for name, tensor in tensors.items()})
+        named = {name: moved(tensor) for name, tensor in tensors.items()}
+        return replace(self, **named, beside=tuple(map(moved, self.beside)))
 
 
 class Targets(Protocol):

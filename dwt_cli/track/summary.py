@@ -79,7 +79,8 @@ class Facts(Content):
     held-out losses around it, and of another vocabulary's tokens how many are of each kind.
     members: of a mixture of teachers, by name. fresh: the weights of the head that its checkpoint
     did not have. crossing: the step at which its teacher was left, how it was found, and the FLOPs
-    of that.
+    of that. signal: of one that is kept, its fingerprint, blocks and bytes per target, and the
+    FLOPs of asking for them once.
     """
 
     parameters: int
@@ -99,6 +100,7 @@ class Facts(Content):
     members: "dict[str, Facts]" = field(default_factory=dict)
     fresh: list[str] | None = None
     crossing: dict[str, Any] | None = None
+    signal: dict[str, Any] | None = None
 
     @property
     def calibration_flops(self) -> float:

@@ -17,6 +17,7 @@ NEEDED = {
     "teacher=self": "objective=self_features",
     "objective=self_features": "teacher=self",
     "student=checkpoint": "student.path=model",
+    "signal=top_k": "objective=top_k",
     "remap=aki": _NARROW_TEACHER,
     "remap=fpi": _NARROW_TEACHER,
     "remap=lemon": _NARROW_TEACHER,
@@ -62,6 +63,7 @@ MIXTURES = [
     "train.max_steps=null train.epochs=0.5 train.max_minutes=10 train.batch_size=32",
     "eval.every=20 eval.num_blocks=64 eval.measures=[lm,probing] eval.at=[0.5,1.0]",
     "launch=torchrun launch.gpus=2 launch.device=cpu parallel=fsdp train.micro_batch_size=8",
+    "task=clm signal=threshold signal.num_entries=20 alpha=step objective.logits.temperature=2",
 ]
 """Settings of all groups, away from their defaults and together."""
 

@@ -1,0 +1,79 @@
+"""What a signal that is kept can be together with, by the settings alone."""
+
+from collections.abc import Iterator
+
+from dwt_cli.config.run import Run
+from dwt_cli.distill.objective.base import divergences
+from dwt_cli.distill.objective.divergences import DIVERGENCES, TopK
+from dwt_cli.distill.objective.features import over_features
+from dwt_cli.distill.objective.revise import NoRevision
+from dwt_cli.distill.objective.select import Uncertain
+from dwt_cli.distill.teacher.several import Weighting
+from dwt_cli.training.protocols import Moment
+
+
+def problems(run: Run) -> Iterator[str]:
+    """Yield what cannot be together, one line each: setting, value, remedy."""
+    kept, teachers = run.signal.kept, [teacher for _, teacher in run.teacher.each()]
+    if kept is None or not teachers or run.alpha.soft_is_over(Moment(0.0)):
+        return
+    named, online = f"signal={run.choices.get('signal', '')}", "or signal=online"
+    if not any(teacher.is_model for teacher in teachers):
+        yield (
+            f"{named} with teacher={run.choices.get('teacher', '')}: there is no model to be asked "
+            f"once; choose another teacher, {online}"
+        )
+    if any(teacher.learns for teacher in teachers):
+        yield (
+            f"{named} with teacher.online: a teacher that learns answers otherwise in each step; "
+            f"set teacher.online=none, {online}"
+        )
+    weighting = run.teacher.combined.weighting if run.teacher.combined else Weighting.fixed
+    if weighting is not Weighting.fixed:
+        yield (
+            f"{named} with teacher.weighting={weighting.name}: what is kept follows from the text "
+            f"alone; set teacher.weighting=fixed, {online}"
+        )
+    if features := over_features(run.objective):
+        yield (
+            f"{named} with objective={'+'.join(features)}: features are not kept; compare logits "
+            f"alone, {online}"
+        )
+    compared = divergences(run.objective)
+    for name, objective in compared.items():
+        if type(objective) is not kept.divergence:
+            right = next(name for name, kind in DIVERGENCES.items() if kind is kept.divergence)
+            right = "logits" if right == "forward_kl" else right
+            yield (
+                f"{named} with objective={name}: its entries are compared by objective={right}; "
+                f"choose that, {online}"
+            )
+        elif isinstance(objective, TopK) and objective.k > kept.num_entries:
+            yield (
+                f"objective.{name}.k={objective.k} with signal.num_entries={kept.num_entries}: so "
+                "many are not kept; raise signal.num_entries"
+            )
+        if objective.temperature_end not in (None, objective.temperature):
+            yield (
+                f"{named} with objective.{name}.temperature_end={objective.temperature_end}: rows "
+                f"are kept at one temperature; set it to null, {online}"
+            )
+    temperatures = {objective.temperature for objective in compared.values()}
+    if len(temperatures) > 1:
+        yield f"{named}: rows are kept at one temperature, and objectives have {temperatures}"
+    if run.revise != NoRevision():
+        yield (
+            f"{named} with revise={run.choices.get('revise', '')}: whole rows are revised, which "
+            f"are not kept; choose revise=none, {online}"
+        )
+    if isinstance(run.select, Uncertain) and (run.select.entropy is None or temperatures != {1.0}):
+        yield (
+            f"{named} with select=uncertain: its quantile is of whole rows at temperature 1; set "
+            f"select.entropy in nats, {online}"
+        )
+    if run.train.max_minutes is not None:
+        yield (
+            f"{named} with train.max_minutes={run.train.max_minutes:g}: what is asked is of a "
+            "known number of steps; set train.max_steps or train.epochs, and train.max_minutes=null"
+        )
+    yield from kept.problems_over("signal", run.data.vocab_size)

@@ -1,0 +1,140 @@
+"""Rows of entries as bytes: each column of a block with as many bits as its values need.
+
+Ids take the vocabulary's bits, the head's weights those of its levels; what follows the head has
+equal weights, which are not written down. Entropy and the likeliest token's log-probability are
+rounded to a share of ln V, the label's to a share of `_LEAST`.
+Legend: T rows of a block, K entries, M values of a column.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Column = NDArray[Any]
+Numbers = NDArray[np.int64]
+
+_LEAST = 32.0  # nats: a label's log-probability is at least minus that
+_ENTROPY_BITS, _LABEL_BITS, _TOP_BITS = 12, 12, 10
+
+
+class KeptRows(NamedTuple):
+    """Rows as they are kept; see `Entries` and `EntryRows`.
+
+    int64 all but the last four: fp64, and bool. levels_TK: weights of the head.
+    """
+
+    ids_TK: Column
+    levels_TK: Column
+    num_head_T: Column
+    num_T: Column
+    entropies_T: Column
+    labels_T: Column
+    tops_T: Column
+    are_likeliest_T: Column
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the bytes of rows mean; the same for all of a store. See `Kept`."""
+
+    vocab_size: int
+    num_entries: int
+    num_levels: int
+    is_full: bool
+
+    def encode(self, rows: KeptRows) -> bytes:
+        """Return the bytes of a block's rows."""
+        places_K = np.arange(self.num_entries)
+        is_there_TK = places_K < rows.num_T[:, None]
+        is_head_TK = places_K < rows.num_head_T[:, None]
+        columns: list[tuple[Any, int]] = [
+            ([] if self.is_full else rows.num_T, self._count_bits),
+            (rows.num_head_T, self._count_bits),
+            (_share(rows.entropies_T, self._most, _ENTROPY_BITS), _ENTROPY_BITS),
+            (_share(-rows.labels_T, _LEAST, _LABEL_BITS), _LABEL_BITS),
+            (_share(-rows.tops_T, self._most, _TOP_BITS), _TOP_BITS),
+            (rows.are_likeliest_T, 1),
+            (rows.ids_TK[is_there_TK], self._id_bits),
+            (rows.levels_TK[is_head_TK], self._level_bits),
+        ]
+        return b"".join(_packed(np.asarray(values, np.int64), bits) for values, bits in columns)
+
+    def decode(self, content: bytes, num_rows: int) -> KeptRows:
+        """Return the rows of a block's bytes."""
+        stream = _Stream(content)
+        full_T = np.full(num_rows, self.num_entries)
+        num_T = full_T if self.is_full else stream.take(num_rows, self._count_bits)
+        num_head_T = stream.take(num_rows, self._count_bits)
+        entropies_T = stream.take(num_rows, _ENTROPY_BITS) * (self._most / (2**_ENTROPY_BITS - 1))
+        labels_T = stream.take(num_rows, _LABEL_BITS) * (-_LEAST / (2**_LABEL_BITS - 1))
+        tops_T = stream.take(num_rows, _TOP_BITS) * (-self._most / (2**_TOP_BITS - 1))
+        are_likeliest_T = stream.take(num_rows, 1) == 1
+        places_K = np.arange(self.num_entries)
+        ids_TK = np.zeros((num_rows, self.num_entries), np.int64)
+        levels_TK = np.zeros_like(ids_TK)
+        ids_TK[places_K < num_T[:, None]] = stream.take(int(num_T.sum()), self._id_bits)
+        num_levels = int(num_head_T.sum())
+        levels_TK[places_K < num_head_T[:, None]] = stream.take(num_levels, self._level_bits)
+        known = (entropies_T, labels_T, tops_T, are_likeliest_T)
+        return KeptRows(ids_TK, levels_TK, num_head_T, num_T, *known)
+
+    def weights(self, rows: KeptRows) -> NDArray[np.float32]:
+        """Return the weights of all entries (T, K): what the head leaves of one, evenly."""
+        places_K, head_TK = np.arange(self.num_entries), rows.levels_TK / self.num_levels
+        is_tail_TK = (places_K >= rows.num_head_T[:, None]) & (places_K < rows.num_T[:, None])
+        num_tail_T1 = is_tail_TK.sum(-1, keepdims=True)
+        kappas_T1 = (1 - head_TK.sum(-1, keepdims=True)) / np.maximum(num_tail_T1, 1)
+        return np.where(is_tail_TK, kappas_T1, head_TK).astype(np.float32)
+
+    @property
+    def most_bits(self) -> int:
+        """The bits of a row whose entries are all of the head."""
+        known = 2 * self._count_bits + _ENTROPY_BITS + _LABEL_BITS + _TOP_BITS + 1
+        return known + self.num_entries * (self._id_bits + self._level_bits)
+
+    @property
+    def _most(self) -> float:
+        """The entropy of an even row, and minus the log-probability of its tokens, in nats."""
+        return math.log(self.vocab_size)
+
+    @property
+    def _id_bits(self) -> int:
+        return (self.vocab_size - 1).bit_length()
+
+    @property
+    def _count_bits(self) -> int:
+        return self.num_entries.bit_length()
+
+    @property
+    def _level_bits(self) -> int:
+        return self.num_levels.bit_length()
+
+
+def _share(values_T: Column, most: float, bits: int) -> Numbers:
+    """Return values in [0, most] as whole numbers of so many bits."""
+    return np.rint(values_T.clip(0, most) / most * (2**bits - 1)).astype(np.int64)
+
+
+def _packed(values_M: Numbers, bits: int) -> bytes:
+    assert not len(values_M) or 0 <= values_M.min() <= values_M.max() < 1 << bits
+    bits_Mb = (values_M[:, None] >> np.arange(bits)) & 1
+    return np.packbits(bits_Mb.astype(np.uint8), bitorder="little").tobytes()
+
+
+class _Stream:
+    """Columns that follow one another, each from a new byte on."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content, self._start = content + b"\0" * 4, 0
+
+    def take(self, count: int, bits: int) -> Numbers:
+        """Return so many values of so many bits, at most 25."""
+        starts_M = np.arange(count) * bits
+        num_bytes = (count * bits + 7) // 8
+        # a 32-bit word from each byte on
+        words = np.ndarray(num_bytes, "<u4", self._content, self._start, (1,))
+        self._start += num_bytes
+        return (words[starts_M >> 3].astype(np.int64) >> (starts_M & 7)) & ((1 << bits) - 1)

@@ -1,0 +1,109 @@
+"""A store of a teacher's rows, found by what the teacher was shown.
+
+A block's key is a hash of its ids, its targets and the way in which the teacher computes, whatever
+step, epoch, seed or rank asks: rows of another text, or of other masks, are not found. Shards are
+numbered and only added to; the folder's manifest names a shard as soon as it is whole.
+Legend: B blocks, L positions, N target rows of a batch.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dwt_cli.distill.objective.base import EntryRows
+from dwt_cli.distill.signal.coding import KeptRows, Layout
+from dwt_cli.tasks.task import Batch
+
+VERSION = 1
+"""Of what bytes and keys mean; raise it when the same would mean other rows."""
+
+_INDEX = np.dtype([("key", "<u8"), ("start", "<u8"), ("size", "<u4"), ("num_rows", "<u4")])
+
+
+class KeptBlock(NamedTuple):
+    """A block's key, and its rows as bytes."""
+
+    key: int
+    num_rows: int
+    content: bytes
+
+
+def keys_of(batch: Batch, way: str) -> list[int]:
+    """Return the keys of a batch's blocks, 64 bits each. way: in which the teacher computes."""
+    length = batch.ids_BL.shape[1]
+    blocks_N, inside_N = (batch.rows_N // length).numpy(), (batch.rows_N % length).numpy()
+    ends_B = np.cumsum(np.bincount(blocks_N, minlength=len(batch.ids_BL)))[:-1]
+    parts: list[Any] = [batch.ids_BL.numpy()]
+    parts += [np.split(each_N, ends_B) for each_N in (inside_N, batch.labels_N.numpy())]
+    if batch.documents_BL is not None:
+        parts.append(batch.documents_BL.numpy())
+    keys = []
+    for block in zip(*parts, strict=True):
+        sums = hashlib.blake2b(way.encode(), digest_size=8)
+        for part in block:
+            sums.update(len(part).to_bytes(4, "little") + part.tobytes())
+        keys.append(int.from_bytes(sums.digest(), "little"))
+    return keys
+
+
+def write_shard(folder: Path, number: int, blocks: Sequence[KeptBlock]) -> None:
+    """Write a shard's two files: the rows, and their index."""
+    sizes = [len(block.content) for block in blocks]
+    starts = np.cumsum([0, *sizes[:-1]])
+    index = np.array(
+        [
+            (block.key, start, size, block.num_rows)
+            for block, start, size in zip(blocks, starts, sizes, strict=True)
+        ],
+        _INDEX,
+    )
+    (folder / f"{number:06d}.rows").write_bytes(b"".join(block.content for block in blocks))
+    np.save(folder / f"{number:06d}.npy", index)
+
+
+class Store:
+    """The rows of the shards that a folder has. It does not see those that are added."""
+
+    def __init__(self, folder: Path, layout: Layout, numbers: Sequence[int]) -> None:
+        self._layout = layout
+        indices = [np.load(folder / f"{number:06d}.npy") for number in numbers]
+        names = [folder / f"{number:06d}.rows" for number in numbers]
+        self._shards = [np.memmap(name, np.uint8, "r") for name in names]
+        whole = np.concatenate([np.zeros(0, _INDEX), *indices])
+        order = whole["key"].argsort(kind="stable")
+        self._index, self._keys = whole[order], whole["key"][order]
+        self._shard_of = np.repeat(np.arange(len(indices)), list(map(len, indices)))[order]
+        self.num_rows = int(whole["num_rows"].sum())
+
+    def __contains__(self, key: int) -> bool:
+        return self._place(key) is not None
+
+    def _place(self, key: int) -> int | None:
+        place = int(self._keys.searchsorted(np.uint64(key)))
+        return place if place < len(self._keys) and self._keys[place] == key else None
+
+    def rows(self, key: int) -> KeptRows | None:
+        """Return the rows of a block; None: it has none."""
+        if (place := self._place(key)) is None:
+            return None
+        _, start, size, num_rows = self._index[place].item()
+        content = self._shards[self._shard_of[place]][start : start + size]
+        return self._layout.decode(content.tobytes(), num_rows)
+
+    def entries(self, batch: Batch, way: str) -> tuple[Tensor, ...]:
+        """Return the fields of the `EntryRows` of a batch; none if a block of it is not here."""
+        found = [self.rows(key) for key in keys_of(batch, way)]
+        known = [rows for rows in found if rows is not None]
+        if len(known) < len(found):
+            return ()
+        weights_NK = np.concatenate([self._layout.weights(rows) for rows in known])
+        columns = [np.concatenate(column) for column in zip(*known, strict=True)]
+        ids_NK, *_, are_likeliest_N = columns
+        numbers = [each[:, None].astype(np.float32) for each in columns[4:7]]
+        parts = (ids_NK, weights_NK, *numbers, are_likeliest_N[:, None])
+        return tuple(EntryRows(*map(torch.from_numpy, parts)))

@@ -1,0 +1,225 @@
+"""The stage of a signal that is kept: the teacher is asked once, for what the student will hear.
+
+What is kept belongs to a teacher, a text and an estimator, and grows: a run adds the blocks that
+none before it has asked for, and one that finds all of its own loads no teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dwt_cli.base import atomic
+from dwt_cli.base.identity import fingerprint, plain
+from dwt_cli.distill.objective.base import divergences
+from dwt_cli.distill.signal.options import Kept
+from dwt_cli.recipe.stage import Context, Done, Stage
+from dwt_cli.recipe.teacher import Prepared, TeacherStage
+from dwt_cli.track.summary import Facts
+from dwt_cli.training.protocols import Moment
+
+if TYPE_CHECKING:
+    from dwt_cli.distill.signal.coding import Layout
+    from dwt_cli.distill.signal.store import KeptBlock, Store
+    from dwt_cli.recipe.student import StudentStage
+    from dwt_cli.tasks.batches import TrainBatches
+    from dwt_cli.tasks.task import Place
+
+BLOCKS_PER_SHARD = 256
+
+_Asked = Sequence[tuple[int, "Place"]]  # blocks by their keys, and a place of each
+
+
+@dataclass(frozen=True)
+class SignalStage(Stage):
+    """A teacher's rows in the cache; its artifact is a `Prepared` one that gives them back."""
+
+    kind, word = "signal", "signal"
+    options: Kept
+    student: StudentStage
+    teacher: TeacherStage
+    name: str = "signal"
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What determines the rows, but for what is in each one's key: see `_way`, `Store`."""
+        from dwt_cli.distill.signal.store import VERSION
+
+        student, of = self.student, self.student.shapes.conditions
+        return {
+            "version": VERSION,
+            "text": student.corpus.identity,
+            "task": of.task,
+            "teacher": self.teacher.options,
+            "teachers": self.teacher.identities,
+            "vocab_size": of.data.vocab_size,
+            "temperature": self.temperature,
+            "options": self.options,
+        }
+
+    @property
+    def temperature(self) -> float:
+        """The objectives' one temperature."""
+        return next(iter(divergences(self.student.shapes.objectives).values())).temperature
+
+    @property
+    def layout(self) -> Layout:
+        from dwt_cli.distill.signal.kept import layout_of
+
+        return layout_of(self.options, self.student.shapes.conditions.data.vocab_size)
+
+    def heard(self, done: Mapping[str, Any]) -> list[int] | None:
+        """Return the steps in which the teacher will count, as far as it is known beforehand.
+
+        A schedule that reacts may listen to the end. None: the length is not known.
+        """
+        if (steps := self.student.num_steps(done)) is None:
+            return None
+        alpha = self.student.schedule(done)
+        soft = (alpha.reacts or alpha.weights(Moment(n / steps)).soft for n in range(steps))
+        return [step for step, weight in enumerate(soft) if weight]
+
+    def num_blocks(self, done: Mapping[str, Any]) -> int | None:
+        """Return how many blocks are asked for at most; None while that is not known."""
+        heard, of, corpus = self.heard(done), self.student.shapes.conditions, self.student.corpus
+        if heard is None:
+            return None
+        blocks = len(heard) * of.train.batch_size
+        text = done.get(corpus.name)
+        tokens = text.report["train_tokens"] if text else self.student.train_tokens
+        each = of.task.num_variants
+        if tokens is None or each is None:
+            return blocks
+        return min(blocks, each * (tokens // of.data.block_length))
+
+    @property
+    def most_bytes(self) -> float:
+        """The bytes of a block's rows at most."""
+        return self.layout.most_bits / 8 * self.student.shapes.conditions.num_targets
+
+    @property
+    def block_flops(self) -> float:
+        """FLOPs of a teacher's answer to one block."""
+        _, asked = self.student.shapes.taught_flops
+        return asked / self.student.shapes.conditions.train.batch_size
+
+    def cost(self, done: Mapping[str, Any]) -> float | None:
+        """Return the FLOPs of asking for all of it."""
+        blocks = self.num_blocks(done)
+        return None if blocks is None else blocks * self.block_flops
+
+    def carry_out(self, done: Done, at: Context) -> Prepared:
+        """Return the teacher as it is kept, asked for what is missing; all ranks ask."""
+        from dwt_cli.distill.signal.kept import KeptSignal
+        from dwt_cli.tasks.batches import TrainBatches
+
+        of, corpus = self.student.shapes.conditions, done[self.student.corpus.name]
+        drawn = (of.train.batch_size, self.student.seed, self.student.purpose)
+        batches = TrainBatches(corpus.train, of.task.targets(corpus.tokenizer), *drawn)
+        about = {"options": plain(self.options)}
+        told = f"facts-{fingerprint('facts', eval=of.eval)}.json"  # of the teacher, as evaluated
+        with ExitStack() as held:
+
+            def hold() -> str:
+                growing = at.cache.growing(str(self.kind), self.identity, about)
+                return str(held.enter_context(growing))
+
+            place = Path(at.ranks.from_first("the signal's turn", hold))
+            store = self._open(place, at)
+            blocks, missing = self._needed(batches, store, done, at)
+            facts = at.ranks.from_first("its facts", lambda: atomic.read_json(place / told))
+            if missing or facts is None:
+                facts = self._ask(missing, batches, place, done, at).to_json()
+                if at.ranks.is_first:
+                    atomic.write_json(place / told, facts)
+                    atomic.add(place, [told])
+                store = self._open(place, at)
+        size = sum(path.stat().st_size for path in place.iterdir() if path.is_file())
+        per_row, asked = size / max(1, store.num_rows), len(missing)
+        line = f"{blocks:,} blocks, {asked:,} asked for now, {per_row:.1f} bytes a target"
+        at.show.update(self.name, 1.0, line)
+        account = {
+            "identity": self.identity,
+            "blocks": blocks,
+            "flops": blocks * self.block_flops,
+            "bytes_per_target": per_row,
+        }
+        way, signal = self._way(at), KeptSignal(of.data.vocab_size)
+        known, beside = Facts.from_json(facts), lambda batch: store.entries(batch, way)
+        return Prepared(known, signal, beside=beside, account=account)
+
+    def _way(self, at: Context) -> str:
+        """Return the number type and the kinds of attention of the teacher's forward pass."""
+        models = self.student.shapes.teacher_models.values()
+        kinds = ["sdpa" if model._supports_sdpa else "eager" for model in models]
+        return " ".join([str(at.machine.dtype), *kinds])
+
+    def _open(self, place: Path, at: Context) -> Store:
+        """Return the shards that the manifest names, the same ones on every rank."""
+        from dwt_cli.distill.signal.store import Store
+
+        def listed() -> list[int]:
+            names = atomic.read_json(place / atomic.MANIFEST) or {}
+            return sorted(int(name[:6]) for name in names if name.endswith(".rows"))
+
+        numbers = at.ranks.from_first("its shards", listed)
+        return Store(place, self.layout, numbers)
+
+    def _needed(
+        self, batches: TrainBatches, store: Store, done: Done, at: Context
+    ) -> tuple[int, _Asked]:
+        """Return how many blocks are heard, each counted once, and those that are not kept."""
+        from dwt_cli.distill.signal.store import keys_of
+        from dwt_cli.tasks.task import Place
+
+        seen: set[int] = set()
+        missing, way = [], self._way(at)
+        for step in self.heard(done) or ():
+            batch = batches.batch(step)
+            for key, place in zip(keys_of(batch, way), batch.places_B3.tolist(), strict=True):
+                if key not in seen and key not in store:
+                    missing.append((key, Place(*place)))
+                seen.add(key)
+        return len(seen), missing
+
+    def _ask(
+        self, missing: _Asked, batches: TrainBatches, place: Path, done: Done, at: Context
+    ) -> Facts:
+        """Ask for what is missing, a shard on each rank at a time; return the teacher's facts."""
+        from dwt_cli.distill.signal.store import write_shard
+
+        for stage in (*self.teacher.members, self.teacher):
+            if stage.name not in done:
+                done[stage.name] = stage.carry_out(done, at)
+        teacher: Prepared = done[self.teacher.name]
+        ranks, shards = at.ranks, range(0, len(missing), BLOCKS_PER_SHARD)
+        first = len(list(place.glob("*.rows")))  # those of an interrupted start come after
+        for start in range(0, len(shards), ranks.size):
+            ours = start + ranks.rank
+            if ours < len(shards):
+                part = missing[shards[ours] : shards[ours] + BLOCKS_PER_SHARD]
+                write_shard(place, first + ours, list(self._blocks(part, teacher, batches, at)))
+            ranks.largest(0.0)  # all have written theirs
+            written = range(start, min(start + ranks.size, len(shards)))
+            if ranks.is_first:
+                names = [f"{first + n:06d}.{end}" for n in written for end in ("npy", "rows")]
+                atomic.add(place, names)
+            at.show.update(self.name, written[-1] / len(shards), "asking the teacher")
+        ranks.largest(0.0)  # what rank 0 has named is there for all
+        return teacher.facts
+
+    def _blocks(
+        self, part: _Asked, teacher: Prepared, batches: TrainBatches, at: Context
+    ) -> Iterator[KeptBlock]:
+        from dwt_cli.distill.signal.kept import asked
+
+        size = self.student.shapes.conditions.train.num_blocks(at.ranks.size)
+        for start in range(0, len(part), size):
+            keys, places = zip(*part[start : start + size], strict=True)
+            batch = batches.of(places).to(at.machine.device)
+            yield from asked(
+                teacher.signal, batch, list(keys), self.options, self.layout, self.temperature
+            )

@@ -1,0 +1,276 @@
+"""Signals that are kept: who asks, what is found again, and what is never taken for one's own."""
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from dwt_cli.base import atomic
+from dwt_cli.base.cache import ABOUT, Cache
+from dwt_cli.base.machine import Machine
+from dwt_cli.base.ranks import ALONE
+from dwt_cli.config.run import Run
+from dwt_cli.data.options import TokenizerKind
+from dwt_cli.distill.alpha import Linear
+from dwt_cli.distill.objective.divergences import ForwardKL
+from dwt_cli.distill.signal.options import Online, Sampled, Threshold
+from dwt_cli.distill.signal.store import KeptBlock, write_shard
+from dwt_cli.recipe import signal, worker
+from dwt_cli.recipe.recipe import recipe_of
+from dwt_cli.recipe.stage import Context, Done, Site
+from dwt_cli.recipe.student import StudentStage
+from dwt_cli.tasks.clm import NextToken
+from dwt_cli.tasks.task import Batch, Place
+from dwt_cli.track.display import Display
+from tests.miniature import options, write_text
+
+CAUSAL = [
+    *("task=clm", "scale.vocab_size=270", "scale.num_layers=1", "scale.teacher_num_layers=1"),
+    *("teacher=untrained", "alpha=normal", "signal=threshold", "eval.num_blocks=2"),
+]
+MASKED = [*CAUSAL[2:], "task=mlm"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("signals")
+    write_text(folder / "text", 12)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def causal(place: Path, composed: Callable[..., Run]) -> Run:
+    return composed(*options(place), *CAUSAL)
+
+
+@pytest.fixture(scope="module")
+def masked(place: Path, composed: Callable[..., Run]) -> Run:
+    return composed(*options(place), *MASKED)
+
+
+def changed(run: Any, **changes: Any) -> Any:
+    """A run with other settings: ``train__batch_size=4``."""
+    for setting, value in changes.items():
+        group, _, name = setting.partition("__")
+        inside = replace(getattr(run, group), **{name: value}) if name else value
+        run = replace(run, **{group: inside})
+    return run
+
+
+class Asked:
+    """What came of a signal's stage: its artifact, and whether a teacher was needed for it."""
+
+    def __init__(self, student: StudentStage, at: Context) -> None:
+        self.done: Done = {}
+        at.show.expect({stage.name: 0.0 for stage in student.stages})
+        for stage in student.in_turn[:-1]:
+            self.done[stage.name] = stage.carry_out(self.done, at)
+        self.folder = student.kept.place(at.cache) if student.kept else Path()
+        self.prepared = self.done["signal"]
+        indices = [np.load(path) for path in self.folder.glob("*.npy")]
+        self.num_rows = int(sum(index["num_rows"].sum() for index in indices))
+
+    @property
+    def by_a_teacher(self) -> bool:
+        return "teacher" in self.done
+
+
+Ask = Callable[..., Asked]
+
+
+@pytest.fixture
+def ask(place: Path, tmp_path: Path) -> Ask:
+    """Carry out all before a student, in a cache of the test's own that has the text."""
+    if (place / "corpus").exists():
+        shutil.copytree(place / "corpus", tmp_path / "corpus")
+
+    def make(run: Run, batch_size: int | None = None, **changes: Any) -> Asked:
+        run = changed(run, **changes)
+        student = recipe_of(run)
+        if batch_size is not None:  # the student's alone: a teacher's is of its own training
+            of = changed(student.shapes.conditions, train__batch_size=batch_size)
+            student = replace(student, shapes=replace(student.shapes, conditions=of))
+        launch = (run.launch.device, run.launch.num_threads, run.train.precision)
+        site = Site(Machine.of(*launch), Cache(str(tmp_path), print), ALONE)
+        with Display(Console(file=io.StringIO())) as show:
+            asked = Asked(student, site.at(tmp_path, show))
+        shutil.copytree(tmp_path / "corpus", place / "corpus", dirs_exist_ok=True)
+        return asked
+
+    return make
+
+
+def test_a_teacher_is_asked_once_whatever_the_order(ask: Ask, causal: Run) -> None:
+    whole = changed(causal, train__epochs=1.0, train__max_steps=None)
+    first = ask(whole)
+    assert first.by_a_teacher and first.num_rows
+    for changes in (
+        {"seed": 3},
+        {"batch_size": 4},
+        {"train__micro_batch_size": 2},
+        {"train__epochs": 2.0},
+        {"alpha": Linear(), "student__num_layers": 2},
+    ):
+        again = ask(whole, **changes)
+        assert again.folder == first.folder and not again.by_a_teacher, changes
+        assert again.prepared.facts == first.prepared.facts
+        assert again.num_rows == first.num_rows
+
+
+def test_what_the_schedule_never_hears_is_not_asked(ask: Ask, causal: Run) -> None:
+    some = ask(causal, alpha=Linear(soft_end=0.0, until=0.5))
+    assert some.num_rows == some.prepared.account["blocks"] * 15
+    assert not ask(causal, alpha=Linear(soft_end=0.0, until=0.2)).by_a_teacher
+    more = ask(causal)
+    assert more.by_a_teacher, "what only this one hears"
+    assert more.num_rows > some.num_rows
+
+
+def test_masked_rows_belong_to_their_masks(ask: Ask, masked: Run) -> None:
+    first = ask(masked)
+    for changes in (
+        {"alpha": Linear()},
+        {"student__num_layers": 2},
+        {"train__micro_batch_size": 2},
+    ):
+        assert not ask(masked, **changes).by_a_teacher, "arms of one seed have the same masks"
+    other = ask(masked, seed=1)
+    assert other.by_a_teacher
+    assert other.num_rows > 1.9 * first.num_rows, "hardly a mask is like another"
+
+
+def test_stopped_while_it_is_written_it_goes_on(
+    ask: Ask, causal: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    causal = changed(causal, train__epochs=1.0, train__max_steps=None)
+    monkeypatch.setattr(signal, "BLOCKS_PER_SHARD", 16)
+    add, count = atomic.add, iter(range(100))
+
+    def stop(folder: Path, names: list[str]) -> None:
+        if next(count) == 2:
+            raise KeyboardInterrupt
+        add(folder, names)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ask(causal)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("signal/*/00000[01].*")}
+    went_on = ask(causal)
+    assert went_on.by_a_teacher and len(written) == 4
+    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
+    shutil.rmtree(went_on.folder)
+    whole, (batch,) = ask(causal), batches(went_on)
+    ours, theirs = (each.prepared.beside(batch) for each in (went_on, whole))
+    assert len(ours) == 6
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def batches(asked: Asked) -> list[Batch]:
+    """A batch of the first blocks of its text."""
+    places = [Place(number, 0, number) for number in range(4)]
+    return [NextToken().batch(asked.done["corpus"].train[np.arange(4)], 0, places)]
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    aside = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(aside)
+
+
+SPOILT: dict[str, Callable[[Path, Path], object]] = {
+    "a flipped bit of the rows": lambda ours, other: _flip(ours / "000000.rows"),
+    "a flipped bit of the index": lambda ours, other: _flip(ours / "000001.npy"),
+    "rows cut short": lambda ours, other: os.truncate(ours / "000000.rows", 9),
+    "an index cut short": lambda ours, other: os.truncate(ours / "000000.npy", 150),
+    "rows that went on": lambda ours, other: (ours / "000000.rows").open("ab").write(b"more"),
+    "rows that are gone": lambda ours, other: (ours / "000001.rows").unlink(),
+    "an index that is gone": lambda ours, other: (ours / "000001.npy").unlink(),
+    "shards exchanged": lambda ours, other: _exchange(ours / "000000.rows", ours / "000001.rows"),
+    "a shard of another teacher": lambda ours, other: shutil.copy(other / "000000.rows", ours),
+    "all of another teacher": lambda ours, other: shutil.copytree(other, ours, dirs_exist_ok=True),
+    "half a manifest": lambda ours, other: os.truncate(ours / atomic.MANIFEST, 40),
+    "another's manifest": lambda ours, other: shutil.copy(other / atomic.MANIFEST, ours),
+    "another's description": lambda ours, other: _flip(ours / ABOUT),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_what_was_tampered_with_is_refused(tmp_path: Path, how: str) -> None:
+    lines: list[str] = []
+    cache = Cache(str(tmp_path), lines.append)
+    for name in ("ours", "other"):
+        with cache.growing("signal", name, {}) as folder:
+            for number in range(2):
+                content = f"{name}{number}".encode() * 20
+                write_shard(folder, number, [KeptBlock(number + len(name), 1, content)])
+                atomic.add(folder, [f"{number:06d}.{end}" for end in ("rows", "npy")])
+    with cache.growing("signal", "ours", {}) as folder:
+        assert len(list(folder.glob("*.rows"))) == 2 and not lines
+    SPOILT[how](folder, cache.place("signal", "other"))
+    with cache.growing("signal", "ours", {}) as folder:
+        assert not list(folder.glob("*.rows"))
+    (line,) = lines
+    assert "signal is made again" in line and "ours.damaged" in line
+
+
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "teacher": {"teacher__seed": 1},
+    "a teacher's training": {"teacher__budget": 1.0},
+    "a teacher's size": {"teacher__num_layers": 2},
+    "a teacher's temperature": {"teacher__temperature": 2.0},
+    "temperature": {"objective": {"logits": ForwardKL(temperature=2.0)}},
+    "tokenizer": {"data__tokenizer_kind": TokenizerKind.wordpiece},
+    "vocabulary": {"data__vocab_size": 280},
+    "window": {"data__block_length": 32},
+    "text": {"data__heldout_fraction": 0.3},
+    "separate documents": {"task__separate_documents": True},
+    "estimator": {"signal": Sampled()},
+    "entries": {"signal__num_entries": 13},
+    "draws": {"signal__seed": 1},
+}
+
+
+def test_rows_of_anything_else_are_others(causal: Run) -> None:
+    stages = {what: recipe_of(changed(causal, **how)).kept for what, how in OTHERWISE.items()}
+    found = {what: stage.identity for what, stage in stages.items() if stage}
+    usual = recipe_of(causal).kept
+    assert usual and len({usual.identity, *found.values()}) == len(OTHERWISE) + 1
+
+
+@pytest.mark.slow
+def test_a_run_hears_what_is_kept(place: Path, causal: Run) -> None:
+    """With all but one entry of a row it is all but the online run, and no teacher is there."""
+    causal = changed(causal, scale=replace(causal.scale), run__cache=str(place))
+    summaries = []
+    for kept in (Online(), Threshold(269)):
+        run = changed(causal, signal=kept, choices={"teacher": "untrained", "signal": str(kept)})
+        printed = io.StringIO()
+        worker.work(run, Console(file=printed, width=120))
+        (folder,) = place.glob(f"runs/*{recipe_of(run).identity}")
+        steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        summary = json.loads((folder / "summary.json").read_text())
+        summaries.append((summary, [s for s in steps if "train/soft_loss" in s]))
+    (online, theirs), (kept, ours) = summaries
+    for name in ("train/soft_loss", "train/teacher_loss", "train/hard_loss"):
+        assert [s[name] for s in ours] == pytest.approx([s[name] for s in theirs], abs=3e-3)
+    assert kept["teacher"]["heldout"] == online["teacher"]["heldout"]
+    student = kept["student"]
+    assert student["signal"]["flops"] == kept["cost"]["teacher_forward_flops"]
+    assert kept["student"]["flops"] == online["student"]["flops"]
+    assert kept["cost"]["teacher_forward_flops"] <= online["cost"]["teacher_forward_flops"]
