@@ -171,6 +171,8 @@ def warnings(run: Run) -> Iterator[str]:
     is_silent = not is_alone and run.alpha.soft_is_over(Moment(0.0))
     learns = any(teacher.learns for teacher in teachers)
     of_learning = {"teacher.rank", "teacher.agreement", "teacher.lr_scale"}
+    several = run.teacher.combined
+    chooses = several is not None and several.weighting is Weighting.reinforced
     of_masks = {"eval.mask_ratio", "objective.masked_hidden.only_masked"}
     models = [model for model in (run.teacher, run.student) if isinstance(model, Architecture)]
     sizes = [(model.width, model.mlp_width) for model in models]
@@ -184,6 +186,7 @@ def warnings(run: Run) -> Iterator[str]:
         (is_alone, {*DISTILLATION} - {"remap"}, " with teacher=none: the student stands alone"),
         (is_silent, {"objective", "signal"}, " with a soft weight of 0: there is no soft loss"),
         (not learns, of_learning, " with teacher.online=none: the teacher is frozen"),
+        (not chooses, {"teacher.reward", "teacher.episode"}, ": no policy chooses among teachers"),
         (learns and is_silent, {"teacher.online", *of_learning}, " with a soft weight of 0"),
         (learns and not compared, {"teacher.online"}, ": no objective compares distributions"),
         (not run.alpha.crossing, {"alpha.margin", "alpha.calibration"}, ": no step is looked for"),
@@ -268,6 +271,12 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
                 f"teacher.weighting=batch with {parts}: the weights follow the whole batch; use "
                 "teacher.weighting=token, or one rank with train.micro_batch_size=null"
             )
+    length = train.max_steps or math.inf
+    if several and several.weighting is Weighting.reinforced and several.episode > length:
+        yield (
+            f"teacher.episode={several.episode} and train.max_steps={length}: no episode would "
+            "end; lower it"
+        )
     members = [teacher for _, teacher in run.teacher.each()]
     if members and run.alpha.crossing and not all(each.is_model for each in members):
         yield (

@@ -188,13 +188,13 @@ def _member(name: str, composed: DictConfig, primary: str, search: Sequence[str]
             f"teacher.members: {name} is neither a choice of teacher nor a folder; choose one of "
             f"{', '.join(groups()['teacher'])}, or give a checkpoint's path or hub name"
         ) from error
-    for key in sorted(OmegaConf.missing_keys(choice)):
+    run = deepcopy(composed)
+    run.teacher = choice
+    for key in sorted(OmegaConf.missing_keys(run.teacher)):
         raise UserError(
             f"teacher.members: {name} has no {key}, and a member has no settings here; name a "
             "choice that is complete, or a checkpoint's path"
         )
-    run = deepcopy(composed)
-    run.teacher = choice
     return typed(run).teacher
 
 

@@ -20,6 +20,9 @@ from dwt_cli.tasks.task import Batch
 from dwt_cli.training.profile import span
 from dwt_cli.training.protocols import LossSum, Moment, Numbers
 
+Own = tuple[Tensor, dict[str, Tensor]]
+"""What `TeacherSignal.own_loss` returns."""
+
 STAND_ALONE = Constant(hard=1.0, soft=0.0)
 
 
@@ -62,7 +65,8 @@ class DistillationLoss:
     def remember(self, memory: Numbers, metrics: Numbers) -> Numbers:
         """Return what the schedule notes after a step, and the number of steps with a teacher."""
         num_distilled = memory.get("num_taught", 0) + ("soft_loss" in metrics)
-        return {**self._schedule.remember(memory, metrics), "num_taught": num_distilled}
+        noted = {**self._schedule.remember(memory, metrics), "num_taught": num_distilled}
+        return self._distillation.signal.remember(noted, metrics) if self._distillation else noted
 
     def __call__(self, model: nn.Module, batch: Batch, moment: Moment) -> LossSum:
         """Return eq. 3 and its terms, summed over the target rows of a `LanguageModel`."""
@@ -125,7 +129,9 @@ class DistillationLoss:
         if settings.select.leaves_out:
             named["selected"] = sums.selected
         if own is not None:
-            total, named["signal_loss"] = total + own, own.detach()
+            of_parts, more = own
+            total, named["signal_loss"] = total + of_parts, of_parts.detach()
+            named |= more
         return total, named
 
     def _sums(
@@ -136,13 +142,13 @@ class DistillationLoss:
         targets: SoftTargets | None,
         weights: Weights,
         comparison: Comparison,
-        own_loss: Callable[[SoftTargets], Tensor] | None = None,
-    ) -> tuple[Sums, Tensor | None, Output]:
+        own_loss: Callable[[SoftTargets], Own] | None = None,
+    ) -> tuple[Sums, Own | None, Output]:
         """Return eq. 3, the signal's own loss, a function of the student's answer, and its rest."""
         settings = (targets, batch.labels_N, weights, comparison)
         sums = DistillationSums(*settings, compiled=self._compiled)
 
-        def loss(states_ND: Tensor, head: OutputLayer | None) -> tuple[Sums, Tensor | None]:
+        def loss(states_ND: Tensor, head: OutputLayer | None) -> tuple[Sums, Own | None]:
             with span("losses"):
                 own = own_loss and own_loss(answer_of(states_ND, head).detached())
                 return sums(states_ND, head), own

@@ -178,10 +178,10 @@ class Adapted(TeacherSignal):
 
     def own_loss(
         self, teacher: SoftTargets, student: SoftTargets, batch: Batch, moment: Moment
-    ) -> Tensor:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         teacher_NV = teacher.dense()
         self.seen.append((teacher_NV.requires_grad, student.dense(), moment.progress))
-        return torch.nn.functional.cross_entropy(teacher_NV, batch.labels_N, reduction="sum")
+        return torch.nn.functional.cross_entropy(teacher_NV, batch.labels_N, reduction="sum"), {}
 
     def release(self) -> None:
         self.signal.release()

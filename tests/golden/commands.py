@@ -43,6 +43,8 @@ MIXTURES = [
     "teacher=several teacher.members=[small,untrained,label_smoothing,model] "
     "teacher.weights=[4,1,1,2] teacher.temperatures=[1,1,1,2] teacher.weighting=token",
     "teacher=several teacher.members=[small,weak] teacher.weighting=batch",
+    "teacher=several teacher.members=[small,untrained] teacher.weighting=reinforced "
+    "teacher.reward=both teacher.episode=5",
     "teacher=online teacher.rank=4 teacher.agreement=0.5 teacher.lr_scale=2",
     "data.tokenizer=model",
     "data=files data.path=text data.heldout_fraction=0.1 data.max_gb=1",

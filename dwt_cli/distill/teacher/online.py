@@ -91,7 +91,7 @@ class OnlineSignal(ModelSignal):
 
     def own_loss(
         self, teacher: SoftTargets, student: SoftTargets, batch: Batch, moment: Moment
-    ) -> Tensor:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(teacher, HeadStates), "a family whose head is known"
         weights = Weights(1.0, self.options.agreement)
         compared = Comparison({"agreement": ReverseKL()} if self.options.agreement else {})
@@ -100,7 +100,7 @@ class OnlineSignal(ModelSignal):
         tau, bias_V, cap = teacher.temperature, teacher.bias_V, teacher.cap
         bias_V = None if bias_V is None else bias_V / tau
         head = OutputLayer(teacher.weight_VD, bias_V, cap and cap / tau)
-        return sums(teacher.states_ND / tau, head).total
+        return sums(teacher.states_ND / tau, head).total, {}
 
 
 def parts_of(model: LanguageModel, options: ModelTeacher) -> dict[str, nn.Module]:

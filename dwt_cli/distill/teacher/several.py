@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
-from dwt_cli.base.options import above, bookkeeping
+from dwt_cli.base.options import SINCE_0_2, above, added, at_least, bookkeeping
 from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.models.options import Checkpoint
 
@@ -21,6 +21,25 @@ class Weighting(Enum):
     fixed = "fixed"
     batch = "batch"
     token = "token"
+    reinforced = "reinforced"
+
+
+class Reward(Enum):
+    """What a policy is rewarded by; see `dwt_cli.distill.teacher.policy`.
+
+    hard, both: how the student does on the batch after an episode; RL-KD's first two. gain: what
+    each row's lesson takes off its label's loss; ours. shuffled: that of another row, a control.
+    """
+
+    hard = "hard"
+    both = "both"
+    gain = "gain"
+    shuffled = "shuffled"
+
+    @property
+    def is_by_row(self) -> bool:
+        """Whether each row has a reward of its own, and at once."""
+        return self in (Reward.gain, Reward.shuffled)
 
 
 @dataclass
@@ -29,6 +48,8 @@ class SeveralTeachers(Teacher):
 
     teachers: what the members' names stand for, filled in by `typed`. weights: in proportion, one
     per member; empty: equal. temperatures: one per member, on top of the member's own; empty: 1.
+    reward: of the policy that chooses among them where the weighting is reinforced. episode: steps
+    of the student between two of its own.
     """
 
     members: list[str] = bookkeeping(MISSING)
@@ -36,6 +57,8 @@ class SeveralTeachers(Teacher):
     weights: list[float] = above(0, [], hint="else leave the member out")
     temperatures: list[float] = above(0, [], hint="the paper uses 1")
     weighting: Weighting = Weighting.fixed
+    reward: Reward = added(Reward.gain)
+    episode: int = at_least(1, 10, identity=SINCE_0_2)
 
     def each(self) -> Iterator[tuple[str, Teacher]]:
         for name, teacher in zip(self.members, self.teachers, strict=True):
@@ -51,11 +74,14 @@ class SeveralTeachers(Teacher):
 
     def combine(self, signals: "Sequence[TeacherSignal]") -> "TeacherSignal":
         """Return the signal that asks those of the members, in their order."""
+        from dwt_cli.distill.teacher.policy import ReinforcedSignal
         from dwt_cli.distill.teacher.signal import MixtureSignal
 
         even = [1.0] * len(signals)
-        weights, temperatures = self.weights or even, self.temperatures or even
-        return MixtureSignal(signals, weights, temperatures, self.weighting)
+        settings = (signals, self.weights or even, self.temperatures or even, self.weighting)
+        if self.weighting is Weighting.reinforced:
+            return ReinforcedSignal(*settings, self.reward, self.episode)
+        return MixtureSignal(*settings)
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong with the members and what is given for each, a line each."""
@@ -75,6 +101,11 @@ class SeveralTeachers(Teacher):
                     f"{setting}.members: {name} learns beside the student, and members stay "
                     "frozen; name a frozen one, as small"
                 )
+        if self.weighting is Weighting.reinforced and self.weights:
+            yield (
+                f"{setting}.weights={self.weights} with {setting}.weighting=reinforced: a policy "
+                f"chooses; leave {setting}.weights out"
+            )
         for each in ("weights", "temperatures"):
             values = getattr(self, each)
             if values and len(values) != len(members):

@@ -21,7 +21,7 @@ from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec
 from dwt_cli.models.wrapper import LanguageModel, OutputLayer, Want
 from dwt_cli.tasks.task import Batch
-from dwt_cli.training.protocols import Moment
+from dwt_cli.training.protocols import Moment, Numbers
 
 ALL_ROWS = slice(None)
 
@@ -169,13 +169,17 @@ class TeacherSignal(ABC):
 
     def own_loss(
         self, teacher: SoftTargets, student: SoftTargets, batch: Batch, moment: Moment
-    ) -> Tensor:
-        """Return the sum over targets of what its parts minimise: eq. 3 trains no teacher.
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum over targets of what its parts minimise, and sums for the record.
 
-        Called after both models, where there are parts. teacher: its targets, with a gradient.
-        student: the student's answer in the same rows, without one.
+        Eq. 3 trains no teacher. Called after both models, where there are parts. teacher: its
+        targets, with a gradient. student: the student's answer in the same rows, without one.
         """
         raise NotImplementedError
+
+    def remember(self, memory: Numbers, metrics: Numbers) -> Numbers:
+        """Return the memory after a step with these metrics, as `Schedule.remember` does."""
+        return memory
 
     def release(self) -> None:
         """Give memory back: the signal will not be asked again."""
