@@ -147,9 +147,9 @@ class SignalStage(Stage):
             "flops": blocks * self.block_flops,
             "bytes_per_target": per_row,
         }
-        way, signal = self._way(at), KeptSignal(of.data.vocab_size)
-        known, beside = Facts.from_json(facts), lambda batch: store.entries(batch, way)
-        return Prepared(known, signal, beside=beside, account=account)
+        way, vocab_size = self._way(at), of.data.vocab_size
+        signal = KeptSignal(vocab_size, lambda batch: store.entries(batch, way), account)
+        return Prepared(Facts.from_json(facts), signal)
 
     def _way(self, at: Context) -> str:
         """Return the number type and the kinds of attention of the teacher's forward pass."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from dwt_cli.distill.loss import Distillation
     from dwt_cli.distill.remap.vocabulary import Transfer
+    from dwt_cli.distill.signal.kept import KeptSignal
 
 _SAMPLES = 1000  # moments of a run at which its schedule is asked for the teacher's weight
 
@@ -234,7 +235,7 @@ class StudentStage(Stage):
             remapped = self._remap(model, done, at) if self.shapes.remap.needs_teacher else None
         distillation = self._distillation(model, done, at)
         loss = DistillationLoss(distillation)
-        kept: Prepared | None = done[self.kept.name] if self.kept else None
+        kept: KeptSignal | None = done[self.kept.name].signal if self.kept else None
         facts = of.fit(
             self,
             of.wrapped(model, at.machine),
@@ -247,16 +248,16 @@ class StudentStage(Stage):
             shares=of.eval.at,
             save=lambda place: save_model(model, corpus.tokenizer, place),
             compile_loss=None if self.shapes.features[0] else loss.compile,
-            beside=kept and kept.beside,
+            beside=kept.beside if kept else None,
         )
         num_taught, (shown, asked) = facts.num_taught or 0, self.shapes.taught_flops
         flops = (facts.flops or 0) + shown * num_taught
-        asked = kept.account["flops"] if kept and kept.account else asked * num_taught
+        asked = kept.account["flops"] if kept else asked * num_taught
         facts = replace(facts, flops=flops, teacher_forward_flops=asked, remap=remapped)
         if self.crossing:
             facts = replace(facts, crossing=done[self.crossing.name])
         if kept:
-            facts = replace(facts, signal=kept.account)
+            facts = replace(facts, signal=dict(kept.account))
         return Trained(model, replace(facts, fresh=fresh or None))
 
     def newest(self, done: Done, at: Context) -> Trained:

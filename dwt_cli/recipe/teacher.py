@@ -35,21 +35,18 @@ if TYPE_CHECKING:
     from dwt_cli.data.corpus import Corpus
     from dwt_cli.data.surfaces import Surfaces
     from dwt_cli.distill.teacher.signal import TeacherSignal
-    from dwt_cli.tasks.batches import Beside, HeldoutBatches
+    from dwt_cli.tasks.batches import HeldoutBatches
 
 
 class Prepared(NamedTuple):
     """A teacher that can be asked. Its signal alone holds the model, and can let go of it.
 
-    tokens: of its own tokenizer, where that is another than the text's. beside: returns what is
-    kept of its answers for a batch. account: what that took.
+    tokens: of its own tokenizer, where that is another than the text's.
     """
 
     facts: Facts
     signal: TeacherSignal
     tokens: Surfaces | None = None
-    beside: Beside | None = None
-    account: dict[str, Any] | None = None
 
     @property
     def model(self) -> PreTrainedModel | None:

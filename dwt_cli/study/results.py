@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -131,7 +131,28 @@ def read_results(folder: Path) -> Results:
                 what = "held-out masks" if column == "masks" else column
                 why = f"{differ(row[column], usual)}: it cannot be compared"
                 row["left_out"] = f"other {what} than most runs: {why}"
+    _share_answers([row for row in rows if not row["left_out"]])
     return Results(study, pd.DataFrame(rows, None, _COLUMNS, object))
+
+
+def _share_answers(rows: Sequence[dict[str, Any]]) -> None:
+    """Charge what a teacher was asked once for, by arms of a length and a seed, to them together.
+
+    Each pays in proportion to what it hears, and all of them what is heard most. The accounts of
+    rows are changed.
+    """
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["signal"]:
+            groups.setdefault((row["signal"]["identity"], row["length"], row["seed"]), []).append(
+                row
+            )
+    for group in groups.values():
+        heard = [row["signal"]["flops"] for row in group]
+        saved = 1 - max(heard) / sum(heard)
+        for row, own in zip(group, heard, strict=True):
+            for account in (Account.FORWARD, Account.WHOLE):
+                row[account.column] -= own * saved
 
 
 def _versions_differ(this: Versions, usual: Versions) -> str:
@@ -205,6 +226,7 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
         "teacher_seconds": cost["teacher_pretraining_seconds"],
         "curve": tuple(map(tuple, losses)),
         "weights": tuple(map(tuple, said["weights"])),
+        "signal": student.signal,
         "left_at": student.crossing and student.crossing["step"],
         "settings": _settings(settings),
         "masks": heldout_masks(settings),

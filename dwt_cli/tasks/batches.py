@@ -40,6 +40,8 @@ class TrainBatches:
         self._blocks, self._targets, self._beside = blocks, targets, beside
         self._order_seed = seed_for(seed, purpose, "order")
         self._draw_seed = seed_for(seed, purpose, "masks")
+        if targets.num_patterns:
+            self._draw_seed = seed_for("patterns")
 
     @property
     def steps_per_epoch(self) -> float:
@@ -62,7 +64,7 @@ class TrainBatches:
         assert self.batch_size % num_parts == 0 and 0 <= part < num_parts
         size = self.batch_size // num_parts
         samples = range(part * size, (part + 1) * size)
-        batch = self.of([Place(self._block(step, sample), step, sample) for sample in samples])
+        batch = self.of([self._place(step, sample) for sample in samples])
         return replace(batch, beside=self._beside(batch)) if self._beside else batch
 
     def of(self, places: Sequence[Place]) -> Batch:
@@ -70,9 +72,12 @@ class TrainBatches:
         blocks_BL = self._blocks[np.array([place.block for place in places])]
         return self._targets.batch(blocks_BL, self._draw_seed, places)
 
-    def _block(self, step: int, sample: int) -> int:
+    def _place(self, step: int, sample: int) -> Place:
         epoch, number = divmod(step * self.batch_size + sample, len(self._blocks))
-        return int(self._order(epoch)[number])
+        block = int(self._order(epoch)[number])
+        if self._targets.num_patterns:  # whatever step and sample of the epoch it is
+            return Place(block, epoch % self._targets.num_patterns, block)
+        return Place(block, step, sample)
 
     @lru_cache(maxsize=2)  # noqa: B019 - a source lives as long as its process
     def _order(self, epoch: int) -> NDArray[np.int64]:

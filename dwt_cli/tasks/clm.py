@@ -29,6 +29,7 @@ class NextToken:
     """
 
     ragged: ClassVar[bool] = False
+    num_patterns: ClassVar[int | None] = None
 
     mark_id: int | None = None
 

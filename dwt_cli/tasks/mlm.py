@@ -34,6 +34,10 @@ class Masking:
     mask_id: int
     special_ids: tuple[int, ...]
 
+    @property
+    def num_patterns(self) -> int | None:
+        return self.task.num_patterns
+
     def batch(self, blocks_BL: NDArray[np.int64], seed: int, places: Sequence[Place]) -> Batch:
         """Mask int64 blocks (B, L), each with the random numbers of its own place."""
         num_blocks, length = blocks_BL.shape

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from dwt_cli.base.options import added, between, bookkeeping
+from dwt_cli.base.options import SINCE_0_2, added, at_least, between, bookkeeping
 from dwt_cli.data.options import Frame, TokenizerKind
 from dwt_cli.models.options import Family, Head
 
@@ -59,7 +59,11 @@ class Task(ABC):
 
 @dataclass
 class MaskedLM(Task):
-    """Masked language modelling: BERT's 80/10/10 on a fixed number of positions per block."""
+    """Masked language modelling: BERT's 80/10/10 on a fixed number of positions per block.
+
+    num_patterns: of masks that a block has, the same for every seed, one for each epoch in turn;
+    null: it is masked anew each time.
+    """
 
     tag: ClassVar[str] = "Task"
     head: ClassVar[Head] = Head.masked
@@ -71,6 +75,7 @@ class MaskedLM(Task):
     mask_ratio: float = between(0.01, 0.9, default=0.15)
     keep_ratio: float = between(0.0, 1.0, default=0.1)
     random_ratio: float = between(0.0, 1.0, default=0.1)
+    num_patterns: int | None = at_least(1, None, identity=SINCE_0_2)
     family: Family = bookkeeping(Family.modernbert)
     tokenizer: TokenizerKind = bookkeeping(TokenizerKind.wordpiece)
 
@@ -83,6 +88,10 @@ class MaskedLM(Task):
             )
         if self.keep_ratio == 1:
             yield f"{setting}.keep_ratio=1.0: every token to be predicted can be read; lower it"
+
+    @property
+    def num_variants(self) -> int | None:
+        return self.num_patterns
 
     def num_targets(self, block_length: int) -> int:
         """Return the ratio of the positions after [CLS], at least one."""

@@ -77,10 +77,14 @@ class Batch:
 class Targets(Protocol):
     """A task in the tokens of one tokenizer.
 
-    ragged: whether a block may have more targets than another.
+    ragged: whether a block may have more targets than another. num_patterns: how many sets of
+    targets a block has, one for each epoch in turn; None: what is drawn is drawn anew.
     """
 
     ragged: ClassVar[bool]
+
+    @property
+    def num_patterns(self) -> int | None: ...
 
     def batch(self, blocks_BL: NDArray[np.int64], seed: int, places: Sequence[Place]) -> Batch:
         """Return blocks as a batch; what is drawn for one follows from ``seed`` and its place."""

@@ -103,12 +103,19 @@ def mixture(number: int, place: Path) -> list[str]:
         chosen["remap"] = "random"
         if chosen["objective"] in ("minilm", "minilmv2", "hidden", "let", "masked_hidden"):
             chosen["objective"] = "logits"  # the others look inside one model
+    asked = chosen["teacher"] not in ("none", "virtual", "label_smoothing", "self", "online")
+    if not asked or number % 3:
+        chosen["signal"] = "online"
+    if chosen["signal"] != "online":  # what is kept is of whole rows no more
+        chosen["objective"] = "top_k" if chosen["signal"] == "top_k" else "logits"
+        chosen["revise"] = "none"
+        chosen["select"] = "all" if chosen["select"] == "uncertain" else chosen["select"]
     more = ["teacher.num_layers=2"] if chosen["teacher"] == "made" else []
     more += ["teacher.members=[very_weak,virtual]"] if chosen["teacher"] == "several" else []
     fit = [name for name in sorted(SETTINGS) if _fits(name, chosen["objective"])]
     some = draw.sample(fit, 6)
-    more += ["student.num_layers=4"] if chosen["teacher"] == "self" else []
     last = ["remap.steps=2"] if chosen["remap"] == "ligo" else []
+    last += ["student.num_layers=4"] if chosen["teacher"] == "self" else []
     last += ["alpha.until=1"] if chosen["alpha"] == "crossover" else []  # no room to calibrate
     family = ["scale.family=modernbert"]
     if chosen["task"] == "clm":

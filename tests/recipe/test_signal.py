@@ -128,7 +128,7 @@ def test_a_teacher_is_asked_once_whatever_the_order(ask: Ask, causal: Run) -> No
 
 def test_what_the_schedule_never_hears_is_not_asked(ask: Ask, causal: Run) -> None:
     some = ask(causal, alpha=Linear(soft_end=0.0, until=0.5))
-    assert some.num_rows == some.prepared.account["blocks"] * 15
+    assert some.num_rows == some.prepared.signal.account["blocks"] * 15
     assert not ask(causal, alpha=Linear(soft_end=0.0, until=0.2)).by_a_teacher
     more = ask(causal)
     assert more.by_a_teacher, "what only this one hears"
@@ -145,6 +145,7 @@ def test_masked_rows_belong_to_their_masks(ask: Ask, masked: Run) -> None:
         assert not ask(masked, **changes).by_a_teacher, "arms of one seed have the same masks"
     other = ask(masked, seed=1)
     assert other.by_a_teacher
+    assert not ask(masked).by_a_teacher
     assert other.num_rows > 1.9 * first.num_rows, "hardly a mask is like another"
 
 
@@ -170,7 +171,7 @@ def test_stopped_while_it_is_written_it_goes_on(
     assert all(path.stat().st_mtime_ns == time for path, time in written.items())
     shutil.rmtree(went_on.folder)
     whole, (batch,) = ask(causal), batches(went_on)
-    ours, theirs = (each.prepared.beside(batch) for each in (went_on, whole))
+    ours, theirs = (each.prepared.signal.beside(batch) for each in (went_on, whole))
     assert len(ours) == 6
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
@@ -274,3 +275,12 @@ def test_a_run_hears_what_is_kept(place: Path, causal: Run) -> None:
     assert student["signal"]["flops"] == kept["cost"]["teacher_forward_flops"]
     assert kept["student"]["flops"] == online["student"]["flops"]
     assert kept["cost"]["teacher_forward_flops"] <= online["cost"]["teacher_forward_flops"]
+
+
+def test_frozen_patterns_serve_every_seed_and_epoch(ask: Ask, masked: Run) -> None:
+    frozen = changed(masked, task__num_patterns=2, train__max_steps=None, train__epochs=2.0)
+    first = ask(frozen)
+    assert not ask(frozen, seed=1).by_a_teacher
+    assert not ask(frozen, train__epochs=3.0).by_a_teacher
+    num_blocks = len(first.done["corpus"].train)
+    assert first.num_rows <= 2 * 2 * num_blocks, "two patterns of two targets"

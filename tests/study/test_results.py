@@ -53,6 +53,25 @@ def test_a_whole_study(tmp_path: Path) -> None:
     assert results.curves.share.max() == 1.0
 
 
+def test_arms_that_share_what_a_teacher_was_asked_pay_for_it_once(tmp_path: Path) -> None:
+    folder = miniature.write(tmp_path, seeds=(0, 1))
+    for arm, heard in (("weak", 50e9), ("poor", 30e9)):
+        path = place(folder, arm, 200, 1) / "summary.json"
+        summary = json.loads(path.read_text())
+        student = summary["student"] | {"signal": {"identity": "one", "flops": heard}}
+        cost = summary["cost"] | {"teacher_forward_flops": heard}
+        rewrite(path, student=student | {"teacher_forward_flops": heard}, cost=cost)
+    results = read_results(folder)
+    forwards, wholes = (
+        [results.of(arm, 200).loc[1][account.column] for arm in ("weak", "poor")]
+        for account in (Account.FORWARD, Account.WHOLE)
+    )
+    assert forwards == pytest.approx([200e9 + 50e9 * 5 / 8, 200e9 + 30e9 * 5 / 8])
+    assert sum(forwards) == pytest.approx(400e9 + 50e9), "once, for all that is heard"
+    assert wholes == pytest.approx([forward + 100e9 for forward in forwards])
+    assert results.of("weak", 200).loc[0][Account.FORWARD.column] == 250e9, "who shares nothing"
+
+
 def test_a_teacher_that_is_no_model_has_no_loss(tmp_path: Path) -> None:
     folder = miniature.write(tmp_path, seeds=(0,))
     virtual = {"parameters": 0, "heldout": {"loss": 0.1}}

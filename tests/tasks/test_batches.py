@@ -143,6 +143,19 @@ def test_a_block_is_masked_anew_in_each_epoch(blocks: Blocks) -> None:
     assert (masks[0] & masks[1]).sum() < 0.3 * masks[0].sum()
 
 
+def test_frozen_patterns_take_turns_by_epoch_whatever_the_seed(blocks: Blocks) -> None:
+    masking = Masking(MaskedLM(num_patterns=2), V, MASK, SPECIAL)
+
+    def of_epoch(epoch: int, seed: int, purpose: str) -> dict[int, str]:
+        batches = TrainBatches(blocks, masking, NUM_BLOCKS // 2, seed, purpose)
+        halves = [batches.batch(2 * epoch + half, n, 23) for half in range(2) for n in range(23)]
+        return {int(each.places_B3[0, 0]): digest(each) for each in halves}
+
+    first, second = of_epoch(0, 0, "student"), of_epoch(1, 0, "student")
+    assert len(first) == NUM_BLOCKS and all(first[n] != second[n] for n in first)
+    assert of_epoch(2, 5, "student") == first and of_epoch(3, 6, "remap") == second
+
+
 @pytest.fixture(scope="module")
 def many() -> tuple[np.ndarray, Batch]:
     """The masking of many equal blocks of distinct ordinary tokens."""

@@ -62,6 +62,7 @@ class NextToken(Task):
 @dataclass(frozen=True)
 class Shifted:
     ragged: ClassVar[bool] = True
+    num_patterns: ClassVar[int | None] = None
 
     end_id: int
 

@@ -3,7 +3,8 @@
 Legend: N target rows of a batch, T those of a block, C of a tile, V vocabulary, U uniforms.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +24,20 @@ from dwt_cli.distill.teacher.signal import (
     SparseRows,
     TeacherSignal,
 )
+from dwt_cli.tasks.batches import Beside
 from dwt_cli.tasks.task import Batch
 
 _TILE_BYTES = 1 << 26  # of a table of rows in fp64; there are a few at once
 
 
 class KeptSignal(TeacherSignal):
-    """Rows that were asked for before, and come with the batch."""
+    """Rows that were asked for before, and come with the batch.
 
-    def __init__(self, vocab_size: int) -> None:
-        self._vocab_size = vocab_size
+    beside: returns them, for `TrainBatches`. account: what they took.
+    """
+
+    def __init__(self, vocab_size: int, beside: Beside, account: Mapping[str, Any]) -> None:
+        self._vocab_size, self.beside, self.account = vocab_size, beside, account
 
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         assert not request.features, "of what is kept there are no features"
