@@ -87,6 +87,13 @@ def mixture(number: int, place: Path) -> list[str]:
         for group, choices in files.groups().items()
         if group not in LEFT_OUT
     }
+    if number % 5:
+        chosen["signal"] = "online"
+    elif chosen["signal"] != "online":  # one model's whole rows are kept, for one objective
+        top_k = chosen["signal"] == "top_k"
+        chosen |= {"teacher": "small", "revise": "none"}
+        chosen["objective"] = "top_k" if top_k else "logits"
+        chosen["select"] = "all" if chosen["select"] == "uncertain" else chosen["select"]
     as_wide = ["width", "num_heads", "mlp_width"]  # a scale may have teachers of another size
     if chosen["teacher"] == "checkpoint":  # needs a model of the drawn shape: tests/test_cli.py
         chosen["teacher"] = "none"
