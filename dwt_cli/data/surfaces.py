@@ -23,6 +23,17 @@ _LETTER_OF: dict[int, str] = bytes_to_unicode()  # GPT-2's way to write bytes
 _BYTE_OF = {letter: byte for byte, letter in _LETTER_OF.items()}
 _SPACE, _BYTE = "▁", re.compile(r"<0x([0-9A-F]{2})>")
 
+_ROLES = {
+    "bos_token": "cls_token",
+    "cls_token": "bos_token",
+    "eos_token": "sep_token",
+    "sep_token": "eos_token",
+    "pad_token": "",
+    "mask_token": "",
+    "unk_token": "",
+}
+"""The roles of special tokens, each with the one that stands in for it."""
+
 
 class Surfaces:
     """The bytes of a fast tokenizer's ordinary tokens.
@@ -77,6 +88,26 @@ class Surfaces:
         if surface.startswith(b" "):
             return self._pieces(surface[1:])
         return [n for n in self._pieces(b" " + surface) if self.bytes_of[n] != b" "]
+
+    def by_role(self, theirs: "Surfaces") -> dict[int, list[int]]:
+        """Return for each of our special tokens those of theirs with its roles, or its string.
+
+        What begins a text comes before what ends it, where ours does both.
+        """
+        ours, other = self.tokenizer, theirs.tokenizer
+        found: dict[int, dict[int, None]] = {number: {} for number in ours.all_special_ids}
+        for role, stand_in in _ROLES.items():
+            mine = getattr(ours, f"{role}_id")
+            roles = (getattr(other, f"{name}_id") for name in (role, stand_in) if name)
+            alike = next((number for number in roles if number is not None), None)
+            if mine is not None and alike is not None:
+                found[mine][alike] = None
+        entries: dict[str, int] = other.get_vocab()
+        for number, of_role in found.items():
+            token: Any = ours.convert_ids_to_tokens(number)
+            if not of_role and token in entries:
+                of_role[entries[token]] = None
+        return {number: [*of_role] for number, of_role in found.items()}
 
     def _pieces(self, surface: bytes) -> list[int]:
         if (same := self.ids.get(surface)) is not None:

@@ -92,7 +92,7 @@ def with_masks(tokenizer: Tokenizer, max_length: int) -> "PreTrainedTokenizerFas
     )
 
 
-_AS_TEXT = {
+AS_TEXT = {
     "add_special_tokens": False,
     "split_special_tokens": True,  # a "[MASK]" in the text is text
     "return_attention_mask": False,
@@ -105,7 +105,7 @@ def ids_of(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], special_tokens: bool = False
 ) -> list[list[int]]:
     """Return the ids of each text's tokens; special_tokens: with those that it adds by itself."""
-    asked = _AS_TEXT | {"add_special_tokens": special_tokens}
+    asked = AS_TEXT | {"add_special_tokens": special_tokens}
     ids: list[list[int]] = tokenizer(list(texts), **asked)["input_ids"]
     return ids
 
@@ -123,7 +123,7 @@ def bytes_of_tokens(
     What a tokenizer leaves out counts with the token after it, or the last one.
     """
     for text in texts:
-        spans = tokenizer(text, **_AS_TEXT, return_offsets_mapping=True)["offset_mapping"]
+        spans = tokenizer(text, **AS_TEXT, return_offsets_mapping=True)["offset_mapping"]
         # several tokens of one character all span it: the first one has its bytes
         ends = list(itertools.accumulate((end for _, end in spans), max))
         if ends:

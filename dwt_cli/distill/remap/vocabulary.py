@@ -7,28 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from dwt_cli.data.surfaces import Surfaces
 from dwt_cli.models.anatomy import anatomy_of
 
 KINDS = ("copied", "pieces", "bytes", "special", "mean_of_all")
 """What a row can start as; see `Transfer`."""
-
-_ROLES = {
-    "bos_token": "cls_token",
-    "cls_token": "bos_token",
-    "eos_token": "sep_token",
-    "sep_token": "eos_token",
-    "pad_token": "",
-    "mask_token": "",
-    "unk_token": "",
-}
-"""The roles of special tokens, each with the one that stands in for it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ def transfer(ours: Surfaces, theirs: Surfaces, num_rows: int) -> Transfer:
     one is the mean of its pieces in their tokenizer. Strings are compared as bytes, special tokens
     by their roles.
     """
-    special = _by_role(ours.tokenizer, theirs.tokenizer)
+    special = ours.by_role(theirs)
     kinds, pieces = dict.fromkeys(KINDS, 0), []
     for number in range(num_rows):
         surface = ours.bytes_of.get(number)
@@ -94,25 +82,6 @@ def _kind(surface: bytes | None, found: Sequence[int], known: Surfaces) -> str:
 
 def _is_text(surface: bytes) -> bool:
     return surface.decode(errors="ignore").encode() == surface
-
-
-def _by_role(
-    ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase
-) -> dict[int, list[int]]:
-    """Return their special tokens with the roles of each of ours, or with its string."""
-    found: dict[int, dict[int, None]] = {number: {} for number in ours.all_special_ids}
-    for role, other in _ROLES.items():
-        mine = getattr(ours, f"{role}_id")
-        roles = (getattr(theirs, f"{name}_id") for name in (role, other) if name)
-        alike = next((number for number in roles if number is not None), None)
-        if mine is not None and alike is not None:
-            found[mine][alike] = None
-    entries: dict[str, int] = theirs.get_vocab()
-    for number, of_role in found.items():
-        token: Any = ours.convert_ids_to_tokens(number)
-        if not of_role and token in entries:
-            of_role[entries[token]] = None
-    return {number: [*of_role] for number, of_role in found.items()}
 
 
 def rows_of_vocabulary(model: PreTrainedModel) -> set[str]:
