@@ -18,6 +18,7 @@ from dwt_cli.config.run import DISTILLATION, Mode, Run, RunOptions
 from dwt_cli.data.options import OWN, Data
 from dwt_cli.distill.alpha import Crossover
 from dwt_cli.distill.objective.base import divergences
+from dwt_cli.distill.objective.chunks import over_chunks
 from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.objective.itself import SelfFeatures
 from dwt_cli.distill.objective.revise import NoRevision
@@ -315,6 +316,20 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
             f"objective={objectives} with {teacher}: features of one model are compared; choose "
             "another teacher, or compare logits"
         )
+    if of_text := over_chunks(run.objective):
+        named = f"objective={objectives}"
+        if run.task.head is not Head.causal:
+            yield (
+                f"{named} with task=mlm: {'+'.join(of_text)} compares likelihoods of text, which "
+                "masked models have none of; choose objective=hidden, or task=clm"
+            )
+        if not (run.teacher.is_model or isinstance(run.teacher, NoTeacher)):
+            yield f"{named} with {teacher}: one model reads the text; choose another teacher"
+        if tokens := divergences(run.objective):
+            yield (
+                f"{named}: {'+'.join(of_text)} is for a teacher that reads other tokens, and "
+                f"{'+'.join(tokens)} compares token by token; choose one of the two"
+            )
     if not run.objective:
         yield "objective=[]: name at least one; teacher=none or alpha=off has no soft loss"
     if train.compile is True and is_sharded:

@@ -18,6 +18,7 @@ from dwt_cli.data.options import OWN, Data, Docs, Files, Hub
 from dwt_cli.distill.alpha import SCHEDULES, Schedule
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.choices import FEATURE_OBJECTIVES
+from dwt_cli.distill.objective.chunks import CHUNK_OBJECTIVES
 from dwt_cli.distill.objective.divergences import DIVERGENCES
 from dwt_cli.distill.objective.revise import REVISIONS, Revise
 from dwt_cli.distill.objective.select import SELECTIONS, Select
@@ -222,7 +223,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "student": {"made": MadeStudent, "checkpoint": CheckpointStudent},
     "alpha": dict(SCHEDULES),
     "remap": {"random": RandomStart, "rules": FromTeacher, "ligo": Ligo},
-    "objective": {**DIVERGENCES, **FEATURE_OBJECTIVES},
+    "objective": {**DIVERGENCES, **FEATURE_OBJECTIVES, **CHUNK_OBJECTIVES},
     "revise": dict(REVISIONS),
     "select": dict(SELECTIONS),
     "signal": dict(SIGNALS),

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dwt_cli.distill.alpha import Constant, Schedule, Weights
 from dwt_cli.distill.objective.base import Objective, divergences
+from dwt_cli.distill.objective.chunks import ChunkObjective, Chunks, over_chunks
 from dwt_cli.distill.objective.features import over_features, requested
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums, Sums
 from dwt_cli.distill.objective.revise import NoRevision, Revise
@@ -94,21 +96,28 @@ class DistillationLoss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         signal, objectives = settings.signal, settings.objectives
         of_student, of_teacher = requested(objectives)
+        of_chunks = over_chunks(objectives)
         teacher = None
         if signal.is_student:
             of_student |= of_teacher
         else:
+            places = any(each.at_places for each in of_chunks.values())
+            asked_for = Request(features=of_teacher, chunks=bool(of_chunks), places=places)
             with span("teacher"):
-                teacher = signal(batch, Request(features=of_teacher))
+                teacher = signal(batch, asked_for)
         comparison = Comparison(
             divergences(objectives), settings.revise, settings.select, moment.progress
         )
-        targets, own_loss = teacher and teacher.targets, None
+        targets, own_loss, of_text = teacher and teacher.targets, None, None
+        if targets and not targets.are_there:
+            targets = None
         if targets and signal.parts:
             own_loss = partial(signal.own_loss, targets, batch=batch, moment=moment)
             targets = targets.detached()  # eq. 3 trains no teacher
-        asked = (targets, weights, comparison, own_loss)
-        sums, own, student = self._sums(model, batch, of_student, *asked)
+        if teacher and teacher.chunks:
+            of_text = partial(_of_text, of_chunks, batch.labels_N, teacher.chunks)
+        asked = (targets, weights, comparison, own_loss, of_text)
+        sums, own, texts, student = self._sums(model, batch, of_student, *asked)
         total, soft = sums.total, dict(sums.soft)
         for name, objective in over_features(objectives).items():
             ours, part = student.features, settings.parts.get(name)
@@ -119,9 +128,14 @@ class DistillationLoss:
             # a mean over positions, as a sum over targets: any split of a batch gives the same
             soft[name] = len(batch.labels_N) * mean
             total = total + weights.soft * objective.weight * soft[name]
+        for name, value in texts.items():
+            soft[name] = value
+            total = total + weights.soft * objectives[name].weight * value
         named = {"hard_loss": sums.hard, "accuracy": sums.correct}
-        if teacher:
+        if targets:
             named["teacher_loss"] = sums.teacher
+        elif teacher and teacher.chunks:  # of the text in chunks, which is nearly all of it
+            named["teacher_loss"] = -teacher.chunks.log_p_C.sum()
         weighted = [objectives[name].weight * value.detach() for name, value in soft.items()]
         named["soft_loss"] = torch.stack(weighted).sum()
         if len(soft) > 1:
@@ -143,16 +157,29 @@ class DistillationLoss:
         weights: Weights,
         comparison: Comparison,
         own_loss: Callable[[SoftTargets], Own] | None = None,
-    ) -> tuple[Sums, Own | None, Output]:
-        """Return eq. 3, the signal's own loss, a function of the student's answer, and its rest."""
+        of_text: Callable[[SoftTargets], dict[str, Tensor]] | None = None,
+    ) -> tuple[Sums, Own | None, dict[str, Tensor], Output]:
+        """Return eq. 3, the signal's own loss, objectives of text, and the student's rest.
+
+        own_loss, of_text: functions of the student's answer, the first without a gradient to it.
+        """
         settings = (targets, batch.labels_N, weights, comparison)
         sums = DistillationSums(*settings, compiled=self._compiled)
 
-        def loss(states_ND: Tensor, head: OutputLayer | None) -> tuple[Sums, Own | None]:
+        def loss(states_ND: Tensor, head: OutputLayer | None) -> Any:
             with span("losses"):
                 own = own_loss and own_loss(answer_of(states_ND, head).detached())
-                return sums(states_ND, head), own
+                texts = of_text(answer_of(states_ND, head)) if of_text else {}
+                return sums(states_ND, head), own, texts
 
         want = Want(False, features, loss, batch.ragged, batch.documents_BL)
         output = model(*batch.inputs, want)
         return *output.loss, output
+
+
+def _of_text(
+    objectives: Mapping[str, ChunkObjective], labels_N: Tensor, chunks: Chunks, student: SoftTargets
+) -> dict[str, Tensor]:
+    """Return by name how far the student is from likelihoods of text, with a gradient."""
+    logits_NV = student.dense()
+    return {name: each.compare(logits_NV, labels_N, chunks) for name, each in objectives.items()}

@@ -55,7 +55,7 @@ class Features(NamedTuple):
     hidden: the states (B, L, D) that leave a layer. heads: queries, keys and values of a layer.
     causal: a position attends to itself and to those before it alone. documents_BL: int64 numbers
     of the documents that it stays in; None: a block is one. rows_ND: what enters the head at the
-    target rows.
+    target rows. taught_BL: bool, where there is something to compare with; None: everywhere.
     """
 
     hidden: dict[int, Tensor]
@@ -63,6 +63,7 @@ class Features(NamedTuple):
     causal: bool = False
     documents_BL: Tensor | None = None
     rows_ND: Tensor | None = None
+    taught_BL: Tensor | None = None
 
     def detached(self) -> "Features":
         """Return them without a gradient."""

@@ -109,7 +109,7 @@ class Want(NamedTuple):
     positions. documents_BL: int64 numbers of documents, which do not see each other, and whose
     positions count from 0; of causal models alone. None: a block is one. seen_BLL: bool, which
     positions each one sees, itself among them; it is counted by how many these are; None: all
-    before it.
+    before it. present_BL: bool, false at padding after the blocks of a masked model; None: all.
     """
 
     logits: bool = True
@@ -118,6 +118,7 @@ class Want(NamedTuple):
     ragged: bool = False
     documents_BL: Tensor | None = None
     seen_BLL: Tensor | None = None
+    present_BL: Tensor | None = None
 
 
 class Output(NamedTuple):
@@ -185,6 +186,8 @@ class LanguageModel(Wrapper):
             if alone and not runs_whole(self.model.config, want.features):
                 return self._backbone(ids_BL, rows_N=rows_N).flatten(0, 1)
             more = {**_apart(want.documents_BL), **_seen(want.seen_BLL, self.dtype)}
+            if want.present_BL is not None:
+                more["attention_mask"] = want.present_BL.long()
             hidden_BLD = self._backbone(ids_BL, **more)
             return hidden_BLD.flatten(0, 1).index_select(0, rows_N)
 

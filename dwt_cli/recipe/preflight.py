@@ -17,11 +17,12 @@ from dwt_cli.data import corpus as corpora
 from dwt_cli.data.surfaces import Surfaces
 from dwt_cli.data.tokenizer import numbered_otherwise
 from dwt_cli.distill.objective.base import divergences
+from dwt_cli.distill.objective.chunks import over_chunks
 from dwt_cli.distill.remap.vocabulary import Transfer
 from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.checkpoint import open_config, open_model
 from dwt_cli.models.flops import num_parameters
-from dwt_cli.models.options import STUDENT_PATH, Checkpoint, located
+from dwt_cli.models.options import STUDENT_PATH, Checkpoint, Head, located
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.recipe.memory import memory, state
 from dwt_cli.recipe.shapes import Shapes
@@ -56,7 +57,10 @@ def check(
         )
     sharding = conditions.parallel.sharding(num_ranks)
     is_shared = sharding is not None and sharding.shard_teacher
-    speaks = bool(divergences(shapes.objectives)) or len(shapes.teachers) > 1
+    speaks = (
+        bool(divergences(shapes.objectives) or over_chunks(shapes.objectives))
+        or len(shapes.teachers) > 1
+    )
     speaks |= remapped.needs_teacher and getattr(remapped, "head", False)
     speaks |= any(teacher.learns for teacher in shapes.teachers.values())
     speaks |= student.alpha.reacts or student.crossing is not None  # to the teacher's loss
@@ -150,9 +154,11 @@ def _problems_between_tokens(student: StudentStage, setting: str) -> Iterator[st
         yield "a row of embeddings is of one token; set remap.vocabulary=transfer"
     if alpha.reacts or student.crossing:
         yield "what this alpha looks at is a loss per token; choose another alpha"
-    if not alpha.soft_is_over(Moment(0.0)):
-        named = "+".join(student.shapes.objectives)
-        yield f"objective={named} compares token by token; choose alpha=off"
+    deaf = [name for name, each in student.shapes.objectives.items() if not each.across]
+    if deaf and not alpha.soft_is_over(Moment(0.0)):
+        is_causal = student.corpus.task.head is Head.causal
+        others = "objective=alm, hidden" if is_causal else "objective=hidden"
+        yield f"objective={'+'.join(deaf)} compares token by token; choose {others} or alpha=off"
 
 
 def _check_model(

@@ -14,13 +14,14 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
 from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.objective.base import divergences
+from dwt_cli.distill.objective.chunks import over_chunks
 from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.revise import Revise
 from dwt_cli.distill.objective.select import Select
 from dwt_cli.distill.remap.options import RandomStart
 from dwt_cli.distill.signal.options import Online, Signal
 from dwt_cli.models.options import provenance
-from dwt_cli.recipe import formerly
+from dwt_cli.recipe import across, formerly
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.crossover import CrossingStage
 from dwt_cli.recipe.maps import MapsStage
@@ -283,13 +284,11 @@ class StudentStage(Stage):
 
         None: the two have the same, or they are not.
         """
-        from dwt_cli.data.surfaces import Surfaces
-
         assert self.teacher is not None
         if (theirs := done[self.teacher.name].tokens) is None:
             return None
-        ours = Surfaces(done[self.corpus.name].tokenizer, "data.tokenizer")
-        return self.shapes.remap.tokens(self.corpus.data.vocab_size, (ours, theirs))
+        between = (across.tokens_of(done[self.corpus.name]), theirs)
+        return self.shapes.remap.tokens(self.corpus.data.vocab_size, between)
 
     def _remap(self, student: PreTrainedModel, done: Done, at: Context) -> dict[str, Any]:
         """Start the student from its teacher, in place; return what that cost and is worth.
@@ -347,5 +346,10 @@ class StudentStage(Stage):
             heldout = shapes.conditions.heldout(done[self.corpus.name], at.ranks.size)
             select = select.fitted(lambda: teacher.entropies(heldout, at.machine.device))
         teacher.share(shapes.conditions.parallel, at)
-        compared = (shapes.objectives, parts, self.revise, select)
-        return Distillation(teacher.signal, self.schedule(done), *compared)
+        compared, signal = (shapes.objectives, parts, self.revise, select), teacher.signal
+        if teacher.tokens is None and over_chunks(shapes.objectives):  # each token is a chunk
+            tokens, model = across.tokens_of(done[self.corpus.name]), teacher.signal.model
+            assert model is not None, "one model reads the text"
+            options, head = self.teacher.options, self.corpus.task.head
+            signal = options.across(model, tokens, tokens, head)
+        return Distillation(signal, self.schedule(done), *compared)

@@ -17,11 +17,9 @@ from dwt_cli.base.atomic import read_json
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
-from dwt_cli.data.tokenizer import numbered_otherwise
 from dwt_cli.distill.teacher.options import BUDGETS, MadeTeacher, Teacher
 from dwt_cli.distill.teacher.several import SeveralTeachers
-from dwt_cli.models.options import located
-from dwt_cli.recipe import formerly
+from dwt_cli.recipe import across, formerly
 from dwt_cli.recipe.corpus import CorpusStage, TeachersText
 from dwt_cli.recipe.stage import Conditions, Context, Done, Stage, facts_of
 from dwt_cli.track.summary import Facts
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from dwt_cli.data.corpus import Corpus
     from dwt_cli.data.surfaces import Surfaces
     from dwt_cli.distill.teacher.signal import TeacherSignal
     from dwt_cli.tasks.batches import HeldoutBatches
@@ -137,20 +134,6 @@ class SingleStage(TeacherStage):
             known |= _recorded(Path(checkpoint.path).expanduser())
         return model, Facts(0, {}, **known, fresh=fresh or None)
 
-    def other_tokens(self, corpus: Corpus) -> Surfaces | None:
-        """Return those of its tokenizer; None: it is the text's, or there is none."""
-        from dwt_cli.data.corpus import open_tokenizer
-        from dwt_cli.data.surfaces import Surfaces
-
-        for setting, checkpoint in self.options.checkpoints():
-            try:
-                theirs = open_tokenizer(located(setting, checkpoint.path), ())
-            except UserError:  # it is taken to be the text's
-                continue
-            if numbered_otherwise(corpus.tokenizer.get_vocab(), theirs.get_vocab()):
-                return Surfaces(theirs, f"{setting}={checkpoint.path}")
-        return None
-
     def carry_out(self, done: Done, at: Context) -> Prepared:
         from dwt_cli.models.flops import num_parameters
 
@@ -164,9 +147,13 @@ class SingleStage(TeacherStage):
         if self.options.is_student:
             at.show.update(self.name, 1.0, "the student itself")
             return Prepared(facts, signal)
-        if tokens := self.other_tokens(corpus):
-            at.show.update(self.name, 1.0, "reads other tokens")  # its loss is not the student's
-            return Prepared(facts, signal, tokens)
+        if wrapped and (tokens := across.own_tokens(self.options, corpus)):
+            between = (across.tokens_of(corpus), tokens)
+            answering = self.options.across(wrapped, *between, of.task.head)
+            aligned = across.share(answering, of.heldout(corpus, at.ranks.size))
+            text = f"reads other tokens: {aligned:.1%} of the text's end with one of its own"
+            at.show.update(self.name, 1.0, text)  # its loss is not to be compared
+            return Prepared(replace(facts, aligned=aligned), answering, tokens)
         if model is not None and model.config.vocab_size != vocab_size:
             from dwt_cli.distill.teacher.signal import FittedSignal
 

@@ -80,7 +80,8 @@ class Facts(Content):
     members: of a mixture of teachers, by name. fresh: the weights of the head that its checkpoint
     did not have. crossing: the step at which its teacher was left, how it was found, and the FLOPs
     of that. signal: of one that is kept, its fingerprint, blocks and bytes per target, and the
-    FLOPs of asking for them once.
+    FLOPs of asking for them once. aligned: of a teacher that reads other tokens, the share of the
+    student's which end where one of its own does.
     """
 
     parameters: int
@@ -101,6 +102,7 @@ class Facts(Content):
     fresh: list[str] | None = None
     crossing: dict[str, Any] | None = None
     signal: dict[str, Any] | None = None
+    aligned: float | None = None
 
     @property
     def calibration_flops(self) -> float:
@@ -254,6 +256,11 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
         lines.append(brought(summary))
     lines += [f"to know {what}: {command}" for what, command in to_know.items()]
     lines += [f"sample: {' '.join(sample.split())}" for sample in summary.samples[:1]]
+    if teacher is not None and teacher.aligned is not None:
+        lines.append(
+            f"the teacher reads other tokens: {teacher.aligned:.1%} of the student's end where one "
+            "of its own does"
+        )
     if teacher is not None and teacher.fresh:
         lines.append("the teacher has no head: it teaches by features, its loss is an even guess's")
     if summary.student.fresh:

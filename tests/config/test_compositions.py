@@ -76,6 +76,10 @@ SETTINGS: dict[str, Draw] = {
     "seed": lambda draw: draw.randint(0, 9),
 }
 
+# one model, which is not virtual
+ASKING_ONE = ("minilm", "minilmv2", "hidden", "let", "masked_hidden", "alm", "uld")
+# a student as wide as its teacher
+AS_WIDE = ("paper", "stack", "interpolate", "zero_init")
 MINIATURE = ["train.max_steps=2", "scale.teacher_steps=2", "scale.epochs=null"]
 
 
@@ -99,6 +103,8 @@ def mixture(number: int, place: Path) -> list[str]:
         chosen["teacher"] = "none"
     chosen["student"] = "large"  # the other one too
     chosen["task"] = "clm" if chosen["scale"] == "decoder" else chosen["task"]
+    if chosen["objective"] in ("alm", "uld"):  # of decoders alone
+        chosen["task"] = "clm"
     if chosen["teacher"] in ("virtual", "label_smoothing") and chosen["select"] == "uncertain":
         chosen["select"] = "all"  # that teacher is as certain on every row
     if chosen["teacher"] == "self":  # by its features alone, and no loss is followed
@@ -108,8 +114,10 @@ def mixture(number: int, place: Path) -> list[str]:
         chosen["objective"] = "logits"
     if chosen["teacher"] in ("none", "virtual", "label_smoothing", "several", "self"):
         chosen["remap"] = "random"
-        if chosen["objective"] in ("minilm", "minilmv2", "hidden", "let", "masked_hidden"):
-            chosen["objective"] = "logits"  # the others look inside one model
+        if chosen["objective"] in ASKING_ONE:
+            chosen["objective"] = "logits"
+    if chosen["teacher"] == "narrow" and chosen["remap"] in AS_WIDE:
+        chosen["remap"] = "net2net"
     asked = chosen["teacher"] not in ("none", "virtual", "label_smoothing", "self", "online")
     if not asked or number % 3:
         chosen["signal"] = "online"
@@ -130,7 +138,7 @@ def mixture(number: int, place: Path) -> list[str]:
         last += family
         some = [name for name in some if not name.startswith("task.")]
     if chosen["remap"] in ("zero_init", "lemon"):  # pre-LN, and no deeper teacher
-        last = [*family, "student.num_layers=4", "scale.teacher_num_layers=4"]
+        last = [*last, *family, "student.num_layers=4", "scale.teacher_num_layers=4"]
     return [
         *options(place),
         *MINIATURE,

@@ -18,6 +18,8 @@ NEEDED = {
     "objective=self_features": "teacher=self",
     "student=checkpoint": "student.path=model",
     "signal=top_k": "objective=top_k",
+    "objective=alm": "task=clm",
+    "objective=uld": "task=clm",
     "remap=aki": _NARROW_TEACHER,
     "remap=fpi": _NARROW_TEACHER,
     "remap=lemon": _NARROW_TEACHER,
@@ -58,6 +60,8 @@ MIXTURES = [
     "task.mask_ratio=0.3 task.keep_ratio=0 task.random_ratio=0.2",
     "task.mask_ratio=0.3 eval.mask_ratio=0.3",
     "student.num_layers=3 student.dropout=0.1 teacher=very_weak remap=interpolate remap.head=false",
+    "teacher=checkpoint teacher.path=model data.tokenizer=own task.tokenizer=bpe remap=stack "
+    "remap.vocabulary=transfer objective=hidden",
     f"remap=ligo remap.steps=20 remap.lr=1e-3 {_NARROW_TEACHER}",
     "scale=paper teacher=very_weak alpha=strong remap=paper revise=label_revision select=correct",
     "scale=one_gpu train.epochs=2 optim=bert optim.falling=cosine",

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 from transformers import AutoTokenizer
 
@@ -17,7 +16,7 @@ from dwt_cli.recipe import worker
 from dwt_cli.track.summary import Summary
 from tests.conftest import tiny_architecture
 from tests.miniature import options, write_text
-from tests.vocabularies import pieces
+from tests.vocabularies import metaspace, pieces
 
 Composed = Callable[..., Run]
 
@@ -47,7 +46,7 @@ def train(composed: Composed, place: Path, *words: str) -> tuple[Path, str]:
 
 
 def test_a_teacher_s_tokens_are_what_a_student_s_begin_as(composed: Composed, place: Path) -> None:
-    words = ["data.tokenizer=own", "task.tokenizer=bpe", "remap=stack", "alpha=off"]
+    words = ["data.tokenizer=own", "task.tokenizer=bpe", "remap=stack", "objective=hidden"]
     folder, printed = train(composed, place, *words, "remap.vocabulary=transfer")
     account = json.loads((folder / "remap.json").read_text())
     assert sum(account["tokens"].values()) == 300
@@ -61,4 +60,46 @@ def test_a_teacher_s_tokens_are_what_a_student_s_begin_as(composed: Composed, pl
     saved = AutoTokenizer.from_pretrained(folder / "model")
     assert saved.decode(saved("Belin, bark", add_special_tokens=False).input_ids) == "Belin, bark"
     assert "reads other tokens" in (folder / "model" / "README.md").read_text()
-    assert torch.isfinite(torch.tensor(summary.student.loss))
+    assert summary.student.num_taught == 6 and summary.student.teacher_forward_flops
+    assert summary.teacher.aligned is not None and 0.3 < summary.teacher.aligned < 1
+    assert f"{summary.teacher.aligned:.1%} of the student's end where one of its own" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["alm", "uld", "[alm,let]"])
+@pytest.mark.parametrize("remap", ["random", "stack"])
+def test_a_decoder_listens_to_one_with_other_tokens(
+    composed: Composed, place: Path, objective: str, remap: str
+) -> None:
+    """With rows of its own, or with those that its tokens are made of; split in two or not."""
+    sizes = {"vocab_size": len(metaspace()), "mlp_width": 16, "max_length": 32}
+    make_model(tiny_architecture("qwen3", 1, **sizes), 0, "teacher").save_pretrained(
+        place / "decoder"
+    )
+    metaspace().save_pretrained(place / "decoder")
+    words = ["task=clm", f"teacher.path={place}/decoder", "data.tokenizer=own", f"remap={remap}"]
+    words += ["remap.vocabulary=transfer"] * (remap == "stack")
+    losses = []
+    for size in ("null", "4"):
+        folder, _ = train(
+            composed, place, *words, f"objective={objective}", f"train.micro_batch_size={size}",
+            f"run.name=in-{size}", "run.fresh=true", "train.precision=fp32",
+        )  # fmt: skip
+        summary = Summary.from_json(json.loads((folder / "summary.json").read_text()))
+        losses.append(summary.student.loss)
+        assert summary.student.num_taught == 6
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        soft = [line["train/soft_loss"] for line in lines if "train/soft_loss" in line]
+        assert len(soft) == 6 and all(0 < each < 100 for each in soft)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_likelihoods_of_text_serve_a_teacher_with_the_same_tokens(
+    composed: Composed, place: Path
+) -> None:
+    words = ["task=clm", "teacher=untrained", "objective=alm", "scale.vocab_size=300"]
+    run = composed(*options(place), *words)
+    check.check(run)
+    printed = io.StringIO()
+    worker.work(run, Console(file=printed, width=300))
+    assert "other tokens" not in printed.getvalue()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from dwt_cli.base.options import above
 
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Objective:
-    """One thing that is compared with the teacher. alpha_soft scales the weighted sum of all."""
+    """One thing that is compared with the teacher. alpha_soft scales the weighted sum of all.
+
+    across: whether the teacher may read other tokens.
+    """
+
+    across: ClassVar[bool] = False
 
     weight: float = above(0, 1.0, hint="else leave the objective out")
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import at_least
@@ -194,7 +194,11 @@ class Hidden(FeatureObjective):
 
     The mean distance over the pairs. Cosine over one pair, an early layer of the student and the
     teacher's last, is LET; the squared difference is FitNets' hint (arXiv 1412.6550, eq. 3).
+    A teacher with another tokenizer is compared where its tokens end with the student's; any other
+    position counts as one without a distance.
     """
+
+    across: ClassVar[bool] = True
 
     pairs: list[list[int]] = field(default_factory=lambda: [[-1, -1]])
     distance: Distance = Distance.cosine
@@ -217,6 +221,8 @@ class Hidden(FeatureObjective):
         assert part is not None, "made for the two models"
         projected = part([student.hidden[ours].float() for ours, _ in self.pairs])
         hidden = [teacher.hidden[theirs].float() for _, theirs in self.pairs]
+        if (taught_BL := teacher.taught_BL) is not None:
+            return self._where(taught_BL, projected, hidden)
         distances = [
             1 - F.cosine_similarity(ours_BLT, theirs_BLT, dim=-1).mean()
             if self.distance is Distance.cosine
@@ -224,6 +230,20 @@ class Hidden(FeatureObjective):
             for ours_BLT, theirs_BLT in zip(projected, hidden, strict=True)
         ]
         return torch.stack(distances).mean()
+
+    def _where(self, taught_BL: Tensor, projected: list[Tensor], hidden: list[Tensor]) -> Tensor:
+        """Return the mean over all positions, of which the others are zero."""
+        import torch
+        from torch.nn import functional as F
+
+        distances = []
+        for ours_BLT, theirs_BLT in zip(projected, hidden, strict=True):
+            ours_AT, theirs_AT = ours_BLT[taught_BL], theirs_BLT[taught_BL]
+            if self.distance is Distance.cosine:
+                distances.append((1 - F.cosine_similarity(ours_AT, theirs_AT, dim=-1)).sum())
+            else:
+                distances.append((ours_AT - theirs_AT).square().mean(-1).sum())
+        return torch.stack(distances).mean() / taught_BL.numel()
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong with the pairs, a line each."""

@@ -111,7 +111,7 @@ class FromTeacher(Remap):
                 yield f"{name}={rule} is not {where}: use {', '.join(sorted(known))}"
 
     def adopt(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
-        from dwt_cli.distill.remap.remap import adopt
+        from dwt_cli.distill.remap.adopt import adopt
 
         adopt(student, teacher, self)
 

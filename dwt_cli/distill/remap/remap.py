@@ -15,7 +15,7 @@ from dwt_cli.distill.remap import depth, width
 from dwt_cli.distill.remap.options import FromTeacher
 from dwt_cli.distill.remap.vocabulary import Transfer, rows_of_vocabulary
 from dwt_cli.distill.remap.width import Axis, Piece
-from dwt_cli.models.anatomy import ANATOMIES, anatomy_of, head_size, is_decoder, num_heads
+from dwt_cli.models.anatomy import ANATOMIES, anatomy_of, head_size, num_heads
 from dwt_cli.models.families.parts import Anatomy
 
 
@@ -210,26 +210,6 @@ def fused(tensor: Tensor, letters: list[str]) -> Tensor:
     """Return what `unfused` took apart, in one again."""
     places = [dim for dim, letter in enumerate(letters) if letter[:-1]]
     return tensor.flatten(places[0], places[0] + 1) if places else tensor
-
-
-def adopt(ours: PreTrainedConfig, theirs: PreTrainedConfig, options: FromTeacher) -> None:
-    """Give a decoder's configuration what its teacher's weights mean: settings without a tensor.
-
-    A head's size too where the teacher's is not width / heads, and how each layer attends.
-    """
-    if ours.model_type != theirs.model_type or not is_decoder(ours):
-        return  # `sources_of` refuses what differs
-    keys = [*ANATOMIES[ours.model_type].same]
-    if head_size(theirs) * theirs.num_attention_heads != theirs.hidden_size:
-        keys.append("head_dim")
-    for key in keys:
-        setattr(ours, key, getattr(theirs, key))
-    if kinds := getattr(theirs, "layer_types", None):
-        sources = depth.RULES[options.depth](ours.num_hidden_layers, theirs.num_hidden_layers)
-        ours.layer_types = [
-            own if origin is None else kinds[origin]
-            for own, origin in zip(ours.layer_types, sources, strict=True)
-        ]
 
 
 def sources_of(

@@ -16,6 +16,8 @@ from dwt_cli.training.options import Optim
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from dwt_cli.data.surfaces import Surfaces
+    from dwt_cli.distill.teacher.across import SpanSignal
     from dwt_cli.distill.teacher.several import SeveralTeachers
     from dwt_cli.distill.teacher.signal import TeacherSignal
     from dwt_cli.models.features import FeatureSpec
@@ -67,6 +69,15 @@ class Teacher:
 
     def signal(self, model: "LanguageModel | None", vocab_size: int) -> "TeacherSignal":
         """Return the signal of what `start` has returned, for a vocabulary of this size."""
+        raise NotImplementedError
+
+    def across(
+        self, model: "LanguageModel", ours: "Surfaces", theirs: "Surfaces", head: Head
+    ) -> "SpanSignal":
+        """Return a single model's signal as it reads its own tokens, frozen, and the student ours.
+
+        theirs: its own.
+        """
         raise NotImplementedError
 
     @property
@@ -153,6 +164,13 @@ class ModelTeacher(Teacher):
     def frozen(self) -> Self:
         """Return the same without modules that learn: the model as it is prepared."""
         return replace(self, online=Online.none, rank=8, agreement=1.0, lr_scale=1.0)
+
+    def across(
+        self, model: "LanguageModel", ours: "Surfaces", theirs: "Surfaces", head: Head
+    ) -> "SpanSignal":
+        from dwt_cli.distill.teacher.across import SpanSignal
+
+        return SpanSignal.of(model, ours, theirs, head, self.temperature)
 
     def signal(self, model: "LanguageModel | None", vocab_size: int) -> "TeacherSignal":
         assert model is not None

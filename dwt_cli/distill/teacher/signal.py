@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from dwt_cli.distill.objective.base import EntryRows
+from dwt_cli.distill.objective.chunks import Chunks
 from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.models.features import NO_FEATURES, Features, FeatureSpec
 from dwt_cli.models.wrapper import LanguageModel, OutputLayer, Want
@@ -28,7 +29,12 @@ ALL_ROWS = slice(None)
 
 @dataclass(frozen=True)
 class SoftTargets(ABC):
-    """The teacher's distributions over the vocabulary; each subclass is a form of them."""
+    """The teacher's distributions over the vocabulary; each subclass is a form of them.
+
+    are_there: false of a teacher whose vocabulary is another.
+    """
+
+    are_there: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -119,18 +125,25 @@ class Request(NamedTuple):
     """A request to a teacher.
 
     forms: those of which the answer's targets may be one. features: of layers, which a signal that
-    comes from a single model has.
+    comes from a single model has. chunks, places: `Chunks`, and the distributions in it, of one
+    that reads its own tokens.
     """
 
     forms: tuple[type[SoftTargets], ...] = (DenseLogits, SparseRows, HeadStates)
     features: FeatureSpec = NO_FEATURES
+    chunks: bool = False
+    places: bool = False
 
 
 class Answer(NamedTuple):
-    """A teacher's targets on the target rows of a batch, and the features that were asked for."""
+    """A teacher's targets on the target rows of a batch, and the features that were asked for.
+
+    chunks: of a teacher that reads its own tokens, and has no targets.
+    """
 
     targets: SoftTargets
     features: Features | None = None
+    chunks: Chunks | None = None
 
 
 TARGETS_ALONE = Request()
