@@ -24,7 +24,7 @@ from dwt_cli.distill.teacher.signal import ModelSignal, TeacherSignal
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import MadeStudent
 from dwt_cli.models.wrapper import LanguageModel
-from dwt_cli.tasks.batches import TrainBatches
+from dwt_cli.tasks.batches import Beside, TrainBatches
 from dwt_cli.tasks.clm import NextToken
 from dwt_cli.tasks.mlm import Masking
 from dwt_cli.tasks.options import CausalLM, MaskedLM
@@ -58,7 +58,7 @@ class Parts:
         machine = machine or Machine.of(
             run.launch.device, run.launch.num_threads, run.train.precision
         )
-        return cls(run, machine, _synthetic_batches(run))
+        return cls(run, machine, synthetic_batches(run))
 
     def signal(self) -> ModelSignal:
         """The teacher, untrained: what its forward pass costs does not depend on its weights."""
@@ -122,7 +122,7 @@ class TeacherForwards:
                 answer.targets.dense()
 
 
-def _synthetic_batches(run: Run) -> TrainBatches:
+def synthetic_batches(run: Run, beside: Beside | None = None) -> TrainBatches:
     """Random ordinary tokens, as uneven as words, in the project's own shards and targets."""
     size, length = run.data.vocab_size, run.data.block_length
     chances = 1 / np.arange(1, size - len(SPECIAL_TOKENS) + 1)
@@ -133,7 +133,7 @@ def _synthetic_batches(run: Run) -> TrainBatches:
         shards = Path(folder) / "shards"
         write_blocks(ids.tolist(), shards, size, len(ids))
         blocks = Blocks(shards)  # stays mapped when the folder is gone
-    return TrainBatches(blocks, _targets(run), run.train.batch_size, run.seed, "student")
+    return TrainBatches(blocks, _targets(run), run.train.batch_size, run.seed, "student", beside)
 
 
 def _targets(run: Run) -> Targets:

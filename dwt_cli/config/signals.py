@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dwt_cli.config.run import Run
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.divergences import DIVERGENCES, TopK
-from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.objective.revise import NoRevision
 from dwt_cli.distill.objective.select import Uncertain
 from dwt_cli.distill.teacher.several import Weighting
@@ -34,12 +33,12 @@ def problems(run: Run) -> Iterator[str]:
             f"{named} with teacher.weighting={weighting.name}: what is kept follows from the text "
             f"alone; set teacher.weighting=fixed, {online}"
         )
-    if features := over_features(run.objective):
-        yield (
-            f"{named} with objective={'+'.join(features)}: features are not kept; compare logits "
-            f"alone, {online}"
-        )
     compared = divergences(run.objective)
+    if others := [name for name in run.objective if name not in compared]:
+        yield (
+            f"{named} with objective={'+'.join(others)}: features and likelihoods of text are not "
+            f"kept; compare logits alone, {online}"
+        )
     for name, objective in compared.items():
         if type(objective) is not kept.divergence:
             right = next(name for name, kind in DIVERGENCES.items() if kind is kept.divergence)

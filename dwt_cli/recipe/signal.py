@@ -196,7 +196,8 @@ class SignalStage(Stage):
                 done[stage.name] = stage.carry_out(done, at)
         teacher: Prepared = done[self.teacher.name]
         ranks, shards = at.ranks, range(0, len(missing), BLOCKS_PER_SHARD)
-        first = len(list(place.glob("*.rows")))  # those of an interrupted start come after
+        # those that an interrupted start has not named stay below
+        first = ranks.from_first("the next shard", lambda: len(list(place.glob("*.rows"))))
         for start in range(0, len(shards), ranks.size):
             ours = start + ranks.rank
             if ours < len(shards):

@@ -118,13 +118,6 @@ def mixture(number: int, place: Path) -> list[str]:
             chosen["objective"] = "logits"
     if chosen["teacher"] == "narrow" and chosen["remap"] in AS_WIDE:
         chosen["remap"] = "net2net"
-    asked = chosen["teacher"] not in ("none", "virtual", "label_smoothing", "self", "online")
-    if not asked or number % 3:
-        chosen["signal"] = "online"
-    if chosen["signal"] != "online":  # what is kept is of whole rows no more
-        chosen["objective"] = "top_k" if chosen["signal"] == "top_k" else "logits"
-        chosen["revise"] = "none"
-        chosen["select"] = "all" if chosen["select"] == "uncertain" else chosen["select"]
     more = ["teacher.num_layers=2"] if chosen["teacher"] == "made" else []
     more += ["teacher.members=[very_weak,virtual]"] if chosen["teacher"] == "several" else []
     fit = [name for name in sorted(SETTINGS) if _fits(name, chosen["objective"])]

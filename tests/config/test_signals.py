@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from dwt_cli.config import check
+from dwt_cli.config import check, signals
 from dwt_cli.config.run import Run
 from dwt_cli.distill.alpha import Constant
+from dwt_cli.distill.objective.chunks import Alm
 from dwt_cli.distill.objective.divergences import ForwardKL, ReverseKL, TopK
 from dwt_cli.distill.objective.features import MiniLMv2
 from dwt_cli.distill.objective.revise import LabelRevision
@@ -34,7 +35,7 @@ REFUSED: dict[str, Callable[[Run], dict[str, Any]]] = {
     "teacher.online": lambda run: {"teacher": replace(run.teacher, online=Learning.head)},  # type: ignore[call-arg]
     "teacher.weighting=token": lambda run: {"teacher": several(run, Weighting.token)},
     "teacher.weighting=batch": lambda run: {"teacher": several(run, Weighting.batch)},
-    "features are not kept": lambda run: {"objective": {"logits": ForwardKL(), "f": MiniLMv2()}},
+    "features": lambda run: {"objective": {"logits": ForwardKL(), "f": MiniLMv2()}},
     "objective=logits": lambda run: {"objective": {"it": ReverseKL()}},
     "objective=top_k": lambda run: {"signal": LikeliestOnly()},
     "signal.num_entries=4": lambda run: {
@@ -59,6 +60,11 @@ def test_refused_in_a_line_with_the_remedy(run: Run, what: str) -> None:
         check.check(replace(run, **changes))
     assert "\n" not in str(problem.value)
     check.check(replace(run, **{**changes, "signal": Online()}))
+
+
+def test_likelihoods_of_text_are_not_kept(run: Run) -> None:
+    (line,) = signals.problems(replace(run, objective={"alm": Alm()}))
+    assert "objective=alm" in line and "or signal=online" in line
 
 
 ACCEPTED: dict[str, Callable[[Run], dict[str, Any]]] = {

@@ -17,7 +17,7 @@ from rich.console import Console
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import ABOUT, Cache
 from dwt_cli.base.machine import Machine
-from dwt_cli.base.ranks import ALONE
+from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.config.run import Run
 from dwt_cli.data.options import TokenizerKind
 from dwt_cli.distill.alpha import Linear
@@ -32,6 +32,7 @@ from dwt_cli.tasks.clm import NextToken
 from dwt_cli.tasks.task import Batch, Place
 from dwt_cli.track.display import Display
 from tests.miniature import options, write_text
+from tests.processes import together
 
 CAUSAL = [
     *("task=clm", "scale.vocab_size=270", "scale.num_layers=1", "scale.teacher_num_layers=1"),
@@ -107,6 +108,28 @@ def ask(place: Path, tmp_path: Path) -> Ask:
         return asked
 
     return make
+
+
+def asked_by(ranks: Ranks, run: Run, folder: Path) -> int:
+    """The rows that are kept once a run's ranks have all that comes before the student."""
+    site = Site(
+        Machine.of(run.launch.device, 1, run.train.precision), Cache(str(folder), print), ranks
+    )
+    with Display(Console(file=io.StringIO())) as show:
+        return Asked(recipe_of(run), site.at(folder, show)).num_rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_any_number_of_ranks_ask_together_and_find_the_same(
+    ask: Ask, causal: Run, num_ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    causal = changed(causal, train__batch_size=6, train__epochs=1.0, train__max_steps=None)
+    (tmp_path / "ranks").mkdir()
+    kept = together(num_ranks, asked_by, causal, tmp_path / "ranks")
+    alone = ask(causal)
+    assert alone.by_a_teacher and kept == [alone.num_rows] * num_ranks
+    assert asked_by(ALONE, causal, tmp_path / "ranks") == alone.num_rows, "nobody asked again"
 
 
 def test_a_teacher_is_asked_once_whatever_the_order(ask: Ask, causal: Run) -> None:
