@@ -40,7 +40,8 @@ class Claim:
     """What a study says beforehand: held-out loss of ``arm`` ends below, or above, ``against``'s.
 
     best_of: instead of ``against``, arms of which the one is taken that ends lowest over the seeds
-    of ``chosen_on``; it is compared over the others. within: nats, for not_higher and equal.
+    of ``chosen_on``; it is compared over the others. within: nats, for not_higher and equal; of
+    not_higher it may be below 0: then the loss is lower by that at the least.
     length: at which; null is a claim for every length. progress: the share of the run at which
     losses are compared; below 1 the curve is read at the nearest evaluation. tokens: read by then,
     instead of a share; the evaluation is at most a quarter away, and shorter lengths have no such

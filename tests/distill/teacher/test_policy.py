@@ -128,7 +128,7 @@ def steps(
     return likely, memory
 
 
-@pytest.mark.parametrize("reward", Reward)
+@pytest.mark.parametrize("reward", [Reward.both, Reward.shuffled])
 def test_any_split_of_a_batch_teaches_the_policy_the_same(made: Any, reward: Reward) -> None:
     whole, split = made(reward), made(reward)
     likely, memory = steps(whole, range(5))
@@ -154,9 +154,9 @@ def test_it_goes_on_in_the_middle_of_an_episode(made: Any) -> None:
 
 
 def test_who_knows_the_labels_is_heard_and_who_knows_nothing_is_not(made: Any) -> None:
-    likely, _ = steps(made(), range(24), lr=0.3)
+    likely, _ = steps(made(), range(14), lr=0.5)
     assert likely[-1][0] > 0.6 and likely[-1][1] < 0.4
-    by_chance, _ = steps(made(Reward.shuffled), range(24), lr=0.3)
+    by_chance, _ = steps(made(Reward.shuffled), range(14), lr=0.5)
     assert by_chance[-1][0] - by_chance[-1][1] < likely[-1][0] - likely[-1][1]
 
 
