@@ -27,6 +27,7 @@ from dwt_cli.distill.remap.options import FromTeacher, Ligo
 from dwt_cli.distill.teacher.options import MadeTeacher, NoTeacher
 from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.models.options import Architecture, CheckpointStudent, Family, Head
+from dwt_cli.tasks.options import MaskedLM
 from dwt_cli.training.options import Ddp
 from dwt_cli.training.protocols import Moment
 
@@ -265,6 +266,17 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
             "shared teacher; set parallel.shard_teacher=false, or teacher.online=head"
         )
     num_ranks, several = run.launch.num_ranks, run.teacher.combined
+    if several and run.signal.kept and is_shared:
+        yield (
+            f"parallel.shard_teacher=true with {teacher} and a signal that is kept: ranks ask for "
+            "different numbers of blocks; set parallel.shard_teacher=false"
+        )
+    num_patterns = run.task.num_patterns if isinstance(run.task, MaskedLM) else None
+    if several and several.weighting is Weighting.reinforced and num_patterns:
+        yield (
+            f"teacher.weighting=reinforced with task.num_patterns={num_patterns}: its episodes "
+            "follow the steps, which patterns do not; set task.num_patterns=null"
+        )
     if several and several.weighting is Weighting.batch:
         parts = f"{num_ranks} ranks" if num_ranks > 1 else f"train.micro_batch_size={micro}"
         if num_ranks > 1 or train.num_blocks(1) < train.batch_size:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwt_cli.base import atomic
+from dwt_cli.base.cache import Cache
+from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.signal.options import Kept
@@ -106,6 +108,10 @@ class SignalStage(Stage):
         _, asked = self.student.shapes.taught_flops
         return asked / self.student.shapes.conditions.train.batch_size
 
+    def is_kept(self, cache: Cache) -> bool:
+        """Return False: it grows, and the blocks of a run are found when they are drawn."""
+        return False
+
     def cost(self, done: Mapping[str, Any]) -> float | None:
         """Return the FLOPs of asking for all of it."""
         blocks = self.num_blocks(done)
@@ -120,7 +126,8 @@ class SignalStage(Stage):
         drawn = (of.train.batch_size, self.student.seed, self.student.purpose)
         batches = TrainBatches(corpus.train, of.task.targets(corpus.tokenizer), *drawn)
         about = {"options": plain(self.options)}
-        told = f"facts-{fingerprint('facts', eval=of.eval)}.json"  # of the teacher, as evaluated
+        as_evaluated = fingerprint("facts", eval=of.eval, way=self._way(at))
+        told = f"facts-{as_evaluated}.json"  # of the teacher
         with ExitStack() as held:
 
             def hold() -> str:
@@ -128,15 +135,20 @@ class SignalStage(Stage):
                 return str(held.enter_context(growing))
 
             place = Path(at.ranks.from_first("the signal's turn", hold))
+            if not place.is_dir():
+                raise UserError(
+                    f"rank {at.ranks.rank} does not see {place}: set run.cache to a folder that "
+                    "all nodes share"
+                )
             store = self._open(place, at)
             blocks, missing = self._needed(batches, store, done, at)
             facts = at.ranks.from_first("its facts", lambda: atomic.read_json(place / told))
             if missing or facts is None:
-                facts = self._ask(missing, batches, place, done, at).to_json()
-                if at.ranks.is_first:
-                    atomic.write_json(place / told, facts)
+                found = self._ask(missing, batches, place, done, at).to_json()
+                if at.ranks.is_first and facts is None:
+                    atomic.write_json(place / told, found)
                     atomic.add(place, [told])
-                store = self._open(place, at)
+                facts, store = facts or found, self._open(place, at)
         size = sum(path.stat().st_size for path in place.iterdir() if path.is_file())
         per_row, asked = size / max(1, store.num_rows), len(missing)
         line = f"{blocks:,} blocks, {asked:,} asked for now, {per_row:.1f} bytes a target"
@@ -197,7 +209,8 @@ class SignalStage(Stage):
         teacher: Prepared = done[self.teacher.name]
         ranks, shards = at.ranks, range(0, len(missing), BLOCKS_PER_SHARD)
         # those that an interrupted start has not named stay below
-        first = ranks.from_first("the next shard", lambda: len(list(place.glob("*.rows"))))
+        known = (int(path.stem) for path in place.glob("*") if path.suffix in (".npy", ".rows"))
+        first = ranks.from_first("the next shard", lambda: max(known, default=-1) + 1)
         for start in range(0, len(shards), ranks.size):
             ours = start + ranks.rank
             if ours < len(shards):

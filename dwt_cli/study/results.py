@@ -149,7 +149,7 @@ def _share_answers(rows: Sequence[dict[str, Any]]) -> None:
             )
     for group in groups.values():
         heard = [row["signal"]["flops"] for row in group]
-        saved = 1 - max(heard) / sum(heard)
+        saved = 1 - max(heard) / sum(heard) if any(heard) else 0.0
         for row, own in zip(group, heard, strict=True):
             for account in (Account.FORWARD, Account.WHOLE):
                 row[account.column] -= own * saved

@@ -41,7 +41,7 @@ class TrainBatches:
         self._order_seed = seed_for(seed, purpose, "order")
         self._draw_seed = seed_for(seed, purpose, "masks")
         if targets.num_patterns:
-            self._draw_seed = seed_for("patterns")
+            self._draw_seed = seed_for("patterns", purpose)
 
     @property
     def steps_per_epoch(self) -> float:

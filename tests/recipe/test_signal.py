@@ -306,4 +306,5 @@ def test_frozen_patterns_serve_every_seed_and_epoch(ask: Ask, masked: Run) -> No
     assert not ask(frozen, seed=1).by_a_teacher
     assert not ask(frozen, train__epochs=3.0).by_a_teacher
     num_blocks = len(first.done["corpus"].train)
-    assert first.num_rows <= 2 * 2 * num_blocks, "two patterns of two targets"
+    most = 2 * 2 * num_blocks  # two patterns of two targets
+    assert most / 2 < first.num_rows <= most

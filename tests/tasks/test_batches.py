@@ -153,7 +153,9 @@ def test_frozen_patterns_take_turns_by_epoch_whatever_the_seed(blocks: Blocks) -
 
     first, second = of_epoch(0, 0, "student"), of_epoch(1, 0, "student")
     assert len(first) == NUM_BLOCKS and all(first[n] != second[n] for n in first)
-    assert of_epoch(2, 5, "student") == first and of_epoch(3, 6, "remap") == second
+    assert of_epoch(2, 5, "student") == first and of_epoch(3, 6, "student") == second
+    teachers = of_epoch(0, 0, "teacher")
+    assert all(teachers[n] not in (first[n], second[n]) for n in first), "it has masks of its own"
 
 
 @pytest.fixture(scope="module")

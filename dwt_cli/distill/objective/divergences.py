@@ -32,7 +32,7 @@ class ForwardKL(Divergence):
         return loss_C1, [(1.0, p.probabilities_CV), (-1.0, t.probabilities_CV)]
 
     def compare_entries(self, p: Distribution, t: EntryRows) -> tuple[Tensor, EntryGradient]:
-        """With weights s in place of t, and t's own entropy: gradient (sum s) p - s."""
+        """Return eq. 2 with weights s instead of t, and t's entropy; gradient (sum s) p - s."""
         crossed_C1 = -(t.weights_CK * p.log_probability(t.ids_CK)).sum(-1, keepdim=True)
         sum_C1 = t.weights_CK.sum(-1, keepdim=True)
         return crossed_C1 - t.entropies_C1, (sum_C1, -t.weights_CK)

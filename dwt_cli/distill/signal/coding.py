@@ -38,7 +38,7 @@ class KeptRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """What the bytes of rows mean; the same for all of a store. See `Kept`."""
+    """The meaning of the bytes of rows; the same for all of a store. See `Kept`."""
 
     vocab_size: int
     num_entries: int

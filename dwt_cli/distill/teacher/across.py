@@ -83,13 +83,14 @@ class SpanSignal(TeacherSignal):
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
         assert self.model is not None, "a released teacher is not asked again"
         device, readings = batch.ids_BL.device, self.read(batch)
-        length = max(len(each.ids_T) for each in readings)
+        length = max(1, *(len(each.ids_T) for each in readings))
         ids_BT, present_BT, documents_BT = (torch.zeros(len(readings), length) for _ in range(3))
         for place, each in enumerate(readings):
             there = slice(len(each.ids_T))
             ids_BT[place, there] = torch.from_numpy(each.ids_T)
             present_BT[place, there] = 1
             documents_BT[place, there] = torch.from_numpy(each.special_T.cumsum())
+        present_BT[:, 0] = 1  # of a block of which it can read nothing, too
         rows = _Rows(readings, batch.ids_BL.shape[1], length, request)
         want = Want(
             False,
@@ -133,7 +134,8 @@ class SpanSignal(TeacherSignal):
             return None
         in_chunks, labels = len(rows.chunks_M), ids_BT.flatten().long()[rows.labels_M].to(device)
         log_p, sorted_tiles = [], []
-        for start in range(0, len(states_MD), size := self._tile(states_MD, head)):
+        size = self._tile(states_MD, head)
+        for start in range(0, max(1, len(states_MD)), size):  # an empty one, too
             states = states_MD[start : start + size]
             logits = (head(states) if head else states).float() / self._temperature
             inside = max(0, min(in_chunks - start, len(states)))

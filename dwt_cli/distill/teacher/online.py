@@ -68,12 +68,13 @@ class OnlineSignal(ModelSignal):
         return answer._replace(features=answer.features and answer.features.detached())
 
     def _targets(self, states_ND: Tensor, head: OutputLayer | None) -> SoftTargets:
-        if self.options.online is Online.head:
-            part = self.parts[HEAD]
-            exact = next(part.parameters()).dtype
-            with torch.set_grad_enabled(self._trains):
-                states_ND = states_ND + part(states_ND.to(exact)).to(states_ND.dtype)
-        return super()._targets(states_ND, head)
+        if self.options.online is not Online.head:
+            return super()._targets(states_ND, head)
+        part = self.parts[HEAD]
+        exact = next(part.parameters()).dtype
+        with torch.set_grad_enabled(self._trains):  # and what is rounded for the head
+            added_ND = part(states_ND.to(exact)).to(states_ND.dtype)
+            return super()._targets(states_ND + added_ND, head)
 
     @contextlib.contextmanager
     def changed(self) -> Iterator[None]:

@@ -1,9 +1,9 @@
 """The options of a teacher, the source of the soft targets. Imports no torch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from omegaconf import II
 
@@ -82,7 +82,7 @@ class Teacher:
 
     @property
     def learns(self) -> bool:
-        """Whether modules of it are trained beside the student."""
+        """True where modules of it are trained beside the student."""
         return False
 
     @property
@@ -163,7 +163,9 @@ class ModelTeacher(Teacher):
 
     def frozen(self) -> Self:
         """Return the same without modules that learn: the model as it is prepared."""
-        return replace(self, online=Online.none, rank=8, agreement=1.0, lr_scale=1.0)
+        of_learning = ("online", "rank", "agreement", "lr_scale")
+        known: dict[str, Any] = {each.name: each.default for each in fields(ModelTeacher)}
+        return replace(self, **{name: known[name] for name in of_learning})
 
     def across(
         self, model: "LanguageModel", ours: "Surfaces", theirs: "Surfaces", head: Head

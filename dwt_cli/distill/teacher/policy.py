@@ -36,6 +36,7 @@ _LOWEST = -20.0  # nats: a teacher may give a label no probability at all
 class Policy(nn.Module):
     """P(teacher k is heard) = sigmoid(w_k . state), 0.5 at first and fixed within an episode.
 
+    But for its first step, whose choices are still those of the weights before.
     scores: what the choices so far add to the gradient of log P, (K, F), summed over the rows of
     the episode and, with a reward by row, weighted. last: those of the episode before. counts:
     rows of both.

@@ -38,7 +38,7 @@ class Reward(Enum):
 
     @property
     def is_by_row(self) -> bool:
-        """Whether each row has a reward of its own, and at once."""
+        """True where each row has a reward of its own, and at once."""
         return self in (Reward.gain, Reward.shuffled)
 
 

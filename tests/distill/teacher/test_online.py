@@ -186,3 +186,16 @@ def test_what_learning_takes(tiny: Any, masking: Masking, corpus: Corpus, online
     head = 2 * len(batch.labels_N) * VOCAB_SIZE * 64
     expected = asked - rows + options.learning_flops(asked, head, head)
     assert counted(options) - counted(ModelTeacher()) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("family", ["bert", "qwen3"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_bf16_it_learns_too(made: Callable[..., Any], family: str, kind: Online) -> None:
+    """Though a state in fp32 is rounded for the head."""
+    _, teacher, batch = made(family)
+    model = LanguageModel(teacher.model.float(), torch.bfloat16)
+    signal = OnlineSignal(model, ModelTeacher(online=kind, rank=2))
+    answer = signal(batch)
+    signal.own_loss(answer.targets, answer.targets.detached(), batch, START)[0].backward()
+    for part in signal.parts.values():
+        assert part[-1].weight.grad is not None and part[-1].weight.grad.abs().max() > 0
