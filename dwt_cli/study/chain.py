@@ -62,7 +62,8 @@ def write_chain(folder: Path, chain: ChainRecord) -> pd.DataFrame:
 
     flops_charged: the sum up to a stage. Losses are on held-out text, in nats per target.
     """
-    table = pd.DataFrame(_rows(folder, chain.links))
+    whole = dict.fromkeys(("layers", "steps", "tokens"), "Int64")  # some are not known
+    table = pd.DataFrame(_rows(folder, chain.links)).astype(whole)
     atomic.write_json(folder / FILES[0], plain(chain) | {"table": _values(table)})
     atomic.write_text(folder / FILES[1], table.to_csv(index=False))
     shown = _shown(table)
@@ -155,7 +156,7 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     total = ["charged to the last", None, None, whole["flops"], whole["seconds"], None]
     shown.loc[len(shown)] = [*total, last.heldout_after]
     for name, form in _FORMS.items():
-        numbers = pd.to_numeric(shown[name])
+        numbers = shown[name].astype(float)
         shown[name] = ["" if math.isnan(n) else format(n, form) for n in numbers]
     return shown
 
