@@ -186,7 +186,12 @@ def warnings(run: Run) -> Iterator[str]:
     of_teachers = {"scale.teacher_steps", "teacher.max_steps", "teacher.data", "teacher.optim"}
     in_vain = [
         (is_alone, {*DISTILLATION} - {"remap"}, " with teacher=none: the student stands alone"),
-        (is_silent, {"objective", "signal"}, " with a soft weight of 0: there is no soft loss"),
+        (
+            is_silent,
+            {"objective", "signal", "explore"},
+            " with a soft weight of 0: there is no soft loss",
+        ),
+        (run.task.head is Head.masked, {"explore.ratio"}, ": all targets of a block are written"),
         (not learns, of_learning, " with teacher.online=none: the teacher is frozen"),
         (not chooses, {"teacher.reward", "teacher.episode"}, ": no policy chooses among teachers"),
         (learns and is_silent, {"teacher.online", *of_learning}, " with a soft weight of 0"),
@@ -342,6 +347,12 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
                 f"{named}: {'+'.join(of_text)} is for a teacher that reads other tokens, and "
                 f"{'+'.join(tokens)} compares token by token; choose one of the two"
             )
+    if run.explore.writes and not isinstance(run.teacher, NoTeacher):
+        explore = f"explore={run.choices.get('explore', '')}"
+        if not run.teacher.is_model:
+            yield f"{explore} with {teacher}: one model writes; choose another teacher"
+        if not divergences(run.objective):
+            yield f"{explore} with objective={objectives}: no distribution is compared; add logits"
     if not run.objective:
         yield "objective=[]: name at least one; teacher=none or alpha=off has no soft loss"
     if train.compile is True and is_sharded:

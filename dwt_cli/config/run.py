@@ -16,6 +16,7 @@ from dwt_cli.base.options import above, at_least, between, bookkeeping
 from dwt_cli.config.launch import Basic, Joblib, Jobs, Launch, Local, Slurm, Submitit, Torchrun
 from dwt_cli.data.options import OWN, Data, Docs, Files, Hub
 from dwt_cli.distill.alpha import SCHEDULES, Schedule
+from dwt_cli.distill.explore import EXPLORES, Explore
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.choices import FEATURE_OBJECTIVES
 from dwt_cli.distill.objective.chunks import CHUNK_OBJECTIVES
@@ -159,6 +160,7 @@ class Run:
     revise: Revise = MISSING
     select: Select = MISSING
     signal: Signal = MISSING
+    explore: Explore = MISSING
     optim: Optim = MISSING
     train: Train = MISSING
     eval: Eval = MISSING
@@ -227,6 +229,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "revise": dict(REVISIONS),
     "select": dict(SELECTIONS),
     "signal": dict(SIGNALS),
+    "explore": dict(EXPLORES),
     "optim": {"adamw": AdamW, "muon": Muon},
     "train": {"default": Train},
     "eval": {"eval": Eval},
@@ -240,7 +243,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
 SEVERAL = ("objective",)
 """Groups in which several choices can be made at once, each with its settings under its name."""
 
-DISTILLATION = ("alpha", "remap", "objective", "revise", "select", "signal")
+DISTILLATION = ("alpha", "remap", "objective", "revise", "select", "signal", "explore")
 """Groups about what a student takes from its teacher: idle with teacher=none."""
 
 GROUPS_AND_SETTINGS = [f.name for f in dataclasses.fields(Run) if f.default is MISSING] + [

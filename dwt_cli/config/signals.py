@@ -22,6 +22,11 @@ def problems(run: Run) -> Iterator[str]:
             f"{named} with teacher={run.choices.get('teacher', '')}: there is no model to be asked "
             f"once; choose another teacher, {online}"
         )
+    if run.explore.writes:
+        yield (
+            f"{named} with explore={run.choices.get('explore', '')}: what a teacher writes is not "
+            f"kept; choose explore=none, {online}"
+        )
     if any(teacher.learns for teacher in teachers):
         yield (
             f"{named} with teacher.online: a teacher that learns answers otherwise in each step; "

@@ -16,6 +16,7 @@ from dwt_cli.distill.objective.fused import Comparison, DistillationSums, Sums
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
 from dwt_cli.distill.teacher.signal import Request, SoftTargets, TeacherSignal, answer_of
+from dwt_cli.distill.writing import PartlyWritten, Writing
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.wrapper import Output, OutputLayer, Want
 from dwt_cli.tasks.task import Batch
@@ -32,7 +33,9 @@ STAND_ALONE = Constant(hard=1.0, soft=0.0)
 class Distillation:
     """A teacher's signal, and how the student is compared with it.
 
-    parts: what objectives train to compare features, by the objectives' names.
+    parts: what objectives train to compare features, by the objectives' names. writing: what the
+    teacher writes; on those rows there is the soft loss alone, of every row and as it is. The loss
+    is a sum over as many targets as ever.
     """
 
     signal: TeacherSignal
@@ -41,6 +44,7 @@ class Distillation:
     parts: Mapping[str, nn.Module] = field(default_factory=dict)
     revise: Revise = field(default_factory=NoRevision)
     select: Select = field(default_factory=AllRows)
+    writing: Writing | None = None
 
 
 class DistillationLoss:
@@ -94,9 +98,12 @@ class DistillationLoss:
         moment: Moment,
         weights: Weights,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        signal, objectives = settings.signal, settings.objectives
+        signal, objectives, real = settings.signal, settings.objectives, batch
         of_student, of_teacher = requested(objectives)
         of_chunks = over_chunks(objectives)
+        if settings.writing:
+            with span("explore"):
+                batch, real = settings.writing(batch, signal, model)
         teacher = None
         if signal.is_student:
             of_student |= of_teacher
@@ -112,11 +119,13 @@ class DistillationLoss:
         if targets and not targets.are_there:
             targets = None
         if targets and signal.parts:
-            own_loss = partial(signal.own_loss, targets, batch=batch, moment=moment)
+            of_real = targets if real is batch else targets.rows(slice(len(real.labels_N)))
+            own_loss = partial(signal.own_loss, of_real, batch=real, moment=moment)
             targets = targets.detached()  # eq. 3 trains no teacher
         if teacher and teacher.chunks:
             of_text = partial(_of_text, of_chunks, batch.labels_N, teacher.chunks)
-        asked = (targets, weights, comparison, own_loss, of_text)
+        num_real = None if real is batch else len(real.labels_N)
+        asked = (targets, weights, comparison, own_loss, of_text, num_real)
         sums, own, texts, student = self._sums(model, batch, of_student, *asked)
         total, soft = sums.total, dict(sums.soft)
         for name, objective in over_features(objectives).items():
@@ -146,6 +155,12 @@ class DistillationLoss:
             of_parts, more = own
             total, named["signal_loss"] = total + of_parts, of_parts.detach()
             named |= more
+        if settings.writing:  # what is about labels is a mean over the targets that have one
+            with_label = 1 - settings.writing.options.exact_share
+            named = {
+                name: value if name.startswith("soft_") else value / with_label
+                for name, value in named.items()
+            }
         return total, named
 
     def _sums(
@@ -158,17 +173,23 @@ class DistillationLoss:
         comparison: Comparison,
         own_loss: Callable[[SoftTargets], Own] | None = None,
         of_text: Callable[[SoftTargets], dict[str, Tensor]] | None = None,
+        num_real: int | None = None,
     ) -> tuple[Sums, Own | None, dict[str, Tensor], Output]:
         """Return eq. 3, the signal's own loss, objectives of text, and the student's rest.
 
         own_loss, of_text: functions of the student's answer, the first without a gradient to it.
+        num_real: rows that have a label; the others come after them. None: all have.
         """
         settings = (targets, batch.labels_N, weights, comparison)
-        sums = DistillationSums(*settings, compiled=self._compiled)
+        sums: DistillationSums | PartlyWritten
+        if num_real is None:
+            sums = DistillationSums(*settings, compiled=self._compiled)
+        else:
+            sums = PartlyWritten(*settings, num_real, compiled=self._compiled)
 
         def loss(states_ND: Tensor, head: OutputLayer | None) -> Any:
             with span("losses"):
-                own = own_loss and own_loss(answer_of(states_ND, head).detached())
+                own = own_loss and own_loss(answer_of(states_ND[:num_real], head).detached())
                 texts = of_text(answer_of(states_ND, head)) if of_text else {}
                 return sums(states_ND, head), own, texts
 

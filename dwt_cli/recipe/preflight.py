@@ -81,7 +81,21 @@ def check(
             )
     if student.crossing:
         student.crossing.check({})
+    if (writes := student.explore.writes) and writes.moves:
+        for each in shapes.teacher_models.values():
+            _check_head(each, vocab_size)
     check_together(shapes, remapped.tokens(vocab_size) if others else None)
+
+
+def _check_head(teacher: PreTrainedModel, vocab_size: int) -> None:
+    """Check that a teacher's states can be moved before its head, which has the text's rows."""
+    size, kind = teacher.config.vocab_size, teacher.config.model_type
+    if not is_known(teacher.config) or size != vocab_size:
+        why = f"a vocabulary of {size}, the text {vocab_size}" if is_known(teacher.config) else kind
+        raise UserError(
+            f"explore=perturb or ascend with such a teacher ({why}): they move the states before "
+            "its head, which is not known here; choose explore=sample"
+        )
 
 
 def check_together(shapes: Shapes, tokens: Transfer | None = None) -> None:

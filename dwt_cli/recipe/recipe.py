@@ -46,6 +46,7 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
         run.revise,
         run.select,
         run.signal,
+        run.explore,
         run.run.train_tokens,
         root=Path(run.run.root).expanduser(),
     )

@@ -13,14 +13,15 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
 from dwt_cli.distill.alpha import Schedule
+from dwt_cli.distill.explore import Explore
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.chunks import over_chunks
 from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.revise import Revise
-from dwt_cli.distill.objective.select import Select
+from dwt_cli.distill.objective.select import AllRows, Select
 from dwt_cli.distill.remap.options import RandomStart
 from dwt_cli.distill.signal.options import Online, Signal
-from dwt_cli.models.options import provenance
+from dwt_cli.models.options import Head, provenance
 from dwt_cli.recipe import across, formerly
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.crossover import CrossingStage
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from dwt_cli.distill.loss import Distillation
     from dwt_cli.distill.remap.vocabulary import Transfer
     from dwt_cli.distill.signal.kept import KeptSignal
+    from dwt_cli.distill.writing import Writing
 
 _SAMPLES = 1000  # moments of a run at which its schedule is asked for the teacher's weight
 
@@ -69,6 +71,7 @@ class StudentStage(Stage):
     revise: Revise
     select: Select
     signal: Signal = field(default_factory=Online)
+    explore: Explore = field(default_factory=Explore)
     train_tokens: int | None = None
     after: StudentStage | None = None
     name: str = "student"
@@ -106,6 +109,7 @@ class StudentStage(Stage):
             "revise": self.revise,
             "select": self.select,
             "signal": self.kept and self.kept.options,
+            "explore": self.explore.writes,
         }
 
     @cached_property
@@ -214,8 +218,18 @@ class StudentStage(Stage):
         alpha = self.schedule(done)
         weights = (alpha.weights(Moment(n / samples)) for n in range(samples))
         share = sum(weight.soft != 0 for weight in weights) / samples
-        shown, asked = self.shapes.taught_flops
+        shown, asked = self.taught_flops
         return flops + steps * share * (shown + (0.0 if self.kept else asked))
+
+    @property
+    def taught_flops(self) -> tuple[float, float]:
+        """`Shapes.taught_flops`, and those of what the teacher writes: who is asked for it."""
+        shown, asked = self.shapes.taught_flops
+        if (writes := self.explore.writes) is None:
+            return shown, asked
+        flops, share = self.shapes.conditions.step_flops, writes.exact_share
+        asked += share * sum(map(flops, self.shapes.teacher_models.values()))
+        return shown + share * writes.asks_student * flops(self.shapes.student_model), asked
 
     def carry_out(self, done: Done, at: Context) -> Trained:
         """Return the student at its end; metrics and checkpoints are in the run's directory."""
@@ -251,7 +265,7 @@ class StudentStage(Stage):
             compile_loss=None if self.shapes.features[0] else loss.compile,
             beside=kept.beside if kept else None,
         )
-        num_taught, (shown, asked) = facts.num_taught or 0, self.shapes.taught_flops
+        num_taught, (shown, asked) = facts.num_taught or 0, self.taught_flops
         flops = (facts.flops or 0) + shown * num_taught
         asked = kept.account["flops"] if kept else asked * num_taught
         facts = replace(facts, flops=flops, teacher_forward_flops=asked, remap=remapped)
@@ -341,15 +355,30 @@ class StudentStage(Stage):
         theirs = student if teacher.signal.is_student else teacher.model
         if theirs is not None:
             parts = parts_for(shapes.objectives, student.config, theirs.config)
-        select = self.select
+        select: Select = AllRows()  # without a distribution there is nothing to select for
         if divergences(shapes.objectives) and self.alpha.soft:
             heldout = shapes.conditions.heldout(done[self.corpus.name], at.ranks.size)
-            select = select.fitted(lambda: teacher.entropies(heldout, at.machine.device))
+            select = self.select.fitted(lambda: teacher.entropies(heldout, at.machine.device))
         teacher.share(shapes.conditions.parallel, at)
-        compared, signal = (shapes.objectives, parts, self.revise, select), teacher.signal
+        signal = teacher.signal
         if teacher.tokens is None and over_chunks(shapes.objectives):  # each token is a chunk
             tokens, model = across.tokens_of(done[self.corpus.name]), teacher.signal.model
             assert model is not None, "one model reads the text"
             options, head = self.teacher.options, self.corpus.task.head
             signal = options.across(model, tokens, tokens, head)
+        compared = (shapes.objectives, parts, self.revise, select, self._writing(done))
         return Distillation(signal, self.schedule(done), *compared)
+
+    def _writing(self, done: Done) -> Writing | None:
+        """Return what the teacher writes; None: the text is as it is."""
+        import torch
+
+        from dwt_cli.distill.writing import Writing
+
+        if (writes := self.explore.writes) is None:
+            return None
+        of, tokenizer = self.shapes.conditions, done[self.corpus.name].tokenizer
+        allowed_V = torch.arange(of.data.vocab_size) < len(tokenizer)
+        allowed_V[tokenizer.all_special_ids] = False
+        ratio = 1.0 if of.task.head is Head.masked else writes.ratio  # all masked tokens
+        return Writing(writes, of.task.targets(tokenizer), allowed_V, ratio, self.seed)

@@ -43,6 +43,10 @@ class NextToken:
             documents_BL = (ids_BL == self.mark_id).cumsum(1)
         return Batch(ids_BL, *shifted(ids_BL), torch.tensor(places), documents_BL)
 
+    def written(self, batch: Batch, tokens_N: Tensor) -> Tensor:
+        """Return the blocks (B, L) of a batch, with tokens, int64, after the target rows."""
+        return batch.ids_BL.flatten().scatter(0, batch.rows_N + 1, tokens_N).view_as(batch.ids_BL)
+
     def log_likelihoods(
         self, model: LanguageModel, sentences: Sequence[Sentence], device: torch.device
     ) -> NDArray[np.float64]:

@@ -65,6 +65,10 @@ class Masking:
         masked_N = torch.from_numpy(shown_BT.reshape(-1) == self.mask_id)
         return Batch(ids_BL, rows_N, labels_N, places_B3, masked_N=masked_N)
 
+    def written(self, batch: Batch, tokens_N: Tensor) -> Tensor:
+        """Return the blocks (B, L) of a batch, each target row with its token, int64."""
+        return batch.ids_BL.flatten().scatter(0, batch.rows_N, tokens_N).view_as(batch.ids_BL)
+
     def log_likelihoods(
         self, model: LanguageModel, sentences: Sequence[Sentence], device: torch.device
     ) -> NDArray[np.float64]:

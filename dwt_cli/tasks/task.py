@@ -62,6 +62,32 @@ class Batch:
         """What a `LanguageModel` is called with, before what is wanted of it."""
         return self.ids_BL, self.rows_N
 
+    def taken(self, blocks: Sequence[int]) -> "Batch":
+        """Return some of its blocks, by their numbers; each has as many targets as another."""
+        assert not self.ragged and not self.beside
+        chosen_B = torch.tensor(blocks, dtype=torch.int64, device=self.ids_BL.device)
+        moved_B = torch.arange(len(blocks), device=chosen_B.device) - chosen_B
+
+        def of_targets(each_N: Tensor) -> Tensor:
+            return each_N.view(len(self.ids_BL), -1)[chosen_B]
+
+        rows_BT = of_targets(self.rows_N) + moved_B[:, None] * self.ids_BL.shape[1]
+        masked_N = None if self.masked_N is None else of_targets(self.masked_N).flatten()
+        documents_BL = None if self.documents_BL is None else self.documents_BL[chosen_B]
+        labels_N, places_B3 = of_targets(self.labels_N).flatten(), self.places_B3[chosen_B]
+        shown = (self.ids_BL[chosen_B], rows_BT.flatten(), labels_N)
+        return Batch(*shown, places_B3, documents_BL, masked_N)
+
+    def joined(self, other: "Batch") -> "Batch":
+        """Return the blocks of both, these ones first."""
+        assert not self.beside and not other.beside
+        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
+        both: dict[str, Any] = {}
+        for name, each in tensors.items():
+            both[name] = torch.cat([each, getattr(other, name)])
+        both["rows_N"] = torch.cat([self.rows_N, other.rows_N + self.ids_BL.numel()])
+        return replace(self, **both)
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device; a GPU copies pinned memory while it computes."""
 
@@ -88,6 +114,9 @@ class Targets(Protocol):
 
     def batch(self, blocks_BL: NDArray[np.int64], seed: int, places: Sequence[Place]) -> Batch:
         """Return blocks as a batch; what is drawn for one follows from ``seed`` and its place."""
+
+    def written(self, batch: Batch, tokens_N: Tensor) -> Tensor:
+        """Return the blocks (B, L) of a batch with these tokens, int64, in their labels' places."""
 
     def log_likelihoods(
         self, model: LanguageModel, sentences: Sequence[Sentence], device: torch.device

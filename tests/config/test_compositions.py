@@ -95,7 +95,7 @@ def mixture(number: int, place: Path) -> list[str]:
         chosen["signal"] = "online"
     elif chosen["signal"] != "online":  # one model's whole rows are kept, for one objective
         top_k = chosen["signal"] == "top_k"
-        chosen |= {"teacher": "small", "revise": "none"}
+        chosen |= {"teacher": "small", "revise": "none", "explore": "none"}
         chosen["objective"] = "top_k" if top_k else "logits"
         chosen["select"] = "all" if chosen["select"] == "uncertain" else chosen["select"]
     as_wide = ["width", "num_heads", "mlp_width"]  # a scale may have teachers of another size
@@ -112,8 +112,10 @@ def mixture(number: int, place: Path) -> list[str]:
         chosen["alpha"] = "normal" if chosen["alpha"] == "overtake" else chosen["alpha"]
     elif chosen["objective"] == "self_features":
         chosen["objective"] = "logits"
+    if chosen["objective"] in ASKING_ONE:
+        chosen["explore"] = "none"  # what is written has the soft loss alone
     if chosen["teacher"] in ("none", "virtual", "label_smoothing", "several", "self"):
-        chosen["remap"] = "random"
+        chosen["remap"], chosen["explore"] = "random", "none"
         if chosen["objective"] in ASKING_ONE:
             chosen["objective"] = "logits"
     if chosen["teacher"] == "narrow" and chosen["remap"] in AS_WIDE:
@@ -121,6 +123,8 @@ def mixture(number: int, place: Path) -> list[str]:
     more = ["teacher.num_layers=2"] if chosen["teacher"] == "made" else []
     more += ["teacher.members=[very_weak,virtual]"] if chosen["teacher"] == "several" else []
     fit = [name for name in sorted(SETTINGS) if _fits(name, chosen["objective"])]
+    if chosen["teacher"] == "narrow":  # it has half of them, of the same size
+        fit.remove("scale.num_heads")
     some = draw.sample(fit, 6)
     last = ["remap.steps=2"] if chosen["remap"] == "ligo" else []
     last += ["student.num_layers=4"] if chosen["teacher"] == "self" else []

@@ -90,6 +90,18 @@ def test_flops_in_all_written_out(composed: Callable[..., Run]) -> None:
     assert plan.flops_in_all(recipe_of(run)) == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.parametrize(("explore", "students"), [("sample", 0), ("ascend", 1)])
+def test_who_writes_is_charged(composed: Callable[..., Run], explore: str, students: int) -> None:
+    """A forward pass of the teacher over what it writes, and one of a student that is asked."""
+    words = (*SIZES, "scale.max_steps=100", "alpha=step", "alpha.until=0.5")
+    plain, run = composed(*words), composed(*words, f"explore={explore}", "explore.share=0.25")
+    flops = recipe_of(run).shapes.conditions.step_flops
+    student, teacher = (flops(outlined(each)) for each in (run.student, run.teacher))
+    more = 50 * run.explore.exact_share * (teacher + students * student)
+    found = [plan.flops_in_all(recipe_of(each)) for each in (plain, run)]
+    assert found[1] == pytest.approx(found[0] + more)
+
+
 def test_hours() -> None:
     assert plan.hours(3600e12, 2, 0.5) == 1
 

@@ -7,7 +7,7 @@ that are kept, or teachers, D width.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
@@ -45,6 +45,11 @@ class SoftTargets(ABC):
         """Return them without a gradient."""
         form, parts = self.parts
         return form(*(None if part is None else part.detach() for part in parts))
+
+    def rows(self, rows: slice) -> "SoftTargets":
+        """Return those of some rows."""
+        form, parts = self.parts
+        return form(*(None if part is None else part[rows] for part in parts))
 
     @abstractmethod
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
@@ -86,6 +91,9 @@ class HeadStates(SoftTargets):
     def parts(self) -> tuple[Callable[..., SoftTargets], list[Tensor | None]]:
         form = partial(HeadStates, cap=self.cap, temperature=self.temperature)
         return form, [self.states_ND, self.weight_VD, self.bias_V]
+
+    def rows(self, rows: slice) -> SoftTargets:
+        return replace(self, states_ND=self.states_ND[rows])
 
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
         logits_CV = OutputLayer(self.weight_VD, self.bias_V, self.cap)(self.states_ND[rows])
