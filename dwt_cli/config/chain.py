@@ -122,10 +122,11 @@ def words_of_stages(chain: Chain, typed: Sequence[str]) -> dict[str, list[str]]:
     what a stage sets, and for a name of no earlier stage.
     """
     said = {_setting(word): word for word in typed}
-    common = [word for word in shlex.split(chain.words or "") if _setting(word) not in said]
+    all_have = words_in("chain.words", chain.words or "")
+    common = [word for word in all_have if _setting(word) not in said]
     known, found = ["teacher"], {}
     for name, words in chain.each().items():
-        own = shlex.split(words)
+        own = words_in(f"chain.stages.{name}", words)
         for word in own:
             key, _, value = word.partition("=")
             if said.get(key, word) != word:
@@ -140,6 +141,14 @@ def words_of_stages(chain: Chain, typed: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
+def words_in(setting: str, text: str) -> list[str]:
+    """Return the words of a command that a setting holds."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{setting}={text}: {error}; quote it as a shell has it") from error
+
+
 def filled(words: Sequence[str], models: Mapping[str, str]) -> list[str]:
     """Return words in which ``@NAME`` is the folder that ``models`` has for it, if it has one."""
     done = []
@@ -151,8 +160,8 @@ def filled(words: Sequence[str], models: Mapping[str, str]) -> list[str]:
 
 
 def _quoted(path: str) -> str:
-    """Return a path as Hydra reads it."""
-    if re.fullmatch(r"[\w./~+-]+", path):
+    """Return a path as Hydra reads it: by itself not as a number, and in some letters alone."""
+    if "/" in path and re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", path):
         return path
     return "'" + path.replace("'", "\\'") + "'"
 

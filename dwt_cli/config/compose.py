@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -17,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dwt_cli.base.errors import UserError, not_among
-from dwt_cli.config.chain import CHAINS
+from dwt_cli.config.chain import CHAINS, Chained, words_in
 from dwt_cli.config.files import SETTINGS, groups
 from dwt_cli.config.run import SCHEMAS, SEVERAL, Run, Scale
 from dwt_cli.distill.teacher.options import CheckpointTeacher, Teacher
@@ -121,6 +122,9 @@ def _run_of(composed: DictConfig, primary: str, likely: Sequence[str] = ()) -> R
             run.found += longer_than_trained(named, trained, run.data.block_length)
     if run.of_study:
         run.of_study.study.arms = arms
+    if isinstance(run, Chained):  # as the file has them: a stage has values of its own
+        written: Any = OmegaConf.to_container(composed.chain, resolve=False)
+        run.chain.words, run.chain.stages = written["words"], written["stages"]
     run.overrides = list(hydra.overrides.task)
     chosen = hydra.runtime.choices
     run.choices = {group: chosen[group] for group in groups() if chosen.get(group)}
@@ -208,7 +212,7 @@ def words_of_arm(composed: DictConfig, own: Sequence[str]) -> list[str]:
     arm = "..." if OmegaConf.is_missing(composed, "arm") else composed.arm
     if arm not in arms:
         raise UserError(not_among(f"arm={arm}", "arm", arm, list(arms), prefix="arm="))
-    words = shlex.split(arms[arm])
+    words = words_in(f"study.arms.{arm}", arms[arm])
     theirs = {word.partition("=")[0]: word for word in own}
     for word in words:
         if (key := word.partition("=")[0]) in theirs and theirs[key] != word:

@@ -17,7 +17,7 @@ from dwt_cli.config.launch import Basic, Joblib, Jobs, Launch, Local, Slurm, Sub
 from dwt_cli.data.options import OWN, Data, Docs, Files, Hub
 from dwt_cli.distill.alpha import SCHEDULES, Schedule
 from dwt_cli.distill.explore import EXPLORES, Explore
-from dwt_cli.distill.objective.base import Objective
+from dwt_cli.distill.objective.base import Objective, divergences
 from dwt_cli.distill.objective.choices import FEATURE_OBJECTIVES
 from dwt_cli.distill.objective.chunks import CHUNK_OBJECTIVES
 from dwt_cli.distill.objective.divergences import DIVERGENCES
@@ -179,6 +179,9 @@ class Run:
     def shares_vocabulary(self) -> bool:
         """Whether the models that are opened have the text's vocabulary, or are refused."""
         is_apart = self.remap.needs_teacher and not self.remap.shares_rows
+        if not divergences(self.objective):  # no token is compared with its like
+            opened = [*self.teacher.checkpoints(), *self.student.checkpoints()]
+            is_apart |= self.data.tokenizer not in (None, *(each.path for _, each in opened))
         return self.data.tokenizer != OWN and not is_apart
 
     @property

@@ -141,6 +141,8 @@ class Spans:
         covered = np.zeros(base + 1, np.int64)  # bytes up to each that are hidden
         covered[1:] = np.repeat(hidden_L, np.diff(ours_L, prepend=0)).cumsum()
         hidden_T = np.diff(covered[theirs_T], prepend=0) > 0
+        for place in np.flatnonzero(np.diff(theirs_T) == 0) + 1:  # parts of one character
+            hidden_T[place] |= hidden_T[place - 1]
         _, ours_A, theirs_A = _last_in_common(ours_L, theirs_T)
         most = self._max_length
         kept = theirs_A < most

@@ -100,8 +100,9 @@ class Surfaces:
             mine = getattr(ours, f"{role}_id")
             roles = (getattr(other, f"{name}_id") for name in (role, stand_in) if name)
             alike = next((number for number in roles if number is not None), None)
-            if mine is not None and alike is not None:
-                found[mine][alike] = None
+            if mine is None or alike is None or (found[mine] and not stand_in):
+                continue  # what ends a text and is padding, too, is no padding in it
+            found[mine][alike] = None
         entries: dict[str, int] = other.get_vocab()
         for number, of_role in found.items():
             token: Any = ours.convert_ids_to_tokens(number)

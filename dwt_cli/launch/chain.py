@@ -84,7 +84,9 @@ def carry_out(
     say, chain, (primary, beside) = plain_line(console), asked.chain, config
     for problem in (*check.outside_ranges(chain, "chain"), *chain.problems("chain")):
         raise UserError(problem)
-    words = words_of_stages(chain, [word for word in typed if not word.startswith("chain.")])
+    words = words_of_stages(
+        chain, [word for word in typed if not word.lstrip("+~").startswith("chain.")]
+    )
     located("chain.teacher", chain.teacher)
     determining = {
         name: [word for word in each if word.partition(".")[0].partition("=")[0] not in _PLACES]

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from dwt_cli.tasks.batches import HeldoutBatches
 
 
-def own_tokens(options: Teacher, corpus: Corpus) -> Surfaces | None:
-    """Return the tokens of a teacher's tokenizer; None: it is the text's, or it has none."""
+def own_tokens(options: Teacher, corpus: Corpus, also_alike: bool = False) -> Surfaces | None:
+    """Return the tokens of a teacher's tokenizer; None: it is the text's, or it has none.
+
+    also_alike: even if the text's are its first ones, with the same numbers.
+    """
     from dwt_cli.data.corpus import open_tokenizer
     from dwt_cli.data.surfaces import Surfaces
 
@@ -26,7 +29,8 @@ def own_tokens(options: Teacher, corpus: Corpus) -> Surfaces | None:
             theirs = open_tokenizer(located(setting, checkpoint.path), ())
         except UserError:  # it is taken to be the text's
             continue
-        if numbered_otherwise(corpus.tokenizer.get_vocab(), theirs.get_vocab()):
+        ours = corpus.tokenizer.get_vocab()
+        if also_alike or numbered_otherwise(ours, theirs.get_vocab()):
             return Surfaces(theirs, f"{setting}={checkpoint.path}")
     return None
 

@@ -299,9 +299,12 @@ class StudentStage(Stage):
         None: the two have the same, or they are not.
         """
         assert self.teacher is not None
-        if (theirs := done[self.teacher.name].tokens) is None:
+        theirs, corpus = done[self.teacher.name].tokens, done[self.corpus.name]
+        if not (theirs or self.shapes.remap.shares_rows):  # or it knows more tokens
+            theirs = across.own_tokens(self.teacher.options, corpus, also_alike=True)
+        if theirs is None:
             return None
-        between = (across.tokens_of(done[self.corpus.name]), theirs)
+        between = (across.tokens_of(corpus), theirs)
         return self.shapes.remap.tokens(self.corpus.data.vocab_size, between)
 
     def _remap(self, student: PreTrainedModel, done: Done, at: Context) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _rows(folder: Path, links: Sequence[Link]) -> list[dict[str, Any]]:
                 | {
                     "tokens": teacher and teacher.tokens,
                     "flops": done and done.cost[_PRETRAINING],
-                    "heldout_after": teacher and teacher.loss,
+                    "heldout_after": teacher and teacher.heldout.get("loss"),
                 }
             )
         row = _row("stage", link.name, link.layers) | {
@@ -113,11 +113,12 @@ def _rows(folder: Path, links: Sequence[Link]) -> list[dict[str, Any]]:
             cost, student, remap = done.cost, done.student, done.student.remap
             flops = [n for key, n in cost.items() if key.endswith("_flops") and key != _PRETRAINING]
             before = student.heldout_at_start or {}
-            charged += sum(math.nan if n is None else n for n in flops)
+            own = sum(math.nan if n is None else n for n in flops)
+            charged += own
             row |= {
                 "steps": student.steps,
                 "tokens": student.tokens,
-                "flops": sum(n or 0 for n in flops),
+                "flops": own,
                 "seconds": (cost["student_seconds"] or 0) + (cost["remap_seconds"] or 0),
                 "heldout_before": remap["losses"]["remapped"] if remap else before.get("loss"),
                 "heldout_after": student.loss,

@@ -116,6 +116,14 @@ class StudyOptions:
                     f"{where}: {claim.claim!r} has either against, or best_of and chosen_on, the "
                     "seeds by which the best is chosen"
                 )
+            is_within = claim.expect in (Expect.not_higher, Expect.equal)
+            if (claim.expect is Expect.equal and claim.within <= 0) or not (
+                is_within or claim.within == Claim.within
+            ):
+                yield (
+                    f"{where}: {claim.claim!r} has within={claim.within:g}; it is about not_higher "
+                    "and equal, and above 0 for equal"
+                )
             if set(claim.arms) & set(self.exploratory):
                 yield f"{where}: {claim.claim!r} is about an exploratory arm; leave one out"
 
