@@ -13,21 +13,17 @@ from typing import Any
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import Range, walk
-from dwt_cli.config import signals
+from dwt_cli.config import signals, teaching
 from dwt_cli.config.run import DISTILLATION, Mode, Run, RunOptions
 from dwt_cli.data.options import OWN, Data
-from dwt_cli.distill.alpha import Crossover
 from dwt_cli.distill.objective.base import divergences
-from dwt_cli.distill.objective.chunks import over_chunks
 from dwt_cli.distill.objective.features import over_features
-from dwt_cli.distill.objective.itself import SelfFeatures
 from dwt_cli.distill.objective.revise import NoRevision
-from dwt_cli.distill.objective.select import AllRows, Uncertain
+from dwt_cli.distill.objective.select import AllRows
 from dwt_cli.distill.remap.options import FromTeacher, Ligo
 from dwt_cli.distill.teacher.options import MadeTeacher, NoTeacher
 from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.models.options import Architecture, CheckpointStudent, Family, Head
-from dwt_cli.tasks.options import MaskedLM
 from dwt_cli.training.options import Ddp
 from dwt_cli.training.protocols import Moment
 
@@ -262,97 +258,8 @@ def _differences(setting: str, theirs: Any, ours: Data, *names: str) -> Iterator
 
 def _problems_together(run: Run, teacher: str) -> Iterator[str]:
     train, is_sharded = run.train, run.parallel != Ddp()
-    micro, objectives = train.micro_batch_size, "+".join(run.objective)
-    on_features = bool(over_features(run.objective))
-    is_shared = getattr(run.parallel, "shard_teacher", False)
-    if is_shared and any(each.shown for _, each in run.teacher.each()):
-        yield (
-            "teacher.online=lora with parallel.shard_teacher=true: no gradient goes through a "
-            "shared teacher; set parallel.shard_teacher=false, or teacher.online=head"
-        )
-    num_ranks, several = run.launch.num_ranks, run.teacher.combined
-    if several and run.signal.kept and is_shared:
-        yield (
-            f"parallel.shard_teacher=true with {teacher} and a signal that is kept: ranks ask for "
-            "different numbers of blocks; set parallel.shard_teacher=false"
-        )
-    num_patterns = run.task.num_patterns if isinstance(run.task, MaskedLM) else None
-    if several and several.weighting is Weighting.reinforced and num_patterns:
-        yield (
-            f"teacher.weighting=reinforced with task.num_patterns={num_patterns}: its episodes "
-            "follow the steps, which patterns do not; set task.num_patterns=null"
-        )
-    if several and several.weighting is Weighting.batch:
-        parts = f"{num_ranks} ranks" if num_ranks > 1 else f"train.micro_batch_size={micro}"
-        if num_ranks > 1 or train.num_blocks(1) < train.batch_size:
-            yield (
-                f"teacher.weighting=batch with {parts}: the weights follow the whole batch; use "
-                "teacher.weighting=token, or one rank with train.micro_batch_size=null"
-            )
-    length = train.max_steps or math.inf
-    if several and several.weighting is Weighting.reinforced and several.episode > length:
-        yield (
-            f"teacher.episode={several.episode} and train.max_steps={length}: no episode would "
-            "end; lower it"
-        )
-    members = [teacher for _, teacher in run.teacher.each()]
-    if members and run.alpha.crossing and not all(each.is_model for each in members):
-        yield (
-            f"alpha=crossover with {teacher}: no model teaches, whose loss a student could reach; "
-            "set alpha.until=STEP, or choose another alpha"
-        )
-    if isinstance(run.select, Uncertain) and members and not any(m.is_model for m in members):
-        yield (
-            f"select=uncertain with {teacher}: its entropy is the same on every row; choose "
-            "another select"
-        )
-    if isinstance(run.alpha, Crossover) and members and train.max_minutes is not None:
-        yield (
-            f"alpha=crossover with train.max_minutes={train.max_minutes:g}: its step is one of a "
-            "known number; set train.max_steps or train.epochs, and train.max_minutes=null"
-        )
-    of_itself = [name for name, each in run.objective.items() if isinstance(each, SelfFeatures)]
-    is_student, is_alone = run.teacher.is_student, isinstance(run.teacher, NoTeacher)
-    if is_student and len(of_itself) < len(run.objective):
-        yield (
-            f"objective={objectives} with {teacher}: the student has its own features to learn "
-            "from and nothing else; set objective=self_features"
-        )
-    elif of_itself and not (is_student or is_alone):
-        yield (
-            f"objective={objectives} with {teacher}: it compares the student with itself; set "
-            "teacher=self, or another objective"
-        )
-    if is_student and run.alpha.reacts:
-        yield (
-            f"alpha={run.choices.get('alpha')} with {teacher}: there is no teacher's loss that it "
-            "could follow; choose another alpha"
-        )
-    if on_features and not (run.teacher.is_model or is_student or is_alone):
-        yield (
-            f"objective={objectives} with {teacher}: features of one model are compared; choose "
-            "another teacher, or compare logits"
-        )
-    if of_text := over_chunks(run.objective):
-        named = f"objective={objectives}"
-        if run.task.head is not Head.causal:
-            yield (
-                f"{named} with task=mlm: {'+'.join(of_text)} compares likelihoods of text, which "
-                "masked models have none of; choose objective=hidden, or task=clm"
-            )
-        if not (run.teacher.is_model or isinstance(run.teacher, NoTeacher)):
-            yield f"{named} with {teacher}: one model reads the text; choose another teacher"
-        if tokens := divergences(run.objective):
-            yield (
-                f"{named}: {'+'.join(of_text)} is for a teacher that reads other tokens, and "
-                f"{'+'.join(tokens)} compares token by token; choose one of the two"
-            )
-    if run.explore.writes and not isinstance(run.teacher, NoTeacher):
-        explore = f"explore={run.choices.get('explore', '')}"
-        if not run.teacher.is_model:
-            yield f"{explore} with {teacher}: one model writes; choose another teacher"
-        if not divergences(run.objective):
-            yield f"{explore} with objective={objectives}: no distribution is compared; add logits"
+    objectives, on_features = "+".join(run.objective), bool(over_features(run.objective))
+    yield from teaching.problems(run, teacher)
     if not run.objective:
         yield "objective=[]: name at least one; teacher=none or alpha=off has no soft loss"
     if train.compile is True and is_sharded:

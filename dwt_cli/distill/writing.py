@@ -63,9 +63,10 @@ class Writing:
             rows = slice(number * len(labels_T), (number + 1) * len(labels_T))
             draws = place.generator(seed_for(self.seed, "explore", "draws"))
             takes_T = torch.from_numpy(draws.random(len(labels_T)) < self.ratio)
+            takes_T = takes_T.to(labels_T.device) & allowed_V[labels_T]  # no mark of a document
             student_TV = None if logits_NV is None else logits_NV[rows]
             read_T = self.options.read(answer.rows(rows), draws, allowed_V, student_TV)
-            tokens.append(torch.where(takes_T.to(read_T.device), read_T, labels_T))
+            tokens.append(torch.where(takes_T, read_T, labels_T))
         return self.targets.written(batch, torch.cat(tokens)), places
 
 

@@ -14,17 +14,15 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
 from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.explore import Explore
-from dwt_cli.distill.objective.base import divergences
-from dwt_cli.distill.objective.chunks import over_chunks
-from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.revise import Revise
-from dwt_cli.distill.objective.select import AllRows, Select
+from dwt_cli.distill.objective.select import Select
 from dwt_cli.distill.remap.options import RandomStart
 from dwt_cli.distill.signal.options import Online, Signal
-from dwt_cli.models.options import Head, provenance
+from dwt_cli.models.options import provenance
 from dwt_cli.recipe import across, formerly
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.crossover import CrossingStage
+from dwt_cli.recipe.distillation import distillation_of
 from dwt_cli.recipe.maps import MapsStage
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.signal import SignalStage
@@ -34,13 +32,10 @@ from dwt_cli.track.summary import Facts
 from dwt_cli.training.protocols import Moment
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
-    from dwt_cli.distill.loss import Distillation
     from dwt_cli.distill.remap.vocabulary import Transfer
     from dwt_cli.distill.signal.kept import KeptSignal
-    from dwt_cli.distill.writing import Writing
 
 _SAMPLES = 1000  # moments of a run at which its schedule is asked for the teacher's weight
 
@@ -248,7 +243,7 @@ class StudentStage(Stage):
         else:
             model, fresh = self.start()
             remapped = self._remap(model, done, at) if self.shapes.remap.needs_teacher else None
-        distillation = self._distillation(model, done, at)
+        distillation = distillation_of(self, model, done, at)
         loss = DistillationLoss(distillation)
         kept: KeptSignal | None = done[self.kept.name].signal if self.kept else None
         facts = of.fit(
@@ -342,46 +337,3 @@ class StudentStage(Stage):
             ours, theirs = (m.config.num_hidden_layers for m in (student, teacher.model))
             draw_origins(account, ours, theirs, folder / "remap.png")
         return facts
-
-    def _distillation(
-        self, student: PreTrainedModel, done: Done, at: Context
-    ) -> Distillation | None:
-        """Return what the student learns of its teacher, which is shared among ranks from here."""
-        from dwt_cli.distill.loss import Distillation
-
-        if self.taught_by is None or self.teacher is None:
-            return None
-        if self.kept and (online := done.get(self.teacher.name)):
-            online.signal.release()
-        teacher, shapes = done[self.taught_by.name], self.shapes
-        parts: dict[str, nn.Module] = {}
-        theirs = student if teacher.signal.is_student else teacher.model
-        if theirs is not None:
-            parts = parts_for(shapes.objectives, student.config, theirs.config)
-        select: Select = AllRows()  # without a distribution there is nothing to select for
-        if divergences(shapes.objectives) and self.alpha.soft:
-            heldout = shapes.conditions.heldout(done[self.corpus.name], at.ranks.size)
-            select = self.select.fitted(lambda: teacher.entropies(heldout, at.machine.device))
-        teacher.share(shapes.conditions.parallel, at)
-        signal = teacher.signal
-        if teacher.tokens is None and over_chunks(shapes.objectives):  # each token is a chunk
-            tokens, model = across.tokens_of(done[self.corpus.name]), teacher.signal.model
-            assert model is not None, "one model reads the text"
-            options, head = self.teacher.options, self.corpus.task.head
-            signal = options.across(model, tokens, tokens, head)
-        compared = (shapes.objectives, parts, self.revise, select, self._writing(done))
-        return Distillation(signal, self.schedule(done), *compared)
-
-    def _writing(self, done: Done) -> Writing | None:
-        """Return what the teacher writes; None: the text is as it is."""
-        import torch
-
-        from dwt_cli.distill.writing import Writing
-
-        if (writes := self.explore.writes) is None:
-            return None
-        of, tokenizer = self.shapes.conditions, done[self.corpus.name].tokenizer
-        allowed_V = torch.arange(of.data.vocab_size) < len(tokenizer)
-        allowed_V[tokenizer.all_special_ids] = False
-        ratio = 1.0 if of.task.head is Head.masked else writes.ratio  # all masked tokens
-        return Writing(writes, of.task.targets(tokenizer), allowed_V, ratio, self.seed)
