@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Explore:
-    """What is written. writes: the options, where anything is; None: the text is as it is."""
-
-    tag: ClassVar[str] = ""
+    """The text as it is: nobody writes."""
 
     @property
     def writes(self) -> Writes | None:
@@ -52,7 +50,7 @@ class Writes(Explore):
 
     share: float = field(default=0.25, metadata={"range": Range(0.0, 0.9, beyond=True)})
     ratio: float = between(0.01, 1.0, 0.15)
-    batch_size: int = field(default=II("train.batch_size"), metadata={"identity": False})
+    batch_size: int = at_least(1, II("train.batch_size"), identity=False)
 
     @property
     def writes(self) -> Writes:

@@ -1,11 +1,14 @@
 """The words of a chain's stages, and what is refused before any of them is composed."""
 
+from pathlib import Path
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.config import check
-from dwt_cli.config.chain import Chain, Grades, filled, words_of_stages
+from dwt_cli.config.chain import Chain, Chained, Grades, filled, words_of_stages
+from dwt_cli.config.compose import runs_of
 
 COMMON = "teacher=checkpoint remap=stack alpha=step"
 
@@ -93,10 +96,27 @@ def test_a_stage_names_an_earlier_one() -> None:
         words_of_stages(chain, [])
 
 
-@pytest.mark.parametrize("path", ["runs/a-b.c", "with space", "a'quote", "a,comma=[x]", "a\\b"])
+@pytest.mark.parametrize(
+    "path",
+    ["runs/a-b.c", "with space", "a'quote", "a,comma=[x]", "a\\b", "/home/jürgen/m", "~/m", "1e5"],
+)
 def test_hydra_reads_a_models_folder_as_it_is(path: str) -> None:
     (word,) = filled(["teacher.path=@one"], {"one": path})
     assert OverridesParser.create().parse_override(word).value() == path
+
+
+def test_a_stage_has_values_of_its_own(tmp_path: Path) -> None:
+    """Those of its run, not the chain's: the seed that is typed."""
+    text = "defaults: [chain, _self_]\nchain: {teacher: DIR, stages: {one: 'teacher.seed=${seed}'}}"
+    (tmp_path / "mine.yaml").write_text(text)
+    (run,), _ = runs_of([], Chained, "mine", str(tmp_path))
+    assert isinstance(run, Chained)
+    assert words_of_stages(run.chain, ["seed=3"]) == {"one": ["seed=3", "teacher.seed=${seed}"]}
+
+
+def test_words_that_no_shell_could_read() -> None:
+    with pytest.raises(UserError, match=r"chain\.stages\.one=a='1: No closing quotation"):
+        words_of_stages(Chain("DIR", None, {"one": "a='1"}), [])
 
 
 def test_what_is_not_there_yet_keeps_its_name() -> None:

@@ -35,6 +35,7 @@ BOOKKEEPING = {
     ("Train", "checkpoint_every"),
     ("Train", "keep_checkpoints"),
     ("Train", "log_every"),
+    *((kind, "batch_size") for kind in ("Sample", "Perturb", "Ascend")),
     ("Crossover", "max_steps"),  # the training has them
     ("Files", "path"),
     ("Checkpoint", "path"),

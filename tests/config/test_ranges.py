@@ -20,6 +20,11 @@ NEEDS = {
     "teacher=checkpoint": ["teacher.path=model"],
     "teacher=several": ["teacher.members=[small,very_weak]", "teacher.weights=[1,2]"],
     "student=checkpoint": ["student.path=model"],
+    "teacher=self": ["objective=self_features"],
+    "objective=self_features": ["teacher=self"],
+    "objective=alm": ["task=clm"],
+    "objective=uld": ["task=clm"],
+    "signal=top_k": ["objective=top_k"],
     "launch=torchrun": ["launch.gpus=2"],
     "launch=slurm": ["launch.gpus=2"],
 }

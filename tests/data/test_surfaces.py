@@ -1,5 +1,7 @@
 """What tokens stand for, and the pieces of a string, against the tokenizers themselves."""
 
+import copy
+
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -58,3 +60,10 @@ def test_ends_of_words_are_refused() -> None:
     made = Tokenizer(models.BPE({"a</w>": 0}, [], end_of_word_suffix="</w>"))
     with pytest.raises(UserError, match=r"teacher.path=x: .* ends of words.*choose another"):
         Surfaces(PreTrainedTokenizerFast(tokenizer_object=made), "teacher.path=x")
+
+
+def test_what_ends_a_text_and_is_padding_too_is_no_padding_in_it() -> None:
+    ours, theirs = copy.deepcopy(byte_level()), pieces()
+    ours.pad_token = ours.unk_token = ours.eos_token
+    roles = Surfaces(ours).by_role(Surfaces(theirs))
+    assert roles[ours.eos_token_id] == [theirs.cls_token_id, theirs.sep_token_id]

@@ -130,6 +130,8 @@ def test_without_noise_a_block_is_the_teachers_reading(
         logits_TV = models[1](one.ids_BL, one.rows_N).logits_NV
         shift = int(isinstance(targets, NextToken))
         for row, logits_V in zip(one.rows_N.tolist(), logits_TV, strict=True):
+            if not work.allowed_V[block_L[row + shift]]:
+                continue  # a document's mark stays
             best = max(work.allowed_V.nonzero().flatten().tolist(), key=lambda v: logits_V[v])
             block_L[row + shift] = best
         written = found.taken([number])

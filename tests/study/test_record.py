@@ -54,6 +54,7 @@ def change(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("jobs", "0", "state", to="lost"), "jobs.0.state: Input should be 'finished'"),
         (change("claims", "0", "expect", to="best"), "expect: Input should be 'lower', "),
         (change("claims", "0", "best_of", to=["alone"]), "has either against, or best_of"),
+        (change("claims", "0", "within", to=0.04), "has within=0.04; it is about not_higher"),
         (change("claims", "0", "progress", to=1.5), "progress=1.5 is no share of a run"),
         (
             lambda content: content["claims"][0].update(tokens=5, progress=0.5),
