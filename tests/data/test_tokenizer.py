@@ -27,6 +27,7 @@ def trained() -> Any:
     return train_tokenizer(texts(), 2500, 64)
 
 
+@pytest.mark.slow
 def test_the_same_vocabulary_in_every_process(trained: Any) -> None:
     """The trainer by itself numbers pieces in the order of a hash map (tokenizers#1794)."""
     program = (

@@ -192,6 +192,7 @@ def test_another_machine_goes_on_with_runs_jsonl(place: Path, first: Any, tmp_pa
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["studies"], "none is trained"
 
 
+@pytest.mark.slow
 def test_a_plain_multirun_has_arms_too(place: Path, first: Any) -> None:
     words = ["-m", *options(place), "teacher=none", "seed=6", "optim.lr=0.001,0.002"]
     parallel = ["jobs=joblib", "jobs.num_parallel=2", "tracker=wandb"]

@@ -166,6 +166,7 @@ def check_found(
     assert (", calibration " in printed) == bool(flops_for)
 
 
+@pytest.mark.slow
 def test_the_run_on_record_costs_nothing(
     run: Callable[..., Answer], words: list[str], composed: Callable[..., Run], tmp_path: Path
 ) -> None:

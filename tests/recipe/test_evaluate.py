@@ -66,6 +66,7 @@ def of_eval(place: Path) -> list[str]:
     return [word for word in options(place) if word.startswith(taken)]
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_at_moments_and_its_model_not_twice(
     ask: Ask, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def as_before(recipe: StudentStage, folder: Path) -> None:
     run.rename(run.with_name(run.name.replace(recipe.identity, before)))
 
 
+@pytest.mark.slow
 def test_what_version_0_2_has_made_is_found(
     tmp_path: Path, composed: Callable[..., Run], recipe: Recipes
 ) -> None:

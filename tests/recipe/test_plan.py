@@ -106,6 +106,7 @@ def test_hours() -> None:
     assert plan.hours(3600e12, 2, 0.5) == 1
 
 
+@pytest.mark.slow
 def test_a_study_s_plan_counts_once_what_runs_share(
     composed: Callable[..., Run], tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def steps(folder: Path) -> list[int]:
     return [line["step"] for line in map(json.loads, lines) if "train/loss" in line]
 
 
+@pytest.mark.slow
 def test_two_stages_of_a_student(
     place: Path, composed: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:

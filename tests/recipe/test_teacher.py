@@ -173,6 +173,7 @@ def test_an_untrained_teacher_is_where_the_trained_one_began(
     gap(untrained, alone)
 
 
+@pytest.mark.slow
 def test_the_rows_where_it_is_surest_are_the_same_in_any_micro_batch(summed: Summed) -> None:
     """A row counts or not by the teacher's entropy on the held-out text, not on a batch."""
     found = []
@@ -274,6 +275,7 @@ def test_a_checkpoint_among_several(summed: Summed, alone: Summary) -> None:
     assert run["teacher"]["members"][path]["tokens"] == alone["student"]["tokens"]
 
 
+@pytest.mark.slow
 def test_a_family_without_anatomy_teaches_by_its_logits(
     place: Path, summed: Summed, composed: Callable[..., Run]
 ) -> None:

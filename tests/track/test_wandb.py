@@ -208,6 +208,7 @@ def test_a_run_and_its_resumption_are_one_run_online(
     assert_key_is_nowhere(run)
 
 
+@pytest.mark.slow
 def test_offline_sessions_are_one_run_that_one_command_sends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def started(place: Path, *words: str) -> tuple[dict[str, Any], list[dict[str, fl
     return json.loads((folder / "remap.json").read_text()), [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_maps_are_learned_once_and_the_student_starts_from_them(place: Path) -> None:
     steps = ["remap.steps=20", "remap.lr=0.02", "teacher.max_steps=30"]
     first, metrics = started(place, *steps)

@@ -322,6 +322,7 @@ def test_the_options_name_every_rule() -> None:
     assert set(FromTeacher.widths) == width.RULES.keys() > set(Ligo.widths)
 
 
+@pytest.mark.slow
 def test_what_works_is_known_by_shapes_alone(tiny: Tiny) -> None:
     for family in FAMILIES:
         student, teacher = outlined(tiny(family, num_layers=4)), outlined(tiny(family, **NARROW))
