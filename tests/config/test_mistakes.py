@@ -725,6 +725,7 @@ def test_a_file_where_the_run_would_be(ask: Ask, place: Path) -> None:
     file.unlink()
 
 
+@pytest.mark.slow
 def test_a_stdout_that_is_full(place: Path) -> None:
     words = ["teacher=none", "train.max_steps=1", "seed=9"]
     with Path("/dev/full").open("w") as full:

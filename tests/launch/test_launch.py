@@ -165,6 +165,7 @@ def test_more_ranks_than_devices_is_one_line(text: Path, tmp_path: Path) -> None
     assert line.startswith("dwt-train: launch.gpus=2: torch sees 0 CUDA devices here")
 
 
+@pytest.mark.slow
 def test_nobody_at_the_rendezvous_is_refused() -> None:
     place = f"localhost:{a_free_port()}"
     meeting = Torchrun(

@@ -345,6 +345,7 @@ def check_clean_stop(started: Started, place: Place, code: int) -> None:
     assert place.state() == "interrupted"
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_while_the_text_is_read(tmp_path: Path, text: Path) -> None:
     place = Place(tmp_path / "disturbed", text, "data=docs", "data.packages=[sympy]")
     command = [word for word in place.command if not word.startswith("data.path=")]

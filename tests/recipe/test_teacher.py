@@ -211,6 +211,7 @@ def test_a_student_that_teaches_itself_has_no_teacher_s_loss(
     assert all("train/soft_loss" in each and "train/teacher_loss" not in each for each in named)
 
 
+@pytest.mark.slow
 def test_several_teachers_are_made_once_and_mixed(
     place: Path, summed: Summed, alone: Summary, small: Summary
 ) -> None:

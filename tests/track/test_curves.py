@@ -47,6 +47,7 @@ def lines(with_teacher: bool) -> list[dict[str, float]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_student_with_a_teacher(tmp_path: Path) -> None:
     pixels, counts = drawn(tmp_path, lines(True), {"stand-alone": 5.0, "teacher": 6.0})
     assert all(count > 100 for count in counts.values()), counts

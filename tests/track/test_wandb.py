@@ -342,6 +342,7 @@ def test_what_cannot_be_online_is_recorded_offline(
     assert_key_is_nowhere(run)
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_answering_gets_its_seconds_and_the_command_sends_the_rest(
     run: Run, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
