@@ -38,7 +38,7 @@ CLAIMS = (
     ("a grade still gains by its teacher", GRADES, ALONE),
     ("grades by weights alone end below stacking at once", ALONE, STACKED),
 )
-"""What is expected: the first arm ends with the lower loss."""
+"""Expectations: the first arm ends with the lower loss."""
 
 _QUICK = (
     *("scale.width=32", "scale.mlp_width=64", "scale.num_heads=1", "scale.eval_every=10"),
@@ -64,18 +64,17 @@ class Program:
         return done.stdout.splitlines()
 
     def chain(self, teacher: str, layers: Sequence[int], *words: str) -> list[dict[str, Any]]:
-        """Return the stages of a finished chain, as its record has them."""
+        """Return the stages of a finished chain, each with the summary of its run."""
         several = f"chain.layers=[{','.join(map(str, layers))}]"
         lines = self("-cn", "grades", f"chain.teacher={teacher}", several, *words)
         (file,) = [line.removeprefix("json: ") for line in lines if line.startswith("json: ")]
-        rows = json.loads(Path(file).read_text(encoding="utf-8"))["table"]
-        return [row for row in rows if row["kind"] == "stage"]
-
-    def summary(self, stage: dict[str, Any]) -> dict[str, Any]:
-        """Return what the run of a stage has recorded."""
-        (file,) = self.root.glob(f"{stage['run']}-*/summary.json")
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return content
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        folders = [Path(file).parent / link["folder"] for link in content["links"]]
+        texts = [(folder / "summary.json").read_text(encoding="utf-8") for folder in folders]
+        stages = [row for row in content["table"] if row["kind"] == "stage"]
+        return [
+            row | {"summary": json.loads(text)} for row, text in zip(stages, texts, strict=True)
+        ]
 
 
 def arms(
@@ -84,7 +83,7 @@ def arms(
     """Return the stages of each arm of a seed, all at the FLOPs of `GRADES`."""
     length = f"seed={seed}", f"train.max_steps={steps}"
     graded = train.chain(teacher, layers, *length)
-    flops, students = graded[-1]["flops_charged"], [train.summary(each) for each in graded]
+    flops, students = graded[-1]["flops_charged"], [each["summary"] for each in graded]
     alone = [each["student"]["step_flops"] for each in students]
     first = students[0]["student"]
     asked = first["teacher_forward_flops"] / first["num_taught"]

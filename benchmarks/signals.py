@@ -1,4 +1,4 @@
-"""What is kept of a teacher's rows: bytes, variance, and the angle of the student's gradient.
+"""What is cached of a teacher's rows: bytes, variance, and the angle of the student's gradient.
 
     python benchmarks/signals.py --teacher MODEL... --student MODEL --corpus CORPUS [--draws 20]
 
@@ -21,9 +21,9 @@ from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.base import Divergence, EntryRows
 from dwt_cli.distill.objective.divergences import ForwardKL, TopK
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums
+from dwt_cli.distill.signal.cached import asked, layout_of
 from dwt_cli.distill.signal.coding import Layout
-from dwt_cli.distill.signal.kept import asked, layout_of
-from dwt_cli.distill.signal.options import Kept, LikeliestOnly, Sampled, Threshold
+from dwt_cli.distill.signal.options import Cached, LikeliestOnly, Sampled, Threshold
 from dwt_cli.distill.signal.store import keys_of
 from dwt_cli.distill.teacher.signal import DenseLogits, ModelSignal, SoftTargets, SparseRows
 from dwt_cli.models.checkpoint import open_folder
@@ -44,11 +44,11 @@ def batches(corpus: Corpus, num_rows: int) -> Iterator[Batch]:
         yield NextToken().batch(corpus.train[numbers], 0, places)
 
 
-def kept_of(
-    signal: ModelSignal, batch: Batch, kept: Kept, layout: Layout
+def cached_of(
+    signal: ModelSignal, batch: Batch, cached: Cached, layout: Layout
 ) -> tuple[SparseRows, int]:
-    """Return what is kept of an answer, as it comes back, and its bytes."""
-    blocks = list(asked(signal, batch, keys_of(batch, ""), kept, layout, 1.0))
+    """Return what is cached of an answer, as it comes back, and its bytes."""
+    blocks = list(asked(signal, batch, keys_of(batch, ""), cached, layout, 1.0))
     rows = [layout.decode(block.content, block.num_rows) for block in blocks]
     weights_NK = np.concatenate([layout.weights(each) for each in rows])
     ids_NK, *_ = columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
@@ -57,15 +57,19 @@ def kept_of(
     return SparseRows(entries, layout.vocab_size), sum(len(block.content) for block in blocks)
 
 
-def bytes_per_row(signal: ModelSignal, texts: list[Batch], kept: Kept, vocab_size: int) -> float:
+def bytes_per_row(
+    signal: ModelSignal, texts: list[Batch], cached: Cached, vocab_size: int
+) -> float:
     """Return them, in a vocabulary of some size."""
-    layout = layout_of(kept, vocab_size)
-    sizes = [kept_of(signal, batch, kept, layout)[1] for batch in texts]
+    layout = layout_of(cached, vocab_size)
+    sizes = [cached_of(signal, batch, cached, layout)[1] for batch in texts]
     index = 24 * sum(len(batch.ids_BL) for batch in texts)
     return (sum(sizes) + index) / sum(len(batch.labels_N) for batch in texts)
 
 
-def as_large(signal: ModelSignal, text: Batch, kind: type[Kept], size: float, vocab: int) -> Kept:
+def as_large(
+    signal: ModelSignal, text: Batch, kind: type[Cached], size: float, vocab: int
+) -> Cached:
     """Return the estimator with the most entries that take at most so many bytes a row."""
     number = 1
     while bytes_per_row(signal, [text], kind(number + 1), vocab) <= size:
@@ -73,15 +77,15 @@ def as_large(signal: ModelSignal, text: Batch, kind: type[Kept], size: float, vo
     return kind(number)
 
 
-def variance(signal: ModelSignal, texts: list[Batch], kept: Kept, num_draws: int) -> float:
+def variance(signal: ModelSignal, texts: list[Batch], cached: Cached, num_draws: int) -> float:
     """Return the trace of a target's variance, mean over rows, by draws."""
     total, num_rows = 0.0, 0
     for batch in texts:
         t_NV = signal(batch).targets.dense().softmax(-1)
         for draw in range(num_draws):
-            one = type(kept)(kept.num_entries, draw)
+            one = type(cached)(cached.num_entries, draw)
             layout = layout_of(one, t_NV.shape[1])
-            entries = kept_of(signal, batch, one, layout)[0].entries
+            entries = cached_of(signal, batch, one, layout)[0].entries
             found_NV = torch.zeros_like(t_NV).scatter_add_(1, entries.ids_CK, entries.weights_CK)
             total += (found_NV - t_NV).square().sum().item() / num_draws
         num_rows += len(t_NV)
@@ -124,7 +128,7 @@ def main() -> None:
     threshold, vocab = Threshold(given.entries), given.vocab_size
     print(f"| teacher | entropy | bytes a target, {given.entries} entries | fit into as many bytes "
           "| variance of sampled / threshold |\n|---|---|---|---|---|")  # fmt: skip
-    chosen: dict[Path, list[Kept]] = {}
+    chosen: dict[Path, list[Cached]] = {}
     for number, path in enumerate(given.teacher, 1):
         signal = ModelSignal(models[path])
         size = bytes_per_row(signal, texts, threshold, vocab)
@@ -138,7 +142,7 @@ def main() -> None:
         print(f"| {number} | {entropy:.2f} | {size:.1f} | sampled {others[0].num_entries}, top_k "
               f"{others[1].num_entries} | {ratio:.2f} |")  # fmt: skip
     print(
-        "\n| student | kept | entries | angle to the dense gradient, degrees |\n|---|---|---|---|"
+        "\n| student | cached | entries | angle to the dense gradient, degrees |\n|---|---|---|---|"
     )
     path = given.teacher[0]
     signal = ModelSignal(models[path])
@@ -146,17 +150,17 @@ def main() -> None:
     for number, place in enumerate(given.student, 1):
         student = models[place].train().requires_grad_(True)
         exact = gradient(student, list(dense), ForwardKL())
-        for kept in chosen[path]:
+        for cached in chosen[path]:
             found = []
-            for draw in range(1 if isinstance(kept, LikeliestOnly) else given.draws):
-                one = type(kept)(kept.num_entries, draw)
+            for draw in range(1 if isinstance(cached, LikeliestOnly) else given.draws):
+                one = type(cached)(cached.num_entries, draw)
                 layout = layout_of(one, corpus.report["vocabulary"])
-                told = [(batch, kept_of(signal, batch, one, layout)[0]) for batch in texts]
-                top_k = isinstance(kept, LikeliestOnly)
-                of = TopK(k=kept.num_entries) if top_k else ForwardKL()
+                told = [(batch, cached_of(signal, batch, one, layout)[0]) for batch in texts]
+                top_k = isinstance(cached, LikeliestOnly)
+                of = TopK(k=cached.num_entries) if top_k else ForwardKL()
                 found.append(angle(exact, gradient(student, list(told), of)))
-            name = "top_k" if isinstance(kept, LikeliestOnly) else type(kept).__name__.lower()
-            print(f"| {number} | {name} | {kept.num_entries} | {np.mean(found):.2f} |")
+            name = "top_k" if isinstance(cached, LikeliestOnly) else type(cached).__name__.lower()
+            print(f"| {number} | {name} | {cached.num_entries} | {np.mean(found):.2f} |")
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def warnings(run: Run) -> Iterator[str]:
         (len({*sizes}) < len(sizes), {"remap.width"}, ": the teacher is as wide as the student"),
         (run.run.mode is not Mode.plan, of_plans, " without run.plan=true"),
         (is_deaf, {"parallel.shard_teacher"}, ": no model teaches"),
-        (bool(run.signal.kept), {"parallel.shard_teacher"}, ": who is asked once is whole there"),
+        (bool(run.signal.cached), {"parallel.shard_teacher"}, ": who is asked once is whole there"),
         (bool(run.evaluation), {"eval.at", "eval.every"}, " here: it is about a training"),
         (is_whole, {"train.micro_batch_size"}, ": it is all of train.batch_size"),
         ((run.train.max_steps or 10) < 10, {"train.profile"}, ": it is about steps 8 to 10"),

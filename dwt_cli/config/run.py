@@ -177,7 +177,7 @@ class Run:
 
     @property
     def shares_vocabulary(self) -> bool:
-        """Whether the models that are opened have the text's vocabulary, or are refused."""
+        """True where models that are opened have the text's vocabulary, or are refused."""
         is_apart = self.remap.needs_teacher and not self.remap.shares_rows
         if not divergences(self.objective):  # no token is compared with its like
             opened = [*self.teacher.checkpoints(), *self.student.checkpoints()]

@@ -1,4 +1,4 @@
-"""What a signal that is kept can be together with, by the settings alone."""
+"""Rules about a cached signal and its neighbours, by the settings alone."""
 
 from collections.abc import Iterator
 
@@ -13,8 +13,8 @@ from dwt_cli.training.protocols import Moment
 
 def problems(run: Run) -> Iterator[str]:
     """Yield what cannot be together, one line each: setting, value, remedy."""
-    kept, teachers = run.signal.kept, [teacher for _, teacher in run.teacher.each()]
-    if kept is None or not teachers or run.alpha.soft_is_over(Moment(0.0)):
+    cached, teachers = run.signal.cached, [teacher for _, teacher in run.teacher.each()]
+    if cached is None or not teachers or run.alpha.soft_is_over(Moment(0.0)):
         return
     named, online = f"signal={run.choices.get('signal', '')}", "or signal=online"
     if not any(teacher.is_model for teacher in teachers):
@@ -25,7 +25,7 @@ def problems(run: Run) -> Iterator[str]:
     if run.explore.writes:
         yield (
             f"{named} with explore={run.choices.get('explore', '')}: what a teacher writes is not "
-            f"kept; choose explore=none, {online}"
+            f"cached; choose explore=none, {online}"
         )
     if any(teacher.learns for teacher in teachers):
         yield (
@@ -35,40 +35,40 @@ def problems(run: Run) -> Iterator[str]:
     weighting = run.teacher.combined.weighting if run.teacher.combined else Weighting.fixed
     if weighting is not Weighting.fixed:
         yield (
-            f"{named} with teacher.weighting={weighting.name}: what is kept follows from the text "
-            f"alone; set teacher.weighting=fixed, {online}"
+            f"{named} with teacher.weighting={weighting.name}: what is cached follows from the "
+            f"text alone; set teacher.weighting=fixed, {online}"
         )
     compared = divergences(run.objective)
     if others := [name for name in run.objective if name not in compared]:
         yield (
             f"{named} with objective={'+'.join(others)}: features and likelihoods of text are not "
-            f"kept; compare logits alone, {online}"
+            f"cached; compare logits alone, {online}"
         )
     for name, objective in compared.items():
-        if type(objective) is not kept.divergence:
-            right = next(name for name, kind in DIVERGENCES.items() if kind is kept.divergence)
+        if type(objective) is not cached.divergence:
+            right = next(name for name, kind in DIVERGENCES.items() if kind is cached.divergence)
             right = "logits" if right == "forward_kl" else right
             yield (
                 f"{named} with objective={name}: its entries are compared by objective={right}; "
                 f"choose that, {online}"
             )
-        elif isinstance(objective, TopK) and objective.k > kept.num_entries:
+        elif isinstance(objective, TopK) and objective.k > cached.num_entries:
             yield (
-                f"objective.{name}.k={objective.k} with signal.num_entries={kept.num_entries}: so "
-                "many are not kept; raise signal.num_entries"
+                f"objective.{name}.k={objective.k} with signal.num_entries={cached.num_entries}: "
+                "so many are not cached; raise signal.num_entries"
             )
         if objective.temperature_end not in (None, objective.temperature):
             yield (
                 f"{named} with objective.{name}.temperature_end={objective.temperature_end}: rows "
-                f"are kept at one temperature; set it to null, {online}"
+                f"are cached at one temperature; set it to null, {online}"
             )
     temperatures = {objective.temperature for objective in compared.values()}
     if len(temperatures) > 1:
-        yield f"{named}: rows are kept at one temperature, and objectives have {temperatures}"
+        yield f"{named}: rows are cached at one temperature, and objectives have {temperatures}"
     if run.revise != NoRevision():
         yield (
             f"{named} with revise={run.choices.get('revise', '')}: whole rows are revised, which "
-            f"are not kept; choose revise=none, {online}"
+            f"are not cached; choose revise=none, {online}"
         )
     if isinstance(run.select, Uncertain) and (run.select.entropy is None or temperatures != {1.0}):
         yield (
@@ -80,4 +80,4 @@ def problems(run: Run) -> Iterator[str]:
             f"{named} with train.max_minutes={run.train.max_minutes:g}: what is asked is of a "
             "known number of steps; set train.max_steps or train.epochs, and train.max_minutes=null"
         )
-    yield from kept.problems_over("signal", run.data.vocab_size)
+    yield from cached.problems_over("signal", run.data.vocab_size)

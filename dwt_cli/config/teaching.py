@@ -1,4 +1,4 @@
-"""What can be taught together, by the settings alone: teacher, schedule, objective, rows, text."""
+"""Rules about teacher, schedule, objective, rows and text together, by the settings alone."""
 
 import math
 from collections.abc import Iterator
@@ -32,9 +32,9 @@ def _of_teachers(run: Run, teacher: str) -> Iterator[str]:
             "teacher.online=lora with parallel.shard_teacher=true: no gradient goes through a "
             "shared teacher; set parallel.shard_teacher=false, or teacher.online=head"
         )
-    if several and run.signal.kept and is_shared:
+    if several and run.signal.cached and is_shared:
         yield (
-            f"parallel.shard_teacher=true with {teacher} and a signal that is kept: ranks ask for "
+            f"parallel.shard_teacher=true with {teacher} and a cached signal: ranks ask for "
             "different numbers of blocks; set parallel.shard_teacher=false"
         )
     num_patterns = run.task.num_patterns if isinstance(run.task, MaskedLM) else None

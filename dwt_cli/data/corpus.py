@@ -32,7 +32,7 @@ _TRAINED = {
     (TokenizerKind.bpe, "sep_token"): bpe.train_with_masks,
     (TokenizerKind.bpe, "eos_token"): bpe.train_tokenizer,
 }
-"""By the kind, and by the role of what ends a text."""
+"""Trainers by the tokenizer's kind, and by the role of what ends a text."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class _Part(NamedTuple):
 
 
 class Spans:
-    """What is read in our tokens, read in theirs: a pure function of the block.
+    """Reads what is in our tokens in theirs: a pure function of the block.
 
     Text is what our tokens stand for (`Surfaces`); a part of a character at the ends of a block is
     left out. Special tokens are theirs of the same role; one that they have not is left out. What

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from omegaconf import II
 
@@ -24,6 +24,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dwt_cli.distill.teacher.signal import HeadStates, SoftTargets
+
+
+class Rows(NamedTuple):
+    """The target rows of one block that is to be written.
+
+    teacher: its targets there. draws: the sample's own random numbers. allowed_V: bool, the tokens
+    that may be written. student_TV: the student's logits, where they are asked for.
+    """
+
+    teacher: SoftTargets
+    draws: np.random.Generator
+    allowed_V: Tensor
+    student_TV: Tensor | None = None
 
 
 @dataclass
@@ -69,18 +82,8 @@ class Writes(Explore):
         return sum(map(self.is_written, range(self.batch_size))) / self.batch_size
 
     @abstractmethod
-    def read(
-        self,
-        targets: SoftTargets,
-        draws: np.random.Generator,
-        allowed_V: Tensor,
-        student_TV: Tensor | None,
-    ) -> Tensor:
-        """Return the tokens (T,), int64, of one block's rows, none that is not allowed.
-
-        targets: the teacher's there. draws: the sample's own random numbers. allowed_V: bool.
-        student_TV: the student's logits, where they are asked for.
-        """
+    def read(self, rows: Rows) -> Tensor:
+        """Return the tokens (T,), int64, of one block's rows, none that is not allowed."""
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield a line for a share that leaves no whole block."""
@@ -95,20 +98,14 @@ class Writes(Explore):
 class Sample(Writes):
     """Tokens drawn from what the teacher expects in each row."""
 
-    def read(
-        self,
-        targets: SoftTargets,
-        draws: np.random.Generator,
-        allowed_V: Tensor,
-        student_TV: Tensor | None,
-    ) -> Tensor:
+    def read(self, rows: Rows) -> Tensor:
         import torch
 
-        logits_TV = targets.dense().double().masked_fill(~allowed_V, -torch.inf)
+        logits_TV = rows.teacher.dense().double().masked_fill(~rows.allowed_V, -torch.inf)
         sums_TV = logits_TV.softmax(-1).cumsum(-1)
-        uniforms_T1 = torch.from_numpy(draws.random((len(sums_TV), 1))).to(sums_TV.device)
+        uniforms_T1 = torch.from_numpy(rows.draws.random((len(sums_TV), 1))).to(sums_TV.device)
         found_T = torch.searchsorted(sums_TV, uniforms_T1 * sums_TV[:, -1:], right=True)[:, 0]
-        last = int(allowed_V.nonzero().max())  # a product that is rounded up to the sum
+        last = int(rows.allowed_V.nonzero().max())  # a product that is rounded up to the sum
         return found_T.clamp_max(last)
 
 
@@ -120,18 +117,12 @@ class Perturb(Writes):
 
     sigma: float = at_least(0, 0.5)
 
-    def read(
-        self,
-        targets: SoftTargets,
-        draws: np.random.Generator,
-        allowed_V: Tensor,
-        student_TV: Tensor | None,
-    ) -> Tensor:
+    def read(self, rows: Rows) -> Tensor:
         import torch
 
-        head = _head(targets)
-        noise_TD = torch.from_numpy(draws.standard_normal(head.states_ND.shape))
-        return _likeliest(_moved(head, self.sigma, noise_TD.to(head.states_ND)), allowed_V)
+        head = _head(rows.teacher)
+        noise_TD = torch.from_numpy(rows.draws.standard_normal(head.states_ND.shape))
+        return _likeliest(_moved(head, self.sigma, noise_TD.to(head.states_ND)), rows.allowed_V)
 
 
 @dataclass
@@ -147,18 +138,12 @@ class Ascend(Writes):
 
     step: float = at_least(0, 0.5)
 
-    def read(
-        self,
-        targets: SoftTargets,
-        draws: np.random.Generator,
-        allowed_V: Tensor,
-        student_TV: Tensor | None,
-    ) -> Tensor:
-        assert student_TV is not None, "it was asked for"
-        head = _head(targets)
-        way_TD = disagreement(head, student_TV)
+    def read(self, rows: Rows) -> Tensor:
+        assert rows.student_TV is not None, "it was asked for"
+        head = _head(rows.teacher)
+        way_TD = disagreement(head, rows.student_TV)
         way_TD = way_TD / _rms(way_TD).clamp_min(1e-30)
-        return _likeliest(_moved(head, self.step, way_TD), allowed_V)
+        return _likeliest(_moved(head, self.step, way_TD), rows.allowed_V)
 
 
 EXPLORES: dict[str, type[Explore]] = {

@@ -24,7 +24,7 @@ from dwt_cli.training.profile import span
 from dwt_cli.training.protocols import LossSum, Moment, Numbers
 
 Own = tuple[Tensor, dict[str, Tensor]]
-"""What `TeacherSignal.own_loss` returns."""
+"""The answer of `TeacherSignal.own_loss`."""
 
 STAND_ALONE = Constant(hard=1.0, soft=0.0)
 

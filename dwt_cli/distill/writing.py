@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dwt_cli.base.randomness import seed_for
 from dwt_cli.distill.alpha import Weights
-from dwt_cli.distill.explore import Writes
+from dwt_cli.distill.explore import Rows, Writes
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums, Sums
 from dwt_cli.distill.teacher.signal import SoftTargets, TeacherSignal
 from dwt_cli.models.wrapper import OutputLayer, Want
@@ -65,7 +65,7 @@ class Writing:
             takes_T = torch.from_numpy(draws.random(len(labels_T)) < self.ratio)
             takes_T = takes_T.to(labels_T.device) & allowed_V[labels_T]  # no mark of a document
             student_TV = None if logits_NV is None else logits_NV[rows]
-            read_T = self.options.read(answer.rows(rows), draws, allowed_V, student_TV)
+            read_T = self.options.read(Rows(answer.rows(rows), draws, allowed_V, student_TV))
             tokens.append(torch.where(takes_T, read_T, labels_T))
         return self.targets.written(batch, torch.cat(tokens)), places
 

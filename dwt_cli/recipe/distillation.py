@@ -1,4 +1,4 @@
-"""How a student is taught: the teacher's signal, its comparison, and the rows that count."""
+"""The distillation of a student: the teacher's signal, its comparison, the rows that count."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def distillation_of(
 
     if stage.taught_by is None or stage.teacher is None:
         return None
-    if stage.kept and (online := done.get(stage.teacher.name)):
+    if stage.cached and (online := done.get(stage.teacher.name)):
         online.signal.release()
     teacher, shapes = done[stage.taught_by.name], stage.shapes
     parts: dict[str, nn.Module] = {}

@@ -88,8 +88,8 @@ def _time(student: StudentStage, options: RunOptions, num_ranks: int) -> Iterato
         yield f"{name}, steps and tokens", f"{length:,}; {length * per_step:,}"
     if student.crossing:
         yield "the teacher is left", student.crossing.planned(Cache(options.cache, print))
-    if student.kept and (blocks := student.kept.num_blocks({})) is not None:
-        size = blocks * student.kept.most_bytes / 1e9
+    if student.cached and (blocks := student.cached.num_blocks({})) is not None:
+        size = blocks * student.cached.most_bytes / 1e9
         yield "the teacher is asked once", f"{blocks:,} blocks at most, {size:.3g} GB in the cache"
     yield "FLOPs in all", f"{flops:.3g}"
     if peak is None:

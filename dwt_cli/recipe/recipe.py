@@ -25,8 +25,8 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
     conditions = Conditions(run.task, run.train, run.optim, run.eval, run.parallel, run.data)
     opened = [*run.student.checkpoints(), *run.teacher.checkpoints()]
     of = (run.student, run.remap, dict(run.teacher.each()), run.objective, conditions, opened)
-    are_kept = run.signal.kept is not None and not run.alpha.soft_is_over(Moment(0.0))
-    shapes = Shapes(*of, are_kept=are_kept)
+    are_cached = run.signal.cached is not None and not run.alpha.soft_is_over(Moment(0.0))
+    shapes = Shapes(*of, are_cached=are_cached)
     asked = any(override.startswith("eval.num_blocks=") for override in run.overrides)
     corpus = CorpusStage(
         run.data,

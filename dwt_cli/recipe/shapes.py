@@ -26,7 +26,7 @@ class Shapes:
     """A run's models without their weights, and the conditions under which they work.
 
     teachers: single ones, by the setting that their own settings begin with. checkpoints: those
-    models that exist, with the setting that names each. are_kept: the teachers' answers are, so
+    models that exist, with the setting that names each. are_cached: the teachers' answers are, so
     that none is there while the student trains.
     """
 
@@ -36,17 +36,17 @@ class Shapes:
     objectives: Mapping[str, Objective]
     conditions: Conditions
     checkpoints: Sequence[tuple[str, Checkpoint]]
-    are_kept: bool = False
+    are_cached: bool = False
 
     @property
     def teachers_beside(self) -> Mapping[str, Teacher]:
         """The teachers that are there while the student trains."""
-        return {} if self.are_kept else self.teachers
+        return {} if self.are_cached else self.teachers
 
     @property
     def models_beside(self) -> Mapping[str, PreTrainedModel]:
         """Those of them that are models."""
-        return {} if self.are_kept else self.teacher_models
+        return {} if self.are_cached else self.teacher_models
 
     @property
     def student_config(self) -> PreTrainedConfig:

@@ -1,6 +1,6 @@
-"""The stage of a signal that is kept: the teacher is asked once, for what the student will hear.
+"""The stage of a cached signal: the teacher is asked once, for what the student will hear.
 
-What is kept belongs to a teacher, a text and an estimator, and grows: a run adds the blocks that
+What is cached belongs to a teacher, a text and an estimator, and grows: a run adds the blocks that
 none before it has asked for, and one that finds all of its own loads no teacher.
 """
 
@@ -17,7 +17,7 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.objective.base import divergences
-from dwt_cli.distill.signal.options import Kept
+from dwt_cli.distill.signal.options import Cached
 from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
@@ -25,7 +25,7 @@ from dwt_cli.training.protocols import Moment
 
 if TYPE_CHECKING:
     from dwt_cli.distill.signal.coding import Layout
-    from dwt_cli.distill.signal.store import KeptBlock, Store
+    from dwt_cli.distill.signal.store import CachedBlock, Store
     from dwt_cli.recipe.student import StudentStage
     from dwt_cli.tasks.batches import TrainBatches
     from dwt_cli.tasks.task import Place
@@ -40,14 +40,14 @@ class SignalStage(Stage):
     """A teacher's rows in the cache; its artifact is a `Prepared` one that gives them back."""
 
     kind, word = "signal", "signal"
-    options: Kept
+    options: Cached
     student: StudentStage
     teacher: TeacherStage
     name: str = "signal"
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What determines the rows, but for what is in each one's key: see `_way`, `Store`."""
+        """The parts that determine rows, but for each one's key (see `_way`, `Store`)."""
         from dwt_cli.distill.signal.store import VERSION
 
         student, of = self.student, self.student.shapes.conditions
@@ -69,11 +69,11 @@ class SignalStage(Stage):
 
     @property
     def layout(self) -> Layout:
-        from dwt_cli.distill.signal.kept import layout_of
+        from dwt_cli.distill.signal.cached import layout_of
 
         return layout_of(self.options, self.student.shapes.conditions.data.vocab_size)
 
-    def heard(self, done: Mapping[str, Any]) -> list[int] | None:
+    def distilled_steps(self, done: Mapping[str, Any]) -> list[int] | None:
         """Return the steps in which the teacher will count, as far as it is known beforehand.
 
         A schedule that reacts may listen to the end. None: the length is not known.
@@ -86,10 +86,11 @@ class SignalStage(Stage):
 
     def num_blocks(self, done: Mapping[str, Any]) -> int | None:
         """Return how many blocks are asked for at most; None while that is not known."""
-        heard, of, corpus = self.heard(done), self.student.shapes.conditions, self.student.corpus
-        if heard is None:
+        steps, corpus = self.distilled_steps(done), self.student.corpus
+        of = self.student.shapes.conditions
+        if steps is None:
             return None
-        blocks = len(heard) * of.train.batch_size
+        blocks = len(steps) * of.train.batch_size
         text = done.get(corpus.name)
         tokens = text.report["train_tokens"] if text else self.student.train_tokens
         each = of.task.num_variants
@@ -118,8 +119,8 @@ class SignalStage(Stage):
         return None if blocks is None else blocks * self.block_flops
 
     def carry_out(self, done: Done, at: Context) -> Prepared:
-        """Return the teacher as it is kept, asked for what is missing; all ranks ask."""
-        from dwt_cli.distill.signal.kept import KeptSignal
+        """Return the teacher as it is cached, asked for what is missing; all ranks ask."""
+        from dwt_cli.distill.signal.cached import CachedSignal
         from dwt_cli.tasks.batches import TrainBatches
 
         of, corpus = self.student.shapes.conditions, done[self.student.corpus.name]
@@ -160,7 +161,7 @@ class SignalStage(Stage):
             "bytes_per_target": per_row,
         }
         way, vocab_size = self._way(at), of.data.vocab_size
-        signal = KeptSignal(vocab_size, lambda batch: store.entries(batch, way), account)
+        signal = CachedSignal(vocab_size, lambda batch: store.entries(batch, way), account)
         return Prepared(Facts.from_json(facts), signal)
 
     def _way(self, at: Context) -> str:
@@ -183,13 +184,13 @@ class SignalStage(Stage):
     def _needed(
         self, batches: TrainBatches, store: Store, done: Done, at: Context
     ) -> tuple[int, _Asked]:
-        """Return how many blocks are heard, each counted once, and those that are not kept."""
+        """Return how many blocks are asked for, each counted once, and those not cached."""
         from dwt_cli.distill.signal.store import keys_of
         from dwt_cli.tasks.task import Place
 
         seen: set[int] = set()
         missing, way = [], self._way(at)
-        for step in self.heard(done) or ():
+        for step in self.distilled_steps(done) or ():
             batch = batches.batch(step)
             for key, place in zip(keys_of(batch, way), batch.places_B3.tolist(), strict=True):
                 if key not in seen and key not in store:
@@ -227,8 +228,8 @@ class SignalStage(Stage):
 
     def _blocks(
         self, part: _Asked, teacher: Prepared, batches: TrainBatches, at: Context
-    ) -> Iterator[KeptBlock]:
-        from dwt_cli.distill.signal.kept import asked
+    ) -> Iterator[CachedBlock]:
+        from dwt_cli.distill.signal.cached import asked
 
         size = self.student.shapes.conditions.train.num_blocks(at.ranks.size)
         for start in range(0, len(part), size):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from dwt_cli.distill.remap.vocabulary import Transfer
-    from dwt_cli.distill.signal.kept import KeptSignal
+    from dwt_cli.distill.signal.cached import CachedSignal
 
 _SAMPLES = 1000  # moments of a run at which its schedule is asked for the teacher's weight
 
@@ -103,7 +103,7 @@ class StudentStage(Stage):
             "objectives": shapes.objectives,
             "revise": self.revise,
             "select": self.select,
-            "signal": self.kept and self.kept.options,
+            "signal": self.cached and self.cached.options,
             "explore": self.explore.writes,
         }
 
@@ -118,17 +118,17 @@ class StudentStage(Stage):
         if self.after:
             return [*self.after.stages, self]
         teachers = [*self.teacher.members, self.teacher] if self.teacher else []
-        others = [stage for stage in (self.crossing, self.maps, self.kept) if stage]
+        others = [stage for stage in (self.crossing, self.maps, self.cached) if stage]
         return [self.corpus, *teachers, *others, self]
 
     @property
     def in_turn(self) -> list[Stage]:
-        """Those of them that are carried out one by one: a signal that is kept calls the others.
+        """Those of them that are carried out one by one: a cached signal calls the others.
 
         These are the teachers that nobody else needs.
         """
         teacher, is_needed = self.teacher, self.shapes.remap.needs_teacher or self.crossing
-        if teacher is None or self.kept is None or is_needed:
+        if teacher is None or self.cached is None or is_needed:
             return self.stages
         asked = {stage.name for stage in (*teacher.members, teacher)}
         return [stage for stage in self.stages if stage.name not in asked]
@@ -136,13 +136,13 @@ class StudentStage(Stage):
     @property
     def taught_by(self) -> Stage | None:
         """The stage whose artifact teaches; None: nobody does."""
-        return self.kept or self.teacher
+        return self.cached or self.teacher
 
     @cached_property
-    def kept(self) -> SignalStage | None:
-        """The stage of a signal that is kept; None: the teacher is asked in each step, or never."""
-        options, teacher = self.signal.kept, self.teacher
-        if not (options and teacher and self.shapes.are_kept):
+    def cached(self) -> SignalStage | None:
+        """The stage of a cached signal; None: the teacher is asked in each step, or never."""
+        options, teacher = self.signal.cached, self.teacher
+        if not (options and teacher and self.shapes.are_cached):
             return None
         return SignalStage(options, self, teacher)
 
@@ -214,7 +214,7 @@ class StudentStage(Stage):
         weights = (alpha.weights(Moment(n / samples)) for n in range(samples))
         share = sum(weight.soft != 0 for weight in weights) / samples
         shown, asked = self.taught_flops
-        return flops + steps * share * (shown + (0.0 if self.kept else asked))
+        return flops + steps * share * (shown + (0.0 if self.cached else asked))
 
     @property
     def taught_flops(self) -> tuple[float, float]:
@@ -245,7 +245,7 @@ class StudentStage(Stage):
             remapped = self._remap(model, done, at) if self.shapes.remap.needs_teacher else None
         distillation = distillation_of(self, model, done, at)
         loss = DistillationLoss(distillation)
-        kept: KeptSignal | None = done[self.kept.name].signal if self.kept else None
+        cached: CachedSignal | None = done[self.cached.name].signal if self.cached else None
         facts = of.fit(
             self,
             of.wrapped(model, at.machine),
@@ -258,16 +258,16 @@ class StudentStage(Stage):
             shares=of.eval.at,
             save=lambda place: save_model(model, corpus.tokenizer, place),
             compile_loss=None if self.shapes.features[0] else loss.compile,
-            beside=kept.beside if kept else None,
+            beside=cached.beside if cached else None,
         )
         num_taught, (shown, asked) = facts.num_taught or 0, self.taught_flops
         flops = (facts.flops or 0) + shown * num_taught
-        asked = kept.account["flops"] if kept else asked * num_taught
+        asked = cached.account["flops"] if cached else asked * num_taught
         facts = replace(facts, flops=flops, teacher_forward_flops=asked, remap=remapped)
         if self.crossing:
             facts = replace(facts, crossing=done[self.crossing.name])
-        if kept:
-            facts = replace(facts, signal=dict(kept.account))
+        if cached:
+            facts = replace(facts, signal=dict(cached.account))
         return Trained(model, replace(facts, fresh=fresh or None))
 
     def newest(self, done: Done, at: Context) -> Trained:

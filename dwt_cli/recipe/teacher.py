@@ -182,7 +182,7 @@ class TrainedStage(SingleStage):
 
     @property
     def pretraining(self) -> Conditions:
-        """How it is trained: as the student, but for its length and an optimiser of its own."""
+        """The conditions of its training: the student's, but for length and own optimiser."""
         of = self.conditions.lasting(self.options.max_steps)
         return replace(of, optim=self.options.optim or of.optim)
 

@@ -24,7 +24,7 @@ RUNS = "runs.jsonl"
 
 
 class Expect(Enum):
-    """What a claim says of a loss: the lower one, the higher one, or the other one's within a bit.
+    """Expectation of a loss: below another, above it, or within some nats of it.
 
     not_higher: it is at most so much above the other. equal: neither above it nor below by more.
     """

@@ -138,7 +138,7 @@ def read_results(folder: Path) -> Results:
 def _share_answers(rows: Sequence[dict[str, Any]]) -> None:
     """Charge what a teacher was asked once for, by arms of a length and a seed, to them together.
 
-    Each pays in proportion to what it hears, and all of them what is heard most. The accounts of
+    Each pays in proportion to what it hears, and all of them what is asked most. The accounts of
     rows are changed.
     """
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -148,9 +148,9 @@ def _share_answers(rows: Sequence[dict[str, Any]]) -> None:
                 row
             )
     for group in groups.values():
-        heard = [row["signal"]["flops"] for row in group]
-        saved = 1 - max(heard) / sum(heard) if any(heard) else 0.0
-        for row, own in zip(group, heard, strict=True):
+        asked = [row["signal"]["flops"] for row in group]
+        saved = 1 - max(asked) / sum(asked) if any(asked) else 0.0
+        for row, own in zip(group, asked, strict=True):
             for account in (Account.FORWARD, Account.WHOLE):
                 row[account.column] -= own * saved
 

@@ -16,7 +16,7 @@ from dwt_cli.data.pack import Blocks
 from dwt_cli.tasks.task import HELDOUT, Batch, Place, Targets
 
 Beside = Callable[[Batch], tuple[Tensor, ...]]
-"""What returns the tensors that were kept for a batch, on the CPU; none, if there are none."""
+"""Returns the tensors that were cached for a batch, on the CPU; none, if there are none."""
 
 
 class TrainBatches:

@@ -38,7 +38,7 @@ class Task(ABC):
 
     @property
     def num_variants(self) -> int | None:
-        """How many sets of targets a block has; None: another one each time it is read."""
+        """The number of sets of targets of a block; None: another one each time it is read."""
         return None
 
     @abstractmethod

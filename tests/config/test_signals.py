@@ -1,4 +1,4 @@
-"""What a signal that is kept cannot be together with: a line each, with the remedy."""
+"""What a cached signal cannot be together with: a line each, with the remedy."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -86,6 +86,6 @@ def test_accepted(run: Run, what: str) -> None:
 
 
 def test_settings_of_a_signal_have_ranges(run: Run) -> None:
-    for kept in (Threshold(0), Threshold(seed=-1)):
+    for cached in (Threshold(0), Threshold(seed=-1)):
         with pytest.raises(Exception, match="at least"):
-            check.check(replace(run, signal=kept))
+            check.check(replace(run, signal=cached))

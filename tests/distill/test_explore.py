@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Linear
-from dwt_cli.distill.explore import Ascend, Perturb, Sample, Writes, disagreement
+from dwt_cli.distill.explore import Ascend, Perturb, Rows, Sample, Writes, disagreement
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.objective.select import Correct
@@ -200,7 +200,7 @@ def test_sampled_tokens_are_as_frequent_as_the_teacher_expects() -> None:
     logits_TV = (probabilities + 1e-30).log().repeat(num, 1)
     allowed_V = torch.tensor([True, True, False, True, True])
     draws = Place(0, 1, 2).generator(3)
-    tokens_T = Sample().read(DenseLogits(logits_TV), draws, allowed_V, None)
+    tokens_T = Sample().read(Rows(DenseLogits(logits_TV), draws, allowed_V))
     shares = torch.bincount(tokens_T, minlength=5) / num
     expected = torch.where(allowed_V, probabilities, 0.0)
     torch.testing.assert_close(shares, expected / expected.sum(), atol=0.015, rtol=0)

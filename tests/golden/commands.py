@@ -81,11 +81,12 @@ def every_choice() -> list[str]:
 
 
 def recorded() -> dict[str, str]:
-    """Return the commands on record, and the identities that their runs have there."""
+    """Return the commands on record, but for those of files, and the identities of their runs."""
     found: dict[str, str] = {}
     for file in sorted((SWEEPS / "results").glob("*/results.csv")):
         with file.open(encoding="utf-8", newline="") as rows:
-            found |= {row["words"]: row["identity"] for row in csv.DictReader(rows)}
+            each = [row for row in csv.DictReader(rows) if " data.path=" not in row["words"]]
+            found |= {row["words"]: row["identity"] for row in each}
     return found
 
 

@@ -1,4 +1,4 @@
-"""Signals that are kept: who asks, what is found again, and what is never taken for one's own."""
+"""Signals that are cached: who asks, what is found again, and what is never taken for one's own."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from dwt_cli.data.options import TokenizerKind
 from dwt_cli.distill.alpha import Linear
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.signal.options import Online, Sampled, Threshold
-from dwt_cli.distill.signal.store import KeptBlock, write_shard
+from dwt_cli.distill.signal.store import CachedBlock, write_shard
 from dwt_cli.recipe import signal, worker
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.stage import Context, Done, Site
@@ -75,7 +75,7 @@ class Asked:
         at.show.expect({stage.name: 0.0 for stage in student.stages})
         for stage in student.in_turn[:-1]:
             self.done[stage.name] = stage.carry_out(self.done, at)
-        self.folder = student.kept.place(at.cache) if student.kept else Path()
+        self.folder = student.cached.place(at.cache) if student.cached else Path()
         self.prepared = self.done["signal"]
         indices = [np.load(path) for path in self.folder.glob("*.npy")]
         self.num_rows = int(sum(index["num_rows"].sum() for index in indices))
@@ -111,7 +111,7 @@ def ask(place: Path, tmp_path: Path) -> Ask:
 
 
 def asked_by(ranks: Ranks, run: Run, folder: Path) -> int:
-    """The rows that are kept once a run's ranks have all that comes before the student."""
+    """The rows that are cached once a run's ranks have all that comes before the student."""
     site = Site(
         Machine.of(run.launch.device, 1, run.train.precision), Cache(str(folder), print), ranks
     )
@@ -126,9 +126,9 @@ def test_any_number_of_ranks_ask_together_and_find_the_same(
 ) -> None:
     causal = changed(causal, train__batch_size=6, train__epochs=1.0, train__max_steps=None)
     (tmp_path / "ranks").mkdir()
-    kept = together(num_ranks, asked_by, causal, tmp_path / "ranks")
+    cached = together(num_ranks, asked_by, causal, tmp_path / "ranks")
     alone = ask(causal)
-    assert alone.by_a_teacher and kept == [alone.num_rows] * num_ranks
+    assert alone.by_a_teacher and cached == [alone.num_rows] * num_ranks
     assert asked_by(ALONE, causal, tmp_path / "ranks") == alone.num_rows, "nobody asked again"
 
 
@@ -242,7 +242,7 @@ def test_what_was_tampered_with_is_refused(tmp_path: Path, how: str) -> None:
         with cache.growing("signal", name, {}) as folder:
             for number in range(2):
                 content = f"{name}{number}".encode() * 20
-                write_shard(folder, number, [KeptBlock(number + len(name), 1, content)])
+                write_shard(folder, number, [CachedBlock(number + len(name), 1, content)])
                 atomic.add(folder, [f"{number:06d}.{end}" for end in ("rows", "npy")])
     with cache.growing("signal", "ours", {}) as folder:
         assert len(list(folder.glob("*.rows"))) == 2 and not lines
@@ -271,9 +271,9 @@ OTHERWISE: dict[str, dict[str, Any]] = {
 
 
 def test_rows_of_anything_else_are_others(causal: Run) -> None:
-    stages = {what: recipe_of(changed(causal, **how)).kept for what, how in OTHERWISE.items()}
+    stages = {what: recipe_of(changed(causal, **how)).cached for what, how in OTHERWISE.items()}
     found = {what: stage.identity for what, stage in stages.items() if stage}
-    usual = recipe_of(causal).kept
+    usual = recipe_of(causal).cached
     assert usual and len({usual.identity, *found.values()}) == len(OTHERWISE) + 1
 
 
@@ -282,22 +282,24 @@ def test_a_run_hears_what_is_kept(place: Path, causal: Run) -> None:
     """With all but one entry of a row it is all but the online run, and no teacher is there."""
     causal = changed(causal, scale=replace(causal.scale), run__cache=str(place))
     summaries = []
-    for kept in (Online(), Threshold(269)):
-        run = changed(causal, signal=kept, choices={"teacher": "untrained", "signal": str(kept)})
+    for cached in (Online(), Threshold(269)):
+        run = changed(
+            causal, signal=cached, choices={"teacher": "untrained", "signal": str(cached)}
+        )
         printed = io.StringIO()
         worker.work(run, Console(file=printed, width=120))
         (folder,) = place.glob(f"runs/*{recipe_of(run).identity}")
         steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         summary = json.loads((folder / "summary.json").read_text())
         summaries.append((summary, [s for s in steps if "train/soft_loss" in s]))
-    (online, theirs), (kept, ours) = summaries
+    (online, theirs), (cached, ours) = summaries
     for name in ("train/soft_loss", "train/teacher_loss", "train/hard_loss"):
         assert [s[name] for s in ours] == pytest.approx([s[name] for s in theirs], abs=3e-3)
-    assert kept["teacher"]["heldout"] == online["teacher"]["heldout"]
-    student = kept["student"]
-    assert student["signal"]["flops"] == kept["cost"]["teacher_forward_flops"]
-    assert kept["student"]["flops"] == online["student"]["flops"]
-    assert kept["cost"]["teacher_forward_flops"] <= online["cost"]["teacher_forward_flops"]
+    assert cached["teacher"]["heldout"] == online["teacher"]["heldout"]
+    student = cached["student"]
+    assert student["signal"]["flops"] == cached["cost"]["teacher_forward_flops"]
+    assert cached["student"]["flops"] == online["student"]["flops"]
+    assert cached["cost"]["teacher_forward_flops"] <= online["cost"]["teacher_forward_flops"]
 
 
 def test_frozen_patterns_serve_every_seed_and_epoch(ask: Ask, masked: Run) -> None:

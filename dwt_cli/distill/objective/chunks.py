@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Chunks(NamedTuple):
-    """What a causal teacher with tokens of its own says of text between places where tokens end.
+    """Likelihoods of a causal teacher with tokens of its own, of text between places.
 
     At such a place a token of the student and one of the teacher end together. chunks_N: int64, the
     chunk in which each target row's label is; C for those in none. log_p_C: the teacher's

@@ -8,7 +8,7 @@ widths of student, teacher.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
@@ -247,8 +247,15 @@ class Hidden(FeatureObjective):
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong with the pairs, a line each."""
-        if not self.pairs:
-            yield f"{setting}.pairs=[]: name at least one pair, as in [[-1,-1]]"
-        for pair in self.pairs:
-            if len(pair) != 2:
-                yield f"{setting}.pairs: {pair} is no pair [student layer, teacher layer]"
+        return no_pairs(setting, self.pairs, "student layer, teacher layer", "[[-1,-1]]")
+
+
+def no_pairs(
+    setting: str, pairs: Sequence[Sequence[int]], kind: str, example: str
+) -> Iterator[str]:
+    """Yield a line for each that is no pair, and where there is none."""
+    if not pairs:
+        yield f"{setting}.pairs=[]: name at least one pair, as in {example}"
+    for pair in pairs:
+        if len(pair) != 2:
+            yield f"{setting}.pairs: {pair} is no pair [{kind}]"

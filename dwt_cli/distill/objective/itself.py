@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.distill.objective.features import FeatureObjective
+from dwt_cli.distill.objective.features import FeatureObjective, no_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -79,11 +79,7 @@ class SelfFeatures(FeatureObjective):
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong with the pairs, a line each."""
-        if not self.pairs:
-            yield f"{setting}.pairs=[]: name at least one pair, as in [[0,-2]]"
-        for pair in self.pairs:
-            if len(pair) != 2:
-                yield f"{setting}.pairs: {pair} is no pair [shallow layer, deep layer]"
+        return no_pairs(setting, self.pairs, "shallow layer, deep layer", "[[0,-2]]")
 
 
 def transported(ours_BSD: Tensor, theirs_BTD: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Vocabulary(Enum):
-    """What a student's tokens start as where its tokenizer may be another than its teacher's.
+    """Start of a student's tokens where its tokenizer may be another than its teacher's.
 
     shared: the two have one. transfer: a token of the teacher's is copied, any other is the mean of
     its pieces in the teacher's tokenizer. fresh: embeddings and head are left as they were made.
@@ -54,7 +54,7 @@ class Remap:
 
     @property
     def shares_rows(self) -> bool:
-        """Whether a row of the student's vocabulary starts as the same one of its teacher's."""
+        """True where a row of the student's vocabulary starts as the same one of its teacher's."""
         return False
 
     def tokens(self, num_rows: int, between: Pair | None = None) -> Transfer | None:

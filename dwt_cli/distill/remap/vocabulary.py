@@ -16,16 +16,17 @@ from dwt_cli.data.surfaces import Surfaces
 from dwt_cli.models.anatomy import anatomy_of
 
 KINDS = ("copied", "pieces", "bytes", "special", "mean_of_all")
-"""What a row can start as; see `Transfer`."""
+"""Kinds of a row's start; see `Transfer`."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """For each of our rows the ids of their tokens whose mean it starts as; empty: of all.
+    """A start for each row of our vocabulary: the mean of some rows of theirs.
 
-    kinds: how many rows there are of each kind: ``copied`` stand for the same bytes, ``pieces`` for
-    those of several tokens, ``bytes`` for those of parts of characters, ``special`` have the same
-    role, and ``mean_of_all`` have nothing of their own, as rows without a token.
+    pieces: the ids of these tokens of theirs, by row of ours; empty: the mean of all. kinds: how
+    many rows there are of each kind: ``copied`` stand for the same bytes, ``pieces`` for those of
+    several tokens, ``bytes`` for those of parts of characters, ``special`` have the same role, and
+    ``mean_of_all`` have nothing of their own, as rows without a token.
     """
 
     pieces: Sequence[Sequence[int]]

@@ -1,1 +1,1 @@
-"""Signals that are asked for once and kept: a few tokens of each row, in few bytes."""
+"""Signals that are asked for once and cached: a few tokens of each row, in few bytes."""

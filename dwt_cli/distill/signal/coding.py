@@ -20,8 +20,8 @@ _LEAST = 32.0  # nats: a label's log-probability is at least minus that
 _ENTROPY_BITS, _LABEL_BITS, _TOP_BITS = 12, 12, 10
 
 
-class KeptRows(NamedTuple):
-    """Rows as they are kept; see `Entries` and `EntryRows`.
+class CachedRows(NamedTuple):
+    """Rows as they are cached; see `Entries` and `EntryRows`.
 
     int64 all but the last four: fp64, and bool. levels_TK: weights of the head.
     """
@@ -38,14 +38,14 @@ class KeptRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """The meaning of the bytes of rows; the same for all of a store. See `Kept`."""
+    """The meaning of the bytes of rows; the same for all of a store. See `Cached`."""
 
     vocab_size: int
     num_entries: int
     num_levels: int
     is_full: bool
 
-    def encode(self, rows: KeptRows) -> bytes:
+    def encode(self, rows: CachedRows) -> bytes:
         """Return the bytes of a block's rows."""
         places_K = np.arange(self.num_entries)
         is_there_TK = places_K < rows.num_T[:, None]
@@ -62,7 +62,7 @@ class Layout:
         ]
         return b"".join(_packed(np.asarray(values, np.int64), bits) for values, bits in columns)
 
-    def decode(self, content: bytes, num_rows: int) -> KeptRows:
+    def decode(self, content: bytes, num_rows: int) -> CachedRows:
         """Return the rows of a block's bytes."""
         stream = _Stream(content)
         full_T = np.full(num_rows, self.num_entries)
@@ -79,9 +79,9 @@ class Layout:
         num_levels = int(num_head_T.sum())
         levels_TK[places_K < num_head_T[:, None]] = stream.take(num_levels, self._level_bits)
         known = (entropies_T, labels_T, tops_T, are_likeliest_T)
-        return KeptRows(ids_TK, levels_TK, num_head_T, num_T, *known)
+        return CachedRows(ids_TK, levels_TK, num_head_T, num_T, *known)
 
-    def weights(self, rows: KeptRows) -> NDArray[np.float32]:
+    def weights(self, rows: CachedRows) -> NDArray[np.float32]:
         """Return the weights of all entries (T, K): what the head leaves of one, evenly."""
         places_K, head_TK = np.arange(self.num_entries), rows.levels_TK / self.num_levels
         is_tail_TK = (places_K >= rows.num_head_T[:, None]) & (places_K < rows.num_T[:, None])

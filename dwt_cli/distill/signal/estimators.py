@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 class Entries(NamedTuple):
-    """The tokens that are kept of each row.
+    """The tokens that are cached of each row.
 
     ids_NK: int64. weights_NK: fp64, zero beyond the entries that a row has; the head's, in falling
     order, come first, and those that follow are equal. num_head_N, num_N: int64, of the head and of

@@ -1,4 +1,4 @@
-"""The options of the signal: whether the teacher is asked in each step, or once and kept.
+"""The options of the signal: whether the teacher is asked in each step, or once and cached.
 
 Imports no torch.
 """
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class Signal:
     """A way in which the teacher's answers come to the student.
 
-    kept: the settings of a signal that is kept; None: it is asked for in each step.
+    cached: the settings of a cached signal; None: it is asked for in each step.
     """
 
     tag: ClassVar[str] = ""
 
     @property
-    def kept(self) -> Kept | None:
+    def cached(self) -> Cached | None:
         return None
 
 
@@ -42,8 +42,8 @@ class Online(Signal):
 
 
 @dataclass
-class Kept(Signal, ABC):
-    """Rows that are asked for once, and kept as a few entries each.
+class Cached(Signal, ABC):
+    """Rows that are asked for once, and cached as a few entries each.
 
     num_entries: of a row, or draws. seed: of what is drawn. divergence: the one that compares such
     rows. num_levels: that the probabilities of the head are rounded to. num_uniforms: that a row
@@ -57,7 +57,7 @@ class Kept(Signal, ABC):
     seed: int = at_least(0, 0)
 
     @property
-    def kept(self) -> Kept:
+    def cached(self) -> Cached:
         return self
 
     @property
@@ -82,7 +82,7 @@ class Kept(Signal, ABC):
 
 
 @dataclass
-class Threshold(Kept):
+class Threshold(Cached):
     """The likeliest tokens as they are, of the others some: unbiased, with the least variance."""
 
     @property
@@ -97,7 +97,7 @@ class Threshold(Kept):
 
 
 @dataclass
-class Sampled(Kept):
+class Sampled(Cached):
     """Draws with replacement (arXiv 2503.16870): unbiased; ``num_entries`` is how many."""
 
     is_full: ClassVar[bool] = False
@@ -118,7 +118,7 @@ class Sampled(Kept):
 
 
 @dataclass
-class LikeliestOnly(Kept):
+class LikeliestOnly(Cached):
     """The likeliest tokens, and the rest as one outcome: biased, the tail has no shape."""
 
     tag: ClassVar[str] = "TopKSignal"

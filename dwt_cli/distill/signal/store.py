@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from dwt_cli.distill.objective.base import EntryRows
-from dwt_cli.distill.signal.coding import KeptRows, Layout
+from dwt_cli.distill.signal.coding import CachedRows, Layout
 from dwt_cli.tasks.task import Batch
 
 VERSION = 1
-"""Of what bytes and keys mean; raise it when the same would mean other rows."""
+"""The version of bytes and keys; raise it when the same would mean other rows."""
 
 _INDEX = np.dtype([("key", "<u8"), ("start", "<u8"), ("size", "<u4"), ("num_rows", "<u4")])
 
 
-class KeptBlock(NamedTuple):
+class CachedBlock(NamedTuple):
     """A block's key, and its rows as bytes."""
 
     key: int
@@ -51,7 +51,7 @@ def keys_of(batch: Batch, way: str) -> list[int]:
     return keys
 
 
-def write_shard(folder: Path, number: int, blocks: Sequence[KeptBlock]) -> None:
+def write_shard(folder: Path, number: int, blocks: Sequence[CachedBlock]) -> None:
     """Write a shard's two files: the rows, and their index."""
     sizes = [len(block.content) for block in blocks]
     starts = np.cumsum([0, *sizes[:-1]])
@@ -87,7 +87,7 @@ class Store:
         place = int(self._keys.searchsorted(np.uint64(key)))
         return place if place < len(self._keys) and self._keys[place] == key else None
 
-    def rows(self, key: int) -> KeptRows | None:
+    def rows(self, key: int) -> CachedRows | None:
         """Return the rows of a block; None: it has none."""
         if (place := self._place(key)) is None:
             return None

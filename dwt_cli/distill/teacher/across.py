@@ -34,7 +34,7 @@ _ANY = 1 << 30  # positions: of a family that is not known here
 
 
 class NoTargets(SoftTargets):
-    """None: the teacher's tokens are not the student's, and it has nothing to say of these."""
+    """No targets: the teacher's tokens are not the student's, of which it says nothing."""
 
     are_there: ClassVar[bool] = False
 

@@ -124,7 +124,7 @@ class NoTeacher(Teacher):
 
 
 class Online(Enum):
-    """Where a teacher has modules that learn beside the student, after OKD (arXiv 2409.12512).
+    """Place of a teacher's modules that learn beside the student, after OKD (arXiv 2409.12512).
 
     head: before the head alone. lora: in every layer, with a backward pass through the teacher.
     """
@@ -185,7 +185,7 @@ class ModelTeacher(Teacher):
         return ModelSignal(model, self.temperature)
 
     def learning_flops(self, forward: float, its_head: float, students_head: float) -> float:
-        """Both answers again, the gradient of its own, and with lora that of all its layers.
+        """Return those of both answers again, its own gradient, and with lora that of all layers.
 
         What the few numbers of its modules take is left out.
         """

@@ -25,7 +25,7 @@ class Weighting(Enum):
 
 
 class Reward(Enum):
-    """What a policy is rewarded by; see `dwt_cli.distill.teacher.policy`.
+    """Reward of a policy; see `dwt_cli.distill.teacher.policy`.
 
     hard, both: how the student does on the batch after an episode; RL-KD's first two. gain: what
     each row's lesson takes off its label's loss; ours. shuffled: that of the next row, a control.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dwt_cli.distill.signal.options import Kept, LikeliestOnly, Sampled, Threshold
+from dwt_cli.distill.signal.options import Cached, LikeliestOnly, Sampled, Threshold
 
 V = 23
 
@@ -39,10 +39,10 @@ def slow_threshold(t: list[float], num_entries: int, u: float) -> dict[int, floa
     return found
 
 
-def as_table(kept: Kept, t_NV: Tensor, uniforms_NU: Tensor) -> Tensor:
+def as_table(cached: Cached, t_NV: Tensor, uniforms_NU: Tensor) -> Tensor:
     """The targets as they are stored: of levels, and one weight for all others."""
-    entries, levels_NK = kept.draw(t_NV, uniforms_NU)
-    head_NK = levels_NK.double() / kept.num_levels
+    entries, levels_NK = cached.draw(t_NV, uniforms_NU)
+    head_NK = levels_NK.double() / cached.num_levels
     places_K = torch.arange(head_NK.shape[1])
     num_tail_N1 = (entries.num_N - entries.num_head_N)[:, None]
     kappa_N1 = (1 - head_NK.sum(-1, keepdim=True)) / num_tail_N1.clamp_min(1)
@@ -87,14 +87,14 @@ def test_top_k_keeps_the_likeliest() -> None:
         assert table_NV[row].tolist() == pytest.approx(expected, abs=1 / 1023)
 
 
-def z_scores(kept: Kept, num_draws: int, of: Callable[[Tensor], Tensor]) -> Tensor:
+def z_scores(cached: Cached, num_draws: int, of: Callable[[Tensor], Tensor]) -> Tensor:
     """How many standard errors the mean over draws is from what all of the row gives."""
     t_NV, batch = 0.9 * rows(4, 9) + 0.1 / 9, 500  # what is all but never drawn tells nothing
     rng = torch.Generator().manual_seed(1)
     total, squares, exact = 0.0, 0.0, of(t_NV)
     for _ in range(num_draws // batch):
-        uniforms = torch.rand(batch * 4, kept.num_uniforms, generator=rng, dtype=torch.float64)
-        found = of(as_table(kept, t_NV.repeat(batch, 1), uniforms)) - exact.repeat(batch, 1)
+        uniforms = torch.rand(batch * 4, cached.num_uniforms, generator=rng, dtype=torch.float64)
+        found = of(as_table(cached, t_NV.repeat(batch, 1), uniforms)) - exact.repeat(batch, 1)
         by_draw = found.view(batch, *exact.shape)
         total, squares = total + by_draw.sum(0), squares + by_draw.square().sum(0)
     mean = total / num_draws
@@ -113,13 +113,13 @@ def gradient_of_states(targets_NV: Tensor) -> Tensor:
     return (targets_NV.sum(-1, keepdim=True) * p_V - targets_NV) @ weight_VD
 
 
-@pytest.mark.parametrize("kept", [Threshold(5), Sampled(7), Threshold(1)], ids=str)
+@pytest.mark.parametrize("cached", [Threshold(5), Sampled(7), Threshold(1)], ids=str)
 @pytest.mark.parametrize("of", [lambda s_NV: s_NV, gradient_of_states], ids=["token", "gradient"])
 @pytest.mark.parametrize(
     "num_draws", [2_000, pytest.param(100_000, marks=pytest.mark.slow)], ids=str
 )
-def test_unbiased(kept: Kept, of: Callable[[Tensor], Tensor], num_draws: int) -> None:
-    z = z_scores(kept, num_draws, of)
+def test_unbiased(cached: Cached, of: Callable[[Tensor], Tensor], num_draws: int) -> None:
+    z = z_scores(cached, num_draws, of)
     # two-sided, at 1e-4 over all that are looked at together (Bonferroni)
     limit = torch.special.ndtri(torch.tensor(1 - 1e-4 / 2 / z.numel(), dtype=torch.float64))
     assert z.abs().max() < limit
@@ -133,10 +133,10 @@ def test_a_biased_one_is_seen() -> None:
 def test_variance_is_as_said_and_below_that_of_sampling() -> None:
     t_NV, num_draws = rows(), 4000
     found = {}
-    for kept in (Threshold(7), Sampled(7)):
-        uniforms = torch.rand(num_draws * 6, kept.num_uniforms, dtype=torch.float64)
-        tables = as_table(kept, t_NV.repeat(num_draws, 1), uniforms).view(num_draws, 6, V)
-        found[type(kept)] = (tables - t_NV).square().sum(-1).mean(0)
+    for cached in (Threshold(7), Sampled(7)):
+        uniforms = torch.rand(num_draws * 6, cached.num_uniforms, dtype=torch.float64)
+        tables = as_table(cached, t_NV.repeat(num_draws, 1), uniforms).view(num_draws, 6, V)
+        found[type(cached)] = (tables - t_NV).square().sum(-1).mean(0)
     entries, _ = Threshold(7).draw(t_NV, torch.zeros(6, 2).double())
     kappa_N1 = entries.weights_NK[:, -1:]
     said_N = torch.where(t_NV < kappa_N1, t_NV * (kappa_N1 - t_NV), 0.0).sum(-1)

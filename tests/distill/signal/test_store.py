@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dwt_cli.distill.signal.coding import KeptRows
-from dwt_cli.distill.signal.kept import asked, layout_of
-from dwt_cli.distill.signal.options import Kept, LikeliestOnly, Sampled, Threshold
+from dwt_cli.distill.signal.cached import asked, layout_of
+from dwt_cli.distill.signal.coding import CachedRows
+from dwt_cli.distill.signal.options import Cached, LikeliestOnly, Sampled, Threshold
 from dwt_cli.distill.signal.store import Store, keys_of, write_shard
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
@@ -41,19 +41,19 @@ def batch_of(*numbers: int) -> Batch:
     return NextToken().batch(np.stack(blocks), 0, [Place(n, 0, 0) for n in numbers])
 
 
-def stored(folder: Path, kept: Kept, *numbers: int, tau: float = 1.0) -> Store:
-    layout = layout_of(kept, V)
+def stored(folder: Path, cached: Cached, *numbers: int, tau: float = 1.0) -> Store:
+    layout = layout_of(cached, V)
     for number, block in enumerate(numbers):
         batch = batch_of(block)
-        blocks = list(asked(Table(), batch, keys_of(batch, "fp32"), kept, layout, tau))
+        blocks = list(asked(Table(), batch, keys_of(batch, "fp32"), cached, layout, tau))
         write_shard(folder, number, blocks)
     return Store(folder, layout, range(len(numbers)))
 
 
-@pytest.mark.parametrize("kept", KINDS, ids=str)
+@pytest.mark.parametrize("cached", KINDS, ids=str)
 @pytest.mark.parametrize("tau", [1.0, 2.0])
-def test_what_is_kept_comes_back(tmp_path: Path, kept: Kept, tau: float) -> None:
-    store = stored(tmp_path, kept, 1, 2, 3, tau=tau)
+def test_what_is_kept_comes_back(tmp_path: Path, cached: Cached, tau: float) -> None:
+    store = stored(tmp_path, cached, 1, 2, 3, tau=tau)
     batch = batch_of(3, 1)
     ids_NK, weights_NK, entropies_N1, labels_N1, tops_N1, are_likeliest_N1 = store.entries(
         batch, "fp32"
@@ -69,23 +69,23 @@ def test_what_is_kept_comes_back(tmp_path: Path, kept: Kept, tau: float) -> None
     torch.testing.assert_close(tops_N1[:, 0].double(), plain_NV.amax(-1), atol=3e-3, rtol=0)
     assert are_likeliest_N1[:, 0].tolist() == (plain_NV.argmax(-1) == batch.labels_N).tolist()
     assert ids_NK.dtype == torch.int64 and weights_NK.dtype == torch.float32
-    if isinstance(kept, LikeliestOnly):
+    if isinstance(cached, LikeliestOnly):
         kept_NV = t_NV.where(t_NV >= t_NV.topk(4).values[:, -1:], 0.0)
         torch.testing.assert_close(found_NV.double(), kept_NV, atol=1.1 / 1023, rtol=0)
         return
-    assert ((found_NV > 0).sum(-1) <= kept.num_entries).all()
+    assert ((found_NV > 0).sum(-1) <= cached.num_entries).all()
     torch.testing.assert_close(found_NV.sum(-1), torch.ones(len(found_NV)))
-    if isinstance(kept, Sampled):
+    if isinstance(cached, Sampled):
         assert (found_NV * 9 - (found_NV * 9).round()).abs().max() < 1e-5
     else:
-        heads = t_NV > 1 / kept.num_entries  # whatever kappa is, it is not above this
+        heads = t_NV > 1 / cached.num_entries  # whatever kappa is, it is not above this
         assert (found_NV - t_NV)[heads].abs().max() < 1.1 / 1023 if heads.any() else True
 
 
 def test_what_is_drawn_follows_from_block_and_seed_alone(tmp_path: Path) -> None:
-    kept = Threshold(5)
+    cached = Threshold(5)
     alone, among = (
-        stored(tmp_path / name, kept, *numbers).entries(batch_of(2), "fp32")
+        stored(tmp_path / name, cached, *numbers).entries(batch_of(2), "fp32")
         for name, numbers in (("a", (2,)), ("b", (7, 2, 5)))
         if not (tmp_path / name).mkdir()
     )
@@ -109,14 +109,14 @@ def test_rows_are_found_by_all_that_the_teacher_was_shown(tmp_path: Path) -> Non
 
 
 def test_as_few_bits_as_their_values_need() -> None:
-    num_rows, vocab_size, kept = 255, 32_768, Threshold(12)
-    layout, draw = layout_of(kept, vocab_size), np.random.default_rng(0)
+    num_rows, vocab_size, cached = 255, 32_768, Threshold(12)
+    layout, draw = layout_of(cached, vocab_size), np.random.default_rng(0)
     num_head_T = draw.integers(0, 8, num_rows)
     levels_TK = draw.integers(1, 90, (num_rows, 12)) * (np.arange(12) < num_head_T[:, None])
     ids_TK = draw.integers(0, vocab_size, (num_rows, 12))
     full_T, half_T = np.full(num_rows, 12), np.full(num_rows, 0.5)
     known = (half_T, -half_T, -half_T, draw.random(num_rows) < 0.5)
-    rows = KeptRows(ids_TK, levels_TK, num_head_T, full_T, *known)
+    rows = CachedRows(ids_TK, levels_TK, num_head_T, full_T, *known)
     content = layout.encode(rows)
     again = layout.decode(content, num_rows)
     for name in ("ids_TK", "levels_TK", "num_head_T", "num_T", "are_likeliest_T"):

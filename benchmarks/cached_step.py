@@ -2,7 +2,7 @@
 
     python benchmarks/kept_step.py [--rounds 30] [OVERRIDE ...]
 
-A step is the loop's own: batch, what is kept for it, forward, backward, clipping, optimiser; on
+A step is the loop's own: batch, what is cached for it, forward, backward, clipping, optimiser; on
 random tokens, with `signal=threshold` and its default entries. Timed in turn, in seconds of the
 processor's time of this process (one thread), which a shared machine does not change much; ratios
 are taken round by round. The step with the teacher beside it stands there to be compared with.
@@ -20,11 +20,11 @@ from provenance import provenance
 from timing import in_turn, ratios, spread, table
 
 from dwt_cli.distill.alpha import Constant
-from dwt_cli.distill.signal.kept import KeptSignal, asked, layout_of
+from dwt_cli.distill.signal.cached import CachedSignal, asked, layout_of
 from dwt_cli.distill.signal.options import Threshold
-from dwt_cli.distill.signal.store import KeptBlock, Store, keys_of, write_shard
+from dwt_cli.distill.signal.store import CachedBlock, Store, keys_of, write_shard
 
-_ALONE, _KEPT, _BESIDE = "stand-alone step", "teacher kept", "teacher beside"
+_ALONE, _CACHED, _BESIDE = "stand-alone step", "teacher cached", "teacher beside"
 
 
 def _timed(work: Callable[[], object]) -> Callable[[], float]:
@@ -43,26 +43,26 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE")
     given = parser.parse_args()
     run = compose_run(["task=clm", "launch.num_threads=1", *given.overrides])
-    parts, kept = Parts.of(run), Threshold()
-    signal, layout = parts.signal(), layout_of(kept, run.data.vocab_size)
+    parts, cached = Parts.of(run), Threshold()
+    signal, layout = parts.signal(), layout_of(cached, run.data.vocab_size)
     with tempfile.TemporaryDirectory() as folder:
-        blocks: list[KeptBlock] = []
+        blocks: list[CachedBlock] = []
         for step in range(given.rounds + 5):
             batch = parts.batches.batch(step)
-            blocks += asked(signal, batch, keys_of(batch, ""), kept, layout, 1.0)
+            blocks += asked(signal, batch, keys_of(batch, ""), cached, layout, 1.0)
         write_shard(Path(folder), 0, blocks)
         store = Store(Path(folder), layout, [0])
     batches = synthetic_batches(run, lambda batch: store.entries(batch, ""))
-    heard = KeptSignal(run.data.vocab_size, lambda batch: (), {})
+    heard = CachedSignal(run.data.vocab_size, lambda batch: (), {})
     things = {
         _ALONE: Steps(parts.training(Constant(hard=1.0, soft=0.0), None)),
-        _KEPT: Steps(replace(parts, batches=batches).training(run.alpha, heard)),
+        _CACHED: Steps(replace(parts, batches=batches).training(run.alpha, heard)),
         _BESIDE: Steps(parts.training(run.alpha, signal)),
     }
     spent = in_turn({name: _timed(work) for name, work in things.items()}, given.rounds, 5)
     rows = [[name, spread([1000 * s for s in each], 1)] for name, each in spent.items()]
     shares = [
-        [f"{n} / {_ALONE}", spread(ratios(spent[n], spent[_ALONE]), 3)] for n in (_KEPT, _BESIDE)
+        [f"{n} / {_ALONE}", spread(ratios(spent[n], spent[_ALONE]), 3)] for n in (_CACHED, _BESIDE)
     ]
     lines = [*provenance(), "", *table(["in turn", "ms of processor time"], rows), ""]
     print("\n".join([*lines, *table(["ratio per round", "median (min .. max)"], shares)]))
