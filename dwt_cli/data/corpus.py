@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dwt_cli.base import atomic
+from dwt_cli.base import atomic, network
 from dwt_cli.base.errors import first_line
 from dwt_cli.data import bpe
 from dwt_cli.data import tokenizer as wordpiece
@@ -142,6 +142,8 @@ def open_tokenizer(path: str, special_tokens: Sequence[str | None]) -> "PreTrain
     """Return a tokenizer that has a token in these roles; raise `CorpusError` without them."""
     from transformers import AutoTokenizer
 
+    if not Path(path).is_dir():
+        network.notice_absence()
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, trust_remote_code=False

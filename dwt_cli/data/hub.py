@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dwt_cli.base import network
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.data.options import HubPart
 from dwt_cli.data.source import CorpusError, Document, Progress, Source, text_of
@@ -113,6 +114,7 @@ def sentences(paragraph: str) -> list[str]:
 
 def _texts(part: HubPart) -> Iterator[str]:
     """Yield the text column of the rows."""
+    network.notice_absence()  # before datasets takes note of it
     from datasets import load_dataset
 
     remedy = "check data.parts: dataset, config, split, and access (hf auth login)"

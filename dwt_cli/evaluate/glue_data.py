@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dwt_cli.base import network
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError, first_line
 
@@ -178,6 +179,7 @@ def _label(task: Task, text: str, place: str) -> float:
 
 
 def _from_hub(task: Task, split: Split) -> list[Row]:
+    network.notice_absence()  # before datasets takes note of it
     import datasets  # here, because it takes a second
 
     try:

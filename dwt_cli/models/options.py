@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import II, MISSING
 
+from dwt_cli.base import network
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import SINCE_0_2, at_least, between, bookkeeping
@@ -201,6 +202,7 @@ def located(setting: str, path: str) -> str:
             f"{setting}={path} cannot be opened: there is no such folder (looked in "
             f"{Path.cwd()}); give another, or a name on the hub"
         )
+    network.notice_absence()
     return path
 
 
