@@ -24,7 +24,7 @@ from dwt_cli.distill.remap.options import FromTeacher, Ligo
 from dwt_cli.distill.teacher.options import MadeTeacher, NoTeacher
 from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.models.options import Architecture, CheckpointStudent, Family, Head
-from dwt_cli.training.options import Ddp
+from dwt_cli.training.options import Ddp, NonFinite
 from dwt_cli.training.protocols import Moment
 
 _SMALLEST, _LARGEST = 1e-12, 1e12
@@ -188,6 +188,11 @@ def warnings(run: Run) -> Iterator[str]:
             " with a soft weight of 0: there is no soft loss",
         ),
         (run.task.head is Head.masked, {"explore.ratio"}, ": all targets of a block are written"),
+        (
+            run.train.non_finite is not NonFinite.rollback,
+            {"train.max_rollbacks"},
+            " without train.non_finite=rollback",
+        ),
         (not learns, of_learning, " with teacher.online=none: the teacher is frozen"),
         (not chooses, {"teacher.reward", "teacher.episode"}, ": no policy chooses among teachers"),
         (learns and is_silent, {"teacher.online", *of_learning}, " with a soft weight of 0"),

@@ -8,6 +8,7 @@ from dwt_cli.distill.objective.divergences import DIVERGENCES, TopK
 from dwt_cli.distill.objective.revise import NoRevision
 from dwt_cli.distill.objective.select import Uncertain
 from dwt_cli.distill.teacher.several import Weighting
+from dwt_cli.training.options import NonFinite
 from dwt_cli.training.protocols import Moment
 
 
@@ -26,6 +27,11 @@ def problems(run: Run) -> Iterator[str]:
         yield (
             f"{named} with explore={run.choices.get('explore', '')}: what a teacher writes is not "
             f"cached; choose explore=none, {online}"
+        )
+    if run.train.non_finite is NonFinite.rollback:
+        yield (
+            f"{named} with train.non_finite=rollback: the text that follows is not cached; set "
+            f"train.non_finite=skip, {online}"
         )
     if any(teacher.learns for teacher in teachers):
         yield (

@@ -252,12 +252,15 @@ class Conditions:
         from dwt_cli.tasks.batches import TrainBatches
         from dwt_cli.training.loop import Training, train
         from dwt_cli.training.profile import Profile
+        from dwt_cli.training.rollback import OtherText, Rollbacks
         from dwt_cli.training.snapshots import Snapshots, snapshots_of
 
         parameters = num_parameters(model.model)
         step_flops = self.step_flops(model.model) * FORWARD_AND_BACKWARD
         targets, size = self.task.targets(corpus.tokenizer), self.train.batch_size
-        batches = TrainBatches(corpus.train, targets, size, seed, purpose, beside)
+        rollbacks = Rollbacks.of(self.checkpoints(stage, folder, at), self.train)
+        text = TrainBatches(corpus.train, targets, size, seed, purpose, beside)
+        batches = OtherText(text, rollbacks)
 
         def observers(gather: Callable[[], None]) -> Iterator[Observer]:
             yield TrainingDisplay(at.show, stage.name)
@@ -280,7 +283,7 @@ class Conditions:
             options=self.train,
             evaluate=self.evaluation(corpus, at),
             eval_every=self.eval.every,
-            checkpoints=self.checkpoints(stage, folder, at),
+            checkpoints=rollbacks.checkpoints,
             device=at.machine.device,
             seed=seed,
             ranks=at.ranks,
@@ -289,7 +292,8 @@ class Conditions:
         )
         with_profile = self.train.profile and purpose == "student" and at.ranks.is_first
         profile = Profile(model, at.machine.device, folder, at.show.say) if with_profile else None
-        with compiling or nullcontext(), profile or nullcontext():
+        rolling_back = rollbacks.rolling_back(snapshots_of(folder), batches.steps_per_epoch)
+        with rolling_back, compiling or nullcontext(), profile or nullcontext():
             counters, before, after = train(training, observers, self.parallel)
         return Facts(
             parameters=parameters,
@@ -297,11 +301,12 @@ class Conditions:
             tokens=counters.step * batches.tokens_per_step,
             epochs=counters.step / batches.steps_per_epoch,
             num_skipped=counters.num_skipped,
+            num_undone=rollbacks.num_undone or None,
             num_taught=int(counters.memory.get("num_taught", 0)),
             heldout_at_start=before,
             heldout=after,
             best_heldout={"loss": counters.best_loss, "step": counters.best_step},
-            flops=step_flops * counters.step,
+            flops=step_flops * (counters.step + rollbacks.num_undone),
             step_flops=step_flops,
             seconds=counters.elapsed_s,
         )

@@ -35,6 +35,7 @@ from dwt_cli.track.card import model_card
 from dwt_cli.track.display import Display, plain_line
 from dwt_cli.track.options import Entry, NoTracker, Tracker
 from dwt_cli.track.summary import Summary, print_summary
+from dwt_cli.training.rollback import RolledBack
 
 
 def work(run: Run, console: Console) -> None:
@@ -86,7 +87,7 @@ def work(run: Run, console: Console) -> None:
         with Record(*named, say, ranks, mode is Mode.fresh) as record:
             if record.summary is None:
                 with _status_of_a_failure(record):
-                    summary = train(student, run.tracker, record, site, console)
+                    summary = trained(student, run.tracker, record, site, console)
             else:
                 say(NOTHING_TO_DO)
                 if not (record.folder / "model").is_dir():
@@ -104,6 +105,17 @@ def work(run: Run, console: Console) -> None:
                     at = site.at(record.folder, show)
                     moments = measure_run(student.corpus, student.shapes.conditions, at)
                 report_scores(moments, record.entry, run.tracker, machine, console)
+
+
+def trained(
+    student: StudentStage, tracker: Tracker, record: Record, site: Site, console: Console
+) -> Summary:
+    """Return `train`, begun again after each rollback as after a kill."""
+    while True:
+        try:
+            return train(student, tracker, record, site, console)
+        except RolledBack as back:
+            plain_line(console)(f"warning: {back}")
 
 
 def train(

@@ -75,6 +75,7 @@ class Facts(Content):
     teacher that reads other tokens.
     flops: of its training; null in the file where nobody knows. step_flops: of a step of the model
     alone, forward and backward. tokens: read in training.
+    num_undone: steps that were taken and rolled back; their FLOPs are in ``flops``.
     num_taught: steps with a teacher. remap: FLOPs and seconds of the start from a teacher,
     held-out losses around it, and of another vocabulary's tokens how many are of each kind.
     members: of a mixture of teachers, by name. fresh: the weights of the head that its checkpoint
@@ -92,6 +93,7 @@ class Facts(Content):
     tokens: int | None = None
     epochs: float | None = None
     num_skipped: int | None = None
+    num_undone: int | None = None
     num_taught: int | None = None
     heldout_at_start: dict[str, float] | None = None
     best_heldout: dict[str, float | None] | None = None

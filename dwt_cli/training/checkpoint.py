@@ -33,6 +33,7 @@ class Counters:
     step: optimizer steps done. elapsed_s: seconds spent in the loop, earlier starts included.
     num_skipped: steps without an update because a loss or gradient was not finite.
     best_loss, best_step: the lowest held-out loss so far, in nats, and its step.
+    recent_loss: running mean of the steps' losses, over some ten of them; None at first.
     memory: the state that the loss keeps from step to step (`Loss.remember`).
     compiled: whether the layers are (`dwt_cli.training.compiling`).
     """
@@ -42,6 +43,7 @@ class Counters:
     num_skipped: int = 0
     best_loss: float | None = None
     best_step: int = 0
+    recent_loss: float | None = None
     memory: dict[str, float] = field(default_factory=dict)
     compiled: bool = False
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dwt_cli.base.errors import UserError
 from dwt_cli.base.interrupt import Interrupt, Interrupted
 from dwt_cli.base.randomness import seed_for
 from dwt_cli.base.ranks import ALONE, Ranks
@@ -27,9 +26,13 @@ from dwt_cli.training.options import Ddp, NonFinite, Optim, Parallel, Train
 from dwt_cli.training.parallel import Gradients, load_state, shard, state_on_first
 from dwt_cli.training.profile import span
 from dwt_cli.training.protocols import Batches, Loss, Moment, Numbers, Observer
+from dwt_cli.training.rollback import Diverged
 
 Metrics = dict[str, float]
 _WHOLE = Ddp()
+
+_NUM_RECENT = 10
+"""Steps of the running mean that a loss is compared with."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ class Training:
         """Train from the newest checkpoint, or from the beginning, to the end; see `train`.
 
         before: held-out metrics, which are reported first when a training begins. Raises
-        `Interrupted` after a checkpoint when a signal asks to stop, and `UserError` when a loss or
-        gradient is not finite and the settings say to stop.
+        `Interrupted` after a checkpoint when a signal asks to stop, and `Diverged` when a loss or
+        gradient is not finite, or has risen too far, and the settings do not say to skip it.
         """
         counters = self.checkpoints.restore(self.model, self.loss.aux, self.optimizer)
         if counters.compiled and self.compile:
@@ -102,17 +105,20 @@ class Training:
         metrics = self.accumulate(counters.step, Moment(progress, lr, counters.memory))
         with span("clipping"):
             norm, aux_norm = self._gradients.clip(self.optim.clip_norm)
-        if all(map(math.isfinite, (metrics["loss"], norm, aux_norm))):
+        why = self._diverges(
+            metrics["loss"], norm if math.isfinite(aux_norm) else aux_norm, counters
+        )
+        if not why:
             with span("optimiser"):
                 self.optimizer.step()
-        elif self.options.non_finite is NonFinite.stop:
-            worst = norm if math.isfinite(aux_norm) else aux_norm
-            raise UserError(
-                f"step {counters.step + 1}: loss {metrics['loss']}, gradient norm {worst}; lower "
-                "optim.lr or raise optim.warmup, or go on with train.non_finite=skip"
-            )
-        else:
+        elif self.options.non_finite is NonFinite.skip:
             counters.num_skipped += 1
+        else:
+            remedy = (
+                "lower optim.lr or raise optim.warmup, or go on with train.non_finite=skip or "
+                "rollback"
+            )
+            raise Diverged(counters.step + 1, why, remedy)
         self.optimizer.zero_grad()
         counters.memory = dict(self.loss.remember(counters.memory, metrics))
         counters.step += 1
@@ -129,6 +135,16 @@ class Training:
         for observer in self.observers:
             with span("logging"):
                 observer.stepped(counters.step, self.progress(counters), metrics)
+
+    def _diverges(self, loss: float, norm: float, counters: Counters) -> str:
+        """Return why a step cannot be trained on, if so; count its loss to the recent ones."""
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return f"loss {loss}, gradient norm {norm}"
+        before = loss if counters.recent_loss is None else counters.recent_loss
+        counters.recent_loss = before + (loss - before) / _NUM_RECENT
+        if self.options.max_rise is not None and loss - before > self.options.max_rise:
+            return f"loss {loss:.4g}, {loss - before:.3g} nats above that of the steps before"
+        return ""
 
     @property
     def prefetches(self) -> bool:

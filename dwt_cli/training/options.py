@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from omegaconf import II
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.options import Precision, Range, above, at_least, between, bookkeeping
+from dwt_cli.base.options import Precision, Range, above, added, at_least, between, bookkeeping
 
 LARGEST_BATCH = 1 << 32
 
@@ -92,10 +92,14 @@ _NO_LIMIT = "null is no such limit"
 
 
 class NonFinite(Enum):
-    """Reaction to a loss or gradient that is not a number."""
+    """Reaction to a loss or gradient that is not a number, or a loss that has risen too far.
+
+    skip: no update in that step. rollback: to the last checkpoint, and on with the text after it.
+    """
 
     stop = "stop"
     skip = "skip"
+    rollback = "rollback"
 
 
 @dataclass
@@ -106,6 +110,8 @@ class Train:
     all that it has of a batch.
     compile: the layers and the losses, by torch.compile; auto: on a CPU, if that is estimated to
     pay. compile_with: the file of auto's decision that a study's runs share; the study sets it.
+    max_rise: nats that a step's loss may be above the mean of those before it (the last ten or so);
+    null: any number of them.
     profile: leave a trace of the student's steps 8 to 10 and a table of where their time went.
     """
 
@@ -119,6 +125,8 @@ class Train:
     compile_with: str | None = bookkeeping(None)
     profile: bool = bookkeeping(False)
     non_finite: NonFinite = NonFinite.stop
+    max_rise: float | None = added(None, range=Range(0, beyond=True))
+    max_rollbacks: int = added(3, range=Range(1))
     checkpoint_every: int = at_least(1, II("scale.checkpoint_every"), identity=False)
     keep_checkpoints: int = at_least(1, 2, identity=False)
     log_every: int = at_least(1, II("scale.log_every"), identity=False)
@@ -131,6 +139,11 @@ class Train:
             yield f"{first}, {second} and {third} are all null: set one of them"
         if str(self.compile) not in ("True", "False", "auto"):  # 1 is no true
             yield f"{setting}.compile={self.compile}: it is true, false or auto"
+        if self.non_finite is NonFinite.rollback and self.max_minutes is not None:
+            yield (
+                f"{setting}.non_finite=rollback with {setting}.max_minutes: steps that are taken "
+                f"again have no time of their own; limit {setting}.max_steps"
+            )
 
     def num_steps(self, steps_per_epoch: float | None) -> int | None:
         """Return the optimizer steps; None if not limited, or by an epoch of unknown length."""

@@ -19,6 +19,13 @@ def place_of(run_folder: Path, share: float) -> Path:
     return run_folder / "model" if share == 1 else snapshots_of(run_folder) / f"{share:g}"
 
 
+def remove_after(progress: float, folder: Path) -> None:
+    """Remove the snapshots of a folder that were taken later in a training than ``progress``."""
+    for place in folder.glob("[0-9]*"):
+        if float(place.name) > progress:
+            shutil.rmtree(place)
+
+
 @dataclass
 class Snapshots(Observer):
     """An observer that saves the model when a share of the training is reached.

@@ -348,6 +348,8 @@ TOGETHER: list[Row] = [
      ["alpha.until=7", "train.max_steps=6", "alpha=strong"]),
     ("no loss to reach", ["alpha=crossover", "teacher=virtual"],
      ["alpha=crossover with teacher=virtual", "set alpha.until=STEP"]),
+    ("no way back in time", ["train.non_finite=rollback", "train.max_minutes=1"],
+     ["train.non_finite=rollback with train.max_minutes", "limit train.max_steps"]),
     ("no number of steps", ["alpha=crossover", "alpha.until=2", "train.max_minutes=1"],
      ["alpha=crossover with train.max_minutes=1", "set train.max_steps"]),
     ("too short to calibrate", "alpha=crossover",
@@ -833,6 +835,7 @@ WITHOUT_EFFECT = {
     "eval.glue": ["eval.glue.num_seeds=2"],
     "task.tokenizer": ["task.tokenizer=bpe", "data.tokenizer=folder"],
     "train.max_minutes": ["train.max_minutes=1"],
+    "train.max_rollbacks": ["train.max_rollbacks=2"],
 }
 
 

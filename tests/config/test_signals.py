@@ -18,6 +18,7 @@ from dwt_cli.distill.signal.options import LikeliestOnly, Online, Sampled, Thres
 from dwt_cli.distill.teacher.options import NoTeacher, VirtualTeacher
 from dwt_cli.distill.teacher.options import Online as Learning
 from dwt_cli.distill.teacher.several import SeveralTeachers, Weighting
+from dwt_cli.training.options import NonFinite
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,7 @@ REFUSED: dict[str, Callable[[Run], dict[str, Any]]] = {
     "revise=none": lambda run: {"revise": LabelRevision()},
     "select.entropy": lambda run: {"select": Uncertain()},
     "train.max_minutes=5": lambda run: {"train": replace(run.train, max_minutes=5.0)},
+    "non_finite=rollback": lambda run: {"train": replace(run.train, non_finite=NonFinite.rollback)},
     "below the vocabulary's size": lambda run: {"signal": Sampled(run.data.vocab_size)},
 }
 

@@ -199,7 +199,9 @@ def main() -> int:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("num_commands", type=int, nargs="?", default=2000)
-    parser.add_argument("--into", type=Path, default=Path("runs/faults"), help="where answers are kept")
+    parser.add_argument(
+        "--into", type=Path, default=Path("runs/faults"), help="where answers are kept"
+    )
     asked = parser.parse_args()
     asked.into.mkdir(parents=True, exist_ok=True)
     of_program: dict[str, Counter[str]] = {}

@@ -1,0 +1,136 @@
+"""Going back after a step that cannot be trained on, and what a step is compared with."""
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+from safetensors.torch import load_file
+
+from dwt_cli.base.errors import UserError
+from dwt_cli.config import check, files
+from dwt_cli.config.compose import register, typed
+from dwt_cli.recipe import worker
+from dwt_cli.training.checkpoint import Checkpoints
+from dwt_cli.training.loop import Training
+from dwt_cli.training.options import NonFinite, Train
+from dwt_cli.training.rollback import Diverged, Rollback, Rollbacks
+from tests.miniature import options, write_text
+from tests.training.test_loop import Toy, toy_training
+
+
+def of(*known: Rollback) -> Rollbacks:
+    return Rollbacks(Checkpoints(Path("nowhere"), "", 2, print), Train(), known)
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_no_text_of_an_undone_step_is_read_again(number: int) -> None:
+    """Against a reader who turns pages: a rollback turns none back."""
+    draw, known, page_of, page = random.Random(number), list[Rollback](), dict[int, int](), 0
+    step = 0
+    while step < 40:
+        page_of[step], page = page, page + 1
+        if len(known) < 4 and draw.random() < 0.2:
+            back = draw.randint(known[-1].back if known else 0, step)
+            known.append(Rollback(step + 1, back, "nan"))
+            step = back
+        else:
+            step += 1
+    assert [of(*known).text_of(each) for each in range(40)] == [page_of[each] for each in range(40)]
+    assert of(*known).num_undone == page - 40
+
+
+def rising(weight: Any, step: int) -> Any:
+    """8 nats in the sixth step, 3 in the others."""
+    return weight.square().sum() * 0 + (32.0 if step == 5 else 12.0)
+
+
+def test_a_loss_that_rises_too_far_is_answered_like_one_that_is_no_number(
+    training: Any, watcher: Any
+) -> None:
+    made = toy_training(training, Toy(rising), watcher(), max_steps=8, max_rise=4.0)
+    with pytest.raises(Diverged, match=r"^step 6: loss 8, 5 nats above that of the steps before;"):
+        made.run()
+    skipping = {"max_steps": 8, "non_finite": NonFinite.skip, "folder": "skipping"}
+    for most, num_skipped in ((4.0, 1), (6.0, 0), (None, 0)):
+        made = toy_training(training, Toy(rising), watcher(), **skipping, max_rise=most)
+        shutil.rmtree(made.checkpoints.folder, ignore_errors=True)
+        assert made.run().num_skipped == num_skipped
+
+
+# ---------------------------------------------------------------------------------- a whole run
+
+Go = Callable[..., Path]
+
+
+@pytest.fixture
+def go(tmp_path: Path) -> Go:
+    """Train 8 steps, with a checkpoint after each two; return the run's folder."""
+    write_text(tmp_path / "text")
+    register()
+
+    def run(*more: str) -> Path:
+        words = [*options(tmp_path), "train.max_steps=8", "train.checkpoint_every=2", "alpha=step"]
+        words += ["train.non_finite=rollback", "eval.at=[0.625]", *more]
+        words += ["eval.measures=[lm]"]
+        with initialize_config_dir(str(files.SETTINGS), version_base="1.3"):
+            asked = typed(compose("config", words))
+        check.check(asked)
+        worker.work(asked, Console(quiet=True))
+        (folder,) = (tmp_path / "runs").glob("*/")
+        return folder
+
+    return run
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, *texts: int) -> None:
+    """Let the loss on the text of these steps, counted from 0, be no number."""
+    accumulate = Training.accumulate
+
+    def planted(self: Any, step: int, moment: Any) -> dict[str, float]:
+        metrics = accumulate(self, step, moment)
+        is_there = self.batches.rollbacks.text_of(step) in texts
+        return metrics | {"loss": math.nan} if is_there else metrics
+
+    monkeypatch.setattr(Training, "accumulate", planted)
+
+
+@pytest.mark.slow
+def test_it_goes_on_from_a_checkpoint_with_the_text_that_follows(
+    go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit as a training that has jumped over that text from the beginning."""
+    with monkeypatch.context() as inside:
+        plant(inside, 5)  # the teacher, which has been let go of by then, has four steps
+        folder = go()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["student"]["num_undone"] == 2
+    assert summary["student"]["flops"] == 10 * summary["student"]["step_flops"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    assert [each["step"] for each in lines if "train/loss" in each] == list(range(1, 9))
+    (known,) = json.loads((folder / "checkpoints/rollbacks.json").read_text())
+    assert (known["failed"], known["back"]) == (6, 4)
+
+    models = ("model/model.safetensors", "snapshots/0.625/model.safetensors")
+    found = [load_file(folder / name) for name in models]
+    shutil.copy(folder / "checkpoints/rollbacks.json", folder.parent.parent)
+    shutil.rmtree(folder)
+    (folder / "checkpoints").mkdir(parents=True)
+    shutil.copy(folder.parent.parent / "rollbacks.json", folder / "checkpoints")
+    assert go() == folder
+    for name, before in zip(models, found, strict=True):
+        again = load_file(folder / name)
+        assert all(again[key].equal(value) for key, value in before.items()), name
+
+
+@pytest.mark.slow
+def test_there_are_so_many_at_most(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, 5, 6, 7)
+    with pytest.raises(UserError, match=r"^step 5: loss nan, gradient norm"):
+        go("train.max_rollbacks=2")
