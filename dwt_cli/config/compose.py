@@ -4,7 +4,6 @@ import re
 import shlex
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,24 @@ OmegaConf.register_new_resolver(
     "steps", lambda length, share: max(1, round(length * share)), replace=True
 )
 
-_composed = partial(compose, return_hydra_config=True)
+
+def _composed(primary: str, words: list[str]) -> DictConfig:
+    """Return what Hydra composes; `UserError` for a setting of a choice that was not made."""
+    try:
+        return compose(primary, words, return_hydra_config=True)
+    except AssertionError:  # omegaconf's, for a setting below a null
+        chosen = {word.partition("=")[0] for word in words}
+        for word in words:
+            names = word.partition("=")[0].lstrip("+").split(".")
+            for end in range(2, len(names)):
+                group, place = names[end - 1], ".".join(names[:end])
+                if group not in groups() or f"{group}@{place}" in chosen:
+                    continue
+                others = ", ".join(groups()[group])
+                raise UserError(
+                    f"{word}: nothing is chosen for {place}; set {group}@{place} to one of {others}"
+                ) from None
+        raise
 
 
 def register(root: type[Run] = Run) -> None:

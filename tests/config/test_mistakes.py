@@ -348,6 +348,8 @@ TOGETHER: list[Row] = [
      ["alpha.until=7", "train.max_steps=6", "alpha=strong"]),
     ("no loss to reach", ["alpha=crossover", "teacher=virtual"],
      ["alpha=crossover with teacher=virtual", "set alpha.until=STEP"]),
+    ("a setting of nothing", "teacher.optim.lr=2e-3",
+     ["teacher.optim.lr=2e-3: nothing is chosen for teacher.optim", "set optim@teacher.optim to"]),
     ("no way back in time", ["train.non_finite=rollback", "train.max_minutes=1"],
      ["train.non_finite=rollback with train.max_minutes", "limit train.max_steps"]),
     ("no number of steps", ["alpha=crossover", "alpha.until=2", "train.max_minutes=1"],
