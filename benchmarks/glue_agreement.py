@@ -31,6 +31,7 @@ from dwt_cli.evaluate.glue_data import TASKS, Split, Task, read
 from dwt_cli.evaluate.measurement import EvaluatedModel
 from dwt_cli.evaluate.metrics import METRICS
 from dwt_cli.evaluate.options import Protocol
+from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.checkpoint import open_folder
 from dwt_cli.models.options import Head
 from dwt_cli.tasks.options import MaskedLM
@@ -83,8 +84,8 @@ def _texts(tested: EvaluatedModel, task: Task, split: Split, options: argparse.N
     chosen = generator(0).permutation(len(examples.texts))[: options.examples]
     labels = np.array(examples.labels, dtype=np.int64)[chosen]
     chosen_texts = [examples.texts[n] for n in chosen]
-    model, tokenizer = tested.model, tested.tokenizer
-    texts, _ = Texts.tokenised(model, tokenizer, chosen_texts, labels, _MAX_LENGTH)
+    limit = min(_MAX_LENGTH, num_positions(tested.model.config))
+    texts, _ = Texts.tokenised(tested.tokenizer, chosen_texts, labels, limit)
     return texts
 
 

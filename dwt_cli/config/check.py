@@ -13,7 +13,7 @@ from typing import Any
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import Range, walk
-from dwt_cli.config import signals, teaching
+from dwt_cli.config import labelled, signals, teaching
 from dwt_cli.config.run import DISTILLATION, Mode, Run, RunOptions
 from dwt_cli.data.options import OWN, Data
 from dwt_cli.distill.objective.base import divergences
@@ -73,6 +73,8 @@ def problems(run: Run) -> Iterator[str]:
     if outside:
         return
     yield from problems_inside(run)
+    if run.task.labelled:
+        yield from labelled.problems(run)
     for setting, teacher in run.teacher.each():
         yield from teacher.problems_over(setting, run.data.vocab_size)
         if isinstance(teacher, MadeTeacher) and teacher.data is not None:
@@ -217,6 +219,7 @@ def warnings(run: Run) -> Iterator[str]:
             {"remap.vocabulary"} | ({"data.tokenizer"} if run.data.tokenizer == OWN else set()),
             ": no teacher comes with a tokenizer of its own",
         ),
+        (bool(run.task.labelled), labelled.IDLE, ": the task's texts are no blocks of data"),
         (True, idle, f" with eval.measures=[{','.join(measured)}]"),
     ]
     for is_so, settings, reason in in_vain:

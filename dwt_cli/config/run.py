@@ -37,6 +37,7 @@ from dwt_cli.models.options import (
     Student,
 )
 from dwt_cli.study.record import StudyOptions
+from dwt_cli.tasks.labelled import Classification, Packages
 from dwt_cli.tasks.options import CausalLM, MaskedLM, Task
 from dwt_cli.track.options import NoTracker, Tracker, Wandb
 from dwt_cli.training.options import (
@@ -223,7 +224,12 @@ class Study(Run):
 
 SCHEMAS: dict[str, dict[str, type]] = {
     "data": {"docs": Docs, "files": Files, "hub": Hub},
-    "task": {"mlm": MaskedLM, "clm": CausalLM},
+    "task": {
+        "mlm": MaskedLM,
+        "clm": CausalLM,
+        "classification": Classification,
+        "packages": Packages,
+    },
     "teacher": dict(TEACHERS),
     "student": {"made": MadeStudent, "checkpoint": CheckpointStudent},
     "alpha": dict(SCHEDULES),

@@ -54,13 +54,13 @@ class Docs(Source):
 
     def __init__(self, packages: Sequence[str] = ()) -> None:
         self.packages = tuple(sorted(set(packages or DEFAULT_PACKAGES)))
-        self._roots = {name: _package_roots(name) for name in self.packages}
-        self._roots["stdlib"] = [Path(sysconfig.get_path("stdlib"))]
+        self.roots = {name: _package_roots(name) for name in self.packages}
+        self.roots["stdlib"] = [Path(sysconfig.get_path("stdlib"))]
 
     def documents(self, progress: Progress) -> Iterator[Document]:
         """Stream the documents in name order; progress counts source files."""
         files = sorted(
-            file for name, roots in self._roots.items() for file in source_files(name, roots)
+            file for name, roots in self.roots.items() for file in source_files(name, roots)
         )
         seen: set[bytes] = set()
         for number, (name, path) in enumerate(files, start=1):

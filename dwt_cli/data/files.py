@@ -1,5 +1,6 @@
 """Text files of one's own: `KINDS`, all but .parquet also as .gz or .zst."""
 
+import contextlib
 import csv
 import functools
 import glob
@@ -8,7 +9,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import IO, Any
 
@@ -37,13 +38,20 @@ class Files(Source):
     DOCUMENT_BYTES, several, cut at blank lines: `file#0`, `file#1`, ... A row of any other file (a
     line or an object of JSON) is a document, named `file#row`, its text is in `text_column`. Raises
     CorpusError at once when nothing matches, and while streaming for a file that cannot be read; a
-    file without text is left out where others have some.
+    file without text is left out where others have some. settings: what names path and text_column.
+    beside: more columns that `rows` has.
     """
 
-    def __init__(self, path: str, text_column: str = "text") -> None:
-        self.path = path
-        self.text_column = text_column
-        self._files, self._aside = _find(path)
+    def __init__(
+        self,
+        path: str,
+        text_column: str = "text",
+        settings: tuple[str, str] = ("data.path", "data.text_column"),
+        beside: Sequence[str] = (),
+    ) -> None:
+        self.path, self._settings = path, settings
+        self.text_column, self._beside = text_column, beside
+        self._files, self._aside = _find(path, settings[0])
         for name, file in [*self._files.items()]:
             if _kind(name) in MAY_DESCRIBE:
                 try:
@@ -76,6 +84,14 @@ class Files(Source):
             raise empty[0]
         self.left_out = [*self._aside, *map(str, empty)]
 
+    def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the rows of all files, each with where it stands. Raises CorpusError."""
+        for name, file in self._files.items():
+            if _kind(name) in PROSE:
+                raise self._problem(name, "has no columns; give one of .jsonl, .csv or .parquet")
+            with self._opened(file, name) as raw:
+                yield from self._rows(raw, name)
+
     def provenance(self) -> dict[str, Any]:
         """Return name, size and sha256 of every file."""
         files = [[name, f.stat().st_size, file_sum(f)] for name, f in self._files.items()]
@@ -86,31 +102,40 @@ class Files(Source):
 
     def _read(self, file: Path, name: str, advance: Callable[[int], None]) -> Iterator[Document]:
         """Yield a file's documents; advance: is told the bytes that are read, now and then."""
+        with self._opened(file, name) as raw:
+            for number, document in enumerate(self._documents(raw, name)):
+                yield document
+                if number % 64 == 0 and not raw.closed:  # an archive closes it at its end
+                    advance(raw.tell())
+
+    @contextlib.contextmanager
+    def _opened(self, file: Path, name: str) -> Iterator[IO[bytes]]:
         try:
             with file.open("rb") as raw:
-                for number, document in enumerate(self._documents(raw, name)):
-                    yield document
-                    if number % 64 == 0 and not raw.closed:  # an archive closes it at its end
-                        advance(raw.tell())
+                yield raw
         except OSError as error:  # unreadable, or a cut-off archive
             raise self._problem(
                 name, f"is damaged or not readable ({error}); fetch it again"
             ) from error
 
     def _documents(self, raw: IO[bytes], name: str) -> Iterator[Document]:
-        kind, lines = _kind(name), self._lines(raw, name)
-        if kind in PROSE:
-            yield from _cut(name, lines)
+        if _kind(name) in PROSE:
+            yield from _cut(name, self._lines(raw, name))
             return
+        for place, row in self._rows(raw, name):
+            text = text_of(row, self.text_column, self._settings[1], place)
+            if found := tuple(each for each, _ in paragraphs(text.splitlines())):
+                yield Document(f"{name}#{place.rpartition(' ')[2]}", found)
+
+    def _rows(self, raw: IO[bytes], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        kind, lines = _kind(name), self._lines(raw, name)
         readers = {".csv": self._csv_rows, ".json": self._json_objects, ".jsonl": self._json_rows}
         rows = self._parquet_rows(raw, name) if kind == ".parquet" else readers[kind](lines, name)
         for number, row in rows:
             if not isinstance(row, dict):
                 what = "is no JSON object; write one object per line, or a list of them"
                 raise self._problem(f"{name} row {number}", what)
-            text = text_of(row, self.text_column, "data.text_column", f"{name} row {number}")
-            if found := tuple(each for each, _ in paragraphs(text.splitlines())):
-                yield Document(f"{name}#{number}", found)
+            yield f"{name} row {number}", row
 
     def _json_rows(self, lines: Iterable[str], name: str) -> Iterator[Row]:
         for number, line in enumerate(lines, start=1):
@@ -148,8 +173,9 @@ class Files(Source):
         except ValueError as error:
             raise self._problem(name, f"is no parquet file ({error}); fetch it again") from error
         columns = table.schema_arrow.names
-        text_of(dict.fromkeys(columns), self.text_column, "data.text_column", name)
-        batches = table.iter_batches(batch_size=1024, columns=[self.text_column])
+        text_of(dict.fromkeys(columns), self.text_column, self._settings[1], name)
+        wanted = [each for each in columns if each in (self.text_column, *self._beside)]
+        batches = table.iter_batches(batch_size=1024, columns=wanted)
         yield from enumerate((row for each in batches for row in each.to_pylist()), start=1)
 
     def _lines(self, raw: IO[bytes], name: str) -> Iterator[str]:
@@ -163,7 +189,7 @@ class Files(Source):
                 ) from error
 
     def _problem(self, place: str, what: str) -> CorpusError:
-        return CorpusError(f"data.path={self.path}: {place} {' '.join(what.split())}")
+        return CorpusError(f"{self._settings[0]}={self.path}: {place} {' '.join(what.split())}")
 
 
 def _kind(name: str) -> str:
@@ -171,7 +197,7 @@ def _kind(name: str) -> str:
     return PurePath(name.lower().removesuffix(".gz").removesuffix(".zst")).suffix
 
 
-def _find(path: str) -> tuple[dict[str, Path], list[str]]:
+def _find(path: str, setting: str) -> tuple[dict[str, Path], list[str]]:
     """Return the files by their names below the folder that they are relative to, in order.
 
     And a line for each that has a name of such, and cannot be read. What a link leads back to is
@@ -205,13 +231,13 @@ def _find(path: str) -> tuple[dict[str, Path], list[str]]:
             left_out.append(f"{name} is taken for a word about the rest; give it by its name")
         else:
             readable[name] = file
-    left_out = [f"data.path={path}: {line}" for line in left_out]
+    left_out = [f"{setting}={path}: {line}" for line in left_out]
     if not readable:
         others = f"none of the {files} files there is readable" if files else "no such file"
         raise CorpusError(
             left_out[0]
             if left_out
-            else f"data.path={path}: {others} (looked in {Path.cwd()}); give a file, a folder or a "
+            else f"{setting}={path}: {others} (looked in {Path.cwd()}); give a file, a folder or a "
             f"quoted glob of {', '.join(KINDS)}"
         )
     return readable, left_out

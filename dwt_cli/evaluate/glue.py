@@ -15,6 +15,7 @@ from dwt_cli.evaluate.finetuning import PROTOCOLS, fine_tune
 from dwt_cli.evaluate.glue_data import TASKS, Split, Task
 from dwt_cli.evaluate.measurement import EvaluatedModel, Found, Measurement, Say, Score
 from dwt_cli.evaluate.options import Glue
+from dwt_cli.models.anatomy import num_positions
 from dwt_cli.tasks.classification import Outputs
 from dwt_cli.tasks.texts import Texts
 
@@ -173,11 +174,10 @@ class _OnTask:
             numbers = sorted(order[:most].tolist())
         labels = np.array(examples.labels)[numbers]
         texts, num_cut = Texts.tokenised(
-            self._tested.model,
             self._tested.tokenizer,
             [examples.texts[number] for number in numbers],
             labels.astype(np.int64) if self._task.labels else labels.astype(np.float32),
-            self._options.max_length,
+            min(self._options.max_length, num_positions(self._tested.model.config)),
         )
         if num_cut:
             cut = f"{num_cut:,} texts cut to {max(texts.lengths)} tokens"

@@ -7,6 +7,7 @@ Legend: B blocks, N target rows, V vocabulary, S sequences, L positions, T token
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.evaluate.measurement import EvaluatedModel, Score
-from dwt_cli.models.wrapper import LanguageModel, Want
+from dwt_cli.models.wrapper import LanguageModel, Want, Wrapper
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.clm import shifted
 from dwt_cli.tasks.task import Batch
@@ -28,7 +29,7 @@ def heldout_metrics(
     model: LanguageModel, heldout: HeldoutBatches, device: torch.device, ranks: Ranks = ALONE
 ) -> dict[str, float]:
     """Return the metrics of a model, which is left in eval mode."""
-    return metrics_of(_asked(model), heldout, device, ranks)
+    return metrics_of(asked(model), heldout, device, ranks)
 
 
 def metrics_of(
@@ -60,7 +61,7 @@ def _bits_per_byte(heldout: HeldoutBatches) -> float:
 
 def scores(tested: EvaluatedModel, heldout: HeldoutBatches) -> list[Score]:
     """Return the same as scores; the errors are over blocks, whose targets share a context."""
-    of_targets = _targets(_asked(tested.language_model), heldout, tested.device)
+    of_targets = _targets(asked(tested.language_model), heldout, tested.device)
     losses_N, correct_N, blocks_N, confidences_N = of_targets
     loss, loss_error = _over_blocks(losses_N, blocks_N)
     perplexity = _perplexity(loss)
@@ -118,8 +119,8 @@ def repeated(tested: EvaluatedModel, num_tokens: int) -> Tensor:
     return torch.from_numpy(np.concatenate([marks, ids_ST, ids_ST], axis=1))
 
 
-def _asked(model: LanguageModel) -> Callable[[Batch], Tensor]:
-    """Return what computes a model's logits, in eval mode."""
+def asked(model: Wrapper) -> Callable[[Any], Tensor]:
+    """Return what computes a model's logits for a batch, in eval mode."""
     model.eval()
     return lambda batch: (
         model(*batch.inputs, Want(ragged=batch.ragged, documents_BL=batch.documents_BL)).logits_NV

@@ -10,7 +10,7 @@ from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.evaluate import blimp, glue, harness, lm, probing, zero_shot
 from dwt_cli.evaluate.measurement import Found, Measurement, Results, Score
 from dwt_cli.evaluate.options import Eval
-from dwt_cli.models.options import Head
+from dwt_cli.models.options import Head, Predicts
 
 
 class Measure(NamedTuple):
@@ -86,7 +86,7 @@ MEASURES = {
 }
 
 
-def check(options: Eval, head: Head) -> None:
+def check(options: Eval, head: Predicts) -> None:
     """Raise `UserError` with the first problem that can be known before any work."""
     for name in options.measures:
         if name not in MEASURES:

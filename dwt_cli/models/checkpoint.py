@@ -14,13 +14,15 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from dwt_cli.base.errors import UserError, first_line
+from dwt_cli.base.randomness import seed_for
 from dwt_cli.models.anatomy import ANATOMIES, is_known, num_positions
-from dwt_cli.models.making import AUTO
-from dwt_cli.models.options import Checkpoint, Head, located
+from dwt_cli.models.making import auto, make_classifier
+from dwt_cli.models.options import STUDENT_PATH, Checkpoint, Classes, Head, Predicts, located
 
 _TYPES = {
     Head.masked: MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -55,12 +57,12 @@ def longer_than_trained(named: str, trained: int | None, block_length: int) -> l
 
 
 def open_config(
-    setting: str, checkpoint: Checkpoint, head: Head, any_family: bool = False
+    setting: str, checkpoint: Checkpoint, head: Predicts, any_family: bool = False
 ) -> PreTrainedConfig:
     """Return the configuration of a checkpoint; `UserError` for a model without such a head.
 
     setting: what names its path, as in ``teacher.path``. any_family: its logits are enough, its
-    anatomy need not be known.
+    anatomy need not be known. Of a language model that becomes a classifier, that of the latter.
     """
     named, path = f"{setting}={checkpoint.path}", located(setting, checkpoint.path)
     with _opening(named):
@@ -78,13 +80,17 @@ def open_config(
         config = AutoConfig.from_pretrained(
             path, revision=checkpoint.revision, trust_remote_code=checkpoint.trust_remote_code
         )
+    if isinstance(head, Classes):
+        for problem in _of_classifier(raw, config, head, needs_head=setting != STUDENT_PATH):
+            raise UserError(f"{named} is a {config.model_type}: {problem}")
+        return _labelled(config, head)
     sees_all = head is Head.causal and getattr(config, "use_bidirectional_attention", None)
     has_head = checkpoint.trust_remote_code or (
         config.model_type in _TYPES[head] and not _predicts_another_thing(raw, config, head)
     )
     known = sorted(name for name, anatomy in ANATOMIES.items() if anatomy.predicts is head)
     if sees_all or (config.model_type not in known and not (any_family and has_head)):
-        kind = f"{head.value} language model"
+        kind = head.kind
         why = (
             f"here {kind}s of these types are trained on:"
             if has_head and not sees_all
@@ -93,6 +99,49 @@ def open_config(
         raise UserError(
             f"{named} is a {config.model_type}: {why} {', '.join(known)}; choose one of them"
         )
+    return config
+
+
+def _of_classifier(
+    raw: dict[str, Any], config: PreTrainedConfig, classes: Classes, needs_head: bool
+) -> Iterator[str]:
+    """Yield why a checkpoint is, or becomes, no classifier of these classes."""
+    known = sorted(ANATOMIES.keys() & MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.keys())
+    if config.model_type not in known:
+        yield f"classifiers of these types are known here: {', '.join(known)}; choose one of them"
+    if not _is_classifier(raw.get("architectures")):
+        if needs_head:
+            yield (
+                "no classifier; a teacher knows the task: fine-tune it first by the same command "
+                "with student.path=IT teacher=none, and give that run's folder"
+            )
+        return
+    there = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    unnamed = [f"LABEL_{number}" for number in range(len(there))]
+    wanted = list(classes.names) or unnamed[:1]
+    if len(there) != len(wanted):
+        yield (
+            f"it has {len(there)} outputs ({', '.join(there[:8])}), the task "
+            f"{classes.num_outputs} ({', '.join(wanted[:8])}); choose a model of this task"
+        )
+    if there not in (wanted, unnamed):
+        yield (
+            f"its classes are in the order {', '.join(there[:8])}, the task's "
+            f"{', '.join(wanted[:8])}; choose a model of this task"
+        )
+
+
+def _is_classifier(architectures: list[str] | None) -> bool:
+    """Return whether a model was saved as a classifier of texts."""
+    return any(name.endswith("ForSequenceClassification") for name in architectures or ())
+
+
+def _labelled(config: PreTrainedConfig, classes: Classes) -> PreTrainedConfig:
+    """Return the configuration with the classes, or as that of a regression."""
+    names = classes.names or ("LABEL_0",)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    config.problem_type = "single_label_classification" if classes.names else "regression"
     return config
 
 
@@ -110,15 +159,62 @@ def _predicts_another_thing(raw: dict[str, Any], config: PreTrainedConfig, head:
 
 
 def open_model(
-    setting: str, checkpoint: Checkpoint, head: Head, needs_head: bool = True
+    setting: str, checkpoint: Checkpoint, head: Predicts, needs_head: bool = True
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return a checkpoint's language model, in fp32, and the weights of its head that it lacks.
+    """Return a checkpoint's model, in fp32, and the weights of its head that it lacks.
 
     They are drawn anew. needs_head: raise `UserError` for them, as for any other weights.
     """
+    if isinstance(head, Classes):
+        return open_classifier(setting, checkpoint, head, seed=0)
+    named = f"{setting}={checkpoint.path}"
+    model, lacking = _open(setting, checkpoint, head)
+    encoder = f"{model.base_model_prefix}."
+    if missed := [name for name in lacking if needs_head or name.startswith(encoder)]:
+        raise UserError(
+            f"{named} lacks the weights {', '.join(missed[:3])}; choose a checkpoint of a "
+            f"{auto(head).__name__.replace('AutoModel', '*')} model, saved with its head; "
+            "without one it teaches by features alone (objective=minilmv2, remap.head=false, "
+            "no alpha=overtake or crossover)"
+        )
+    if needs_head and _is_classifier(model.config.architectures):  # with rows that are tied
+        raise UserError(
+            f"{named} is a classifier of texts, which predicts no tokens; choose the language "
+            "model that it was, or objective=hidden, by which it teaches"
+        )
+    return model, lacking
+
+
+def open_classifier(
+    setting: str, checkpoint: Checkpoint, classes: Classes, seed: int
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return a checkpoint as a classifier, in fp32, and its weights that are fresh.
+
+    Of a language model these are the head's, drawn from ``seed``.
+    """
+    config = open_config(setting, checkpoint, classes)
+    if _is_classifier(config.architectures):
+        model, lacking = _open(setting, checkpoint, classes)
+        if lacking:
+            named = f"{setting}={checkpoint.path}"
+            raise UserError(f"{named} lacks the weights {', '.join(lacking[:3])}; save it whole")
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(seed, "classifier", "body"))  # it may lack its own head
+            body, _ = _open(setting, checkpoint, ANATOMIES[config.model_type].predicts)
+        model = make_classifier(body, classes.num_outputs, seed)
+        lacking = sorted(model.state_dict().keys() - body.state_dict().keys())
+    _labelled(model.config, classes)
+    return model, lacking
+
+
+def _open(
+    setting: str, checkpoint: Checkpoint, head: Predicts
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return a checkpoint's model, in fp32, and the weights that it lacks, drawn anew."""
     named, path = f"{setting}={checkpoint.path}", located(setting, checkpoint.path)
     with _opening(named):
-        model, report = AUTO[head].from_pretrained(
+        model, report = auto(head).from_pretrained(
             path,
             revision=checkpoint.revision,
             trust_remote_code=checkpoint.trust_remote_code,
@@ -126,20 +222,12 @@ def open_model(
             weights_only=True,
             output_loading_info=True,
         )
-    lacking, encoder = sorted(report["missing_keys"]), f"{model.base_model_prefix}."
-    if missed := [name for name in lacking if needs_head or name.startswith(encoder)]:
-        raise UserError(
-            f"{named} lacks the weights {', '.join(missed[:3])}; choose a checkpoint of a "
-            f"{AUTO[head].__name__.replace('AutoModel', '*')} model, saved with its head; "
-            "without one it teaches by features alone (objective=minilmv2, remap.head=false, "
-            "no alpha=overtake or crossover)"
-        )
-    return model, lacking
+    return model, sorted(report["missing_keys"])
 
 
-def open_folder(folder: Path, head: Head) -> PreTrainedModel:
+def open_folder(folder: Path, head: Predicts) -> PreTrainedModel:
     """Return a model that this project saved, in fp32."""
-    model: PreTrainedModel = AUTO[head].from_pretrained(folder, dtype=torch.float32)
+    model: PreTrainedModel = auto(head).from_pretrained(folder, dtype=torch.float32)
     return model
 
 

@@ -15,10 +15,15 @@ from transformers.initialization import no_init_weights
 
 from dwt_cli.base.randomness import seed_for
 from dwt_cli.models.anatomy import ANATOMIES
-from dwt_cli.models.options import Architecture, Head
+from dwt_cli.models.options import Architecture, Classes, Head, Predicts
 
 AUTO: dict[Head, Any] = {Head.masked: AutoModelForMaskedLM, Head.causal: AutoModelForCausalLM}
-"""The library's class of models with a head."""
+"""The library's class of models with a head over the vocabulary."""
+
+
+def auto(head: Predicts) -> Any:
+    """Return the library's class of models with a head."""
+    return AutoModelForSequenceClassification if isinstance(head, Classes) else AUTO[head]
 
 
 def config_of(options: Architecture) -> PreTrainedConfig:
@@ -43,11 +48,11 @@ def make_model(
 
 
 def outline(
-    config: PreTrainedConfig, head: Head, device: torch.device | str = "meta"
+    config: PreTrainedConfig, head: Predicts, device: torch.device | str = "meta"
 ) -> PreTrainedModel:
     """Return the model on the meta device (or, of fake tensors, on any): shapes without memory."""
     with torch.device(device), no_init_weights():
-        model: PreTrainedModel = AUTO[head].from_config(config)
+        model: PreTrainedModel = auto(head).from_config(config)
     model.tie_weights()  # what initialising would have done
     return model
 

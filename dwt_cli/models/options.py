@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import II, MISSING
 
@@ -29,6 +29,36 @@ class Head(Enum):
 
     masked = "masked"
     causal = "causal"
+
+    @property
+    def kind(self) -> str:
+        """What such a model is."""
+        return f"{self.name} language model"
+
+    @property
+    def tag(self) -> str:
+        """The same on the hub."""
+        return f"{self.name}-lm"
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a classifier predicts: one of the classes of these names; of none, a number."""
+
+    name: ClassVar[str] = "classifier"
+    kind: ClassVar[str] = "text classifier"
+    tag: ClassVar[str] = "text-classifier"
+
+    names: tuple[str, ...]
+
+    @property
+    def num_outputs(self) -> int:
+        """The outputs for a text: one for each class, or the number."""
+        return len(self.names) or 1
+
+
+Predicts = Head | Classes
+"""What the head of a model predicts."""
 
 
 class Family(Enum):
@@ -78,7 +108,7 @@ class Architecture:
     # of keys and values, which groups of heads share; null: as many as heads
     num_kv_heads: int | None = at_least(1, default=None, identity=SINCE_0_2)
 
-    def config(self, setting: str, head: Head) -> PreTrainedConfig:
+    def config(self, setting: str, head: Predicts) -> PreTrainedConfig:
         """Return the configuration of the model."""
         from dwt_cli.models.making import config_of
 
@@ -118,7 +148,7 @@ class Checkpoint:
     revision: str | None = None
     trust_remote_code: bool = False
 
-    def config(self, setting: str, head: Head) -> PreTrainedConfig:
+    def config(self, setting: str, head: Predicts) -> PreTrainedConfig:
         """Return the model's configuration. setting: whose it is; of a teacher logits are enough.
 
         Raises `UserError` for a model that cannot be used.
@@ -133,7 +163,7 @@ class Student(ABC):
     """The model that is wanted."""
 
     @abstractmethod
-    def start(self, seed: int, head: Head, config: PreTrainedConfig | None = None) -> Started:
+    def start(self, seed: int, head: Predicts, config: PreTrainedConfig | None = None) -> Started:
         """Return the student, in fp32, without a teacher's weights, and its head's that are fresh.
 
         Of these there are none in a model that is made here: all of it is. config: where it is
@@ -141,7 +171,7 @@ class Student(ABC):
         """
 
     @abstractmethod
-    def config(self, setting: str, head: Head) -> PreTrainedConfig:
+    def config(self, setting: str, head: Predicts) -> PreTrainedConfig:
         """Return its configuration, which says its shapes. setting: "student"."""
 
     def checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
@@ -153,7 +183,7 @@ class Student(ABC):
 class MadeStudent(Architecture, Student):
     """A student that is made here, with fresh weights or those that remap gives it."""
 
-    def start(self, seed: int, head: Head, config: PreTrainedConfig | None = None) -> Started:
+    def start(self, seed: int, head: Predicts, config: PreTrainedConfig | None = None) -> Started:
         from dwt_cli.models.making import make_model
 
         return make_model(self, seed, "student", config), []
@@ -166,12 +196,14 @@ class CheckpointStudent(Checkpoint, Student):
     An encoder without a head gets a fresh one.
     """
 
-    def start(self, seed: int, head: Head, config: PreTrainedConfig | None = None) -> Started:
+    def start(self, seed: int, head: Predicts, config: PreTrainedConfig | None = None) -> Started:
         import torch
 
         from dwt_cli.base.randomness import seed_for
-        from dwt_cli.models.checkpoint import open_model
+        from dwt_cli.models.checkpoint import open_classifier, open_model
 
+        if isinstance(head, Classes):
+            return open_classifier(STUDENT_PATH, self, head, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "student", "weights"))
             return open_model(STUDENT_PATH, self, head, needs_head=False)

@@ -233,10 +233,12 @@ class Classifier(Wrapper):
     def forward(self, named: Mapping[str, Tensor], want: Want = LOGITS) -> Output:
         """Return logits (N, C).
 
-        named: int64 ids, mask (1 at tokens, 0 at padding) and segments (1 in a second text), if the
-        model takes any, (B, L) each, by the library's names.
+        named: int64 ids, mask (1 at tokens, 0 at padding) and segments (1 in a second text), which
+        not every model takes, (B, L) each, by the library's names.
         """
         assert want._replace(logits=True, loss=None) == LOGITS, "a classifier has logits only"
+        if getattr(self.model.config, "type_vocab_size", 0) < 2:  # positions tell two texts apart
+            named = {name: each for name, each in named.items() if name != "token_type_ids"}
         with self._autocast(named["input_ids"]):
             logits_NC = self.model(**named).logits
         loss = want.loss(logits_NC, None) if want.loss is not None else None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import former_fingerprint, plain
@@ -19,7 +19,7 @@ from dwt_cli.data.heldout import Pieces, pieces_for
 from dwt_cli.data.options import OWN, Data
 from dwt_cli.data.source import Progress, Source
 from dwt_cli.models.options import Checkpoint, located, provenance
-from dwt_cli.recipe.stage import Context, Done, Stage
+from dwt_cli.recipe.stage import Conditions, Context, Done, Stage
 from dwt_cli.tasks.options import MaskedLM, Task
 
 
@@ -31,7 +31,8 @@ class CorpusStage(Stage):
     number of held-out blocks that was asked for in so many words.
     """
 
-    kind, word = "corpus", "text"
+    kind: ClassVar[str | None] = "corpus"
+    word = "text"
     data: Data
     task: Task
     tokenizer: Callable[[], str | None] = field(compare=False)
@@ -86,6 +87,21 @@ class CorpusStage(Stage):
         path, data = self.tokenizer(), replace(self.data, tokenizer=None)
         parts = (corpora.BUILDER_VERSION, self.content, data, path and provenance(path))
         return former_fingerprint("corpus", *parts, *(self.pieces or ()))
+
+    def steps_per_epoch(
+        self, of: Conditions, done: Mapping[str, Any], train_tokens: int | None
+    ) -> float | None:
+        """Return the steps that read all of it; None while its length is not known.
+
+        train_tokens: that length, where it is said beforehand.
+        """
+        corpus = done.get(self.name)
+        tokens = corpus.report["train_tokens"] if corpus else train_tokens
+        return None if tokens is None else tokens / of.tokens_per_step
+
+    def problems(self, of: Conditions) -> Iterator[str]:
+        """Yield what can be known to be wrong before it is read whole, a line each."""
+        yield from ()
 
     def carry_out(self, done: Done, at: Context) -> Corpus:
         """Return the corpus, from the cache or packed now."""

@@ -7,6 +7,7 @@ Legend: B blocks of a device's micro-batch, L positions, N target rows, V vocabu
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from dwt_cli.models.anatomy import is_known, layers_of
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.making import outline
-from dwt_cli.models.wrapper import LanguageModel, Want
+from dwt_cli.models.wrapper import Classifier, LanguageModel, Want, Wrapper
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.training.optim import Optimizer
 from dwt_cli.training.options import Fsdp
@@ -83,16 +84,17 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     features, _ = shapes.features
     # weights as they are gathered; fake tensors of a GPU need one, a CPU's have the same shapes
     with FakeTensorMode(), local_torch_dtype(machine.dtype if sharding else torch.float32):
-        model = LanguageModel(shapes.student_on(_CPU), machine.dtype).train()
+        is_labelled = conditions.task.labelled is not None
+        kind: type[Wrapper] = Classifier if is_labelled else LanguageModel
+        model = kind(shapes.student_on(_CPU), machine.dtype).train()
         if machine.device.type == "cuda" and model.model._supports_sdpa:
             model.model.set_attn_implementation("sdpa")
-        kept, again = activation_bytes(
-            model,
-            torch.zeros(num_blocks, conditions.data.block_length, dtype=torch.long),
-            torch.zeros(num_rows, dtype=torch.long),
-            sharding is not None and sharding.activation_checkpointing,
-            features,
-        )
+        ids_BL = torch.zeros(num_blocks, conditions.data.block_length, dtype=torch.long)
+        rows_N = torch.zeros(num_rows, dtype=torch.long)
+        # of texts the longest
+        inputs: tuple[Any, ...] = ({"input_ids": ids_BL},) if is_labelled else (ids_BL, rows_N)
+        is_checkpointing = sharding is not None and sharding.activation_checkpointing
+        kept, again = activation_bytes(model, inputs, is_checkpointing, features)
         gathered = gathered_bytes(model, machine.dtype) if sharding else 0
     teachers = shapes.models_beside.values()
     if sharding and sharding.shard_teacher:  # one model computes at a time
@@ -107,7 +109,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         for name, each in shapes.teacher_models.items()
         if shapes.teachers[name].learns
     )
-    width, vocab_size = shapes.student_config.hidden_size, conditions.data.vocab_size
+    width, vocab_size = shapes.student_config.hidden_size, conditions.num_outputs
     is_mixed = len(shapes.teachers_beside) > 1  # into one table, in fp32 as a virtual teacher's
     beside = shapes.teachers_beside.values()
     num_others = sum(not each.is_student for each in beside) - len(teachers)
@@ -171,9 +173,8 @@ def state(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
 
 
 def activation_bytes(
-    model: LanguageModel,
-    ids_BL: Tensor,
-    rows_N: Tensor,
+    model: Wrapper,
+    inputs: Sequence[Any],
     checkpointing: bool = False,
     features: FeatureSpec = NO_FEATURES,
 ) -> tuple[int, int]:
@@ -182,7 +183,8 @@ def activation_bytes(
     The weights themselves are left out; copies of them in bf16 are kept as activations are.
     checkpointing: of each layer only what it reads is kept, and one at a time computed again; then
     there are the gradient of what it returns and, on their way to their ranks, those of the layer
-    after it. features: what objectives look at inside; what they make of it is not counted.
+    after it. inputs: what the model is called with. features: what objectives look at inside; what
+    they make of it is not counted.
     """
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int | None, dict[int, int]] = defaultdict(dict)
@@ -213,7 +215,7 @@ def activation_bytes(
     ]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         want = Want(False, features, loss=lambda states_ND, head: states_ND)
-        states_ND = model(ids_BL, rows_N, want).loss
+        states_ND = model(*inputs, want).loss
     assert states_ND.requires_grad
     for hook in hooks:
         hook.remove()
@@ -246,11 +248,11 @@ def _learning_bytes(
             ids_BL = torch.zeros(num_blocks, of.data.block_length, dtype=torch.long)
             with signal.changed():
                 rows_N = torch.zeros(num_rows, dtype=torch.long)
-                kept, _ = activation_bytes(model, ids_BL, rows_N, features=options.shown)
+                kept, _ = activation_bytes(model, (ids_BL, rows_N), features=options.shown)
     return modules + kept + 3 * num_rows * teacher.config.hidden_size * _FP32
 
 
-def gathered_bytes(model: LanguageModel, dtype: torch.dtype) -> int:
+def gathered_bytes(model: Wrapper, dtype: torch.dtype) -> int:
     """What FSDP has in one piece: all that is outside the layers, a layer, and the next one."""
     of_layers = [num_parameters(layer) for layer in layers_of(model.model)]
     outside = num_parameters(model) - sum(of_layers)
@@ -289,11 +291,13 @@ def answer_bytes(shapes: Shapes, machine: Machine, num_rows: int) -> int:
     A mixture has all of its members' tables (N, V) in fp32, and one of them twice. A model with
     other rows than the student's has its logits, and in fp32 what its probabilities are summed of.
     """
-    vocab_size = shapes.conditions.data.vocab_size
+    vocab_size = shapes.conditions.num_outputs
     if len(shapes.teachers_beside) > 1:
         return (len(shapes.teachers_beside) + 1) * num_rows * vocab_size * _FP32
     itemsize = machine.dtype.itemsize
     tables = itemsize + _FP32 * (1 + (itemsize < _FP32))
+    if shapes.conditions.task.labelled:  # their answer is as wide as the student's
+        return 0
     sizes = [teacher.config.vocab_size for teacher in shapes.models_beside.values()]
     return sum(num_rows * size * tables for size in sizes if size != vocab_size)
 

@@ -47,6 +47,8 @@ def check(
         teacher = shapes.teachers[name]
         for problem in teacher.problems_with(name, each.config, vocab_size):
             raise UserError(problem)
+    for problem in student.corpus.problems(conditions):
+        raise UserError(problem)
     _check_memory(shapes, machine, num_ranks, scale)
     needed = num_parameters(model) * _CHECKPOINT_BYTES
     there = shutil.disk_usage(nearest_existing(Path(root).expanduser())).free
@@ -159,6 +161,8 @@ def _check_tokenizers(student: StudentStage) -> tuple[dict[str, int], set[str]]:
 
 def _problems_between_tokens(student: StudentStage, setting: str) -> Iterator[str]:
     """Yield what cannot be with a model that reads other tokens, each with a remedy."""
+    if student.corpus.task.labelled:
+        yield "a text is in one model's tokens; choose a teacher of the student's family"
     remapped, alpha = student.shapes.remap, student.alpha
     if setting == STUDENT_PATH:
         yield "a student has the text's; leave data.tokenizer out"

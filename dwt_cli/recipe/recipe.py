@@ -6,10 +6,12 @@ would differ is not.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from dwt_cli.config.run import Run
 from dwt_cli.recipe.corpus import CorpusStage, tokenizer_path
+from dwt_cli.recipe.labelled import LabelledStage
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.stage import Conditions
 from dwt_cli.recipe.student import StudentStage
@@ -24,11 +26,16 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
     """
     conditions = Conditions(run.task, run.train, run.optim, run.eval, run.parallel, run.data)
     opened = [*run.student.checkpoints(), *run.teacher.checkpoints()]
+    texts: LabelledStage | None = None
+    if labelled := run.task.labelled:
+        tokenizer = lambda: tokenizer_path(run.data.tokenizer, opened)  # noqa: E731
+        texts = LabelledStage(run.data, labelled, tokenizer)
+        conditions = replace(conditions, mean_length=lambda: texts.length)
     of = (run.student, run.remap, dict(run.teacher.each()), run.objective, conditions, opened)
     are_cached = run.signal.cached is not None and not run.alpha.soft_is_over(Moment(0.0))
     shapes = Shapes(*of, are_cached=are_cached)
     asked = any(override.startswith("eval.num_blocks=") for override in run.overrides)
-    corpus = CorpusStage(
+    corpus = texts or CorpusStage(
         run.data,
         run.task,
         lambda: tokenizer_path(run.data.tokenizer, opened),

@@ -7,7 +7,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,10 +31,10 @@ if TYPE_CHECKING:  # what is not carried out needs no torch
     from dwt_cli.base.ranks import Ranks
     from dwt_cli.data.corpus import Corpus
     from dwt_cli.models.features import FeatureSpec
-    from dwt_cli.models.wrapper import LanguageModel
-    from dwt_cli.tasks.batches import Beside, HeldoutBatches
+    from dwt_cli.models.wrapper import Wrapper
+    from dwt_cli.tasks.batches import Beside
+    from dwt_cli.tasks.texts import LabelledTexts
     from dwt_cli.training.checkpoint import Checkpoints
-    from dwt_cli.training.compiling import Compiling
     from dwt_cli.training.protocols import Loss, Observer
 
 FACTS = "facts.json"
@@ -160,7 +160,10 @@ def facts_of(place: Path) -> Facts:
 
 @dataclass(frozen=True)
 class Conditions:
-    """The task, the sizes of its blocks, and how models are trained on it and evaluated."""
+    """The task, the sizes of its blocks, and how models are trained on it and evaluated.
+
+    mean_length: of texts that are no blocks, in tokens.
+    """
 
     task: Task
     train: Train
@@ -168,6 +171,18 @@ class Conditions:
     eval: Eval
     parallel: Parallel
     data: Data
+    mean_length: Callable[[], int] | None = field(default=None, compare=False)
+
+    @property
+    def length(self) -> int:
+        """The tokens of a sample, of texts in the mean."""
+        return self.mean_length() if self.mean_length else self.data.block_length
+
+    @property
+    def num_outputs(self) -> int:
+        """The logits of a target row: the vocabulary's, or the classes'."""
+        labelled = self.task.labelled
+        return labelled.head.num_outputs if labelled else self.data.vocab_size
 
     @property
     def num_targets(self) -> int:
@@ -181,7 +196,7 @@ class Conditions:
 
     @property
     def tokens_per_step(self) -> int:
-        return self.train.batch_size * self.data.block_length
+        return self.train.batch_size * self.length
 
     def lasting(self, steps: int) -> Conditions:
         """Return the same for trainings of another length."""
@@ -195,41 +210,41 @@ class Conditions:
         from dwt_cli.models.flops import forward_flops
 
         size = self.train.batch_size
-        return forward_flops(model, size, self.data.block_length, self.num_targets, *features)
+        if self.task.labelled:  # its last layer runs whole
+            features = (frozenset({("hidden", -1)}),)
+        return forward_flops(model, size, self.length, self.num_targets, *features)
 
     def token_flops(self, model: PreTrainedModel, *features: FeatureSpec) -> float:
         """Return the FLOPs of one forward pass, by token that is read."""
         return self.step_flops(model, *features) / self.tokens_per_step
 
-    def wrapped(self, model: PreTrainedModel, machine: Machine) -> LanguageModel:
+    def wrapped(self, model: PreTrainedModel, machine: Machine) -> Any:
         """Return a model as it is called, where it is: a training brings it to the device."""
-        from dwt_cli.models.wrapper import LanguageModel
+        from dwt_cli.models.wrapper import Classifier, LanguageModel
 
-        return LanguageModel(model, machine.dtype, device=machine.device)
+        kind = Classifier if self.task.labelled else LanguageModel
+        return kind(model, machine.dtype, device=machine.device)
 
-    def heldout(self, corpus: Corpus, num_ranks: int) -> HeldoutBatches:
-        """Return the held-out batches that every model is evaluated on."""
-        from dwt_cli.tasks.batches import HeldoutBatches
+    def heldout(self, corpus: Any, num_ranks: int) -> Any:
+        """Return the held-out batches that every model is evaluated on; the first part of texts."""
+        from dwt_cli.recipe.samples import heldout
 
-        size = self.train.num_blocks(num_ranks)
-        targets = self.heldout_task.targets(corpus.tokenizer)
-        return HeldoutBatches(corpus.heldout, targets, self.eval.num_blocks, size)
+        return next(iter(heldout(self, corpus, num_ranks).values()))
 
-    def evaluation(
-        self, corpus: Corpus, at: Context
-    ) -> Callable[[LanguageModel], dict[str, float]]:
+    def evaluation(self, corpus: Any, at: Context) -> Callable[[Wrapper], dict[str, float]]:
         """Return the function from a model to its held-out metrics; all ranks call it."""
-        from dwt_cli.evaluate.lm import heldout_metrics
+        from dwt_cli.evaluate.lm import asked
+        from dwt_cli.recipe.samples import measured
 
-        heldout = self.heldout(corpus, at.ranks.size)
-        return lambda model: heldout_metrics(model, heldout, at.machine.device, at.ranks)
+        metrics = measured(self, corpus, at, at.ranks)
+        return lambda model: metrics(asked(model))
 
     def fit(
         self,
         stage: Stage,
-        model: LanguageModel,
+        model: Wrapper,
         loss: Loss,
-        corpus: Corpus,
+        corpus: Corpus | LabelledTexts,
         at: Context,
         *,
         purpose: str,
@@ -249,7 +264,8 @@ class Conditions:
         enough: see `Training`. beside: see `TrainBatches`.
         """
         from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
-        from dwt_cli.tasks.batches import TrainBatches
+        from dwt_cli.recipe.compiled import compiling_of
+        from dwt_cli.recipe.samples import train_batches
         from dwt_cli.training.loop import Training, train
         from dwt_cli.training.profile import Profile
         from dwt_cli.training.rollback import OtherText, Rollbacks
@@ -257,9 +273,8 @@ class Conditions:
 
         parameters = num_parameters(model.model)
         step_flops = self.step_flops(model.model) * FORWARD_AND_BACKWARD
-        targets, size = self.task.targets(corpus.tokenizer), self.train.batch_size
         rollbacks = Rollbacks.of(self.checkpoints(stage, folder, at), self.train)
-        text = TrainBatches(corpus.train, targets, size, seed, purpose, beside)
+        text = train_batches(self, corpus, seed, purpose, beside)
         batches = OtherText(text, rollbacks)
 
         def observers(gather: Callable[[], None]) -> Iterator[Observer]:
@@ -274,7 +289,7 @@ class Conditions:
             if profile is not None:
                 yield profile
 
-        compiling = self._compiling(model, compile_loss, folder, at)
+        compiling = compiling_of(self, model, compile_loss, folder, at)
         training = Training(
             model=model,
             loss=loss,
@@ -309,46 +324,6 @@ class Conditions:
             flops=step_flops * (counters.step + rollbacks.num_undone),
             step_flops=step_flops,
             seconds=counters.elapsed_s,
-        )
-
-    def _compiling(
-        self,
-        model: LanguageModel,
-        compile_loss: Callable[[], None] | None,
-        folder: Path,
-        at: Context,
-    ) -> Compiling | None:
-        """Return what compiles a model while it trains, where that is wanted and possible."""
-        if not self.train.compile:
-            return None
-        from dwt_cli.training.compiling import DECISION, Compiling, KeptCode, write_down
-
-        is_sharded = self.parallel.sharding(at.ranks.size)
-        if compile_loss is None or is_sharded:
-            what = "a sharded model" if is_sharded else "a model with hooks or computed weights"
-            if at.ranks.is_first:
-                off = {"compiled": False, "why": f"off: {what} is not compiled"}
-                write_down(off, folder / DECISION, at.show.say)
-            return None
-
-        def compile_all() -> None:
-            model.compile_layers()
-            compile_loss()
-
-        shape = [self.train.num_blocks(at.ranks.size), self.data.block_length]
-        facts = {"shape": shape, "num_targets": self.num_targets}
-        code = KeptCode.of(model, at.machine, at.show.say, **facts)
-        return Compiling(
-            model,
-            code,
-            compile_all,
-            self.train.compile is True,
-            at.machine.device.type,
-            self.tokens_per_step,
-            folder / DECISION,
-            Path(self.train.compile_with) if self.train.compile_with else None,
-            at.show.say,
-            at.ranks,
         )
 
     def checkpoints(self, stage: Stage, folder: Path, at: Context) -> Checkpoints:

@@ -196,10 +196,8 @@ class StudentStage(Stage):
 
     def num_steps(self, done: Mapping[str, Any]) -> int | None:
         """Return the length of the training; None while the length of the text is not known."""
-        corpus = done.get(self.corpus.name)
-        tokens = corpus.report["train_tokens"] if corpus else self.train_tokens
         of = self.shapes.conditions
-        return of.train.num_steps(None if tokens is None else tokens / of.tokens_per_step)
+        return of.train.num_steps(self.corpus.steps_per_epoch(of, done, self.train_tokens))
 
     def cost(self, done: Mapping[str, Any]) -> float | None:
         """Return the FLOPs of the student and of its teachers' forward passes."""

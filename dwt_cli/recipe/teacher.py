@@ -101,14 +101,15 @@ class TeacherStage(Stage):
 
     def _prepared(self, facts: Facts, signal: TeacherSignal, done: Done, at: Context) -> Prepared:
         """Return it evaluated, if it is not: by its answers, as what has no one model is."""
-        from dwt_cli.evaluate.lm import metrics_of
+        from dwt_cli.base.ranks import ALONE
+        from dwt_cli.recipe.samples import measured
 
         if not facts.heldout:
-            heldout = self.conditions.heldout(done[self.corpus.name], at.ranks.size)
-            answers = lambda batch: signal(batch).targets.dense()  # noqa: E731
-            facts = replace(facts, heldout=metrics_of(answers, heldout, at.machine.device))
+            metrics = measured(self.conditions, done[self.corpus.name], at, ALONE)
+            found = metrics(lambda batch: signal(batch).targets.dense())
+            facts = replace(facts, heldout=found)
         if facts.fresh:  # among even logits each is the largest
-            even = {"accuracy": 1 / self.conditions.data.vocab_size}
+            even = {"accuracy": 1 / self.conditions.num_outputs}
             facts = replace(facts, heldout=facts.heldout | even)
         at.show.update(self.name, 1.0, f"held-out {facts.loss:.3f}")
         return Prepared(facts, signal)
@@ -143,18 +144,19 @@ class SingleStage(TeacherStage):
             wrapped = of.wrapped(model, at.machine).to(at.machine.device)
             facts = replace(facts, parameters=num_parameters(model))
         corpus, vocab_size = done[self.corpus.name], of.data.vocab_size
-        signal = self.options.signal(wrapped, vocab_size)
+        signal = self.options.signal(wrapped, of.num_outputs)
         if self.options.is_student:
             at.show.update(self.name, 1.0, "the student itself")
             return Prepared(facts, signal)
-        if wrapped and (tokens := across.own_tokens(self.options, corpus)):
+        is_apart = of.task.labelled is None  # else it is refused
+        if is_apart and wrapped and (tokens := across.own_tokens(self.options, corpus)):
             between = (across.tokens_of(corpus), tokens)
             answering = self.options.across(wrapped, *between, of.task.head)
             aligned = across.share(answering, of.heldout(corpus, at.ranks.size))
             text = f"reads other tokens: {aligned:.1%} of the text's end with one of its own"
             at.show.update(self.name, 1.0, text)  # its loss is not to be compared
             return Prepared(replace(facts, aligned=aligned), answering, tokens)
-        if model is not None and model.config.vocab_size != vocab_size:
+        if is_apart and model is not None and model.config.vocab_size != vocab_size:
             from dwt_cli.distill.teacher.signal import FittedSignal
 
             num_tokens = len(corpus.tokenizer)

@@ -6,6 +6,7 @@ Legend: B blocks, L positions, N target rows.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,29 @@ class TrainBatches:
         return generator(self._order_seed, epoch).permutation(len(self._blocks))
 
 
-class HeldoutBatches:
+Kind = TypeVar("Kind")
+
+
+class Shared(Generic[Kind]):
+    """Batches that several ranks share."""
+
+    _batches: Sequence[Kind]
+
+    def __iter__(self) -> Iterator[Kind]:
+        return iter(self._batches)
+
+    def share(self, rank: int, num_ranks: int) -> Iterator[tuple[Kind, bool]]:
+        """Yield the batches of one rank, and whether they count.
+
+        All ranks get equally many, so that they can be asked together: one that has run out sees
+        the first batch again, which then does not count.
+        """
+        for start in range(0, len(self._batches), num_ranks):
+            counts = start + rank < len(self._batches)
+            yield self._batches[start + rank if counts else 0], counts
+
+
+class HeldoutBatches(Shared[Batch]):
     """The held-out blocks, always with the same targets: for every run over a corpus.
 
     After all of them comes what fills none, where a corpus has it: its text is scored to the end.
@@ -94,27 +117,14 @@ class HeldoutBatches:
     def __init__(self, blocks: Blocks, targets: Targets, num_blocks: int, batch_size: int) -> None:
         count = min(num_blocks, len(blocks))
         seed = seed_for("heldout", "masks")
-        self._batches = []
+        self._batches = batches = list[Batch]()
         for start in range(0, count, batch_size):
             numbers = range(start, min(start + batch_size, count))
             places = [Place(number, HELDOUT, number) for number in numbers]
-            self._batches.append(targets.batch(blocks[np.array(numbers)], seed, places))
+            batches.append(targets.batch(blocks[np.array(numbers)], seed, places))
         for rest in blocks.rest if count == len(blocks) else ():
             place = Place(len(blocks), HELDOUT, len(blocks))
-            self._batches.append(targets.batch(np.array([rest]), seed, [place]))
+            batches.append(targets.batch(np.array([rest]), seed, [place]))
             count += 1
-        self.num_targets = sum(len(batch.labels_N) for batch in self._batches)
+        self.num_targets = sum(len(batch.labels_N) for batch in batches)
         self.num_bytes = blocks.num_bytes(count)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self._batches)
-
-    def share(self, rank: int, num_ranks: int) -> Iterator[tuple[Batch, bool]]:
-        """Yield the batches of one rank, and whether they count.
-
-        All ranks get equally many, so that they can be asked together: one that has run out sees
-        the first batch again, which then does not count.
-        """
-        for start in range(0, len(self._batches), num_ranks):
-            counts = start + rank < len(self._batches)
-            yield self._batches[start + rank if counts else 0], counts

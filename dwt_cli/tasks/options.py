@@ -12,29 +12,39 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dwt_cli.base.options import SINCE_0_2, added, at_least, between, bookkeeping
 from dwt_cli.data.options import Frame, TokenizerKind
-from dwt_cli.models.options import Family, Head
+from dwt_cli.models.options import Family, Head, Predicts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from dwt_cli.tasks.labelled import LabelledTask
     from dwt_cli.tasks.task import Targets
 
 
 @dataclass
 class Task(ABC):
-    """A way to train a language model on blocks of text.
+    """A way to train a model: a language model on blocks of text, or a classifier.
 
-    head: the model's. unit: what a loss is per. pipeline_tag: what such a model is for, in the
+    unit: what a loss is per. pipeline_tag: what such a model is for, in the
     hub's words. frame: the special tokens around text. special_tokens: the roles that a tokenizer
     must have a token for. Settings ``family`` and ``tokenizer`` name the models which are made and
     the tokenizer that is trained, unless the scale or the text names another.
     """
 
-    head: ClassVar[Head]
     unit: ClassVar[str]
     pipeline_tag: ClassVar[str]
     frame: ClassVar[Frame]
     special_tokens: ClassVar[tuple[str, ...]]
+
+    @property
+    @abstractmethod
+    def head(self) -> Predicts:
+        """What its models predict."""
+
+    @property
+    def labelled(self) -> LabelledTask | None:
+        """The options of a task of labelled texts; None: it is one of blocks of text."""
+        return None
 
     @property
     def num_variants(self) -> int | None:

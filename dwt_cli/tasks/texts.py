@@ -6,16 +6,16 @@ Legend: B texts, L positions (of the longest text of a batch), N = B targets.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from dwt_cli.base.randomness import generator, seed_for
-from dwt_cli.models.anatomy import num_positions
+from dwt_cli.tasks.batches import Shared
 
 _POOL = 64  # batches whose texts are sorted by length together: enough to waste little padding
 
@@ -47,8 +47,8 @@ class TextBatch:
 class Texts:
     """Tokenised texts and their labels.
 
-    ids, segments: token ids and segment numbers of each text; segments is None for a model that
-    takes none. labels: int64 classes, or fp32 numbers. pad_id: what fills a batch up.
+    ids, segments: token ids and segment numbers of each text; segments is None where nobody takes
+    any. labels: int64 classes, or fp32 numbers. pad_id: what fills a batch up.
     """
 
     ids: Sequence[Sequence[int]]
@@ -62,18 +62,13 @@ class Texts:
     @classmethod
     def tokenised(
         cls,
-        model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         texts: Sequence[tuple[str, ...]],
         labels: NDArray[np.int64] | NDArray[np.float32],
-        max_length: int,
+        limit: int,
     ) -> tuple["Texts", int]:
-        """Return texts or pairs with special tokens, and how many were cut to the model's length.
-
-        max_length: tokens, at most the model's positions.
-        """
+        """Return texts or pairs with special tokens, and how many were cut to ``limit`` tokens."""
         columns = [list(column) for column in zip(*texts, strict=True)]
-        limit = min(max_length, num_positions(model.config))
         asked = {"return_attention_mask": False, "return_token_type_ids": True, "verbose": False}
         rows = tokenizer(*columns, **asked)
         long = [number for number, ids in enumerate(rows["input_ids"]) if len(ids) > limit]
@@ -84,8 +79,6 @@ class Texts:
                 for number, row in zip(long, column, strict=True):
                     rows[name][number] = row
         ids, segments = rows["input_ids"], rows["token_type_ids"]
-        if getattr(model.config, "type_vocab_size", 0) < 2:  # it tells two texts by position alone
-            segments = None
         return cls(ids, segments, labels, tokenizer.pad_token_id), len(long)
 
     @property
@@ -105,6 +98,31 @@ class Texts:
         """Yield the numbers of all texts in batches, those of like length together."""
         order = np.argsort(self.lengths, kind="stable")
         yield from np.split(order, range(batch_size, len(order), batch_size))
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """A labelled set in tokens: a training part, and held-out parts by name.
+
+    report: what is known about it.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    train: Texts
+    heldout: Mapping[str, Texts]
+    report: Mapping[str, Any]
+
+
+class HeldoutTexts(Shared[TextBatch]):
+    """Batches of all texts, those of like length together.
+
+    numbers: of the texts of each batch.
+    """
+
+    def __init__(self, texts: Texts, batch_size: int) -> None:
+        self.numbers = list(texts.by_length(batch_size))
+        self._batches = [texts.batch(numbers) for numbers in self.numbers]
+        self.labels = texts.labels
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:

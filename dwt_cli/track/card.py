@@ -19,7 +19,7 @@ def model_card(summary: Mapping[str, Any], config: Mapping[str, Any], task: Task
         "pipeline_tag": task.pipeline_tag,
         "language": "en",
         **({"datasets": [*licences]} if licences else {}),
-        "tags": [f"{task.head.name}-lm", "distillation-from-weak-teacher"],
+        "tags": [task.head.tag, "distillation-from-weak-teacher"],
     }
     return filled(
         __package__,

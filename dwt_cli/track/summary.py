@@ -195,32 +195,42 @@ def print_summary(
     """
     alone, members = summary.stand_alone, summary.teacher.members if summary.teacher else {}
     table = Table(Column("model", no_wrap=True), title=summary.name, title_justify="left")
-    for heading in (*_cells(summary.student), *(["vs alone"] if alone else [])):
+    student = summary.student
+    for heading in (*_cells(student, student), *(["vs alone"] if alone else [])):
         table.add_column(heading, justify="right")
     of_members = {f"- {name}": member for name, member in members.items()}
-    models = {"teacher": summary.teacher, **of_members, "student": summary.student}
+    models = {"teacher": summary.teacher, **of_members, "student": student}
     for name, facts in (models | {"stand-alone": alone}).items():
         if facts is not None:
             is_apart = alone is None or facts is alone or not facts.heldout
             gap = "" if alone is None or is_apart else f"{facts.loss - alone.loss:+.3f}"
-            table.add_row(name, *_cells(facts).values(), *([gap] if alone else []))
+            table.add_row(name, *_cells(facts, student).values(), *([gap] if alone else []))
     console.print(table)
     say = plain_line(console)
     for line in _lines(summary, folder, to_know):
         say(line)
 
 
-def _cells(facts: Facts) -> dict[str, str]:
-    heldout = facts.heldout
-    bits = heldout.get("bits_per_byte")
-    return {
+_SHOWN = {
+    "loss": ("held-out", "{:.3f}"),
+    "perplexity": ("perplexity", "{:.1f}"),
+    "bits_per_byte": ("bits per byte", "{:.3f}"),
+    **{name: (name, "{:.3f}") for name in ("matthews", "pearson", "spearman")},
+}
+"""Heading and format of held-out metrics; of others the name, as a share."""
+
+
+def _cells(facts: Facts, student: Facts) -> dict[str, str]:
+    cells = {
         "size": f"{facts.parameters / 1e6:.2f} M",
         "tokens": f"{facts.tokens / 1e6:.2f} M" if facts.tokens else "?",
-        "held-out": f"{facts.loss:.3f}" if heldout else "other tokens" if facts.parameters else "",
-        "perplexity": f"{heldout['perplexity']:.1f}" if heldout else "",
-        "accuracy": f"{heldout['accuracy']:.1%}" if heldout else "",
-        **({} if bits is None else {"bits per byte": f"{bits:.3f}"}),
     }
+    for name in student.heldout:
+        heading, form = _SHOWN.get(name, (name, "{:.1%}"))
+        cells[heading] = form.format(facts.heldout[name]) if name in facts.heldout else ""
+    if not facts.heldout and facts.parameters:
+        cells["held-out"] = "other tokens"
+    return cells
 
 
 def brought(summary: Summary) -> str:
@@ -285,8 +295,7 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
         f"cost: {(cost['tokens'] or 0) / 1e6:.2f} M tokens; student "
         f"{_flops(cost['student_flops'])}{teaching if teacher else ''}; "
         f"{summary.seconds:.0f} s in all, peak memory {summary.peak_memory_gb:.2f} GB",
-        f"text: {summary.corpus['fingerprint']}, "
-        f"{summary.corpus['heldout_8gram_residue']:.1%} of held-out 8-grams occur in training",
+        f"text: {summary.corpus['fingerprint']}, {_about(summary.corpus)}",
         f"model: {folder / 'model'}",
         f"curves: {folder / 'curves.png'}",
         f"record: {folder}",
@@ -294,6 +303,12 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
     if summary.sync and has_key():
         lines.append(f"W&B has not been sent everything: {summary.sync}")
     return lines
+
+
+def _about(corpus: Mapping[str, Any]) -> str:
+    if (residue := corpus.get("heldout_8gram_residue")) is None:  # labelled texts
+        return str(corpus["about"])
+    return f"{residue:.1%} of held-out 8-grams occur in training"
 
 
 def _flops(count: float | None) -> str:

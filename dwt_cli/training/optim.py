@@ -81,9 +81,14 @@ def _decayed_and_not(parameters: list[nn.Parameter], decay: float) -> Iterator[d
 
 
 def _hidden_matrices(model: Wrapper) -> set[str]:
-    """Return the names of the linear layers' weights, but for the output matrix."""
-    linears = {name for name, module in model.named_modules() if is_linear(module)}
-    return {f"{name}.weight" for name in linears - {f"model.{anatomy_of(model.model).output}"}}
+    """Return the names of the linear layers' weights, but for the output matrix.
+
+    Of a classifier that is its last one, which it has in place of the output over the vocabulary.
+    """
+    linears = [name for name, module in model.named_modules() if is_linear(module)]
+    over_tokens = f"model.{anatomy_of(model.model).output}"
+    output = over_tokens if over_tokens in linears else linears[-1]
+    return {f"{name}.weight" for name in linears if name != output}
 
 
 class Muon(torch.optim.Muon):

@@ -78,6 +78,8 @@ SETTINGS: dict[str, Draw] = {
 
 # one model, which is not virtual
 ASKING_ONE = ("minilm", "minilmv2", "hidden", "let", "masked_hidden", "alm", "uld")
+# of a student that exists: tests/recipe/test_labelled.py
+LABELLED = ("classification", "packages")
 # a student as wide as its teacher
 AS_WIDE = ("paper", "stack", "interpolate", "zero_init")
 MINIATURE = ["train.max_steps=2", "scale.teacher_steps=2", "scale.epochs=null"]
@@ -87,7 +89,7 @@ def mixture(number: int, place: Path) -> list[str]:
     """A random command: a choice of some groups, and some settings, all within range."""
     draw = random.Random(number)
     chosen = {
-        group: draw.choice(choices)
+        group: draw.choice([choice for choice in choices if choice not in LABELLED])
         for group, choices in files.groups().items()
         if group not in LEFT_OUT
     }
@@ -180,4 +182,5 @@ def test_all_mixtures_are_different(place: Path) -> None:
 def test_the_mixtures_use_every_choice(place: Path) -> None:
     used = {word for number in range(NUM_MIXTURES) for word in mixture(number, place)}
     every = {f"{group}={choice}" for group, choice in CHOICES if group not in LEFT_OUT}
-    assert every - used == {"teacher=checkpoint", "student=checkpoint"}
+    labelled = {f"task={name}" for name in LABELLED}
+    assert every - used == {"teacher=checkpoint", "student=checkpoint", *labelled}

@@ -14,12 +14,16 @@ from dwt_cli.config import files
 from dwt_cli.config.check import problems
 from dwt_cli.config.run import SCHEMAS, Run, RunOptions
 
+OF_A_CLASSIFIER = ["student=checkpoint", "student.path=model", "teacher=none"]
+
 NEEDS = {
     "data=files": ["data.path=text"],
     "teacher=made": ["teacher.num_layers=2"],
     "teacher=checkpoint": ["teacher.path=model"],
     "teacher=several": ["teacher.members=[small,very_weak]", "teacher.weights=[1,2]"],
     "student=checkpoint": ["student.path=model"],
+    "task=classification": ["task.path=train.jsonl", *OF_A_CLASSIFIER],
+    "task=packages": OF_A_CLASSIFIER,
     "teacher=self": ["objective=self_features"],
     "objective=self_features": ["teacher=self"],
     "objective=alm": ["task=clm"],

@@ -17,6 +17,9 @@ NEEDED = {
     "teacher=self": "objective=self_features",
     "objective=self_features": "teacher=self",
     "student=checkpoint": "student.path=model",
+    "task=classification": "task.path=labelled.jsonl student=checkpoint student.path=model "
+    "teacher=none",
+    "task=packages": "student=checkpoint student.path=model teacher=none",
     "signal=top_k": "objective=top_k",
     "objective=alm": "task=clm",
     "objective=uld": "task=clm",

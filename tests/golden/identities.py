@@ -42,7 +42,7 @@ def pinned() -> Iterator[None]:
 
     Installed packages are text: the docstrings are said to be those of docs.json, the environment
     of the results on record. The working directory has a folder ``text`` and a checkpoint
-    ``model``, of which only the bytes count.
+    ``model`` and a file ``labelled.jsonl``, of which only the bytes count.
     """
     docs = json.loads(FILE.with_name("docs.json").read_text(encoding="utf-8"))
 
@@ -53,6 +53,7 @@ def pinned() -> Iterator[None]:
         for file, content in {
             "text/a.txt": "One sentence.\n",
             "text/b.txt": "Another one.\n",
+            "labelled.jsonl": '{"text": "a", "label": "b"}\n',
             "model/config.json": "{}\n",
             "model/model.safetensors": "weights\n",
             "model/tokenizer.json": "{}\n",

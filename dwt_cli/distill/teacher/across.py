@@ -25,7 +25,7 @@ from dwt_cli.distill.teacher.signal import (
 )
 from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.features import Features
-from dwt_cli.models.options import Head
+from dwt_cli.models.options import Head, Predicts
 from dwt_cli.models.wrapper import LanguageModel, OutputLayer, Want
 from dwt_cli.tasks.task import Batch
 
@@ -69,7 +69,7 @@ class SpanSignal(TeacherSignal):
         model: LanguageModel,
         ours: Surfaces,
         theirs: Surfaces,
-        head: Head,
+        head: Predicts,
         temperature: float = 1.0,
     ) -> "SpanSignal":
         """Return the signal of a model that reads ``theirs`` for a student that reads ``ours``."""

@@ -10,7 +10,7 @@ from omegaconf import II
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.options import SINCE_0_2, above, added, at_least, between
 from dwt_cli.data.options import Data
-from dwt_cli.models.options import Architecture, Checkpoint, Head, path_setting, provenance
+from dwt_cli.models.options import Architecture, Checkpoint, Predicts, path_setting, provenance
 from dwt_cli.training.options import Optim
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ class Teacher:
         """
         raise NotImplementedError
 
-    def config(self, setting: str, head: Head) -> "PreTrainedConfig | None":
+    def config(self, setting: str, head: Predicts) -> "PreTrainedConfig | None":
         """Return the model's configuration; None: it is none. setting: as of `each`."""
         return None
 
-    def start(self, setting: str, head: Head) -> "tuple[PreTrainedModel | None, list[str]]":
+    def start(self, setting: str, head: Predicts) -> "tuple[PreTrainedModel | None, list[str]]":
         """Return the model, in fp32, before any training here, and its weights that are fresh.
 
         None: it is none.
@@ -72,7 +72,7 @@ class Teacher:
         raise NotImplementedError
 
     def across(
-        self, model: "LanguageModel", ours: "Surfaces", theirs: "Surfaces", head: Head
+        self, model: "LanguageModel", ours: "Surfaces", theirs: "Surfaces", head: Predicts
     ) -> "SpanSignal":
         """Return a single model's signal as it reads its own tokens, frozen, and the student ours.
 
@@ -168,7 +168,7 @@ class ModelTeacher(Teacher):
         return replace(self, **{name: known[name] for name in of_learning})
 
     def across(
-        self, model: "LanguageModel", ours: "Surfaces", theirs: "Surfaces", head: Head
+        self, model: "LanguageModel", ours: "Surfaces", theirs: "Surfaces", head: Predicts
     ) -> "SpanSignal":
         from dwt_cli.distill.teacher.across import SpanSignal
 
@@ -245,7 +245,7 @@ class MadeTeacher(Architecture, ModelTeacher):
     def made(self) -> "MadeTeacher":
         return self
 
-    def start(self, setting: str, head: Head) -> "tuple[PreTrainedModel, list[str]]":
+    def start(self, setting: str, head: Predicts) -> "tuple[PreTrainedModel, list[str]]":
         from dwt_cli.models.making import make_model
 
         return make_model(self, self.seed, "teacher"), []
@@ -266,7 +266,7 @@ class CheckpointTeacher(Checkpoint, ModelTeacher):
     def identity(self) -> str:
         return fingerprint("checkpoint", provenance(self.path, self.revision))
 
-    def start(self, setting: str, head: Head) -> "tuple[PreTrainedModel, list[str]]":
+    def start(self, setting: str, head: Predicts) -> "tuple[PreTrainedModel, list[str]]":
         from dwt_cli.models.checkpoint import open_model
 
         model, fresh = open_model(path_setting(setting), self, head, needs_head=False)

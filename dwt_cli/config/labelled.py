@@ -1,0 +1,73 @@
+"""Rules about labelled texts, by the settings alone: what has no meaning, or is not known there."""
+
+from collections.abc import Iterator
+
+from dwt_cli.config.run import Run
+from dwt_cli.data.options import OWN
+from dwt_cli.distill.objective.chunks import over_chunks
+from dwt_cli.distill.objective.features import over_features
+from dwt_cli.distill.remap.options import RandomStart
+from dwt_cli.distill.teacher.several import Weighting
+from dwt_cli.training.options import Ddp
+
+IDLE = {
+    *("data.heldout_fraction", "data.max_heldout_blocks", "data.max_gb", "data.path"),
+    *("data.packages", "data.text_column", "data.tokenizer_kind", "task.tokenizer", "task.family"),
+    *("eval.num_blocks", "eval.mask_ratio"),
+}
+"""Settings of text in blocks, and of models that are made here."""
+
+
+def problems(run: Run) -> Iterator[str]:
+    """Yield what cannot be with a classifier, one line each."""
+    task = f"task={run.choices.get('task', '')}"
+
+    def chosen(group: str) -> str:
+        return f"{group}={run.choices.get(group, '')} with {task}"
+
+    if run.evaluation:
+        yield f"{task}: dwt-eval measures language models; the run's own summary has its metrics"
+    if not any(True for _ in run.student.checkpoints()):
+        yield (
+            f"{chosen('student')}: a classifier starts from a model that exists; set "
+            "student=checkpoint student.path=DIR"
+        )
+    for setting, teacher in run.teacher.each():
+        if teacher.made or teacher.is_student:
+            yield (
+                f"{chosen('teacher')}: what is made here does not know the task; set teacher=none, "
+                "or teacher=checkpoint teacher.path=DIR, a model that was fine-tuned on it"
+            )
+        if teacher.learns:
+            yield f"{setting}.online with {task}: a classifier's head is not known; set it to none"
+    if run.teacher.combined and run.teacher.combined.weighting is Weighting.reinforced:
+        yield (
+            f"teacher.weighting=reinforced with {task}: its policy is of blocks; choose token, "
+            "batch or fixed"
+        )
+    if run.data.tokenizer == OWN:
+        yield f"data.tokenizer=own with {task}: the texts are in the student's tokens; leave it out"
+    if run.remap != RandomStart():
+        yield f"{chosen('remap')}: the student has its own weights; choose remap=random"
+    if run.signal.cached:
+        yield f"{chosen('signal')}: signals of blocks are kept; choose signal=online"
+    if run.explore.writes:
+        yield f"{chosen('explore')}: a teacher writes tokens, no labels; choose explore=none"
+    if run.alpha.crossing:
+        yield f"{chosen('alpha')}: its curve is one of pre-training; choose another alpha"
+    if unfit := [*over_chunks(run.objective), *over_features(run.objective)]:
+        yield (
+            f"objective={'+'.join(unfit)} with {task}: classes are compared; choose logits, mse, "
+            "reverse_kl or jensen_shannon"
+        )
+    if run.train.compile:
+        yield (
+            f"train.compile={run.train.compile} with {task}: texts have too many lengths to be "
+            "compiled for; set train.compile=false"
+        )
+    if run.train.profile:
+        yield f"train.profile=true with {task}: it is about blocks; leave it out"
+    if run.parallel != Ddp():
+        yield f"{chosen('parallel')}: such a model is not sharded here; choose parallel=ddp"
+    if not run.eval.is_plain:
+        yield f"{chosen('eval')}: it measures language models; choose eval=lm"

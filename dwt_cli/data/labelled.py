@@ -1,0 +1,243 @@
+"""Labelled texts: from files of one's own, or made of the documentation of installed packages."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+from dwt_cli.data.docs import Docs, documentation, source_files
+from dwt_cli.data.files import Files
+from dwt_cli.data.prose import duplicate_key, prose
+from dwt_cli.data.source import CorpusError, text_of
+
+_SHOWN = 8  # names of classes in a message
+_MIN_WORDS = 8  # of a paragraph that says anything about its package
+
+
+class Examples(NamedTuple):
+    """Texts, or pairs of them, with class numbers or, for a regression, numbers."""
+
+    texts: Sequence[tuple[str, ...]]
+    labels: Sequence[float]
+    remarks: list[str]
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A training part, and held-out parts by name, of which the first one's loss counts.
+
+    names: of the classes; none of a regression. about: what a reader must know of the split.
+    """
+
+    names: tuple[str, ...]
+    train: Examples
+    heldout: Mapping[str, Examples]
+    about: str
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be said about all parts, each once."""
+        parts = (self.train, *self.heldout.values())
+        return list(dict.fromkeys(chain.from_iterable(part.remarks for part in parts)))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one's own files: a text or two, and the label, a class or a number."""
+
+    texts: Sequence[str]
+    label: str
+    is_number: bool = False
+
+
+@dataclass
+class OwnFiles:
+    """Labelled rows of .jsonl, .json, .csv or .parquet files, with a dev part or a share as such.
+
+    A share is drawn by the sums of the texts, so that equal ones are on one side. Raises
+    `CorpusError` for what cannot be read or learned.
+    """
+
+    path: str
+    dev_path: str | None
+    columns: Columns
+    dev_share: float
+    _parts: dict[str, Files] = field(init=False)
+
+    def __post_init__(self) -> None:
+        paths = {"path": self.path, "dev_path": self.dev_path}
+        first, *others = self.columns.texts
+        beside = (*others, self.columns.label)
+        self._parts = {
+            name: Files(path, first, (f"task.{name}", "task.text_columns"), beside)
+            for name, path in paths.items()
+            if path is not None
+        }
+
+    def content(self) -> dict[str, Any]:
+        """Return what determines the set: the sums of the files, their columns, and the split."""
+        sums = {
+            name: [row[1:] for row in part.provenance()["files"]]
+            for name, part in self._parts.items()
+        }
+        columns, share = self.columns, self.dev_share if self.dev_path is None else None
+        named = [list(columns.texts), columns.label, columns.is_number]
+        return {"source": "own", "files": sums, "columns": named, "dev_share": share}
+
+    def read(self) -> LabelledSet:
+        """Return the whole set."""
+        parts = {name: list(self._rows(part)) for name, part in self._parts.items()}
+        train, about = parts["path"], "a file of its own"
+        if self.dev_path is None:
+            is_dev = [_drawn(texts, self.dev_share) for texts, _ in train]
+            parts["dev_path"] = [row for row, chosen in zip(train, is_dev, strict=True) if chosen]
+            train = [row for row, chosen in zip(train, is_dev, strict=True) if not chosen]
+            about = f"drawn by their texts (task.dev_share={self.dev_share:g})"
+        dev = parts["dev_path"]
+        for setting, rows in (("path", train), ("dev_path", dev)):
+            if not rows:
+                named = f"task.{setting}={getattr(self, setting)}"
+                raise CorpusError(f"{named}: no row is left for this part; give more rows")
+        if self.columns.is_number:
+            return LabelledSet((), _examples(train, None), {"": _examples(dev, None)}, about)
+        names = self._names(train, dev)
+        of = {name: number for number, name in enumerate(names)}
+        return LabelledSet(names, _examples(train, of), {"": _examples(dev, of)}, about)
+
+    def _rows(self, part: Files) -> Iterator["_Row"]:
+        setting = "task.label_column"
+        for place, row in part.rows():
+            texts = tuple(
+                text_of(row, column, "task.text_columns", place) for column in self.columns.texts
+            )
+            if self.columns.label not in row:
+                text_of(row, self.columns.label, setting, place)  # says which there are
+            yield (
+                texts,
+                self._label(row[self.columns.label], f"{setting}={self.columns.label}: {place}"),
+            )
+
+    def _label(self, value: Any, place: str) -> str | float:
+        if value is None:
+            raise CorpusError(f"{place} has no label; leave the row out")
+        if not self.columns.is_number:
+            if isinstance(value, float):
+                raise CorpusError(
+                    f"{place} has {value}, no class; set task.regression=true, or write classes as "
+                    "text or whole numbers"
+                )
+            return str(value)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise CorpusError(f"{place} has {value!r}, no number; leave out task.regression=true")
+        return number
+
+    def _names(self, train: Sequence["_Row"], dev: Sequence["_Row"]) -> tuple[str, ...]:
+        """Return the names of the classes in order: as numbers where all are whole ones."""
+        setting = f"task.label_column={self.columns.label}"
+        counts = Counter(str(label) for _, label in train)
+        there = counts + Counter(str(label) for _, label in dev)
+        are_numbers = all(name.lstrip("-").isdigit() for name in there)
+        names = sorted(there, key=int if are_numbers else str)
+        if len(names) < 2:
+            raise CorpusError(f"{setting}: all labels are {names[0]!r}; name another column")
+        if rare := [name for name in names if there[name] == 1]:
+            raise CorpusError(
+                f"{setting}: {_listed(rare)} occurs once among {len(names)} classes; give each "
+                "more examples, or set task.regression=true if they are numbers"
+            )
+        if lacking := [name for name in names if not counts[name]]:
+            raise CorpusError(
+                f"{setting}: {_listed(lacking)} is in the dev part alone; give training examples"
+            )
+        return tuple(names)
+
+
+_Row = tuple[tuple[str, ...], str | float]
+
+
+def _examples(rows: Sequence[_Row], numbers: Mapping[str, int] | None) -> Examples:
+    labels = [float(label) if numbers is None else numbers[str(label)] for _, label in rows]
+    return Examples([texts for texts, _ in rows], labels, [])
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _drawn(texts: tuple[str, ...], share: float) -> bool:
+    """Return whether a text is of the share: always the same, and the same for equal ones."""
+    digest = hashlib.sha256("\0".join(texts).encode()).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64
+
+
+PACKAGES = (
+    *("datasets", "fontTools", "matplotlib", "networkx", "numpy"),
+    *("pandas", "pyarrow", "sympy", "torch", "transformers"),
+)
+"""Ten packages that the project needs, with the most documentation."""
+
+
+@dataclass(frozen=True)
+class PackageTexts:
+    """Paragraphs of `dwt_cli.data.docs`, with the package that each is from.
+
+    packages: import names. num_train, num_heldout: at most so many paragraphs of each. The two
+    parts have no source file in common, and no paragraph occurs twice.
+    """
+
+    packages: Sequence[str]
+    num_train: int
+    num_heldout: int
+
+    def content(self) -> dict[str, Any]:
+        """Return what determines the set: versions, and how many paragraphs."""
+        docs = Docs(self.packages).provenance()
+        return {**docs, "source": "packages", "sizes": [self.num_train, self.num_heldout]}
+
+    def read(self) -> LabelledSet:
+        """Return the whole set. Raises `CorpusError` for a package that is not there."""
+        roots = Docs(self.packages).roots
+        parts: tuple[list[_Row], list[_Row]] = ([], [])
+        seen: set[bytes] = set()
+        for name in self.packages:
+            files = sorted(source_files(name, roots[name]), key=lambda file: _order(file[0]))
+            of_files = ([(text,) for text in _paragraphs(*file, seen)] for file in files)
+            for part, size in zip(parts, (self.num_heldout, self.num_train), strict=True):
+                found: list[tuple[str, ...]] = []
+                for texts in of_files:  # files that the part before has begun are its own
+                    found += texts
+                    if len(found) >= size:
+                        break
+                part += [(texts, name) for texts in islice(found, size)]
+        heldout, train = parts
+        numbers = {name: number for number, name in enumerate(self.packages)}
+        for rows, number in ((train, self.num_train), (heldout, self.num_heldout)):
+            there = Counter(str(label) for _, label in rows)
+            if lacking := [name for name in self.packages if not there[name]]:
+                raise CorpusError(
+                    f"task.packages=[{','.join(lacking)}]: no {number} paragraphs; choose others"
+                )
+        about = "from other source files"
+        of = (_examples(train, numbers), {"": _examples(heldout, numbers)})
+        return LabelledSet(tuple(self.packages), *of, about)
+
+
+def _order(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def _paragraphs(name: str, path: Any, seen: set[bytes]) -> Iterator[str]:
+    """Yield a file's paragraphs that were not seen before, which are then."""
+    for paragraph in chain.from_iterable(map(prose, documentation(name, path))):
+        if (key := duplicate_key(paragraph)) not in seen:
+            seen.add(key)
+            if len(paragraph.split()) >= _MIN_WORDS:
+                yield paragraph

@@ -1,0 +1,106 @@
+"""The stage that reads labelled texts, and tokenises them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from dwt_cli.data import corpus as corpora
+from dwt_cli.recipe.corpus import CorpusStage
+from dwt_cli.recipe.stage import Conditions, Context, Done
+from dwt_cli.tasks.labelled import LabelledTask
+
+if TYPE_CHECKING:
+    from dwt_cli.data.labelled import Examples
+    from dwt_cli.tasks.texts import LabelledTexts, Texts
+
+_VERSION = 1  # raise it when the same texts would give other tokens
+
+
+@dataclass(frozen=True)
+class LabelledStage(CorpusStage):
+    """The run's labelled texts, in the tokens of the model that is opened; not in the cache."""
+
+    kind, word = None, "labelled"
+    task: LabelledTask
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        return self.task.source.content()
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The texts' content and tokens, and where they are cut."""
+        return {
+            "version": _VERSION,
+            "content": self.content,
+            "length": self.data.block_length,
+            "tokenizer": self.opened_tokenizer,
+        }
+
+    @cached_property
+    def formerly(self) -> None:
+        return None
+
+    @cached_property
+    def texts(self) -> LabelledTexts:
+        """The set in tokens."""
+        from dwt_cli.tasks.texts import LabelledTexts
+
+        path = self.tokenizer()
+        assert path is not None, "a classifier starts from a model that has one"
+        tokenizer = corpora.open_tokenizer(path, ("pad_token",))
+        examples, num_cut = self.task.examples, 0
+
+        def in_tokens(part: Examples) -> Texts:
+            nonlocal num_cut
+            texts, more = self._tokenised(tokenizer, part)
+            num_cut += more
+            return texts
+
+        train = in_tokens(examples.train)
+        heldout = {name: in_tokens(part) for name, part in examples.heldout.items()}
+        sizes = ", ".join(f"{len(part):,}" for part in heldout.values())
+        about = [f"{len(train):,} texts to train on, {sizes} held out: {examples.about}"]
+        if num_cut:
+            about.append(f"{num_cut:,} cut to {self.data.block_length} tokens (scale.block_length)")
+        report = {
+            "train_texts": len(train),
+            "heldout_texts": sum(map(len, heldout.values())),
+            "train_tokens": int(train.lengths.sum()),
+            "classes": list(examples.names),
+            "about": "; ".join([*about, *examples.remarks]),
+        }
+        return LabelledTexts(tokenizer, train, heldout, report)
+
+    def _tokenised(self, tokenizer: Any, part: Examples) -> tuple[Texts, int]:
+        import numpy as np
+
+        from dwt_cli.tasks.texts import Texts
+
+        labels = np.array(part.labels)
+        typed = labels.astype(np.int64) if self.task.names else labels.astype(np.float32)
+        return Texts.tokenised(tokenizer, part.texts, typed, self.data.block_length)
+
+    @property
+    def length(self) -> int:
+        """The mean length of the texts that are trained on, in tokens."""
+        return round(self.texts.train.lengths.mean())
+
+    def steps_per_epoch(
+        self, of: Conditions, done: Mapping[str, Any], train_tokens: int | None
+    ) -> float:
+        return max(1, len(self.texts.train) // of.train.batch_size)
+
+    def problems(self, of: Conditions) -> Iterator[str]:
+        if (there := len(self.texts.train)) < (size := of.train.batch_size):
+            yield (
+                f"train.batch_size={size}: there are {there} texts to train on; set "
+                f"scale.batch_size={there} or less"
+            )
+
+    def carry_out(self, done: Done, at: Context) -> LabelledTexts:  # type: ignore[override]
+        at.show.update(self.name, 1.0, str(self.texts.report["about"]))
+        return self.texts

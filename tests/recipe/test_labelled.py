@@ -1,0 +1,239 @@
+"""``task=classification`` from its command to what it leaves behind."""
+
+import io
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from dwt_cli.base.errors import UserError
+from dwt_cli.config import check
+from dwt_cli.config.run import Run
+from dwt_cli.data.corpus import Corpus
+from dwt_cli.models.checkpoint import save_model
+from dwt_cli.models.making import make_model
+from dwt_cli.recipe import worker
+from dwt_cli.training.checkpoint import Checkpoints
+from tests.conftest import VOCAB_SIZE, tiny_architecture
+from tests.miniature import SCALE
+
+Composed = Callable[..., Run]
+TIMINGS = {"train/tokens_per_s", "train/elapsed_s"}
+SIGNS = {"calm": "bark", "loud": "tossa", "slow": "num"}
+
+
+def write(path: Path, num_texts: int, seed: int) -> Path:
+    draw, lines = random.Random(seed), []
+    words = [f"{a}{b}" for a in "bdgl" for b in ("elin", "ive")]
+    for _ in range(num_texts):
+        label = draw.choice(sorted(SIGNS))
+        text = [SIGNS[label], *draw.choices(words, k=draw.randint(2, 8))]
+        lines.append(json.dumps({"text": " ".join(text), "label": label}) + "\n")
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
+    """Labelled texts, and language models with one tokenizer."""
+    folder = tmp_path_factory.mktemp("labelled")
+    write(folder / "train.jsonl", 90, seed=0)
+    write(folder / "dev.jsonl", 21, seed=1)
+    for name, family in (("bert", "bert"), ("modernbert", "modernbert")):
+        model = make_model(tiny_architecture(family), 0, "student")
+        save_model(model, corpus.tokenizer, folder / name)
+    return folder
+
+
+def words_of(place: Path, *words: str, student: str = "modernbert") -> list[str]:
+    return [
+        *SCALE,
+        f"scale.vocab_size={VOCAB_SIZE}",
+        "scale.block_length=10",
+        "train.precision=fp32",
+        "optim=adamw",
+        "optim.lr=1e-2",
+        "task=classification",
+        f"task.path={place}/train.jsonl",
+        f"task.dev_path={place}/dev.jsonl",
+        "student=checkpoint",
+        f"student.path={place}/{student}",
+        f"run.cache={place}/cache",
+        f"run.root={place}/runs",
+        "teacher=none",
+        *words,
+    ]
+
+
+def train(composed: Composed, place: Path, *words: str, **more: Any) -> tuple[Path, str]:
+    """Return the folder of a miniature run, and what was printed."""
+    run = composed(*words_of(place, *words, **more))
+    run.overrides = list(words)
+    check.check(run)
+    printed = io.StringIO()
+    worker.work(run, Console(file=printed, width=200))
+    (line,) = [line for line in printed.getvalue().splitlines() if line.startswith("record: ")]
+    return Path(line.removeprefix("record: ")), printed.getvalue()
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def tuned(place: Path, composed: Composed) -> tuple[Path, str]:
+    """The folder of a classifier that has learned the task, and what was printed."""
+    return train(composed, place, "train.max_steps=null", "train.epochs=5", "eval.every=30")
+
+
+def test_a_fine_tuned_model_is_a_classifier_of_the_library(tuned: tuple[Path, str]) -> None:
+    folder, printed = tuned
+    summary = json.loads((folder / "summary.json").read_text())
+    student = summary["student"]
+    assert student["steps"] == 5 * (90 // 8)
+    assert student["epochs"] == 5
+    assert student["heldout"]["accuracy"] > 0.5
+    assert student["tokens"] == student["steps"] * round(8 * summary["corpus"]["train_tokens"] / 90)
+    assert "90 texts to train on, 21 held out: a file of its own" in printed
+    assert "cut to 10 tokens (scale.block_length)" in printed
+    assert "perplexity" not in printed
+    card = (folder / "model" / "README.md").read_text()
+    assert "pipeline_tag: text-classification" in card
+    # what is on record is what the saved model does, by plain calls
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    assert model.config.id2label == dict(enumerate(sorted(SIGNS)))
+    nats = correct = 0.0
+    rows = list(map(json.loads, (folder.parents[1] / "dev.jsonl").read_text().splitlines()))
+    for row in rows:
+        given = tokenizer(row["text"], return_tensors="pt", truncation=True, max_length=10)
+        with torch.no_grad():
+            logits_NC = model(given.input_ids).logits
+        label = model.config.label2id[row["label"]]
+        nats += F.cross_entropy(logits_NC, torch.tensor([label])).item()
+        correct += logits_NC.argmax().item() == label
+    assert student["heldout"]["loss"] == pytest.approx(nats / len(rows), rel=1e-4)
+    assert student["heldout"]["accuracy"] == pytest.approx(correct / len(rows))
+
+
+def test_a_student_listens_to_a_teacher_that_knows_the_task(
+    composed: Composed, place: Path, tuned: tuple[Path, str]
+) -> None:
+    teacher = [f"teacher.path={tuned[0]}", "alpha=normal", "alpha.soft=2", "alpha.hard=0.5"]
+    folder, printed = train(composed, place, "teacher=checkpoint", *teacher, student="bert")
+    before = json.loads((tuned[0] / "summary.json").read_text())["student"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["teacher"]["heldout"] == pytest.approx(before["heldout"])
+    assert summary["student"]["num_taught"] == 6
+    of_steps = [line for line in lines_of(folder) if "train/loss" in line]
+    for line in of_steps:
+        wanted = 0.5 * line["train/hard_loss"] + 2 * line["train/soft_loss"]
+        assert line["train/loss"] == pytest.approx(wanted, rel=1e-5)
+    assert summary["cost"]["teacher_forward_flops"] > 0
+    assert "what the teacher brought" in printed
+
+
+@pytest.mark.slow
+def test_several_teachers_of_a_task_are_mixed(
+    composed: Composed, place: Path, tuned: tuple[Path, str]
+) -> None:
+    members = [f"teacher.members=[{tuned[0]},label_smoothing]", "teacher.weighting=token"]
+    folder, _ = train(composed, place, "teacher=several", *members, "select=uncertain")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["teacher"]["heldout"]["accuracy"] > 0.5
+
+
+@pytest.mark.slow
+def test_what_is_stopped_goes_on_to_the_bit(
+    composed: Composed, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train.max_steps=24", "train.checkpoint_every=4", "seed=3"]
+    whole, _ = train(composed, place, *words, f"run.root={place}/whole")
+    save, stopped = Checkpoints.save, []
+
+    def stop(self: Checkpoints, *given: Any) -> None:
+        save(self, *given)
+        if given[-1].step >= 14:  # in the second epoch
+            stopped.append(given[-1].step)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(composed, place, *words)
+    assert stopped[0] < 24
+    again, _ = train(composed, place, *words)
+    assert lines_of(again) == lines_of(whole)
+    ours, theirs = (load_file(f / "model" / "model.safetensors") for f in (again, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+def test_micro_batches_change_nothing_but_rounding(composed: Composed, place: Path) -> None:
+    whole, _ = train(composed, place, "seed=4")
+    parts, _ = train(composed, place, "seed=4", "train.micro_batch_size=2", f"run.root={place}/mb")
+    for ours, theirs in zip(lines_of(parts), lines_of(whole), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+REFUSED = [
+    (["teacher=small"], "teacher=.*does not know the task"),
+    (["remap=stack"], "remap=.*own weights"),
+    (["signal=threshold", "teacher=virtual"], "signal=.*choose signal=online"),
+    (["objective=hidden"], "objective=hidden with task=.*classes are compared"),
+    (["alpha=crossover"], "alpha=.*choose another alpha"),
+    (["data.tokenizer=own"], "data.tokenizer=own"),
+    (["train.compile=auto"], "train.compile=auto"),
+    (["parallel=fsdp", "launch=torchrun", "launch.gpus=2"], "parallel=.*not sharded"),
+    (["eval=probing"], "eval=.*language models"),
+    (["task.text_columns=[a,b,c]"], "task.text_columns=.*one column, or two"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), REFUSED)
+def test_what_has_no_meaning_here_is_one_line(
+    composed: Composed, place: Path, words: list[str], line: str
+) -> None:
+    run = composed(*words_of(place, *words))
+    with pytest.raises(UserError, match=line) as caught:
+        check.check(run)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_of_another_task_is_one_line(
+    composed: Composed, place: Path, tuned: tuple[Path, str]
+) -> None:
+    def refused(teacher: Path | str, *words: str) -> str:
+        with pytest.raises(UserError) as caught:
+            train(composed, place, "teacher=checkpoint", f"teacher.path={teacher}", *words)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    rows = [json.loads(line) for line in (place / "train.jsonl").read_text().splitlines()]
+    others = {"calm": "zen", "loud": "loud", "slow": "slow"}
+    renamed = place / "renamed.jsonl"
+    renamed.write_text("".join(json.dumps(r | {"label": others[r["label"]]}) + "\n" for r in rows))
+    own = ["task.dev_path=null", f"task.path={renamed}"]
+    assert "in the order calm, loud, slow, the task's loud, slow, zen" in refused(tuned[0], *own)
+    fewer = place / "fewer.jsonl"
+    fewer.write_text("".join(json.dumps(r) + "\n" for r in rows if r["label"] != "calm"))
+    own = ["task.dev_path=null", f"task.path={fewer}"]
+    assert "it has 3 outputs (calm, loud, slow), the task 2" in refused(tuned[0], *own)
+    assert "no classifier; a teacher knows the task" in refused(place / "bert")
+    assert "train.batch_size=128: there are 90 texts" in refused(tuned[0], "train.batch_size=128")
+
+
+def test_a_made_student_is_refused(composed: Composed, place: Path) -> None:
+    words = [w for w in words_of(place) if not w.startswith("student")]
+    with pytest.raises(UserError, match=r"student=.*starts from a model that exists"):
+        check.check(composed(*words))
