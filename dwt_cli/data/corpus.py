@@ -1,6 +1,7 @@
 """A folder of packed blocks and their tokenizer, made from a text source in one pass.
 
-The folder holds ``tokenizer/``, ``train/`` and ``heldout/`` (numbered shards), and ``report.json``.
+The folder holds ``tokenizer/``, ``train/`` and ``heldout/`` (numbered shards, and which documents
+they are from), and ``report.json``.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from dwt_cli.base import atomic, network
 from dwt_cli.base.errors import first_line
 from dwt_cli.data import bpe
 from dwt_cli.data import tokenizer as wordpiece
+from dwt_cli.data.documents import FILE, noted
 from dwt_cli.data.heldout import LeakCheck, Pieces, pieces_of
 from dwt_cli.data.options import Data, Frame, TokenizerKind
 from dwt_cli.data.pack import BYTES, Blocks, block_bytes, pack, write_blocks
@@ -87,13 +89,16 @@ def build(
         tokenizer = open_tokenizer(tokenizer_path, (frame.end,))
     tokenizer.save_pretrained(folder / "tokenizer")
 
-    def ids(documents: Iterable[Document]) -> Iterator[list[int]]:
+    def ids(documents: Iterable[Document]) -> Iterator[tuple[str, list[list[int]]]]:
         rest = iter(documents)
         while chunk := list(_take(rest, _CHUNK_CHARACTERS)):
-            yield from ids_of(tokenizer, _texts(chunk, frame))
+            texts = iter(ids_of(tokenizer, _texts(chunk, frame)))
+            for name, paragraphs in chunk:
+                yield name, list(itertools.islice(texts, len(frame.texts(paragraphs))))
 
     def write(documents: Iterable[Document], name: str, most: int) -> tuple[int, bool]:
-        blocks = pack(ids(documents), options.block_length, *frame.ids(tokenizer))
+        texts = noted(ids(documents), folder / name / FILE)
+        blocks = pack(texts, options.block_length, *frame.ids(tokenizer))
         return write_blocks(blocks, folder / name, len(tokenizer), most)
 
     check = LeakCheck(options.heldout_fraction, folder, pieces)
@@ -111,7 +116,8 @@ def build(
         sizes = bytes_of_tokens(tokenizer, _texts(heldout.documents, frame))
         counted = pack(sizes, options.block_length, [0], [0], not is_cut)  # marks have no bytes
         of_blocks = [sum(block) for block in counted][: num_heldout if is_cut else None]
-        blocks = pack(ids(heldout.documents), options.block_length, *frame.ids(tokenizer), True)
+        texts = (text for _, texts in ids(heldout.documents) for text in texts)
+        blocks = pack(texts, options.block_length, *frame.ids(tokenizer), True)
         rest = [] if is_cut else list(itertools.islice(blocks, num_heldout, None))
         atomic.write_json(folder / "heldout" / BYTES, {"of_blocks": of_blocks, "rest": rest})
     for name, count in (("training", num_train), ("held-out", num_heldout)):

@@ -72,6 +72,7 @@ class Blocks:
     """Packed blocks, read through the page cache: ``blocks[numbers_B]`` is (B, L) int64."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
         beside = read_json(folder / BYTES) or {}
