@@ -44,7 +44,7 @@ def work(run: Run, console: Console) -> None:
     All ranks do the same; the first one writes and prints. Raises `UserError` for a mistake,
     KeyboardInterrupt when it was asked to stop.
     """
-    _let_transformers_be_quiet()
+    let_transformers_be_quiet()
     options, mode, root = run.run, run.run.mode, Path(run.run.root).expanduser()
     with joined(run.launch.device, run.launch.max_wait) as ranks:
         console = console if ranks.is_first else Console(quiet=True)
@@ -181,7 +181,7 @@ def evaluate(run: Evaluation, console: Console) -> None:
     Raises `UserError` when the model cannot be opened, and after all else when something could
     not be measured.
     """
-    _let_transformers_be_quiet()
+    let_transformers_be_quiet()
     machine = Machine.of(run.launch.device, run.launch.num_threads, run.train.precision)
     site = Site(machine, Cache(run.run.cache, plain_line(console)), ALONE)
     measures.check(run.eval, run.task.head)
@@ -248,6 +248,7 @@ def _status_of_a_failure(record: Record) -> Iterator[None]:
         raise
 
 
-def _let_transformers_be_quiet() -> None:
+def let_transformers_be_quiet() -> None:
+    """Have the library print neither warnings nor bars."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -68,6 +68,14 @@ class TrainBatches:
         batch = self.of([self._place(step, sample) for sample in samples])
         return replace(batch, beside=self._beside(batch)) if self._beside else batch
 
+    @property
+    def block_length(self) -> int:
+        return self._blocks.block_length
+
+    def places(self, step: int) -> list[Place]:
+        """Return the places of a step's samples."""
+        return [self._place(step, sample) for sample in range(self.batch_size)]
+
     def of(self, places: Sequence[Place]) -> Batch:
         """Return the blocks of some places as a batch, without what is kept for it."""
         blocks_BL = self._blocks[np.array([place.block for place in places])]

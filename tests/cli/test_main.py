@@ -171,6 +171,7 @@ def test_help_tells_every_choice(tmp_path: Path) -> None:
         "report.main --help",
         "runs.main --help",
         "cache.main --help",
+        "trace.main --help",
     ],
 )
 def test_what_needs_no_torch_does_not_load_it(command: str) -> None:
