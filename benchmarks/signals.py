@@ -10,21 +10,23 @@ of `threshold`. Prints Markdown. Legend: N rows, K entries, V vocabulary.
 import argparse
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from timing import table
 from torch import Tensor
 
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Weights
-from dwt_cli.distill.objective.base import Divergence, EntryRows
+from dwt_cli.distill.objective.base import Divergence
 from dwt_cli.distill.objective.divergences import ForwardKL, TopK
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums
-from dwt_cli.distill.signal.cached import asked, layout_of
-from dwt_cli.distill.signal.coding import Layout
+from dwt_cli.distill.signal.cached import as_distributions, asked, centroids_of, layout_of
+from dwt_cli.distill.signal.coding import CachedRows, Layout
 from dwt_cli.distill.signal.options import Cached, LikeliestOnly, Sampled, Threshold
-from dwt_cli.distill.signal.store import keys_of
+from dwt_cli.distill.signal.store import entry_rows, keys_of
 from dwt_cli.distill.teacher.signal import DenseLogits, ModelSignal, SoftTargets, SparseRows
 from dwt_cli.models.checkpoint import open_folder
 from dwt_cli.models.options import Head
@@ -33,6 +35,9 @@ from dwt_cli.tasks.clm import NextToken
 from dwt_cli.tasks.task import Batch, Place
 
 _BLOCKS_AT_ONCE = 16
+_SOFT = Weights(0.0, 1.0)
+LABELS = (0.0, 0.25, 1.0)
+"""Weights of the labels' loss beside a soft loss of weight 1: without it, and as runs have it."""
 
 
 def batches(corpus: Corpus, num_rows: int) -> Iterator[Batch]:
@@ -45,60 +50,52 @@ def batches(corpus: Corpus, num_rows: int) -> Iterator[Batch]:
 
 
 def cached_of(
-    signal: ModelSignal, batch: Batch, cached: Cached, layout: Layout
+    signal: ModelSignal, batch: Batch, cached: Cached, layout: Layout, centroids: Tensor | None
 ) -> tuple[SparseRows, int]:
     """Return what is cached of an answer, as it comes back, and its bytes."""
-    blocks = list(asked(signal, batch, keys_of(batch, ""), cached, layout, 1.0))
+    its = centroids if cached.num_shared else None
+    blocks = list(asked(signal, batch, keys_of(batch, ""), cached, layout, 1.0, its))
     rows = [layout.decode(block.content, block.num_rows) for block in blocks]
-    weights_NK = np.concatenate([layout.weights(each) for each in rows])
-    ids_NK, *_ = columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
-    known = [torch.from_numpy(each)[:, None] for each in columns[4:]]
-    entries = EntryRows(torch.from_numpy(ids_NK), torch.from_numpy(weights_NK), *known)
-    return SparseRows(entries, layout.vocab_size), sum(len(block.content) for block in blocks)
+    whole = CachedRows(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+    size = sum(len(block.content) for block in blocks)
+    return SparseRows(entry_rows(whole, layout), layout.vocab_size, its), size
 
 
 def bytes_per_row(
-    signal: ModelSignal, texts: list[Batch], cached: Cached, vocab_size: int
+    signal: ModelSignal, texts: list[Batch], cached: Cached, vocab: int, centroids: Tensor
 ) -> float:
-    """Return them, in a vocabulary of some size."""
-    layout = layout_of(cached, vocab_size)
-    sizes = [cached_of(signal, batch, cached, layout)[1] for batch in texts]
-    index = 24 * sum(len(batch.ids_BL) for batch in texts)
+    """Return them with their index, in a vocabulary of some size."""
+    layout = layout_of(cached, vocab)
+    sizes = [cached_of(signal, batch, cached, layout, centroids)[1] for batch in texts]
+    index = 16 * sum(len(batch.ids_BL) for batch in texts)
     return (sum(sizes) + index) / sum(len(batch.labels_N) for batch in texts)
 
 
-def as_large(
-    signal: ModelSignal, text: Batch, kind: type[Cached], size: float, vocab: int
-) -> Cached:
-    """Return the estimator with the most entries that take at most so many bytes a row."""
-    number = 1
-    while bytes_per_row(signal, [text], kind(number + 1), vocab) <= size:
-        number += 1
-    return kind(number)
-
-
-def variance(signal: ModelSignal, texts: list[Batch], cached: Cached, num_draws: int) -> float:
-    """Return the trace of a target's variance, mean over rows, by draws."""
+def variance(signal: ModelSignal, texts: list[Batch], cached: Cached, centroids: Tensor) -> float:
+    """Return the trace of a target's variance, mean over rows, by one draw of each."""
     total, num_rows = 0.0, 0
     for batch in texts:
         t_NV = signal(batch).targets.dense().softmax(-1)
-        for draw in range(num_draws):
-            one = type(cached)(cached.num_entries, draw)
-            layout = layout_of(one, t_NV.shape[1])
-            entries = cached_of(signal, batch, one, layout)[0].entries
-            found_NV = torch.zeros_like(t_NV).scatter_add_(1, entries.ids_CK, entries.weights_CK)
-            total += (found_NV - t_NV).square().sum().item() / num_draws
+        layout = layout_of(cached, t_NV.shape[1])
+        entries = cached_of(signal, batch, cached, layout, centroids)[0].entries
+        found_NV = torch.zeros_like(t_NV).scatter_add_(1, entries.ids_CK, entries.weights_CK)
+        if entries.centroids_C1 is not None and entries.shares_C1 is not None:
+            found_NV += entries.shares_C1 * centroids[entries.centroids_C1[:, 0]]
+        total += (found_NV - t_NV).square().sum().item()
         num_rows += len(t_NV)
     return total / num_rows
 
 
 def gradient(
-    student: LanguageModel, told: list[tuple[Batch, SoftTargets]], of: Divergence
+    student: LanguageModel,
+    told: list[tuple[Batch, SoftTargets]],
+    of: Divergence,
+    weights: Weights = _SOFT,
 ) -> Tensor:
-    """Return the gradient of all of a student's weights for the soft loss of all rows, flat."""
+    """Return the gradient of all of a student's weights for eq. 3 of all rows, flat."""
     student.zero_grad()
     for batch, targets in told:
-        sums = DistillationSums(targets, batch.labels_N, Weights(0.0, 1.0), Comparison({"it": of}))
+        sums = DistillationSums(targets, batch.labels_N, weights, Comparison({"it": of}))
         student(*batch.inputs, Want(False, loss=sums)).loss.total.backward()
     parts = [each.grad.flatten() for each in student.parameters() if each.grad is not None]
     return torch.cat(parts).double()
@@ -110,11 +107,20 @@ def angle(one: Tensor, other: Tensor) -> float:
     return math.degrees(math.acos(min(1.0, cosine.item())))
 
 
+def centroids_for(signal: ModelSignal, corpus: Corpus, cached: Cached) -> Tensor:
+    """Return those that a run would find: of blocks that are spread over the text."""
+    count = math.ceil(2048 / (corpus.train.block_length - 1))
+    numbers = np.linspace(0, len(corpus.train) - 1, count).astype(np.int64)
+    places = [Place(int(number), 0, int(number)) for number in numbers]
+    batch = NextToken().batch(corpus.train[numbers], 0, places)
+    return as_distributions(centroids_of(signal, [batch], cached, 1.0))
+
+
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", nargs="+", type=Path, required=True)
-    parser.add_argument("--student", nargs="+", type=Path, required=True)
+    parser.add_argument("--student", nargs="*", type=Path, default=[])
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--draws", type=int, default=20)
@@ -125,42 +131,59 @@ def main() -> None:
     texts = list(batches(corpus, given.rows))
     opened = {path: open_folder(path, Head.causal) for path in {*given.teacher, *given.student}}
     models = {path: LanguageModel(model, torch.float32) for path, model in opened.items()}
-    threshold, vocab = Threshold(given.entries), given.vocab_size
-    print(f"| teacher | entropy | bytes a target, {given.entries} entries | fit into as many bytes "
-          "| variance of sampled / threshold |\n|---|---|---|---|---|")  # fmt: skip
-    chosen: dict[Path, list[Cached]] = {}
+    plain, threshold = Threshold(given.entries, num_centroids=0), Threshold(given.entries)
+    rows = [["teacher", "entropy", "cached", "entries", "bytes a target", "variance / threshold's"]]
+    chosen: dict[Path, dict[str, Cached]] = {}
+    shared: dict[Path, Tensor] = {}
     for number, path in enumerate(given.teacher, 1):
         signal = ModelSignal(models[path])
-        size = bytes_per_row(signal, texts, threshold, vocab)
-        others = [
-            as_large(signal, texts[0], kind, size, vocab) for kind in (Sampled, LikeliestOnly)
-        ]
-        chosen[path] = [threshold, *others]
+        shared[path] = centroids_for(signal, corpus, threshold)
+
+        def size(cached: Cached, few: bool = False) -> float:
+            read = texts[:1] if few else texts
+            return bytes_per_row(signal, read, cached, given.vocab_size, shared[path])  # noqa: B023
+
+        chosen[path] = {"threshold": threshold, "threshold, no centroids": plain}
+        most = size(threshold, few=True)
+        for name, kind in (("sampled", Sampled), ("top_k", LikeliestOnly)):
+            entries = 1
+            while size(kind(entries + 1), few=True) <= most:
+                entries += 1
+            chosen[path][name] = kind(entries)
         t = [signal(batch).targets.dense().softmax(-1) for batch in texts]
         entropy = -torch.cat([each.xlogy(each).sum(-1) for each in t]).mean()
-        ratio = variance(signal, texts, others[0], 3) / variance(signal, texts, threshold, 3)
-        print(f"| {number} | {entropy:.2f} | {size:.1f} | sampled {others[0].num_entries}, top_k "
-              f"{others[1].num_entries} | {ratio:.2f} |")  # fmt: skip
-    print(
-        "\n| student | cached | entries | angle to the dense gradient, degrees |\n|---|---|---|---|"
-    )
+        least = variance(signal, texts, threshold, shared[path])
+        for name, cached in chosen[path].items():
+            ratio = variance(signal, texts, cached, shared[path]) / least
+            of_it = f"{ratio:.2f}" if name != "top_k" else ""  # its error is no variance
+            known = [str(number), f"{entropy:.2f}", name, str(cached.num_entries)]
+            rows.append([*known, f"{size(cached):.2f}", of_it])
+    print("\n".join(table(rows[0], rows[1:])))
     path = given.teacher[0]
     signal = ModelSignal(models[path])
     dense = [(batch, DenseLogits(signal(batch).targets.dense())) for batch in texts]
-    for number, place in enumerate(given.student, 1):
-        student = models[place].train().requires_grad_(True)
-        exact = gradient(student, list(dense), ForwardKL())
-        for cached in chosen[path]:
-            found = []
-            for draw in range(1 if isinstance(cached, LikeliestOnly) else given.draws):
-                one = type(cached)(cached.num_entries, draw)
-                layout = layout_of(one, corpus.report["vocabulary"])
-                told = [(batch, cached_of(signal, batch, one, layout)[0]) for batch in texts]
-                top_k = isinstance(cached, LikeliestOnly)
-                of = TopK(k=cached.num_entries) if top_k else ForwardKL()
-                found.append(angle(exact, gradient(student, list(told), of)))
-            name = "top_k" if isinstance(cached, LikeliestOnly) else type(cached).__name__.lower()
-            print(f"| {number} | {name} | {cached.num_entries} | {np.mean(found):.2f} |")
+    students = [models[place].train().requires_grad_(True) for place in given.student]
+    exact = [gradient(student, list(dense), ForwardKL()) for student in students]
+    hard = [gradient(student, list(dense), ForwardKL(), Weights(1.0, 0.0)) for student in students]
+    rows = []
+    for name, cached in chosen[path].items():
+        top_k = name == "top_k"
+        of = TopK(k=cached.num_entries) if top_k else ForwardKL()
+        found: list[list[list[float]]] = [[] for _ in students]
+        for draw in range(1 if top_k else given.draws):
+            one = replace(cached, seed=draw)
+            layout = layout_of(one, corpus.report["vocabulary"])
+            told = [
+                (batch, cached_of(signal, batch, one, layout, shared[path])[0]) for batch in texts
+            ]
+            for student, its, of_labels, angles in zip(students, exact, hard, found, strict=True):
+                soft = gradient(student, list(told), of)
+                angles.append([angle(of_labels * w + its, of_labels * w + soft) for w in LABELS])
+        for number, angles in enumerate(found, 1):
+            means = [f"{mean:.2f}" for mean in np.mean(angles, 0)]
+            rows.append([str(number), name, str(cached.num_entries), *means])
+    head = [f"degrees, {1 / w:g} soft to 1 hard" if w else "degrees, soft loss" for w in LABELS]
+    print("\n" + "\n".join(table(["student", "cached", "entries", *head], sorted(rows))))
 
 
 if __name__ == "__main__":

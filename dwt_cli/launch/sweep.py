@@ -31,6 +31,7 @@ from dwt_cli.study.record import FILE, RUNS, Job, StudyRecord, read_study, write
 from dwt_cli.study.report import print_report, write_report
 from dwt_cli.study.results import read_results
 from dwt_cli.track.display import Overview, plain_line
+from dwt_cli.training.protocols import Moment
 
 _AXES = {"seed", "scale.max_steps", "train.max_steps"}  # what is no arm, but a seed or a length
 _PLACES = {"run.root", "run.cache"}  # on this machine; the record goes elsewhere, too
@@ -66,6 +67,8 @@ def carry_out(
     students: list[StudentStage] = []
     for run in runs:
         students.append(recipe_of(run, students))
+    if of and not of.study.compares_signals:
+        _check_signals(runs, students)
     jobs = _jobs(runs, students, arguments, read_kept(folder))
     if first.run.mode is Mode.plan:
         from dwt_cli.recipe.study_plan import print_study_plan  # loads torch
@@ -134,6 +137,19 @@ def carry_out(
         print_report(console, results, write_report(folder, results))
         show(results, folder, first.tracker, say)
     return MISTAKE if failed else 0
+
+
+def _check_signals(runs: Sequence[Run], students: Sequence[StudentStage]) -> None:
+    """Check that all taught arms of a study have a cached signal, or none: else it is compared."""
+    named: dict[bool, str] = {}
+    for run, student in zip(runs, students, strict=True):
+        if student.teacher and not student.alpha.soft_is_over(Moment(0.0)):
+            named.setdefault(student.cached is not None, run.of_study.arm if run.of_study else "")
+    if len(named) > 1:
+        raise UserError(
+            f"signal: the teacher of arm={named[True]} is asked once, that of arm={named[False]} "
+            "in each step: set one signal for all arms, or study.compares_signals=true"
+        )
 
 
 class _Ledger:

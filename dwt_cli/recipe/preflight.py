@@ -19,7 +19,7 @@ from dwt_cli.data.tokenizer import numbered_otherwise
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.chunks import over_chunks
 from dwt_cli.distill.remap.vocabulary import Transfer
-from dwt_cli.models.anatomy import is_known, num_positions
+from dwt_cli.models.anatomy import anatomy_of, is_known, num_positions
 from dwt_cli.models.checkpoint import open_config, open_model
 from dwt_cli.models.flops import num_parameters
 from dwt_cli.models.options import STUDENT_PATH, Checkpoint, Head, located
@@ -50,6 +50,12 @@ def check(
     for problem in student.corpus.problems(conditions):
         raise UserError(problem)
     _check_memory(shapes, machine, num_ranks, scale)
+    is_capped = is_known(model.config) and anatomy_of(model).cap(model.config) is not None
+    if is_capped and student.cached and student.cached.options.num_shared:
+        raise UserError(
+            f"signal.num_centroids={student.cached.options.num_shared}: the student's logits are "
+            "capped, and shares of centroids need what is not; set signal.num_centroids=0"
+        )
     needed = num_parameters(model) * _CHECKPOINT_BYTES
     there = shutil.disk_usage(nearest_existing(Path(root).expanduser())).free
     if needed > there:

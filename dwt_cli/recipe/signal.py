@@ -6,6 +6,7 @@ none before it has asked for, and one that finds all of its own loads no teacher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from dwt_cli.track.summary import Facts
 from dwt_cli.training.protocols import Moment
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dwt_cli.distill.signal.coding import Layout
     from dwt_cli.distill.signal.store import CachedBlock, Store
     from dwt_cli.recipe.student import StudentStage
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from dwt_cli.tasks.task import Place
 
 BLOCKS_PER_SHARD = 256
+_CENTROID_ROWS, _CENTROID_ENTRIES = 2048, 1 << 26  # rows that centroids are the means of, at most
 
 _Asked = Sequence[tuple[int, "Place"]]  # blocks by their keys, and a place of each
 
@@ -39,7 +43,7 @@ _Asked = Sequence[tuple[int, "Place"]]  # blocks by their keys, and a place of e
 class SignalStage(Stage):
     """A teacher's rows in the cache; its artifact is a `Prepared` one that gives them back."""
 
-    kind, word = "signal", "signal"
+    kind, word, grows = "signal", "signal", True
     options: Cached
     student: StudentStage
     teacher: TeacherStage
@@ -86,17 +90,24 @@ class SignalStage(Stage):
 
     def num_blocks(self, done: Mapping[str, Any]) -> int | None:
         """Return how many blocks are asked for at most; None while that is not known."""
-        steps, corpus = self.distilled_steps(done), self.student.corpus
-        of = self.student.shapes.conditions
+        steps, each = self.distilled_steps(done), self.student.shapes.conditions.task.num_variants
         if steps is None:
             return None
-        blocks = len(steps) * of.train.batch_size
-        text = done.get(corpus.name)
+        blocks = len(steps) * self.student.shapes.conditions.train.batch_size
+        there = self._blocks_of_text(done)
+        return blocks if there is None or each is None else min(blocks, each * there)
+
+    def num_centroid_blocks(self, done: Mapping[str, Any]) -> int:
+        """Return how many blocks the teacher reads for the centroids, if there are any."""
+        of, there = self.student.shapes.conditions, self._blocks_of_text(done)
+        num_rows = min(_CENTROID_ROWS, _CENTROID_ENTRIES // of.data.vocab_size)
+        most = math.ceil(num_rows / of.num_targets) if self.options.num_shared else 0
+        return most if there is None else min(most, there)
+
+    def _blocks_of_text(self, done: Mapping[str, Any]) -> int | None:
+        text = done.get(self.student.corpus.name)
         tokens = text.report["train_tokens"] if text else self.student.train_tokens
-        each = of.task.num_variants
-        if tokens is None or each is None:
-            return blocks
-        return min(blocks, each * (tokens // of.data.block_length))
+        return tokens and tokens // self.student.shapes.conditions.data.block_length
 
     @property
     def most_bytes(self) -> float:
@@ -116,7 +127,29 @@ class SignalStage(Stage):
     def cost(self, done: Mapping[str, Any]) -> float | None:
         """Return the FLOPs of asking for all of it."""
         blocks = self.num_blocks(done)
-        return None if blocks is None else blocks * self.block_flops
+        return None if blocks is None else self._flops(blocks, done)
+
+    def cost_beyond(self, asked: dict[str, dict[int, int]]) -> float | None:
+        """Return the FLOPs of what runs of other seeds, and shorter ones, have not asked for.
+
+        A seed has an order of its own: what it reads of the text is taken to be other blocks, while
+        there are others.
+        """
+        before, whole = asked.setdefault(self.identity, {}), self.num_blocks({})
+        if whole is None:
+            return None
+        of, there = self.student.shapes.conditions.task, self._blocks_of_text({})
+        most = math.inf if there is None or of.num_variants is None else of.num_variants * there
+
+        def known() -> float:
+            return self._flops(int(min(most, sum(before.values()))), {})
+
+        earlier, seed = known(), self.student.seed
+        before[seed] = max(whole, before.get(seed, 0))
+        return known() - earlier
+
+    def _flops(self, blocks: int, done: Mapping[str, Any]) -> float:
+        return (blocks + self.num_centroid_blocks(done) if blocks else 0) * self.block_flops
 
     def carry_out(self, done: Done, at: Context) -> Prepared:
         """Return the teacher as it is cached, asked for what is missing; all ranks ask."""
@@ -129,6 +162,7 @@ class SignalStage(Stage):
         about = {"options": plain(self.options)}
         as_evaluated = fingerprint("facts", eval=of.eval, way=self._way(at))
         told = f"facts-{as_evaluated}.json"  # of the teacher
+        needed = self._needed(batches, done, at)  # whoever waits for the cache waits for no drawing
         with ExitStack() as held:
 
             def hold() -> str:
@@ -142,7 +176,7 @@ class SignalStage(Stage):
                     "all nodes share"
                 )
             store = self._open(place, at)
-            blocks, missing = self._needed(batches, store, done, at)
+            missing = [(key, where) for key, where in needed.items() if key not in store]
             facts = at.ranks.from_first("its facts", lambda: atomic.read_json(place / told))
             if missing or facts is None:
                 found = self._ask(missing, batches, place, done, at).to_json()
@@ -152,16 +186,17 @@ class SignalStage(Stage):
                 facts, store = facts or found, self._open(place, at)
         size = sum(path.stat().st_size for path in place.iterdir() if path.is_file())
         per_row, asked = size / max(1, store.num_rows), len(missing)
-        line = f"{blocks:,} blocks, {asked:,} asked for now, {per_row:.1f} bytes a target"
+        line = f"{len(needed):,} blocks, {asked:,} asked for now, {per_row:.1f} bytes a target"
         at.show.update(self.name, 1.0, line)
         account = {
             "identity": self.identity,
-            "blocks": blocks,
-            "flops": blocks * self.block_flops,
+            "blocks": len(needed),
+            "flops": self._flops(len(needed), done),
             "bytes_per_target": per_row,
         }
         way, vocab_size = self._way(at), of.data.vocab_size
-        signal = CachedSignal(vocab_size, lambda batch: store.entries(batch, way), account)
+        of_batch = lambda batch: store.entries(batch, way)  # noqa: E731
+        signal = CachedSignal(vocab_size, of_batch, account, self._centroids(place, at))
         return Prepared(Facts.from_json(facts), signal)
 
     def _way(self, at: Context) -> str:
@@ -181,22 +216,53 @@ class SignalStage(Stage):
         numbers = at.ranks.from_first("its shards", listed)
         return Store(place, self.layout, numbers)
 
-    def _needed(
-        self, batches: TrainBatches, store: Store, done: Done, at: Context
-    ) -> tuple[int, _Asked]:
-        """Return how many blocks are asked for, each counted once, and those not cached."""
+    def _needed(self, batches: TrainBatches, done: Done, at: Context) -> dict[int, Place]:
+        """Return the blocks that are asked for, by their keys, and the first place of each."""
         from dwt_cli.distill.signal.store import keys_of
         from dwt_cli.tasks.task import Place
 
-        seen: set[int] = set()
-        missing, way = [], self._way(at)
+        needed: dict[int, Place] = {}
         for step in self.distilled_steps(done) or ():
             batch = batches.batch(step)
-            for key, place in zip(keys_of(batch, way), batch.places_B3.tolist(), strict=True):
-                if key not in seen and key not in store:
-                    missing.append((key, Place(*place)))
-                seen.add(key)
-        return len(seen), missing
+            for key, place in zip(keys_of(batch, self._way(at)), batch.places_B3, strict=True):
+                if key not in needed:
+                    needed[key] = Place(*place.tolist())
+        return needed
+
+    def _centroids_file(self, at: Context) -> str:
+        return f"centroids-{fingerprint('way', way=self._way(at))}.npy"
+
+    def _centroids(self, place: Path, at: Context) -> Tensor | None:
+        """Return the centroids that are cached; None: none are."""
+        import numpy as np
+
+        from dwt_cli.distill.signal.cached import as_distributions
+
+        name = self._centroids_file(at)
+        is_there = name in (atomic.read_json(place / atomic.MANIFEST) or {})
+        return as_distributions(np.load(place / name)) if is_there else None
+
+    def _write_centroids(self, teacher: Prepared, place: Path, done: Done, at: Context) -> None:
+        """Write the centroids down, of blocks that are spread over the text, whoever asks."""
+        import numpy as np
+
+        from dwt_cli.base.randomness import seed_for
+        from dwt_cli.distill.signal.cached import centroids_of
+        from dwt_cli.tasks.task import Place
+
+        of, corpus = self.student.shapes.conditions, done[self.student.corpus.name]
+        targets, size = of.task.targets(corpus.tokenizer), of.train.num_blocks(at.ranks.size)
+        count = min(self.num_centroid_blocks(done), len(corpus.train))
+        chosen = np.linspace(0, len(corpus.train) - 1, count).astype(np.int64)
+        batches = (
+            targets.batch(
+                corpus.train[part], seed_for("centroids"), [Place(int(n), 0, int(n)) for n in part]
+            ).to(at.machine.device)
+            for part in np.split(chosen, range(size, count, size))
+        )
+        found = centroids_of(teacher.signal, batches, self.options, self.temperature)
+        np.save(place / self._centroids_file(at), found)
+        atomic.add(place, [self._centroids_file(at)])
 
     def _ask(
         self, missing: _Asked, batches: TrainBatches, place: Path, done: Done, at: Context
@@ -208,15 +274,25 @@ class SignalStage(Stage):
             if stage.name not in done:
                 done[stage.name] = stage.carry_out(done, at)
         teacher: Prepared = done[self.teacher.name]
+        if self.options.num_shared:
+
+            def write() -> None:
+                if self._centroids(place, at) is None:
+                    self._write_centroids(teacher, place, done, at)
+
+            at.ranks.from_first("its centroids", write)
+        centroids = self._centroids(place, at)
         ranks, shards = at.ranks, range(0, len(missing), BLOCKS_PER_SHARD)
         # those that an interrupted start has not named stay below
-        known = (int(path.stem) for path in place.glob("*") if path.suffix in (".npy", ".rows"))
+        known = (int(path.stem) for path in place.glob("[0-9]*.*"))
         first = ranks.from_first("the next shard", lambda: max(known, default=-1) + 1)
         for start in range(0, len(shards), ranks.size):
             ours = start + ranks.rank
             if ours < len(shards):
                 part = missing[shards[ours] : shards[ours] + BLOCKS_PER_SHARD]
-                write_shard(place, first + ours, list(self._blocks(part, teacher, batches, at)))
+                write_shard(
+                    place, first + ours, list(self._blocks(part, teacher, batches, centroids, at))
+                )
             ranks.largest(0.0)  # all have written theirs
             written = range(start, min(start + ranks.size, len(shards)))
             if ranks.is_first:
@@ -227,7 +303,12 @@ class SignalStage(Stage):
         return teacher.facts
 
     def _blocks(
-        self, part: _Asked, teacher: Prepared, batches: TrainBatches, at: Context
+        self,
+        part: _Asked,
+        teacher: Prepared,
+        batches: TrainBatches,
+        centroids: Tensor | None,
+        at: Context,
     ) -> Iterator[CachedBlock]:
         from dwt_cli.distill.signal.cached import asked
 
@@ -235,6 +316,5 @@ class SignalStage(Stage):
         for start in range(0, len(part), size):
             keys, places = zip(*part[start : start + size], strict=True)
             batch = batches.of(places).to(at.machine.device)
-            yield from asked(
-                teacher.signal, batch, list(keys), self.options, self.layout, self.temperature
-            )
+            kept_as = (self.options, self.layout, self.temperature, centroids)
+            yield from asked(teacher.signal, batch, list(keys), *kept_as)

@@ -47,10 +47,11 @@ class Stage(ABC):
     """A step from options to an artifact. It holds values alone: nothing is opened to make one.
 
     name: its own among the stages of a recipe. kind: of its artifact in the cache, if it is there.
-    word: the first of its fingerprint.
+    word: the first of its fingerprint. grows: whether each run may add to the artifact.
     """
 
     name: str
+    grows: ClassVar[bool] = False
     kind: ClassVar[str | None] = None
     word: ClassVar[str]
 
@@ -67,6 +68,13 @@ class Stage(ABC):
     def cost(self, done: Mapping[str, Any]) -> float | None:
         """Return the FLOPs of its training, as far as ``done`` lets them be known; else None."""
         return 0.0
+
+    def cost_beyond(self, asked: dict[str, dict[int, int]]) -> float | None:
+        """Return the cost in a study whose earlier runs have ``asked`` for so much, and note it.
+
+        asked: blocks by artifact and seed, of what grows; whatever does not is made once.
+        """
+        return self.cost({})
 
     @property
     def formerly(self) -> str | None:

@@ -44,15 +44,18 @@ def print_study_plan(
     cache = Cache(options.cache, say)
     costs: dict[tuple[str, int, str], float | None] = {}  # they are alike for all seeds
     rows, finished, seen = [], [], set[str]()
+    asked: dict[str, dict[int, int]] = {}
     for student, job in zip(students, jobs, strict=True):
         if job.state == "finished":
             if summary := summary_of(Path(options.root).expanduser(), student):  # else elsewhere
                 finished.append(summary.cost)
         elif student.identity not in seen:
             for stage in student.stages:
-                if (key := (job.arm, job.length, stage.name)) not in costs:
+                if stage.grows:
+                    costs[job.arm, job.length, stage.name] = stage.cost_beyond(asked)
+                elif (key := (job.arm, job.length, stage.name)) not in costs:
                     costs[key] = stage.cost({})
-            new = [stage for stage in student.stages if stage.identity not in seen]
+            new = [each for each in student.stages if each.grows or each.identity not in seen]
             flops = [costs[job.arm, job.length, s.name] for s in new if not s.is_kept(cache)]
             tokens = (student.num_steps({}) or nan) * student.shapes.conditions.tokens_per_step
             whole = nan if None in flops else sum(each or 0.0 for each in flops)

@@ -16,15 +16,19 @@ from rich.console import Console
 
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import ABOUT, Cache
+from dwt_cli.base.errors import UserError
 from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import ALONE, Ranks
-from dwt_cli.config.run import Run
+from dwt_cli.config.compose import runs_of
+from dwt_cli.config.files import SWEEPS
+from dwt_cli.config.run import Run, Study
 from dwt_cli.data.options import TokenizerKind
 from dwt_cli.distill.alpha import Linear
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.signal.options import Online, Sampled, Threshold
 from dwt_cli.distill.signal.store import CachedBlock, write_shard
-from dwt_cli.recipe import signal, worker
+from dwt_cli.launch import sweep
+from dwt_cli.recipe import preflight, signal, worker
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.stage import Context, Done, Site
 from dwt_cli.recipe.student import StudentStage
@@ -32,7 +36,7 @@ from dwt_cli.tasks.clm import NextToken
 from dwt_cli.tasks.task import Batch, Place
 from dwt_cli.track.display import Display
 from tests.miniature import options, write_text
-from tests.processes import together
+from tests.processes import Started, together
 
 CAUSAL = [
     *("task=clm", "scale.vocab_size=270", "scale.num_layers=1", "scale.teacher_num_layers=1"),
@@ -77,7 +81,7 @@ class Asked:
             self.done[stage.name] = stage.carry_out(self.done, at)
         self.folder = student.cached.place(at.cache) if student.cached else Path()
         self.prepared = self.done["signal"]
-        indices = [np.load(path) for path in self.folder.glob("*.npy")]
+        indices = [np.load(path) for path in self.folder.glob("[0-9]*.npy")]
         self.num_rows = int(sum(index["num_rows"].sum() for index in indices))
 
     @property
@@ -195,7 +199,7 @@ def test_stopped_while_it_is_written_it_goes_on(
     shutil.rmtree(went_on.folder)
     whole, (batch,) = ask(causal), batches(went_on)
     ours, theirs = (each.prepared.signal.beside(batch) for each in (went_on, whole))
-    assert len(ours) == 6
+    assert len(ours) == 8
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
@@ -211,12 +215,17 @@ def _flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def _overwrite(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
 def _exchange(one: Path, other: Path) -> None:
     aside = one.read_bytes()
     one.write_bytes(other.read_bytes())
     other.write_bytes(aside)
 
 
+CENTROIDS = "centroids-of-a-way.npy"
 SPOILT: dict[str, Callable[[Path, Path], object]] = {
     "a flipped bit of the rows": lambda ours, other: _flip(ours / "000000.rows"),
     "a flipped bit of the index": lambda ours, other: _flip(ours / "000001.npy"),
@@ -228,6 +237,28 @@ SPOILT: dict[str, Callable[[Path, Path], object]] = {
     "shards exchanged": lambda ours, other: _exchange(ours / "000000.rows", ours / "000001.rows"),
     "a shard of another teacher": lambda ours, other: shutil.copy(other / "000000.rows", ours),
     "all of another teacher": lambda ours, other: shutil.copytree(other, ours, dirs_exist_ok=True),
+    "indices exchanged": lambda ours, other: _exchange(ours / "000000.npy", ours / "000001.npy"),
+    "a shard under another number": lambda ours, other: (ours / "000000.rows").rename(
+        ours / "000002.rows"
+    ),
+    "rows in another order": lambda ours, other: _overwrite(
+        ours / "000000.rows", lambda content: content[3:] + content[:3]
+    ),
+    "rows that are zeros": lambda ours, other: _overwrite(
+        ours / "000001.rows", lambda content: bytes(len(content))
+    ),
+    "no rows at all": lambda ours, other: os.truncate(ours / "000001.rows", 0),
+    "an index that went on": lambda ours, other: (ours / "000001.npy").open("ab").write(b"0"),
+    "an index of another teacher": lambda ours, other: shutil.copy(other / "000001.npy", ours),
+    "a flipped bit of the centroids": lambda ours, other: _flip(ours / CENTROIDS),
+    "centroids cut short": lambda ours, other: os.truncate(ours / CENTROIDS, 130),
+    "centroids that are gone": lambda ours, other: (ours / CENTROIDS).unlink(),
+    "centroids of another teacher": lambda ours, other: shutil.copy(other / CENTROIDS, ours),
+    "a description that is gone": lambda ours, other: (ours / ABOUT).unlink(),
+    "another's description and all": lambda ours, other: (
+        shutil.rmtree(ours),
+        shutil.copytree(other, ours),
+    ),
     "half a manifest": lambda ours, other: os.truncate(ours / atomic.MANIFEST, 40),
     "another's manifest": lambda ours, other: shutil.copy(other / atomic.MANIFEST, ours),
     "another's description": lambda ours, other: _flip(ours / ABOUT),
@@ -243,6 +274,9 @@ def test_what_was_tampered_with_is_refused(tmp_path: Path, how: str) -> None:
             for number in range(2):
                 content = f"{name}{number}".encode() * 20
                 write_shard(folder, number, [CachedBlock(number + len(name), 1, content)])
+            np.save(folder / CENTROIDS, np.full((2, 40), len(name), np.float16))
+            atomic.add(folder, [CENTROIDS])
+            for number in range(2):
                 atomic.add(folder, [f"{number:06d}.{end}" for end in ("rows", "npy")])
     with cache.growing("signal", "ours", {}) as folder:
         assert len(list(folder.glob("*.rows"))) == 2 and not lines
@@ -267,6 +301,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "estimator": {"signal": Sampled()},
     "entries": {"signal__num_entries": 13},
     "draws": {"signal__seed": 1},
+    "centroids": {"signal__num_centroids": 0},
 }
 
 
@@ -277,12 +312,68 @@ def test_rows_of_anything_else_are_others(causal: Run) -> None:
     assert usual and len({usual.identity, *found.values()}) == len(OTHERWISE) + 1
 
 
+def test_a_plan_counts_what_no_seed_before_has_asked_for(causal: Run, masked: Run) -> None:
+    def costs(run: Run, tokens: int, *seeds: int) -> list[float]:
+        asked: dict[str, dict[int, int]] = {}
+        found = []
+        for seed in seeds:
+            student = replace(recipe_of(changed(run, seed=seed)), train_tokens=tokens)
+            assert student.cached
+            found.append((student.cached.cost_beyond(asked) or 0.0) / student.cached.block_flops)
+        return found
+
+    of_run = 6 * 8  # blocks
+    patterns = changed(masked, task__num_patterns=2, signal__num_centroids=0)
+    causal = changed(causal, signal__num_centroids=0)
+    for run, most in ((causal, 100), (patterns, 200)):
+        known = costs(run, 100 * 16, 0, 0, 1, 2, 3, 4)
+        assert known[:3] == [of_run, 0, of_run]
+        assert sum(known) == min(most, 5 * of_run), "the text has no more blocks"
+    anew = costs(changed(masked, signal__num_centroids=0), 100 * 16, 0, 0, 1, 2, 3)
+    assert anew == [of_run, 0, of_run, of_run, of_run], "each seed has masks of its own"
+    once = costs(changed(causal, signal__num_centroids=32), 100 * 16, 0, 0, 1)
+    assert once == [of_run + 100, 0, of_run], "centroids are of all runs"
+
+
+@pytest.mark.slow
+def test_killed_while_it_asks_a_run_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+    write_text(tmp_path / "text")
+    ends = {}
+    for name in ("killed", "undisturbed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        places = [f"run.root={folder}/runs", f"run.cache={folder}/cache"]
+        words = [word for word in options(tmp_path) if not word.startswith("run.")]
+        longer = ["scale.max_steps=96", "scale.eval_every=96"]  # three shards
+        started = Started([*words, *CAUSAL, *longer, *places], folder)
+
+        def shards(folder: Path = folder) -> list[Path]:
+            return list(folder.glob("cache/signal/*/[0-9]*.rows"))
+
+        try:
+            if name == "killed":
+                started.freeze_when(lambda: len(shards()) > 0)
+                started.kill()
+                kept = {path: path.stat().st_mtime_ns for path in shards()}
+                assert not list(folder.glob("runs/*/metrics.jsonl")), "it was still asking"
+                started = Started([*words, *CAUSAL, *longer, *places], folder)
+            assert started.ended() == 0, started.output
+        finally:
+            Started.end_all()
+        if name == "killed":
+            whole = [path for path in kept if path.stat().st_mtime_ns == kept[path]]
+            assert whole and len(shards()) > len(kept), "it went on, and asked for nothing twice"
+        (weights,) = folder.glob("runs/*/model/model.safetensors")
+        ends[name] = weights.read_bytes()
+    assert ends["killed"] == ends["undisturbed"]
+
+
 @pytest.mark.slow
 def test_a_run_hears_what_is_kept(place: Path, causal: Run) -> None:
     """With all but one entry of a row it is all but the online run, and no teacher is there."""
     causal = changed(causal, scale=replace(causal.scale), run__cache=str(place))
     summaries = []
-    for cached in (Online(), Threshold(269)):
+    for cached in (Online(), Threshold(269, num_centroids=0)):
         run = changed(
             causal, signal=cached, choices={"teacher": "untrained", "signal": str(cached)}
         )
@@ -300,6 +391,35 @@ def test_a_run_hears_what_is_kept(place: Path, causal: Run) -> None:
     assert student["signal"]["flops"] == cached["cost"]["teacher_forward_flops"]
     assert cached["student"]["flops"] == online["student"]["flops"]
     assert cached["cost"]["teacher_forward_flops"] <= online["cost"]["teacher_forward_flops"]
+
+
+def test_students_with_capped_logits_have_no_centroids(
+    causal: Run, place: Path, composed: Callable[..., Run]
+) -> None:
+    capped = composed(*options(place), *CAUSAL, "scale.family=gemma2")
+    machine = Machine.of(capped.launch.device, 1, capped.train.precision)
+    with pytest.raises(UserError, match="num_centroids=32: the student's logits are capped"):
+        preflight.check(recipe_of(capped), machine)
+    preflight.check(recipe_of(changed(capped, signal__num_centroids=0)), machine)
+
+
+def test_a_study_asks_for_all_taught_arms_once_or_for_none(tmp_path: Path) -> None:
+    def asked(*words: str) -> None:
+        arms = [
+            '+study.arms.mine="teacher=small alpha=normal signal=threshold"',
+            *(f"run.{name}={tmp_path}/{name}" for name in ("root", "cache")),
+            *("length=40", "seed=0", "tracker=none", "run.plan=true"),
+        ]
+        runs, _ = runs_of([*arms, *words], Study, "decoder", str(SWEEPS), is_multirun=True)
+        console = Console(file=io.StringIO())
+        sweep.carry_out(
+            runs, "decoder", [], console, lambda *_: pytest.fail("a plan begins nothing")
+        )
+
+    with pytest.raises(UserError, match="arm=mine is asked once, that of arm=normal in each"):
+        asked("arm=mine,normal")
+    asked("arm=mine,alone,stack")  # nobody else hears its teacher
+    asked("arm=mine,normal", "study.compares_signals=true")
 
 
 def test_frozen_patterns_serve_every_seed_and_epoch(ask: Ask, masked: Run) -> None:

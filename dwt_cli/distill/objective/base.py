@@ -120,11 +120,16 @@ class Distribution:
 class EntryRows(NamedTuple):
     """Rows of a teacher as some entries each, at the temperature of the objective.
 
+    Where there are centroids, a row is a share of one of them, and entries that correct it.
+
     They have the answers of a `Distribution` that have been kept: those about labels, of each row's
     own. ids_CK: int64; the head's, which are as likely as their weights say, come first.
-    weights_CK: fp32, zero where a row has fewer. entropies_C1: of the whole row, in nats.
-    labels_C1, tops_C1: log-probabilities of the label and of the likeliest token, at temperature 1,
-    as entropies are only where the objective's is. are_likeliest_C1: whether that is the label.
+    weights_CK: fp32, zero where a row has fewer; below zero where the share is too much.
+    entropies_C1: of the whole row, in nats. labels_C1, tops_C1: log-probabilities of the label and
+    of the likeliest token, at temperature 1, as entropies are only where the objective's is.
+    are_likeliest_C1: whether that is the label.
+    centroids_C1, shares_C1: int64 number of a centroid, and its factor in fp32. scores_C1: the mean
+    of the student's scores by the centroid's probabilities.
     """
 
     ids_CK: Tensor
@@ -133,10 +138,13 @@ class EntryRows(NamedTuple):
     labels_C1: Tensor
     tops_C1: Tensor
     are_likeliest_C1: Tensor
+    centroids_C1: Tensor | None = None
+    shares_C1: Tensor | None = None
+    scores_C1: Tensor | None = None
 
     def at(self, tau: float | Tensor) -> EntryRows:
-        """Return the same: they are kept at one temperature."""
-        return self
+        """Return the same, which are kept at one temperature, with the student's scores at it."""
+        return self if self.scores_C1 is None else self._replace(scores_C1=self.scores_C1 / tau)
 
     def entropy(self) -> Tensor:
         return self.entropies_C1
@@ -152,7 +160,7 @@ class EntryRows(NamedTuple):
 
     def part(self, rows: slice) -> EntryRows:
         """Return some of the rows."""
-        return EntryRows(*(each[rows] for each in self))
+        return EntryRows(*(None if each is None else each[rows] for each in self))  # type: ignore[arg-type]
 
 
 class Rows(NamedTuple):

@@ -32,9 +32,16 @@ class ForwardKL(Divergence):
         return loss_C1, [(1.0, p.probabilities_CV), (-1.0, t.probabilities_CV)]
 
     def compare_entries(self, p: Distribution, t: EntryRows) -> tuple[Tensor, EntryGradient]:
-        """Return eq. 2 with weights s instead of t, and t's entropy; gradient (sum s) p - s."""
+        """Return eq. 2 with weights s instead of t, and t's entropy; gradient (sum s) p - s.
+
+        With a share of a centroid the sum is one in expectation, and taken as one; of the gradient
+        that share is left to whoever knows the centroid.
+        """
         crossed_C1 = -(t.weights_CK * p.log_probability(t.ids_CK)).sum(-1, keepdim=True)
         sum_C1 = t.weights_CK.sum(-1, keepdim=True)
+        if t.shares_C1 is not None and t.scores_C1 is not None:
+            crossed_C1 = crossed_C1 + (1 - sum_C1) * p.log_z_C1 - t.shares_C1 * t.scores_C1
+            sum_C1 = sum_C1.new_ones(sum_C1.shape)
         return crossed_C1 - t.entropies_C1, (sum_C1, -t.weights_CK)
 
 

@@ -20,6 +20,7 @@ from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.base import Distribution, Divergence, EntryRows, Rows
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
+from dwt_cli.distill.objective.shared import Shares
 from dwt_cli.distill.teacher.signal import SoftTargets
 from dwt_cli.models.wrapper import OutputLayer
 
@@ -168,19 +169,25 @@ def _tiles(
     chunk = max(1, (FUSED_BYTES if fused else CHUNK_BYTES)[device.type] // (4 * vocab_size))
     head = None if weight_VD is None else OutputLayer(weight_VD, bias_V).to(dtype)
     gradient_ND = torch.empty_like(states_ND) if needs[0] else None
+    shares = None
+    if targets is not None and targets.centroids is not None:
+        shares = Shares(targets.centroids, head and head._replace(cap=cap))
     of_weight_VD, of_bias_V = (
         torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32))
         if each is not None and needed
         else None
         for each, needed in zip((weight_VD, bias_V), needs[1:], strict=True)
     )
-    of_chunks = []
+    of_chunks: list[list[Tensor]] = []
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         for start in range(0, len(states_ND), tile):
             rows = slice(start, start + tile)
             states_CD, labels_C1 = states_ND[rows].to(dtype), labels_N[rows, None]
             logits_CV = states_CD.clone() if head is None else head(states_CD)
             answer = None if targets is None else targets.tile(rows)
+            if shares and isinstance(answer, EntryRows):
+                answer = shares.scored(answer, states_CD)
+            first_of_tile = len(of_chunks)
             for first in range(0, len(logits_CV), chunk):
                 part = slice(first, first + chunk)
                 theirs = answer.part(part) if isinstance(answer, EntryRows) else answer
@@ -194,7 +201,13 @@ def _tiles(
                 _add_product(of_weight_VD, logits_CV, states_CD)
             if of_bias_V is not None:
                 of_bias_V += logits_CV.sum(0, dtype=of_bias_V.dtype)
+            if shares and isinstance(answer, EntryRows):
+                slopes_C1 = torch.cat([each.pop() for each in of_chunks[first_of_tile:]])
+                of_states_CD = None if gradient_ND is None else gradient_ND[rows]
+                shares.subtract(answer, slopes_C1, states_CD, of_states_CD)
             del logits_CV, answer, theirs, given  # before there are those of the next tile
+    if shares:
+        shares.subtract_from_head(of_weight_VD, of_bias_V)
     terms = torch.zeros(4 + len(rules.objectives), device=device, dtype=torch.float32)
     if of_chunks:
         # at once over all chunks: many small operations add up
@@ -274,6 +287,8 @@ def _of_rows(
 ) -> list[Tensor]:
     """Return each term by row, (C, 1); write the total's gradient in the place of the logits.
 
+    Of a teacher with centroids the slopes of `Shares` come last.
+
     It is hard (p - onehot) + the sum over divergences of soft / tau d(divergence)/d(logits / tau).
     numbers: those of `_numbers`. cap: of the student's logits, which come without it.
     """
@@ -294,7 +309,8 @@ def _of_rows(
             softened = rows if objective.is_plain else rows.at(tau)
             slope = factor / tau * counts
             if isinstance(theirs, EntryRows):
-                loss_C1, gradient = objective.compare_entries(softened.student, theirs)
+                at_tau = theirs if objective.is_plain else theirs.at(tau)
+                loss_C1, gradient = objective.compare_entries(softened.student, at_tau)
                 tables.append((slope * gradient[0], softened.student.probabilities_CV))
                 entries.append((theirs.ids_CK[:, : gradient[1].shape[1]], slope * gradient[1]))
             else:
@@ -302,6 +318,9 @@ def _of_rows(
                 loss_C1, its_tables = objective.compare(softened.student, revised)
                 tables += [(slope * each, table_CV) for each, table_CV in its_tables]
             terms.append(loss_C1 * counts)
+        if isinstance(theirs, EntryRows) and theirs.shares_C1 is not None:
+            slopes = sum(f / tau for f, tau in zip(factors, taus, strict=True))
+            terms.append(slopes * counts * theirs.shares_C1)
     if needs_gradient:
         sum_CV = _summed(tables)
         for ids_CK, added_CK in entries:

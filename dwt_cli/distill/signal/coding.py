@@ -1,8 +1,8 @@
 """Rows of entries as bytes: each column of a block with as many bits as its values need.
 
 Ids take the vocabulary's bits, the head's weights those of its levels; what follows the head has
-equal weights, which are not written down. Entropy and the likeliest token's log-probability are
-rounded to a share of ln V, the label's to a share of `_LEAST`.
+weights of one size, which follows from the sum of all. Entropy and the likeliest token's
+log-probability are rounded to a share of ln V, the label's to a share of `_LEAST`.
 Legend: T rows of a block, K entries, M values of a column.
 """
 
@@ -17,13 +17,17 @@ Column = NDArray[Any]
 Numbers = NDArray[np.int64]
 
 _LEAST = 32.0  # nats: a label's log-probability is at least minus that
-_ENTROPY_BITS, _LABEL_BITS, _TOP_BITS = 12, 12, 10
+_ENTROPY_BITS, _LABEL_BITS, _TOP_BITS, _SHARE_BITS = 11, 11, 10, 4
+MOST_SHARES = 2**_SHARE_BITS - 1
+"""Of so many parts is a share of a centroid a whole number."""
 
 
 class CachedRows(NamedTuple):
     """Rows as they are cached; see `Entries` and `EntryRows`.
 
-    int64 all but the last four: fp64, and bool. levels_TK: weights of the head.
+    int64 all but entropies, labels and tops: fp64, and whether that is the label: bool. levels_TK:
+    weights of the head, signed. num_plus_T: of those after it that are above zero, which come
+    first. totals_T: the sum of all sizes, in levels. shares_T: of `MOST_SHARES`.
     """
 
     ids_TK: Column
@@ -34,6 +38,10 @@ class CachedRows(NamedTuple):
     labels_T: Column
     tops_T: Column
     are_likeliest_T: Column
+    num_plus_T: Column
+    totals_T: Column
+    centroids_T: Column
+    shares_T: Column
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Layout:
     num_entries: int
     num_levels: int
     is_full: bool
+    num_centroids: int = 0
 
     def encode(self, rows: CachedRows) -> bytes:
         """Return the bytes of a block's rows."""
@@ -58,8 +67,16 @@ class Layout:
             (_share(-rows.tops_T, self._most, _TOP_BITS), _TOP_BITS),
             (rows.are_likeliest_T, 1),
             (rows.ids_TK[is_there_TK], self._id_bits),
-            (rows.levels_TK[is_head_TK], self._level_bits),
+            (np.abs(rows.levels_TK[is_head_TK]), self._level_bits),
         ]
+        if self.num_centroids:
+            columns += [
+                (rows.levels_TK[is_head_TK] < 0, 1),
+                (rows.num_plus_T, self._count_bits),
+                (rows.totals_T, self._level_bits + 1),
+                (rows.centroids_T, self._centroid_bits),
+                (rows.shares_T, _SHARE_BITS),
+            ]
         return b"".join(_packed(np.asarray(values, np.int64), bits) for values, bits in columns)
 
     def decode(self, content: bytes, num_rows: int) -> CachedRows:
@@ -77,23 +94,40 @@ class Layout:
         levels_TK = np.zeros_like(ids_TK)
         ids_TK[places_K < num_T[:, None]] = stream.take(int(num_T.sum()), self._id_bits)
         num_levels = int(num_head_T.sum())
-        levels_TK[places_K < num_head_T[:, None]] = stream.take(num_levels, self._level_bits)
+        levels = stream.take(num_levels, self._level_bits)
+        shares: tuple[Numbers, ...] = (
+            num_T - num_head_T,
+            np.full_like(num_T, self.num_levels),
+            0 * num_T,
+            0 * num_T,
+        )
+        if self.num_centroids:
+            levels = np.where(stream.take(num_levels, 1) == 1, -levels, levels)
+            widths = (self._count_bits, self._level_bits + 1, self._centroid_bits, _SHARE_BITS)
+            shares = tuple(stream.take(num_rows, bits) for bits in widths)
+        levels_TK[places_K < num_head_T[:, None]] = levels
         known = (entropies_T, labels_T, tops_T, are_likeliest_T)
-        return CachedRows(ids_TK, levels_TK, num_head_T, num_T, *known)
+        return CachedRows(ids_TK, levels_TK, num_head_T, num_T, *known, *shares)
 
     def weights(self, rows: CachedRows) -> NDArray[np.float32]:
-        """Return the weights of all entries (T, K): what the head leaves of one, evenly."""
-        places_K, head_TK = np.arange(self.num_entries), rows.levels_TK / self.num_levels
-        is_tail_TK = (places_K >= rows.num_head_T[:, None]) & (places_K < rows.num_T[:, None])
-        num_tail_T1 = is_tail_TK.sum(-1, keepdims=True)
-        kappas_T1 = (1 - head_TK.sum(-1, keepdims=True)) / np.maximum(num_tail_T1, 1)
-        return np.where(is_tail_TK, kappas_T1, head_TK).astype(np.float32)
+        """Return the weights of all entries (T, K): what the head leaves of the sum, evenly."""
+        places_K, heads_T1 = np.arange(self.num_entries), rows.num_head_T[:, None]
+        is_tail_TK = (places_K >= heads_T1) & (places_K < rows.num_T[:, None])
+        left_T1 = (rows.totals_T - np.abs(rows.levels_TK).sum(-1))[:, None]
+        kappas_T1 = left_T1 / np.maximum(rows.num_T[:, None] - heads_T1, 1)
+        signs_TK = np.where(places_K < heads_T1 + rows.num_plus_T[:, None], 1, -1)
+        levels_TK = np.where(is_tail_TK, kappas_T1 * signs_TK, rows.levels_TK)
+        return (levels_TK / self.num_levels).astype(np.float32)
 
     @property
     def most_bits(self) -> int:
         """The bits of a row whose entries are all of the head."""
         known = 2 * self._count_bits + _ENTROPY_BITS + _LABEL_BITS + _TOP_BITS + 1
-        return known + self.num_entries * (self._id_bits + self._level_bits)
+        each = self._id_bits + self._level_bits
+        if self.num_centroids:
+            each += 1
+            known += self._count_bits + self._level_bits + 1 + self._centroid_bits + _SHARE_BITS
+        return known + self.num_entries * each
 
     @property
     def _most(self) -> float:
@@ -107,6 +141,10 @@ class Layout:
     @property
     def _count_bits(self) -> int:
         return self.num_entries.bit_length()
+
+    @property
+    def _centroid_bits(self) -> int:
+        return (self.num_centroids - 1).bit_length()
 
     @property
     def _level_bits(self) -> int:
@@ -132,6 +170,8 @@ class _Stream:
 
     def take(self, count: int, bits: int) -> Numbers:
         """Return so many values of so many bits, at most 25."""
+        if not bits:
+            return np.zeros(count, np.int64)
         starts_M = np.arange(count) * bits
         num_bytes = (count * bits + 7) // 8
         # a 32-bit word from each byte on

@@ -16,8 +16,8 @@ class Entries(NamedTuple):
     """The tokens that are cached of each row.
 
     ids_NK: int64. weights_NK: fp64, zero beyond the entries that a row has; the head's, in falling
-    order, come first, and those that follow are equal. num_head_N, num_N: int64, of the head and of
-    all entries.
+    order of size, come first, and those that follow are of equal size. num_head_N, num_N: int64,
+    of the head and of all entries.
     """
 
     ids_NK: Tensor
@@ -30,16 +30,16 @@ def threshold(t_NV: Tensor, num_entries: int, uniforms_N1: Tensor) -> Entries:
     """Keep probabilities above kappa as they are, and of the others some, each with weight kappa.
 
     kappa solves sum min(1, t / kappa) = K; a token of the tail is chosen with probability t /
-    kappa, by one systematic draw, so that there are K entries whose weights sum to one. It is the
-    optimal resampling of particle filters (Fearnhead and Clifford 2003, from memory). Unbiased; the
-    variance of a token of the tail is t (kappa - t).
+    kappa, by one systematic draw, so that there are K entries whose weights sum to what t does. It
+    is the optimal resampling of particle filters (Fearnhead and Clifford 2003, from memory).
+    Unbiased; the variance of a token of the tail is t (kappa - t).
 
-    t_NV: fp64, each row sums to one. uniforms_N1: in [0, 1).
+    t_NV: fp64, of any sums above zero. uniforms_N1: in [0, 1).
     """
     places_K = torch.arange(num_entries, device=t_NV.device)
     top_NK, ids_NK = t_NV.topk(num_entries, -1)
     before_NK = F.pad(top_NK.cumsum(-1), (1, -1))
-    kappas_NK = (1 - before_NK).clamp_min(0) / (num_entries - places_K)
+    kappas_NK = (t_NV.sum(-1, keepdim=True) - before_NK).clamp_min(0) / (num_entries - places_K)
     is_below_NK = top_NK <= kappas_NK
     is_below_NK[:, -1] = True  # but for rounding it is
     num_head_N1 = is_below_NK.int().argmax(-1, keepdim=True)
@@ -57,6 +57,42 @@ def threshold(t_NV: Tensor, num_entries: int, uniforms_N1: Tensor) -> Entries:
         num_head_N1[:, 0],
         torch.full_like(num_head_N1[:, 0], num_entries),
     )
+
+
+def corrections(r_NV: Tensor, num_entries: int, uniforms_N1: Tensor) -> Entries:
+    """Return `threshold` of what differs from a centroid's share, with its signs. Unbiased.
+
+    r_NV: fp64, of any sign. Behind the head weights above zero come before those below.
+    """
+    entries = threshold(r_NV.abs(), num_entries, uniforms_N1)
+    places_K = torch.arange(num_entries, device=r_NV.device)
+    signs_NK = r_NV.gather(1, entries.ids_NK).sign()
+    is_last_NK = (places_K >= entries.num_head_N[:, None]) & (signs_NK < 0)
+    order_NK = is_last_NK.int().argsort(dim=-1, stable=True)
+    weights_NK = (entries.weights_NK * signs_NK).gather(1, order_NK)
+    return entries._replace(ids_NK=entries.ids_NK.gather(1, order_NK), weights_NK=weights_NK)
+
+
+def centroids(t_NV: Tensor, number: int, num_rounds: int = 8) -> Tensor:
+    """Return the mean rows (M, V) of so many clusters, by k-means of the rows' square roots.
+
+    Distances are thus Hellinger's. It begins with rows that are evenly spaced; a cluster that is
+    left empty gets the mean of all.
+    """
+    roots_NV = t_NV.sqrt()
+    starts_M = torch.linspace(0, len(t_NV) - 1, number, device=t_NV.device).long()
+    found_MV = t_NV[starts_M]
+    for _ in range(num_rounds):
+        nearest_N = nearest(roots_NV, found_MV)
+        sums_MV = torch.zeros_like(found_MV).index_add_(0, nearest_N, t_NV)
+        counts_M1 = nearest_N.bincount(minlength=number)[:, None]
+        found_MV = torch.where(counts_M1 > 0, sums_MV / counts_M1.clamp_min(1), t_NV.mean(0))
+    return found_MV
+
+
+def nearest(roots_NV: Tensor, centroids_MV: Tensor) -> Tensor:
+    """Return the number of the centroid that overlaps most with each row, which comes as roots."""
+    return (roots_NV @ centroids_MV.to(roots_NV.dtype).sqrt().T).argmax(-1)
 
 
 def sampled(t_NV: Tensor, uniforms_NU: Tensor) -> Entries:
@@ -86,13 +122,18 @@ def top_k(t_NV: Tensor, num_entries: int) -> Entries:
     return Entries(ids_NK, top_NK, num_N, num_N)
 
 
-def in_levels(entries: Entries, num_levels: int, uniforms_N1: Tensor) -> Tensor:
-    """Return the head's weights as whole numbers of 1 / ``num_levels``, int64 (N, K); 0 beyond it.
+def in_levels(
+    entries: Entries, num_levels: int, uniforms_N1: Tensor, most: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return the head's weights and the sum of all as whole numbers of 1 / ``num_levels``.
 
-    Their running sums are rounded, all by one uniform number: each weight is so in expectation, and
-    the sum of all is off by less than one level.
+    Running sums of sizes are rounded, all by one uniform number: each weight is so in expectation,
+    and so is what the head leaves of the sum, which is off by less than one level. Weights: int64
+    (N, K), signed, 0 beyond the head. Sum: int64 (N,). most: that it can be.
     """
     places_K = torch.arange(entries.ids_NK.shape[1], device=entries.ids_NK.device)
-    head_NK = torch.where(places_K < entries.num_head_N[:, None], entries.weights_NK, 0.0)
-    sums_NK = (head_NK.cumsum(-1).clamp_max(1.0) * num_levels + uniforms_N1).floor().long()
-    return sums_NK.diff(dim=-1, prepend=torch.zeros_like(sums_NK[:, :1]))
+    sums_NK = entries.weights_NK.abs().cumsum(-1).clamp_max(most)
+    whole_NK = (sums_NK * num_levels + uniforms_N1).floor().long()
+    levels_NK = whole_NK.diff(dim=-1, prepend=torch.zeros_like(whole_NK[:, :1]))
+    is_head_NK = places_K < entries.num_head_N[:, None]
+    return torch.where(is_head_NK, levels_NK * entries.weights_NK.sign().long(), 0), whole_NK[:, -1]

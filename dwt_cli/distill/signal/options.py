@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from dwt_cli.base.options import at_least
+from dwt_cli.base.options import SINCE_0_2, at_least
 from dwt_cli.distill.objective.base import Divergence
 from dwt_cli.distill.objective.divergences import ForwardKL, TopK
 
@@ -47,7 +47,8 @@ class Cached(Signal, ABC):
 
     num_entries: of a row, or draws. seed: of what is drawn. divergence: the one that compares such
     rows. num_levels: that the probabilities of the head are rounded to. num_uniforms: that a row
-    needs. is_full: whether every row has ``num_entries``.
+    needs. is_full: whether every row has ``num_entries``. num_shared: of the distributions of which
+    rows have shares, which their entries correct; 0: entries are the row.
     """
 
     divergence: ClassVar[type[Divergence]] = ForwardKL
@@ -68,9 +69,16 @@ class Cached(Signal, ABC):
     def num_uniforms(self) -> int:
         return 0
 
+    @property
+    def num_shared(self) -> int:
+        return 0
+
     @abstractmethod
-    def draw(self, t_NV: Tensor, uniforms_NU: Tensor) -> tuple[Entries, Tensor]:
-        """Return the entries of rows (fp64, each sums to one), and the head's levels (N, K)."""
+    def draw(self, t_NV: Tensor, uniforms_NU: Tensor) -> tuple[Entries, Tensor, Tensor]:
+        """Return the entries of rows, and their `in_levels`.
+
+        t_NV: fp64, each row sums to one; where there are centroids, less a share of one.
+        """
 
     def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
         """Yield what is wrong with the settings for a vocabulary of this size, a line each."""
@@ -83,17 +91,33 @@ class Cached(Signal, ABC):
 
 @dataclass
 class Threshold(Cached):
-    """The likeliest tokens as they are, of the others some: unbiased, with the least variance."""
+    """The likeliest tokens as they are, of the others some: unbiased, with the least variance.
+
+    num_centroids: mean rows of the teacher's that are written down once; of each row only what
+    differs from a share of the nearest one is chosen from, which leaves less to chance. 0: none.
+    """
+
+    num_centroids: int = at_least(0, 32, identity=SINCE_0_2)
+
+    @property
+    def num_shared(self) -> int:
+        return self.num_centroids
+
+    @property
+    def num_levels(self) -> int:
+        return 511 if self.num_centroids else super().num_levels
 
     @property
     def num_uniforms(self) -> int:
         return 2
 
-    def draw(self, t_NV: Tensor, uniforms_NU: Tensor) -> tuple[Entries, Tensor]:
-        from dwt_cli.distill.signal.estimators import in_levels, threshold
+    def draw(self, t_NV: Tensor, uniforms_NU: Tensor) -> tuple[Entries, Tensor, Tensor]:
+        from dwt_cli.distill.signal.estimators import corrections, in_levels, threshold
 
-        entries = threshold(t_NV, self.num_entries, uniforms_NU[:, :1])
-        return entries, in_levels(entries, self.num_levels, uniforms_NU[:, 1:])
+        choose = corrections if self.num_centroids else threshold
+        entries = choose(t_NV, self.num_entries, uniforms_NU[:, :1])
+        most = 2.0 if self.num_centroids else 1.0
+        return entries, *in_levels(entries, self.num_levels, uniforms_NU[:, 1:], most)
 
 
 @dataclass
@@ -110,11 +134,11 @@ class Sampled(Cached):
     def num_uniforms(self) -> int:
         return self.num_entries
 
-    def draw(self, t_NV: Tensor, uniforms_NU: Tensor) -> tuple[Entries, Tensor]:
+    def draw(self, t_NV: Tensor, uniforms_NU: Tensor) -> tuple[Entries, Tensor, Tensor]:
         from dwt_cli.distill.signal.estimators import in_levels, sampled
 
         entries = sampled(t_NV, uniforms_NU)
-        return entries, in_levels(entries, self.num_levels, uniforms_NU[:, :1] * 0 + 0.5)
+        return entries, *in_levels(entries, self.num_levels, uniforms_NU[:, :1] * 0 + 0.5)
 
 
 @dataclass
@@ -124,11 +148,11 @@ class LikeliestOnly(Cached):
     tag: ClassVar[str] = "TopKSignal"
     divergence: ClassVar[type[Divergence]] = TopK
 
-    def draw(self, t_NV: Tensor, uniforms_NU: Tensor) -> tuple[Entries, Tensor]:
+    def draw(self, t_NV: Tensor, uniforms_NU: Tensor) -> tuple[Entries, Tensor, Tensor]:
         from dwt_cli.distill.signal.estimators import in_levels, top_k
 
         entries = top_k(t_NV, self.num_entries)
-        return entries, in_levels(entries, self.num_levels, t_NV.new_full((len(t_NV), 1), 0.5))
+        return entries, *in_levels(entries, self.num_levels, t_NV.new_full((len(t_NV), 1), 0.5))
 
 
 SIGNALS: dict[str, type[Signal]] = {

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from dwt_cli.distill.objective.base import EntryRows
-from dwt_cli.distill.signal.coding import CachedRows, Layout
+from dwt_cli.distill.signal.coding import MOST_SHARES, CachedRows, Layout
 from dwt_cli.tasks.task import Batch
 
-VERSION = 1
+VERSION = 2
 """The version of bytes and keys; raise it when the same would mean other rows."""
 
-_INDEX = np.dtype([("key", "<u8"), ("start", "<u8"), ("size", "<u4"), ("num_rows", "<u4")])
+_INDEX = np.dtype([("key", "<u8"), ("size", "<u4"), ("num_rows", "<u4")])
 
 
 class CachedBlock(NamedTuple):
@@ -53,15 +53,8 @@ def keys_of(batch: Batch, way: str) -> list[int]:
 
 def write_shard(folder: Path, number: int, blocks: Sequence[CachedBlock]) -> None:
     """Write a shard's two files: the rows, and their index."""
-    sizes = [len(block.content) for block in blocks]
-    starts = np.cumsum([0, *sizes[:-1]])
-    index = np.array(
-        [
-            (block.key, start, size, block.num_rows)
-            for block, start, size in zip(blocks, starts, sizes, strict=True)
-        ],
-        _INDEX,
-    )
+    lines = [(block.key, len(block.content), block.num_rows) for block in blocks]
+    index = np.array(lines, _INDEX)
     (folder / f"{number:06d}.rows").write_bytes(b"".join(block.content for block in blocks))
     np.save(folder / f"{number:06d}.npy", index)
 
@@ -75,7 +68,9 @@ class Store:
         names = [folder / f"{number:06d}.rows" for number in numbers]
         self._shards = [np.memmap(name, np.uint8, "r") for name in names]
         whole = np.concatenate([np.zeros(0, _INDEX), *indices])
+        ends = [index["size"].astype(np.int64).cumsum() for index in indices]
         order = whole["key"].argsort(kind="stable")
+        self._ends = np.concatenate([np.zeros(0, np.int64), *ends])[order]
         self._index, self._keys = whole[order], whole["key"][order]
         self._shard_of = np.repeat(np.arange(len(indices)), list(map(len, indices)))[order]
         self.num_rows = int(whole["num_rows"].sum())
@@ -91,8 +86,8 @@ class Store:
         """Return the rows of a block; None: it has none."""
         if (place := self._place(key)) is None:
             return None
-        _, start, size, num_rows = self._index[place].item()
-        content = self._shards[self._shard_of[place]][start : start + size]
+        (_, size, num_rows), end = self._index[place].item(), self._ends[place]
+        content = self._shards[self._shard_of[place]][end - size : end]
         return self._layout.decode(content.tobytes(), num_rows)
 
     def entries(self, batch: Batch, way: str) -> tuple[Tensor, ...]:
@@ -101,9 +96,17 @@ class Store:
         known = [rows for rows in found if rows is not None]
         if len(known) < len(found):
             return ()
-        weights_NK = np.concatenate([self._layout.weights(rows) for rows in known])
-        columns = [np.concatenate(column) for column in zip(*known, strict=True)]
-        ids_NK, *_, are_likeliest_N = columns
-        numbers = [each[:, None].astype(np.float32) for each in columns[4:7]]
-        parts = (ids_NK, weights_NK, *numbers, are_likeliest_N[:, None])
-        return tuple(EntryRows(*map(torch.from_numpy, parts)))
+        rows = CachedRows(*(np.concatenate(column) for column in zip(*known, strict=True)))
+        return tuple(part for part in entry_rows(rows, self._layout) if part is not None)
+
+
+def entry_rows(rows: CachedRows, layout: Layout) -> EntryRows:
+    """Return rows as the student is compared with them."""
+    numbers = (rows.entropies_T, rows.labels_T, rows.tops_T)
+    parts = [rows.ids_TK, layout.weights(rows)]
+    parts += [each[:, None].astype(np.float32) for each in numbers]
+    parts.append(rows.are_likeliest_T[:, None])
+    if layout.num_centroids:
+        shares_T1 = rows.shares_T[:, None].astype(np.float32) / np.float32(MOST_SHARES)
+        parts += [rows.centroids_T[:, None], shares_T1]
+    return EntryRows(*map(torch.from_numpy, parts))

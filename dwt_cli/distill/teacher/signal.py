@@ -55,6 +55,11 @@ class SoftTargets(ABC):
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
         """Return the logits (C, V) of these rows, in any float type."""
 
+    @property
+    def centroids(self) -> Tensor | None:
+        """Distributions (M, V) that rows of entries have shares of; None: there are none."""
+        return None
+
     def tile(self, rows: slice) -> Tensor | EntryRows:
         """Return these rows as they are compared: as logits, or as the entries that they are."""
         return self.dense(rows)
@@ -106,14 +111,23 @@ class SparseRows(SoftTargets):
 
     entries: EntryRows
     vocab_size: int
+    centroids_MV: Tensor | None = None
 
     @property
     def parts(self) -> tuple[Callable[..., SoftTargets], list[Tensor | None]]:
         make = partial(_sparse_rows, vocab_size=self.vocab_size)
-        return make, [*self.entries]
+        return make, [self.centroids_MV, *self.entries]
+
+    @property
+    def centroids(self) -> Tensor | None:
+        return self.centroids_MV
+
+    def rows(self, rows: slice) -> SoftTargets:
+        return replace(self, entries=self.entries.part(rows))
 
     def dense(self, rows: slice = ALL_ROWS) -> Tensor:
-        """Return log-probabilities (C, V), fp32."""
+        """Return log-probabilities (C, V), fp32; of rows without centroids."""
+        assert self.centroids_MV is None, "entries that correct something are no probabilities"
         ids_CK, kept_CK = self.entries.ids_CK[rows], self.entries.weights_CK[rows]
         table_CV = kept_CK.new_zeros(len(kept_CK), self.vocab_size)
         table_CV.scatter_add_(1, ids_CK, kept_CK)
@@ -125,8 +139,8 @@ class SparseRows(SoftTargets):
         return self.entries.part(rows)
 
 
-def _sparse_rows(*entries: Tensor, vocab_size: int) -> SparseRows:
-    return SparseRows(EntryRows(*entries), vocab_size)
+def _sparse_rows(centroids_MV: Tensor | None, *entries: Tensor, vocab_size: int) -> SparseRows:
+    return SparseRows(EntryRows(*entries), vocab_size, centroids_MV)
 
 
 class Request(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dwt_cli.distill.signal.estimators import centroids, corrections, nearest, threshold
 from dwt_cli.distill.signal.options import Cached, LikeliestOnly, Sampled, Threshold
 
 V = 23
@@ -41,7 +42,9 @@ def slow_threshold(t: list[float], num_entries: int, u: float) -> dict[int, floa
 
 def as_table(cached: Cached, t_NV: Tensor, uniforms_NU: Tensor) -> Tensor:
     """The targets as they are stored: of levels, and one weight for all others."""
-    entries, levels_NK = cached.draw(t_NV, uniforms_NU)
+    if cached.num_shared:
+        return shared_table(cached, t_NV, uniforms_NU)
+    entries, levels_NK, _ = cached.draw(t_NV, uniforms_NU)
     head_NK = levels_NK.double() / cached.num_levels
     places_K = torch.arange(head_NK.shape[1])
     num_tail_N1 = (entries.num_N - entries.num_head_N)[:, None]
@@ -51,11 +54,25 @@ def as_table(cached: Cached, t_NV: Tensor, uniforms_NU: Tensor) -> Tensor:
     return torch.zeros_like(t_NV).scatter_add_(1, entries.ids_NK, weights_NK)
 
 
+def shared_table(cached: Cached, t_NV: Tensor, uniforms_NU: Tensor) -> Tensor:
+    """The same of rows that are two thirds of one distribution, and what corrects it."""
+    share_V = 2 / 3 * torch.linspace(1, 3, t_NV.shape[1]).double().softmax(-1)
+    entries, levels_NK, totals_N = cached.draw(t_NV - share_V, uniforms_NU)
+    places_K = torch.arange(cached.num_entries)
+    is_tail_NK = places_K >= entries.num_head_N[:, None]
+    left_N1 = (totals_N - levels_NK.abs().sum(-1))[:, None].double()
+    kappa_N1 = left_N1 / is_tail_NK.sum(-1, keepdim=True).clamp_min(1)
+    weights_NK = torch.where(is_tail_NK, kappa_N1 * entries.weights_NK.sign(), levels_NK.double())
+    table_NV = torch.zeros_like(t_NV).scatter_add_(1, entries.ids_NK, weights_NK)
+    return share_V + table_NV / cached.num_levels
+
+
 @pytest.mark.parametrize("num_entries", [1, 2, 7, 12])
 @pytest.mark.parametrize("u", [0.01, 0.37, 0.999])
 def test_threshold_is_what_a_slow_one_finds(num_entries: int, u: float) -> None:
     t_NV = rows()
-    entries, _ = Threshold(num_entries).draw(t_NV, torch.full((len(t_NV), 2), u).double())
+    plain = Threshold(num_entries, num_centroids=0)
+    entries, *_ = plain.draw(t_NV, torch.full((len(t_NV), 2), u).double())
     for row, t in enumerate(t_NV.tolist()):
         pairs = zip(entries.ids_NK[row].tolist(), entries.weights_NK[row].tolist(), strict=True)
         found = {token: weight for token, weight in pairs if weight > 1e-12}
@@ -113,7 +130,11 @@ def gradient_of_states(targets_NV: Tensor) -> Tensor:
     return (targets_NV.sum(-1, keepdim=True) * p_V - targets_NV) @ weight_VD
 
 
-@pytest.mark.parametrize("cached", [Threshold(5), Sampled(7), Threshold(1)], ids=str)
+@pytest.mark.parametrize(
+    "cached",
+    [Threshold(5), Threshold(1), Threshold(5, num_centroids=0), Sampled(7)],
+    ids=str,
+)
 @pytest.mark.parametrize("of", [lambda s_NV: s_NV, gradient_of_states], ids=["token", "gradient"])
 @pytest.mark.parametrize(
     "num_draws", [2_000, pytest.param(100_000, marks=pytest.mark.slow)], ids=str
@@ -125,19 +146,44 @@ def test_unbiased(cached: Cached, of: Callable[[Tensor], Tensor], num_draws: int
     assert z.abs().max() < limit
 
 
+def test_corrections_have_signs_and_those_above_zero_come_first() -> None:
+    r_NV = rows() - rows().flip(0)
+    entries = corrections(r_NV, 7, torch.full((len(r_NV), 1), 0.4).double())
+    of_size = threshold(r_NV.abs(), 7, torch.full((len(r_NV), 1), 0.4).double())
+    for row, r in enumerate(r_NV):
+        num_head = int(entries.num_head_N[row])
+        ids, weights = entries.ids_NK[row], entries.weights_NK[row]
+        assert ids.sort().values.tolist() == of_size.ids_NK[row].sort().values.tolist()
+        torch.testing.assert_close(weights[:num_head], r[ids[:num_head]])
+        assert (weights.sign() == r[ids].sign()).all()
+        assert (weights[num_head:].sign().diff() <= 0).all()
+
+
+def test_centroids_are_the_means_of_what_is_alike() -> None:
+    one_V, other_V = rows(2)
+    rng = torch.Generator().manual_seed(3)
+    kinds_N = torch.randint(0, 2, (40,), generator=rng)
+    t_NV = torch.stack([one_V, other_V])[kinds_N] * (0.9 + 0.2 * torch.rand(40, V, generator=rng))
+    t_NV /= t_NV.sum(-1, keepdim=True)
+    found_MV = centroids(t_NV, 2)
+    means = [t_NV[kinds_N == kind].mean(0) for kind in (0, 1)]
+    first = int(nearest(one_V.sqrt()[None], found_MV))
+    torch.testing.assert_close(found_MV[[first, 1 - first]], torch.stack(means))
+
+
 def test_a_biased_one_is_seen() -> None:
-    z = z_scores(Threshold(5), 2_000, lambda s_NV: s_NV + 0.02 * (s_NV > 0))
+    z = z_scores(Threshold(5, num_centroids=0), 2_000, lambda s_NV: s_NV + 0.02 * (s_NV > 0))
     assert z.abs().max() > 10
 
 
 def test_variance_is_as_said_and_below_that_of_sampling() -> None:
     t_NV, num_draws = rows(), 4000
     found = {}
-    for cached in (Threshold(7), Sampled(7)):
+    for cached in (Threshold(7, num_centroids=0), Sampled(7)):
         uniforms = torch.rand(num_draws * 6, cached.num_uniforms, dtype=torch.float64)
         tables = as_table(cached, t_NV.repeat(num_draws, 1), uniforms).view(num_draws, 6, V)
         found[type(cached)] = (tables - t_NV).square().sum(-1).mean(0)
-    entries, _ = Threshold(7).draw(t_NV, torch.zeros(6, 2).double())
+    entries, *_ = Threshold(7, num_centroids=0).draw(t_NV, torch.zeros(6, 2).double())
     kappa_N1 = entries.weights_NK[:, -1:]
     said_N = torch.where(t_NV < kappa_N1, t_NV * (kappa_N1 - t_NV), 0.0).sum(-1)
     torch.testing.assert_close(found[Threshold], said_N, rtol=0.1, atol=3e-6)
