@@ -26,8 +26,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from dwt_cli.base.randomness import generator
+from dwt_cli.data.glue import TASKS, Split, Task, read
 from dwt_cli.evaluate.finetuning import PROTOCOLS, FineTuning, fine_tune
-from dwt_cli.evaluate.glue_data import TASKS, Split, Task, read
 from dwt_cli.evaluate.measurement import EvaluatedModel
 from dwt_cli.evaluate.metrics import METRICS
 from dwt_cli.evaluate.options import Protocol

@@ -100,6 +100,13 @@ def corpus(corpus_folder: Path) -> Any:
     return Corpus.open(corpus_folder)
 
 
+@pytest.fixture
+def glue_folder(tmp_path: Path) -> Path:
+    from tests.data.miniature_glue import write_glue
+
+    return write_glue(tmp_path / "glue")
+
+
 @pytest.fixture(scope="session")
 def masking(corpus: Any) -> Any:
     return masking_of(corpus)

@@ -37,7 +37,7 @@ from dwt_cli.models.options import (
     Student,
 )
 from dwt_cli.study.record import StudyOptions
-from dwt_cli.tasks.labelled import Classification, Packages
+from dwt_cli.tasks.labelled import Classification, GlueTask, Packages
 from dwt_cli.tasks.options import CausalLM, MaskedLM, Task
 from dwt_cli.track.options import NoTracker, Tracker, Wandb
 from dwt_cli.training.options import (
@@ -228,6 +228,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "mlm": MaskedLM,
         "clm": CausalLM,
         "classification": Classification,
+        "glue": GlueTask,
         "packages": Packages,
     },
     "teacher": dict(TEACHERS),

@@ -10,9 +10,9 @@ import numpy as np
 
 from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.base.randomness import generator, seed_for
-from dwt_cli.evaluate import glue_data
+from dwt_cli.data import glue as glue_data
+from dwt_cli.data.glue import TASKS, Split, Task
 from dwt_cli.evaluate.finetuning import PROTOCOLS, fine_tune
-from dwt_cli.evaluate.glue_data import TASKS, Split, Task
 from dwt_cli.evaluate.measurement import EvaluatedModel, Found, Measurement, Say, Score
 from dwt_cli.evaluate.options import Glue
 from dwt_cli.models.anatomy import num_positions

@@ -142,6 +142,8 @@ def _labelled(config: PreTrainedConfig, classes: Classes) -> PreTrainedConfig:
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
     config.problem_type = "single_label_classification" if classes.names else "regression"
+    if config.pad_token_id is None:  # a decoder has none; the tokenizer's is set beside it
+        config.pad_token_id = 0
     return config
 
 

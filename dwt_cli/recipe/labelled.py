@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from dwt_cli.base.errors import UserError
 from dwt_cli.data import corpus as corpora
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.stage import Conditions, Context, Done
@@ -51,7 +52,13 @@ class LabelledStage(CorpusStage):
 
         path = self.tokenizer()
         assert path is not None, "a classifier starts from a model that has one"
-        tokenizer = corpora.open_tokenizer(path, ("pad_token",))
+        tokenizer = corpora.open_tokenizer(path, ())
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as decoders have none
+        if tokenizer.pad_token is None:
+            raise UserError(
+                f"tokenizer {path} has no pad_token, which the task needs; set data.tokenizer to "
+                "another"
+            )
         examples, num_cut = self.task.examples, 0
 
         def in_tokens(part: Examples) -> Texts:

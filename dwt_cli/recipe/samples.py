@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from dwt_cli.base.ranks import Ranks
 from dwt_cli.recipe.stage import Conditions, Context
@@ -24,6 +25,12 @@ def train_batches(
         return BucketedBatches(corpus.train, size, seed, purpose)
     targets = of.task.targets(corpus.tokenizer)
     return TrainBatches(corpus.train, targets, size, seed, purpose, beside)
+
+
+def pad(model: PreTrainedModel, of: Conditions, corpus: Any) -> None:
+    """Let a classifier know the token that fills texts up, by which a decoder finds their ends."""
+    if of.task.labelled:
+        model.config.pad_token_id = corpus.tokenizer.pad_token_id
 
 
 def heldout(of: Conditions, corpus: Any, num_ranks: int) -> dict[str, Any]:

@@ -228,6 +228,7 @@ class StudentStage(Stage):
         """Return the student at its end; metrics and checkpoints are in the run's directory."""
         from dwt_cli.distill.loss import DistillationLoss
         from dwt_cli.models.checkpoint import save_model
+        from dwt_cli.recipe.samples import pad
         from dwt_cli.training.parallel import load_state, state_on_first
 
         of, corpus = self.shapes.conditions, done[self.corpus.name]
@@ -240,6 +241,7 @@ class StudentStage(Stage):
                 load_state(model, state, at.ranks)
         else:
             model, fresh = self.start()
+            pad(model, of, corpus)
             remapped = self._remap(model, done, at) if self.shapes.remap.needs_teacher else None
         distillation = distillation_of(self, model, done, at)
         loss = DistillationLoss(distillation)
@@ -271,9 +273,11 @@ class StudentStage(Stage):
     def newest(self, done: Done, at: Context) -> Trained:
         """Return the student of the newest checkpoint, trained no further."""
         from dwt_cli.models.flops import num_parameters
+        from dwt_cli.recipe.samples import pad
 
         conditions, folder = self.shapes.conditions, at.folder / self.folder
         model, _ = self.start()
+        pad(model, conditions, done[self.corpus.name])
         wrapped = conditions.wrapped(model, at.machine).to(at.machine.device)
         counters = conditions.checkpoints(self, folder, at).restore(wrapped)
         if not counters.step:

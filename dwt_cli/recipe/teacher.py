@@ -137,10 +137,12 @@ class SingleStage(TeacherStage):
 
     def carry_out(self, done: Done, at: Context) -> Prepared:
         from dwt_cli.models.flops import num_parameters
+        from dwt_cli.recipe.samples import pad
 
         of, wrapped = self.conditions, None
         model, facts = self.model(done, at)
         if model is not None:
+            pad(model, of, done[self.corpus.name])
             wrapped = of.wrapped(model, at.machine).to(at.machine.device)
             facts = replace(facts, parameters=num_parameters(model))
         corpus, vocab_size = done[self.corpus.name], of.data.vocab_size

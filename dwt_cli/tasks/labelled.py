@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from omegaconf import MISSING
 
+from dwt_cli.base.errors import not_among
 from dwt_cli.base.options import at_least, between, bookkeeping
+from dwt_cli.data import glue
 from dwt_cli.data.labelled import PACKAGES, Columns, LabelledSet, OwnFiles, PackageTexts
 from dwt_cli.data.options import Frame, TokenizerKind
 from dwt_cli.models.options import Classes, Family
@@ -112,6 +114,44 @@ class Classification(LabelledTask):
             yield (
                 f"{setting}.text_columns={self.text_columns}: name one column, or two for pairs "
                 "of texts"
+            )
+
+
+@dataclass
+class GlueTask(LabelledTask):
+    """One of GLUE's tasks (1804.07461), with its classes, metrics and dev set.
+
+    name: as RTE. path: the folder of TSV files that has it; null: nyu-mll/glue of the hub.
+    """
+
+    name: str = MISSING
+    path: str | None = bookkeeping(None)
+
+    @property
+    def task(self) -> glue.Task:
+        """What is known of it."""
+        return glue.TASKS[self.name]
+
+    @cached_property
+    def source(self) -> glue.GlueSet:
+        return glue.GlueSet(self.task, self.path)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.task.labels
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(("accuracy", *self.task.metrics)))
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield a line for a task that there is not, or that has no classes."""
+        if self.name not in glue.TASKS:
+            yield not_among(f"{setting}.name={self.name}", "task", self.name, list(glue.TASKS))
+        elif not self.names:
+            yield (
+                f"{setting}.name={self.name}: its labels are numbers, and classes are trained on "
+                "here; choose eval=glue for it, or another task"
             )
 
 

@@ -79,7 +79,7 @@ SETTINGS: dict[str, Draw] = {
 # one model, which is not virtual
 ASKING_ONE = ("minilm", "minilmv2", "hidden", "let", "masked_hidden", "alm", "uld")
 # of a student that exists: tests/recipe/test_labelled.py
-LABELLED = ("classification", "packages")
+LABELLED = ("classification", "glue", "packages")
 # a student as wide as its teacher
 AS_WIDE = ("paper", "stack", "interpolate", "zero_init")
 MINIATURE = ["train.max_steps=2", "scale.teacher_steps=2", "scale.epochs=null"]

@@ -23,6 +23,7 @@ NEEDS = {
     "teacher=several": ["teacher.members=[small,very_weak]", "teacher.weights=[1,2]"],
     "student=checkpoint": ["student.path=model"],
     "task=classification": ["task.path=train.jsonl", *OF_A_CLASSIFIER],
+    "task=glue": ["task.name=RTE", *OF_A_CLASSIFIER],
     "task=packages": OF_A_CLASSIFIER,
     "teacher=self": ["objective=self_features"],
     "objective=self_features": ["teacher=self"],

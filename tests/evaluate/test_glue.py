@@ -10,8 +10,8 @@ import torch
 
 from dwt_cli.base.cache import Cache
 from dwt_cli.data.corpus import Corpus
+from dwt_cli.data.glue import TASKS
 from dwt_cli.evaluate import finetuning, glue, measures
-from dwt_cli.evaluate.glue_data import TASKS
 from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement, Results, Score
 from dwt_cli.evaluate.options import Eval, Glue, Protocol
 from dwt_cli.models.making import make_model

@@ -19,6 +19,7 @@ NEEDED = {
     "student=checkpoint": "student.path=model",
     "task=classification": "task.path=labelled.jsonl student=checkpoint student.path=model "
     "teacher=none",
+    "task=glue": "task.name=RTE task.path=. student=checkpoint student.path=model teacher=none",
     "task=packages": "student=checkpoint student.path=model teacher=none",
     "signal=top_k": "objective=top_k",
     "objective=alm": "task=clm",

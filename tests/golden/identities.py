@@ -53,6 +53,8 @@ def pinned() -> Iterator[None]:
         for file, content in {
             "text/a.txt": "One sentence.\n",
             "text/b.txt": "Another one.\n",
+            "RTE/train.tsv": "sentence1\tsentence2\tlabel\n",
+            "RTE/dev.tsv": "sentence1\tsentence2\tlabel\n",
             "labelled.jsonl": '{"text": "a", "label": "b"}\n',
             "model/config.json": "{}\n",
             "model/model.safetensors": "weights\n",

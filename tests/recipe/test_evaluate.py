@@ -13,7 +13,7 @@ from transformers import ModernBertConfig, ModernBertForSequenceClassification
 
 from dwt_cli.cli import main
 from dwt_cli.evaluate import glue
-from tests.evaluate.miniature_glue import write_glue
+from tests.data.miniature_glue import write_glue
 from tests.miniature import options, write_text
 
 Answer = tuple[object, str, str]

@@ -89,6 +89,23 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
 
 
+def of_saved(folder: Path, place: Path) -> tuple[float, float]:
+    """Return loss and accuracy of the model that a run has saved, by plain calls, text by text."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    assert model.config.id2label == dict(enumerate(sorted(SIGNS)))
+    nats = correct = 0.0
+    rows = list(map(json.loads, (place / "dev.jsonl").read_text().splitlines()))
+    for row in rows:
+        given = tokenizer(row["text"], return_tensors="pt", truncation=True, max_length=10)
+        with torch.no_grad():
+            logits_NC = model(given.input_ids).logits
+        label = model.config.label2id[row["label"]]
+        nats += F.cross_entropy(logits_NC, torch.tensor([label])).item()
+        correct += logits_NC.argmax().item() == label
+    return nats / len(rows), correct / len(rows)
+
+
 @pytest.fixture(scope="module")
 def tuned(place: Path, composed: Composed) -> tuple[Path, str]:
     """The folder of a classifier that has learned the task, and what was printed."""
@@ -108,21 +125,9 @@ def test_a_fine_tuned_model_is_a_classifier_of_the_library(tuned: tuple[Path, st
     assert "perplexity" not in printed
     card = (folder / "model" / "README.md").read_text()
     assert "pipeline_tag: text-classification" in card
-    # what is on record is what the saved model does, by plain calls
-    model = AutoModelForSequenceClassification.from_pretrained(folder / "model")
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    assert model.config.id2label == dict(enumerate(sorted(SIGNS)))
-    nats = correct = 0.0
-    rows = list(map(json.loads, (folder.parents[1] / "dev.jsonl").read_text().splitlines()))
-    for row in rows:
-        given = tokenizer(row["text"], return_tensors="pt", truncation=True, max_length=10)
-        with torch.no_grad():
-            logits_NC = model(given.input_ids).logits
-        label = model.config.label2id[row["label"]]
-        nats += F.cross_entropy(logits_NC, torch.tensor([label])).item()
-        correct += logits_NC.argmax().item() == label
-    assert student["heldout"]["loss"] == pytest.approx(nats / len(rows), rel=1e-4)
-    assert student["heldout"]["accuracy"] == pytest.approx(correct / len(rows))
+    loss, accuracy = of_saved(folder, folder.parents[1])
+    assert student["heldout"]["loss"] == pytest.approx(loss, rel=1e-4)
+    assert student["heldout"]["accuracy"] == pytest.approx(accuracy)
 
 
 def test_a_student_listens_to_a_teacher_that_knows_the_task(
@@ -186,6 +191,39 @@ def test_micro_batches_change_nothing_but_rounding(composed: Composed, place: Pa
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+def test_a_task_of_glue_has_its_own_metrics_and_dev_sets(
+    composed: Composed, place: Path, glue_folder: Path
+) -> None:
+    words = [word for word in words_of(place) if not word.startswith("task.")]
+    run = composed(*words, "task=glue", "task.name=MNLI", f"task.path={glue_folder}")
+    run.overrides = []
+    check.check(run)
+    printed = io.StringIO()
+    worker.work(run, Console(file=printed, width=200))
+    (line,) = [line for line in printed.getvalue().splitlines() if line.startswith("record: ")]
+    folder = Path(line.removeprefix("record: "))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["student"]["heldout"].keys() == {"loss", "accuracy", "accuracy_MNLI-mm"}
+    assert "40 texts to train on, 20, 20 held out: dev_matched.tsv" in printed.getvalue()
+    assert "MNLI/train.tsv: 40 examples, officially 392,702" in printed.getvalue()
+
+
+@pytest.mark.slow
+def test_a_decoder_is_tuned_by_the_last_token_of_each_text(
+    composed: Composed, place: Path, corpus: Corpus
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(place / "bert")
+    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    save_model(make_model(tiny_architecture("qwen3"), 0, "student"), tokenizer, place / "qwen3")
+    folder, _ = train(composed, place, student="qwen3")
+    heldout = json.loads((folder / "summary.json").read_text())["student"]["heldout"]
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model")
+    assert model.config.pad_token_id == tokenizer.eos_token_id
+    assert of_saved(folder, place) == pytest.approx(
+        (heldout["loss"], heldout["accuracy"]), rel=1e-4
+    )
+
+
 REFUSED = [
     (["teacher=small"], "teacher=.*does not know the task"),
     (["remap=stack"], "remap=.*own weights"),
@@ -210,6 +248,16 @@ def test_what_has_no_meaning_here_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["RTF", "STS-B"])
+def test_a_task_of_glue_without_classes_is_one_line(
+    composed: Composed, place: Path, name: str
+) -> None:
+    words = [word for word in words_of(place) if not word.startswith("task.")]
+    with pytest.raises(UserError, match=rf"task.name={name}"):
+        check.check(composed(*words, "task=glue", f"task.name={name}", "task.path=GLUE"))
+
+
+@pytest.mark.slow
 def test_a_teacher_of_another_task_is_one_line(
     composed: Composed, place: Path, tuned: tuple[Path, str]
 ) -> None:

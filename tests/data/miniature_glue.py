@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from dwt_cli.evaluate.glue_data import TASKS
+from dwt_cli.data.glue import TASKS
 
 NUM_TRAIN, NUM_DEV = 40, 20
 HEADERS = {

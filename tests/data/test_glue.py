@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.evaluate.glue_data import TASKS, provenance, read
+from dwt_cli.data.glue import TASKS, provenance, read
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -4,16 +4,18 @@ The sizes are those of the official splits (arXiv 1804.07461, and the files them
 """
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dwt_cli.base import network
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError, first_line
+from dwt_cli.data.labelled import Examples, LabelledSet
 
 HUB = "nyu-mll/glue"
+SETTING = "eval.glue.path"
+"""The setting that names GLUE's folder, where it is an evaluation."""
 _MOST_TORN = 0.01  # of a file's rows: more is another format, not a slip
 
 
@@ -87,28 +89,24 @@ TASKS = {
 }  # fmt: skip
 
 
-class Examples(NamedTuple):
-    """Texts, or pairs of them, with class numbers or, for a regression, numbers."""
-
-    texts: Sequence[tuple[str, ...]]
-    labels: Sequence[float]
-    remarks: list[str]
-
-
-def provenance(task: Task, path: str | None) -> dict[str, Any]:
+def provenance(task: Task, path: str | None, setting: str = SETTING) -> dict[str, Any]:
     """Return what determines the data: the sums of the files, or the name on the hub."""
     if path is None:
         return {"hub": HUB, "config": task.on_hub}
-    return {"files": {s.file: file_sum(_file(task, s, path)) for s in (task.train, *task.dev)}}
+    parts = (task.train, *task.dev)
+    return {"files": {part.file: file_sum(_file(task, part, path, setting)) for part in parts}}
 
 
-def read(task: Task, split: Split, path: str | None) -> Examples:
-    """Return one split; `UserError` when it is not there or not what it should be."""
+def read(task: Task, split: Split, path: str | None, setting: str = SETTING) -> Examples:
+    """Return one split; `UserError` when it is not there or not what it should be.
+
+    setting: what names the path.
+    """
     remarks: list[str] = []
     if path is None:
-        rows = _from_hub(task, split)
+        rows = _from_hub(task, split, setting)
     else:
-        file = _file(task, split, path)
+        file = _file(task, split, path, setting)
         rows, num_torn = _from_file(task, file)
         if num_torn:
             remarks.append(f"{file.name}: {num_torn} torn rows left out")
@@ -124,7 +122,7 @@ def read(task: Task, split: Split, path: str | None) -> Examples:
 Row = tuple[tuple[str, ...], float]
 
 
-def _file(task: Task, split: Split, path: str) -> Path:
+def _file(task: Task, split: Split, path: str, setting: str) -> Path:
     """Return the split's file, or one with more to its name (dev_mismatched_hard.tsv)."""
     folder = Path(path).expanduser() / task.name
     named = folder / split.file
@@ -132,8 +130,10 @@ def _file(task: Task, split: Split, path: str) -> Path:
         if file.is_file():
             return file
     raise UserError(
-        f"eval.glue.path={path}: {task.name}/{split.file} is not there (looked in "
-        f"{folder.absolute()}); put it there, or leave {task.name} out of eval.glue.tasks"
+        f"{setting}={path}: {task.name}/{split.file} is not there (looked in "
+        f"{folder.absolute()}); put it there, or leave {task.name} out"
+        + " of eval.glue.tasks"
+        * (setting == SETTING)
     )
 
 
@@ -178,7 +178,7 @@ def _label(task: Task, text: str, place: str) -> float:
         ) from error
 
 
-def _from_hub(task: Task, split: Split) -> list[Row]:
+def _from_hub(task: Task, split: Split, setting: str) -> list[Row]:
     network.notice_absence()  # before datasets takes note of it
     import datasets  # here, because it takes a second
 
@@ -186,9 +186,31 @@ def _from_hub(task: Task, split: Split) -> list[Row]:
         rows = datasets.load_dataset(HUB, task.on_hub, split=split.on_hub)
     except Exception as error:  # whatever the datasets library and the hub's client raise
         raise UserError(
-            f"eval.glue.path=null: {HUB} {task.on_hub} cannot be read from the hub "
-            f"({first_line(error)}); check the network, or set eval.glue.path to a folder "
+            f"{setting}=null: {HUB} {task.on_hub} cannot be read from the hub "
+            f"({first_line(error)}); check the network, or set {setting} to a folder "
             "with the TSV files"
         ) from error
     texts = task.hub_texts or task.texts
     return [(tuple(row[name] for name in texts), float(row["label"])) for row in rows]
+
+
+@dataclass(frozen=True)
+class GlueSet:
+    """One of the tasks to be trained on, with its dev sets held out."""
+
+    task: Task
+    path: str | None
+
+    def content(self) -> dict[str, Any]:
+        """Return what determines the set."""
+        return {"source": "glue", "task": self.task.name} | provenance(
+            self.task, self.path, "task.path"
+        )
+
+    def read(self) -> LabelledSet:
+        """Return the whole set; raises as the function `read` does."""
+        task = self.task
+        train = read(task, task.train, self.path, "task.path")
+        dev = [read(task, split, self.path, "task.path") for split in task.dev]
+        names = ["", *(split.title for split in task.dev[1:])]
+        return LabelledSet(task.labels, train, dict(zip(names, dev, strict=True)), task.dev[0].file)
