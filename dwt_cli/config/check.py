@@ -21,7 +21,7 @@ from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.objective.revise import NoRevision
 from dwt_cli.distill.objective.select import AllRows
 from dwt_cli.distill.remap.options import FromTeacher, Ligo
-from dwt_cli.distill.teacher.options import MadeTeacher, NoTeacher
+from dwt_cli.distill.teacher.options import MadeTeacher, ModelTeacher, NoTeacher
 from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.models.options import Architecture, CheckpointStudent, Family, Head
 from dwt_cli.training.options import Ddp, NonFinite
@@ -167,6 +167,9 @@ def warnings(run: Run) -> Iterator[str]:
     teachers = [teacher for _, teacher in run.teacher.each()]
     is_deaf = not any(teacher.is_model for teacher in teachers)
     made = [teacher for teacher in teachers if isinstance(teacher, MadeTeacher)]
+    length, asked = run.data.block_length, [t for t in teachers if isinstance(t, ModelTeacher)]
+    # how much a checkpoint reads is seen when it is opened
+    whole = [t for t in asked if (t.window or (length if t.made else 0)) >= length]
     is_alone, compared = isinstance(run.teacher, NoTeacher), divergences(run.objective)
     is_silent = not is_alone and run.alpha.soft_is_over(Moment(0.0))
     learns = any(teacher.learns for teacher in teachers)
@@ -196,6 +199,11 @@ def warnings(run: Run) -> Iterator[str]:
             " without train.non_finite=rollback",
         ),
         (not learns, of_learning, " with teacher.online=none: the teacher is frozen"),
+        (
+            whole == asked or bool(run.task.labelled),
+            {"teacher.window", "teacher.overlap"},
+            ": it reads blocks as they are",
+        ),
         (not chooses, {"teacher.reward", "teacher.episode"}, ": no policy chooses among teachers"),
         (learns and is_silent, {"teacher.online", *of_learning}, " with a soft weight of 0"),
         (learns and not compared, {"teacher.online"}, ": no objective compares distributions"),

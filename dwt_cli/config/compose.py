@@ -134,8 +134,9 @@ def _run_of(composed: DictConfig, primary: str, likely: Sequence[str] = ()) -> R
             composed = _composed(primary, [*hydras, *words, *found])
             hydra, run = composed.hydra, typed(composed, primary, hydras)
         run.found = [f"{word} is taken from {named}" for word, named in found.items()]
-        for named, _, _, trained in known:
-            run.found += longer_than_trained(named, trained, run.data.block_length)
+        for named, _, most, trained in known:
+            length = min(run.data.block_length, most or run.data.block_length)
+            run.found += longer_than_trained(named, trained, length)
     if run.of_study:
         run.of_study.study.arms = arms
     if isinstance(run, Chained):  # as the file has them: a stage has values of its own

@@ -20,18 +20,22 @@ FORWARD_AND_BACKWARD = 3  # the backward pass has two products for each one of t
 def forward_flops(
     model: PreTrainedModel,
     num_blocks: int,
-    block_length: int,
-    num_targets: int,
+    block_length: float,
+    num_targets: float | Fraction,
     features: FeatureSpec = NO_FEATURES,
-) -> int:
+    *,
+    ragged: bool = False,
+) -> float:
     """Return those of a forward pass over ``num_blocks`` blocks with ``num_targets`` rows each.
 
     The last layer too is for those rows alone, but for its keys and values; where ``features`` of
-    it are requested, and in a decoder, all of it is computed. A decoder's attention is counted
-    half: a position sees those before it.
+    it are requested, in a decoder, and of ``ragged`` blocks all of it is computed. A decoder's
+    attention is counted half: a position sees those before it.
+
+    block_length, num_targets: where blocks differ, the means of them.
     """
-    config, whole = model.config, runs_whole(model.config, features)
-    total = 0
+    config, whole = model.config, ragged or runs_whole(model.config, features)
+    total: float = 0
     for name, module in model.named_modules():
         if is_linear(module):
             alone = _share_of_rows(model, name, whole)

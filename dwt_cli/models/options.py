@@ -157,6 +157,10 @@ class Checkpoint:
 
         return open_config(path_setting(setting), self, head, any_family=setting != "student")
 
+    def reads(self, block_length: int) -> int:
+        """Return how much of a block it is given at once, as far as settings say."""
+        return block_length
+
 
 @dataclass
 class Student(ABC):

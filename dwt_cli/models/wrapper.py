@@ -7,8 +7,10 @@ Legend: B blocks, L positions, T target rows of a block, N = B * T of all blocks
 D width, C classes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,9 @@ from transformers import PreTrainedModel
 from dwt_cli.models.anatomy import anatomy_of, is_known, layers_of
 from dwt_cli.models.features import NO_FEATURES, ROWS, Features, FeatureSpec, captured, runs_whole
 from dwt_cli.models.target_rows import take_rows
+
+if TYPE_CHECKING:
+    from dwt_cli.models.windows import Windows
 
 
 class Wrapper(nn.Module):
@@ -136,8 +141,10 @@ class LanguageModel(Wrapper):
     """A transformers model with a head over the vocabulary, which sees the target rows only.
 
     So does a masked model's last layer. A family whose parts are not known here computes all its
-    logits, of which the rows are taken.
+    logits, of which the rows are taken. windows: in which it reads longer blocks; None: in none.
     """
+
+    windows: Windows | None = None
 
     def forward(self, ids_BL: Tensor, rows_N: Tensor, want: Want = LOGITS) -> Output:
         """Return what is wanted of the rows ``rows_N`` (int64) of the flattened (B * L) positions.

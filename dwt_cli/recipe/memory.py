@@ -18,7 +18,6 @@ from transformers.modeling_utils import local_torch_dtype
 from dwt_cli.base.machine import Machine
 from dwt_cli.distill.objective.fused import CHUNK_BYTES, FUSED_BYTES, TILE_BYTES
 from dwt_cli.distill.teacher.online import OnlineSignal
-from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.models.anatomy import is_known, layers_of
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.flops import num_parameters
@@ -105,7 +104,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         ]
         gathered = max([gathered, *theirs])
     learning = sum(
-        _learning_bytes(shapes.teachers[name], each, machine, num_blocks, shapes)
+        _learning_bytes(name, each, machine, num_blocks, shapes)
         for name, each in shapes.teacher_models.items()
         if shapes.teachers[name].learns
     )
@@ -136,7 +135,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         gathered=gathered,
         activations=activations,
         # teachers answer before there are activations
-        logits=max(logits, answer_bytes(shapes, machine, num_rows) - activations),
+        logits=max(logits, answer_bytes(shapes, machine, num_blocks) - activations),
         # DDP's buckets are the gradients, and stay
         gradients_stay=num_parts > 1 or (num_ranks > 1 and not sharding),
     )
@@ -229,17 +228,18 @@ def activation_bytes(
 
 
 def _learning_bytes(
-    options: Teacher, teacher: PreTrainedModel, machine: Machine, num_blocks: int, shapes: Shapes
+    name: str, teacher: PreTrainedModel, machine: Machine, num_blocks: int, shapes: Shapes
 ) -> int:
     """Return what a teacher's modules and their learning take in a micro-batch.
 
     The modules themselves, their gradients and moments; what their backward pass needs of the
     teacher's forward pass; its states and their gradient.
     """
-    of = shapes.conditions
-    num_rows = num_blocks * of.num_targets
+    of, options = shapes.conditions, shapes.teachers[name]
+    num_rows, windows = num_blocks * of.num_targets, shapes.windows.get(name)
     with FakeTensorMode(), local_torch_dtype(torch.float32):
-        model = LanguageModel(outline(teacher.config, of.task.head, _CPU), machine.dtype)
+        made = outline(teacher.config, of.task.head, _CPU)
+        model = (windows.around if windows else LanguageModel)(made, machine.dtype)
         signal = options.signal(model, of.data.vocab_size)
         assert isinstance(signal, OnlineSignal)
         modules = 4 * sum(map(num_parameters, signal.parts.values())) * _FP32
@@ -285,12 +285,38 @@ def logit_bytes(
     return tables + whole + states + working * min(chunk_bytes, tile * _FP32)
 
 
-def answer_bytes(shapes: Shapes, machine: Machine, num_rows: int) -> int:
+def answer_bytes(shapes: Shapes, machine: Machine, num_blocks: int) -> int:
     """Return what teachers hold while they answer, if that is more than the answer.
 
     A mixture has all of its members' tables (N, V) in fp32, and one of them twice. A model with
     other rows than the student's has its logits, and in fp32 what its probabilities are summed of.
+    One that reads windows has them all at once: `_window_bytes`.
     """
+    of_windows = [
+        _window_bytes(name, each, machine, num_blocks, shapes)
+        for name, each in shapes.models_beside.items()
+    ]
+    num_rows = num_blocks * shapes.conditions.num_targets
+    return max(_table_bytes(shapes, machine, num_rows), *of_windows, 0)
+
+
+def _window_bytes(
+    name: str, teacher: PreTrainedModel, machine: Machine, num_blocks: int, shapes: Shapes
+) -> int:
+    """Return what a layer of a teacher has at once of the windows of a micro-batch, if it has any.
+
+    At its most in any family known here: five tables of states and four of its inner map. Of a
+    model whose parts are not known all logits besides.
+    """
+    if (windows := shapes.windows.get(name)) is None:
+        return 0
+    config, number = teacher.config, len(windows.starts(shapes.conditions.data.block_length))
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    width = 5 * config.hidden_size + 4 * inner + config.vocab_size * (not is_known(config))
+    return num_blocks * number * windows.length * width * machine.dtype.itemsize
+
+
+def _table_bytes(shapes: Shapes, machine: Machine, num_rows: int) -> int:
     vocab_size = shapes.conditions.num_outputs
     if len(shapes.teachers_beside) > 1:
         return (len(shapes.teachers_beside) + 1) * num_rows * vocab_size * _FP32

@@ -66,11 +66,14 @@ def _models(shapes: Shapes) -> Iterator[tuple[str, str]]:
     ours, theirs = shapes.features
     own = FORWARD_AND_BACKWARD * shapes.conditions.token_flops(student, ours)
     yield "student, FLOPs per token", f"{own:,.0f} forward and backward"
-    for name, model in teachers.items():
-        forward = shapes.conditions.token_flops(model, theirs)
+    for name in teachers:
+        forward = shapes.answer_flops(name, theirs) / shapes.conditions.tokens_per_step
         learning = shapes.learning_flops.get(name, 0) / shapes.conditions.tokens_per_step
         more = f", {learning:,.0f} for what it learns" if learning else ""
         yield f"{name}, FLOPs per token", f"{forward:,.0f} forward{more}"
+        if windows := shapes.windows.get(name):
+            number = len(windows.starts(shapes.conditions.data.block_length))
+            yield f"{name}, windows of a block", f"{number} of {windows.length} positions"
 
 
 def _time(student: StudentStage, options: RunOptions, num_ranks: int) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from dwt_cli.data.surfaces import Surfaces
 from dwt_cli.data.tokenizer import numbered_otherwise
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.chunks import over_chunks
+from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.remap.vocabulary import Transfer
 from dwt_cli.models.anatomy import anatomy_of, is_known, num_positions
 from dwt_cli.models.checkpoint import open_config, open_model
@@ -92,7 +93,27 @@ def check(
     if (writes := student.explore.writes) and writes.moves:
         for each in shapes.teacher_models.values():
             _check_head(each, vocab_size)
+    _check_windows(shapes, bool(others))
     check_together(shapes, remapped.tokens(vocab_size) if others else None)
+
+
+def _check_windows(shapes: Shapes, reads_others: bool) -> None:
+    """Check that what is compared can be asked for in windows. reads_others: other tokens."""
+    for name, windows in shapes.windows.items():
+        why = f"{name}: it reads windows of {windows.length} positions of a block"
+        of_heads = {kind for kind, _ in shapes.features[1]} & {"heads"}
+        if of_heads:
+            compared = "+".join(over_features(shapes.objectives))
+            raise UserError(
+                f"objective={compared} with {why}, and relations between two are not known; "
+                "choose objective=logits or hidden, or lower scale.block_length"
+            )
+        if over_chunks(shapes.objectives) and not reads_others:
+            compared = "+".join(over_chunks(shapes.objectives))
+            raise UserError(
+                f"objective={compared} with {why}: choose objective=logits, which is for a "
+                "teacher with the text's tokens, or lower scale.block_length"
+            )
 
 
 def _check_head(teacher: PreTrainedModel, vocab_size: int) -> None:
@@ -193,9 +214,10 @@ def _check_model(
     is_shared: among the ranks. needs_head: its logits count, or their weights.
     """
     named = f"{setting}={checkpoint.path}"
-    length, head = conditions.data.block_length, conditions.task.head
+    length, head = checkpoint.reads(conditions.data.block_length), conditions.task.head
     config = open_config(setting, checkpoint, head, any_family=setting != STUDENT_PATH)
-    if is_known(config) and (positions := num_positions(config)) < length:
+    is_whole = setting == STUDENT_PATH or conditions.task.labelled
+    if is_whole and is_known(config) and (positions := num_positions(config)) < length:
         raise UserError(
             f"{named} reads {positions} positions, data.block_length={length}: set "
             f"scale.block_length={positions} or less"
@@ -232,8 +254,8 @@ def _try_out(named: str, model: PreTrainedModel, length: int, apart: bool) -> No
     if reason is not None:
         raise UserError(
             f"{named}, a {model.config.model_type}, does not answer a block of {length} tokens "
-            f"with logits over {vocab_size} ({reason}); lower scale.block_length, or choose "
-            "another model"
+            f"with logits over {vocab_size} ({reason}); lower scale.block_length, set "
+            "teacher.window to what it reads, or choose another model"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from dwt_cli.models.features import FeatureSpec
+    from dwt_cli.models.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,32 @@ class Shapes:
 
         flops, (ours, theirs) = self.conditions.step_flops, self.features
         shown = flops(self.student_model, ours) - flops(self.student_model)
-        asked = sum(flops(model, theirs) for model in self.teacher_models.values())
+        asked = sum(self.answer_flops(name, theirs) for name in self.teacher_models)
         return FORWARD_AND_BACKWARD * shown, asked + sum(self.learning_flops.values())
+
+    def answer_flops(self, name: str, *features: FeatureSpec) -> float:
+        """Return the FLOPs of a teacher's forward pass over a step's batch, with these features.
+
+        name: the setting that its settings begin with.
+        """
+        from dwt_cli.models.flops import forward_flops
+
+        of, model = self.conditions, self.teacher_models[name]
+        if (windows := self.windows.get(name)) is None:
+            return of.step_flops(model, *features)
+        number = len(windows.starts(of.data.block_length))
+        num_targets, blocks = Fraction(of.num_targets, number), of.train.batch_size * number
+        return forward_flops(model, blocks, windows.length, num_targets, *features, ragged=True)
+
+    @cached_property
+    def windows(self) -> dict[str, Windows]:
+        """The windows of those teachers that are asked in some, by their settings' names."""
+        of, found = self.conditions, {}
+        for name, model in self.teacher_models.items():
+            read_by = self.teachers[name].windows
+            if windows := read_by(model.config, of.data.block_length, of.task.head):
+                found[name] = windows
+        return found
 
     @property
     def learning_flops(self) -> dict[str, float]:
@@ -107,7 +133,7 @@ class Shapes:
 
         return {
             name: self.teachers[name].learning_flops(
-                of.step_flops(model, self.features[1]), head(model), head(student)
+                self.answer_flops(name, self.features[1]), head(model), head(student)
             )
             for name, model in self.teacher_models.items()
             if self.teachers[name].learns

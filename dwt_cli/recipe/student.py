@@ -221,7 +221,7 @@ class StudentStage(Stage):
         if (writes := self.explore.writes) is None:
             return shown, asked
         flops, share = self.shapes.conditions.step_flops, writes.exact_share
-        asked += share * sum(map(flops, self.shapes.teacher_models.values()))
+        asked += share * sum(map(self.shapes.answer_flops, self.shapes.teacher_models))
         return shown + share * writes.asks_student * flops(self.shapes.student_model), asked
 
     def carry_out(self, done: Done, at: Context) -> Trained:

@@ -96,8 +96,8 @@ class TeacherStage(Stage):
 
     def known_facts(self, cache: Cache) -> Facts | None:
         """Return the facts of one that was trained to its end before; else None."""
-        is_whole = (made := self.options.made) and made.budget == 1 and self.is_kept(cache)
-        return facts_of(self.place(cache)) if is_whole else None
+        is_whole = (made := self.options.made) and made.budget == 1 and not made.window
+        return facts_of(self.place(cache)) if is_whole and self.is_kept(cache) else None
 
     def _prepared(self, facts: Facts, signal: TeacherSignal, done: Done, at: Context) -> Prepared:
         """Return it evaluated, if it is not: by its answers, as what has no one model is."""
@@ -135,16 +135,26 @@ class SingleStage(TeacherStage):
             known |= _recorded(Path(checkpoint.path).expanduser())
         return model, Facts(0, {}, **known, fresh=fresh or None)
 
-    def carry_out(self, done: Done, at: Context) -> Prepared:
+    def _wrapped(self, model: PreTrainedModel, facts: Facts, at: Context) -> tuple[Any, Facts]:
+        """Return the model as it is asked: in windows, where blocks are longer than they are."""
         from dwt_cli.models.flops import num_parameters
+
+        of, facts = self.conditions, replace(facts, parameters=num_parameters(model))
+        length, wrapped = of.data.block_length, of.wrapped(model, at.machine)
+        if windows := self.options.windows(model.config, length, of.task.head):
+            account = {"length": windows.length, "number": len(windows.starts(length))}
+            facts = replace(facts, heldout={}, windows=account)
+            wrapped = windows.around(model, at.machine.dtype, at.machine.device)
+        return wrapped.to(at.machine.device), facts
+
+    def carry_out(self, done: Done, at: Context) -> Prepared:
         from dwt_cli.recipe.samples import pad
 
         of, wrapped = self.conditions, None
         model, facts = self.model(done, at)
         if model is not None:
             pad(model, of, done[self.corpus.name])
-            wrapped = of.wrapped(model, at.machine).to(at.machine.device)
-            facts = replace(facts, parameters=num_parameters(model))
+            wrapped, facts = self._wrapped(model, facts, at)
         corpus, vocab_size = done[self.corpus.name], of.data.vocab_size
         signal = self.options.signal(wrapped, of.num_outputs)
         if self.options.is_student:

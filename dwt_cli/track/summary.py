@@ -82,7 +82,8 @@ class Facts(Content):
     did not have. crossing: the step at which its teacher was left, how it was found, and the FLOPs
     of that. signal: of one that is kept, its fingerprint, blocks and bytes per target, and the
     FLOPs of asking for them once. aligned: of a teacher that reads other tokens, the share of the
-    student's which end where one of its own does.
+    student's which end where one of its own does. windows: in which a teacher reads a block that is
+    longer than they are: positions of one, and how many they are.
     """
 
     parameters: int
@@ -105,6 +106,7 @@ class Facts(Content):
     crossing: dict[str, Any] | None = None
     signal: dict[str, Any] | None = None
     aligned: float | None = None
+    windows: dict[str, int] | None = None
 
     @property
     def calibration_flops(self) -> float:
@@ -273,6 +275,12 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
             f"the teacher reads other tokens: {teacher.aligned:.1%} of the student's end where one "
             "of its own does"
         )
+    for name, each in {"the teacher": teacher, **(teacher.members if teacher else {})}.items():
+        if each is not None and (windows := each.windows):
+            lines.append(
+                f"{name} reads a block in {windows['number']} windows of {windows['length']} "
+                "positions; it is taught where most is known of it, and so is every position"
+            )
     if teacher is not None and teacher.fresh:
         lines.append("the teacher has no head: it teaches by features, its loss is an even guess's")
     if summary.student.fresh:

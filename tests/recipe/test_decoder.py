@@ -203,6 +203,36 @@ def test_a_model_that_exists_grows_and_is_trained_on(
     assert (saved.config.model_type, saved.config.num_hidden_layers) == (family, 2)
 
 
+def test_a_teacher_of_shorter_blocks_reads_windows(
+    composed: Composed, place: Path, models: Path
+) -> None:
+    words = [*teacher(models, "short"), "alpha=normal", "objective=[logits,hidden]"]
+    folder, printed = train(composed, place, *words)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["teacher"]["windows"] == {"length": 8, "number": 3}
+    assert "the teacher reads a block in 3 windows of 8 positions" in printed
+    assert summary["teacher"]["heldout"]["loss"] == pytest.approx(math.log(NUM_TOKENS), abs=0.2)
+
+
+@pytest.mark.slow
+def test_windows_are_the_same_in_parts_and_when_they_are_cached(
+    composed: Composed, place: Path, models: Path
+) -> None:
+    words = [*teacher(models, "short"), "alpha=normal", "objective=logits"]
+    records = []
+    for more in ([], ["train.micro_batch_size=2"], ["signal=threshold", "signal.num_entries=299"]):
+        folder, _ = train(composed, place, *words, *more)
+        records.append(json.loads((folder / "summary.json").read_text()))
+    whole, in_parts, cached = records
+    assert whole["student"]["heldout"] == pytest.approx(in_parts["student"]["heldout"], rel=1e-5)
+    assert cached["student"]["heldout"]["loss"] == pytest.approx(
+        whole["student"]["heldout"]["loss"], abs=1e-3
+    )
+    assert cached["teacher"]["heldout"] == whole["teacher"]["heldout"]
+    online, asked = (each["student"]["teacher_forward_flops"] for each in (whole, cached))
+    assert 0 < asked <= online
+
+
 def test_rows_that_are_no_tokens_have_no_share_in_what_is_taught(
     composed: Composed, place: Path, models: Path
 ) -> None:
@@ -233,7 +263,18 @@ REFUSED_TEACHERS = [
         r"a bloom, does not answer.*\((TypeError|task.separate_documents=true: it sees)",
     ),
     ("a causal model", "llama", ["task=mlm"], r"llama: it is no masked language model.*bert"),
-    ("too few positions", "short", [], r"reads 8 positions, data.block_length=16"),
+    (
+        "relations between windows",
+        "short",
+        ["objective=minilmv2", "student.family=llama"],
+        r"objective=minilmv2 with teacher: it reads windows of 8 positions.*objective=logits",
+    ),
+    (
+        "likelihoods of its own tokens",
+        "short",
+        ["objective=alm"],
+        r"objective=alm with teacher: it reads windows of 8 positions.*objective=logits",
+    ),
     ("no end", "endless", [], r"endless has no eos_token, which the task needs"),
     (
         "another vocabulary",

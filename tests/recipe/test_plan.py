@@ -102,6 +102,30 @@ def test_who_writes_is_charged(composed: Callable[..., Run], explore: str, stude
     assert found[1] == pytest.approx(found[0] + more)
 
 
+def test_windows_are_charged(composed: Callable[..., Run]) -> None:
+    """What torch counts of all windows of a block, and what they have at once."""
+    run = composed(*SIZES, "scale.block_length=64", "teacher.window=24")
+    shapes = recipe_of(run).shapes
+    (windows,), of = shapes.windows.values(), shapes.conditions
+    with (
+        FakeTensorMode(),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+    ):
+        model = windows.around(outlined(run.teacher, "cpu"), torch.float32)
+        ids_BL = torch.zeros(of.train.batch_size, 64, dtype=torch.long)
+        rows_N = torch.arange(ids_BL.numel()).view_as(ids_BL)[:, : of.num_targets].flatten()
+        model(ids_BL, rows_N)
+    assert shapes.answer_flops("teacher") == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert shapes.answer_flops("teacher") > 1.5 * of.step_flops(outlined(run.teacher))
+    console = Console(file=(told := io.StringIO()), width=120)
+    plan.print_plan(
+        recipe_of(run), run.run, Machine(torch.device("cpu"), torch.float32), 1, console
+    )
+    assert "5 of 24 positions" in told.getvalue()
+
+
 def test_hours() -> None:
     assert plan.hours(3600e12, 2, 0.5) == 1
 

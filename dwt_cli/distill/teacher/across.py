@@ -75,6 +75,8 @@ class SpanSignal(TeacherSignal):
         """Return the signal of a model that reads ``theirs`` for a student that reads ``ours``."""
         config, mask_id = model.model.config, None
         most = num_positions(config) if is_known(config) else _ANY
+        if model.windows:  # of the student's blocks; it reads as much of one, and no more
+            most = min(most, model.windows.length)
         if head is Head.masked:
             mask_id = theirs.tokenizer.mask_token_id
         return cls(model, Spans(ours, theirs, most), temperature, mask_id)

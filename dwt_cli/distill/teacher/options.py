@@ -10,7 +10,14 @@ from omegaconf import II
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.options import SINCE_0_2, above, added, at_least, between
 from dwt_cli.data.options import Data
-from dwt_cli.models.options import Architecture, Checkpoint, Predicts, path_setting, provenance
+from dwt_cli.models.options import (
+    Architecture,
+    Checkpoint,
+    Head,
+    Predicts,
+    path_setting,
+    provenance,
+)
 from dwt_cli.training.options import Optim
 
 if TYPE_CHECKING:
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
     from dwt_cli.distill.teacher.several import SeveralTeachers
     from dwt_cli.distill.teacher.signal import TeacherSignal
     from dwt_cli.models.features import FeatureSpec
+    from dwt_cli.models.windows import Windows
     from dwt_cli.models.wrapper import LanguageModel
 
 
@@ -112,6 +120,10 @@ class Teacher:
         """Yield what is wrong with the settings for a vocabulary of this size, a line each."""
         yield from ()
 
+    def windows(self, config: "PreTrainedConfig", length: int, head: Predicts) -> "Windows | None":
+        """Return in which windows its model reads blocks of this length; None: as they are."""
+        return None
+
 
 @dataclass
 class NoTeacher(Teacher):
@@ -141,7 +153,8 @@ class ModelTeacher(Teacher):
     temperature: divides this teacher's logits, and nothing else, before the objective's own.
     online: see `Online` and `dwt_cli.distill.teacher.online`. rank: of its modules. agreement: the
     weight of KL(teacher || student) beside their cross-entropy with the label; 0: labels alone.
-    lr_scale: their peak rate, times optim.lr.
+    lr_scale: their peak rate, times optim.lr. window: positions in which it reads a longer block;
+    null: as many as it has. overlap: the share of a window, at least, that the one before has read.
     """
 
     is_model: ClassVar[bool] = True
@@ -151,6 +164,8 @@ class ModelTeacher(Teacher):
     rank: int = at_least(1, 8, identity=SINCE_0_2)
     agreement: float = at_least(0, 1.0, identity=SINCE_0_2)
     lr_scale: float = at_least(0, 1.0, identity=SINCE_0_2)
+    window: int | None = at_least(2, None, identity=SINCE_0_2)
+    overlap: float = between(0.0, 0.95, 0.5, identity=SINCE_0_2)
 
     @property
     def learns(self) -> bool:
@@ -162,10 +177,19 @@ class ModelTeacher(Teacher):
         return frozenset({("hidden", -1)} if self.online is Online.lora else ())
 
     def frozen(self) -> Self:
-        """Return the same without modules that learn: the model as it is prepared."""
-        of_learning = ("online", "rank", "agreement", "lr_scale")
+        """Return the same without modules that learn and windows: the model as it is prepared."""
+        of_use = ("online", "rank", "agreement", "lr_scale", "window", "overlap")
         known: dict[str, Any] = {each.name: each.default for each in fields(ModelTeacher)}
-        return replace(self, **{name: known[name] for name in of_learning})
+        return replace(self, **{name: known[name] for name in of_use})
+
+    def windows(self, config: "PreTrainedConfig", length: int, head: Predicts) -> "Windows | None":
+        from dwt_cli.models.anatomy import is_known, num_positions
+        from dwt_cli.models.windows import Windows
+
+        most = self.window or (num_positions(config) if is_known(config) else length)
+        if most >= length or not isinstance(head, Head):
+            return None
+        return Windows(most, self.overlap, head is Head.causal)
 
     def across(
         self, model: "LanguageModel", ours: "Surfaces", theirs: "Surfaces", head: Predicts
@@ -197,8 +221,13 @@ class ModelTeacher(Teacher):
     def problems_with(
         self, setting: str, config: "PreTrainedConfig", vocab_size: int
     ) -> Iterator[str]:
-        from dwt_cli.models.anatomy import is_known
+        from dwt_cli.models.anatomy import is_known, num_positions
 
+        if self.window and is_known(config) and self.window > (most := num_positions(config)):
+            yield (
+                f"{setting}.window={self.window}: this teacher reads {most} positions; lower it, "
+                "or leave it out"
+            )
         if not self.learns:
             return
         named = f"{setting}.online={self.online.name}"
@@ -265,6 +294,9 @@ class CheckpointTeacher(Checkpoint, ModelTeacher):
 
     def identity(self) -> str:
         return fingerprint("checkpoint", provenance(self.path, self.revision))
+
+    def reads(self, block_length: int) -> int:
+        return min(self.window or block_length, block_length)
 
     def start(self, setting: str, head: Predicts) -> "tuple[PreTrainedModel, list[str]]":
         from dwt_cli.models.checkpoint import open_model
