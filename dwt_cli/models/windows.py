@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dwt_cli.models.anatomy import is_known
 from dwt_cli.models.features import Features
 from dwt_cli.models.wrapper import LOGITS, LanguageModel, Output, Want
 
@@ -51,6 +52,18 @@ class Windows:
         chosen_L = worth_KL.masked_fill(~is_read_KL, -2 * block_length).argmax(0)
         found_L = chosen_L * self.length + 1 + places_L - starts_K1[chosen_L, 0]
         return torch.where(places_L == 0, 0, found_L)
+
+    def layer_bytes(
+        self, model: PreTrainedModel, num_blocks: int, block_length: int, itemsize: int
+    ) -> int:
+        """Return what a layer has at once of all windows of some blocks, without a backward pass.
+
+        Five tables of states and four of its inner map, at most; all logits of an unknown family.
+        """
+        config, number = model.config, len(self.starts(block_length))
+        inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+        width = 5 * config.hidden_size + 4 * inner + config.vocab_size * (not is_known(config))
+        return num_blocks * number * self.length * width * itemsize
 
     def around(
         self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.data.tokenizer import numbered_otherwise
@@ -42,10 +42,21 @@ def tokens_of(corpus: Corpus) -> Surfaces:
     return Surfaces(corpus.tokenizer, "data.tokenizer")
 
 
-def share(answering: SpanSignal, heldout: HeldoutBatches) -> float:
-    """Return how many of the held-out tokens end where one of the teacher's does, in 0..1."""
-    ends = positions = 0
-    for batch in heldout:
-        ends += sum(len(reading.ours_A) for reading in answering.read(batch))
-        positions += batch.ids_BL.numel()
-    return ends / positions
+class Alignment(NamedTuple):
+    """A teacher's reading of held-out text in its own tokens.
+
+    aligned: how many of the text's tokens end where one of its own does, in 0..1. read: its tokens,
+    by token of the text. unknown: how many of the chunks between have a token that stands for what
+    it cannot read, in 0..1.
+    """
+
+    aligned: float
+    read: float
+    unknown: float
+
+
+def alignment(answering: SpanSignal, heldout: HeldoutBatches) -> Alignment:
+    """Return how a teacher with other tokens reads the held-out blocks."""
+    counts = [(*answering.counted(batch), batch.ids_BL.numel()) for batch in heldout]
+    ends, read, chunks, unknown, positions = (sum(each) for each in zip(*counts, strict=True))
+    return Alignment(ends / positions, read / positions, unknown / max(1, chunks))

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import local_torch_dtype
 
 from dwt_cli.base.machine import Machine
+from dwt_cli.distill.objective.chunks import over_chunks
 from dwt_cli.distill.objective.fused import CHUNK_BYTES, FUSED_BYTES, TILE_BYTES
 from dwt_cli.distill.teacher.online import OnlineSignal
 from dwt_cli.models.anatomy import is_known, layers_of
@@ -128,6 +129,8 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         logits += vocab_size * width * machine.dtype.itemsize
     # when a layer is computed again the logits are gone
     activations = kept + max(0, again - logits) + learning
+    of_texts = over_chunks(shapes.objectives).values() if shapes.teachers else ()  # all logits
+    logits += num_rows * vocab_size * _FP32 * sum(each.num_tables for each in of_texts)
     # the gradients of states and head are there from the losses on
     logits += (num_rows + vocab_size) * width * _FP32
     return replace(
@@ -290,30 +293,14 @@ def answer_bytes(shapes: Shapes, machine: Machine, num_blocks: int) -> int:
 
     A mixture has all of its members' tables (N, V) in fp32, and one of them twice. A model with
     other rows than the student's has its logits, and in fp32 what its probabilities are summed of.
-    One that reads windows has them all at once: `_window_bytes`.
+    One that reads windows has them all at once: `Windows.layer_bytes`.
     """
-    of_windows = [
-        _window_bytes(name, each, machine, num_blocks, shapes)
-        for name, each in shapes.models_beside.items()
-    ]
-    num_rows = num_blocks * shapes.conditions.num_targets
-    return max(_table_bytes(shapes, machine, num_rows), *of_windows, 0)
-
-
-def _window_bytes(
-    name: str, teacher: PreTrainedModel, machine: Machine, num_blocks: int, shapes: Shapes
-) -> int:
-    """Return what a layer of a teacher has at once of the windows of a micro-batch, if it has any.
-
-    At its most in any family known here: five tables of states and four of its inner map. Of a
-    model whose parts are not known all logits besides.
-    """
-    if (windows := shapes.windows.get(name)) is None:
-        return 0
-    config, number = teacher.config, len(windows.starts(shapes.conditions.data.block_length))
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    width = 5 * config.hidden_size + 4 * inner + config.vocab_size * (not is_known(config))
-    return num_blocks * number * windows.length * width * machine.dtype.itemsize
+    each = (num_blocks, shapes.conditions.data.block_length, machine.dtype.itemsize)
+    beside = {name: shapes.windows.get(name) for name in shapes.models_beside}
+    windows = [of.layer_bytes(shapes.teacher_models[n], *each) for n, of in beside.items() if of]
+    return max(
+        [_table_bytes(shapes, machine, num_blocks * shapes.conditions.num_targets), *windows]
+    )
 
 
 def _table_bytes(shapes: Shapes, machine: Machine, num_rows: int) -> int:

@@ -9,11 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dwt_cli.distill.objective.base import Objective
+from dwt_cli.distill.objective.chunks import over_chunks
 from dwt_cli.distill.objective.features import parts_for, requested
 from dwt_cli.distill.remap.options import Remap
 from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.models.options import Checkpoint, Student
 from dwt_cli.recipe.stage import Conditions
+from dwt_cli.track.summary import Facts
 
 if TYPE_CHECKING:
     import torch
@@ -85,17 +87,23 @@ class Shapes:
 
         return self.conditions.step_flops(self.student_model) * FORWARD_AND_BACKWARD
 
-    @cached_property
-    def taught_flops(self) -> tuple[float, float]:
-        """FLOPs of a step for the student's features that are compared, and for its teachers.
+    def taught_flops(self, teacher: Facts | None = None) -> tuple[float, float]:
+        """Return the FLOPs of a step for what is compared of the student, and for its teachers.
 
-        A teacher's are of its forward pass, and of what it learns beside the student.
+        Features, and its logits once more where likelihoods of text are compared. A teacher's are
+        of its forward pass, and of what it learns beside the student. teacher: what is known of
+        one that reads other tokens, which are as many as the student's before that is known.
         """
         from dwt_cli.models.flops import FORWARD_AND_BACKWARD
 
         flops, (ours, theirs) = self.conditions.step_flops, self.features
         shown = flops(self.student_model, ours) - flops(self.student_model)
-        asked = sum(self.answer_flops(name, theirs) for name in self.teacher_models)
+        if over_chunks(self.objectives):
+            shown += self._head_flops(self.student_model)
+        if teacher and teacher.read:
+            asked = self._answer_in_other_tokens(teacher.read, teacher.aligned or 0.0)
+        else:
+            asked = sum(self.answer_flops(name, theirs) for name in self.teacher_models)
         return FORWARD_AND_BACKWARD * shown, asked + sum(self.learning_flops.values())
 
     def answer_flops(self, name: str, *features: FeatureSpec) -> float:
@@ -112,6 +120,26 @@ class Shapes:
         num_targets, blocks = Fraction(of.num_targets, number), of.train.batch_size * number
         return forward_flops(model, blocks, windows.length, num_targets, *features, ragged=True)
 
+    def _answer_in_other_tokens(self, read: float, aligned: float) -> float:
+        """Return `answer_flops` of the teacher; read, aligned: see `Facts`.
+
+        Its head is asked for every token of a chunk, and again at the places where both end.
+        """
+        from dwt_cli.models.flops import forward_flops
+
+        of, texts = self.conditions, over_chunks(self.objectives)
+        length = read * of.data.block_length
+        rows = length - 1 if texts else 0.0
+        if any(each.at_places for each in texts.values()):
+            rows += aligned * of.data.block_length
+        model, features = self.teacher_models["teacher"], self.features[1]
+        return forward_flops(model, of.train.batch_size, length, rows, features, ragged=True)
+
+    def _head_flops(self, model: PreTrainedModel) -> int:
+        """Return the FLOPs of a product of a step's target rows with a head's matrix."""
+        num_rows = self.conditions.train.batch_size * self.conditions.num_targets
+        return 2 * num_rows * model.config.vocab_size * model.config.hidden_size
+
     @cached_property
     def windows(self) -> dict[str, Windows]:
         """The windows of those teachers that are asked in some, by their settings' names."""
@@ -125,12 +153,7 @@ class Shapes:
     @property
     def learning_flops(self) -> dict[str, float]:
         """FLOPs of a step for what a teacher learns, beside its forward pass, by its setting."""
-        of, student = self.conditions, self.student_model
-        num_rows = of.train.batch_size * of.num_targets
-
-        def head(model: PreTrainedModel) -> int:
-            return 2 * num_rows * model.config.vocab_size * model.config.hidden_size
-
+        head, student = self._head_flops, self.student_model
         return {
             name: self.teachers[name].learning_flops(
                 self.answer_flops(name, self.features[1]), head(model), head(student)

@@ -117,7 +117,7 @@ class SignalStage(Stage):
     @property
     def block_flops(self) -> float:
         """FLOPs of a teacher's answer to one block."""
-        _, asked = self.student.shapes.taught_flops
+        _, asked = self.student.shapes.taught_flops()
         return asked / self.student.shapes.conditions.train.batch_size
 
     def is_kept(self, cache: Cache) -> bool:

@@ -211,13 +211,13 @@ class StudentStage(Stage):
         alpha = self.schedule(done)
         weights = (alpha.weights(Moment(n / samples)) for n in range(samples))
         share = sum(weight.soft != 0 for weight in weights) / samples
-        shown, asked = self.taught_flops
+        shown, asked = self.taught_flops(done)
         return flops + steps * share * (shown + (0.0 if self.cached else asked))
 
-    @property
-    def taught_flops(self) -> tuple[float, float]:
-        """`Shapes.taught_flops`, and those of what the teacher writes: who is asked for it."""
-        shown, asked = self.shapes.taught_flops
+    def taught_flops(self, done: Mapping[str, Any]) -> tuple[float, float]:
+        """Return `Shapes.taught_flops`, with those of what the teacher writes."""
+        teacher = done.get(self.teacher.name) if self.teacher else None
+        shown, asked = self.shapes.taught_flops(teacher and teacher.facts)
         if (writes := self.explore.writes) is None:
             return shown, asked
         flops, share = self.shapes.conditions.step_flops, writes.exact_share
@@ -260,7 +260,7 @@ class StudentStage(Stage):
             compile_loss=None if self.shapes.features[0] else loss.compile,
             beside=cached.beside if cached else None,
         )
-        num_taught, (shown, asked) = facts.num_taught or 0, self.taught_flops
+        num_taught, (shown, asked) = facts.num_taught or 0, self.taught_flops(done)
         flops = (facts.flops or 0) + shown * num_taught
         asked = cached.account["flops"] if cached else asked * num_taught
         facts = replace(facts, flops=flops, teacher_forward_flops=asked, remap=remapped)

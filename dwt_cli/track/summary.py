@@ -82,8 +82,10 @@ class Facts(Content):
     did not have. crossing: the step at which its teacher was left, how it was found, and the FLOPs
     of that. signal: of one that is kept, its fingerprint, blocks and bytes per target, and the
     FLOPs of asking for them once. aligned: of a teacher that reads other tokens, the share of the
-    student's which end where one of its own does. windows: in which a teacher reads a block that is
-    longer than they are: positions of one, and how many they are.
+    student's which end where one of its own does; read: how many it reads, by token of the
+    student's; unknown: the share of the chunks of text between that it cannot read, and that are
+    left out. windows: in which a teacher reads a block that is longer than they are: positions of
+    one, and how many they are.
     """
 
     parameters: int
@@ -106,6 +108,8 @@ class Facts(Content):
     crossing: dict[str, Any] | None = None
     signal: dict[str, Any] | None = None
     aligned: float | None = None
+    read: float | None = None
+    unknown: float | None = None
     windows: dict[str, int] | None = None
 
     @property
@@ -274,6 +278,10 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
         lines.append(
             f"the teacher reads other tokens: {teacher.aligned:.1%} of the student's end where one "
             "of its own does"
+        )
+    if teacher is not None and teacher.unknown:
+        lines.append(
+            f"the teacher cannot read {teacher.unknown:.1%} of the text's chunks: left out"
         )
     for name, each in {"the teacher": teacher, **(teacher.members if teacher else {})}.items():
         if each is not None and (windows := each.windows):

@@ -256,29 +256,13 @@ def sparse(logits_NV: Tensor, labels_N: Tensor, num_entries: int) -> SparseRows:
     return SparseRows(EntryRows(ids_NK, weights_NK, *rest), logits_NV.shape[1])
 
 
-class TwoForms(TeacherSignal):
-    """A signal that has few tokens of each row, and answers densely where that is needed."""
-
-    def __init__(self, targets: SparseRows) -> None:
-        self.targets = targets
-
-    def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
-        assert DenseLogits in request.forms or SparseRows in request.forms
-        targets: SoftTargets = self.targets
-        return Answer(targets if SparseRows in request.forms else DenseLogits(targets.dense()))
-
-    def release(self) -> None:
-        """Nothing is held."""
-
-
 def test_the_loss_takes_targets_in_any_form(
     student: LanguageModel, teacher: Counting, batch: Batch
 ) -> None:
-    signal = TwoForms(sparse(teacher.signal(batch).targets.dense(), batch.labels_N, 5))
-    dense = signal(batch, Request(forms=(DenseLogits,)))
-    assert isinstance(dense.targets, DenseLogits)
-    found = distilled(Constant(), signal)(student, batch, Moment(0))
-    expected = distilled(Constant(), Recorded(dense.targets))(student, batch, Moment(0))
+    few = sparse(teacher.signal(batch).targets.dense(), batch.labels_N, 5)
+    dense = DenseLogits(few.dense())
+    found = distilled(Constant(), Recorded(few))(student, batch, Moment(0))
+    expected = distilled(Constant(), Recorded(dense))(student, batch, Moment(0))
     torch.testing.assert_close(found.total, expected.total)
 
 

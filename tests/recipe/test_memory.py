@@ -19,6 +19,7 @@ from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import Run
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.distill.loss import Distillation, DistillationLoss
+from dwt_cli.distill.objective.chunks import Alm, ChunkObjective, Chunks, Uld
 from dwt_cli.distill.teacher.options import VirtualTeacher
 from dwt_cli.distill.teacher.several import SeveralTeachers
 from dwt_cli.distill.teacher.signal import VirtualSignal
@@ -292,3 +293,19 @@ def test_a_micro_batch_of_the_decoders_fits_a_gpu_of_24_gb(composed: Callable[..
     run = composed("scale=decoder")
     assert (run.train.num_parts(1), run.train.num_parts(64)) == (32, 1)
     assert 12e9 < memory(recipe_of(run).shapes, GPU).total < 20e9
+
+
+@pytest.mark.parametrize("objective", [Alm(), Uld()])
+def test_the_students_logits_where_likelihoods_are_compared(objective: ChunkObjective) -> None:
+    """At their peak, as tables (N, V) in fp32; all rows are at places."""
+    num_rows, size = 512, 4000
+    with FakeTensorMode():
+        states_ND = torch.randn(num_rows, 16, requires_grad=True)
+        weight_VD = torch.randn(size, 16, requires_grad=True)
+        rows_N, labels_N = torch.arange(num_rows), torch.zeros(num_rows, dtype=torch.long)
+        with (tracker := MemTracker()):
+            at_places = torch.rand(num_rows * objective.at_places, size)
+            theirs = Chunks(rows_N, torch.zeros(num_rows), rows_N, at_places)
+            objective.compare(states_ND @ weight_VD.T, labels_N, theirs).backward()
+        peak = tracker.get_tracker_snapshot("peak")[CPU]["Total"]
+    assert objective.num_tables == pytest.approx(peak / (num_rows * size * 4), rel=0.15)

@@ -37,11 +37,13 @@ class Chunks(NamedTuple):
 class ChunkObjective(Objective, ABC):
     """Likelihoods of text, which only causal models have.
 
-    at_places: whether the teacher's distributions at the places are compared.
+    at_places: whether the teacher's distributions at the places are compared. num_tables: of the
+    student's (N, V), in fp32, that it has at once, their gradients among them.
     """
 
     across: ClassVar[bool] = True
     at_places: ClassVar[bool] = False
+    num_tables: ClassVar[int] = 4
 
     @abstractmethod
     def compare(self, student_NV: Tensor, labels_N: Tensor, teacher: Chunks) -> Tensor:
@@ -91,6 +93,7 @@ class Uld(ChunkObjective):
     """
 
     at_places: ClassVar[bool] = True
+    num_tables: ClassVar[int] = 8
 
     def compare(self, student_NV: Tensor, labels_N: Tensor, teacher: Chunks) -> Tensor:
         from torch.nn import functional as F

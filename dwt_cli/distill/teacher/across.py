@@ -55,13 +55,21 @@ class SpanSignal(TeacherSignal):
 
     temperature: its logits are divided by it. mask_id: of a masked model; it stands for each token
     that has a part of one which the student does not see, masked or exchanged. None: it is causal.
+    unknown_id: of the token for text that it cannot read, of which it says nothing: a chunk with
+    one is left out. None: it has none.
     """
 
     def __init__(
-        self, model: LanguageModel, spans: Spans, temperature: float, mask_id: int | None
+        self,
+        model: LanguageModel,
+        spans: Spans,
+        temperature: float,
+        mask_id: int | None,
+        unknown_id: int | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self._spans, self._temperature, self._mask_id = spans, temperature, mask_id
+        self._unknown_id = unknown_id
 
     @classmethod
     def of(
@@ -79,7 +87,8 @@ class SpanSignal(TeacherSignal):
             most = min(most, model.windows.length)
         if head is Head.masked:
             mask_id = theirs.tokenizer.mask_token_id
-        return cls(model, Spans(ours, theirs, most), temperature, mask_id)
+        unknown_id = theirs.tokenizer.unk_token_id
+        return cls(model, Spans(ours, theirs, most), temperature, mask_id, unknown_id)
 
     @torch.no_grad()
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
@@ -93,7 +102,7 @@ class SpanSignal(TeacherSignal):
             present_BT[place, there] = 1
             documents_BT[place, there] = torch.from_numpy(each.special_T.cumsum())
         present_BT[:, 0] = 1  # of a block of which it can read nothing, too
-        rows = _Rows(readings, batch.ids_BL.shape[1], length, request)
+        rows = _Rows(readings, batch.ids_BL.shape[1], length, request, self._unknown_id)
         want = Want(
             False,
             request.features,
@@ -107,6 +116,17 @@ class SpanSignal(TeacherSignal):
         if request.features:
             features = _at_places(output.features, readings, batch)
         return Answer(NoTargets(), features, output.loss)
+
+    def counted(self, batch: Batch) -> tuple[int, int, int, int]:
+        """Return of a batch how many tokens end together, how many are read, and chunks.
+
+        Last how many of these are left out; none of a masked model, which has no chunks.
+        """
+        readings, length = self.read(batch), batch.ids_BL.shape[1]
+        chunks = Request(chunks=self._mask_id is None)
+        rows = _Rows(readings, length, 0, chunks, self._unknown_id)
+        ends, read = (sum(len(getattr(r, n)) for r in readings) for n in ("ours_A", "ids_T"))
+        return ends, read, rows.num_chunks, rows.num_unknown
 
     def read(self, batch: Batch) -> list[Reading]:
         """Return the blocks of a batch as the teacher reads them."""
@@ -161,19 +181,31 @@ class _Rows:
     chunks_N: the chunk of each of the student's target rows; of those in none num_chunks. chunks_M,
     labels_M: the chunk of each of the teacher's, and the place of its label in the flattened
     positions. places_A: target rows at places where tokens end together. all_M: the teacher's rows
-    in chunks, and then those at these places.
+    in chunks, and then those at these places. num_unknown: the chunks with a token ``unknown_id``,
+    which keep their numbers and have no rows.
     """
 
     def __init__(
-        self, readings: list[Reading], num_ours: int, num_theirs: int, request: Request
+        self,
+        readings: list[Reading],
+        num_ours: int,
+        num_theirs: int,
+        request: Request,
+        unknown_id: int | None,
     ) -> None:
         self.asked, self.num_chunks = request.chunks or request.places, 0
+        self.num_unknown = 0
         chunks_N, chunks_M, labels_M, places_A, rows_A = ([] for _ in range(5))
         for block, each in enumerate(readings if self.asked else ()):
             first, count = self.num_chunks, max(0, len(each.ours_A) - 1)
             of_ours = _chunks(each.ours_A, num_ours, first)
-            chunks_N.append(np.where(of_ours < 0, -1, of_ours))
             of_theirs = _chunks(each.theirs_A, len(each.ids_T), first)
+            is_unknown_T = ~each.special_T & (each.ids_T == unknown_id)
+            unknown = np.setdiff1d(of_theirs[is_unknown_T[1:]], [-1])
+            self.num_unknown += len(unknown)
+            of_ours[np.isin(of_ours, unknown)] = -1
+            of_theirs[np.isin(of_theirs, unknown)] = -1
+            chunks_N.append(of_ours)
             places = np.flatnonzero(of_theirs >= 0)
             chunks_M.append(of_theirs[places])
             labels_M.append(block * num_theirs + places + 1)

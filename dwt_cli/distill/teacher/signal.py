@@ -146,12 +146,10 @@ def _sparse_rows(centroids_MV: Tensor | None, *entries: Tensor, vocab_size: int)
 class Request(NamedTuple):
     """A request to a teacher.
 
-    forms: those of which the answer's targets may be one. features: of layers, which a signal that
-    comes from a single model has. chunks, places: `Chunks`, and the distributions in it, of one
-    that reads its own tokens.
+    features: of layers, which a signal that comes from a single model has. chunks, places:
+    `Chunks`, and the distributions in it, of one that reads its own tokens.
     """
 
-    forms: tuple[type[SoftTargets], ...] = (DenseLogits, SparseRows, HeadStates)
     features: FeatureSpec = NO_FEATURES
     chunks: bool = False
     places: bool = False
@@ -200,7 +198,7 @@ class TeacherSignal(ABC):
 
     @abstractmethod
     def __call__(self, batch: Batch, request: Request = TARGETS_ALONE) -> Answer:
-        """Return the targets on the batch's target rows, in one of the requested forms."""
+        """Return the targets on the batch's target rows, in any form."""
 
     def own_loss(
         self, teacher: SoftTargets, student: SoftTargets, batch: Batch, moment: Moment

@@ -1,5 +1,6 @@
 """A teacher that reads its own tokens, against one block at a time, without padding."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -267,3 +268,30 @@ def test_beside_the_same_tokens_each_is_a_text_of_its_own() -> None:
     torch.testing.assert_close(answer.chunks.log_p_C, expected, rtol=1e-4, atol=1e-4)
     found = Alm().compare(logits_NV, batch.labels_N, answer.chunks)
     torch.testing.assert_close(found, torch.zeros(()), atol=1e-5, rtol=0)
+
+
+def test_a_chunk_that_the_teacher_cannot_read_is_left_out() -> None:
+    """Its word pieces have an unknown token for what it has never seen."""
+    ours, theirs = byte_level(), pieces()
+    signal = signal_of("qwen3", ours, theirs)
+    text = [*ids_of(ours, ["bark \U0001f600 belin elin ossa bark"])[0]]
+    ids_BL = torch.tensor([[ours.bos_token_id, *text]])
+    batch = CausalLM().targets(ours).batch(ids_BL.numpy(), 0, [Place(0, 0, 0)])
+    (reading,) = signal.read(batch)
+    unknown = np.flatnonzero(reading.ids_T == theirs.unk_token_id)
+    assert len(unknown) == 1
+    chunks = signal(batch, Request(chunks=True)).chunks
+    assert chunks
+    pairs = enumerate(itertools.pairwise(reading.theirs_A))
+    within = [number for number, (before, last) in pairs if before < unknown[0] <= last]
+    assert len(within) == 1 and within[0] not in chunks.chunks_N.tolist()
+    others = {*range(len(reading.ours_A) - 1)} - {*within}
+    assert others == {*chunks.chunks_N.tolist()} - {len(reading.ours_A) - 1}
+    assert chunks.log_p_C[within[0]] == 0
+    assert signal.counted(batch) == (
+        len(reading.ours_A), len(reading.ids_T), len(reading.ours_A) - 1, 1,
+    )  # fmt: skip
+    student_NV = torch.randn(len(batch.labels_N), len(ours), requires_grad=True)
+    (gradient,) = torch.autograd.grad(Alm().compare(student_NV, batch.labels_N, chunks), student_NV)
+    start, end = reading.ours_A[within[0]], reading.ours_A[within[0] + 1]
+    assert not gradient[start:end].any() and gradient[end:].any() and gradient[:start].any()
