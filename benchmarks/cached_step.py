@@ -1,6 +1,6 @@
 """What does a step with a teacher that was asked before cost, beside a stand-alone step?
 
-    python benchmarks/kept_step.py [--rounds 30] [OVERRIDE ...]
+    python benchmarks/cached_step.py [--rounds 30] [OVERRIDE ...]
 
 A step is the loop's own: batch, what is cached for it, forward, backward, clipping, optimiser; on
 random tokens, with `signal=threshold` and its default entries. Timed in turn, in seconds of the
@@ -20,7 +20,13 @@ from provenance import provenance
 from timing import in_turn, ratios, spread, table
 
 from dwt_cli.distill.alpha import Constant
-from dwt_cli.distill.signal.cached import CachedSignal, asked, layout_of
+from dwt_cli.distill.signal.cached import (
+    CachedSignal,
+    as_distributions,
+    asked,
+    centroids_of,
+    layout_of,
+)
 from dwt_cli.distill.signal.options import Threshold
 from dwt_cli.distill.signal.store import CachedBlock, Store, keys_of, write_shard
 
@@ -45,15 +51,17 @@ def main() -> None:
     run = compose_run(["task=clm", "launch.num_threads=1", *given.overrides])
     parts, cached = Parts.of(run), Threshold()
     signal, layout = parts.signal(), layout_of(cached, run.data.vocab_size)
+    shown = [parts.batches.batch(step) for step in range(3)]
+    centroids = as_distributions(centroids_of(signal, shown, cached, 1.0))
     with tempfile.TemporaryDirectory() as folder:
         blocks: list[CachedBlock] = []
         for step in range(given.rounds + 5):
             batch = parts.batches.batch(step)
-            blocks += asked(signal, batch, keys_of(batch, ""), cached, layout, 1.0)
+            blocks += asked(signal, batch, keys_of(batch, ""), cached, layout, 1.0, centroids)
         write_shard(Path(folder), 0, blocks)
         store = Store(Path(folder), layout, [0])
     batches = synthetic_batches(run, lambda batch: store.entries(batch, ""))
-    heard = CachedSignal(run.data.vocab_size, lambda batch: (), {})
+    heard = CachedSignal(run.data.vocab_size, lambda batch: (), {}, centroids)
     things = {
         _ALONE: Steps(parts.training(Constant(hard=1.0, soft=0.0), None)),
         _CACHED: Steps(replace(parts, batches=batches).training(run.alpha, heard)),

@@ -24,7 +24,7 @@ from dwt_cli.distill.objective.base import Divergence
 from dwt_cli.distill.objective.divergences import ForwardKL, TopK
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums
 from dwt_cli.distill.signal.cached import as_distributions, asked, centroids_of, layout_of
-from dwt_cli.distill.signal.coding import CachedRows, Layout
+from dwt_cli.distill.signal.coding import Layout
 from dwt_cli.distill.signal.options import Cached, LikeliestOnly, Sampled, Threshold
 from dwt_cli.distill.signal.store import entry_rows, keys_of
 from dwt_cli.distill.teacher.signal import DenseLogits, ModelSignal, SoftTargets, SparseRows
@@ -55,8 +55,8 @@ def cached_of(
     """Return what is cached of an answer, as it comes back, and its bytes."""
     its = centroids if cached.num_shared else None
     blocks = list(asked(signal, batch, keys_of(batch, ""), cached, layout, 1.0, its))
-    rows = [layout.decode(block.content, block.num_rows) for block in blocks]
-    whole = CachedRows(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+    contents, nums = [block.content for block in blocks], [block.num_rows for block in blocks]
+    whole = layout.decode(contents, nums)
     size = sum(len(block.content) for block in blocks)
     return SparseRows(entry_rows(whole, layout), layout.vocab_size, its), size
 

@@ -7,6 +7,7 @@ Legend: T rows of a block, K entries, M values of a column.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,22 +80,30 @@ class Layout:
             ]
         return b"".join(_packed(np.asarray(values, np.int64), bits) for values, bits in columns)
 
-    def decode(self, content: bytes, num_rows: int) -> CachedRows:
-        """Return the rows of a block's bytes."""
-        stream = _Stream(content)
-        full_T = np.full(num_rows, self.num_entries)
-        num_T = full_T if self.is_full else stream.take(num_rows, self._count_bits)
-        num_head_T = stream.take(num_rows, self._count_bits)
-        entropies_T = stream.take(num_rows, _ENTROPY_BITS) * (self._most / (2**_ENTROPY_BITS - 1))
-        labels_T = stream.take(num_rows, _LABEL_BITS) * (-_LEAST / (2**_LABEL_BITS - 1))
-        tops_T = stream.take(num_rows, _TOP_BITS) * (-self._most / (2**_TOP_BITS - 1))
-        are_likeliest_T = stream.take(num_rows, 1) == 1
+    def decode(self, blocks: Sequence[bytes], num_rows: Sequence[int]) -> CachedRows:
+        """Return the rows of blocks, one block after another, of their bytes.
+
+        num_rows: of each. All are read together, column by column, which costs least.
+        """
+        stream, num_rows_B = _Streams(blocks), np.array(num_rows, np.int64)
+        block_T = np.repeat(np.arange(len(blocks)), num_rows_B)
+
+        def in_blocks(num_T: Numbers) -> Numbers:
+            return np.bincount(block_T, num_T, len(blocks)).astype(np.int64)
+
+        full_T = np.full(len(block_T), self.num_entries)
+        num_T = full_T if self.is_full else stream.take(num_rows_B, self._count_bits)
+        num_head_T = stream.take(num_rows_B, self._count_bits)
+        entropies_T = stream.take(num_rows_B, _ENTROPY_BITS) * (self._most / (2**_ENTROPY_BITS - 1))
+        labels_T = stream.take(num_rows_B, _LABEL_BITS) * (-_LEAST / (2**_LABEL_BITS - 1))
+        tops_T = stream.take(num_rows_B, _TOP_BITS) * (-self._most / (2**_TOP_BITS - 1))
+        are_likeliest_T = stream.take(num_rows_B, 1) == 1
         places_K = np.arange(self.num_entries)
-        ids_TK = np.zeros((num_rows, self.num_entries), np.int64)
+        ids_TK = np.zeros((len(block_T), self.num_entries), np.int64)
         levels_TK = np.zeros_like(ids_TK)
-        ids_TK[places_K < num_T[:, None]] = stream.take(int(num_T.sum()), self._id_bits)
-        num_levels = int(num_head_T.sum())
-        levels = stream.take(num_levels, self._level_bits)
+        ids_TK[places_K < num_T[:, None]] = stream.take(in_blocks(num_T), self._id_bits)
+        num_levels_B = in_blocks(num_head_T)
+        levels = stream.take(num_levels_B, self._level_bits)
         shares: tuple[Numbers, ...] = (
             num_T - num_head_T,
             np.full_like(num_T, self.num_levels),
@@ -102,9 +111,9 @@ class Layout:
             0 * num_T,
         )
         if self.num_centroids:
-            levels = np.where(stream.take(num_levels, 1) == 1, -levels, levels)
+            levels = np.where(stream.take(num_levels_B, 1) == 1, -levels, levels)
             widths = (self._count_bits, self._level_bits + 1, self._centroid_bits, _SHARE_BITS)
-            shares = tuple(stream.take(num_rows, bits) for bits in widths)
+            shares = tuple(stream.take(num_rows_B, bits) for bits in widths)
         levels_TK[places_K < num_head_T[:, None]] = levels
         known = (entropies_T, labels_T, tops_T, are_likeliest_T)
         return CachedRows(ids_TK, levels_TK, num_head_T, num_T, *known, *shares)
@@ -162,19 +171,21 @@ def _packed(values_M: Numbers, bits: int) -> bytes:
     return np.packbits(bits_Mb.astype(np.uint8), bitorder="little").tobytes()
 
 
-class _Stream:
-    """Columns that follow one another, each from a new byte on."""
+class _Streams:
+    """Columns of blocks; in a block they follow one another, each from a new byte on."""
 
-    def __init__(self, content: bytes) -> None:
-        self._content, self._start = content + b"\0" * 4, 0
-
-    def take(self, count: int, bits: int) -> Numbers:
-        """Return so many values of so many bits, at most 25."""
-        if not bits:
-            return np.zeros(count, np.int64)
-        starts_M = np.arange(count) * bits
-        num_bytes = (count * bits + 7) // 8
+    def __init__(self, blocks: Sequence[bytes]) -> None:
+        content = b"".join(blocks)
         # a 32-bit word from each byte on
-        words = np.ndarray(num_bytes, "<u4", self._content, self._start, (1,))
-        self._start += num_bytes
-        return (words[starts_M >> 3].astype(np.int64) >> (starts_M & 7)) & ((1 << bits) - 1)
+        self._words = np.ndarray(len(content), "<u4", content + b"\0" * 4, 0, (1,))
+        self._starts_B = np.cumsum([0, *map(len, blocks)])[:-1]
+
+    def take(self, num_B: Numbers, bits: int) -> Numbers:
+        """Return so many values of each block, of so many bits, at most 25."""
+        if not bits:
+            return np.zeros(int(num_B.sum()), np.int64)
+        firsts_B = 8 * self._starts_B - bits * (num_B.cumsum() - num_B)
+        starts_M = np.repeat(firsts_B, num_B) + bits * np.arange(int(num_B.sum()))
+        self._starts_B = self._starts_B + (num_B * bits + 7) // 8
+        words_M = self._words[starts_M >> 3].astype(np.int64)
+        return (words_M >> (starts_M & 7)) & ((1 << bits) - 1)

@@ -82,21 +82,19 @@ class Store:
         place = int(self._keys.searchsorted(np.uint64(key)))
         return place if place < len(self._keys) and self._keys[place] == key else None
 
-    def rows(self, key: int) -> CachedRows | None:
-        """Return the rows of a block; None: it has none."""
-        if (place := self._place(key)) is None:
-            return None
-        (_, size, num_rows), end = self._index[place].item(), self._ends[place]
-        content = self._shards[self._shard_of[place]][end - size : end]
-        return self._layout.decode(content.tobytes(), num_rows)
-
     def entries(self, batch: Batch, way: str) -> tuple[Tensor, ...]:
         """Return the fields of the `EntryRows` of a batch; none if a block of it is not here."""
-        found = [self.rows(key) for key in keys_of(batch, way)]
-        known = [rows for rows in found if rows is not None]
-        if len(known) < len(found):
+        found = [self._place(key) for key in keys_of(batch, way)]
+        places = [place for place in found if place is not None]
+        if len(places) < len(found):
             return ()
-        rows = CachedRows(*(np.concatenate(column) for column in zip(*known, strict=True)))
+        ends, sizes = self._ends[places], self._index["size"][places].astype(np.int64)
+        shards = [self._shards[number] for number in self._shard_of[places]]
+        blocks = [
+            shard[end - size : end].tobytes()
+            for shard, end, size in zip(shards, ends, sizes, strict=True)
+        ]
+        rows = self._layout.decode(blocks, self._index["num_rows"][places].tolist())
         return tuple(part for part in entry_rows(rows, self._layout) if part is not None)
 
 

@@ -140,7 +140,7 @@ def test_as_few_bits_as_their_values_need(num_centroids: int) -> None:
         shares = [draw.integers(0, most, num_rows) for most in (13, 1023, 32, 16)]
     rows = CachedRows(ids_TK, levels_TK, num_head_T, full_T, *known, *shares)
     content = layout.encode(rows)
-    again = layout.decode(content, num_rows)
+    again = layout.decode([content], [num_rows])
     for name in set(CachedRows._fields) - {"entropies_T", "labels_T", "tops_T"}:
         assert (getattr(again, name) == getattr(rows, name)).all(), name
     bits = num_rows * (4 + 11 + 11 + 10 + 1 + 12 * 15) + 10 * int(num_head_T.sum())
