@@ -4,17 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dwt_cli.evaluate.labelled import outputs_of
+from dwt_cli.evaluate.lm import asked
 from dwt_cli.evaluate.measurement import EvaluatedModel, Say
 from dwt_cli.evaluate.options import Protocol
 from dwt_cli.models.making import make_classifier
 from dwt_cli.models.wrapper import Classifier
-from dwt_cli.tasks.classification import Classification, Outputs, predict
-from dwt_cli.tasks.texts import BucketedBatches, Texts
+from dwt_cli.tasks.classification import Classification, Outputs
+from dwt_cli.tasks.texts import BucketedBatches, HeldoutTexts, Texts
 from dwt_cli.training.checkpoint import Checkpoints
 from dwt_cli.training.loop import Training, train
 from dwt_cli.training.options import AdamW, Falling, Optim, Train
 from dwt_cli.training.protocols import Numbers, Observer
 
+_HELDOUT_BATCH = 64
 _CHECKPOINT_EVERY = 2000  # steps: only a long fine-tuning is worth going on with
 
 
@@ -76,10 +79,11 @@ def fine_tune(
         checkpoint_every=_CHECKPOINT_EVERY,
         keep_checkpoints=1,
     )
+    heldout = [HeldoutTexts(each, _HELDOUT_BATCH) for each in dev]
     latest: list[Outputs] = []
 
     def evaluate(model: Classifier) -> dict[str, float]:
-        judged = [predict(model, each, tested.device) for each in dev]
+        judged = [outputs_of(asked(model), texts, tested.device) for texts in heldout]
         latest[:] = [outputs for outputs, _ in judged]
         return {"loss": judged[0][1]}
 

@@ -4,16 +4,12 @@ Legend: N texts, C classes (1 for a regression).
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwt_cli.models.wrapper import Classifier
-from dwt_cli.tasks.texts import TextBatch, Texts
+from dwt_cli.tasks.texts import TextBatch
 from dwt_cli.training.protocols import LossSum, Moment, Numbers
-
-_HELDOUT_BATCH = 64
 
 Outputs = NDArray[np.float32]
 """The outputs of a classifier for texts (N, C)."""
@@ -40,18 +36,3 @@ def classification_sum(outputs_NC: Tensor, labels_N: Tensor) -> Tensor:
     if outputs_NC.shape[1] == 1:
         return F.mse_loss(outputs_NC[:, 0], labels_N, reduction="sum")
     return F.cross_entropy(outputs_NC, labels_N, reduction="sum")
-
-
-@torch.no_grad()
-def predict(model: Classifier, texts: Texts, device: torch.device) -> tuple[Outputs, float]:
-    """Return the outputs in the order of the texts, in eval mode, and the mean loss."""
-    model.eval()
-    found: list[tuple[NDArray[np.int64], Outputs]] = []
-    loss = 0.0
-    for numbers in texts.by_length(_HELDOUT_BATCH):
-        batch = texts.batch(numbers).to(device)
-        outputs_NC = model(*batch.inputs).logits_NV.float()
-        loss += classification_sum(outputs_NC, batch.labels_N).item()
-        found.append((numbers, outputs_NC.cpu().numpy()))
-    numbers, outputs = (np.concatenate(part) for part in zip(*found, strict=True))
-    return outputs[np.argsort(numbers)], loss / len(texts)
