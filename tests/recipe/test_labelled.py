@@ -23,7 +23,7 @@ from dwt_cli.models.making import make_model
 from dwt_cli.recipe import worker
 from dwt_cli.training.checkpoint import Checkpoints
 from tests.conftest import VOCAB_SIZE, tiny_architecture
-from tests.miniature import SCALE
+from tests.miniature import SCALE, dwt_train
 
 Composed = Callable[..., Run]
 TIMINGS = {"train/tokens_per_s", "train/elapsed_s"}
@@ -285,3 +285,17 @@ def test_a_made_student_is_refused(composed: Composed, place: Path) -> None:
     words = [w for w in words_of(place) if not w.startswith("student")]
     with pytest.raises(UserError, match=r"student=.*starts from a model that exists"):
         check.check(composed(*words))
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_does(place: Path, tuned: tuple[Path, str]) -> None:
+    teacher = ["teacher=checkpoint", f"teacher.path={tuned[0]}", "alpha=normal", "seed=5"]
+    found = []
+    for name, more in (("one", []), ("two", ["launch=torchrun", "launch.gpus=2"])):
+        own = [f"run.root={place}/{name}", "launch.device=cpu", *teacher, *more]
+        done = dwt_train(*words_of(place), *own, cwd=place)
+        assert done.returncode == 0, done.stderr
+        (folder,) = (place / name).iterdir()
+        found.append(lines_of(folder))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
