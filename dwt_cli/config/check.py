@@ -212,6 +212,7 @@ def warnings(run: Run) -> Iterator[str]:
         (len({*sizes}) < len(sizes), {"remap.width"}, ": the teacher is as wide as the student"),
         (run.run.mode is not Mode.plan, of_plans, " without run.plan=true"),
         (is_deaf, {"parallel.shard_teacher"}, ": no model teaches"),
+        (not getattr(run.signal, "num_uniforms", 1), {"signal.seed"}, ": nothing is drawn"),
         (bool(run.signal.cached), {"parallel.shard_teacher"}, ": who is asked once is whole there"),
         (bool(run.evaluation), {"eval.at", "eval.every"}, " here: it is about a training"),
         (is_whole, {"train.micro_batch_size"}, ": it is all of train.batch_size"),

@@ -20,6 +20,7 @@ from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.config.chain import CHAINS, Chained, words_in
 from dwt_cli.config.files import SETTINGS, groups
 from dwt_cli.config.run import SCHEMAS, SEVERAL, Run, Scale
+from dwt_cli.distill.teacher.imported import ImportedTeacher
 from dwt_cli.distill.teacher.options import CheckpointTeacher, Teacher
 from dwt_cli.distill.teacher.several import SeveralTeachers
 
@@ -189,6 +190,8 @@ def typed(composed: DictConfig, primary: str = "config", search: Sequence[str] =
         raise UserError(
             "--config-name: this is no whole run; begin it with `defaults: [config, _self_]`"
         )
+    if isinstance(run.teacher, ImportedTeacher) and (rows := run.signal.imported):
+        run.teacher.path, run.teacher.num_entries = rows.path, rows.num_entries
     if isinstance(run.teacher, SeveralTeachers):
         run.teacher.teachers = [
             _member(name, composed, primary, search) for name in run.teacher.members

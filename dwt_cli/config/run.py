@@ -88,13 +88,14 @@ _NAME = rf"[A-Za-z0-9][A-Za-z0-9_.+-]{{0,{LONGEST_NAME - 1}}}"
 
 
 class Mode(Enum):
-    """Mode of a command: train, train anew, or one of three that need no training."""
+    """Mode of a command: train, train anew, or one of four that need no training."""
 
     train = "train"
     fresh = "fresh"
     export = "export"
     schedule = "schedule"
     plan = "plan"
+    prompts = "prompts"
 
     @property
     def trains(self) -> bool:
@@ -109,6 +110,7 @@ class RunOptions:
     name: of the run's folder, before its fingerprint; null: what it is, in a few words.
     fresh: set it aside and start anew. export: save the model of its newest checkpoint, and exit.
     schedule: draw the loss weights over time as they are set, and exit.
+    prompts: write down what signal=imported is to be asked elsewhere, and exit.
     plan: print what the run will take, and exit; for that, train_tokens: the length of the text,
     where it limits the run; peak_tflops: of the device; mfu: the share of it that is reached;
     device_gb: the memory of a GPU that is not here, null: the device that is.
@@ -121,6 +123,7 @@ class RunOptions:
     export: bool = False
     schedule: bool = False
     plan: bool = False
+    prompts: bool = False
     train_tokens: int | None = above(0, None)
     peak_tflops: float | None = above(0, None)
     mfu: float = between(0.001, 1.0, 0.4)
@@ -128,7 +131,7 @@ class RunOptions:
 
     @property
     def mode(self) -> Mode:
-        """The mode that is asked for: one of the four that are false by default, or a training."""
+        """The mode that is asked for: one of the five that are false by default, or a training."""
         return next((mode for mode in Mode if getattr(self, mode.name, False)), Mode.train)
 
     def problems(self, setting: str) -> Iterator[str]:

@@ -63,8 +63,8 @@ def _of_teachers(run: Run, teacher: str) -> Iterator[str]:
         )
     if isinstance(run.select, Uncertain) and members and not any(m.is_model for m in members):
         yield (
-            f"select=uncertain with {teacher}: its entropy is the same on every row; choose "
-            "another select"
+            f"select=uncertain with {teacher}: its entropy is the same on every row, or not "
+            "known; choose another select"
         )
     if isinstance(run.alpha, Crossover) and members and train.max_minutes is not None:
         yield (

@@ -94,6 +94,8 @@ def _time(student: StudentStage, options: RunOptions, num_ranks: int) -> Iterato
     if student.cached and (blocks := student.cached.num_blocks({})) is not None:
         size = blocks * student.cached.most_bytes / 1e9
         yield "the teacher is asked once", f"{blocks:,} blocks at most, {size:.3g} GB in the cache"
+        if student.cached.options.imported:
+            yield "its answers", "are imported: what they took is not known, and not counted"
     yield "FLOPs in all", f"{flops:.3g}"
     if peak is None:
         yield "hours in all", "give run.peak_tflops, of the device in its number type"

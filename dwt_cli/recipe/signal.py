@@ -19,6 +19,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.signal.options import Cached
+from dwt_cli.recipe.imported import check_rows, check_tokenizer
 from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
@@ -157,6 +158,8 @@ class SignalStage(Stage):
         from dwt_cli.tasks.batches import TrainBatches
 
         of, corpus = self.student.shapes.conditions, done[self.student.corpus.name]
+        if imported := self.options.imported:
+            check_tokenizer(imported, self.student.corpus, at)
         drawn = (of.train.batch_size, self.student.seed, self.student.purpose)
         batches = TrainBatches(corpus.train, of.task.targets(corpus.tokenizer), *drawn)
         about = {"options": plain(self.options)}
@@ -188,12 +191,14 @@ class SignalStage(Stage):
         per_row, asked = size / max(1, store.num_rows), len(missing)
         line = f"{len(needed):,} blocks, {asked:,} asked for now, {per_row:.1f} bytes a target"
         at.show.update(self.name, 1.0, line)
-        account = {
+        account: dict[str, Any] = {
             "identity": self.identity,
             "blocks": len(needed),
-            "flops": self._flops(len(needed), done),
+            "flops": None if imported else self._flops(len(needed), done),
             "bytes_per_target": per_row,
         }
+        if self.options.is_biased:
+            account["biased"] = True
         way, vocab_size = self._way(at), of.data.vocab_size
         of_batch = lambda batch: store.entries(batch, way)  # noqa: E731
         signal = CachedSignal(vocab_size, of_batch, account, self._centroids(place, at))
@@ -274,6 +279,9 @@ class SignalStage(Stage):
             if stage.name not in done:
                 done[stage.name] = stage.carry_out(done, at)
         teacher: Prepared = done[self.teacher.name]
+        if imported := self.options.imported:
+            asked = (batches.of([where]) for _, where in missing)
+            check_rows(teacher.signal, asked, imported.path)  # type: ignore[arg-type]
         if self.options.num_shared:
 
             def write() -> None:

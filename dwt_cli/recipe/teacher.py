@@ -130,7 +130,7 @@ class SingleStage(TeacherStage):
         """Return the model, None where there is none, and what is known of it."""
         of = (self.name, self.conditions.task.head)
         model, fresh = self.options.start(*of)
-        known: dict[str, Any] = {"flops": 0 if model is None else None}
+        known: dict[str, Any] = {"flops": None if model or self.options.is_elsewhere else 0}
         for _, checkpoint in self.options.checkpoints():
             known |= _recorded(Path(checkpoint.path).expanduser())
         return model, Facts(0, {}, **known, fresh=fresh or None)
@@ -157,8 +157,8 @@ class SingleStage(TeacherStage):
             wrapped, facts = self._wrapped(model, facts, at)
         corpus, vocab_size = done[self.corpus.name], of.data.vocab_size
         signal = self.options.signal(wrapped, of.num_outputs)
-        if self.options.is_student:
-            at.show.update(self.name, 1.0, "the student itself")
+        if self.options.unmeasured:
+            at.show.update(self.name, 1.0, self.options.unmeasured)
             return Prepared(facts, signal)
         is_apart = of.task.labelled is None  # else it is refused
         if is_apart and wrapped and (tokens := across.own_tokens(self.options, corpus)):

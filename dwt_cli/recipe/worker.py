@@ -26,6 +26,7 @@ from dwt_cli.models.options import Head
 from dwt_cli.recipe import preflight
 from dwt_cli.recipe.evaluate import measure, measure_run, opened, report_scores, text_for
 from dwt_cli.recipe.finished import NOTHING_TO_DO, compared, to_know
+from dwt_cli.recipe.imported import write_prompts
 from dwt_cli.recipe.plan import print_plan
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import Record, find, last_part, readable, recorded_as
@@ -80,6 +81,11 @@ def work(run: Run, console: Console) -> None:
                 )
             with Record(*named, say, ranks) as record, atomic.needing_room(record.folder):
                 _export(student, record, site, console)
+            return
+        if mode is Mode.prompts:
+            with Display(console) as show:
+                show.expect(student.costs({}, site.cache))
+                write_prompts(student, root, site.at(root, show))
             return
         teachers = student.teacher.identities if student.teacher else []
         shared = {"text": student.corpus.identity, "teacher": teachers, "run": student.identity}

@@ -31,7 +31,7 @@ _COLUMNS = (
     *("arm", "length", "seed", "identity", "folder", "words", "left_out", "curve_left_out"),
     *_NUMBERS,
     *("is_alone", "settings", "text", "text_formerly", "text_facts", "masks", "versions"),
-    *("machine", "commit", "curve", "weights", "left_at"),
+    *("machine", "commit", "curve", "weights", "left_at", "biased"),
 )
 
 
@@ -149,6 +149,8 @@ def _share_answers(rows: Sequence[dict[str, Any]]) -> None:
             )
     for group in groups.values():
         asked = [row["signal"]["flops"] for row in group]
+        if None in asked:  # of a server, nobody knows
+            continue
         saved = 1 - max(asked) / sum(asked) if any(asked) else 0.0
         for row, own in zip(group, asked, strict=True):
             for account in (Account.FORWARD, Account.WHOLE):
@@ -227,6 +229,7 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
         "curve": tuple(map(tuple, losses)),
         "weights": tuple(map(tuple, said["weights"])),
         "signal": student.signal,
+        "biased": bool(student.signal and student.signal.get("biased")),
         "left_at": student.crossing and student.crossing["step"],
         "settings": _settings(settings),
         "masks": heldout_masks(settings),

@@ -248,6 +248,11 @@ def crossings_within_run(results: Results) -> Iterator[Row]:
                 yield {**where, **at, "crosses at": places or "nowhere"}
 
 
+def biased(results: Results) -> str:
+    """Return the arms whose teacher's rows are kept in a form that is biased."""
+    return ", ".join(results.runs.arm[results.runs.biased.eq(True)].unique())
+
+
 def commits(results: Results) -> Iterator[Row]:
     """Yield the commits that the runs are of, with their arms, unless it is one, and whole."""
     of = results.runs.commit.fillna("unknown")

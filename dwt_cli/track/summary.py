@@ -299,6 +299,11 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
         if tokens := remap.get("tokens"):
             kinds = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in tokens.items())
             lines.append(f"tokens of the new vocabulary, by what they began as: {kinds}")
+    if (signal := summary.student.signal) and signal.get("biased"):
+        lines.append(
+            "the teacher's rows are biased: its likeliest tokens, and the rest as one outcome"
+            + (" (imported: what they took is not known)" if signal["flops"] is None else "")
+        )
     if crossing := summary.student.crossing:
         lines.append(crossing["why"])
     parts = ("calibration", "remap")

@@ -41,6 +41,8 @@ BOOKKEEPING = {
     ("Checkpoint", "path"),
     ("CheckpointStudent", "path"),
     ("CheckpointTeacher", "path"),
+    *(("Imported", name) for name in ("path", "tokenizer")),  # the files' sums count
+    *(("ImportedTeacher", name) for name in ("path", "num_entries")),  # the signal has them
     ("SeveralTeachers", "members"),  # what they stand for counts
     ("Eval", "measures"),
     ("Eval", "at"),

@@ -16,7 +16,11 @@ from dwt_cli.config.run import SCHEMAS, Run, RunOptions
 
 OF_A_CLASSIFIER = ["student=checkpoint", "student.path=model", "teacher=none"]
 
+_ROWS = ["task=clm", "objective=top_k", "alpha=normal", "signal.path=rows.jsonl",
+         "signal.tokenizer=0123"]  # fmt: skip
 NEEDS = {
+    "signal=imported": _ROWS,
+    "teacher=imported": ["signal=imported", *_ROWS],
     "data=files": ["data.path=text"],
     "teacher=made": ["teacher.num_layers=2"],
     "teacher=checkpoint": ["teacher.path=model"],

@@ -9,6 +9,8 @@ from dwt_cli.config.files import SWEEPS, groups, sweeps
 
 _NARROW_TEACHER = "scale.teacher_width=64 scale.teacher_num_heads=1 scale.teacher_mlp_width=128"
 
+_ROWS = "signal.path=rows.jsonl signal.tokenizer=0123 task=clm objective=top_k alpha=normal"
+
 NEEDED = {
     "data=files": "data.path=text",
     "teacher=made": "teacher.num_layers=3",
@@ -22,6 +24,8 @@ NEEDED = {
     "task=glue": "task.name=RTE task.path=. student=checkpoint student.path=model teacher=none",
     "task=packages": "student=checkpoint student.path=model teacher=none",
     "signal=top_k": "objective=top_k",
+    "signal=imported": _ROWS,
+    "teacher=imported": f"signal=imported {_ROWS}",
     "objective=alm": "task=clm",
     "objective=uld": "task=clm",
     "remap=aki": _NARROW_TEACHER,

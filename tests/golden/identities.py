@@ -56,6 +56,7 @@ def pinned() -> Iterator[None]:
             "RTE/train.tsv": "sentence1\tsentence2\tlabel\n",
             "RTE/dev.tsv": "sentence1\tsentence2\tlabel\n",
             "labelled.jsonl": '{"text": "a", "label": "b"}\n',
+            "rows.jsonl": "{}\n",
             "model/config.json": "{}\n",
             "model/model.safetensors": "weights\n",
             "model/tokenizer.json": "{}\n",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from dwt_cli.base.options import SINCE_0_2, at_least
+from dwt_cli.base.options import SINCE_0_2, at_least, bookkeeping
 from dwt_cli.distill.objective.base import Divergence
 from dwt_cli.distill.objective.divergences import ForwardKL, TopK
 
@@ -31,6 +31,11 @@ class Signal:
 
     @property
     def cached(self) -> Cached | None:
+        return None
+
+    @property
+    def imported(self) -> Imported | None:
+        """The settings of rows that were written elsewhere; None: a teacher here is asked."""
         return None
 
 
@@ -60,6 +65,11 @@ class Cached(Signal, ABC):
     @property
     def cached(self) -> Cached:
         return self
+
+    @property
+    def is_biased(self) -> bool:
+        """Whether what is kept of a row has another expectation than the row."""
+        return self.divergence is not ForwardKL
 
     @property
     def num_levels(self) -> int:
@@ -155,9 +165,27 @@ class LikeliestOnly(Cached):
         return entries, *in_levels(entries, self.num_levels, t_NV.new_full((len(t_NV), 1), 0.5))
 
 
+@dataclass
+class Imported(LikeliestOnly):
+    """The likeliest tokens as a server wrote them, and the rest as one outcome: biased.
+
+    path: of files, as a quoted glob; null: there are none yet. num_entries: of those at each
+    position so many are taken. tokenizer: the sha256 sum of the tokenizer whose ids these are, as
+    run.prompts=true says it.
+    """
+
+    path: str | None = bookkeeping(None)  # the files' sums are the teacher's
+    tokenizer: str | None = bookkeeping(None)
+
+    @property
+    def imported(self) -> Imported:
+        return self
+
+
 SIGNALS: dict[str, type[Signal]] = {
     "online": Online,
     "threshold": Threshold,
     "sampled": Sampled,
     "top_k": LikeliestOnly,
+    "imported": Imported,
 }

@@ -1,5 +1,6 @@
 """The kinds of teachers by their names. Imports no torch."""
 
+from dwt_cli.distill.teacher.imported import ImportedTeacher
 from dwt_cli.distill.teacher.options import (
     CheckpointTeacher,
     MadeTeacher,
@@ -17,4 +18,5 @@ TEACHERS: dict[str, type[Teacher]] = {
     "virtual": VirtualTeacher,
     "several": SeveralTeachers,
     "self": SelfTeacher,
+    "imported": ImportedTeacher,
 }

@@ -37,11 +37,15 @@ class Teacher:
     """A source of soft targets, or none.
 
     is_model: whether that is a single model, whose features can be compared and weights copied.
-    is_student: whether it is the student, whose own features are.
+    is_student: whether it is the student, whose own features are. is_elsewhere: whether it is a
+    model that is not here, of which nobody knows what it has taken. unmeasured: what it is, of one
+    that is not asked about held-out text.
     """
 
     is_model: ClassVar[bool] = False
     is_student: ClassVar[bool] = False
+    is_elsewhere: ClassVar[bool] = False
+    unmeasured: ClassVar[str] = ""
 
     def each(self) -> "Iterator[tuple[str, Teacher]]":
         """Yield every single teacher, with the setting that its own settings begin with."""
@@ -338,6 +342,7 @@ class SelfTeacher(Teacher):
     """The student itself: its own features teach it, and it has no soft targets of its own."""
 
     is_student: ClassVar[bool] = True
+    unmeasured: ClassVar[str] = "the student itself"
 
     def identity(self) -> str:
         return fingerprint("self")
