@@ -165,6 +165,7 @@ def warnings(run: Run) -> Iterator[str]:
             names = key.split(".")
             typed |= {".".join(names[:end]) for end in range(1, len(names) + 1)}
     teachers = [teacher for _, teacher in run.teacher.each()]
+    cached = run.signal.cached
     is_deaf = not any(teacher.is_model for teacher in teachers)
     made = [teacher for teacher in teachers if isinstance(teacher, MadeTeacher)]
     length, asked = run.data.block_length, [t for t in teachers if isinstance(t, ModelTeacher)]
@@ -212,8 +213,8 @@ def warnings(run: Run) -> Iterator[str]:
         (len({*sizes}) < len(sizes), {"remap.width"}, ": the teacher is as wide as the student"),
         (run.run.mode is not Mode.plan, of_plans, " without run.plan=true"),
         (is_deaf, {"parallel.shard_teacher"}, ": no model teaches"),
-        (not getattr(run.signal, "num_uniforms", 1), {"signal.seed"}, ": nothing is drawn"),
-        (bool(run.signal.cached), {"parallel.shard_teacher"}, ": who is asked once is whole there"),
+        (bool(cached and not cached.num_uniforms), {"signal.seed"}, ": nothing is drawn"),
+        (bool(cached), {"parallel.shard_teacher"}, ": who is asked once is whole there"),
         (bool(run.evaluation), {"eval.at", "eval.every"}, " here: it is about a training"),
         (is_whole, {"train.micro_batch_size"}, ": it is all of train.batch_size"),
         ((run.train.max_steps or 10) < 10, {"train.profile"}, ": it is about steps 8 to 10"),

@@ -287,7 +287,7 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
         if each is not None and (windows := each.windows):
             lines.append(
                 f"{name} reads a block in {windows['number']} windows of {windows['length']} "
-                "positions; it is taught where most is known of it, and so is every position"
+                "positions; every position is taught, from the window where it sees most"
             )
     if teacher is not None and teacher.fresh:
         lines.append("the teacher has no head: it teaches by features, its loss is an even guess's")
