@@ -1,9 +1,13 @@
 """What the pages say of the tree, and the tree."""
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.faults.fuzz import REACHED, ask, prepared
 
 PROJECT = Path(__file__).parent.parent
 PACKAGE = PROJECT / "dwt_cli"
@@ -43,3 +47,39 @@ def test_the_modules_that_a_page_names_exist(page: str) -> None:
 def test_nothing_stands_at_the_top_but_rooms(page: str) -> None:
     there = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert there == {*rooms_of(page), "__init__.py", "py.typed"}
+
+
+# ------------------------------------------------------------------------ the commands they show
+
+NOT_HERE = {
+    "...": "words that are said elsewhere",
+    "google-bert/": "the hub",
+    "HuggingFaceTB/": "the hub",
+    "torchrun": "another program",
+    "eval ": "another program",
+}
+
+
+def commands(page: str) -> Iterator[str]:
+    """Yield the project's own commands in a page's blocks, without comments."""
+    for block in re.findall(r"```bash\n(.*?)```", (PROJECT / page).read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("dwt-"):
+                yield shlex.join(shlex.split(line, comments=True))
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    with prepared() as folder:
+        yield folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", dict.fromkeys(each for page in PAGES for each in commands(page))
+)
+def test_a_command_that_is_shown_is_answered(command: str, place: Path) -> None:
+    if words := [word for word in NOT_HERE if word in command]:
+        pytest.skip(NOT_HERE[words[0]])
+    answer = ask(shlex.split(re.sub(r"\bDIR\b", "model", command)), place, 0)
+    assert answer.code in (0, REACHED) and not answer.wrong, answer.errors

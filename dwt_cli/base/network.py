@@ -10,7 +10,8 @@ from urllib.request import getproxies
 def notice_absence() -> None:
     """Let the hub's libraries work offline if its address is unknown here.
 
-    They would ask again for half a minute for each file, and print a line each time.
+    They would ask again for half a minute for each file, and print a line each time. A name server
+    that does not answer takes its own time, once.
     """
     from huggingface_hub import constants
 

@@ -196,7 +196,7 @@ def warnings(run: Run) -> Iterator[str]:
         (run.task.head is Head.masked, {"explore.ratio"}, ": all targets of a block are written"),
         (
             run.train.non_finite is not NonFinite.rollback,
-            {"train.max_rollbacks"},
+            {"train.max_rollbacks", "train.rollback_steps"},
             " without train.non_finite=rollback",
         ),
         (not learns, of_learning, " with teacher.online=none: the teacher is frozen"),

@@ -14,6 +14,7 @@ from dwt_cli.distill.teacher.options import NoTeacher
 from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.models.options import Head
 from dwt_cli.tasks.options import MaskedLM
+from dwt_cli.training.options import NonFinite
 
 
 def problems(run: Run, teacher: str) -> Iterator[str]:
@@ -50,6 +51,12 @@ def _of_teachers(run: Run, teacher: str) -> Iterator[str]:
                 f"teacher.weighting=batch with {parts}: the weights follow the whole batch; use "
                 "teacher.weighting=token, or one rank with train.micro_batch_size=null"
             )
+    chooses = several is not None and several.weighting is Weighting.reinforced
+    if chooses and train.non_finite is NonFinite.rollback:
+        yield (
+            "train.non_finite=rollback with teacher.weighting=reinforced: episodes are of so many "
+            "steps of text, which would have a gap; set train.non_finite=skip"
+        )
     if several and several.weighting is Weighting.reinforced and several.episode > length:
         yield (
             f"teacher.episode={several.episode} and train.max_steps={length}: no episode would "

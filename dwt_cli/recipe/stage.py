@@ -22,7 +22,7 @@ from dwt_cli.tasks.options import Task
 from dwt_cli.track.display import Display, TrainingDisplay
 from dwt_cli.track.metrics import MetricsLog
 from dwt_cli.track.summary import Facts
-from dwt_cli.training.options import Optim, Parallel, Train
+from dwt_cli.training.options import NonFinite, Optim, Parallel, Train
 
 if TYPE_CHECKING:  # what is not carried out needs no torch
     from transformers import PreTrainedModel
@@ -318,20 +318,21 @@ class Conditions:
         rolling_back = rollbacks.rolling_back(snapshots_of(folder), batches.steps_per_epoch)
         with rolling_back, compiling or nullcontext(), profile or nullcontext():
             counters, before, after = train(training, observers, self.parallel)
+        taught = sum(each.taught for each in rollbacks.known)
         return Facts(
             parameters=parameters,
             steps=counters.step,
             tokens=counters.step * batches.tokens_per_step,
             epochs=counters.step / batches.steps_per_epoch,
             num_skipped=counters.num_skipped,
-            num_undone=rollbacks.num_undone or None,
-            num_taught=int(counters.memory.get("num_taught", 0)),
+            num_undone=rollbacks.undone or None,
+            num_taught=int(counters.memory.get("num_taught", 0)) + taught,
             heldout_at_start=before,
             heldout=after,
             best_heldout={"loss": counters.best_loss, "step": counters.best_step},
-            flops=step_flops * (counters.step + rollbacks.num_undone),
+            flops=step_flops * (counters.step + rollbacks.undone),
             step_flops=step_flops,
-            seconds=counters.elapsed_s,
+            seconds=counters.elapsed_s + sum(each.seconds for each in rollbacks.known),
         )
 
     def checkpoints(self, stage: Stage, folder: Path, at: Context) -> Checkpoints:
@@ -339,4 +340,7 @@ class Conditions:
         from dwt_cli.training.checkpoint import Checkpoints
 
         keep, place = self.train.keep_checkpoints, folder / "checkpoints"
-        return Checkpoints(place, stage.identity, keep, at.show.say, at.ranks, stage.formerly)
+        behind = self.train.rollback_steps if self.train.non_finite is NonFinite.rollback else 0
+        return Checkpoints(
+            place, stage.identity, keep, at.show.say, at.ranks, stage.formerly, behind
+        )

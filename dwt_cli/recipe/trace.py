@@ -146,6 +146,11 @@ class FinishedRun:
         size, num_steps = train.batch_size, self.summary.student.steps
         assert num_steps is not None, "a student has them"
         rollbacks = Rollbacks.of(Checkpoints(self.folder / "checkpoints", "", 1, say), train)
+        if rollbacks.undone != (self.summary.student.num_undone or 0):
+            raise UserError(
+                f"{rollbacks.checkpoints.folder} no longer has rollbacks.json, so which text was "
+                "left out is not known; put it back, or train anew"
+            )
         steps = [rollbacks.text_of(step) for step in range(num_steps)]
         targets = task.targets(corpus.tokenizer)
         batches = TrainBatches(corpus.train, targets, size, seed, "student")

@@ -148,7 +148,8 @@ def send(
     while True:
         is_last = ended.is_set()  # asked before reading, so that nothing is missed
         for row in tail.rows():
-            # What a resumed training takes a second time is the same again.
+            # What a resumed training takes a second time is the same again; after a rollback it is
+            # not, and the record alone has it.
             if (place := [row["step"], "heldout/loss" in row]) > sent:
                 run.log({key: math.nan if value is None else value for key, value in row.items()})
                 sent = place

@@ -33,7 +33,7 @@ class Counters:
     step: optimizer steps done. elapsed_s: seconds spent in the loop, earlier starts included.
     num_skipped: steps without an update because a loss or gradient was not finite.
     best_loss, best_step: the lowest held-out loss so far, in nats, and its step.
-    recent_loss: running mean of the steps' losses, over some ten of them; None at first.
+    recent_loss: running mean of the steps' hard losses, over some ten of them; None at first.
     memory: the state that the loss keeps from step to step (`Loss.remember`).
     compiled: whether the layers are (`dwt_cli.training.compiling`).
     """
@@ -54,7 +54,7 @@ class Checkpoints:
 
     identity: fingerprint of the training; a checkpoint of another one is refused. formerly: its
     older fingerprint, which is accepted too. All ranks call `save` and `restore`; rank 0 alone
-    writes and reads. say: prints a line.
+    writes and reads. say: prints a line. behind: the newest that is so many steps old stays, too.
     """
 
     folder: Path
@@ -63,6 +63,7 @@ class Checkpoints:
     say: Callable[[str], None]
     ranks: Ranks = ALONE
     formerly: str | None = None
+    behind: int = 0
 
     def steps(self) -> list[int]:
         """Return the steps with a sealed checkpoint, ascending."""
@@ -90,9 +91,23 @@ class Checkpoints:
                 atomic.write_json(aside / "state.json", state)
                 atomic.publish(aside, self._place(counters.step))
         if self.ranks.is_first:
-            for step in self.steps()[: -self.keep]:
-                if step != counters.best_step:
+            steps = self.steps()
+            behind = [step for step in steps if step <= counters.step - self.behind]
+            for step in steps[: -self.keep]:
+                if step not in (counters.best_step, *behind[-1:]):
                     shutil.rmtree(self._place(step))
+
+    def drop_after(self, step: int) -> Counters:
+        """Remove the checkpoints after a step; return the counters of the newest one left."""
+        places = [self._place(each) for each in self.steps()]
+        left = [place for place in places if place <= self._place(step)]
+
+        def drop() -> Any:
+            for place in places[len(left) :]:
+                shutil.rmtree(place)
+            return self._state(left[-1])["counters"] if left else {}
+
+        return Counters(**self.ranks.from_first("the checkpoint's counters", drop))
 
     def restore(
         self, model: nn.Module, aux: nn.ModuleDict | None = None, optimizer: Optimizer | None = None

@@ -105,9 +105,8 @@ class Training:
         metrics = self.accumulate(counters.step, Moment(progress, lr, counters.memory))
         with span("clipping"):
             norm, aux_norm = self._gradients.clip(self.optim.clip_norm)
-        why = self._diverges(
-            metrics["loss"], norm if math.isfinite(aux_norm) else aux_norm, counters
-        )
+        worst = norm if math.isfinite(aux_norm) else aux_norm
+        why = self._diverges(metrics, worst, counters)
         if not why:
             with span("optimiser"):
                 self.optimizer.step()
@@ -115,10 +114,10 @@ class Training:
             counters.num_skipped += 1
         else:
             remedy = (
-                "lower optim.lr or raise optim.warmup, or go on with train.non_finite=skip or "
-                "rollback"
+                "lower optim.lr or raise optim.warmup, or begin again with "
+                "train.non_finite=skip or rollback"
             )
-            raise Diverged(counters.step + 1, why, remedy)
+            raise Diverged(why, remedy, counters)
         self.optimizer.zero_grad()
         counters.memory = dict(self.loss.remember(counters.memory, metrics))
         counters.step += 1
@@ -136,14 +135,15 @@ class Training:
             with span("logging"):
                 observer.stepped(counters.step, self.progress(counters), metrics)
 
-    def _diverges(self, loss: float, norm: float, counters: Counters) -> str:
-        """Return why a step cannot be trained on, if so; count its loss to the recent ones."""
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            return f"loss {loss}, gradient norm {norm}"
+    def _diverges(self, metrics: Metrics, norm: float, counters: Counters) -> str:
+        """Return why a step cannot be trained on, if so; count its hard loss to the recent ones."""
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
+            return f"loss {metrics['loss']}, gradient norm {norm}"
+        loss = metrics.get("hard_loss", metrics["loss"])  # weights over time do not move it
         before = loss if counters.recent_loss is None else counters.recent_loss
         counters.recent_loss = before + (loss - before) / _NUM_RECENT
         if self.options.max_rise is not None and loss - before > self.options.max_rise:
-            return f"loss {loss:.4g}, {loss - before:.3g} nats above that of the steps before"
+            return f"hard loss {loss:.4g}, {loss - before:.3g} nats above that of the steps before"
         return ""
 
     @property

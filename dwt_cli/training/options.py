@@ -94,7 +94,7 @@ _NO_LIMIT = "null is no such limit"
 class NonFinite(Enum):
     """Reaction to a loss or gradient that is not a number, or a loss that has risen too far.
 
-    skip: no update in that step. rollback: to the last checkpoint, and on with the text after it.
+    skip: no update in that step. rollback: some steps back, and on with the text after it.
     """
 
     stop = "stop"
@@ -110,8 +110,9 @@ class Train:
     all that it has of a batch.
     compile: the layers and the losses, by torch.compile; auto: on a CPU, if that is estimated to
     pay. compile_with: the file of auto's decision that a study's runs share; the study sets it.
-    max_rise: nats that a step's loss may be above the mean of those before it (the last ten or so);
-    null: any number of them.
+    max_rise: nats that a step's hard loss may be above the mean of those before it (the last ten or
+    so); null: any number of them.
+    rollback_steps: how far back a rollback goes; max_rollbacks: how many there may be.
     profile: leave a trace of the student's steps 8 to 10 and a table of where their time went.
     """
 
@@ -126,7 +127,8 @@ class Train:
     profile: bool = bookkeeping(False)
     non_finite: NonFinite = NonFinite.stop
     max_rise: float | None = added(None, range=Range(0, beyond=True))
-    max_rollbacks: int = added(3, range=Range(1))
+    rollback_steps: int = added(100, range=Range(1))
+    max_rollbacks: int = bookkeeping(3, range=Range(1))
     checkpoint_every: int = at_least(1, II("scale.checkpoint_every"), identity=False)
     keep_checkpoints: int = at_least(1, 2, identity=False)
     log_every: int = at_least(1, II("scale.log_every"), identity=False)

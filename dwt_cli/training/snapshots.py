@@ -22,7 +22,7 @@ def place_of(run_folder: Path, share: float) -> Path:
 def remove_after(progress: float, folder: Path) -> None:
     """Remove the snapshots of a folder that were taken later in a training than ``progress``."""
     for place in folder.glob("[0-9]*"):
-        if float(place.name) > progress:
+        if float(place.name) > float(f"{progress:g}"):  # as its name is
             shutil.rmtree(place)
 
 

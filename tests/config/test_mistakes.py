@@ -839,6 +839,7 @@ WITHOUT_EFFECT = {
     "task.tokenizer": ["task.tokenizer=bpe", "data.tokenizer=folder"],
     "train.max_minutes": ["train.max_minutes=1"],
     "train.max_rollbacks": ["train.max_rollbacks=2"],
+    "train.rollback_steps": ["train.rollback_steps=2"],
 }
 
 

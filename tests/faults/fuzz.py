@@ -5,7 +5,7 @@
 Words come from `tests.faults.words`, in batches of `BATCH` by a seed each, so that anyone draws the
 same ones. Each is a fork of a process that has torch loaded, in a folder with a text and a model.
 An answer is right if it is one line with exit code 2, or exit code 0, or if work would now begin.
-Answers are written down as they come: the same command goes on, and prints the table.
+Answers are written down as they come: typed again, it asks for what is missing or was wrong.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -160,38 +160,44 @@ def drawn(number: int) -> list[Words]:
     return list(found.values())[:BATCH]
 
 
-def prepare(place: Path) -> Path:
-    """Make the folder that commands are typed in: ``text``, ``model``, and a file in the way."""
-    write_text(place / "text")
-    done = dwt_train(*options(place), "teacher=none", "train.max_steps=2", cwd=place)
-    assert done.returncode == 0, done.stderr
-    (run,) = (place / "runs").glob("*/model")
-    shutil.copytree(run, place / "model")
-    shutil.rmtree(place / "runs")
-    (place / "a_file").write_text("in the way\n")
-    return place
+@contextmanager
+def prepared() -> Iterator[Path]:
+    """Load what commands need, and yield a folder: ``text``, ``model``, and a file in the way.
 
-
-def answers(num_commands: int, into: Path) -> Iterator[Answer]:
-    """Yield the answers to so many commands, those on record first; write the others down."""
-    record = into / "answers.jsonl"
-    known = [json.loads(line) for line in record.open()] if record.exists() else []
-    yield from (Answer(**each) for each in known)
+    HOME and the caches are beside it from then on.
+    """
     for name in (*WORK, "dwt_cli.recipe.finished.show_again", "dwt_cli.track.curves.draw_curves"):
         import_module(name.rpartition(".")[0])
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         home = Path(folder, "home")
         own = {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), "WANDB_MODE": "offline"}
-        os.environ.update(QUIETLY | own)
-        place = prepare(home / "place")
-        position = 0
-        for number in range(-(-num_commands // BATCH)):
-            for words in drawn(number):
-                position += 1
-                if len(known) < position <= num_commands:
-                    yield (answer := ask(words, place, number))
-                    with record.open("a") as file:
-                        print(json.dumps(asdict(answer)), file=file)
+        with patch.dict(os.environ, QUIETLY | own):
+            place = home / "place"
+            write_text(place / "text")
+            done = dwt_train(*options(place), "teacher=none", "train.max_steps=2", cwd=place)
+            assert done.returncode == 0, done.stderr
+            (run,) = (place / "runs").glob("*/model")
+            shutil.copytree(run, place / "model")
+            shutil.rmtree(place / "runs")
+            (place / "a_file").write_text("in the way\n")
+            yield place
+
+
+def answers(num_commands: int, into: Path) -> Iterator[Answer]:
+    """Yield the answers to so many commands, those on record first; write the others down."""
+    record = into / "answers.jsonl"
+    lines = [Answer(**json.loads(line)) for line in record.open()] if record.exists() else []
+    right = {answer.command: answer for answer in lines if not answer.wrong}
+    batches = ((number, drawn(number)) for number in range(-(-num_commands // BATCH)))
+    every = [(number, words) for number, batch in batches for words in batch][:num_commands]
+    with prepared() as place:
+        for number, words in every:
+            answer = right.get(shlex.join(words))
+            if answer is None:
+                answer = ask(words, place, number)
+                with record.open("a") as file:
+                    print(json.dumps(asdict(answer)), file=file)
+            yield answer
 
 
 def main() -> int:

@@ -17,10 +17,10 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.config import check, files
 from dwt_cli.config.compose import register, typed
 from dwt_cli.recipe import worker
-from dwt_cli.training.checkpoint import Checkpoints
+from dwt_cli.training.checkpoint import Checkpoints, Counters
 from dwt_cli.training.loop import Training
 from dwt_cli.training.options import NonFinite, Train
-from dwt_cli.training.rollback import Diverged, Rollback, Rollbacks
+from dwt_cli.training.rollback import Diverged, Rollback, Rollbacks, RolledBack
 from tests.miniature import options, write_text
 from tests.training.test_loop import Toy, toy_training
 
@@ -37,13 +37,12 @@ def test_no_text_of_an_undone_step_is_read_again(number: int) -> None:
     while step < 40:
         page_of[step], page = page, page + 1
         if len(known) < 4 and draw.random() < 0.2:
-            back = draw.randint(known[-1].back if known else 0, step)
-            known.append(Rollback(step + 1, back, "nan"))
+            back = draw.randint(0, step)
+            known.append(Rollback(step + 1, back, page, "nan", 0, 0, 0.0))
             step = back
         else:
             step += 1
     assert [of(*known).text_of(each) for each in range(40)] == [page_of[each] for each in range(40)]
-    assert of(*known).num_undone == page - 40
 
 
 def rising(weight: Any, step: int) -> Any:
@@ -55,7 +54,7 @@ def test_a_loss_that_rises_too_far_is_answered_like_one_that_is_no_number(
     training: Any, watcher: Any
 ) -> None:
     made = toy_training(training, Toy(rising), watcher(), max_steps=8, max_rise=4.0)
-    with pytest.raises(Diverged, match=r"^step 6: loss 8, 5 nats above that of the steps before;"):
+    with pytest.raises(Diverged, match=r"^step 6: hard loss 8, 5 nats above that of the"):
         made.run()
     skipping = {"max_steps": 8, "non_finite": NonFinite.skip, "folder": "skipping"}
     for most, num_skipped in ((4.0, 1), (6.0, 0), (None, 0)):
@@ -77,8 +76,8 @@ def go(tmp_path: Path) -> Go:
 
     def run(*more: str) -> Path:
         words = [*options(tmp_path), "train.max_steps=8", "train.checkpoint_every=2", "alpha=step"]
-        words += ["train.non_finite=rollback", "eval.at=[0.625]", *more]
-        words += ["eval.measures=[lm]"]
+        words += ["train.non_finite=rollback", "train.rollback_steps=2"]
+        words += ["eval.at=[0.625]", "eval.measures=[lm]", *more]
         with initialize_config_dir(str(files.SETTINGS), version_base="1.3"):
             asked = typed(compose("config", words))
         check.check(asked)
@@ -110,12 +109,12 @@ def test_it_goes_on_from_a_checkpoint_with_the_text_that_follows(
         plant(inside, 5)  # the teacher, which has been let go of by then, has four steps
         folder = go()
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["student"]["num_undone"] == 2
-    assert summary["student"]["flops"] == 10 * summary["student"]["step_flops"]
+    assert summary["student"]["num_undone"] == 3
+    assert summary["student"]["flops"] == 11 * summary["student"]["step_flops"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     assert [each["step"] for each in lines if "train/loss" in each] == list(range(1, 9))
     (known,) = json.loads((folder / "checkpoints/rollbacks.json").read_text())
-    assert (known["failed"], known["back"]) == (6, 4)
+    assert (known["failed"], known["back"]) == (6, 3)
 
     models = ("model/model.safetensors", "snapshots/0.625/model.safetensors")
     found = [load_file(folder / name) for name in models]
@@ -132,5 +131,35 @@ def test_it_goes_on_from_a_checkpoint_with_the_text_that_follows(
 @pytest.mark.slow
 def test_there_are_so_many_at_most(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, 5, 6, 7)
-    with pytest.raises(UserError, match=r"^step 5: loss nan, gradient norm"):
+    with pytest.raises(UserError, match=r"^step 2: loss nan, .* raise train.max_rollbacks"):
         go("train.max_rollbacks=2")
+
+
+def test_a_kill_before_it_changes_nothing(tmp_path: Path, training: Any) -> None:
+    """A signal's checkpoint, at a step of its own, is not where a rollback leads to."""
+    made, found = training(), []
+    for extra in ([], [7]):
+        checkpoints = Checkpoints(tmp_path / f"{extra}", "it", 2, print, behind=3)
+        for step in sorted([2, 4, 6, 8, *extra]):
+            counters = Counters(step=step, elapsed_s=float(step), memory={"num_taught": step})
+            checkpoints.save(made.model, made.loss.aux, made.optimizer, counters)
+        rollbacks = Rollbacks.of(
+            checkpoints,
+            Train(10, None, batch_size=1, non_finite=NonFinite.rollback, rollback_steps=3),
+        )
+        with pytest.raises(RolledBack), rollbacks.rolling_back(tmp_path, 1.0):
+            raise Diverged("nan", "", Counters(8, 8.5, memory={"num_taught": 8}))
+        (known,) = Rollbacks.of(checkpoints, rollbacks.options).known
+        assert (known.undone, known.taught, known.seconds) == (5, 4, 4.5)
+        assert checkpoints.steps() == [4]
+        found.append(known)
+    assert found[0] == found[1] == Rollback(9, 5, 9, "nan", 5, 4, 4.5)
+
+
+def test_a_damaged_record_is_not_taken_for_none(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "it", 2, print)
+    assert Rollbacks.of(checkpoints, Train()).known == ()
+    for damage in ("", "[{}]", '{"a": 1}'):
+        (tmp_path / "rollbacks.json").write_text(damage)
+        with pytest.raises(UserError, match=r"rollbacks.json is damaged"):
+            Rollbacks.of(checkpoints, Train())
