@@ -50,6 +50,13 @@ def check(
             raise UserError(problem)
     for problem in student.corpus.problems(conditions):
         raise UserError(problem)
+    for name, each in shapes.teacher_models.items() if conditions.task.labelled else ():
+        reads = getattr(shapes.teachers[name], "window", None) or num_positions(each.config)
+        if reads < (length := conditions.data.block_length):
+            raise UserError(
+                f"{name}: it reads {reads} positions, scale.block_length={length}: a labelled text "
+                f"is read whole; set scale.block_length={reads} or less, and no {name}.window"
+            )
     _check_memory(shapes, machine, num_ranks, scale)
     is_capped = is_known(model.config) and anatomy_of(model).cap(model.config) is not None
     if is_capped and student.cached and student.cached.options.num_shared:

@@ -278,6 +278,7 @@ def test_a_teacher_of_another_task_is_one_line(
     own = ["task.dev_path=null", f"task.path={fewer}"]
     assert "it has 3 outputs (calm, loud, slow), the task 2" in refused(tuned[0], *own)
     assert "no classifier; a teacher knows the task" in refused(place / "bert")
+    assert "a labelled text is read whole" in refused(tuned[0], "teacher.window=6")
     assert "train.batch_size=128: there are 90 texts" in refused(tuned[0], "train.batch_size=128")
 
 
