@@ -177,7 +177,7 @@ def warnings(run: Run) -> Iterator[str]:
     of_learning = {"teacher.rank", "teacher.agreement", "teacher.lr_scale"}
     several = run.teacher.combined
     chooses = several is not None and several.weighting is Weighting.reinforced
-    of_masks = {"eval.mask_ratio", "objective.masked_hidden.only_masked"}
+    of_masks = {"eval.mask_ratio", "objective.masked_hidden.only_masked", "order.num_patterns"}
     models = [model for model in (run.teacher, run.student) if isinstance(model, Architecture)]
     sizes = [(model.width, model.mlp_width) for model in models]
     measured = run.eval.measures
@@ -193,6 +193,7 @@ def warnings(run: Run) -> Iterator[str]:
             {"objective", "signal", "explore"},
             " with a soft weight of 0: there is no soft loss",
         ),
+        (getattr(run.order, "reference", None), {"order.budget"}, " with order.reference"),
         (run.task.head is Head.masked, {"explore.ratio"}, ": all targets of a block are written"),
         (
             run.train.non_finite is not NonFinite.rollback,

@@ -23,6 +23,7 @@ from dwt_cli.distill.objective.chunks import CHUNK_OBJECTIVES
 from dwt_cli.distill.objective.divergences import DIVERGENCES
 from dwt_cli.distill.objective.revise import REVISIONS, Revise
 from dwt_cli.distill.objective.select import SELECTIONS, Select
+from dwt_cli.distill.order import ORDERS, Order
 from dwt_cli.distill.remap.options import FromTeacher, Ligo, RandomStart, Remap
 from dwt_cli.distill.signal.options import SIGNALS, Signal
 from dwt_cli.distill.teacher.choices import TEACHERS
@@ -165,6 +166,7 @@ class Run:
     select: Select = MISSING
     signal: Signal = MISSING
     explore: Explore = MISSING
+    order: Order = MISSING
     optim: Optim = MISSING
     train: Train = MISSING
     eval: Eval = MISSING
@@ -243,6 +245,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "select": dict(SELECTIONS),
     "signal": dict(SIGNALS),
     "explore": dict(EXPLORES),
+    "order": dict(ORDERS),
     "optim": {"adamw": AdamW, "muon": Muon},
     "train": {"default": Train},
     "eval": {"eval": Eval},
@@ -256,7 +259,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
 SEVERAL = ("objective",)
 """Groups in which several choices can be made at once, each with its settings under its name."""
 
-DISTILLATION = ("alpha", "remap", "objective", "revise", "select", "signal", "explore")
+DISTILLATION = ("alpha", "remap", "objective", "revise", "select", "signal", "explore", "order")
 """Groups about what a student takes from its teacher: idle with teacher=none."""
 
 GROUPS_AND_SETTINGS = [f.name for f in dataclasses.fields(Run) if f.default is MISSING] + [

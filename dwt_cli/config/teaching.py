@@ -22,6 +22,7 @@ def problems(run: Run, teacher: str) -> Iterator[str]:
     yield from _of_teachers(run, teacher)
     yield from _of_objectives(run, teacher)
     yield from _of_written(run, teacher)
+    yield from _of_order(run, teacher)
 
 
 def _of_teachers(run: Run, teacher: str) -> Iterator[str]:
@@ -142,3 +143,21 @@ def _of_written(run: Run, teacher: str) -> Iterator[str]:
             "rank has at once none may be written, and ranks wait for each other; raise it, or "
             "train.micro_batch_size"
         )
+
+
+def _of_order(run: Run, teacher: str) -> Iterator[str]:
+    members = [teacher for _, teacher in run.teacher.each()]
+    if not (scored := run.order.scored) or not members:
+        return
+    order, several = f"order={run.choices.get('order', '')}", run.teacher.combined
+    if not all(each.is_model for each in members):
+        yield (
+            f"{order} with {teacher}: no model scores the text; choose another teacher, or "
+            "order=random"
+        )
+    if several and several.weighting is not Weighting.fixed:
+        yield (
+            f"{order} with teacher.weighting={several.weighting.name}: scores follow from the text "
+            "alone; set teacher.weighting=fixed, or order=random"
+        )
+    yield from scored.problems_with("order", run.teacher)

@@ -3,6 +3,7 @@
 Legend: B blocks, L positions.
 """
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -78,9 +79,17 @@ class Blocks:
         beside = read_json(folder / BYTES) or {}
         self._bytes: list[int] | None = beside.get("of_blocks")
         self.rest: list[list[int]] = beside.get("rest", [])
+        self._numbers: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self._starts[-1]) if self._numbers is None else len(self._numbers)
+
+    def part(self, numbers_B: NDArray[np.int64]) -> "Blocks":
+        """Return some of them as if there were no others, numbered anew in this order."""
+        found = copy.copy(self)
+        found._numbers = numbers_B if self._numbers is None else self._numbers[numbers_B]
+        found._bytes, found.rest = None, []
+        return found
 
     @property
     def block_length(self) -> int:
@@ -91,6 +100,7 @@ class Blocks:
         return None if self._bytes is None else sum(self._bytes[:num_blocks])
 
     def __getitem__(self, numbers_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        numbers_B = numbers_B if self._numbers is None else self._numbers[numbers_B]
         shards_B = np.searchsorted(self._starts, numbers_B, side="right") - 1
         places = zip(shards_B, numbers_B - self._starts[shards_B], strict=True)
         return np.stack([self._shards[shard][place] for shard, place in places]).astype(np.int64)

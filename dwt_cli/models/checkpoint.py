@@ -177,7 +177,7 @@ def open_model(
             f"{named} lacks the weights {', '.join(missed[:3])}; choose a checkpoint of a "
             f"{auto(head).__name__.replace('AutoModel', '*')} model, saved with its head; "
             "without one it teaches by features alone (objective=minilmv2, remap.head=false, "
-            "no alpha=overtake or crossover)"
+            "no alpha=overtake or crossover, order=all)"
         )
     if needs_head and _is_classifier(model.config.architectures):  # with rows that are tied
         raise UserError(

@@ -91,6 +91,10 @@ def _time(student: StudentStage, options: RunOptions, num_ranks: int) -> Iterato
         yield f"{name}, steps and tokens", f"{length:,}; {length * per_step:,}"
     if student.crossing:
         yield "the teacher is left", student.crossing.planned(Cache(options.cache, print))
+    if student.teacher and (chosen := student.order.chosen) and (tokens := student.num_tokens({})):
+        there = tokens // student.corpus.data.block_length
+        read = f"{chosen.num_chosen(there):,} of {there:,}"
+        yield "blocks that are read", f"{read}, scored by {len(student.scores)} models"
     if student.cached and (blocks := student.cached.num_blocks({})) is not None:
         size = blocks * student.cached.most_bytes / 1e9
         yield "the teacher is asked once", f"{blocks:,} blocks at most, {size:.3g} GB in the cache"

@@ -4,7 +4,7 @@
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -80,12 +80,16 @@ def check(
     speaks |= remapped.needs_teacher and getattr(remapped, "head", False)
     speaks |= any(teacher.learns for teacher in shapes.teachers.values())
     speaks |= student.alpha.reacts or student.crossing is not None  # to the teacher's loss
+    speaks |= bool(student.scores)
+    checkpoints = [*shapes.checkpoints]
+    if student.scores and student.order.scored:
+        checkpoints += student.order.scored.checkpoints()
     rows = [
         _check_model(*each, conditions, is_shared, speaks and each[0] != STUDENT_PATH)
-        for each in shapes.checkpoints
+        for each in checkpoints
     ]
-    alike, others = _check_tokenizers(student)
-    for (setting, checkpoint), theirs in zip(shapes.checkpoints, rows, strict=True):
+    alike, others = _check_tokenizers(student, checkpoints)
+    for (setting, checkpoint), theirs in zip(checkpoints, rows, strict=True):
         if setting in others:
             continue
         # a teacher may have other rows if its tokenizer is known to number the text's tokens alike
@@ -146,7 +150,9 @@ def check_together(shapes: Shapes, tokens: Transfer | None = None) -> None:
         shapes.remap.start(model, teacher, tokens)  # shapes alone
 
 
-def _check_tokenizers(student: StudentStage) -> tuple[dict[str, int], set[str]]:
+def _check_tokenizers(
+    student: StudentStage, checkpoints: Sequence[tuple[str, Checkpoint]]
+) -> tuple[dict[str, int], set[str]]:
     """Check that the text's fits the models' vocabulary, and that teachers with others may teach.
 
     Returns its number of entries by the setting of each checkpoint that numbers them alike, and
@@ -165,7 +171,7 @@ def _check_tokenizers(student: StudentStage) -> tuple[dict[str, int], set[str]]:
             )
     elif conditions.data.tokenizer is None:
         return alike, others
-    for setting, checkpoint in student.shapes.checkpoints:
+    for setting, checkpoint in checkpoints:
         named = f"{setting}={checkpoint.path}"
         try:
             opened = corpora.open_tokenizer(located(setting, checkpoint.path), roles)
@@ -200,6 +206,8 @@ def _problems_between_tokens(student: StudentStage, setting: str) -> Iterator[st
     remapped, alpha = student.shapes.remap, student.alpha
     if setting == STUDENT_PATH:
         yield "a student has the text's; leave data.tokenizer out"
+    if student.scores:
+        yield "its losses are compared token by token; choose order=all or random"
     if setting != "teacher.path":
         yield "several teachers share one vocabulary; choose teacher=checkpoint"
     if remapped.shares_rows:

@@ -1,8 +1,8 @@
 """A recipe: the list of a run's stages, each from options to an artifact found by its fingerprint.
 
-corpus -> teacher -> [crossing ->] [maps ->] [signal ->] student. A stage's fingerprint covers its
-own options and those of the stages before it, so an artifact that exists is found, and one that
-would differ is not.
+corpus -> teacher -> [crossing ->] [maps ->] [scores ->] [signal ->] student. A stage's fingerprint
+covers its own options and those of the stages before it, so an artifact that exists is found, and
+one that would differ is not.
 """
 
 from collections.abc import Iterable
@@ -54,6 +54,7 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
         run.select,
         run.signal,
         run.explore,
+        run.order,
         run.run.train_tokens,
         root=Path(run.run.root).expanduser(),
     )

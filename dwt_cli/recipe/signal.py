@@ -20,6 +20,7 @@ from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.signal.options import Cached
 from dwt_cli.recipe.imported import check_rows, check_tokenizer
+from dwt_cli.recipe.order import text_for
 from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
@@ -95,7 +96,9 @@ class SignalStage(Stage):
         if steps is None:
             return None
         blocks = len(steps) * self.student.shapes.conditions.train.batch_size
-        there = self._blocks_of_text(done)
+        there, chosen = self._blocks_of_text(done), self.student.order.chosen
+        if there and chosen:
+            there = chosen.num_chosen(there)
         return blocks if there is None or each is None else min(blocks, each * there)
 
     def num_centroid_blocks(self, done: Mapping[str, Any]) -> int:
@@ -106,8 +109,7 @@ class SignalStage(Stage):
         return most if there is None else min(most, there)
 
     def _blocks_of_text(self, done: Mapping[str, Any]) -> int | None:
-        text = done.get(self.student.corpus.name)
-        tokens = text.report["train_tokens"] if text else self.student.train_tokens
+        tokens = self.student.num_tokens(done)
         return tokens and tokens // self.student.shapes.conditions.data.block_length
 
     @property
@@ -157,7 +159,7 @@ class SignalStage(Stage):
         from dwt_cli.distill.signal.cached import CachedSignal
         from dwt_cli.tasks.batches import TrainBatches
 
-        of, corpus = self.student.shapes.conditions, done[self.student.corpus.name]
+        of, corpus = self.student.shapes.conditions, text_for(self.student, done)
         if imported := self.options.imported:
             check_tokenizer(imported, self.student.corpus, at)
         drawn = (of.train.batch_size, self.student.seed, self.student.purpose)

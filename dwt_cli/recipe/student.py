@@ -16,6 +16,7 @@ from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.explore import Explore
 from dwt_cli.distill.objective.revise import Revise
 from dwt_cli.distill.objective.select import Select
+from dwt_cli.distill.order import Order
 from dwt_cli.distill.remap.options import RandomStart
 from dwt_cli.distill.signal.options import Online, Signal
 from dwt_cli.models.options import provenance
@@ -24,6 +25,7 @@ from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.crossover import CrossingStage
 from dwt_cli.recipe.distillation import distillation_of
 from dwt_cli.recipe.maps import MapsStage
+from dwt_cli.recipe.order import ScoresStage, account_of, scores_for, text_for
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.signal import SignalStage
 from dwt_cli.recipe.stage import Context, Done, Stage, facts_of
@@ -67,6 +69,7 @@ class StudentStage(Stage):
     select: Select
     signal: Signal = field(default_factory=Online)
     explore: Explore = field(default_factory=Explore)
+    order: Order = field(default_factory=Order)
     train_tokens: int | None = None
     after: StudentStage | None = None
     name: str = "student"
@@ -105,6 +108,8 @@ class StudentStage(Stage):
             "select": self.select,
             "signal": self.cached and self.cached.options,
             "explore": self.explore.writes,
+            "order": self.order.chosen,
+            "scores": [stage.identity for stage in self.scores] or None,
         }
 
     @cached_property
@@ -118,7 +123,7 @@ class StudentStage(Stage):
         if self.after:
             return [*self.after.stages, self]
         teachers = [*self.teacher.members, self.teacher] if self.teacher else []
-        others = [stage for stage in (self.crossing, self.maps, self.cached) if stage]
+        others = [stage for stage in (self.crossing, self.maps, *self.scores, self.cached) if stage]
         return [self.corpus, *teachers, *others, self]
 
     @property
@@ -145,6 +150,11 @@ class StudentStage(Stage):
         if not (options and teacher and self.shapes.are_cached):
             return None
         return SignalStage(options, self, teacher)
+
+    @cached_property
+    def scores(self) -> list[ScoresStage]:
+        """The stages of the losses by which the blocks that it reads are chosen."""
+        return scores_for(self)
 
     def costs(self, done: Mapping[str, Any], cache: Cache) -> dict[str, float | None]:
         """Return the FLOPs of each stage that are left to be spent."""
@@ -186,8 +196,8 @@ class StudentStage(Stage):
         if facts.flops is None or facts.teacher_forward_flops is None:
             return None
         step_flops = facts.step_flops or self.shapes.step_flops  # of older runs it is counted
-        spent = facts.flops + facts.teacher_forward_flops + facts.calibration_flops
-        return round(spent / step_flops)
+        found = facts.calibration_flops + facts.scoring_flops
+        return round((facts.flops + facts.teacher_forward_flops + found) / step_flops)
 
     def start(self) -> tuple[PreTrainedModel, list[str]]:
         """Return the model without a teacher's weights, in fp32, and the weights that are fresh."""
@@ -198,6 +208,11 @@ class StudentStage(Stage):
         """Return the length of the training; None while the length of the text is not known."""
         of = self.shapes.conditions
         return of.train.num_steps(self.corpus.steps_per_epoch(of, done, self.train_tokens))
+
+    def num_tokens(self, done: Mapping[str, Any]) -> int | None:
+        """Return the length of the text; None while it is not known."""
+        corpus = done.get(self.corpus.name)
+        return corpus.report["train_tokens"] if corpus else self.train_tokens
 
     def cost(self, done: Mapping[str, Any]) -> float | None:
         """Return the FLOPs of the student and of its teachers' forward passes."""
@@ -231,7 +246,9 @@ class StudentStage(Stage):
         from dwt_cli.recipe.samples import pad
         from dwt_cli.training.parallel import load_state, state_on_first
 
-        of, corpus = self.shapes.conditions, done[self.corpus.name]
+        of, corpus = self.shapes.conditions, text_for(self, done)
+        if of.train.epochs is not None:  # they are the whole text's, whatever is read of it
+            of = replace(of, train=replace(of.train, max_steps=self.num_steps(done), epochs=None))
         remapped, fresh = None, None
         if self.after is not None:
             model = done[self.after.name].model
@@ -268,6 +285,7 @@ class StudentStage(Stage):
             facts = replace(facts, crossing=done[self.crossing.name])
         if cached:
             facts = replace(facts, signal=dict(cached.account))
+        facts = replace(facts, order=account_of(self, corpus, done))
         return Trained(model, replace(facts, fresh=fresh or None))
 
     def newest(self, done: Done, at: Context) -> Trained:

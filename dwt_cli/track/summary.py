@@ -85,7 +85,8 @@ class Facts(Content):
     student's which end where one of its own does; read: how many it reads, by token of the
     student's; unknown: the share of the chunks of text between that it cannot read, and that are
     left out. windows: in which a teacher reads a block that is longer than they are: positions of
-    one, and how many they are.
+    one, and how many they are. order: of a text of which
+    a part is read, its blocks, those that are chosen, and the FLOPs of scoring them.
     """
 
     parameters: int
@@ -111,6 +112,12 @@ class Facts(Content):
     read: float | None = None
     unknown: float | None = None
     windows: dict[str, int] | None = None
+    order: dict[str, Any] | None = None
+
+    @property
+    def scoring_flops(self) -> float:
+        """FLOPs that were spent to choose the blocks that it reads."""
+        return float(self.order["flops"]) if self.order else 0
 
     @property
     def calibration_flops(self) -> float:
@@ -180,6 +187,7 @@ class Summary(Content):
             "student_flops": student.flops,
             "teacher_forward_flops": student.teacher_forward_flops,
             "calibration_flops": student.calibration_flops,
+            "scoring_flops": student.scoring_flops,
             "remap_flops": remap["flops"],
             "teacher_pretraining_flops": 0 if teacher is None else teacher.flops,
             "student_seconds": student.seconds,
@@ -306,7 +314,9 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
         )
     if crossing := summary.student.crossing:
         lines.append(crossing["why"])
-    parts = ("calibration", "remap")
+    if order := summary.student.order:
+        lines.append(f"order: of {order['blocks']:,} blocks {order['chosen']:,} were read")
+    parts = ("calibration", "scoring", "remap")
     learning = "".join(f", {p} {_flops(n)}" for p in parts if (n := cost[f"{p}_flops"]))
     teaching = (
         f", teacher forward {_flops(cost['teacher_forward_flops'])}{learning}, "

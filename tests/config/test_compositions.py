@@ -120,6 +120,8 @@ def mixture(number: int, place: Path) -> list[str]:
         chosen["remap"], chosen["explore"] = "random", "none"
         if chosen["objective"] in ASKING_ONE:
             chosen["objective"] = "logits"
+    if chosen["teacher"] in ("virtual", "label_smoothing", "several", "self", "untrained"):
+        chosen["order"] = "random" if chosen["order"] != "all" else "all"  # one that can score
     if chosen["teacher"] == "narrow" and chosen["remap"] in AS_WIDE:
         chosen["remap"] = "net2net"
     more = ["teacher.num_layers=2"] if chosen["teacher"] == "made" else []

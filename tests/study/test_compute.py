@@ -17,10 +17,12 @@ def test_three_accounts() -> None:
         "teacher_pretraining_flops": 40,
         "remap_flops": 3,
         "calibration_flops": 0.0,
+        "scoring_flops": 0.0,
     }
     assert list(flops(cost)) == [account.column for account in Account]
     assert list(flops(cost).values()) == [100, 120, 163]
     assert list(flops(cost | {"calibration_flops": 7}).values()) == [100, 127, 170]
+    assert list(flops(cost | {"scoring_flops": 5}).values()) == [100, 125, 168]
     cost["teacher_pretraining_flops"] = None  # a downloaded teacher
     assert list(flops(cost).values()) == pytest.approx([100, 120, math.nan], nan_ok=True)
 

@@ -1,0 +1,154 @@
+"""A text that its student's teacher has scored: by whom, when, at what cost, and what is read."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from dwt_cli.base.cache import Cache
+from dwt_cli.base.machine import Machine
+from dwt_cli.base.randomness import seed_for
+from dwt_cli.base.ranks import ALONE, Ranks
+from dwt_cli.config.run import Run
+from dwt_cli.distill.order import Order
+from dwt_cli.models.wrapper import Want
+from dwt_cli.recipe import order, plan, worker
+from dwt_cli.recipe.order import text_for
+from dwt_cli.recipe.recipe import recipe_of
+from dwt_cli.recipe.stage import Done, Site
+from dwt_cli.tasks.task import Place
+from dwt_cli.track.display import Display
+from tests.conftest import outlined
+from tests.miniature import dwt_train, options, write_text
+from tests.processes import together
+
+WORDS = [
+    *("order=difference", "order.budget=0.25", "scale.num_layers=1", "scale.teacher_num_layers=1"),
+    *("eval.num_blocks=2", "launch.device=cpu"),
+]
+TORCHRUN = ["launch=torchrun", "launch.gpus=2"]
+CAUSAL = ["task=clm", "scale.vocab_size=270", "task.separate_documents=true"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("order")
+    write_text(folder / "text", 12)
+    return folder
+
+
+def before(run: Run, ranks: Ranks = ALONE) -> Done:
+    """The artifacts of all that comes before the student."""
+    student, done = recipe_of(run), Done()
+    machine = Machine.of(run.launch.device, 1, run.train.precision, ranks)
+    site = Site(machine, Cache(run.run.cache, print), ranks)
+    with Display(Console(file=io.StringIO())) as show:
+        show.expect({stage.name: 0.0 for stage in student.stages})
+        for stage in student.in_turn[:-1]:
+            done[stage.name] = stage.carry_out(done, site.at(Path(run.run.root), show))
+    return done
+
+
+def nobody(*_: object) -> None:
+    raise AssertionError("nobody has to be asked")
+
+
+@pytest.mark.parametrize("words", [["order.num_patterns=2"], CAUSAL], ids=["masked", "causal"])
+def test_losses_are_those_of_each_block_by_itself(
+    place: Path, composed: Callable[..., Run], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = composed(*options(place), *WORDS, *words)
+    done, student = before(run), recipe_of(run)
+    corpus, model = done["corpus"], done["teacher"].signal.model
+    targets, num_patterns = run.task.targets(corpus.tokenizer), run.order.num_patterns
+    for number in (0, 3, len(corpus.train) - 1):
+        found = []
+        for pattern in range(num_patterns):
+            places = [Place(number, pattern, number)]
+            seed = seed_for("order", "targets")
+            batch = targets.batch(corpus.train[np.array([number])], seed, places)
+            want = Want(ragged=batch.ragged, documents_BL=batch.documents_BL)
+            with torch.no_grad():
+                logits_NV = model(*batch.inputs, want).logits_NV.double()
+            for logits_V, label in zip(logits_NV, batch.labels_N, strict=True):
+                found.append(-logits_V.log_softmax(-1)[label].item())
+        ordered, count = sorted(found), len(found)
+        middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+        assert done["scores"][number] == pytest.approx([sum(found) / count, middle], rel=1e-5)
+    assert not np.allclose(done["scores"], done["reference"]), "an earlier one knows less"
+
+    ahead = done["reference"][:, 0] - done["scores"][:, 0]
+    best = np.sort(np.argsort(-ahead)[: round(0.5 * len(ahead))])
+    read = text_for(student, done).train
+    assert np.array_equal(read[np.arange(len(read))], corpus.train[best])
+
+    monkeypatch.setattr(order.ScoresStage, "_read", nobody)
+    others = before(replace(run, seed=3, order=replace(run.order, share=0.1)))
+    assert np.array_equal(others["scores"], done["scores"])
+
+
+def test_reading_all_of_the_text_is_charged(place: Path, composed: Callable[..., Run]) -> None:
+    words = [*options(place), *WORDS, "order.num_patterns=3", "scale.epochs=2"]
+    run = composed(*words)
+    run.run.train_tokens = 16 * 50 + 7
+    students = [recipe_of(replace(run, order=each)) for each in (run.order, Order())]
+    flops = students[0].shapes.conditions.step_flops(outlined(run.teacher)) / run.train.batch_size
+    assert students[0].num_steps({}) == students[1].num_steps({}), "an epoch is the whole text's"
+    found = [plan.flops_in_all(student) for student in students]
+    assert found[0] == pytest.approx(found[1] + 2 * 3 * 50 * flops)
+    printed = io.StringIO()
+    machine = Machine.elsewhere(80, run.train.precision)
+    plan.print_plan(students[0], run.run, machine, 1, Console(file=printed, width=120))
+    assert "25 of 50, scored by 2 models" in printed.getvalue()
+
+
+@pytest.mark.slow
+def test_a_run_says_what_it_has_read(place: Path, composed: Callable[..., Run]) -> None:
+    """Its own account, and with what is kept no teacher but the one that is asked once."""
+    words = [*options(place), *WORDS, *CAUSAL[:2], "signal=threshold", "order.share=0.25"]
+    run = composed(*words, "scale.epochs=1", "scale.max_steps=null")
+    worker.work(run, Console(file=io.StringIO()))
+    (folder,) = Path(run.run.root).glob("*")
+    said = json.loads((folder / "summary.json").read_text())
+    student = said["student"]
+    blocks, chosen = student["order"]["blocks"], student["order"]["chosen"]
+    assert chosen == round(0.25 * blocks) and student["steps"] == round(blocks / 8)
+    assert student["epochs"] == pytest.approx(student["steps"] * 8 / chosen)
+    assert said["cost"]["scoring_flops"] == student["order"]["flops"] > 0
+    assert student["signal"]["blocks"] == chosen, "no other is asked for"
+    assert "teacher" not in before(run)
+
+
+@pytest.mark.slow
+def test_any_ranks_read_the_same(place: Path, tmp_path: Path, composed: Any) -> None:
+    """Whole runs, and the losses that are kept, to the bit."""
+    words = [word for word in options(place) if not word.startswith("run.")]
+    losses = []
+    for name, more in {"one": [], "two": TORCHRUN}.items():
+        own = [f"run.root={tmp_path}/{name}/runs", f"run.cache={tmp_path}/{name}/cache"]
+        ended = dwt_train(*words, *WORDS, *own, *more, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        (lines,) = tmp_path.glob(f"{name}/runs/*/metrics.jsonl")
+        each = map(json.loads, lines.read_text().splitlines())
+        losses.append([line["train/loss"] for line in each if "train/loss" in line])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    run = composed(*options(place), *WORDS, f"run.cache={tmp_path}/one/cache")
+    done = before(run)
+    (tmp_path / "together").mkdir()
+    for cached in ("corpus", "teacher"):
+        place_of = tmp_path / "one/cache" / cached
+        place_of.rename(tmp_path / "together" / cached)
+    run = composed(*options(place), *WORDS, f"run.cache={tmp_path}/together")
+    assert together(3, scored, run) == [done["scores"].tolist()] * 3
+
+
+def scored(ranks: Ranks, run: Run) -> list[list[float]]:
+    found: list[list[float]] = before(run, ranks)["scores"].tolist()
+    return found
