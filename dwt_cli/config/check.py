@@ -206,6 +206,7 @@ def warnings(run: Run) -> Iterator[str]:
             {"teacher.window", "teacher.overlap"},
             ": it reads blocks as they are",
         ),
+        (not (several and several.num_probe), {"teacher.probe"}, " without teacher.reward=probe"),
         (not chooses, {"teacher.reward", "teacher.episode"}, ": no policy chooses among teachers"),
         (learns and is_silent, {"teacher.online", *of_learning}, " with a soft weight of 0"),
         (learns and not compared, {"teacher.online"}, ": no objective compares distributions"),

@@ -35,7 +35,8 @@ class Distillation:
 
     parts: what objectives train to compare features, by the objectives' names. writing: what the
     teacher writes; on those rows there is the soft loss alone, of every row and as it is. The loss
-    is a sum over as many targets as ever.
+    is a sum over as many targets as ever. watch: called with the student and a batch before both
+    models answer.
     """
 
     signal: TeacherSignal
@@ -45,6 +46,7 @@ class Distillation:
     revise: Revise = field(default_factory=NoRevision)
     select: Select = field(default_factory=AllRows)
     writing: Writing | None = None
+    watch: Callable[[nn.Module, Batch], None] | None = None
 
 
 class DistillationLoss:
@@ -101,6 +103,9 @@ class DistillationLoss:
         signal, objectives, real = settings.signal, settings.objectives, batch
         of_student, of_teacher = requested(objectives)
         of_chunks = over_chunks(objectives)
+        if settings.watch:
+            with span("probe"):
+                settings.watch(model, batch)
         if settings.writing:
             with span("explore"):
                 batch, real = settings.writing(batch, signal, model)

@@ -28,7 +28,8 @@ class CorpusStage(Stage):
     """The run's text in blocks.
 
     tokenizer: returns the path of the one that is opened, None to train one. wanted_heldout: the
-    number of held-out blocks that was asked for in so many words.
+    number of held-out blocks that was asked for in so many words. fewest: training blocks that the
+    run needs, as it sets some apart.
     """
 
     kind: ClassVar[str | None] = "corpus"
@@ -38,6 +39,7 @@ class CorpusStage(Stage):
     tokenizer: Callable[[], str | None] = field(compare=False)
     wanted_heldout: int | None = None
     name: str = "corpus"
+    fewest: int = 1
 
     @cached_property
     def source(self) -> Source:
@@ -112,6 +114,11 @@ class CorpusStage(Stage):
             at.show.update(self.name, share, "reading text")
 
         corpus = self.packed(self.tokenizer, advance, at)
+        if len(corpus.train) < self.fewest:
+            raise UserError(
+                f"teacher.reward=probe: the text has {len(corpus.train)} blocks to train on, and "
+                f"{self.fewest} are needed; lower teacher.probe, or give more text"
+            )
         there = len(corpus.heldout)
         if self.wanted_heldout is not None and self.wanted_heldout > there:
             at.show.say(

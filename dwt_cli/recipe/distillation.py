@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.chunks import over_chunks
@@ -10,12 +10,15 @@ from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.select import AllRows, Select
 from dwt_cli.models.options import Head
 from dwt_cli.recipe import across
+from dwt_cli.recipe.order import probe_for
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
     from dwt_cli.distill.loss import Distillation
+    from dwt_cli.distill.teacher.several import Watch
+    from dwt_cli.distill.teacher.signal import TeacherSignal
     from dwt_cli.distill.writing import Writing
     from dwt_cli.recipe.stage import Context, Done
     from dwt_cli.recipe.student import StudentStage
@@ -51,7 +54,25 @@ def distillation_of(
         options, head = stage.teacher.options, stage.corpus.task.head
         signal = options.across(model, tokens, tokens, head)
     compared = (shapes.objectives, parts, stage.revise, select, _writing(stage, done))
-    return Distillation(signal, stage.schedule(done), *compared)
+    return Distillation(signal, stage.schedule(done), *compared, _watch(stage, signal, done, at))
+
+
+def _watch(stage: StudentStage, signal: TeacherSignal, done: Done, at: Context) -> Watch | None:
+    """Return what looks at the student before it answers; None: nobody does."""
+    from dwt_cli.evaluate.lm import heldout_metrics
+    from dwt_cli.tasks.batches import HeldoutBatches
+
+    mixture, of = stage.shapes.mixture, stage.shapes.conditions
+    if mixture is None or not mixture.num_probe:
+        return None
+    probe, size = probe_for(stage, done), of.train.num_blocks(at.ranks.size)
+    targets = of.heldout_task.targets(probe.tokenizer)
+    batches = HeldoutBatches(probe.train, targets, len(probe.train), size)
+
+    def accuracy(student: Any) -> float:
+        return heldout_metrics(student, batches, at.machine.device, at.ranks)["accuracy"]
+
+    return mixture.watched(signal, accuracy)
 
 
 def _writing(stage: StudentStage, done: Done) -> Writing | None:

@@ -127,6 +127,9 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     )
     if machine.dtype != torch.float32:  # while there are tiles
         logits += vocab_size * width * machine.dtype.itemsize
+    own = 0
+    if shapes.mixture:  # of a policy, beside the mixture
+        own = num_rows * vocab_size * _FP32 + shapes.mixture.own_bytes(num_rows, vocab_size)
     # when a layer is computed again the logits are gone
     activations = kept + max(0, again - logits) + learning
     of_texts = over_chunks(shapes.objectives).values() if shapes.teachers else ()  # all logits
@@ -138,7 +141,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         gathered=gathered,
         activations=activations,
         # teachers answer before there are activations
-        logits=max(logits, answer_bytes(shapes, machine, num_blocks) - activations),
+        logits=max(logits, own, answer_bytes(shapes, machine, num_blocks) - activations),
         # DDP's buckets are the gradients, and stay
         gradients_stay=num_parts > 1 or (num_ranks > 1 and not sharding),
     )
@@ -291,7 +294,8 @@ def logit_bytes(
 def answer_bytes(shapes: Shapes, machine: Machine, num_blocks: int) -> int:
     """Return what teachers hold while they answer, if that is more than the answer.
 
-    A mixture has all of its members' tables (N, V) in fp32, and one of them twice. A model with
+    A mixture has all of its members' tables (N, V) in fp32, and one of them twice; a policy looks
+    at what their entropies are sums of. A model with
     other rows than the student's has its logits, and in fp32 what its probabilities are summed of.
     One that reads windows has them all at once: `Windows.layer_bytes`.
     """
@@ -306,7 +310,8 @@ def answer_bytes(shapes: Shapes, machine: Machine, num_blocks: int) -> int:
 def _table_bytes(shapes: Shapes, machine: Machine, num_rows: int) -> int:
     vocab_size = shapes.conditions.num_outputs
     if len(shapes.teachers_beside) > 1:
-        return (len(shapes.teachers_beside) + 1) * num_rows * vocab_size * _FP32
+        more = 3 if shapes.mixture and shapes.mixture.chooses else 1  # entropies
+        return (len(shapes.teachers_beside) + more) * num_rows * vocab_size * _FP32
     itemsize = machine.dtype.itemsize
     tables = itemsize + _FP32 * (1 + (itemsize < _FP32))
     if shapes.conditions.task.labelled:  # their answer is as wide as the student's

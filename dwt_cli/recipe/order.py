@@ -18,7 +18,7 @@ import numpy as np
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
-from dwt_cli.base.randomness import seed_for
+from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.distill.order import REFERENCE
 from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.recipe.teacher import Prepared, TeacherStage, teacher_stage
@@ -174,12 +174,26 @@ def scores_for(student: StudentStage) -> list[ScoresStage]:
 
 def text_for(student: StudentStage, done: Mapping[str, Any]) -> Corpus:
     """Return the text with the blocks that a student reads: all, if nobody chooses."""
+    return _parted(student, done)[0]
+
+
+def probe_for(student: StudentStage, done: Mapping[str, Any]) -> Corpus:
+    """Return the text with those that are chosen, but set apart for what its teachers look at."""
+    return _parted(student, done)[1]
+
+
+def _parted(student: StudentStage, done: Mapping[str, Any]) -> tuple[Corpus, Corpus]:
     corpus: Corpus = done[student.corpus.name]
-    if not (student.teacher and (chosen := student.order.chosen)):
-        return corpus
-    losses = [done[stage.name] for stage in student.scores]
-    numbers = chosen.choose(losses, len(corpus.train), student.seed)
-    return replace(corpus, train=corpus.train.part(numbers))
+    blocks, mixture = corpus.train, student.shapes.mixture
+    if student.teacher and (chosen := student.order.chosen):
+        losses = [done[stage.name] for stage in student.scores]
+        blocks = blocks.part(chosen.choose(losses, len(blocks), student.seed))
+    num_probe = mixture.num_probe if student.teacher and mixture else 0
+    if not num_probe:
+        return replace(corpus, train=blocks), replace(corpus, train=blocks.part(np.arange(0)))
+    drawn = generator(seed_for("order", "probe")).permutation(len(blocks))
+    rest, probe = np.sort(drawn[num_probe:]), np.sort(drawn[:num_probe])
+    return replace(corpus, train=blocks.part(rest)), replace(corpus, train=blocks.part(probe))
 
 
 def account_of(

@@ -5,6 +5,7 @@ covers its own options and those of the stages before it, so an artifact that ex
 one that would differ is not.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -33,13 +34,14 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
         conditions = replace(conditions, mean_length=lambda: texts.length)
     of = (run.student, run.remap, dict(run.teacher.each()), run.objective, conditions, opened)
     are_cached = run.signal.cached is not None and not run.alpha.soft_is_over(Moment(0.0))
-    shapes = Shapes(*of, are_cached=are_cached)
+    shapes = Shapes(*of, are_cached=are_cached, mixture=run.teacher.combined)
     asked = any(override.startswith("eval.num_blocks=") for override in run.overrides)
     corpus = texts or CorpusStage(
         run.data,
         run.task,
         lambda: tokenizer_path(run.data.tokenizer, opened),
         run.eval.num_blocks if asked else None,
+        fewest=_fewest_blocks(run),
     )
     if not opened:  # else the tokenizer may be another
         known = (each.corpus for each in others if not each.shapes.checkpoints)
@@ -58,3 +60,9 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
         run.run.train_tokens,
         root=Path(run.run.root).expanduser(),
     )
+
+
+def _fewest_blocks(run: Run) -> int:
+    """Return how long the text has to be, for one block to be left beside those set apart."""
+    apart = run.teacher.combined.num_probe if run.teacher.combined else 0
+    return math.ceil((apart + 1) / (run.order.chosen.share if run.order.chosen else 1.0))

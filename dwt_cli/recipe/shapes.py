@@ -13,6 +13,7 @@ from dwt_cli.distill.objective.chunks import over_chunks
 from dwt_cli.distill.objective.features import parts_for, requested
 from dwt_cli.distill.remap.options import Remap
 from dwt_cli.distill.teacher.options import Teacher
+from dwt_cli.distill.teacher.several import SeveralTeachers
 from dwt_cli.models.options import Checkpoint, Student
 from dwt_cli.recipe.stage import Conditions
 from dwt_cli.track.summary import Facts
@@ -31,7 +32,7 @@ class Shapes:
 
     teachers: single ones, by the setting that their own settings begin with. checkpoints: those
     models that exist, with the setting that names each. are_cached: the teachers' answers are, so
-    that none is there while the student trains.
+    that none is there while the student trains. mixture: what several are made into.
     """
 
     student: Student
@@ -41,6 +42,7 @@ class Shapes:
     conditions: Conditions
     checkpoints: Sequence[tuple[str, Checkpoint]]
     are_cached: bool = False
+    mixture: SeveralTeachers | None = None
 
     @property
     def teachers_beside(self) -> Mapping[str, Teacher]:
@@ -90,7 +92,8 @@ class Shapes:
     def taught_flops(self, teacher: Facts | None = None) -> tuple[float, float]:
         """Return the FLOPs of a step for what is compared of the student, and for its teachers.
 
-        Features, and its logits once more where likelihoods of text are compared. A teacher's are
+        Features, and its logits once more where likelihoods of text are compared; and what a policy
+        looks at. A teacher's are
         of its forward pass, and of what it learns beside the student. teacher: what is known of
         one that reads other tokens, which are as many as the student's before that is known.
         """
@@ -104,7 +107,11 @@ class Shapes:
             asked = self._answer_in_other_tokens(teacher.read, teacher.aligned or 0.0)
         else:
             asked = sum(self.answer_flops(name, theirs) for name in self.teacher_models)
-        return FORWARD_AND_BACKWARD * shown, asked + sum(self.learning_flops.values())
+        shown *= FORWARD_AND_BACKWARD
+        if self.mixture:
+            block = flops(self.student_model) / self.conditions.train.batch_size
+            shown += self.mixture.student_flops(self._head_flops(self.student_model), block)
+        return shown, asked + sum(self.learning_flops.values())
 
     def answer_flops(self, name: str, *features: FeatureSpec) -> float:
         """Return the FLOPs of a teacher's forward pass over a step's batch, with these features.

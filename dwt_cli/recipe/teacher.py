@@ -312,7 +312,7 @@ class CombinedStage(TeacherStage):
         for member in members:
             member.share(self.conditions.parallel, at)
         facts = [member.facts for member in members]
-        signal = self.options.combine([member.signal for member in members])
+        signal = self.options.combine([member.signal for member in members], at.ranks)
         flops = [each.flops for each in facts]
         mixed = Facts(
             sum(each.parameters for each in facts),

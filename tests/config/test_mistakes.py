@@ -822,6 +822,12 @@ WITHOUT_EFFECT = {
         "teacher.members=[small,very_weak]",
         "teacher.episode=3",
     ],
+    "teacher.probe": [
+        "teacher=several",
+        "teacher.members=[small,very_weak]",
+        "teacher.weighting=reinforced",
+        "teacher.probe=3",
+    ],
     "teacher.rank": ["teacher.rank=4"],
     "teacher.agreement": ["teacher=online", "teacher.agreement=0", "alpha=off"],
     "teacher.online": ["teacher.online=head", "objective=minilm"],

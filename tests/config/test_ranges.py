@@ -41,6 +41,7 @@ NEEDS = {
 
 CHECKED_TOGETHER = {
     "teacher.budget": 0.3,
+    "order.budget": 0.3,
     "teacher.confidence": 1e-6,
     "teacher.vocab_size": 99,
     "teacher.max_length": 1,

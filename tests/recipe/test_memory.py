@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dwt_cli.base.machine import Machine
+from dwt_cli.base.ranks import ALONE
 from dwt_cli.config.run import Run
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.distill.loss import Distillation, DistillationLoss
@@ -158,7 +159,9 @@ def test_with_a_mixture(composed: Callable[..., Run], num_members: int) -> None:
     shapes = sized(composed, 1, 1, *words)
     members = [VirtualTeacher(0.9)] * num_members
     shapes = replace(shapes, teachers={str(n): each for n, each in enumerate(members)})
-    signal = SeveralTeachers([], members).combine([each.signal(None, 4000) for each in members])
+    signal = SeveralTeachers([], members).combine(
+        [each.signal(None, 4000) for each in members], ALONE
+    )
     distillation = Distillation(signal, Constant(hard=1.0, soft=1.0), shapes.objectives)
     account = memory(shapes, Machine(CPU, torch.float32))
     with FakeTensorMode():

@@ -1,24 +1,26 @@
 """A policy that chooses teachers row by row, by the student's progress (RL-KD, arXiv 2012.06048).
 
-After its abstract and notes on it, not checked against the paper's text: numbers of a row stand for
-the vector of an encoder, and `Reward.gain` is ours.
+After its abstract and notes on it, not checked against the paper's text: `Reward.gain` is ours, and
+a row's state has no vector of an encoder. A policy takes a step an episode, a few dozen in a run:
+too few to learn a weight for each of some hundred numbers and teacher from rewards as noisy. What
+an encoder would tell, who knows such text, is in the probability of the label already.
 
 Legend: B blocks, N target rows of a batch, C some of them, V vocabulary, K teachers, F numbers of a
 state, M any number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import log
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from dwt_cli.base.randomness import seed_for
-from dwt_cli.distill.teacher.several import Reward
+from dwt_cli.base.ranks import ALONE, Ranks
+from dwt_cli.distill.teacher.several import CHUNK_ROWS, Reward
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
     Answer,
@@ -29,7 +31,6 @@ from dwt_cli.distill.teacher.signal import (
 from dwt_cli.tasks.task import Batch, Place
 from dwt_cli.training.protocols import Moment, Numbers
 
-_ROWS = 256  # whose tables over the vocabulary are there at a time
 _LOWEST = -20.0  # nats: a teacher may give a label no probability at all
 
 
@@ -73,11 +74,9 @@ class Policy(nn.Module):
             self.counts[0] = 0
             self.episode.fill_(episode)
 
-    def add(self, scores_KF: Tensor, num_rows: int) -> None:
+    def add(self, scores_KF: Tensor, num_rows: int, ranks: Ranks) -> None:
         """Add a micro-batch's scores, those of all ranks: each of them has the whole sum."""
-        added = torch.cat([scores_KF.flatten(), scores_KF.new_tensor([num_rows])])
-        if dist.is_initialized():
-            dist.all_reduce(added)
+        added = ranks.sum(torch.cat([scores_KF.flatten(), scores_KF.new_tensor([num_rows])]))
         self.scores += added[:-1].view_as(self.scores)
         self.counts[0] += added[-1]
 
@@ -101,13 +100,15 @@ class ReinforcedSignal(MixtureSignal):
     Its state is, for each teacher, the log-probability of the label, the largest probability and
     the entropy. The policy takes a step of REINFORCE at the first batch after ``episode`` steps:
     sum (R - baseline) grad log P, where R is that batch's reward, or that of each row. The baseline
-    is the running mean of R.
+    is the running mean of R. ranks: those that have the batch together.
     """
 
     reward: Reward = Reward.gain
     episode: int = 10
+    ranks: Ranks = ALONE
     policy: Policy = field(init=False)
     choice: Choice | None = field(init=False, default=None)
+    probed: tuple[int, float] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.policy = Policy(len(self.members))
@@ -117,12 +118,29 @@ class ReinforcedSignal(MixtureSignal):
         self._batch, self._trains = batch, torch.is_grad_enabled()
         return super().__call__(batch, request)
 
+    def look(
+        self, accuracy: Callable[[nn.Module], float], student: nn.Module, batch: Batch
+    ) -> None:
+        """Measure the student on the probe before the first part of a step that ends an episode.
+
+        It goes on in training mode.
+        """
+        step = int(batch.places_B3[0, 1])
+        if self._has_ended(step) and (self.probed is None or self.probed[0] != step):
+            with torch.no_grad():
+                self.probed = step, accuracy(student)
+            student.train()
+
+    def _has_ended(self, step: int) -> bool:
+        """Return whether an episode has, with the step before this one."""
+        return step > 0 and step % self.episode == 0
+
     def _weigh(self, members_KNV: Sequence[Tensor], labels_N: Tensor) -> Tensor:
         states_NF = states_of(members_KNV, labels_N)
         step, has_ended = int(self._batch.places_B3[0, 1]), False
         if self._trains:
             self.policy.begin(step // self.episode)
-            has_ended = step > 0 and step % self.episode == 0
+            has_ended = self._has_ended(step)
         else:
             self.policy.to(labels_N.device)
         with torch.set_grad_enabled(has_ended):
@@ -144,14 +162,16 @@ class ReinforcedSignal(MixtureSignal):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.choice is not None, "it is asked before"
         states_NF, probabilities_NK, chosen_NK, slope = self.choice
-        rewards_N = self._rewards(teacher, student, batch)
-        baseline = self._baseline(moment.memory)
-        above_N = rewards_N - baseline if baseline is not None else torch.zeros_like(rewards_N)
+        named = {f"policy_{k}": each for k, each in enumerate(probabilities_NK.sum(0), 1)}
+        rewards_N = above_N = states_NF.new_zeros(len(states_NF))
+        if slope is not None or self.reward is not Reward.probe:
+            rewards_N = self._rewards(teacher, student, batch)
+            baseline = self._baseline(moment.memory)
+            above_N = rewards_N - baseline if baseline is not None else torch.zeros_like(rewards_N)
+            named["policy_reward"] = rewards_N.sum()
         weights_N = above_N if self.reward.is_by_row else torch.ones_like(above_N)
         by_row_NK = (chosen_NK - probabilities_NK) * weights_N[:, None]
-        self.policy.add(by_row_NK.T @ states_NF, len(states_NF))
-        named = {"policy_reward": rewards_N.sum()}
-        named |= {f"policy_{k}": each for k, each in enumerate(probabilities_NK.sum(0), 1)}
+        self.policy.add(by_row_NK.T @ states_NF, len(states_NF), self.ranks)
         if slope is None:
             return rewards_N.new_zeros(()), named
         # over all parts of the step: once, or the mean of the rewards
@@ -162,7 +182,7 @@ class ReinforcedSignal(MixtureSignal):
     def remember(self, memory: Numbers, metrics: Numbers) -> Numbers:
         if "policy_reward" not in metrics:
             return memory
-        keep = 1 - 1 / (self.episode + 1)
+        keep = self._keep
         mean = keep * memory.get("policy_reward", 0.0) + (1 - keep) * metrics["policy_reward"]
         noted = memory.get("policy_noted", 0.0) + 1
         return {**memory, "policy_reward": mean, "policy_noted": noted}
@@ -171,17 +191,24 @@ class ReinforcedSignal(MixtureSignal):
         """Return the running mean of the reward, freed of its start at zero; None at first."""
         if "policy_reward" not in memory:
             return None
-        keep = 1 - 1 / (self.episode + 1)
-        return memory["policy_reward"] / (1 - keep ** memory["policy_noted"])
+        return memory["policy_reward"] / (1 - self._keep ** memory["policy_noted"])
+
+    @property
+    def _keep(self) -> float:
+        """The factor of the running mean, which reaches back an episode."""
+        return 1 - 1 / (1 + (1 if self.reward is Reward.probe else self.episode))
 
     def _rewards(self, teacher: SoftTargets, student: SoftTargets, batch: Batch) -> Tensor:
         """Return the reward of each row (N,), fp32."""
         found = []
-        for start in range(0, len(batch.labels_N), _ROWS):
-            rows = slice(start, start + _ROWS)
+        for start in range(0, len(batch.labels_N), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
             p_CV, t_CV = (each.dense(rows).float().log_softmax(-1) for each in (student, teacher))
             found.append(rewards(self.reward, p_CV, t_CV, batch.labels_N[rows]))
         rewards_N = torch.cat(found)
+        if self.reward is Reward.probe:
+            assert self.probed is not None, "the student is looked at before"
+            return (rewards_N + self.probed[1]) / 2
         return exchanged(rewards_N, batch) if self.reward is Reward.shuffled else rewards_N
 
 
@@ -199,13 +226,13 @@ def states_of(members_KNV: Sequence[Tensor], labels_N: Tensor) -> Tensor:
 def rewards(reward: Reward, p_CV: Tensor, t_CV: Tensor, labels_C: Tensor) -> Tensor:
     """Return rewards by row (C,) of log-probabilities: the student's p, those heard t.
 
-    hard: -CE(p, label). both: that minus KL(t || p). gain: (p - t) . (p - label), what a small step
-    along the lesson takes off the label's loss, to first order.
+    hard: -CE(p, label). both, and so far probe: that minus KL(t || p). gain: (p - t) . (p - label),
+    what a small step along the lesson takes off the label's loss, to first order.
     """
     of_label_C, theirs_C = (each.gather(1, labels_C[:, None])[:, 0] for each in (p_CV, t_CV))
     if reward is Reward.hard:
         return of_label_C
-    if reward is Reward.both:
+    if reward in (Reward.both, Reward.probe):
         t_CV = t_CV.clamp(min=_LOWEST)
         return of_label_C - (t_CV.exp() * (t_CV - p_CV)).sum(1)
     likely_CV = p_CV.exp()

@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -173,6 +175,39 @@ def test_who_hears_all_of_them_hears_their_mixture(made: Any) -> None:
     torch.testing.assert_close(signal(batch).targets.dense(), second)
 
 
+def test_half_of_the_reward_is_the_students_accuracy_apart(made: Any) -> None:
+    """Asked once in a step that ends an episode, whatever its parts; else nobody is rewarded."""
+    loss, signal, batches, student = made(Reward.probe)
+    _, both, *_ = made(Reward.both)
+    asked: list[bool] = []
+
+    def accuracy(model: LanguageModel) -> float:
+        asked.append(torch.is_grad_enabled())
+        model.eval()
+        return 0.125 * len(asked)
+
+    settings = loss._distillation
+    loss._distillation = replace(settings, watch=partial(signal.look, accuracy))
+    memory: dict[str, float] = {}
+    for step in range(5):
+        named: list[dict[str, Tensor]] = []
+        for part in range(2):
+            batch = batches.batch(step, part, 2)
+            found = loss(student, batch, Moment(0.1, memory=memory))
+            assert student.training
+            named.append(found.sums)
+        assert len(asked) == step // 2
+        assert ("policy_reward" in named[0]) == ("policy_reward" in named[1]) == (step in (2, 4))
+        if step in (2, 4):
+            answers = [DenseLogits(torch.zeros(5, 7)), DenseLogits(torch.eye(5, 7))]
+            rows = Batch(batch.ids_BL, batch.rows_N[:5], torch.arange(5), batch.places_B3)
+            plain, ours = (each._rewards(*answers, rows) for each in (both, signal))
+            torch.testing.assert_close(ours, (plain + 0.125 * len(asked)) / 2)
+            reward = float(sum(each["policy_reward"] for each in named)) / batches.num_targets(step)
+            memory = loss.remember(memory, {"policy_reward": reward})
+    assert not any(asked), "nobody learns from it"
+
+
 @pytest.mark.slow
 def test_every_rank_has_all_scores() -> None:
     for scores, count in together(2, _added):
@@ -181,6 +216,6 @@ def test_every_rank_has_all_scores() -> None:
 
 def _added(ranks: Ranks) -> tuple[list[list[float]], float]:
     signal = ReinforcedSignal([None, None], *EVEN)  # type: ignore[list-item]
-    signal.policy.add(torch.full((2, 7), 1.0 + ranks.rank), 4 + 2 * ranks.rank)
+    signal.policy.add(torch.full((2, 7), 1.0 + ranks.rank), 4 + 2 * ranks.rank, ranks)
     aux = nn.ModuleDict(signal.parts)
     return aux["teacher_policy"].scores.tolist(), float(signal.policy.counts[0])
