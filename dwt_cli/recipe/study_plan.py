@@ -1,6 +1,7 @@
 """What the missing runs of a study will take, before they are paid for: tokens, FLOPs, hours."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 
@@ -50,6 +51,9 @@ def print_study_plan(
             if summary := summary_of(Path(options.root).expanduser(), student):  # else elsewhere
                 finished.append(summary.cost)
         elif student.identity not in seen:
+            text = read_json(student.corpus.place(cache) / "report.json") or {}
+            there = options.train_tokens or text.get("train_tokens")
+            student = replace(student, train_tokens=there)
             for stage in student.stages:
                 if stage.grows:
                     costs[job.arm, job.length, stage.name] = stage.cost_beyond(asked)
@@ -59,8 +63,7 @@ def print_study_plan(
             flops = [costs[job.arm, job.length, s.name] for s in new if not s.is_kept(cache)]
             tokens = (student.num_steps({}) or nan) * student.shapes.conditions.tokens_per_step
             whole = nan if None in flops else sum(each or 0.0 for each in flops)
-            text = read_json(student.corpus.place(cache) / "report.json") or {}
-            epochs = tokens / (options.train_tokens or text.get("train_tokens", nan))
+            epochs = tokens / (there or nan)
             rows.append((job.arm, str(job.length), 1, tokens, epochs, whole))
             seen |= {stage.identity for stage in new}
     speed, why = nan, "unknown: no run is finished here, and there is no run.peak_tflops"

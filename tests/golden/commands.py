@@ -55,6 +55,10 @@ MIXTURES = [
     "teacher=several teacher.members=[small,weak] teacher.weighting=batch",
     "teacher=several teacher.members=[small,untrained] teacher.weighting=reinforced "
     "teacher.reward=both teacher.episode=5",
+    "teacher=several teacher.members=[small,untrained] teacher.weighting=reinforced "
+    "teacher.reward=probe teacher.probe=4",
+    "order=difference order.share=0.25 order.num_patterns=2 alpha=off",
+    "order=difference order.reference=model",
     "teacher=online teacher.rank=4 teacher.agreement=0.5 teacher.lr_scale=2",
     "data.tokenizer=model",
     "data=files data.path=text data.heldout_fraction=0.1 data.max_gb=1",
