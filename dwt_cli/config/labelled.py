@@ -53,6 +53,8 @@ def problems(run: Run) -> Iterator[str]:
         yield f"{chosen('signal')}: signals of blocks are kept; choose signal=online"
     if run.explore.writes:
         yield f"{chosen('explore')}: a teacher writes tokens, no labels; choose explore=none"
+    if run.order.chosen:
+        yield f"{chosen('order')}: it is of blocks; choose order=all"
     if run.alpha.crossing:
         yield f"{chosen('alpha')}: its curve is one of pre-training; choose another alpha"
     if unfit := [*over_chunks(run.objective), *over_features(run.objective)]:

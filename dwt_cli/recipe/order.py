@@ -173,35 +173,36 @@ def scores_for(student: StudentStage) -> list[ScoresStage]:
 
 
 def text_for(student: StudentStage, done: Mapping[str, Any]) -> Corpus:
-    """Return the text with the blocks that a student reads: all, if nobody chooses."""
+    """Return the text with the blocks that a student reads: all, if nobody chooses among them."""
     return _parted(student, done)[0]
 
 
 def probe_for(student: StudentStage, done: Mapping[str, Any]) -> Corpus:
-    """Return the text with those that are chosen, but set apart for what its teachers look at."""
+    """Return the text with the blocks that are set apart, for what a policy looks at."""
     return _parted(student, done)[1]
 
 
 def _parted(student: StudentStage, done: Mapping[str, Any]) -> tuple[Corpus, Corpus]:
     corpus: Corpus = done[student.corpus.name]
-    blocks, mixture = corpus.train, student.shapes.mixture
-    if student.teacher and (chosen := student.order.chosen):
+    chosen, mixture = student.order.chosen, student.shapes.mixture
+    num_probe = mixture.num_probe if mixture else 0
+    if not (student.teacher and (chosen or num_probe)):
+        return corpus, corpus
+    blocks = corpus.train
+    if chosen:
         losses = [done[stage.name] for stage in student.scores]
         blocks = blocks.part(chosen.choose(losses, len(blocks), student.seed))
-    num_probe = mixture.num_probe if student.teacher and mixture else 0
-    if not num_probe:
-        return replace(corpus, train=blocks), replace(corpus, train=blocks.part(np.arange(0)))
     drawn = generator(seed_for("order", "probe")).permutation(len(blocks))
-    rest, probe = np.sort(drawn[num_probe:]), np.sort(drawn[:num_probe])
-    return replace(corpus, train=blocks.part(rest)), replace(corpus, train=blocks.part(probe))
+    read, apart = np.sort(drawn[num_probe:]), np.sort(drawn[:num_probe])
+    return replace(corpus, train=blocks.part(read)), replace(corpus, train=blocks.part(apart))
 
 
 def account_of(
     student: StudentStage, corpus: Corpus, done: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Return what is known of a choice of blocks; None: all are read. corpus: of `text_for`."""
-    if not (student.teacher and student.order.chosen):
+    """Return what is known of a text that is read in part; None: all is. corpus: of `text_for`."""
+    whole: Corpus = done[student.corpus.name]
+    if corpus is whole:
         return None
     flops = sum(stage.cost(done) or 0.0 for stage in student.scores)
-    blocks = len(done[student.corpus.name].train)
-    return {"blocks": blocks, "chosen": len(corpus.train), "flops": flops}
+    return {"blocks": len(whole.train), "chosen": len(corpus.train), "flops": flops}

@@ -247,7 +247,7 @@ class StudentStage(Stage):
         from dwt_cli.training.parallel import load_state, state_on_first
 
         of, corpus = self.shapes.conditions, text_for(self, done)
-        if of.train.epochs is not None:  # they are the whole text's, whatever is read of it
+        if of.train.epochs is not None and corpus is not done[self.corpus.name]:  # the whole text's
             of = replace(of, train=replace(of.train, max_steps=self.num_steps(done), epochs=None))
         remapped, fresh = None, None
         if self.after is not None:

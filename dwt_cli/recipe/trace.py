@@ -145,6 +145,11 @@ class FinishedRun:
         task, train, seed = self._options("task"), self._options("train"), self.settings["seed"]
         size, num_steps = train.batch_size, self.summary.student.steps
         assert num_steps is not None, "a student has them"
+        if self.summary.student.order:
+            raise UserError(
+                f"{self.folder} has read a part of its text, which is not traced: trace a run with "
+                "order=all, and no teacher.reward=probe"
+            )
         rollbacks = Rollbacks.of(Checkpoints(self.folder / "checkpoints", "", 1, say), train)
         if rollbacks.undone != (self.summary.student.num_undone or 0):
             raise UserError(
