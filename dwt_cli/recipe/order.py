@@ -70,14 +70,18 @@ class ScoresStage(Stage):
         """The FLOPs of reading a block once."""
         from dwt_cli.models.making import outline
 
-        of, single = self.model.conditions, self.model.members or [self.model]
-        configs = [each.options.config("teacher", of.task.head) for each in single]
-        models = [outline(config, of.task.head) for config in configs if config]
-        return sum(map(of.step_flops, models)) * self.num_patterns / of.train.batch_size
+        of, shapes = self.model.conditions, self.student.shapes
+        if self.model is self.student.teacher:
+            flops: float = sum(map(shapes.answer_flops, shapes.teacher_models))
+        else:
+            config = self.model.options.config("teacher", of.task.head)
+            assert config is not None, "a model reads the text"
+            flops = of.step_flops(outline(config, of.task.head))
+        return flops * self.num_patterns / of.train.batch_size
 
     def cost(self, done: Mapping[str, Any]) -> float | None:
         """Return the FLOPs of reading all of the text."""
-        tokens = self.student.num_tokens(done)
+        tokens = num_tokens(self.student, done)
         length = self.model.conditions.data.block_length
         return None if tokens is None else tokens // length * self.block_flops
 
@@ -170,6 +174,12 @@ def scores_for(student: StudentStage) -> list[ScoresStage]:
         model = replace(made, name="reference")
         found.append(ScoresStage("reference", model, scored.num_patterns, student))
     return found
+
+
+def num_tokens(student: StudentStage, done: Mapping[str, Any]) -> int | None:
+    """Return the length of a student's text; None while it is not known."""
+    corpus = done.get(student.corpus.name)
+    return corpus.report["train_tokens"] if corpus else student.train_tokens
 
 
 def text_for(student: StudentStage, done: Mapping[str, Any]) -> Corpus:

@@ -15,6 +15,7 @@ from dwt_cli.config.run import RunOptions
 from dwt_cli.models.anatomy import anatomy_of, is_known
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
 from dwt_cli.recipe.memory import memory, sent, traffic
+from dwt_cli.recipe.order import num_tokens
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.student import StudentStage
 
@@ -91,7 +92,7 @@ def _time(student: StudentStage, options: RunOptions, num_ranks: int) -> Iterato
         yield f"{name}, steps and tokens", f"{length:,}; {length * per_step:,}"
     if student.crossing:
         yield "the teacher is left", student.crossing.planned(Cache(options.cache, print))
-    if student.teacher and (chosen := student.order.chosen) and (tokens := student.num_tokens({})):
+    if student.teacher and (chosen := student.order.chosen) and (tokens := num_tokens(student, {})):
         there = tokens // student.corpus.data.block_length
         read = f"{chosen.num_chosen(there):,} of {there:,}"
         yield "blocks that are read", f"{read}, scored by {len(student.scores)} models"

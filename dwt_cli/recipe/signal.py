@@ -20,7 +20,7 @@ from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.signal.options import Cached
 from dwt_cli.recipe.imported import check_rows, check_tokenizer
-from dwt_cli.recipe.order import text_for
+from dwt_cli.recipe.order import num_tokens, text_for
 from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
@@ -109,7 +109,7 @@ class SignalStage(Stage):
         return most if there is None else min(most, there)
 
     def _blocks_of_text(self, done: Mapping[str, Any]) -> int | None:
-        tokens = self.student.num_tokens(done)
+        tokens = num_tokens(self.student, done)
         return tokens and tokens // self.student.shapes.conditions.data.block_length
 
     @property

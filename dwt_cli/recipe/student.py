@@ -209,11 +209,6 @@ class StudentStage(Stage):
         of = self.shapes.conditions
         return of.train.num_steps(self.corpus.steps_per_epoch(of, done, self.train_tokens))
 
-    def num_tokens(self, done: Mapping[str, Any]) -> int | None:
-        """Return the length of the text; None while it is not known."""
-        corpus = done.get(self.corpus.name)
-        return corpus.report["train_tokens"] if corpus else self.train_tokens
-
     def cost(self, done: Mapping[str, Any]) -> float | None:
         """Return the FLOPs of the student and of its teachers' forward passes."""
         steps = self.num_steps(done)
