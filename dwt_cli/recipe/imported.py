@@ -13,6 +13,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.data.tokenizer import content
 from dwt_cli.distill.signal.options import Imported
 from dwt_cli.recipe.corpus import CorpusStage
+from dwt_cli.recipe.order import text_for
 from dwt_cli.recipe.stage import Context, Done
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def write_prompts(student: StudentStage, root: Path, at: Context) -> None:
             "run.prompts=true: no server is asked here; choose signal=imported, with a soft weight"
         )
     done: Done = {student.corpus.name: student.corpus.carry_out({}, at)}
-    corpus, steps = done[student.corpus.name], stage.distilled_steps(done) or []
+    corpus, steps = text_for(student, done), stage.distilled_steps(done) or []
     drawn = (of.train.batch_size, student.seed, student.purpose)
     batches = TrainBatches(corpus.train, of.task.targets(corpus.tokenizer), *drawn)
     signal: ImportedSignal = teacher.options.signal(None, of.data.vocab_size)  # type: ignore[assignment]
