@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -258,8 +259,11 @@ def test_a_page_shows_blocks_and_escapes_all(tmp_path: Path) -> None:
     assert "three cups" not in page  # its score is 0: neither for nor against
     assert page.index("one <mark") < page.index("Against it") < page.index("&amp; two")
     assert [cell in page for cell in ("-0.50", "+0.00", "+0.25")] == [True] * 3
-    write_page(a_trace(None), 2, tmp_path / "page.html")
-    assert "documents unknown" in (tmp_path / "page.html").read_text()
+    assert "would rather say" not in page
+    unsaid = replace(a_trace(None), losses_QS=np.array([[0.5, 0, 0.25]]))
+    write_page(unsaid, 2, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "documents unknown" in page and "would rather say the other" in page
 
 
 def test_the_table_has_every_block_in_the_order_of_its_score(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_run_is_traced_stopped_and_gone_on_with(
     os.kill(stopped.pid, signal.SIGKILL)
     stopped.wait()
 
-    carry_out(folder, file, Options(), Console())
+    carry_out(folder, file, Options(raw=True), Console())
     said = capsys.readouterr().out
     assert "page: " in said and "scores: " in said
     out = folder / "trace" / "queries"
