@@ -36,10 +36,11 @@ over moments is a plain one, and that each moment's products are brought to one 
 --raw), is reconstructed. Blocks are weighed by the cross-entropy of their text, with the masks
 under which they were read; the teacher's soft loss does not count.
 
-Debiasing can take out more than it should, where a run moved little: the page and the table have
-products at the end alone and BM25 beside it. Both are written to RUN/trace/NAME_OF_QUERIES/:
-trace.html with the texts of blocks and their documents, scores.csv with all of them. Products are
-kept in the cache: typed again, a command goes on where it stopped, and computes what is new.
+Debiasing can take out more than it should, where a run has moved little, or its start ranks blocks
+alike; in benchmarks/README.md products at the end alone did better. Page and table have these
+beside it, and BM25. Both are written to RUN/trace/NAME_OF_QUERIES/: trace.html with the texts of
+blocks and their documents, scores.csv with all of them. Products are kept in the cache: typed
+again, a command goes on where it stopped, and computes what is new.
 """
 
 
