@@ -114,6 +114,18 @@ def test_two_processes_do_the_run_of_one(text: Path, tmp_path: Path, alone: list
 
 
 @pytest.mark.slow
+def test_two_processes_read_what_one_teacher_writes(text: Path, tmp_path: Path) -> None:
+    """A share of each rank's blocks is the teacher's own; the teacher is the same one."""
+    words = [*elsewhere(text, tmp_path), "explore=sample", "explore.share=0.5"]
+    found = []
+    for name, more in {"one": [], "two": TORCHRUN}.items():
+        run = Started([*words, *more, f"run.root={tmp_path}/{name}"], tmp_path)
+        assert run.ended() == 0, run.output
+        found.append(losses(tmp_path / name))
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_restarted_ranks_leave_whole_models(text: Path, tmp_path: Path, alone: list[float]) -> None:
     """What is sharded is kept on its way, by ranks that were killed and go on by themselves."""
     kept = ["parallel=fsdp", "parallel.shard_teacher=true", "eval.at=[0.5,1]"]
