@@ -234,3 +234,14 @@ def test_decoders_have_grades_too(place: Path, tmp_path: Path) -> None:
         records(tmp_path)[0]["table"][-2]["heldout_after"], abs=1e-4
     )
     assert "warning: jobs.num_parallel has no effect" in done.stderr
+
+
+@SLOW
+def test_two_ranks_grow_as_one_does(place: Path, first: Any, tmp_path: Path) -> None:
+    ranks = ["launch=torchrun", "launch.gpus=2", "launch.device=cpu", f"run.root={tmp_path}"]
+    ended = dwt_train(*command(place, "chain.layers=[2,3]", *ranks), cwd=place, timeout=250)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (ours,) = tmp_path.glob("chains/*/chain.csv")
+    alone = pd.read_csv(next(place.glob("runs/chains/*/chain.csv")))
+    found = pd.read_csv(ours)
+    assert list(found.heldout_after) == pytest.approx(list(alone.heldout_after), rel=1e-3)
