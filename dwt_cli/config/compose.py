@@ -129,6 +129,7 @@ def _run_of(composed: DictConfig, primary: str, likely: Sequence[str] = ()) -> R
         # nobody else pays for torch here
         from dwt_cli.models.checkpoint import longer_than_trained, sizes
 
+        read = {f"{name}={each.path}": each.reads for name, each in opened}
         known = [(f"{name}={each.path}", *size) for name, each in opened if (size := sizes(each))]
         rows = known if run.shares_vocabulary else []
         if found := _words_of_models(rows, known, run.scale, words):
@@ -136,7 +137,7 @@ def _run_of(composed: DictConfig, primary: str, likely: Sequence[str] = ()) -> R
             hydra, run = composed.hydra, typed(composed, primary, hydras)
         run.found = [f"{word} is taken from {named}" for word, named in found.items()]
         for named, _, most, trained in known:
-            length = min(run.data.block_length, most or run.data.block_length)
+            length = min(read[named](run.data.block_length), most or run.data.block_length)
             run.found += longer_than_trained(named, trained, length)
     if run.of_study:
         run.of_study.study.arms = arms

@@ -120,10 +120,11 @@ def _imported(run: Run, teachers: Sequence[Teacher]) -> Iterator[str]:
     if {objective.temperature for objective in divergences(run.objective).values()} - {1.0}:
         yield f"{named}: its rows are at temperature 1; leave the objective's temperature out"
     weights = [run.alpha.weights(Moment(n / _MOMENTS)) for n in range(_MOMENTS)]
-    hard = [each.hard / (each.hard + each.soft) for each in weights if each.soft]
+    scale = sum(objective.weight for objective in run.objective.values())
+    hard = [each.hard / (each.hard + scale * each.soft) for each in weights if each.soft]
     if hard and (share := sum(hard) / len(hard)) < LEAST_HARD:
         yield (
             f"{named} with alpha={run.choices.get('alpha', '')}: biased rows need a hard loss of "
-            f"at least {LEAST_HARD} of both, as a mean over the schedule, and it is {share:.2f}; "
-            "choose alpha=normal, or lower alpha.soft"
+            f"at least {LEAST_HARD} of both, as a mean while it teaches, and it is {share:.2f}; "
+            "choose alpha=normal, or lower alpha.soft or the objective's weight"
         )

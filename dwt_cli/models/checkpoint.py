@@ -52,7 +52,7 @@ def longer_than_trained(named: str, trained: int | None, block_length: int) -> l
         return []
     return [
         f"warning: {named} was trained on blocks of {trained} tokens and has not learned the "
-        f"positions after them; data.block_length={block_length}"
+        f"positions after them; it is given {block_length} at once"
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ from dwt_cli.recipe.order import text_for
 from dwt_cli.recipe.stage import Context, Done
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from dwt_cli.distill.signal.imported import ImportedSignal
     from dwt_cli.recipe.student import StudentStage
     from dwt_cli.tasks.task import Batch
@@ -47,6 +49,24 @@ def check_rows(signal: ImportedSignal, batches: Iterator[Batch], path: str | Non
         raise UserError(
             f"signal.path={path}: {lacking:,} of {of:,} blocks have no rows there; "
             "run.prompts=true writes them down to be sent to the server"
+        )
+
+
+def check_decoded(
+    said: Iterable[tuple[int, str]], tokenizer: PreTrainedTokenizerBase, path: str | None
+) -> None:
+    """Raise `UserError` where a token stands for another text than the rows say.
+
+    Spaces around it do not count, which servers leave out, nor parts of a character.
+    """
+    for number, text in said:
+        token, ours = str(tokenizer.convert_ids_to_tokens(number)), str(tokenizer.decode([number]))
+        alike = {each.strip() for each in (token, token.removeprefix("##"), ours)}
+        if not text.strip() or "\ufffd" in text or text.strip() in alike:
+            continue
+        raise UserError(
+            f"signal.path={path}: id {number} is {text!r} there, and {ours!r} in the "
+            "text's tokenizer; set data.tokenizer to the server's, and ask it anew"
         )
 
 

@@ -51,8 +51,9 @@ def check(
     for problem in student.corpus.problems(conditions):
         raise UserError(problem)
     for name, each in shapes.teacher_models.items() if conditions.task.labelled else ():
-        reads = getattr(shapes.teachers[name], "window", None) or num_positions(each.config)
-        if reads < (length := conditions.data.block_length):
+        length = conditions.data.block_length
+        most = num_positions(each.config) if is_known(each.config) else length
+        if (reads := getattr(shapes.teachers[name], "window", None) or most) < length:
             raise UserError(
                 f"{name}: it reads {reads} positions, scale.block_length={length}: a labelled text "
                 f"is read whole; set scale.block_length={reads} or less, and no {name}.window"

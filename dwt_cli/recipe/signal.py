@@ -19,7 +19,7 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.signal.options import Cached
-from dwt_cli.recipe.imported import check_rows, check_tokenizer
+from dwt_cli.recipe.imported import check_decoded, check_rows, check_tokenizer
 from dwt_cli.recipe.order import num_tokens, text_for
 from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.recipe.teacher import Prepared, TeacherStage
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dwt_cli.distill.signal.coding import Layout
+    from dwt_cli.distill.signal.imported import ImportedSignal
     from dwt_cli.distill.signal.store import CachedBlock, Store
     from dwt_cli.recipe.student import StudentStage
     from dwt_cli.tasks.batches import TrainBatches
@@ -283,7 +284,10 @@ class SignalStage(Stage):
         teacher: Prepared = done[self.teacher.name]
         if imported := self.options.imported:
             asked = (batches.of([where]) for _, where in missing)
-            check_rows(teacher.signal, asked, imported.path)  # type: ignore[arg-type]
+            signal: ImportedSignal = teacher.signal  # type: ignore[assignment]
+            corpus = done[self.student.corpus.name]
+            check_decoded(signal.decoded, corpus.tokenizer, imported.path)
+            check_rows(signal, asked, imported.path)
         if self.options.num_shared:
 
             def write() -> None:

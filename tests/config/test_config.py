@@ -362,4 +362,5 @@ def test_what_a_checkpoint_knows_need_not_be_typed(tmp_path: Path) -> None:
     assert sizes(*teacher, "scale.block_length=48")[2] == [of_teacher]
     _, _, (_, longer) = sizes(*teacher)
     assert f"{teacher[1]} was trained on blocks of 48 tokens" in longer
+    assert sizes(*teacher, "teacher.window=48")[2] == [of_teacher]
     assert sizes() == (8192, 64, [])

@@ -20,9 +20,11 @@ from dwt_cli.distill.alpha import Constant, Linear
 from dwt_cli.distill.objective.divergences import ForwardKL, TopK
 from dwt_cli.distill.signal.options import Imported, Online, Threshold
 from dwt_cli.recipe import worker
+from dwt_cli.recipe.imported import check_decoded
 from dwt_cli.tasks.options import CausalLM, MaskedLM
 from dwt_cli.track.summary import Summary
 from tests.miniature import options, write_text
+from tests.vocabularies import byte_level
 
 Composed = Callable[..., Run]
 SERVED = ["task=clm", "scale.vocab_size=300", "scale.num_layers=1", "objective=top_k",
@@ -117,10 +119,27 @@ def test_blocks_without_rows_are_counted(
     words = ["signal=imported", f"signal.path={place}/some.jsonl", served[2]]
     with pytest.raises(UserError, match=rf"3 of {len(some)} blocks have no rows.*run.prompts=true"):
         done(composed, place, *words)
+    row = json.loads(some[0])
+    row["prompt_logprobs"][1][str(row["prompt_token_ids"][1])]["decoded_token"] = "x!"
+    (place / "others.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match=r"others.jsonl: id \d+ is 'x!' there"):
+        done(composed, place, words[0], f"signal.path={place}/others.jsonl", words[2])
     with pytest.raises(UserError, match=r"signal.tokenizer=0123: the text is read with another"):
         done(composed, place, *words[:2], "signal.tokenizer=0123")
     with pytest.raises(UserError, match=r"nowhere.jsonl: no such file"):
         done(composed, place, "signal=imported", "signal.path=nowhere.jsonl", served[2])
+
+
+def test_tokens_that_stand_for_another_text_are_refused() -> None:
+    """Spaces before a word and parts of a character are not the same with every server."""
+    tokenizer = byte_level()
+    word, half = (tokenizer(text).input_ids for text in (" bark", "\U0001f600"))
+    assert len(half) > 1
+    alike = [(number, tokenizer.decode([number]).strip()) for number in word]
+    alike += [(number, tokenizer.convert_ids_to_tokens(number)) for number in word]
+    check_decoded([*alike, (half[0], "\ufffd"), (half[-1], "")], tokenizer, "rows.jsonl")
+    with pytest.raises(UserError, match=rf"signal.path=rows.jsonl: id {word[0]} is 'x!' there, .*"):
+        check_decoded([(word[0], "x!")], tokenizer, "rows.jsonl")
 
 
 ROWS = Imported(path="rows.jsonl", tokenizer="0123")
@@ -135,6 +154,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "choose objective=top_k|choose that": {"objective": {"logits": ForwardKL()}},
     "temperature 1": {"objective": {"top_k": TopK(temperature=2.0)}},
     "0.20; choose alpha=normal": {"alpha": Constant(soft=4.0)},
+    "0.25; choose alpha=normal": {"objective": {"top_k": TopK(weight=3.0)}},
     "0.28; choose alpha=normal": {"alpha": Linear(soft=4.0, soft_end=1.5)},
 }
 

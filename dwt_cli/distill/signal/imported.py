@@ -33,25 +33,31 @@ _Numbers = NDArray[Any]
 class ImportedSignal(TeacherSignal):
     """The rows of some files, all in memory, found by the tokens of a block.
 
-    A line, or a row of a table, is a prompt: ``prompt_token_ids`` and ``prompt_logprobs``, also in
-    ``choices[0]``, as the server's answer to a completion has them. The latter has null for the
-    first token, and for each other one what was likely there, it among them: id -> ``logprob``.
+    A line, or a row of a table, is a prompt: ``prompt_token_ids`` and ``prompt_logprobs``, or one
+    in each of its ``choices``, as the server's answer to a completion has them. The latter has null
+    for the first token, and for each other one what was likely there, it among them: id ->
+    ``logprob``.
+
+    decoded: of each file's first block the tokens and what the server says that they stand for.
     """
 
     def __init__(self, files: Sequence[Path], num_entries: int, vocab_size: int) -> None:
         self._num_entries, self._vocab_size = num_entries, vocab_size
         self._blocks: dict[bytes, tuple[_Numbers, _Numbers]] = {}
+        self.decoded: list[tuple[int, str]] = []
         for file in files:
+            looks = True
             for number, line in _read(file):
                 try:
-                    ids_L, *rows = self._rows(line)
-                except (KeyError, TypeError, ValueError, OverflowError) as error:
+                    for prompt in _prompts(line):
+                        ids_L, *rows = self._rows(prompt, looks)
+                        self._blocks[ids_L.tobytes()], looks = (rows[0], rows[1]), False
+                except (LookupError, TypeError, ValueError, OverflowError) as error:
                     what = f"lacks {error}" if isinstance(error, KeyError) else error
                     raise UserError(
                         f"signal.path: {file} row {number}: {what}; it is to be as vLLM has "
                         "prompt_token_ids and prompt_logprobs"
                     ) from error
-                self._blocks[ids_L.tobytes()] = (rows[0], rows[1])
 
     def lacking(self, batch: Batch) -> list[int]:
         """Return the blocks of a batch that no row is about."""
@@ -72,21 +78,26 @@ class ImportedSignal(TeacherSignal):
     def release(self) -> None:
         self._blocks = {}
 
-    def _rows(self, line: Mapping[str, Any]) -> tuple[_Numbers, _Numbers, _Numbers]:
-        """Return a block's ids (L,), and of all but the first the entries (L - 1, K)."""
-        if "choices" in line:
-            line = {**line, **line["choices"][0]}
-        ids_L, positions = np.array(line["prompt_token_ids"], np.int64), line["prompt_logprobs"]
+    def _rows(self, prompt: Mapping[str, Any], looks: bool) -> tuple[_Numbers, _Numbers, _Numbers]:
+        """Return a block's ids (L,), and of all but the first the entries (L - 1, K).
+
+        looks: whether at what they stand for, too.
+        """
+        ids_L, positions = np.array(prompt["prompt_token_ids"], np.int64), prompt["prompt_logprobs"]
         if isinstance(positions, str):
             positions = json.loads(positions)
-        if len(positions) != len(ids_L) or positions[0]:
+        if not len(ids_L) == len(positions) > 0 or positions[0]:
             raise ValueError(
                 f"{len(ids_L)} tokens and {len(positions)} positions, of which the first is null"
             )
         size = (len(ids_L) - 1, self._num_entries + 1)
         ids, weights = np.zeros(size, np.int32), np.zeros(size, np.float32)
         for place, (label, position) in enumerate(zip(ids_L[1:], positions[1:], strict=True)):
-            chosen = self._entries(int(label), _pairs(position))
+            of_place = _by_id(position)
+            log_p = {each: float(entry["logprob"]) for each, entry in of_place.items()}
+            chosen = self._entries(int(label), log_p)
+            if looks and isinstance(text := of_place[int(label)].get("decoded_token"), str):
+                self.decoded.append((int(label), text))
             ids[place, : len(chosen)] = [number for number, _ in chosen]
             weights[place, : len(chosen)] = [math.exp(log_p) for _, log_p in chosen]
         if not (largest := weights.sum(-1).max(initial=0.0)) <= _MOST:
@@ -115,24 +126,39 @@ def _key(ids_L: Tensor) -> bytes:
     return ids_L.cpu().numpy().astype(np.int64).tobytes()
 
 
-def _pairs(position: Any) -> dict[int, float]:
-    """Return the log-probabilities at a position; of a table a map is pairs, or has gaps."""
+def _prompts(line: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the prompts of a row: it is one, or has them as choices."""
+    if "choices" not in line:
+        return [line]
+    if not line["choices"]:
+        raise ValueError("no choices")
+    return [{**line, **each} for each in line["choices"]]
+
+
+def _by_id(position: Any) -> dict[int, Mapping[str, Any]]:
+    """Return what is said of each token at a position; of a table a map is pairs, or has gaps."""
     pairs = position.items() if isinstance(position, Mapping) else position
-    return {int(number): float(each["logprob"]) for number, each in pairs if each is not None}
+    return {int(number): each for number, each in pairs if each is not None}
 
 
 def _read(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield the rows of a file with their numbers, from 1 on."""
+    number = 1
     try:
         if file.suffix == ".parquet":
             from pyarrow.parquet import ParquetFile
 
             batches = ParquetFile(file).iter_batches(batch_size=16)
-            yield from enumerate((row for each in batches for row in each.to_pylist()), start=1)
+            for row in (row for each in batches for row in each.to_pylist()):
+                yield number, row
+                number += 1
             return
         with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
+            for line in lines:
                 if line.strip():
                     yield number, json.loads(line)
-    except ValueError as error:  # neither JSON nor a table
-        raise UserError(f"signal.path: {file} cannot be read ({error}); write it anew") from error
+                number += 1
+    except (ValueError, OSError) as error:  # neither JSON nor a table, or torn
+        raise UserError(
+            f"signal.path: {file} cannot be read from row {number} on ({error}); write it anew"
+        ) from error

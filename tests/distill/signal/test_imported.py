@@ -89,7 +89,12 @@ def as_answers(folder: Path, lines: list[dict[str, Any]]) -> Path:
     return written(folder, [{"id": "it", "choices": [{"index": 0, **each}]} for each in lines])
 
 
-@pytest.mark.parametrize("form", [written, as_table, as_answers])
+def as_one_answer(folder: Path, lines: list[dict[str, Any]]) -> Path:
+    """As the answer to several prompts at a time has them."""
+    return written(folder, [{"choices": lines}])
+
+
+@pytest.mark.parametrize("form", [written, as_table, as_answers, as_one_answer])
 def test_entries_are_as_they_were_and_the_rest_is_even(
     tmp_path: Path, form: Callable[..., Path]
 ) -> None:
@@ -128,6 +133,8 @@ SPOILT: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no log-probability of its own token": _of_others,
     "not iterable": _shift,
     "add up to": _twice,
+    "0 tokens and 0 positions": lambda line: line.update(prompt_token_ids=[], prompt_logprobs=[]),
+    "no choices": lambda line: line.update(choices=[]),
     "lacks 'logprob'": lambda line: line["prompt_logprobs"][1].update({3: {"rank": 1}}),
 }
 
@@ -148,5 +155,21 @@ def test_fewer_entries_than_are_asked_for_and_other_vocabularies(tmp_path: Path)
     with pytest.raises(UserError, match="an id beyond the vocabulary of 30"):
         ImportedSignal([file], NUM_ENTRIES, 30)
     file.write_text('{"prompt_token_ids": [1, 2')
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read from row 1 on"):
         ImportedSignal([file], NUM_ENTRIES, VOCAB_SIZE)
+
+
+@pytest.mark.parametrize(("form", "row"), [(written, 2), (as_table, 1)])
+def test_a_torn_file_is_one_line(tmp_path: Path, form: Callable[..., Path], row: int) -> None:
+    _, _, lines = lines_of()
+    file = form(tmp_path, lines)
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(UserError, match=rf"{file.name} cannot be read from row {row} on"):
+        ImportedSignal([file], NUM_ENTRIES, VOCAB_SIZE)
+
+
+def test_what_tokens_stand_for_is_kept_of_the_first_block(tmp_path: Path) -> None:
+    batch, _, lines = lines_of()
+    signal = ImportedSignal([written(tmp_path, lines)], NUM_ENTRIES, VOCAB_SIZE)
+    labels = batch.ids_BL[0, 1:].tolist()
+    assert signal.decoded == [(label, chr(65 + label)) for label in labels]
