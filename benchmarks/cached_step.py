@@ -3,7 +3,7 @@
     python benchmarks/cached_step.py [--rounds 30] [OVERRIDE ...]
 
 A step is the loop's own: batch, what is cached for it, forward, backward, clipping, optimiser; on
-random tokens, with `signal=threshold` and its default entries. Timed in turn, in seconds of the
+random tokens, with the entries and centroids of signal=threshold. Timed in turn, in seconds of the
 processor's time of this process (one thread), which a shared machine does not change much; ratios
 are taken round by round. The step with the teacher beside it stands there to be compared with.
 """
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE")
     given = parser.parse_args()
     run = compose_run(["task=clm", "launch.num_threads=1", *given.overrides])
-    parts, cached = Parts.of(run), Threshold()
+    parts, cached = Parts.of(run), Threshold(num_centroids=32)
     signal, layout = parts.signal(), layout_of(cached, run.data.vocab_size)
     shown = [parts.batches.batch(step) for step in range(3)]
     centroids = as_distributions(centroids_of(signal, shown, cached, 1.0))

@@ -131,7 +131,7 @@ def main() -> None:
     texts = list(batches(corpus, given.rows))
     opened = {path: open_folder(path, Head.causal) for path in {*given.teacher, *given.student}}
     models = {path: LanguageModel(model, torch.float32) for path, model in opened.items()}
-    plain, threshold = Threshold(given.entries, num_centroids=0), Threshold(given.entries)
+    plain, threshold = (Threshold(given.entries, num_centroids=number) for number in (0, 32))
     rows = [["teacher", "entropy", "cached", "entries", "bytes a target", "variance / threshold's"]]
     chosen: dict[Path, dict[str, Cached]] = {}
     shared: dict[Path, Tensor] = {}

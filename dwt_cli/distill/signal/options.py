@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from dwt_cli.base.options import SINCE_0_2, at_least, bookkeeping
+from dwt_cli.base.options import SINCE_0_2, at_least, between, bookkeeping
 from dwt_cli.distill.objective.base import Divergence
 from dwt_cli.distill.objective.divergences import ForwardKL, TopK
 
@@ -101,13 +101,15 @@ class Cached(Signal, ABC):
 
 @dataclass
 class Threshold(Cached):
-    """The likeliest tokens as they are, of the others some: unbiased, with the least variance.
+    """The likeliest tokens as they are, of the others some: unbiased.
 
     num_centroids: mean rows of the teacher's that are written down once; of each row only what
-    differs from a share of the nearest one is chosen from, which leaves less to chance. 0: none.
+    differs from a share of the nearest one is chosen from, which had less variance on the teachers
+    that were measured (benchmarks/README.md). 0: none, and of all unbiased choices of so many
+    tokens the least variance.
     """
 
-    num_centroids: int = at_least(0, 32, identity=SINCE_0_2)
+    num_centroids: int = between(0, 1024, 0, identity=SINCE_0_2)
 
     @property
     def num_shared(self) -> int:

@@ -132,7 +132,7 @@ def gradient_of_states(targets_NV: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "cached",
-    [Threshold(5), Threshold(1), Threshold(5, num_centroids=0), Sampled(7)],
+    [*(Threshold(k, num_centroids=32) for k in (5, 1)), Threshold(5), Sampled(7)],
     ids=str,
 )
 @pytest.mark.parametrize("of", [lambda s_NV: s_NV, gradient_of_states], ids=["token", "gradient"])

@@ -24,7 +24,8 @@ from dwt_cli.tasks.task import Batch, Place
 
 V, L = 300, 12
 PLAIN = Threshold(5, num_centroids=0)
-KINDS = [PLAIN, Threshold(1, num_centroids=0), Sampled(9), LikeliestOnly(4), Threshold(5)]
+KINDS = [PLAIN, Threshold(1, num_centroids=0), Sampled(9), LikeliestOnly(4)]
+KINDS.append(Threshold(5, num_centroids=32))
 CENTROIDS_MV = as_distributions(
     (3 * torch.randn(32, V, generator=torch.Generator().manual_seed(7))).softmax(-1).half().numpy()
 )
