@@ -207,6 +207,11 @@ def warnings(run: Run) -> Iterator[str]:
             ": it reads blocks as they are",
         ),
         (not (several and several.num_probe), {"teacher.probe"}, " without teacher.reward=probe"),
+        (
+            run.data.tokenizer == OWN and any(True for _ in run.teacher.checkpoints()),
+            {"teacher.overlap"},
+            " with data.tokenizer=own: the teacher reads other tokens, and a block's beginning",
+        ),
         (not chooses, {"teacher.reward", "teacher.episode"}, ": no policy chooses among teachers"),
         (learns and is_silent, {"teacher.online", *of_learning}, " with a soft weight of 0"),
         (learns and not compared, {"teacher.online"}, ": no objective compares distributions"),

@@ -23,6 +23,7 @@ class Reading(NamedTuple):
 
     ids_T: theirs. ours_A, theirs_A: the positions of tokens that end together, in order.
     special_T: whether a token is special. hidden_T: whether it is of text that ours do not show.
+    num_beyond: how many of ours end after what is cut off begins.
     """
 
     ids_T: Numbers
@@ -30,6 +31,7 @@ class Reading(NamedTuple):
     theirs_A: Numbers
     special_T: NDArray[np.bool_]
     hidden_T: NDArray[np.bool_]
+    num_beyond: int
 
 
 class _Part(NamedTuple):
@@ -147,7 +149,8 @@ class Spans:
         most = self._max_length
         kept = theirs_A < most
         ids_T, special_T = np.array(ids, np.int64)[:most], np.array(special, bool)[:most]
-        return Reading(ids_T, ours_A[kept], theirs_A[kept], special_T, hidden_T[:most])
+        beyond = int((ours_L > theirs_T[most - 1]).sum()) if len(ids) > most else 0
+        return Reading(ids_T, ours_A[kept], theirs_A[kept], special_T, hidden_T[:most], beyond)
 
 
 def _head(text: bytes) -> int:

@@ -47,16 +47,28 @@ class Alignment(NamedTuple):
 
     aligned: how many of the text's tokens end where one of its own does, in 0..1. read: its tokens,
     by token of the text. unknown: how many of the chunks between have a token that stands for what
-    it cannot read, in 0..1.
+    it cannot read, in 0..1. beyond: how many of the text's tokens are after as much of a block as
+    it reads, in 0..1.
     """
 
     aligned: float
     read: float
     unknown: float
+    beyond: float
+
+    def __str__(self) -> str:
+        said = f"reads other tokens: {self.aligned:.1%} of the text's end with one of its own"
+        if self.beyond:
+            said += (
+                f"; {self.beyond:.1%} are after what it reads of a block, of which it has no "
+                "windows: they are not taught"
+            )
+        return said
 
 
 def alignment(answering: SpanSignal, heldout: HeldoutBatches) -> Alignment:
     """Return how a teacher with other tokens reads the held-out blocks."""
     counts = [(*answering.counted(batch), batch.ids_BL.numel()) for batch in heldout]
-    ends, read, chunks, unknown, positions = (sum(each) for each in zip(*counts, strict=True))
-    return Alignment(ends / positions, read / positions, unknown / max(1, chunks))
+    ends, read, chunks, unknown, beyond, positions = map(sum, zip(*counts, strict=True))
+    shares = (ends / positions, read / positions, unknown / max(1, chunks))
+    return Alignment(*shares, beyond / positions)

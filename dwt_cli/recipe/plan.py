@@ -73,7 +73,7 @@ def _models(shapes: Shapes) -> Iterator[tuple[str, str]]:
         more = f", {learning:,.0f} for what it learns" if learning else ""
         yield f"{name}, FLOPs per token", f"{forward:,.0f} forward{more}"
         if windows := shapes.windows.get(name):
-            number = len(windows.starts(shapes.conditions.data.block_length))
+            number = shapes.num_windows(name)
             yield f"{name}, windows of a block", f"{number} of {windows.length} positions"
 
 

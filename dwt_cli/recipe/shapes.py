@@ -8,6 +8,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from dwt_cli.data.options import OWN
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.chunks import over_chunks
 from dwt_cli.distill.objective.features import parts_for, requested
@@ -123,7 +124,7 @@ class Shapes:
         of, model = self.conditions, self.teacher_models[name]
         if (windows := self.windows.get(name)) is None:
             return of.step_flops(model, *features)
-        number = len(windows.starts(of.data.block_length))
+        number = self.num_windows(name)
         num_targets, blocks = Fraction(of.num_targets, number), of.train.batch_size * number
         return forward_flops(model, blocks, windows.length, num_targets, *features, ragged=True)
 
@@ -156,6 +157,16 @@ class Shapes:
             if windows := read_by(model.config, of.data.block_length, of.task.head):
                 found[name] = windows
         return found
+
+    def num_windows(self, name: str) -> int:
+        """Return how many windows a teacher of `windows` reads of a block.
+
+        One where it is known that it reads other tokens: it reads as much, and no more.
+        """
+        of, teacher = self.conditions.data, self.teachers[name]
+        if of.tokenizer == OWN and any(True for _ in teacher.checkpoints()):
+            return 1
+        return len(self.windows[name].starts(of.block_length))
 
     @property
     def learning_flops(self) -> dict[str, float]:

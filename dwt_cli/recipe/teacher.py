@@ -165,8 +165,7 @@ class SingleStage(TeacherStage):
             between = (across.tokens_of(corpus), tokens)
             answering = self.options.across(wrapped, *between, of.task.head)
             found = across.alignment(answering, of.heldout(corpus, at.ranks.size))
-            text = f"reads other tokens: {found.aligned:.1%} of the text's end with one of its own"
-            at.show.update(self.name, 1.0, text)  # its loss is not to be compared
+            at.show.update(self.name, 1.0, str(found))  # its loss is not to be compared
             return Prepared(replace(facts, windows=None, **found._asdict()), answering, tokens)
         if is_apart and model is not None and model.config.vocab_size != vocab_size:
             from dwt_cli.distill.teacher.signal import FittedSignal

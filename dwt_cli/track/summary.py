@@ -84,9 +84,9 @@ class Facts(Content):
     FLOPs of asking for them once. aligned: of a teacher that reads other tokens, the share of the
     student's which end where one of its own does; read: how many it reads, by token of the
     student's; unknown: the share of the chunks of text between that it cannot read, and that are
-    left out. windows: in which a teacher reads a block that is longer than they are: positions of
-    one, and how many they are. order: of a text of which
-    a part is read, its blocks, those that are chosen, and the FLOPs of scoring them.
+    left out; beyond: that of its tokens after what is read of a block. windows: in which a teacher
+    reads a block that is longer than they are: positions of one, and how many they are. order: of a
+    text of which a part is read, its blocks, those that are chosen, and the FLOPs of scoring them.
     """
 
     parameters: int
@@ -111,6 +111,7 @@ class Facts(Content):
     aligned: float | None = None
     read: float | None = None
     unknown: float | None = None
+    beyond: float | None = None
     windows: dict[str, int] | None = None
     order: dict[str, Any] | None = None
 
@@ -286,6 +287,7 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
         lines.append(
             f"the teacher reads other tokens: {teacher.aligned:.1%} of the student's end where one "
             "of its own does"
+            + (f"; {teacher.beyond:.1%} are after what it reads" if teacher.beyond else "")
         )
     if teacher is not None and teacher.unknown:
         lines.append(

@@ -86,6 +86,11 @@ def test_what_is_too_long_is_cut_and_has_no_place() -> None:
     there = whole.theirs_A < 7
     assert cut.ours_A.tolist() == whole.ours_A[there].tolist()
     assert there.sum() < len(there)
+    # each of ours that is not a part of what is read: the seven tokens' text by itself
+    ours, theirs = byte_level(), finer()
+    rest, read = ids_L[0].tolist(), len(theirs.decode(cut.ids_T))
+    inside = [n for n in range(len(rest)) if len(ours.decode(rest[: n + 1])) <= read]
+    assert whole.num_beyond == 0 and 0 < cut.num_beyond == len(rest) - len(inside)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(masked_bytes, pieces), (pieces, masked_bytes)])

@@ -13,6 +13,7 @@ from dwt_cli.config import check
 from dwt_cli.config.run import Run
 from dwt_cli.models.making import make_model
 from dwt_cli.recipe import worker
+from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.track.summary import Summary
 from tests.conftest import tiny_architecture
 from tests.miniature import options, write_text
@@ -63,6 +64,26 @@ def test_a_teacher_s_tokens_are_what_a_student_s_begin_as(composed: Composed, pl
     assert summary.student.num_taught == 6 and summary.student.teacher_forward_flops
     assert summary.teacher.aligned is not None and 0.3 < summary.teacher.aligned < 1
     assert f"{summary.teacher.aligned:.1%} of the student's end where one of its own" in printed
+
+
+@pytest.mark.slow
+def test_such_a_teacher_reads_the_beginning_of_a_longer_block(
+    composed: Composed, place: Path
+) -> None:
+    words = ["data.tokenizer=own", "task.tokenizer=bpe", "objective=hidden", "teacher.window=6"]
+    folder, printed = train(composed, place, *words)
+    summary = Summary.from_json(json.loads((folder / "summary.json").read_text()))
+    assert summary.teacher and summary.teacher.windows is None and summary.teacher.beyond
+    assert summary.teacher.read is not None and summary.teacher.read <= 6 / 16
+    assert 0.3 < summary.teacher.beyond < 1 - (summary.teacher.aligned or 0)
+    assert f"; {summary.teacher.beyond:.1%} are after what it reads" in printed
+    assert "of which it has no windows" in printed
+    run = composed(*options(place), "teacher=checkpoint", f"teacher.path={place}/teacher", *words)
+    shapes = recipe_of(run).shapes
+    assert shapes.windows["teacher"].length == 6 and shapes.num_windows("teacher") == 1
+    run.overrides.append("teacher.overlap=0.6")
+    assert any(line.startswith("teacher.overlap has no effect with data.tok") for line in
+               check.warnings(run))  # fmt: skip
 
 
 @pytest.mark.slow

@@ -117,16 +117,18 @@ class SpanSignal(TeacherSignal):
             features = _at_places(output.features, readings, batch)
         return Answer(NoTargets(), features, output.loss)
 
-    def counted(self, batch: Batch) -> tuple[int, int, int, int]:
+    def counted(self, batch: Batch) -> tuple[int, int, int, int, int]:
         """Return of a batch how many tokens end together, how many are read, and chunks.
 
-        Last how many of these are left out; none of a masked model, which has no chunks.
+        Then how many of these are left out; none of a masked model, which has no chunks. Last how
+        many of the student's tokens are after what it reads.
         """
         readings, length = self.read(batch), batch.ids_BL.shape[1]
         chunks = Request(chunks=self._mask_id is None)
         rows = _Rows(readings, length, 0, chunks, self._unknown_id)
         ends, read = (sum(len(getattr(r, n)) for r in readings) for n in ("ours_A", "ids_T"))
-        return ends, read, rows.num_chunks, rows.num_unknown
+        beyond = sum(each.num_beyond for each in readings)
+        return ends, read, rows.num_chunks, rows.num_unknown, beyond
 
     def read(self, batch: Batch) -> list[Reading]:
         """Return the blocks of a batch as the teacher reads them."""

@@ -289,7 +289,7 @@ def test_a_chunk_that_the_teacher_cannot_read_is_left_out() -> None:
     assert others == {*chunks.chunks_N.tolist()} - {len(reading.ours_A) - 1}
     assert chunks.log_p_C[within[0]] == 0
     assert signal.counted(batch) == (
-        len(reading.ours_A), len(reading.ids_T), len(reading.ours_A) - 1, 1,
+        len(reading.ours_A), len(reading.ids_T), len(reading.ours_A) - 1, 1, 0,
     )  # fmt: skip
     student_NV = torch.randn(len(batch.labels_N), len(ours), requires_grad=True)
     (gradient,) = torch.autograd.grad(Alm().compare(student_NV, batch.labels_N, chunks), student_NV)
