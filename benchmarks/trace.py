@@ -38,13 +38,13 @@ from timing import SMOKE, table
 
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
+from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import ALONE
 from dwt_cli.config.compose import runs_of
 from dwt_cli.config.run import Run
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.heldout import is_heldout
-from dwt_cli.data.pack import Blocks
 from dwt_cli.evaluate.queries import Query, read_queries
 from dwt_cli.evaluate.trace import Derivatives
 from dwt_cli.evaluate.trace_page import SCORES, BlockTexts
@@ -150,20 +150,6 @@ class World:
         return np.array([[each in text for text in texts] for each in told])
 
 
-class Without(Blocks):
-    """Blocks but for some of them."""
-
-    def __init__(self, blocks: Blocks, left_out: Sequence[int]) -> None:
-        super().__init__(blocks.folder)
-        self._kept = np.setdiff1d(np.arange(len(blocks)), left_out)
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def __getitem__(self, numbers_B: NDArray[np.int64]) -> NDArray[np.int64]:
-        return super().__getitem__(self._kept[numbers_B])
-
-
 def trained_without(run: Run, left_out: Sequence[int], folder: Path) -> Any:
     """Return the student of a run, trained again from the same start without some blocks."""
     machine = Machine.of(run.launch.device, run.launch.num_threads, run.train.precision)
@@ -176,7 +162,8 @@ def trained_without(run: Run, left_out: Sequence[int], folder: Path) -> Any:
             done[stage.name] = stage.carry_out(done, at)
             if stage is student.corpus:
                 whole: Corpus = done[stage.name]
-                done[stage.name] = replace(whole, train=Without(whole.train, left_out))
+                kept = np.setdiff1d(np.arange(len(whole.train)), left_out)
+                done[stage.name] = replace(whole, train=whole.train.part(kept))
     return done[student.name].model
 
 
@@ -188,7 +175,8 @@ def mean_loss(model: Any, queries: Sequence[Query]) -> float:
 
 def figures(seed: int, root: Path, words: Sequence[str], num_blocks: int) -> dict[str, float]:
     """Return the figures of a seed; every step of it is found again if it was done before."""
-    place = root / f"seed{seed}"
+    asked = fingerprint("figures", words=[*_WORDS, *words], num_blocks=num_blocks)
+    place = root / f"seed{seed}-{asked}"
     kept = atomic.read_json(place / "figures.json")
     if kept is not None:
         return kept

@@ -56,10 +56,30 @@ def is_stdout_full() -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file in one piece: readers see the old content or the new, never half."""
+    _write(path, text.encode())
+
+
+def write_summed(path: Path, content: bytes) -> None:
+    """Write what is not finished in one piece, with its sum, so that a later start may go on."""
+    _write(path, hashlib.sha256(content).digest() + content)
+
+
+def read_summed(path: Path) -> bytes | None:
+    """Return the content of a file of `write_summed`; None when it is missing or damaged."""
+    try:
+        whole = path.read_bytes()
+    except OSError:
+        return None
+    length = hashlib.sha256().digest_size
+    content = whole[length:]
+    return content if hashlib.sha256(content).digest() == whole[:length] else None
+
+
+def _write(path: Path, content: bytes) -> None:
     aside = path.with_name(f".{path.name}.writing")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with aside.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)

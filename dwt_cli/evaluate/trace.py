@@ -15,7 +15,6 @@ Legend: Q queries, S snapshots, B blocks, P places (a block with its masks), N t
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ from dwt_cli.tasks.task import Batch, Place
 
 KIND = "products"
 _VERSION = 1
-_PRODUCTS, _FACTS, _BEGUN = "products.npy", "facts.json", "begun.npy"
+_PRODUCTS, _FACTS, _BEGUN = "products.npy", "facts.json", "begun"
 _POSITIONS, _LOGITS = {"cpu": 1 << 12, "cuda": 1 << 16}, {"cpu": 1 << 22, "cuda": 1 << 28}
 _SAVED_EVERY_S = 20.0  # of work: a stopped trace loses no more than that
 
@@ -179,8 +178,9 @@ class Products:
         """Write the products of all places; an earlier start's are not computed again."""
         loss, direction = model.gradient(query)
         places, size = self.text.places, self._places_at_once(model.vocab_size)
-        begun, aside = folder / _BEGUN, folder / "aside.npy"
-        found = list(np.load(begun)) if begun.is_file() else []
+        begun = folder / _BEGUN
+        found = np.frombuffer(atomic.read_summed(begun) or b"").tolist()
+        assert len(found) <= len(places), "they are those of these places"
         self.advance(len(found), None)
         saved = time.monotonic()
         while len(found) < len(places):
@@ -190,13 +190,11 @@ class Products:
             found += model.along(direction, batch).double().tolist()
             self.advance(len(chosen), time.perf_counter() - started)
             if time.monotonic() - saved > _SAVED_EVERY_S:
-                np.save(aside, np.array(found))
-                os.replace(aside, begun)
+                atomic.write_summed(begun, np.array(found).tobytes())
                 saved = time.monotonic()
         np.save(folder / _PRODUCTS, np.array(found))
         atomic.write_json(folder / _FACTS, {"loss": loss})
-        for file in (begun, aside):
-            file.unlink(missing_ok=True)
+        begun.unlink(missing_ok=True)
 
     def _places_at_once(self, vocab_size: int) -> int:
         length = self.text.batches.block_length

@@ -98,11 +98,6 @@ class FinishedRun:
                 f"{folder} was trained on labelled texts: trace a language model, which reads "
                 "blocks of text"
             )
-        if (order := settings["choices"].get("order", "all")) != "all":
-            raise UserError(
-                f"{folder} has order={order}: which of the blocks it has read is not looked up "
-                "here; trace a run that reads all"
-            )
         return cls(folder, settings, summary)
 
     def again(self, *more: str) -> str:
@@ -115,6 +110,12 @@ class FinishedRun:
         kept = [float(name) for name in names if re.fullmatch(r"[\d.e-]+", name)]
         places = {share: place_of(self.folder, share) for share in [*sorted(kept), 1.0]}
         found = {share: place for share, place in places.items() if place.is_dir()}
+        if 1.0 not in found:
+            raise UserError(
+                f"{self.folder} has no model/ of its end: "
+                f"{_command(self.settings, 'run.export=true')} saves its newest checkpoint's as "
+                "export-step-N there; name that model"
+            )
         if 0.0 in found and len(found) > 1:
             return found
         lacking = "no snapshot of its start" if kept else "no snapshots"

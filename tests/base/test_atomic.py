@@ -71,3 +71,15 @@ def test_a_write_that_fails_leaves_the_old_content(
         atomic.write_json(path, {"state": "finished"})
     assert json.loads(path.read_text()) == {"state": "running"}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_finished_counts_only_if_it_is_whole(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    assert atomic.read_summed(begun) is None
+    atomic.write_summed(begun, b"half of it")
+    assert atomic.read_summed(begun) == b"half of it"
+    whole = begun.read_bytes()
+    for damaged in (b"", whole[:-1], whole[:10], whole[:-1] + b"x", b"x" + whole[1:]):
+        begun.write_bytes(damaged)
+        assert atomic.read_summed(begun) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["begun"]

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,7 @@ def test_a_stopped_trace_goes_on_and_kept_products_are_not_computed_again(
 
     with pytest.raises(KeyboardInterrupt):
         ask("stopped")
+    shutil.copytree(tmp_path / "stopped", tmp_path / "damaged")
     done.append((0, False))
     found = ask("stopped")
     rest = done[4:]
@@ -195,6 +197,13 @@ def test_a_stopped_trace_goes_on_and_kept_products_are_not_computed_again(
     done.append((0, False))
     whole = ask("other")
     assert found == pytest.approx(whole)
+    (begun,) = (tmp_path / "damaged").glob("products/*.partial/begun")
+    content = bytearray(begun.read_bytes())
+    content[-1] ^= 1
+    begun.write_bytes(content)
+    count = len(done)
+    assert ask("damaged") == pytest.approx(whole)
+    assert done[count] == (0, False)
     count = len(done)
     assert ask("other") == pytest.approx(whole)
     assert done[count:] == [(len(text.places), False)]

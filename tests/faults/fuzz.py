@@ -43,7 +43,7 @@ WORK = (
     *("dwt_cli.recipe.worker.train", "dwt_cli.recipe.worker.measure"),
     *("dwt_cli.launch.sweep.carry_out", "dwt_cli.launch.chain.carry_out"),
     *("dwt_cli.launch.slurm.start", "dwt_cli.launch.dispatch.start_ranks"),
-    "dwt_cli.launch.clone.go_on",
+    *("dwt_cli.launch.clone.go_on", "dwt_cli.recipe.trace._products"),
 )
 """Where a command has been found right, and what takes long begins."""
 
@@ -53,6 +53,7 @@ PROGRAMS = {
     "dwt-report": ("dwt_cli.cli.report", "main"),
     "dwt-runs": ("dwt_cli.cli.runs", "main"),
     "dwt-cache": ("dwt_cli.cli.cache", "main"),
+    "dwt-trace": ("dwt_cli.cli.trace", "main"),
 }
 
 

@@ -129,6 +129,7 @@ def _of_other_programs(draw: st.DrawFn) -> Words:
                 ("dwt-report", ["runs/studies/nothing", "runs", "--workspace", "a/b", "study"]),
                 ("dwt-runs", ["list", "runs", "--root", "--root=runs"]),
                 ("dwt-cache", ["list", "size", "clean", "--yes", "--older-than", "3"]),
+                ("dwt-trace", ["run", "queries.jsonl", "--beta", "0", "--top=3", "--raw"]),
             ]
         )
     )
