@@ -20,6 +20,7 @@ from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.config import packing
 from dwt_cli.config.run import Run
 from dwt_cli.recipe import worker
+from dwt_cli.recipe.compiled import compiling_of
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import Record
 from dwt_cli.recipe.stage import Site
@@ -182,7 +183,7 @@ def test_what_cannot_be_compiled_is_said(
     at: Any = SimpleNamespace(ranks=ranks, show=show)
     model: Any = None
     compile_loss = (lambda: None) if words else None
-    assert conditions._compiling(model, compile_loss, tmp_path / "run", at) is None
+    assert compiling_of(conditions, model, compile_loss, tmp_path / "run", at) is None
     assert said == [f"compile: off: {what} is not compiled"]
     decision = json.loads((tmp_path / "run" / "compile.json").read_text())
     assert decision == {"compiled": False, "why": f"off: {what} is not compiled"}
