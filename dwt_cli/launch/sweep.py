@@ -140,10 +140,11 @@ def carry_out(
 
 
 def _check_signals(runs: Sequence[Run], students: Sequence[StudentStage]) -> None:
-    """Check that all taught arms of a study have a cached signal, or none: else it is compared."""
+    """Check that all arms that ask a model have a cached signal, or none: else it is compared."""
     named: dict[bool, str] = {}
     for run, student in zip(runs, students, strict=True):
-        if student.teacher and not student.alpha.soft_is_over(Moment(0.0)):
+        asks = any(each.is_model or each.is_elsewhere for _, each in run.teacher.each())
+        if asks and not student.alpha.soft_is_over(Moment(0.0)):
             named.setdefault(student.cached is not None, run.of_study.arm if run.of_study else "")
     if len(named) > 1:
         raise UserError(

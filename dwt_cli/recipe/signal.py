@@ -190,7 +190,9 @@ class SignalStage(Stage):
                     atomic.write_json(place / told, found)
                     atomic.add(place, [told])
                 facts, store = facts or found, self._open(place, at)
-        size = sum(path.stat().st_size for path in place.iterdir() if path.is_file())
+            # before another run adds to it
+            centroids = self._centroids(place, at)
+            size = sum(path.stat().st_size for path in place.iterdir() if path.is_file())
         per_row, asked = size / max(1, store.num_rows), len(missing)
         line = f"{len(needed):,} blocks, {asked:,} asked for now, {per_row:.1f} bytes a target"
         at.show.update(self.name, 1.0, line)
@@ -204,7 +206,7 @@ class SignalStage(Stage):
             account["biased"] = True
         way, vocab_size = self._way(at), of.data.vocab_size
         of_batch = lambda batch: store.entries(batch, way)  # noqa: E731
-        signal = CachedSignal(vocab_size, of_batch, account, self._centroids(place, at))
+        signal = CachedSignal(vocab_size, of_batch, account, centroids)
         return Prepared(Facts.from_json(facts), signal)
 
     def _way(self, at: Context) -> str:
@@ -296,6 +298,7 @@ class SignalStage(Stage):
 
             at.ranks.from_first("its centroids", write)
         centroids = self._centroids(place, at)
+        assert centroids is not None or not self.options.num_shared, "rank 0 has written them"
         ranks, shards = at.ranks, range(0, len(missing), BLOCKS_PER_SHARD)
         # those that an interrupted start has not named stay below
         known = (int(path.stem) for path in place.glob("[0-9]*.*"))

@@ -37,6 +37,7 @@ def print_study_plan(
 
     kind: what an arm is called there.
     A training that several of them need counts once, at the first; one that the cache has, never.
+    What a finished run has asked a teacher for, and is cached, is not asked for again.
     Hours are at the speed of the device that is told, else of the study's finished runs. With
     ``run.device_gb`` it also has what a rank holds; the most epochs of a run, where they are more
     than one and the text is known.
@@ -46,19 +47,21 @@ def print_study_plan(
     costs: dict[tuple[str, int, str], float | None] = {}  # they are alike for all seeds
     rows, finished, seen = [], [], set[str]()
     asked: dict[str, dict[int, int]] = {}
-    for student, job in zip(students, jobs, strict=True):
+    pairs = zip(students, jobs, strict=True)
+    for student, job in sorted(pairs, key=lambda pair: pair[1].state != "finished"):
+        text = read_json(student.corpus.place(cache) / "report.json") or {}
+        there = options.train_tokens or text.get("train_tokens")
+        student = replace(student, train_tokens=there)
         if job.state == "finished":
             if summary := summary_of(Path(options.root).expanduser(), student):  # else elsewhere
                 finished.append(summary.cost)
+                for stage in student.stages:
+                    if stage.grows and stage.place(cache).is_dir():
+                        stage.cost_beyond(asked)
         elif student.identity not in seen:
-            text = read_json(student.corpus.place(cache) / "report.json") or {}
-            there = options.train_tokens or text.get("train_tokens")
-            student = replace(student, train_tokens=there)
             for stage in student.stages:
-                if stage.grows:
+                if stage.grows or (job.arm, job.length, stage.name) not in costs:
                     costs[job.arm, job.length, stage.name] = stage.cost_beyond(asked)
-                elif (key := (job.arm, job.length, stage.name)) not in costs:
-                    costs[key] = stage.cost({})
             new = [each for each in student.stages if each.grows or each.identity not in seen]
             flops = [costs[job.arm, job.length, s.name] for s in new if not s.is_kept(cache)]
             tokens = (student.num_steps({}) or nan) * student.shapes.conditions.tokens_per_step

@@ -31,7 +31,7 @@ _COLUMNS = (
     *("arm", "length", "seed", "identity", "folder", "words", "left_out", "curve_left_out"),
     *_NUMBERS,
     *("is_alone", "settings", "text", "text_formerly", "text_facts", "masks", "versions"),
-    *("machine", "commit", "curve", "weights", "left_at", "biased"),
+    *("machine", "commit", "curve", "weights", "left_at", "biased", "is_cached"),
 )
 
 
@@ -46,7 +46,8 @@ class Results:
     the text is from and how long it is, in words. versions: `Versions` of the libraries. curve:
     (step, held-out loss) of every evaluation. weights: (share of the run, alpha_hard, alpha_soft),
     thinned. left_at: the step that alpha=crossover found. teacher_heldout_loss, teacher_parameters:
-    null of a teacher that is no model, too.
+    null of a teacher that is no model, too. is_cached: whether the teacher that was heard was asked
+    once; null where none was.
     """
 
     study: StudyRecord
@@ -199,6 +200,7 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
     elif student.loss is None or not math.isfinite(student.loss):
         left_out = "its held-out loss is not finite: it has diverged"
     teacher = summary.teacher if summary.teacher and summary.teacher.parameters else None
+    is_heard = student.signal or (teacher and any(soft for *_, soft in said["weights"]))
     losses, curve_left_out = said["curve"], None
     if not losses or losses[-1][0] != student.steps:
         end = f"ends at step {losses[-1][0]}" if losses else "is not there"
@@ -230,6 +232,7 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
         "weights": tuple(map(tuple, said["weights"])),
         "signal": student.signal,
         "biased": bool(student.signal and student.signal.get("biased")),
+        "is_cached": bool(student.signal) if is_heard else None,
         "left_at": student.crossing and student.crossing["step"],
         "settings": _settings(settings),
         "masks": heldout_masks(settings),

@@ -248,6 +248,18 @@ def crossings_within_run(results: Results) -> Iterator[Row]:
                 yield {**where, **at, "crosses at": places or "nowhere"}
 
 
+def signals_apart(results: Results) -> str:
+    """Return the arms whose teacher is asked once, and those that ask in each step.
+
+    Nothing where there is one kind, or the study compares them.
+    """
+    arms = {kind: of.arm.unique() for kind, of in results.runs.groupby("is_cached")}
+    if len(arms) < 2 or results.study.compares_signals:
+        return ""
+    once, online = (", ".join(arms[kind]) for kind in (True, False))
+    return f"once in {once}, and in each step in {online}"
+
+
 def biased(results: Results) -> str:
     """Return the arms whose teacher's rows are kept in a form that is biased."""
     return ", ".join(results.runs.arm[results.runs.biased.eq(True)].unique())

@@ -28,13 +28,15 @@ from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.signal.options import Online, Sampled, Threshold
 from dwt_cli.distill.signal.store import CachedBlock, write_shard
 from dwt_cli.launch import sweep
-from dwt_cli.recipe import preflight, signal, worker
+from dwt_cli.recipe import preflight, signal, study_plan, worker
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.stage import Context, Done, Site
 from dwt_cli.recipe.student import StudentStage
+from dwt_cli.study.record import Job
 from dwt_cli.tasks.clm import NextToken
 from dwt_cli.tasks.task import Batch, Place
 from dwt_cli.track.display import Display
+from dwt_cli.track.summary import Facts, Summary
 from tests.miniature import options, write_text
 from tests.processes import Started, together
 
@@ -419,6 +421,8 @@ def test_a_study_asks_for_all_taught_arms_once_or_for_none(tmp_path: Path) -> No
     with pytest.raises(UserError, match="arm=mine is asked once, that of arm=normal in each"):
         asked("arm=mine,normal")
     asked("arm=mine,alone,stack")  # nobody else hears its teacher
+    smooth = '+study.arms.smooth="teacher=label_smoothing alpha=normal"'
+    asked(smooth, "arm=mine,smooth")  # no model is asked
     asked("arm=mine,normal", "study.compares_signals=true")
 
 
@@ -430,3 +434,24 @@ def test_frozen_patterns_serve_every_seed_and_epoch(ask: Ask, masked: Run) -> No
     num_blocks = len(first.done["corpus"].train)
     most = 2 * 2 * num_blocks  # two patterns of two targets
     assert most / 2 < first.num_rows <= most
+
+
+def test_a_study_s_plan_charges_no_finished_run_s_asking_again(causal: Run, tmp_path: Path) -> None:
+    run = changed(causal, run__cache=str(tmp_path), run__root=str(tmp_path))
+    students = [recipe_of(each) for each in (changed(run, alpha=Linear()), run)]
+    jobs = [Job("mine", 1, 0, (), None, None, state) for state in ("missing", "finished")]
+    (ended := tmp_path / f"ended-{students[1].identity}").mkdir()
+    summary = Summary("ended", "", {}, 0, 1.0, 1.0, {}, Facts(1, {"loss": 3.0}, flops=1.0))
+    (ended / "summary.json").write_text(json.dumps(summary.to_json()))
+
+    def in_all() -> str:
+        console = Console(file=(told := io.StringIO()), width=120)
+        study_plan.print_study_plan(students, jobs, run.run, 1, "mine", console)
+        return next(line for line in told.getvalue().splitlines() if "in all" in line)
+
+    whole = sum(stage.cost({}) or 0.0 for stage in students[0].stages if not stage.grows)
+    cached, alone = students[1].cached, f" {whole:.3g} "
+    assert alone not in in_all(), "what it asked for is not in this cache"
+    assert cached
+    cached.place(Cache(str(tmp_path), print)).mkdir(parents=True)
+    assert alone in in_all()

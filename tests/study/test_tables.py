@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,18 @@ def test_multiples(costs: list[Cost], said: str) -> None:
 def test_seeds_that_are_missing_are_counted() -> None:
     assert tables.multiple([Cost(0.0, 0.6), Cost(0.0, 0.6)], 5) == "< 60% (n=2)"
     assert tables.multiple([Cost(0.8, 0.8), Cost(0.9, 0.9)], 5) == "85% [21%, 149%] (n=2)"
+
+
+def test_arms_that_differ_in_how_a_teacher_was_asked_are_named(tmp_path: Path) -> None:
+    folder = miniature.write(tmp_path, seeds=(0,), lengths=(100,))
+    assert tables.signals_apart(read_results(folder)) == ""
+    at = place(folder, "weak", 100, 0) / "summary.json"
+    student = json.loads(at.read_text())["student"]
+    rewrite(at, student=student | {"signal": {"identity": "one", "flops": 1e9}})
+    results = read_results(folder)
+    assert tables.signals_apart(results) == "once in weak, and in each step in poor"
+    meant = replace(results.study, compares_signals=True)
+    assert tables.signals_apart(replace(results, study=meant)) == ""
 
 
 def test_commits_are_named_with_their_arms(tmp_path: Path) -> None:
