@@ -125,6 +125,8 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
         num_virtual=1 if is_mixed else num_others,
         chunk_bytes=(FUSED_BYTES if train.compile else CHUNK_BYTES)[machine.device.type],
     )
+    # centroids, as they are seen through the head, and their part of its gradient
+    logits += shapes.num_shared * (vocab_size + 2 * width) * _FP32
     if machine.dtype != torch.float32:  # while there are tiles
         logits += vocab_size * width * machine.dtype.itemsize
     own = 0

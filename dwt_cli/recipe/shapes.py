@@ -33,7 +33,8 @@ class Shapes:
 
     teachers: single ones, by the setting that their own settings begin with. checkpoints: those
     models that exist, with the setting that names each. are_cached: the teachers' answers are, so
-    that none is there while the student trains. mixture: what several are made into.
+    that none is there while the student trains. num_shared: of the centroids of cached rows.
+    mixture: what several are made into.
     """
 
     student: Student
@@ -43,6 +44,7 @@ class Shapes:
     conditions: Conditions
     checkpoints: Sequence[tuple[str, Checkpoint]]
     are_cached: bool = False
+    num_shared: int = 0
     mixture: SeveralTeachers | None = None
 
     @property
@@ -94,9 +96,9 @@ class Shapes:
         """Return the FLOPs of a step for what is compared of the student, and for its teachers.
 
         Features, and its logits once more where likelihoods of text are compared; and what a policy
-        looks at. A teacher's are
-        of its forward pass, and of what it learns beside the student. teacher: what is known of
-        one that reads other tokens, which are as many as the student's before that is known.
+        looks at, and centroids as one rank sees them. A teacher's are of its forward pass, and of
+        what it learns beside the student. teacher: what is known of one that reads other tokens,
+        which are as many as the student's before that is known.
         """
         from dwt_cli.models.flops import FORWARD_AND_BACKWARD
 
@@ -109,6 +111,9 @@ class Shapes:
         else:
             asked = sum(self.answer_flops(name, theirs) for name in self.teacher_models)
         shown *= FORWARD_AND_BACKWARD
+        if self.num_shared:  # two products with the head, each time that losses are formed
+            sizes = self.conditions.num_outputs * self.student_config.hidden_size
+            shown += 4 * self.num_shared * sizes * self.conditions.train.num_parts(1)
         if self.mixture:
             block = flops(self.student_model) / self.conditions.train.batch_size
             shown += self.mixture.student_flops(self._head_flops(self.student_model), block)

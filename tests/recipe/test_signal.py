@@ -29,6 +29,7 @@ from dwt_cli.distill.signal.options import Online, Sampled, Threshold
 from dwt_cli.distill.signal.store import CachedBlock, write_shard
 from dwt_cli.launch import sweep
 from dwt_cli.recipe import preflight, signal, study_plan, worker
+from dwt_cli.recipe.memory import memory
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.stage import Context, Done, Site
 from dwt_cli.recipe.student import StudentStage
@@ -403,6 +404,18 @@ def test_students_with_capped_logits_have_no_centroids(
     with pytest.raises(UserError, match="num_centroids=32: the student's logits are capped"):
         preflight.check(recipe_of(capped), machine)
     preflight.check(recipe_of(changed(capped, signal__num_centroids=0)), machine)
+
+
+def test_a_plan_knows_what_centroids_take(causal: Run) -> None:
+    machine = Machine(torch.device("cpu"), torch.float32)
+    taken = []
+    for number in (32, 0):
+        shapes = recipe_of(changed(causal, signal__num_centroids=number)).shapes
+        taken.append((shapes.taught_flops()[0], memory(shapes, machine).logits))
+    (flops, size), (flops_without, size_without) = taken
+    width = shapes.student_config.hidden_size
+    assert flops - flops_without == 4 * 32 * 270 * width
+    assert size - size_without == 4 * 32 * (270 + 2 * width)
 
 
 def test_a_study_asks_for_all_taught_arms_once_or_for_none(tmp_path: Path) -> None:

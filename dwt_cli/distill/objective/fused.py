@@ -201,7 +201,7 @@ def _tiles(
                 _add_product(of_weight_VD, logits_CV, states_CD)
             if of_bias_V is not None:
                 of_bias_V += logits_CV.sum(0, dtype=of_bias_V.dtype)
-            if shares and isinstance(answer, EntryRows):
+            if shares and any(needs) and isinstance(answer, EntryRows):
                 slopes_C1 = torch.cat([each.pop() for each in of_chunks[first_of_tile:]])
                 of_states_CD = None if gradient_ND is None else gradient_ND[rows]
                 shares.subtract(answer, slopes_C1, states_CD, of_states_CD)
@@ -287,7 +287,7 @@ def _of_rows(
 ) -> list[Tensor]:
     """Return each term by row, (C, 1); write the total's gradient in the place of the logits.
 
-    Of a teacher with centroids the slopes of `Shares` come last.
+    Of a teacher with centroids the slopes of `Shares` come last, with the gradient.
 
     It is hard (p - onehot) + the sum over divergences of soft / tau d(divergence)/d(logits / tau).
     numbers: those of `_numbers`. cap: of the student's logits, which come without it.
@@ -318,7 +318,7 @@ def _of_rows(
                 loss_C1, its_tables = objective.compare(softened.student, revised)
                 tables += [(slope * each, table_CV) for each, table_CV in its_tables]
             terms.append(loss_C1 * counts)
-        if isinstance(theirs, EntryRows) and theirs.shares_C1 is not None:
+        if needs_gradient and isinstance(theirs, EntryRows) and theirs.shares_C1 is not None:
             slopes = sum(f / tau for f, tau in zip(factors, taus, strict=True))
             terms.append(slopes * counts * theirs.shares_C1)
     if needs_gradient:

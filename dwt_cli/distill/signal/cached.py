@@ -75,7 +75,9 @@ def centroids_of(
 ) -> NDArray[np.float16]:
     """Return the centroids (M, V) of a teacher's rows, as they are written down."""
     rows = [(signal(batch).targets.dense().float() / tau).softmax(-1) for batch in batches]
-    return centroids(torch.cat(rows), cached.num_shared).half().cpu().numpy()
+    t_NV = torch.cat(rows)
+    rows.clear()  # of such tables there is room for two
+    return centroids(t_NV, cached.num_shared).half().cpu().numpy()
 
 
 def as_distributions(written_MV: NDArray[np.float16]) -> Tensor:

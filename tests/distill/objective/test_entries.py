@@ -145,6 +145,8 @@ def test_shares_of_centroids_where_states_are_logits() -> None:
         DistillationSums(targets, *of)(logits_NV).total.backward()
         found.append(logits_NV.grad)
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    totals = [DistillationSums(targets, *of)(draw(N, V)).total for targets in (entries, table)]
+    torch.testing.assert_close(*totals, rtol=1e-4, atol=1e-5)  # without a gradient, too
 
 
 @pytest.mark.slow
