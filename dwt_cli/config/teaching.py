@@ -147,9 +147,25 @@ def _of_written(run: Run, teacher: str) -> Iterator[str]:
 
 def _of_order(run: Run, teacher: str) -> Iterator[str]:
     members = [teacher for _, teacher in run.teacher.each()]
+    order, several = f"order={run.choices.get('order', '')}", run.teacher.combined
+    is_parted = run.order.chosen or (several and several.num_probe)
+    if members and is_parted and run.remap.learned:
+        yield (
+            f"remap=ligo with {order if run.order.chosen else 'teacher.reward=probe'}: its maps "
+            "learn from all of the text, and the student reads a part; choose another remap"
+        )
     if not (scored := run.order.scored) or not members:
         return
-    order, several = f"order={run.choices.get('order', '')}", run.teacher.combined
+    named = [(f"{setting}.temperature", each) for setting, each in run.teacher.each()]
+    softened = {name: getattr(each, "temperature", 1.0) for name, each in named}
+    if several and several.temperatures:
+        softened["teacher.temperatures"] = next((t for t in several.temperatures if t != 1), 1.0)
+    for setting, temperature in softened.items():
+        if temperature != 1:
+            yield (
+                f"{setting}={temperature:g} with {order}: blocks are scored by likelihoods, which "
+                f"are at 1; leave {setting} out, and soften by the objective's temperature"
+            )
     if not all(each.is_model for each in members):
         yield (
             f"{order} with {teacher}: no model scores the text; choose another teacher, or "

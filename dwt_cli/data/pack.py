@@ -91,6 +91,10 @@ class Blocks:
         found._bytes, found.rest = None, []
         return found
 
+    def number_of(self, block: int) -> int:
+        """Return a block's number in the whole text, where it is the same for every part."""
+        return block if self._numbers is None else int(self._numbers[block])
+
     @property
     def block_length(self) -> int:
         return int(self._shards[0].shape[1])

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dwt_cli.base.options import Range, at_least
 from dwt_cli.distill.teacher.options import BUDGETS, CheckpointTeacher, Teacher
-from dwt_cli.models.options import Checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +45,10 @@ class Order:
 
 @dataclass
 class Chosen(Order, ABC):
-    """A share of the blocks, in each epoch in another random order; the others are never read.
+    """A share of the blocks, in each epoch in another random order.
+
+    The student's own training does not read the others; those who score, a teacher that is trained
+    here and a step that is looked for beforehand do.
 
     An epoch of ``train.epochs`` is as long as the whole text, so that runs are equally long.
     """
@@ -105,7 +107,7 @@ class Scored(Chosen):
         """Return the model that reads the text besides; None: nobody does."""
         return None
 
-    def checkpoints(self) -> Iterator[tuple[str, Checkpoint]]:
+    def checkpoints(self) -> Iterator[tuple[str, CheckpointTeacher]]:
         """Yield the model besides that exists already, with the setting that names it."""
         yield from ()
 

@@ -18,7 +18,9 @@ from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.heldout import Pieces, pieces_for
 from dwt_cli.data.options import OWN, Data
 from dwt_cli.data.source import Progress, Source
+from dwt_cli.distill.teacher.options import CheckpointTeacher
 from dwt_cli.models.options import Checkpoint, located, provenance
+from dwt_cli.recipe import across
 from dwt_cli.recipe.stage import Conditions, Context, Done, Stage
 from dwt_cli.tasks.options import MaskedLM, Task
 
@@ -29,7 +31,7 @@ class CorpusStage(Stage):
 
     tokenizer: returns the path of the one that is opened, None to train one. wanted_heldout: the
     number of held-out blocks that was asked for in so many words. fewest: training blocks that the
-    run needs, as it sets some apart.
+    run needs, as it sets some apart. alike: models that have to read its tokens.
     """
 
     kind: ClassVar[str | None] = "corpus"
@@ -40,6 +42,7 @@ class CorpusStage(Stage):
     wanted_heldout: int | None = None
     name: str = "corpus"
     fewest: int = 1
+    alike: Sequence[tuple[str, CheckpointTeacher]] = ()
 
     @cached_property
     def source(self) -> Source:
@@ -119,6 +122,12 @@ class CorpusStage(Stage):
                 f"teacher.reward=probe: the text has {len(corpus.train)} blocks to train on, and "
                 f"{self.fewest} are needed; lower teacher.probe, or give more text"
             )
+        for setting, model in self.alike:
+            if across.own_tokens(model, corpus):
+                raise UserError(
+                    f"{setting}={model.path}: it reads other tokens than the text's; choose a "
+                    "model with the same tokenizer"
+                )
         there = len(corpus.heldout)
         if self.wanted_heldout is not None and self.wanted_heldout > there:
             at.show.say(

@@ -130,7 +130,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     if machine.dtype != torch.float32:  # while there are tiles
         logits += vocab_size * width * machine.dtype.itemsize
     own = 0
-    if shapes.mixture:  # of a policy, beside the mixture
+    if shapes.mixture and shapes.mixture.chooses:  # of a policy, beside the mixture
         own = num_rows * vocab_size * _FP32 + shapes.mixture.own_bytes(num_rows, vocab_size)
     # when a layer is computed again the logits are gone
     activations = kept + max(0, again - logits) + learning

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
 from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.distill.order import REFERENCE
 from dwt_cli.recipe.stage import Context, Done, Stage
-from dwt_cli.recipe.teacher import Prepared, TeacherStage, teacher_stage
+from dwt_cli.recipe.teacher import Prepared, TeacherStage, recorded, teacher_stage
 from dwt_cli.track.summary import Facts
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 _VERSION = 1  # raise it when the same would give other losses
 _TOKENS = 2048  # of the blocks that are read at once: not a batch's, or sums are rounded otherwise
 _ROWS = 256  # whose tables over the vocabulary are there at a time
-_LOSSES = "losses.npy"
+_SAVED_EVERY = 200  # times that all ranks have read some
+_LOSSES, _BEGUN = "losses.npy", "begun"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class ScoresStage(Stage):
             "version": _VERSION,
             "text": self.model.corpus.identity,
             "task": of.task,
-            "model": self.model.options,
+            "model": self.model.options.frozen("window", "overlap"),
             "models": self.model.identities,
             "vocab_size": of.data.vocab_size,
             "precision": of.train.precision,
@@ -109,8 +111,9 @@ class ScoresStage(Stage):
         of, ranks, blocks = self.model.conditions, at.ranks, done[self.model.corpus.name].train
         size = max(1, _TOKENS // of.data.block_length)
         starts = range(0, len(blocks), size)
-        found = torch.zeros(len(blocks), 2, dtype=torch.float64)
-        for first in range(0, len(starts), ranks.size):
+        found, begun = torch.zeros(len(blocks), 2, dtype=torch.float64), folder / _BEGUN
+        num_read = ranks.from_first("the scores so far", lambda: _take_up(begun, found))
+        for first in range(num_read, len(starts), ranks.size):
             # all are asked together, as sharded ones must be: who has run out reads the first again
             counts = first + ranks.rank < len(starts)
             start = starts[first + ranks.rank if counts else 0]
@@ -121,9 +124,15 @@ class ScoresStage(Stage):
                 table = [(own.mean(), np.median(own)) for own in each]
                 found[numbers.start : numbers.stop] = torch.tensor(table)
             at.show.update(self.name, first / len(starts), "scoring the text")
+            if (first - num_read) // ranks.size % _SAVED_EVERY == _SAVED_EVERY - 1:
+                so_far = ranks.sum(found.clone())
+                if ranks.is_first:
+                    read = np.array([first + ranks.size], np.float64)
+                    atomic.write_summed(begun, read.tobytes() + so_far.numpy().tobytes())
         found = ranks.sum(found)
         if ranks.is_first:
             np.save(folder / _LOSSES, found.numpy())
+            begun.unlink(missing_ok=True)
         flops = len(blocks) * self.block_flops
         return Facts(model.facts.parameters, model.facts.heldout, flops=flops)
 
@@ -135,6 +144,8 @@ class ScoresStage(Stage):
         self, numbers: range, pattern: int, model: Prepared, done: Done, at: Context
     ) -> list[Numbers]:
         """Return the losses of a model on each target of some blocks, block by block."""
+        import torch
+
         from dwt_cli.tasks.task import Place
 
         corpus = done[self.model.corpus.name]
@@ -142,13 +153,23 @@ class ScoresStage(Stage):
         places = [Place(number, pattern, number) for number in numbers]
         seed = seed_for("order", "targets")
         batch = targets.batch(corpus.train[np.array(numbers)], seed, places).to(at.machine.device)
-        answer, labels_N = model.signal(batch).targets, batch.labels_N
+        with torch.no_grad():  # of a teacher, too, that will learn
+            answer, labels_N = model.signal(batch).targets, batch.labels_N
         losses_N = np.concatenate(
             [each.double().cpu().numpy() for each in _cross_entropies(answer, labels_N)]
         )
         blocks_N = (batch.rows_N // batch.ids_BL.shape[1]).cpu().numpy()
         ends = np.bincount(blocks_N, minlength=len(numbers)).cumsum()[:-1]
         return np.split(losses_N, ends)
+
+
+def _take_up(begun: Path, found: Tensor) -> int:
+    """Write the losses of an earlier start into ``found``; return how many parts had been read."""
+    so_far = np.frombuffer(atomic.read_summed(begun) or b"")
+    if len(so_far) != 1 + found.numel():
+        return 0
+    found.numpy()[:] = so_far[1:].reshape(found.shape)
+    return int(so_far[0])
 
 
 def _cross_entropies(answer: SoftTargets, labels_N: Tensor) -> Iterator[Tensor]:
@@ -215,4 +236,9 @@ def account_of(
     if corpus is whole:
         return None
     flops = sum(stage.cost(done) or 0.0 for stage in student.scores)
-    return {"blocks": len(whole.train), "chosen": len(corpus.train), "flops": flops}
+    account: dict[str, Any] = {"blocks": len(whole.train), "chosen": len(corpus.train)}
+    account["flops"] = flops
+    if student.order.scored:  # an earlier teacher is a part of the teacher's own pre-training
+        for _, reference in student.order.scored.checkpoints():
+            account["reference_flops"] = recorded(reference.path).get("flops")
+    return account

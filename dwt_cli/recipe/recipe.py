@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dwt_cli.config.run import Run
+from dwt_cli.distill.teacher.options import CheckpointTeacher
 from dwt_cli.recipe.corpus import CorpusStage, tokenizer_path
 from dwt_cli.recipe.labelled import LabelledStage
 from dwt_cli.recipe.shapes import Shapes
@@ -43,6 +44,7 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
         lambda: tokenizer_path(run.data.tokenizer, opened),
         run.eval.num_blocks if asked else None,
         fewest=_fewest_blocks(run),
+        alike=_references(run),
     )
     if not opened:  # else the tokenizer may be another
         known = (each.corpus for each in others if not each.shapes.checkpoints)
@@ -66,4 +68,12 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
 def _fewest_blocks(run: Run) -> int:
     """Return how long the text has to be, for one block to be left beside those set apart."""
     apart = run.teacher.combined.num_probe if run.teacher.combined else 0
+    if not apart:
+        return 1
     return math.ceil((apart + 1) / (run.order.chosen.share if run.order.chosen else 1.0))
+
+
+def _references(run: Run) -> list[tuple[str, CheckpointTeacher]]:
+    """Return the models that score the text beside a teacher, and exist already."""
+    has_teacher = any(True for _ in run.teacher.each())
+    return [*run.order.scored.checkpoints()] if run.order.scored and has_teacher else []

@@ -132,7 +132,7 @@ class SingleStage(TeacherStage):
         model, fresh = self.options.start(*of)
         known: dict[str, Any] = {"flops": None if model or self.options.is_elsewhere else 0}
         for _, checkpoint in self.options.checkpoints():
-            known |= _recorded(Path(checkpoint.path).expanduser())
+            known |= recorded(checkpoint.path)
         return model, Facts(0, {}, **known, fresh=fresh or None)
 
     def _wrapped(self, model: PreTrainedModel, facts: Facts, at: Context) -> tuple[Any, Facts]:
@@ -339,8 +339,9 @@ def teacher_stage(
     return single[0] if single else None
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
+def recorded(path: str) -> dict[str, Any]:
     """Return what a run has recorded that its model took, its own teacher's part included."""
+    folder = Path(path).expanduser()
     run = folder.parent if folder.name == "model" else folder
     cost = (read_json(run / "summary.json") or {}).get("cost")
     if cost is None:

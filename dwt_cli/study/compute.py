@@ -37,13 +37,14 @@ class Account(Enum):
 def flops(cost: Mapping[str, float | None]) -> dict[str, float]:
     """Return the FLOPs of a run in each account by its column, from `Summary.cost`.
 
-    NaN where they are not known. WHOLE has what remapping learned, too. A teacher's pre-training
-    is charged to each of its students in full, which is the hardest account. FORWARD has the
-    calibration that says when to leave the teacher, and the scores that say what to read: they are
-    spent on listening, as its passes are.
+    NaN where they are not known. WHOLE has what remapping learned, too, and a reference's
+    pre-training. A teacher's is charged to each of its students in full, which is the hardest
+    account. FORWARD has the calibration that says when to leave the teacher, and the scores that
+    say what to read: they are spent on listening, as its passes are.
     """
     known = {key: math.nan if value is None else value for key, value in cost.items()}
     learned = known["teacher_pretraining_flops"] + known["remap_flops"]
+    learned += known["reference_pretraining_flops"]
     finding = known["calibration_flops"] + known["scoring_flops"]
     listening = known["teacher_forward_flops"] + finding
     added = (known["student_flops"], listening, learned)

@@ -85,7 +85,8 @@ class TrainBatches:
         epoch, number = divmod(step * self.batch_size + sample, len(self._blocks))
         block = int(self._order(epoch)[number])
         if self._targets.num_patterns:  # whatever step and sample of the epoch it is
-            return Place(block, epoch % self._targets.num_patterns, block)
+            pattern = epoch % self._targets.num_patterns
+            return Place(block, pattern, self._blocks.number_of(block))
         return Place(block, step, sample)
 
     @lru_cache(maxsize=2)  # noqa: B019 - a source lives as long as its process

@@ -86,7 +86,7 @@ class Facts(Content):
     student's; unknown: the share of the chunks of text between that it cannot read, and that are
     left out; beyond: that of its tokens after what is read of a block. windows: in which a teacher
     reads a block that is longer than they are: positions of one, and how many they are. order: of a
-    text of which a part is read, its blocks, those that are chosen, and the FLOPs of scoring them.
+    text read in part, its blocks, those chosen, the FLOPs of their scores, and a reference's own.
     """
 
     parameters: int
@@ -190,6 +190,7 @@ class Summary(Content):
             "calibration_flops": student.calibration_flops,
             "scoring_flops": student.scoring_flops,
             "remap_flops": remap["flops"],
+            "reference_pretraining_flops": (student.order or {}).get("reference_flops", 0),
             "teacher_pretraining_flops": 0 if teacher is None else teacher.flops,
             "student_seconds": student.seconds,
             "remap_seconds": remap["seconds"],

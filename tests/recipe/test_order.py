@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ WORDS = [
     *("order=difference", "order.budget=0.25", "scale.num_layers=1", "scale.teacher_num_layers=1"),
     *("eval.num_blocks=2", "launch.device=cpu"),
 ]
+BY_TEACHER = ["order=learnable", *WORDS[2:]]
 TORCHRUN = ["launch=torchrun", "launch.gpus=2"]
 CAUSAL = ["task=clm", "scale.vocab_size=270", "task.separate_documents=true"]
 
@@ -91,6 +93,46 @@ def test_losses_are_those_of_each_block_by_itself(
     monkeypatch.setattr(order.ScoresStage, "_read", nobody)
     others = before(replace(run, seed=3, order=replace(run.order, share=0.1)))
     assert np.array_equal(others["scores"], done["scores"])
+
+
+def test_scores_that_a_kill_has_cut_off_are_gone_on_with(
+    place: Path, composed: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = composed(*options(place), *BY_TEACHER)
+    monkeypatch.setattr(order, "_TOKENS", 16 * 8)
+    monkeypatch.setattr(order, "_SAVED_EVERY", 2)
+    read, own = [], order.ScoresStage._losses
+
+    def losses(self: order.ScoresStage, numbers: range, *more: Any) -> list[np.ndarray]:
+        read.append(numbers.start)
+        if read == [0, 8, 16, 24, 32]:
+            raise KeyboardInterrupt
+        return own(self, numbers, *more)
+
+    monkeypatch.setattr(order.ScoresStage, "_losses", losses)
+    with pytest.raises(KeyboardInterrupt):
+        before(run)
+    found = before(run)["scores"]
+    assert read[5] == 32, "what was read before is kept"
+    (kept,) = Path(run.run.cache).glob(f"scores/{recipe_of(run).scores[0].identity}")
+    assert not (kept / "begun").exists()
+    shutil.rmtree(kept)
+    assert np.array_equal(before(run)["scores"], found)
+    assert len(read) == 5 + len(found[32::8]) + len(found[::8])
+
+
+def test_what_a_reference_took_is_known_from_its_record(
+    place: Path, tmp_path: Path, composed: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = before(composed(*options(place), *BY_TEACHER))
+    words = [*options(place), *WORDS, f"order.reference={tmp_path}/model"]
+    student, whole = recipe_of(composed(*words)), done["corpus"]
+    read = replace(whole, train=whole.train.part(np.arange(3)))
+    monkeypatch.setattr(order.ScoresStage, "cost", lambda *_: 1.0)
+    assert order.account_of(student, read, done)["reference_flops"] is None
+    cost = {"student_flops": 5, "teacher_pretraining_flops": 3, "tokens": 9}
+    (tmp_path / "summary.json").write_text(json.dumps({"cost": cost}))
+    assert order.account_of(student, read, done)["reference_flops"] == 8
 
 
 def test_reading_all_of_the_text_is_charged(place: Path, composed: Callable[..., Run]) -> None:

@@ -18,11 +18,13 @@ def test_three_accounts() -> None:
         "remap_flops": 3,
         "calibration_flops": 0.0,
         "scoring_flops": 0.0,
+        "reference_pretraining_flops": 0,
     }
     assert list(flops(cost)) == [account.column for account in Account]
     assert list(flops(cost).values()) == [100, 120, 163]
     assert list(flops(cost | {"calibration_flops": 7}).values()) == [100, 127, 170]
     assert list(flops(cost | {"scoring_flops": 5}).values()) == [100, 125, 168]
+    assert list(flops(cost | {"reference_pretraining_flops": 9}).values()) == [100, 120, 172]
     cost["teacher_pretraining_flops"] = None  # a downloaded teacher
     assert list(flops(cost).values()) == pytest.approx([100, 120, math.nan], nan_ok=True)
 

@@ -162,6 +162,19 @@ def test_frozen_patterns_take_turns_by_epoch_whatever_the_seed(blocks: Blocks) -
     assert all(teachers[n] not in (first[n], second[n]) for n in first), "it has masks of its own"
 
 
+def test_a_block_has_the_same_patterns_in_every_part_of_the_text(blocks: Blocks) -> None:
+    masking = Masking(MaskedLM(num_patterns=2), V, MASK, SPECIAL)
+    parts = [np.arange(NUM_BLOCKS), np.arange(1, NUM_BLOCKS, 3), np.array([7, 4])]
+    found = []
+    for part in parts:
+        batches = TrainBatches(blocks.part(part), masking, len(part), 0, "student")
+        each = [batches.batch(0, n, len(part)) for n in range(len(part))]
+        found.append({int(part[int(one.places_B3[0, 0])]): digest(one) for one in each})
+    whole, third, two = found
+    assert {4, 7} == set(two) and third.keys() < whole.keys()
+    assert all(whole[n] == mask for n, mask in (third | two).items())
+
+
 @pytest.fixture(scope="module")
 def many() -> tuple[np.ndarray, Batch]:
     """The masking of many equal blocks of distinct ordinary tokens."""

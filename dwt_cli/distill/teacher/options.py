@@ -1,9 +1,9 @@
 """The options of a teacher, the source of the soft targets. Imports no torch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from omegaconf import II
 
@@ -97,6 +97,10 @@ class Teacher:
         """True where modules of it are trained beside the student."""
         return False
 
+    def frozen(self, *kept: str) -> Self:
+        """Return the model as it is prepared: of the settings of its use those that are kept."""
+        return self
+
     @property
     def shown(self) -> "FeatureSpec":
         """The features that it is asked for whatever is compared."""
@@ -180,11 +184,9 @@ class ModelTeacher(Teacher):
         # or the last layer would not call its linear maps, but take them apart
         return frozenset({("hidden", -1)} if self.online is Online.lora else ())
 
-    def frozen(self) -> Self:
-        """Return the same without modules that learn and windows: the model as it is prepared."""
-        of_use = ("online", "rank", "agreement", "lr_scale", "window", "overlap")
-        known: dict[str, Any] = {each.name: each.default for each in fields(ModelTeacher)}
-        return replace(self, **{name: known[name] for name in of_use})
+    def frozen(self, *kept: str) -> Self:
+        of_use = {"online", "rank", "agreement", "lr_scale", "window", "overlap"}.difference(kept)
+        return replace(self, **{n: v for n, v in vars(ModelTeacher()).items() if n in of_use})
 
     def windows(self, config: "PreTrainedConfig", length: int, head: Predicts) -> "Windows | None":
         from dwt_cli.models.anatomy import is_known, num_positions
