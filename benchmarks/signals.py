@@ -23,7 +23,13 @@ from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.base import Divergence
 from dwt_cli.distill.objective.divergences import ForwardKL, TopK
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums
-from dwt_cli.distill.signal.cached import as_distributions, asked, centroids_of, layout_of
+from dwt_cli.distill.signal.cached import (
+    as_distributions,
+    asked,
+    centroids_of,
+    layout_of,
+    spread_over,
+)
 from dwt_cli.distill.signal.coding import Layout
 from dwt_cli.distill.signal.options import Cached, LikeliestOnly, Sampled, Threshold
 from dwt_cli.distill.signal.store import entry_rows, keys_of
@@ -110,10 +116,9 @@ def angle(one: Tensor, other: Tensor) -> float:
 def centroids_for(signal: ModelSignal, corpus: Corpus, cached: Cached) -> Tensor:
     """Return those that a run would find: of blocks that are spread over the text."""
     count = math.ceil(2048 / (corpus.train.block_length - 1))
-    numbers = np.linspace(0, len(corpus.train) - 1, count).astype(np.int64)
-    places = [Place(int(number), 0, int(number)) for number in numbers]
-    batch = NextToken().batch(corpus.train[numbers], 0, places)
-    return as_distributions(centroids_of(signal, [batch], cached, 1.0))
+    count = min(count, len(corpus.train))
+    shown = spread_over(corpus.train, NextToken(), count, _BLOCKS_AT_ONCE)
+    return as_distributions(centroids_of(signal, shown, cached, 1.0))
 
 
 def main() -> None:
@@ -123,6 +128,7 @@ def main() -> None:
     parser.add_argument("--student", nargs="*", type=Path, default=[])
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=4096)
+    parser.add_argument("--targets", type=int, default=10_000_000, help="that share centroids")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--entries", type=int, default=12)
     parser.add_argument("--vocab-size", type=int, default=32768, help="for the bits of an id")
@@ -132,7 +138,8 @@ def main() -> None:
     opened = {path: open_folder(path, Head.causal) for path in {*given.teacher, *given.student}}
     models = {path: LanguageModel(model, torch.float32) for path, model in opened.items()}
     plain, threshold = (Threshold(given.entries, num_centroids=number) for number in (0, 32))
-    rows = [["teacher", "entropy", "cached", "entries", "bytes a target", "variance / threshold's"]]
+    rows = [["teacher", "entropy", "cached", "entries", "bytes a target"]]
+    rows[0] += [f"with centroids, over {given.targets:,} targets", "variance / threshold's"]
     chosen: dict[Path, dict[str, Cached]] = {}
     shared: dict[Path, Tensor] = {}
     for number, path in enumerate(given.teacher, 1):
@@ -157,7 +164,8 @@ def main() -> None:
             ratio = variance(signal, texts, cached, shared[path]) / least
             of_it = f"{ratio:.2f}" if name != "top_k" else ""  # its error is no variance
             known = [str(number), f"{entropy:.2f}", name, str(cached.num_entries)]
-            rows.append([*known, f"{size(cached):.2f}", of_it])
+            alone, file = size(cached), 2 * cached.num_shared * given.vocab_size  # in fp16
+            rows.append([*known, f"{alone:.2f}", f"{alone + file / given.targets:.2f}", of_it])
     print("\n".join(table(rows[0], rows[1:])))
     path = given.teacher[0]
     signal = ModelSignal(models[path])

@@ -256,20 +256,13 @@ class SignalStage(Stage):
         """Write the centroids down, of blocks that are spread over the text, whoever asks."""
         import numpy as np
 
-        from dwt_cli.base.randomness import seed_for
-        from dwt_cli.distill.signal.cached import centroids_of
-        from dwt_cli.tasks.task import Place
+        from dwt_cli.distill.signal.cached import centroids_of, spread_over
 
         of, corpus = self.student.shapes.conditions, done[self.student.corpus.name]
         targets, size = of.task.targets(corpus.tokenizer), of.train.num_blocks(at.ranks.size)
         count = min(self.num_centroid_blocks(done), len(corpus.train))
-        chosen = np.linspace(0, len(corpus.train) - 1, count).astype(np.int64)
-        batches = (
-            targets.batch(
-                corpus.train[part], seed_for("centroids"), [Place(int(n), 0, int(n)) for n in part]
-            ).to(at.machine.device)
-            for part in np.split(chosen, range(size, count, size))
-        )
+        spread = spread_over(corpus.train, targets, count, size)
+        batches = (batch.to(at.machine.device) for batch in spread)
         found = centroids_of(teacher.signal, batches, self.options, self.temperature)
         np.save(place / self._centroids_file(at), found)
         atomic.add(place, [self._centroids_file(at)])

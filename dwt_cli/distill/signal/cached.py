@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.randomness import generator, seed_for
+from dwt_cli.data.pack import Blocks
 from dwt_cli.distill.objective.base import EntryRows
 from dwt_cli.distill.signal.coding import MOST_SHARES, CachedRows, Layout
 from dwt_cli.distill.signal.estimators import centroids, nearest
@@ -27,7 +28,7 @@ from dwt_cli.distill.teacher.signal import (
     TeacherSignal,
 )
 from dwt_cli.tasks.batches import Beside
-from dwt_cli.tasks.task import Batch
+from dwt_cli.tasks.task import Batch, Place, Targets
 
 _TILE_BYTES = 1 << 26  # of a table of rows in fp64; there are a few at once
 
@@ -67,6 +68,14 @@ def layout_of(cached: Cached, vocab_size: int) -> Layout:
     return Layout(
         vocab_size, cached.num_entries, cached.num_levels, cached.is_full, cached.num_shared
     )
+
+
+def spread_over(text: Blocks, targets: Targets, count: int, size: int) -> Iterator[Batch]:
+    """Yield ``count`` blocks that are spread over a text, ``size`` at once, to find centroids."""
+    chosen = np.linspace(0, len(text) - 1, count).astype(np.int64)
+    for part in np.split(chosen, range(size, count, size)):
+        places = [Place(int(n), 0, int(n)) for n in part]
+        yield targets.batch(text[part], seed_for("centroids"), places)
 
 
 @torch.no_grad()
