@@ -76,7 +76,8 @@ def problems(run: Run) -> Iterator[str]:
     if run.task.labelled:
         yield from labelled.problems(run)
     for setting, teacher in run.teacher.each():
-        yield from teacher.problems_over(setting, run.data.vocab_size)
+        if not run.task.labelled:  # its classes may stand in files alone: `recipe.preflight`
+            yield from teacher.problems_over(setting, run.data.vocab_size)
         if isinstance(teacher, MadeTeacher) and teacher.data is not None:
             if teacher.data.tokenizer is not None:
                 yield (
@@ -106,7 +107,7 @@ def problems(run: Run) -> Iterator[str]:
                     f"{setting}.max_length={model.max_length} is shorter than data.block_length="
                     f"{run.data.block_length}: raise the one or lower the other"
                 )
-    for name, objective in run.objective.items():
+    for name, objective in run.objective.items() if not run.task.labelled else ():
         yield from objective.problems_over(f"objective.{name}", run.data.vocab_size)
     teacher_named = f"teacher={run.choices.get('teacher', '')}"
     if isinstance(run.remap, FromTeacher):

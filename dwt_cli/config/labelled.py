@@ -71,5 +71,8 @@ def problems(run: Run) -> Iterator[str]:
         yield f"train.profile=true with {task}: it is about blocks; leave it out"
     if run.parallel != Ddp():
         yield f"{chosen('parallel')}: such a model is not sharded here; choose parallel=ddp"
-    if not run.eval.is_plain:
+    if run.eval.measures != ["lm"]:
         yield f"{chosen('eval')}: it measures language models; choose eval=lm"
+    elif not run.eval.is_plain:
+        at = ",".join(f"{share:g}" for share in run.eval.at)
+        yield f"eval.at=[{at}] with {task}: only the end is measured; leave it out"

@@ -49,12 +49,12 @@ class Docs(Source):
     `packages` are import names; none stands for DEFAULT_PACKAGES.
     One document per source file, named like `transformers/models/bert/modeling_bert.py` or
     `stdlib/argparse.py`; paragraphs that occurred before are left out, the first in name order
-    stays. Raises CorpusError at once when a package is not installed.
+    stays. Raises CorpusError, which names ``setting``, at once when a package is not installed.
     """
 
-    def __init__(self, packages: Sequence[str] = ()) -> None:
+    def __init__(self, packages: Sequence[str] = (), setting: str = "data.packages") -> None:
         self.packages = tuple(sorted(set(packages or DEFAULT_PACKAGES)))
-        self.roots = {name: _package_roots(name) for name in self.packages}
+        self.roots = {name: _package_roots(name, setting) for name in self.packages}
         self.roots["stdlib"] = [Path(sysconfig.get_path("stdlib"))]
 
     def documents(self, progress: Progress) -> Iterator[Document]:
@@ -87,13 +87,13 @@ class Docs(Source):
         }
 
 
-def _package_roots(name: str) -> list[Path]:
+def _package_roots(name: str, setting: str) -> list[Path]:
     """Return the folders of an importable package, or the file of one that is a single file."""
     # find_spec("a.b") would import a
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None:
         raise CorpusError(
-            f"data.packages={name}: no such package is installed; install it or leave it out "
+            f"{setting}={name}: no such package is installed; install it or leave it out "
             "(import names, such as PIL for pillow)"
         )
     if spec.submodule_search_locations:

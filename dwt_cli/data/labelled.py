@@ -97,9 +97,10 @@ class OwnFiles:
             train = [row for row, chosen in zip(train, is_dev, strict=True) if not chosen]
             about = f"drawn by their texts (task.dev_share={self.dev_share:g})"
         dev = parts["dev_path"]
-        for setting, rows in (("path", train), ("dev_path", dev)):
+        held = ("dev_path", self.dev_path) if self.dev_path else ("dev_share", self.dev_share)
+        for (setting, value), rows in ((("path", self.path), train), (held, dev)):
             if not rows:
-                named = f"task.{setting}={getattr(self, setting)}"
+                named = f"task.{setting}={value}"
                 raise CorpusError(f"{named}: no row is left for this part; give more rows")
         if self.columns.is_number:
             return LabelledSet((), _examples(train, None), {"": _examples(dev, None)}, about)
@@ -199,12 +200,12 @@ class PackageTexts:
 
     def content(self) -> dict[str, Any]:
         """Return what determines the set: versions, and how many paragraphs."""
-        docs = Docs(self.packages).provenance()
+        docs = Docs(self.packages, "task.packages").provenance()
         return {**docs, "source": "packages", "sizes": [self.num_train, self.num_heldout]}
 
     def read(self) -> LabelledSet:
         """Return the whole set. Raises `CorpusError` for a package that is not there."""
-        roots = Docs(self.packages).roots
+        roots = Docs(self.packages, "task.packages").roots
         parts: tuple[list[_Row], list[_Row]] = ([], [])
         seen: set[bytes] = set()
         for name in self.packages:

@@ -21,7 +21,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from dwt_cli.base.errors import UserError, first_line
 from dwt_cli.base.randomness import seed_for
 from dwt_cli.models.anatomy import ANATOMIES, is_known, num_positions
-from dwt_cli.models.making import auto, make_classifier
+from dwt_cli.models.making import auto
 from dwt_cli.models.options import STUDENT_PATH, Checkpoint, Classes, Head, Predicts, located
 
 _TYPES = {
@@ -192,28 +192,31 @@ def open_classifier(
 ) -> tuple[PreTrainedModel, list[str]]:
     """Return a checkpoint as a classifier, in fp32, and its weights that are fresh.
 
-    Of a language model these are the head's, drawn from ``seed``.
+    Of a language model these are the head's, with a pooling layer that it lacks, drawn from
+    ``seed``.
     """
     config = open_config(setting, checkpoint, classes)
-    if _is_classifier(config.architectures):
-        model, lacking = _open(setting, checkpoint, classes)
-        if lacking:
-            named = f"{setting}={checkpoint.path}"
-            raise UserError(f"{named} lacks the weights {', '.join(lacking[:3])}; save it whole")
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(seed, "classifier", "body"))  # it may lack its own head
-            body, _ = _open(setting, checkpoint, ANATOMIES[config.model_type].predicts)
-        model = make_classifier(body, classes.num_outputs, seed)
-        lacking = sorted(model.state_dict().keys() - body.state_dict().keys())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "classifier", "weights"))
+        model, lacking = _open(setting, checkpoint, classes, num_labels=classes.num_outputs)
+    whole, body = _is_classifier(config.architectures), f"{model.base_model_prefix}."
+    missed = [
+        name for name in lacking if whole or (name.startswith(body) and ".pooler." not in name)
+    ]
+    if missed:
+        named = f"{setting}={checkpoint.path}"
+        raise UserError(f"{named} lacks the weights {', '.join(missed[:3])}; save it whole")
     _labelled(model.config, classes)
     return model, lacking
 
 
 def _open(
-    setting: str, checkpoint: Checkpoint, head: Predicts
+    setting: str, checkpoint: Checkpoint, head: Predicts, **entries: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return a checkpoint's model, in fp32, and the weights that it lacks, drawn anew."""
+    """Return a checkpoint's model, in fp32, and the weights that it lacks, drawn anew.
+
+    entries: of its configuration, instead of the checkpoint's.
+    """
     named, path = f"{setting}={checkpoint.path}", located(setting, checkpoint.path)
     with _opening(named):
         model, report = auto(head).from_pretrained(
@@ -223,6 +226,7 @@ def _open(
             dtype=torch.float32,
             weights_only=True,
             output_loading_info=True,
+            **entries,
         )
     return model, sorted(report["missing_keys"])
 

@@ -5,6 +5,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -42,7 +43,14 @@ def check(
     root, scale: the settings ``run.root`` and ``scale``.
     """
     shapes, remapped = student.shapes, student.shapes.remap
-    conditions, model = shapes.conditions, shapes.student_model
+    conditions = shapes.conditions
+    if conditions.task.labelled:
+        size, compared = conditions.task.labelled.head.num_outputs, shapes.objectives
+        over = [each.problems_over(name, size) for name, each in shapes.teachers.items()]
+        over += [each.problems_over(f"objective.{name}", size) for name, each in compared.items()]
+        for problem in chain.from_iterable(over):
+            raise UserError(problem)
+    model = shapes.student_model
     vocab_size = conditions.data.vocab_size
     for name, each in shapes.teacher_models.items():
         teacher = shapes.teachers[name]

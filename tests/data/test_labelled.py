@@ -141,3 +141,10 @@ def test_which_package_a_paragraph_is_from() -> None:
     every = [*found.train.texts, *found.heldout[""].texts]
     assert len(set(every)) == len(every)
     assert found == PackageTexts(["click", "jinja2"], 40, 10).read()
+
+
+def test_what_is_not_there_is_named_by_the_settings_of_the_task(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"task\.packages=nope: no such package"):
+        PackageTexts(["nope", "click"], 40, 10).read()
+    with pytest.raises(UserError, match=r"task\.dev_share=1e-09: no row is left"):
+        read(write(tmp_path / "train.jsonl"), share=1e-9)

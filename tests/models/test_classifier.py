@@ -1,10 +1,15 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, BertForPreTraining, PreTrainedModel
 
+from dwt_cli.base.errors import UserError
+from dwt_cli.models.checkpoint import open_classifier
 from dwt_cli.models.making import make_classifier
+from dwt_cli.models.options import Checkpoint, Classes
 from dwt_cli.models.wrapper import Classifier
 from tests.models.conftest import ENCODERS
 
@@ -58,3 +63,27 @@ def test_the_model_that_is_copied_stays_as_it_was(of_family: OfFamily) -> None:
             parameter.zero_()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.config.num_labels == 2 and model.config is not copy.config
+
+
+def test_a_trained_pooler_is_kept_and_a_lost_layer_is_refused(
+    of_family: OfFamily, tmp_path: Path
+) -> None:
+    model = BertForPreTraining(of_family("bert").config)
+    model.save_pretrained(tmp_path)
+    classes = Classes(("a", "b", "c"))
+    ours, fresh = open_classifier("student.path", Checkpoint(str(tmp_path)), classes, seed=0)
+    again, other = (
+        open_classifier("student.path", Checkpoint(str(tmp_path)), classes, seed)[0]
+        for seed in (0, 1)
+    )
+    assert fresh == ["classifier.bias", "classifier.weight"]
+    assert torch.equal(ours.bert.pooler.dense.weight, model.bert.pooler.dense.weight)
+    assert torch.equal(ours.classifier.weight, again.classifier.weight)
+    assert not torch.equal(ours.classifier.weight, other.classifier.weight)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if ".layer.1." not in name}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"lacks the weights bert\.encoder\.layer\.1\..*save it whole"
+    ):
+        open_classifier("student.path", Checkpoint(str(tmp_path)), classes, seed=0)

@@ -234,6 +234,7 @@ REFUSED = [
     (["train.compile=auto"], "train.compile=auto"),
     (["parallel=fsdp", "launch=torchrun", "launch.gpus=2"], "parallel=.*not sharded"),
     (["eval=probing"], "eval=.*language models"),
+    (["eval.at=[0.5,1]"], r"eval\.at=\[0\.5,1\] with task="),
     (["task.text_columns=[a,b,c]"], "task.text_columns=.*one column, or two"),
 ]
 
@@ -246,6 +247,23 @@ def test_what_has_no_meaning_here_is_one_line(
     with pytest.raises(UserError, match=line) as caught:
         check.check(run)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["objective=top_k", "objective.top_k.k=4"],
+            r"objective\.top_k\.k=4: .* 3 tokens or classes",
+        ),
+        (["teacher.confidence=0.33"], r"teacher\.confidence=0\.33: it is above 0\.33"),
+    ],
+)
+def test_rules_over_the_vocabulary_are_over_classes(
+    composed: Composed, place: Path, words: list[str], line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        train(composed, place, "teacher=virtual", *words)
 
 
 @pytest.mark.parametrize("name", ["RTF", "STS-B"])

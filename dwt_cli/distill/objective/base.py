@@ -28,7 +28,7 @@ class Objective:
     weight: float = above(0, 1.0, hint="else leave the objective out")
 
     def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
-        """Yield what is wrong with the settings for a vocabulary of this size, a line each."""
+        """Yield what is wrong with the settings for so many tokens or classes, a line each."""
         yield from ()
 
 

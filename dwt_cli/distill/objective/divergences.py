@@ -117,7 +117,7 @@ class TopK(Divergence):
 
     def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
         if self.k >= vocab_size:
-            yield f"{setting}.k={self.k}: it is below the vocabulary's size of {vocab_size}"
+            yield f"{setting}.k={self.k}: it is below the {vocab_size} tokens or classes there are"
 
 
 def _mass_of_rest(distribution: Distribution, kept_CK: Tensor) -> Tensor:

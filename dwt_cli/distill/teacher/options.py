@@ -125,7 +125,7 @@ class Teacher:
         yield from ()
 
     def problems_over(self, setting: str, vocab_size: int) -> Iterator[str]:
-        """Yield what is wrong with the settings for a vocabulary of this size, a line each."""
+        """Yield what is wrong with the settings for so many tokens or classes, a line each."""
         yield from ()
 
     def windows(self, config: "PreTrainedConfig", length: int, head: Predicts) -> "Windows | None":
@@ -335,7 +335,7 @@ class VirtualTeacher(Teacher):
         if self.confidence <= even:
             yield (
                 f"{setting}.confidence={self.confidence}: it is above {even:.2g}, which gives "
-                "every entry of the vocabulary alike; Tf-KD uses 0.99"
+                "every token or class alike; Tf-KD uses 0.99"
             )
 
 
