@@ -195,6 +195,7 @@ def warnings(run: Run) -> Iterator[str]:
             " with a soft weight of 0: there is no soft loss",
         ),
         (getattr(run.order, "reference", None), {"order.budget"}, " with order.reference"),
+        (getattr(run.task, "dev_path", None), {"task.dev_share"}, " with task.dev_path"),
         (run.task.head is Head.masked, {"explore.ratio"}, ": all targets of a block are written"),
         (
             run.train.non_finite is not NonFinite.rollback,

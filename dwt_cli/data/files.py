@@ -91,6 +91,7 @@ class Files(Source):
                 raise self._problem(name, "has no columns; give one of .jsonl, .csv or .parquet")
             with self._opened(file, name) as raw:
                 yield from self._rows(raw, name)
+        self.left_out = [*self._aside]
 
     def provenance(self) -> dict[str, Any]:
         """Return name, size and sha256 of every file."""

@@ -1,7 +1,7 @@
 """Labelled texts: from files of one's own, or made of the documentation of installed packages."""
 
 import hashlib
-import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ _MIN_WORDS = 8  # of a paragraph that says anything about its package
 
 
 class Examples(NamedTuple):
-    """Texts, or pairs of them, with class numbers or, for a regression, numbers."""
+    """Texts, or pairs of them, with class numbers or, for a regression of GLUE, numbers."""
 
     texts: Sequence[tuple[str, ...]]
     labels: Sequence[float]
@@ -46,11 +46,10 @@ class LabelledSet:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of one's own files: a text or two, and the label, a class or a number."""
+    """The columns of one's own files: a text or two, and the label, a class."""
 
     texts: Sequence[str]
     label: str
-    is_number: bool = False
 
 
 @dataclass
@@ -84,12 +83,14 @@ class OwnFiles:
             for name, part in self._parts.items()
         }
         columns, share = self.columns, self.dev_share if self.dev_path is None else None
-        named = [list(columns.texts), columns.label, columns.is_number]
+        named = [list(columns.texts), columns.label, False]  # the last: so runs are found again
         return {"source": "own", "files": sums, "columns": named, "dev_share": share}
 
     def read(self) -> LabelledSet:
-        """Return the whole set."""
+        """Return the whole set; its remarks name the files and the texts that a reader must."""
+        self._refuse_shared_files()
         parts = {name: list(self._rows(part)) for name, part in self._parts.items()}
+        remarks = [line for part in self._parts.values() for line in part.left_out]
         train, about = parts["path"], "a file of its own"
         if self.dev_path is None:
             is_dev = [_drawn(texts, self.dev_share) for texts, _ in train]
@@ -102,11 +103,24 @@ class OwnFiles:
             if not rows:
                 named = f"task.{setting}={value}"
                 raise CorpusError(f"{named}: no row is left for this part; give more rows")
-        if self.columns.is_number:
-            return LabelledSet((), _examples(train, None), {"": _examples(dev, None)}, about)
+        trained_on = {texts for texts, _ in train}
+        if num_both := sum(texts in trained_on for texts, _ in dev):
+            remarks.append(f"{num_both:,} of {len(dev):,} held-out texts are also trained on")
         names = self._names(train, dev)
         of = {name: number for number, name in enumerate(names)}
-        return LabelledSet(names, _examples(train, of), {"": _examples(dev, of)}, about)
+        return LabelledSet(names, _examples(train, of), {"": _examples(dev, of, remarks)}, about)
+
+    def _refuse_shared_files(self) -> None:
+        sums = {
+            name: {file_sum: file for file, _, file_sum in part.provenance()["files"]}
+            for name, part in self._parts.items()
+        }
+        held_out = sums.get("dev_path", {})
+        if both := sorted(held_out[each] for each in held_out.keys() & sums["path"].keys()):
+            raise CorpusError(
+                f"task.dev_path={self.dev_path}: {_listed(both)} is trained on, too (task.path="
+                f"{self.path}); name other files in one of them"
+            )
 
     def _rows(self, part: Files) -> Iterator["_Row"]:
         setting = "task.label_column"
@@ -114,6 +128,9 @@ class OwnFiles:
             texts = tuple(
                 text_of(row, column, "task.text_columns", place) for column in self.columns.texts
             )
+            if not any(text.strip() for text in texts):
+                named = f"task.text_columns=[{','.join(self.columns.texts)}]"
+                raise CorpusError(f"{named}: {place} has no text; leave the row out")
             if self.columns.label not in row:
                 text_of(row, self.columns.label, setting, place)  # says which there are
             yield (
@@ -121,37 +138,28 @@ class OwnFiles:
                 self._label(row[self.columns.label], f"{setting}={self.columns.label}: {place}"),
             )
 
-    def _label(self, value: Any, place: str) -> str | float:
+    def _label(self, value: Any, place: str) -> str:
         if value is None:
             raise CorpusError(f"{place} has no label; leave the row out")
-        if not self.columns.is_number:
-            if isinstance(value, float):
-                raise CorpusError(
-                    f"{place} has {value}, no class; set task.regression=true, or write classes as "
-                    "text or whole numbers"
-                )
-            return str(value)
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise CorpusError(f"{place} has {value!r}, no number; leave out task.regression=true")
-        return number
+        if isinstance(value, float):
+            raise CorpusError(
+                f"{place} has {value}, no class; write classes as text or whole numbers"
+            )
+        return str(value)
 
     def _names(self, train: Sequence["_Row"], dev: Sequence["_Row"]) -> tuple[str, ...]:
         """Return the names of the classes in order: as numbers where all are whole ones."""
         setting = f"task.label_column={self.columns.label}"
-        counts = Counter(str(label) for _, label in train)
-        there = counts + Counter(str(label) for _, label in dev)
-        are_numbers = all(name.lstrip("-").isdigit() for name in there)
+        counts = Counter(label for _, label in train)
+        there = counts + Counter(label for _, label in dev)
+        are_numbers = all(re.fullmatch(r"-?[0-9]+", name) for name in there)
         names = sorted(there, key=int if are_numbers else str)
         if len(names) < 2:
             raise CorpusError(f"{setting}: all labels are {names[0]!r}; name another column")
         if rare := [name for name in names if there[name] == 1]:
             raise CorpusError(
                 f"{setting}: {_listed(rare)} occurs once among {len(names)} classes; give each "
-                "more examples, or set task.regression=true if they are numbers"
+                "more examples, or name another column"
             )
         if lacking := [name for name in names if not counts[name]]:
             raise CorpusError(
@@ -160,12 +168,14 @@ class OwnFiles:
         return tuple(names)
 
 
-_Row = tuple[tuple[str, ...], str | float]
+_Row = tuple[tuple[str, ...], str]
 
 
-def _examples(rows: Sequence[_Row], numbers: Mapping[str, int] | None) -> Examples:
-    labels = [float(label) if numbers is None else numbers[str(label)] for _, label in rows]
-    return Examples([texts for texts, _ in rows], labels, [])
+def _examples(
+    rows: Sequence[_Row], numbers: Mapping[str, int], remarks: Sequence[str] = ()
+) -> Examples:
+    labels = [numbers[label] for _, label in rows]
+    return Examples([texts for texts, _ in rows], labels, [*remarks])
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -199,9 +209,10 @@ class PackageTexts:
     num_heldout: int
 
     def content(self) -> dict[str, Any]:
-        """Return what determines the set: versions, and how many paragraphs."""
+        """Return what determines the set: versions, how many paragraphs, the classes in order."""
         docs = Docs(self.packages, "task.packages").provenance()
-        return {**docs, "source": "packages", "sizes": [self.num_train, self.num_heldout]}
+        sizes = [self.num_train, self.num_heldout]
+        return {**docs, "source": "packages", "sizes": sizes, "classes": list(self.packages)}
 
     def read(self) -> LabelledSet:
         """Return the whole set. Raises `CorpusError` for a package that is not there."""
@@ -221,7 +232,7 @@ class PackageTexts:
         heldout, train = parts
         numbers = {name: number for number, name in enumerate(self.packages)}
         for rows, number in ((train, self.num_train), (heldout, self.num_heldout)):
-            there = Counter(str(label) for _, label in rows)
+            there = Counter(label for _, label in rows)
             if lacking := [name for name in self.packages if not there[name]]:
                 raise CorpusError(
                     f"task.packages=[{','.join(lacking)}]: no {number} paragraphs; choose others"

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from dwt_cli.base.atomic import read_json
+from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import former_fingerprint, plain
 from dwt_cli.data import corpus as corpora
@@ -103,6 +105,11 @@ class CorpusStage(Stage):
         corpus = done.get(self.name)
         tokens = corpus.report["train_tokens"] if corpus else train_tokens
         return None if tokens is None else tokens / of.tokens_per_step
+
+    def known_tokens(self, cache: Cache) -> int | None:
+        """Return the tokens that are trained on; None while nobody has counted them."""
+        report: dict[str, int] = read_json(self.place(cache) / "report.json") or {}
+        return report.get("train_tokens")
 
     def problems(self, of: Conditions) -> Iterator[str]:
         """Yield what can be known to be wrong before it is read whole, a line each."""

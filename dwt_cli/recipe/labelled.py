@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.data import corpus as corpora
 from dwt_cli.recipe.corpus import CorpusStage
@@ -100,6 +101,9 @@ class LabelledStage(CorpusStage):
         self, of: Conditions, done: Mapping[str, Any], train_tokens: int | None
     ) -> float:
         return max(1, len(self.texts.train) // of.train.batch_size)
+
+    def known_tokens(self, cache: Cache) -> int:
+        return int(self.texts.report["train_tokens"])
 
     def problems(self, of: Conditions) -> Iterator[str]:
         if (there := len(self.texts.train)) < (size := of.train.batch_size):

@@ -9,7 +9,6 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from dwt_cli.base.atomic import read_json
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import RunOptions
@@ -49,8 +48,7 @@ def print_study_plan(
     asked: dict[str, dict[int, int]] = {}
     pairs = zip(students, jobs, strict=True)
     for student, job in sorted(pairs, key=lambda pair: pair[1].state != "finished"):
-        text = read_json(student.corpus.place(cache) / "report.json") or {}
-        there = options.train_tokens or text.get("train_tokens")
+        there = options.train_tokens or student.corpus.known_tokens(cache)
         student = replace(student, train_tokens=there)
         if job.state == "finished":
             if summary := summary_of(Path(options.root).expanduser(), student):  # else elsewhere

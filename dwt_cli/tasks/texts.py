@@ -126,7 +126,7 @@ class HeldoutTexts(Shared[TextBatch]):
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    tensors = [torch.tensor(row) for row in rows]
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)
 
 

@@ -75,11 +75,31 @@ def test_classes_that_are_whole_numbers_are_in_their_order(tmp_path: Path) -> No
     assert len(found.train.texts) == 30
 
 
-def test_numbers_of_a_regression(tmp_path: Path) -> None:
-    path = write(tmp_path / "train.csv")
-    found = read(path, path, label="n", is_number=True)
-    assert found.names == ()
-    assert found.train.labels == [row["n"] for row in ROWS]
+def test_superscripts_are_names_and_no_numbers(tmp_path: Path) -> None:
+    rows = [{"text": f"t {n}", "label": ("²", "10")[n % 2]} for n in range(30)]
+    assert read(write(tmp_path / "train.jsonl", rows)).names == ("10", "²")
+
+
+def test_held_out_texts_that_are_trained_on_are_counted(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl")
+    others = [{**row, "text": f"another {row['text']}"} for row in ROWS[:5]]
+    assert read(train, write(tmp_path / "dev.jsonl", others)).remarks == []
+    found = read(train, write(tmp_path / "dev.jsonl", [*ROWS[:3], *others]))
+    assert found.remarks == ["3 of 8 held-out texts are also trained on"]
+
+
+def test_a_file_of_both_parts_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl")
+    dev = write(tmp_path / "dev.jsonl", ROWS[:9])
+    with pytest.raises(UserError, match=r"task.dev_path=.*dev.jsonl is trained on, too"):
+        read(tmp_path, dev)
+
+
+def test_files_that_are_left_out_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl")
+    write(tmp_path / "about.csv", [{"author": "nobody"}])
+    (line,) = read(tmp_path).remarks
+    assert "about.csv" in line
 
 
 Spoil = Callable[[list[Row]], object]
@@ -89,9 +109,9 @@ REFUSED: list[tuple[str, Spoil, dict[str, Any], str]] = [
     ("a class that occurs once", lambda rows: rows[3].update(label="c"), {}, "c occurs once"),
     ("one class", lambda rows: [r.update(label="a") for r in rows], {}, "all labels are 'a'"),
     ("an empty label", lambda rows: rows[3].update(label=None), {}, "row 4 has no label"),
-    ("numbers", lambda rows: rows[3].update(label=0.5), {}, "row 4 has 0.5, no class.*regression"),
-    ("no number", lambda rows: None, {"is_number": True}, "row 1 has 'a', no number"),
-    ("no text", lambda rows: rows[3].update(text=7), {}, "row 4 holds int, not text"),
+    ("numbers", lambda rows: rows[3].update(label=0.5), {}, "row 4 has 0.5.*whole numbers"),
+    ("blank", lambda rows: rows[3].update(text=" "), {}, "task.text_columns=.*row 4 has no text"),
+    ("other than text", lambda rows: rows[3].update(text=7), {}, "row 4 holds int, not text"),
 ]
 
 
@@ -130,6 +150,13 @@ def test_what_determines_a_set_is_its_content(tmp_path: Path) -> None:
     assert content(one, other) == content(one, other, share=0.3) != content(one)
     write(other, ROWS[:-1])
     assert content(one) != content(other)
+
+
+def test_the_order_of_packages_is_that_of_the_classes_and_counts() -> None:
+    there, back = (
+        PackageTexts(names, 4, 1) for names in (["click", "jinja2"], ["jinja2", "click"])
+    )
+    assert there.content() != back.content()
 
 
 def test_which_package_a_paragraph_is_from() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.config import check
 from dwt_cli.config.run import Run
@@ -21,6 +23,8 @@ from dwt_cli.data.corpus import Corpus
 from dwt_cli.models.checkpoint import save_model
 from dwt_cli.models.making import make_model
 from dwt_cli.recipe import worker
+from dwt_cli.recipe.recipe import recipe_of
+from dwt_cli.tasks.texts import Texts
 from dwt_cli.training.checkpoint import Checkpoints
 from tests.conftest import VOCAB_SIZE, tiny_architecture
 from tests.miniature import SCALE, dwt_train
@@ -264,6 +268,24 @@ def test_rules_over_the_vocabulary_are_over_classes(
 ) -> None:
     with pytest.raises(UserError, match=line):
         train(composed, place, "teacher=virtual", *words)
+
+
+def test_a_share_beside_a_dev_part_is_warned_of(composed: Composed, place: Path) -> None:
+    run = composed(*words_of(place))
+    run.overrides = ["task.dev_share=0.2"]
+    assert "task.dev_share has no effect with task.dev_path" in check.warnings(run)
+
+
+def test_a_study_of_labelled_texts_has_a_plan(composed: Composed, place: Path) -> None:
+    student = recipe_of(composed(*words_of(place), "train.max_steps=3"))
+    count = int(student.corpus.texts.train.lengths.sum())
+    assert student.corpus.known_tokens(Cache(place / "cache", print)) == count > 0
+
+
+def test_rows_without_a_token_are_batched_as_token_ids() -> None:
+    ids = Texts([[], [5, 6]], None, np.array([0, 1]), 0).batch(np.array([0, 1])).named["input_ids"]
+    assert ids.dtype == torch.int64
+    assert ids.tolist() == [[0, 0], [5, 6]]
 
 
 @pytest.mark.parametrize("name", ["RTF", "STS-B"])
