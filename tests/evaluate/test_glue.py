@@ -66,6 +66,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seeds
 
 
+@pytest.mark.slow
 def test_all_nine_tasks_and_the_averages(look: Any) -> None:
     results, said = look(num_seeds=1)
     by_name = {(s.task, s.metric): s for s in results.scores["glue"]}

@@ -113,6 +113,7 @@ def test_noise_is_averaged_as_a_grid_of_laws_would() -> None:
     assert extrapolated(points, [1.0] * 80, level) == pytest.approx(min(fits)[1], rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_calibration_goes_on_until_the_loss_is_reached_and_is_charged(
     run: Callable[..., Answer], tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ def train(composed: Composed, place: Path, *words: str) -> tuple[Path, str]:
     return Path(line.removeprefix("record: ")), printed.getvalue()
 
 
+@pytest.mark.slow
 def test_a_student_of_a_weak_teacher_can_be_asked_to_write(composed: Composed, place: Path) -> None:
     folder, printed = train(composed, place)
     summary = json.loads((folder / "summary.json").read_text())
@@ -187,6 +188,7 @@ def test_a_decoder_of_any_family_teaches_by_its_logits(
 GROWN = ["remap=zero_init", "scale.num_layers=2", "scale.mlp_width=24", "student.num_kv_heads=1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gemma2", "olmo2"])
 def test_a_model_that_exists_grows_and_is_trained_on(
     composed: Composed, place: Path, models: Path, family: str

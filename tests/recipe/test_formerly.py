@@ -44,6 +44,7 @@ def checkpoint(folder: Path, words: str, weights: bytes) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_text_is_its_content_wherever_it_lies(tmp_path: Path, recipe: Recipes) -> None:
     same = write_text(tmp_path / "moved" / "elsewhere")
     other = write_text(tmp_path / "other", num_documents=50)
@@ -99,6 +100,7 @@ def test_what_makes_no_ids_is_not_part_of_a_tokenizer(tmp_path: Path, recipe: Re
         assert (text() != before) == counts
 
 
+@pytest.mark.slow
 def test_held_out_masks_have_a_ratio_of_their_own(recipe: Recipes) -> None:
     def heldout_task(*choices: str) -> Any:
         return recipe(*choices).shapes.conditions.heldout_task

@@ -418,6 +418,7 @@ def test_a_plan_knows_what_centroids_take(causal: Run) -> None:
     assert size - size_without == 4 * 32 * (270 + 2 * width)
 
 
+@pytest.mark.slow
 def test_a_study_asks_for_all_taught_arms_once_or_for_none(tmp_path: Path) -> None:
     def asked(*words: str) -> None:
         arms = [

@@ -148,6 +148,7 @@ def last_loss(folder: Path) -> float:
     return float(losses[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1.0, 2.0])
 def test_the_cost_of_a_run_that_epochs_limit_is_known_with_its_text(
     place: Path, composed: Callable[..., Run], epochs: float

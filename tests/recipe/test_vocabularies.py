@@ -115,6 +115,7 @@ def test_a_decoder_listens_to_one_with_other_tokens(
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_likelihoods_of_text_serve_a_teacher_with_the_same_tokens(
     composed: Composed, place: Path
 ) -> None:
