@@ -93,6 +93,7 @@ def test_fresh_keeps_the_old_record(place: Path, alone: Path) -> None:
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_any_group_can_be_changed(place: Path, distilled: Path) -> None:
     other = _finished(place, "teacher=very_weak", "alpha=strong", "remap=paper", "seed=3")
     summary = json.loads((other / "summary.json").read_text())

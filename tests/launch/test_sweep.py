@@ -179,6 +179,7 @@ def test_where_one_arm_cannot_be_compiled_none_is(
     assert why == "off: a run of the study is sharded or compares features"
 
 
+@pytest.mark.slow
 def test_another_machine_goes_on_with_runs_jsonl(place: Path, first: Any, tmp_path: Path) -> None:
     """What earlier commands asked for stays in the record; models elsewhere are not measured."""
     (tmp_path / "runs/studies/mine").mkdir(parents=True)

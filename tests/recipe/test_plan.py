@@ -34,6 +34,7 @@ SIZES = ["scale.width=64", "scale.num_heads=2", "scale.mlp_width=128", "scale.vo
          "student.num_layers=2"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["paper", "large", "large_modernbert"])
 def test_flops_at_full_size(composed: Callable[..., Run], scale: str) -> None:
     """A forward and a backward pass of fake tensors, attention as two products."""

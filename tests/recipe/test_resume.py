@@ -365,6 +365,7 @@ def test_ctrl_c_in_a_terminal_while_the_text_is_read(tmp_path: Path, text: Path)
     assert "Traceback" not in output + errors
 
 
+@pytest.mark.slow
 def test_two_at_once(place: Place, undisturbed: Place) -> None:
     """The same command is refused; another run waits for what both need, and takes over."""
     here = socket.gethostname()

@@ -87,6 +87,7 @@ def test_a_budget_is_of_the_step_at_which_the_model_was_kept(
     assert kept == {budget: step_at(budget, num_steps) for budget in BUDGETS[1:-1]}
 
 
+@pytest.mark.slow
 def test_a_stand_alone_student_that_comes_later_is_compared_with(
     summed: Summed, alone: Summary
 ) -> None:
@@ -234,6 +235,7 @@ def test_several_teachers_are_made_once_and_mixed(
     assert by_token["identity"] != run["identity"]
 
 
+@pytest.mark.slow
 def test_a_teacher_of_another_text_reads_it_in_the_students_tokens(
     place: Path, summed: Summed, alone: Summary, small: Summary
 ) -> None:

@@ -46,6 +46,7 @@ def train(composed: Composed, place: Path, *words: str) -> tuple[Path, str]:
     return Path(line.removeprefix("record: ")), printed.getvalue()
 
 
+@pytest.mark.slow
 def test_a_teacher_s_tokens_are_what_a_student_s_begin_as(composed: Composed, place: Path) -> None:
     words = ["data.tokenizer=own", "task.tokenizer=bpe", "remap=stack", "objective=hidden"]
     folder, printed = train(composed, place, *words, "remap.vocabulary=transfer")
