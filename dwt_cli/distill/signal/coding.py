@@ -20,7 +20,7 @@ Numbers = NDArray[np.int64]
 _LEAST = 32.0  # nats: a label's log-probability is at least minus that
 _ENTROPY_BITS, _LABEL_BITS, _TOP_BITS, _SHARE_BITS = 11, 11, 10, 4
 MOST_SHARES = 2**_SHARE_BITS - 1
-"""Of so many parts is a share of a centroid a whole number."""
+"""Parts of a centroid of which a row has a whole number."""
 
 
 class CachedRows(NamedTuple):
