@@ -93,9 +93,9 @@ class LabelledStage(CorpusStage):
         return Texts.tokenised(tokenizer, part.texts, typed, self.data.block_length)
 
     @property
-    def length(self) -> int:
+    def length(self) -> float:
         """The mean length of the texts that are trained on, in tokens."""
-        return round(self.texts.train.lengths.mean())
+        return float(self.texts.train.lengths.mean())
 
     def steps_per_epoch(
         self, of: Conditions, done: Mapping[str, Any], train_tokens: int | None

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dwt_cli.base import atomic
-from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
 from dwt_cli.base.randomness import generator, seed_for
-from dwt_cli.distill.order import REFERENCE
 from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.recipe.teacher import Prepared, TeacherStage, recorded, teacher_stage
 from dwt_cli.track.summary import Facts
@@ -103,11 +101,7 @@ class ScoresStage(Stage):
             if stage.name not in done:
                 done[stage.name] = stage.carry_out(done, at)
         model: Prepared = done[self.model.name]
-        if model.tokens is not None:
-            raise UserError(
-                f"{REFERENCE}: it reads other tokens than the text's; choose a model with the same "
-                "tokenizer"
-            )
+        assert model.tokens is None, "the text's stage has refused a model that reads others"
         of, ranks, blocks = self.model.conditions, at.ranks, done[self.model.corpus.name].train
         size = max(1, _TOKENS // of.data.block_length)
         starts = range(0, len(blocks), size)

@@ -179,11 +179,14 @@ class Conditions:
     eval: Eval
     parallel: Parallel
     data: Data
-    mean_length: Callable[[], int] | None = field(default=None, compare=False)
+    mean_length: Callable[[], float] | None = field(default=None, compare=False)
 
     @property
-    def length(self) -> int:
-        """The tokens of a sample, of texts in the mean."""
+    def length(self) -> float:
+        """The tokens of a sample, of texts in the mean, without padding.
+
+        FLOPs are of it: attention, which grows with the square, is charged for the mean length.
+        """
         return self.mean_length() if self.mean_length else self.data.block_length
 
     @property
@@ -204,7 +207,7 @@ class Conditions:
 
     @property
     def tokens_per_step(self) -> int:
-        return self.train.batch_size * self.length
+        return round(self.train.batch_size * self.length)
 
     def lasting(self, steps: int) -> Conditions:
         """Return the same for trainings of another length."""
