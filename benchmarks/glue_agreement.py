@@ -80,7 +80,7 @@ def _options() -> argparse.Namespace:
 
 
 def _texts(tested: EvaluatedModel, task: Task, split: Split, options: argparse.Namespace) -> Texts:
-    examples = read(task, split, options.glue)
+    examples = read(task, split, options.glue, "--glue")
     chosen = generator(0).permutation(len(examples.texts))[: options.examples]
     labels = np.array(examples.labels, dtype=np.int64)[chosen]
     chosen_texts = [examples.texts[n] for n in chosen]
@@ -145,9 +145,8 @@ def _rows(texts: Texts) -> Any:
         {"input_ids": list(ids), "attention_mask": [1] * len(ids), "labels": int(label)}
         for ids, label in zip(texts.ids, texts.labels, strict=True)
     ]
-    if texts.segments is not None:
-        for row, segments in zip(rows, texts.segments, strict=True):
-            row["token_type_ids"] = list(segments)
+    for row, segments in zip(rows, texts.segments, strict=True):
+        row["token_type_ids"] = list(segments)
     return rows
 
 

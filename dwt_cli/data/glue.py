@@ -14,8 +14,6 @@ from dwt_cli.base.errors import UserError, first_line
 from dwt_cli.data.labelled import Examples, LabelledSet
 
 HUB = "nyu-mll/glue"
-SETTING = "eval.glue.path"
-"""The setting that names GLUE's folder, where it is an evaluation."""
 _MOST_TORN = 0.01  # of a file's rows: more is another format, not a slip
 
 
@@ -89,15 +87,18 @@ TASKS = {
 }  # fmt: skip
 
 
-def provenance(task: Task, path: str | None, setting: str = SETTING) -> dict[str, Any]:
-    """Return what determines the data: the sums of the files, or the name on the hub."""
+def provenance(task: Task, path: str | None, setting: str) -> dict[str, Any]:
+    """Return what determines the data: the sums of the files, or the name on the hub.
+
+    setting: what names the path.
+    """
     if path is None:
         return {"hub": HUB, "config": task.on_hub}
     parts = (task.train, *task.dev)
     return {"files": {part.file: file_sum(_file(task, part, path, setting)) for part in parts}}
 
 
-def read(task: Task, split: Split, path: str | None, setting: str = SETTING) -> Examples:
+def read(task: Task, split: Split, path: str | None, setting: str) -> Examples:
     """Return one split; `UserError` when it is not there or not what it should be.
 
     setting: what names the path.
@@ -131,9 +132,7 @@ def _file(task: Task, split: Split, path: str, setting: str) -> Path:
             return file
     raise UserError(
         f"{setting}={path}: {task.name}/{split.file} is not there (looked in "
-        f"{folder.absolute()}); put it there, or leave {task.name} out"
-        + " of eval.glue.tasks"
-        * (setting == SETTING)
+        f"{folder.absolute()}); put it there, or name other tasks than {task.name}"
     )
 
 

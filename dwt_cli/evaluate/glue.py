@@ -21,6 +21,7 @@ from dwt_cli.tasks.texts import Texts
 
 Advance = Callable[[float, str], None]
 AVERAGE, WITHOUT_WNLI = "GLUE", "GLUE without WNLI"
+_SETTING = "eval.glue.path"
 
 
 def scores(asked: Measurement) -> list[Score]:
@@ -106,7 +107,7 @@ class _OnTask:
 
     def identity(self, seed: int) -> tuple[object, ...]:
         """Return what determines the scores of a seed, besides the model."""
-        data = glue_data.provenance(self._task, self._options.path)
+        data = glue_data.provenance(self._task, self._options.path, _SETTING)
         return "glue", self._task.name, data, self._protocol, self._options.max_length, seed
 
     def found(self, seed: int, advance: Advance, folder: Path) -> Found:
@@ -167,7 +168,7 @@ class _OnTask:
 
         most: texts; None: all.
         """
-        examples = glue_data.read(self._task, split, self._options.path)
+        examples = glue_data.read(self._task, split, self._options.path, _SETTING)
         numbers = list(range(len(examples.texts)))
         if most is not None and most < len(numbers):
             order = generator(seed_for("glue", split.title, split.file)).permutation(len(numbers))
@@ -192,6 +193,6 @@ def check(options: Glue) -> None:
             raise UserError(not_among(f"eval.glue.tasks=[{name}]", "task", name, list(TASKS)))
     if options.path is not None and not Path(options.path).expanduser().is_dir():
         raise UserError(
-            f"eval.glue.path={options.path}: there is no such folder (looked in {Path.cwd()}); "
+            f"{_SETTING}={options.path}: there is no such folder (looked in {Path.cwd()}); "
             "give the folder with CoLA, SST-2 ..., or null for the hub"
         )

@@ -47,12 +47,12 @@ class TextBatch:
 class Texts:
     """Tokenised texts and their labels.
 
-    ids, segments: token ids and segment numbers of each text; segments is None where nobody takes
-    any. labels: int64 classes, or fp32 numbers. pad_id: what fills a batch up.
+    ids, segments: token ids and segment numbers of each text. labels: int64 classes, or fp32
+    numbers. pad_id: what fills a batch up.
     """
 
     ids: Sequence[Sequence[int]]
-    segments: Sequence[Sequence[int]] | None
+    segments: Sequence[Sequence[int]]
     labels: NDArray[np.int64] | NDArray[np.float32]
     pad_id: int
 
@@ -87,11 +87,12 @@ class Texts:
 
     def batch(self, numbers: NDArray[np.int64]) -> TextBatch:
         """Return the texts of these numbers, padded to the longest of them."""
-        ids = [self.ids[number] for number in numbers]
-        mask_BL = _padded([[1] * len(row) for row in ids], 0)
-        named = {"input_ids": _padded(ids, self.pad_id), "attention_mask": mask_BL}
-        if self.segments is not None:
-            named["token_type_ids"] = _padded([self.segments[number] for number in numbers], 0)
+        ids, segments = ([each[number] for number in numbers] for each in (self.ids, self.segments))
+        named = {
+            "input_ids": _padded(ids, self.pad_id),
+            "attention_mask": _padded([[1] * len(row) for row in ids], 0),
+            "token_type_ids": _padded(segments, 0),
+        }
         return TextBatch(named, torch.from_numpy(self.labels[numbers]))
 
     def by_length(self, batch_size: int) -> Iterator[NDArray[np.int64]]:

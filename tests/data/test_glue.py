@@ -8,11 +8,13 @@ import pytest
 from dwt_cli.base.errors import UserError
 from dwt_cli.data.glue import TASKS, provenance, read
 
+SETTING = "task.path"
+
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_is_read_as_it_stands(glue_folder: Path, name: str) -> None:
     task = TASKS[name]
-    examples = read(task, task.train, str(glue_folder))
+    examples = read(task, task.train, str(glue_folder), SETTING)
     assert len(examples.texts) == len(examples.labels) == 40
     assert {len(texts) for texts in examples.texts} == {len(task.texts)}
     assert any('the "bark' in texts[0] for texts in examples.texts)
@@ -28,13 +30,13 @@ def test_a_dev_set_by_a_longer_name_is_said(glue_folder: Path) -> None:
     (glue_folder / "MNLI" / "dev_mismatched.tsv").rename(
         glue_folder / "MNLI" / "dev_mismatched_hard.tsv"
     )
-    examples = read(task, task.dev[1], str(glue_folder))
+    examples = read(task, task.dev[1], str(glue_folder), SETTING)
     assert "MNLI-mm read from dev_mismatched_hard.tsv" in examples.remarks
 
 
 Spoil = Callable[[Path], object]
 MISTAKES: dict[str, tuple[Spoil, list[str]]] = {
-    "no file": (Path.unlink, ["RTE/train.tsv", "looked in", "eval.glue.tasks"]),
+    "no file": (Path.unlink, ["task.path=", "RTE/train.tsv", "looked in", "other tasks than RTE"]),
     "no column": (
         lambda file: file.write_text("index\tpremise\tlabel\n0\ta\t1\n"),
         ["train.tsv", "sentence1, sentence2", "index, premise, label"],
@@ -56,7 +58,7 @@ def test_a_mistake_is_one_line(glue_folder: Path, mistake: str) -> None:
     spoil, parts = MISTAKES[mistake]
     spoil(glue_folder / "RTE" / "train.tsv")
     with pytest.raises(UserError) as error:
-        read(TASKS["RTE"], TASKS["RTE"].train, str(glue_folder))
+        read(TASKS["RTE"], TASKS["RTE"].train, str(glue_folder), SETTING)
     assert "\n" not in str(error.value)
     for part in parts:
         assert part in str(error.value)
@@ -66,17 +68,17 @@ def test_one_torn_row_of_many_is_left_out_and_counted(glue_folder: Path) -> None
     file = glue_folder / "RTE" / "train.tsv"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([*lines, *lines[1:] * 4, "7\ttorn\n"]))
-    examples = read(TASKS["RTE"], TASKS["RTE"].train, str(glue_folder))
+    examples = read(TASKS["RTE"], TASKS["RTE"].train, str(glue_folder), SETTING)
     assert len(examples.texts) == 200
     assert "train.tsv: 1 torn rows left out" in examples.remarks
 
 
 def test_the_files_contents_are_the_provenance(glue_folder: Path) -> None:
-    before = provenance(TASKS["RTE"], str(glue_folder))
+    before = provenance(TASKS["RTE"], str(glue_folder), SETTING)
     moved = glue_folder.rename(glue_folder.with_name("elsewhere"))
-    assert provenance(TASKS["RTE"], str(moved)) == before
+    assert provenance(TASKS["RTE"], str(moved), SETTING) == before
     (moved / "RTE" / "dev.tsv").write_text("other")
-    assert provenance(TASKS["RTE"], str(moved)) != before
+    assert provenance(TASKS["RTE"], str(moved), SETTING) != before
 
 
 def test_the_hub_s_columns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +87,7 @@ def test_the_hub_s_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         return datasets.Dataset.from_dict({"premise": ["a"], "hypothesis": ["b"], "label": [2]})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    examples = read(TASKS["MNLI"], TASKS["MNLI"].dev[0], None)
+    examples = read(TASKS["MNLI"], TASKS["MNLI"].dev[0], None, SETTING)
     assert (list(examples.texts), list(examples.labels)) == ([("a", "b")], [2])
 
 
@@ -94,5 +96,5 @@ def test_a_hub_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(UserError, match=r"nyu-mll/glue rte.*no route.*eval.glue.path"):
-        read(TASKS["RTE"], TASKS["RTE"].train, None)
+    with pytest.raises(UserError, match=r"nyu-mll/glue rte.*no route.*task.path"):
+        read(TASKS["RTE"], TASKS["RTE"].train, None, SETTING)

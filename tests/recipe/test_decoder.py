@@ -304,8 +304,9 @@ def test_a_decoder_without_padding_is_given_one_to_classify_texts(models: Path) 
     tested = opened(f"{models}/padless", None, None, CausalLM(), machine).tested
     assert tested.tokenizer.pad_token_id == tested.tokenizer.eos_token_id
     classifier = Classifier(make_classifier(tested.model, 2, seed=0), torch.float32).eval()
-    rows = [[5, 6, 7], [8, 9]]
-    beside = Texts(rows, None, np.array([0, 1]), tested.tokenizer.pad_token_id).batch(np.arange(2))
+    rows, segments = [[5, 6, 7], [8, 9]], [[0] * 3, [0] * 2]
+    texts = Texts(rows, segments, np.array([0, 1]), tested.tokenizer.pad_token_id)
+    beside = texts.batch(np.arange(2))
     together_NC = classifier(*beside.inputs).logits_NV
     for number, row in enumerate(rows):
         ids_BL = torch.tensor([row])

@@ -283,7 +283,8 @@ def test_a_study_of_labelled_texts_has_a_plan(composed: Composed, place: Path) -
 
 
 def test_rows_without_a_token_are_batched_as_token_ids() -> None:
-    ids = Texts([[], [5, 6]], None, np.array([0, 1]), 0).batch(np.array([0, 1])).named["input_ids"]
+    texts = Texts([[], [5, 6]], [[], [0, 0]], np.array([0, 1]), 0)
+    ids = texts.batch(np.arange(2)).named["input_ids"]
     assert ids.dtype == torch.int64
     assert ids.tolist() == [[0, 0], [5, 6]]
 

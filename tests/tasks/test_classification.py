@@ -48,7 +48,7 @@ def test_labelled_texts_are_distilled_as_blocks_are() -> None:
 
     draw = np.random.default_rng(0)
     rows = [draw.integers(5, 160, size).tolist() for size in (4, 9, 7, 5, 9, 8)]
-    texts = Texts(rows, None, np.array([0, 2, 1, 1, 0, 2]), pad_id=0)
+    texts = Texts(rows, [[0] * len(row) for row in rows], np.array([0, 2, 1, 1, 0, 2]), pad_id=0)
     batch = BucketedBatches(texts, 6, 0, "test").batch(0)
     student, teacher = classifier(0, 2), classifier(1, 1)
 

@@ -4,14 +4,14 @@ import pytest
 from dwt_cli.tasks.texts import BucketedBatches, Texts
 
 
-def texts(num_texts: int = 1000, segments: bool = False) -> Texts:
+def texts(num_texts: int = 1000, pairs: bool = False) -> Texts:
     """Every text has its number as its only token, as often as it is long."""
     draw = np.random.default_rng(0)
     lengths = draw.integers(3, 90, size=num_texts)
     rows = [[number + 1] * int(length) for number, length in enumerate(lengths)]
     return Texts(
         rows,
-        [[0, *[1] * (len(row) - 1)] for row in rows] if segments else None,
+        [[0, *[int(pairs)] * (len(row) - 1)] for row in rows],
         np.arange(num_texts),
         pad_id=0,
     )
@@ -52,7 +52,7 @@ def test_padding_is_what_the_mask_says_and_little() -> None:
 
 
 def test_a_batch_has_the_texts_and_nothing_else() -> None:
-    some = texts(5, segments=True)
+    some = texts(5, pairs=True)
     batch = some.batch(np.array([3, 1])).named
     for row, number in enumerate((3, 1)):
         length = len(some.ids[number])
@@ -60,7 +60,6 @@ def test_a_batch_has_the_texts_and_nothing_else() -> None:
         assert batch["input_ids"][row].tolist() == [*some.ids[number], *padding]
         assert batch["attention_mask"][row].sum() == length
         assert batch["token_type_ids"][row].sum() == length - 1
-    assert "token_type_ids" not in texts(5).batch(np.array([3])).named
 
 
 def test_fewer_texts_than_a_batch_are_one_batch() -> None:
