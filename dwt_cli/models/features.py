@@ -56,6 +56,7 @@ class Features(NamedTuple):
     causal: a position attends to itself and to those before it alone. documents_BL: int64 numbers
     of the documents that it stays in; None: a block is one. rows_ND: what enters the head at the
     target rows. taught_BL: bool, where there is something to compare with; None: everywhere.
+    present_BL: bool, false at padding; None: there is none.
     """
 
     hidden: dict[int, Tensor]
@@ -64,6 +65,7 @@ class Features(NamedTuple):
     documents_BL: Tensor | None = None
     rows_ND: Tensor | None = None
     taught_BL: Tensor | None = None
+    present_BL: Tensor | None = None
 
     def detached(self) -> "Features":
         """Return them without a gradient."""
@@ -75,11 +77,15 @@ class Features(NamedTuple):
     def unseen(self, like: Tensor) -> Tensor | None:
         """Return which of the last axis a position does not see, (B or 1, 1, L, L); None: it does.
 
-        like: a tensor (..., L, L).
+        Padding sees nothing, and is not seen. like: a tensor (..., L, L).
         """
-        if not self.causal:
+        if not self.causal and self.present_BL is None:
             return None
-        is_unseen = like.new_ones(like.shape[-2:]).triu(1).bool()[None, None]
+        diagonal = 1 if self.causal else like.shape[-1]
+        is_unseen = like.new_ones(like.shape[-2:]).triu(diagonal).bool()[None, None]
+        if self.present_BL is not None:
+            absent_B1L = ~self.present_BL[:, None]
+            is_unseen = is_unseen | absent_B1L[..., None] | absent_B1L[..., None, :]
         if self.documents_BL is not None:
             documents_B1L = self.documents_BL[:, None]
             is_unseen = is_unseen | (documents_B1L[..., None] != documents_B1L[..., None, :])
@@ -104,10 +110,14 @@ def check_layers(config: PreTrainedConfig, spec: FeatureSpec, setting: str) -> N
 
 @contextlib.contextmanager
 def captured(
-    model: PreTrainedModel, spec: FeatureSpec, documents_BL: Tensor | None = None
+    model: PreTrainedModel,
+    spec: FeatureSpec,
+    documents_BL: Tensor | None = None,
+    present_BL: Tensor | None = None,
 ) -> Iterator[Features]:
     """Capture features of the forward pass that runs inside this context; whole at its end."""
-    features = Features({}, {}, is_decoder(model.config), documents_BL)
+    apart = (is_decoder(model.config), documents_BL)
+    features = Features({}, {}, *apart, present_BL=present_BL)
     seen: dict[nn.Module, tuple[dict[str, Any], Tensor]] = {}
 
     def keep(module: nn.Module, inputs: Any, named: dict[str, Any], output: Tensor) -> None:

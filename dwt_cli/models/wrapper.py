@@ -153,7 +153,8 @@ class LanguageModel(Wrapper):
         """
         if not want.features:
             return self._output(ids_BL, rows_N, want)[0]
-        with captured(self.model, want.features, want.documents_BL) as features:
+        kept = (want.features, want.documents_BL, want.present_BL)
+        with captured(self.model, *kept) as features:
             output, hidden_ND = self._output(ids_BL, rows_N, want)
         shown_ND = hidden_ND if ROWS in want.features else None
         return output._replace(features=features._replace(rows_ND=shown_ND))

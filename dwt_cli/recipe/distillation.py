@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.chunks import over_chunks
-from dwt_cli.distill.objective.features import parts_for
+from dwt_cli.distill.objective.features import between, parts_for
 from dwt_cli.distill.objective.select import AllRows, Select
 from dwt_cli.models.options import Head
 from dwt_cli.recipe import across
@@ -39,9 +39,11 @@ def distillation_of(
         online.signal.release()
     teacher, shapes = done[stage.taught_by.name], stage.shapes
     parts: dict[str, nn.Module] = {}
+    objectives = shapes.objectives
     theirs = student if teacher.signal.is_student else teacher.model
     if theirs is not None:
-        parts = parts_for(shapes.objectives, student.config, theirs.config)
+        objectives = between(objectives, student.config, theirs.config)
+        parts = parts_for(objectives, student.config, theirs.config)
     select: Select = AllRows()  # without a distribution there is nothing to select for
     if divergences(shapes.objectives) and stage.alpha.soft:
         heldout = shapes.conditions.heldout(done[stage.corpus.name], at.ranks.size)
@@ -53,7 +55,7 @@ def distillation_of(
         assert model is not None, "one model reads the text"
         options, head = stage.teacher.options, stage.corpus.task.head
         signal = options.across(model, tokens, tokens, head)
-    compared = (shapes.objectives, parts, stage.revise, select, _writing(stage, done))
+    compared = (objectives, parts, stage.revise, select, _writing(stage, done))
     return Distillation(signal, stage.schedule(done), *compared, _watch(stage, signal, done, at))
 
 

@@ -133,7 +133,7 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     if shapes.mixture and shapes.mixture.chooses:  # of a policy, beside the mixture
         own = num_rows * vocab_size * _FP32 + shapes.mixture.own_bytes(num_rows, vocab_size)
     # when a layer is computed again the logits are gone
-    activations = kept + max(0, again - logits) + learning
+    activations = kept + max(0, again - logits) + learning + shapes.compared_bytes(num_blocks)
     of_texts = over_chunks(shapes.objectives).values() if shapes.teachers else ()  # all logits
     logits += num_rows * vocab_size * _FP32 * sum(each.num_tables for each in of_texts)
     # the gradients of states and head are there from the losses on
@@ -191,7 +191,7 @@ def activation_bytes(
     checkpointing: of each layer only what it reads is kept, and one at a time computed again; then
     there are the gradient of what it returns and, on their way to their ranks, those of the layer
     after it. inputs: what the model is called with. features: what objectives look at inside; what
-    they make of it is not counted.
+    they make of it is not counted here.
     """
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int | None, dict[int, int]] = defaultdict(dict)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dwt_cli.data.options import OWN
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.chunks import over_chunks
-from dwt_cli.distill.objective.features import parts_for, requested
+from dwt_cli.distill.objective.features import between, over_features, parts_for, requested
 from dwt_cli.distill.remap.options import Remap
 from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.distill.teacher.several import SeveralTeachers
@@ -110,7 +110,8 @@ class Shapes:
             asked = self._answer_in_other_tokens(teacher.read, teacher.aligned or 0.0)
         else:
             asked = sum(self.answer_flops(name, theirs) for name in self.teacher_models)
-        shown *= FORWARD_AND_BACKWARD
+        asked += sum(map(self._comparing_flops, self.teacher_models.values()))
+        shown = (shown + self._comparing_flops(self.student_model)) * FORWARD_AND_BACKWARD
         if self.num_shared:  # two products with the head, each time that losses are formed
             sizes = self.conditions.num_outputs * self.student_config.hidden_size
             shown += 4 * self.num_shared * sizes * self.conditions.train.num_parts(1)
@@ -118,6 +119,17 @@ class Shapes:
             block = flops(self.student_model) / self.conditions.train.batch_size
             shown += self.mixture.student_flops(self._head_flops(self.student_model), block)
         return shown, asked + sum(self.learning_flops.values())
+
+    def _comparing_flops(self, model: PreTrainedModel) -> float:
+        """Return those of a step, forward, for what objectives make of a model's features."""
+        of, each = self.conditions, over_features(self.compared).values()
+        return of.train.batch_size * sum(one.flops(model.config, of.length) for one in each)
+
+    def compared_bytes(self, num_blocks: int) -> int:
+        """Return the bytes that objectives keep of the student's features of so many blocks."""
+        length, config = self.conditions.data.block_length, self.student_model.config
+        each = over_features(self.compared).values()
+        return sum(one.kept_bytes(config, num_blocks, length) for one in each)
 
     def answer_flops(self, name: str, *features: FeatureSpec) -> float:
         """Return the FLOPs of a teacher's forward pass over a step's batch, with these features.
@@ -186,17 +198,29 @@ class Shapes:
         }
 
     @cached_property
+    def _sides(self) -> tuple[PreTrainedConfig, PreTrainedConfig] | None:
+        """The student, and the one whose features it is compared with; None: several have none."""
+        student = self.student_model.config
+        if any(each.is_student for each in self.teachers.values()):
+            return student, student
+        if list(self.teacher_models) != ["teacher"]:
+            return None
+        return student, self.teacher_models["teacher"].config
+
+    @cached_property
+    def compared(self) -> Mapping[str, Objective]:
+        """The objectives between student and teacher, with the layers of these models."""
+        return between(self.objectives, *self._sides) if self._sides else {}
+
+    @cached_property
     def features(self) -> tuple[FeatureSpec, FeatureSpec]:
         """The features that the objectives ask the student for, and its teacher."""
         from dwt_cli.models.features import NO_FEATURES
 
-        if any(each.is_student for each in self.teachers.values()):
-            config = self.student_model.config
-            parts_for(self.objectives, config, config)
-            return frozenset.union(*requested(self.objectives)), NO_FEATURES
-        if list(self.teacher_models) != ["teacher"]:  # several have none in common
+        if self._sides is None:
             return NO_FEATURES, NO_FEATURES
-        student, teacher = self.student_model.config, self.teacher_models["teacher"].config
-        parts_for(self.objectives, student, teacher)  # raises where they cannot be compared
-        ours, theirs = requested(self.objectives)
+        parts_for(self.compared, *self._sides)  # raises where they cannot be compared
+        ours, theirs = requested(self.compared)
+        if any(each.is_student for each in self.teachers.values()):
+            return ours | theirs, NO_FEATURES
         return ours, theirs | self.teachers["teacher"].shown

@@ -77,7 +77,7 @@ SETTINGS: dict[str, Draw] = {
 }
 
 # one model, which is not virtual
-ASKING_ONE = ("minilm", "minilmv2", "hidden", "let", "masked_hidden", "alm", "uld")
+ASKING_ONE = ("attention", "minilm", "minilmv2", "hidden", "let", "masked_hidden", "alm", "uld")
 # of a student that exists: tests/recipe/test_labelled.py
 LABELLED = ("classification", "glue", "packages")
 # a student as wide as its teacher

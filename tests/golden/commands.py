@@ -66,6 +66,7 @@ MIXTURES = [
     "objective=[logits,minilmv2] objective.minilmv2.weight=0.1",
     "objective=[reverse_kl,hidden] objective.hidden.distance=mse objective.reverse_kl.weight=2",
     "objective=[mse,masked_hidden] objective.masked_hidden.pool=row",
+    "objective=[attention,hidden] objective.hidden.pairs=null objective.hidden.distance=mse",
     "objective.logits.temperature=2 objective.logits.temperature_end=1 "
     "objective.logits.tau_squared=true",
     "alpha=decay alpha.hard=0.5 alpha.soft_end=0",

@@ -103,6 +103,17 @@ def test_who_writes_is_charged(composed: Callable[..., Run], explore: str, stude
     assert found[1] == pytest.approx(found[0] + more)
 
 
+def test_scores_of_attention_are_charged(composed: Callable[..., Run]) -> None:
+    """A product of queries and keys for each layer and side; the last layers are whole anyway."""
+    words = (*SIZES, "student.num_layers=3")
+    runs = [composed(*words, f"objective=[logits,{name}]") for name in ("hidden", "attention")]
+    (ours, theirs), (ours_too, theirs_too) = (recipe_of(r).shapes.taught_flops() for r in runs)
+    conditions = recipe_of(runs[1]).shapes.conditions
+    products = 3 * 2 * conditions.train.batch_size * conditions.data.block_length**2 * 64
+    assert ours_too - ours == pytest.approx(3 * products)
+    assert theirs_too - theirs == pytest.approx(products)
+
+
 def test_windows_are_charged(composed: Callable[..., Run]) -> None:
     """What torch counts of all windows of a block, and what they have at once."""
     run = composed(*SIZES, "scale.block_length=64", "teacher.window=24")

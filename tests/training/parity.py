@@ -11,6 +11,7 @@ from torch import nn
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Linear
+from dwt_cli.distill.objective.attention import Attention
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.objective.features import Hidden, MiniLMv2
 from dwt_cli.distill.objective.masked import MaskedHidden, Pool
@@ -107,6 +108,7 @@ def _train(ranks: Ranks, setting: Setting, corpus_folder: Path, folder: Path) ->
             "logits": ForwardKL(),
             "minilmv2": MiniLMv2(),
             "hidden": Hidden(),
+            "attention": Attention(pairs=[[0, 0]]),
             "masked_hidden": MaskedHidden(pool=Pool.row, only_masked=True),
         },
         online=Online.head if setting.family == "modernbert" else Online.lora,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import at_least
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 @dataclass
 class FeatureObjective(Objective, ABC):
     """Features of layers of both models, which a single model alone has, not a mixture."""
+
+    def between(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> Self:
+        """Return it for two models, with their layers where the settings leave them open."""
+        return self
 
     @abstractmethod
     def requested(self) -> tuple[FeatureSpec, FeatureSpec]:
@@ -50,6 +54,22 @@ class FeatureObjective(Objective, ABC):
         """
         return None
 
+    def flops(self, config: PreTrainedConfig, block_length: float) -> float:
+        """Return the FLOPs, forward, of what it makes of the features of one model and block."""
+        return 0.0
+
+    def kept_bytes(self, config: PreTrainedConfig, num_blocks: int, block_length: int) -> int:
+        """Return what it keeps of the student's features for the backward pass, and works on."""
+        return 0
+
+
+def between(
+    objectives: Mapping[str, Objective], student: PreTrainedConfig, teacher: PreTrainedConfig
+) -> dict[str, Objective]:
+    """Return the objectives for two models: `FeatureObjective.between`."""
+    fitted = {name: o.between(student, teacher) for name, o in over_features(objectives).items()}
+    return {**objectives, **fitted}
+
 
 def over_features(objectives: Mapping[str, Objective]) -> dict[str, FeatureObjective]:
     """Return those that compare features, by name."""
@@ -68,7 +88,7 @@ def parts_for(
 ) -> dict[str, nn.Module]:
     """Return what is trained to compare the features of two models, by the objectives' names.
 
-    Raises `UserError` for two models that cannot be compared.
+    objectives: `between` the two. Raises `UserError` for two models that cannot be compared.
     """
     from dwt_cli.models.features import check_layers
 
@@ -98,18 +118,7 @@ class MiniLM(FeatureObjective):
         return frozenset({ours}), frozenset({theirs})
 
     def part(self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
-        if student.num_attention_heads != teacher.num_attention_heads:
-            raise UserError(
-                f"{setting}: the student has {student.num_attention_heads} heads, the teacher "
-                f"{teacher.num_attention_heads}, and MiniLM compares head by head; choose "
-                "objective=minilmv2, or equal head counts"
-            )
-        for config in (student, teacher):
-            if cap := getattr(config, "attn_logit_softcapping", None):
-                raise UserError(
-                    f"{setting}: a {config.model_type} caps what attention sees at {cap}, which "
-                    "is not compared; choose objective=minilmv2"
-                )
+        check_heads(setting, "MiniLM", student, teacher)
 
     def compare(
         self, student: Features, teacher: Features, part: nn.Module | None, batch: Batch
@@ -123,6 +132,24 @@ class MiniLM(FeatureObjective):
             for left, right in ((0, 1), (2, 2))  # queries with keys, values with values
         )
         return attention + values
+
+
+def check_heads(
+    setting: str, named: str, student: PreTrainedConfig, teacher: PreTrainedConfig
+) -> None:
+    """Raise `UserError` unless attention of these models can be compared head by head."""
+    if student.num_attention_heads != teacher.num_attention_heads:
+        raise UserError(
+            f"{setting}: the student has {student.num_attention_heads} heads, the teacher "
+            f"{teacher.num_attention_heads}, and {named} compares head by head; choose "
+            "objective=minilmv2, or equal head counts"
+        )
+    for config in (student, teacher):
+        if cap := getattr(config, "attn_logit_softcapping", None):
+            raise UserError(
+                f"{setting}: a {config.model_type} caps what attention sees at {cap}, which "
+                "is not compared; choose objective=minilmv2"
+            )
 
 
 @dataclass
@@ -163,13 +190,18 @@ def _recut(part_BHLE: Tensor, num_heads: int) -> Tensor:
     return joined_BLD.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
+def scaled_products(left_BHLE: Tensor, right_BHLE: Tensor) -> Tensor:
+    """Return the products of positions over the root of a head's width, (B, H, L, L), fp32."""
+    left_BHLE, right_BHLE = left_BHLE.float(), right_BHLE.float()
+    return left_BHLE @ right_BHLE.transpose(-1, -2) / left_BHLE.shape[-1] ** 0.5
+
+
 def _relation(left_BHLE: Tensor, right_BHLE: Tensor, unseen: Unseen) -> Tensor:
     """Return the log-softmax of the scaled products of positions, (B, H, L, L), fp32.
 
     unseen: `Features.unseen`; those products are left out.
     """
-    left_BHLE, right_BHLE = left_BHLE.float(), right_BHLE.float()
-    products = left_BHLE @ right_BHLE.transpose(-1, -2) / left_BHLE.shape[-1] ** 0.5
+    products = scaled_products(left_BHLE, right_BHLE)
     if (is_unseen := unseen(products)) is not None:
         # finite, so that the difference of two of them is a number
         products = products.masked_fill(is_unseen, -1e30)
@@ -189,7 +221,49 @@ class Distance(Enum):
 
 
 @dataclass
-class Hidden(FeatureObjective):
+class LayerPairs(FeatureObjective, ABC):
+    """A feature at [student layer, teacher layer] pairs, and the mean over them.
+
+    pairs: layers count from 0, or from -1; null: every layer of the student, by `each_layer`.
+    """
+
+    kind: ClassVar[str]
+
+    pairs: list[list[int]] | None = None
+
+    @property
+    def layers(self) -> list[list[int]]:
+        """The pairs between two models."""
+        assert self.pairs is not None, "`between` has set them"
+        return self.pairs
+
+    def between(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> Self:
+        if self.pairs is not None:
+            return self
+        return replace(self, pairs=each_layer(student.num_hidden_layers, teacher.num_hidden_layers))
+
+    def requested(self) -> tuple[FeatureSpec, FeatureSpec]:
+        ours, theirs = zip(*self.layers, strict=True)
+        return frozenset((self.kind, n) for n in ours), frozenset((self.kind, n) for n in theirs)
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield what is wrong with the pairs, a line each."""
+        if self.pairs is not None:
+            yield from no_pairs(setting, self.pairs, "student layer, teacher layer", "[[-1,-1]]")
+
+
+def each_layer(num_student: int, num_teacher: int) -> list[list[int]]:
+    """Return a pair for every layer of the student, from 0: m of M with ceil(m M' / M) of M'.
+
+    Counted from 1, and so TinyBERT's map (arXiv 1909.10351, section 3.1) where M divides M'. A
+    student that is deeper has several layers in a row that listen to one: [0, 0, 1, 1] of 2. That
+    is ours, for what ERNIE-Tiny (arXiv 2106.02241) does is not known.
+    """
+    return [[m, -(-(m + 1) * num_teacher // num_student) - 1] for m in range(num_student)]
+
+
+@dataclass
+class Hidden(LayerPairs):
     """Hidden states at [student layer, teacher layer] pairs, each through a learned projection.
 
     The mean distance over the pairs. Cosine over one pair, an early layer of the student and the
@@ -199,18 +273,15 @@ class Hidden(FeatureObjective):
     """
 
     across: ClassVar[bool] = True
+    kind: ClassVar[str] = "hidden"
 
-    pairs: list[list[int]] = field(default_factory=lambda: [[-1, -1]])
+    pairs: list[list[int]] | None = field(default_factory=lambda: [[-1, -1]])
     distance: Distance = Distance.cosine
-
-    def requested(self) -> tuple[FeatureSpec, FeatureSpec]:
-        ours, theirs = zip(*self.pairs, strict=True)
-        return frozenset(("hidden", n) for n in ours), frozenset(("hidden", n) for n in theirs)
 
     def part(self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig) -> nn.Module:
         from dwt_cli.distill.objective.projections import Projections
 
-        return Projections(len(self.pairs), student.hidden_size, teacher.hidden_size)
+        return Projections(len(self.layers), student.hidden_size, teacher.hidden_size)
 
     def compare(
         self, student: Features, teacher: Features, part: nn.Module | None, batch: Batch
@@ -219,8 +290,8 @@ class Hidden(FeatureObjective):
         from torch.nn import functional as F
 
         assert part is not None, "made for the two models"
-        projected = part([student.hidden[ours].float() for ours, _ in self.pairs])
-        hidden = [teacher.hidden[theirs].float() for _, theirs in self.pairs]
+        projected = part([student.hidden[ours].float() for ours, _ in self.layers])
+        hidden = [teacher.hidden[theirs].float() for _, theirs in self.layers]
         if (taught_BL := teacher.taught_BL) is not None:
             return self._where(taught_BL, projected, hidden)
         distances = [
@@ -244,10 +315,6 @@ class Hidden(FeatureObjective):
             else:
                 distances.append((ours_AT - theirs_AT).square().mean(-1).sum())
         return torch.stack(distances).mean() / taught_BL.numel()
-
-    def problems(self, setting: str) -> Iterator[str]:
-        """Yield what is wrong with the pairs, a line each."""
-        return no_pairs(setting, self.pairs, "student layer, teacher layer", "[[-1,-1]]")
 
 
 def no_pairs(

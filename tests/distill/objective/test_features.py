@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dwt_cli.base.errors import UserError
+from dwt_cli.distill.objective.attention import Attention
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.choices import FEATURE_OBJECTIVES
 from dwt_cli.distill.objective.divergences import ForwardKL
@@ -17,6 +18,8 @@ from dwt_cli.distill.objective.features import (
     Hidden,
     MiniLM,
     MiniLMv2,
+    between,
+    each_layer,
     parts_for,
     requested,
 )
@@ -137,6 +140,88 @@ def test_minilmv2_with_other_head_counts(asked: int | None, causal: bool) -> Non
     assert_same(found, torch.stack(losses).mean(), list(student))
 
 
+APART = {"documents_BL": torch.tensor([[1, 1, 2, 2, 2], [3, 3, 3, 3, 3]])}
+PADDED = {"present_BL": torch.tensor([[True] * 5, [True] * 3 + [False] * 2])}
+
+
+@pytest.mark.parametrize(
+    ("causal", "more"),
+    [(False, {}), (True, {}), (True, APART), (False, PADDED), (True, PADDED)],
+    ids=["whole", "causal", "documents", "padded", "causal, padded"],
+)
+def test_attention_scores(causal: bool, more: dict[str, Tensor]) -> None:
+    """By position over what it sees, by block over its positions; two pairs of layers."""
+    student, teacher = {n: heads(3, 4, n) for n in (0, 2)}, {n: heads(3, 2, 9 + n) for n in (0, 1)}
+    options = Attention(pairs=[[0, 1], [2, 0]])
+    found = options.compare(
+        Features({}, student, causal, **more), Features({}, teacher, causal, **more), None, BATCH
+    )
+    means = []
+    for ours, theirs in ((0, 1), (2, 0)):
+        (p, t), of_blocks = (student[ours], teacher[theirs]), []
+        for b in range(B):
+            of_positions = []
+            for query in range(L):
+                seen = [key for key in range(L) if not causal or key <= query]
+                if "documents_BL" in more:
+                    document_L = more["documents_BL"][b]
+                    seen = [key for key in seen if document_L[key] == document_L[query]]
+                if "present_BL" in more:
+                    present_L = more["present_BL"][b]
+                    seen = [key for key in seen if present_L[key] and present_L[query]]
+                squares = [
+                    (
+                        p.queries_BHLE[b, h, query].double() @ p.keys_BHLE[b, h, key].double() / 2
+                        - t.queries_BHLE[b, h, query].double()
+                        @ t.keys_BHLE[b, h, key].double()
+                        / math.sqrt(2)
+                    ).square()
+                    for h in range(3)
+                    for key in seen
+                ]
+                if squares:
+                    of_positions.append(torch.stack(squares).mean())
+            of_blocks.append(torch.stack(of_positions).mean())
+        means.append(torch.stack(of_blocks).mean())
+    inputs = [each for n in (0, 2) for each in student[n][:2]]
+    assert_same(found, torch.stack(means).mean(), inputs)
+
+
+@pytest.mark.parametrize(
+    ("num_student", "num_teacher", "theirs"),
+    [
+        (4, 12, [2, 5, 8, 11]),  # TinyBERT's
+        (4, 4, [0, 1, 2, 3]),
+        (4, 2, [0, 0, 1, 1]),
+        (5, 2, [0, 0, 1, 1, 1]),
+        (3, 4, [1, 2, 3]),
+        (3, 1, [0, 0, 0]),
+    ],
+)
+def test_every_layer_listens_to_one(num_student: int, num_teacher: int, theirs: list[int]) -> None:
+    assert each_layer(num_student, num_teacher) == [[m, n] for m, n in enumerate(theirs)]
+
+
+def test_layers_that_are_left_open_are_those_of_the_models() -> None:
+    objectives: dict[str, Objective] = {
+        "attention": Attention(),
+        "hidden": Hidden(pairs=None),
+        "let": Hidden(pairs=[[0, -1]]),
+        "logits": ForwardKL(),
+    }
+    ours, theirs = sizes(num_layers=4), sizes(num_layers=2)
+    fitted = between(objectives, ours, theirs)
+    pairs = [[0, 0], [1, 0], [2, 1], [3, 1]]
+    assert fitted == {
+        "attention": Attention(pairs=pairs),
+        "hidden": Hidden(pairs=pairs),
+        "let": objectives["let"],
+        "logits": objectives["logits"],
+    }
+    maps = {name: len(part.projections) for name, part in parts_for(fitted, ours, theirs).items()}
+    assert maps == {"hidden": 4, "let": 1}
+
+
 @pytest.mark.parametrize("distance", Distance)
 def test_hidden_states(distance: Distance) -> None:
     draw = torch.Generator().manual_seed(0)
@@ -223,13 +308,15 @@ def test_objectives_request_features_and_have_parts_by_their_names() -> None:
 
 @pytest.mark.parametrize("name", FEATURE_OBJECTIVES)
 def test_each_choice_asks_both_models_for_something(name: str) -> None:
-    assert all(requested({"it": FEATURE_OBJECTIVES[name]()}))
+    assert all(requested(between({"it": FEATURE_OBJECTIVES[name]()}, sizes(), sizes())))
 
 
 @pytest.mark.parametrize(
     ("options", "ours", "theirs", "said"),
     [
         (MiniLM(), sizes(2), sizes(4), "the student has 2 heads, the teacher 4"),
+        (Attention(), sizes(2), sizes(4), "2 heads, the teacher 4, and attention compares head"),
+        (Attention(pairs=[[0, 3]]), sizes(), sizes(), "teacher: layer 3 of a model with 3 layers"),
         (MiniLMv2(num_relation_heads=3), sizes(), sizes(), "num_relation_heads=3 does not divide"),
         (MiniLMv2(), sizes(4), sizes(1, 6), "does not divide the teacher's width of 6"),
         (Hidden(pairs=[[3, 0]]), sizes(), sizes(), "student: layer 3 of a model with 3 layers"),
@@ -241,4 +328,4 @@ def test_sizes_that_cannot_be_compared(
     options: Objective, ours: Any, theirs: Any, said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        parts_for({"it": options}, ours, theirs)
+        parts_for(between({"it": options}, ours, theirs), ours, theirs)

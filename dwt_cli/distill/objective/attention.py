@@ -1,0 +1,72 @@
+"""The scores of attention, before the softmax. Imports no torch at the top.
+
+Legend: B blocks, L positions, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from dwt_cli.distill.objective.features import LayerPairs, check_heads, scaled_products
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedConfig
+
+    from dwt_cli.models.features import Features
+    from dwt_cli.tasks.task import Batch
+
+
+@dataclass
+class Attention(LayerPairs):
+    """Mean squared difference of attention scores, head by head, at pairs of layers.
+
+    TinyBERT's (arXiv 1909.10351, eq. 7), which ERNIE-Tiny's latent loss (arXiv 2106.02241) is taken
+    to be, for its formula was not checked against the paper. TinyBERT sums over layers; here it is
+    their mean, as in `Hidden`. Padding, later positions and other documents, which a
+    position does not see, do not count. Scores are formed anew from queries and keys, a product for
+    each side and pair, so that the models keep their own attention.
+    """
+
+    kind: ClassVar[str] = "heads"
+
+    def part(self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
+        check_heads(setting, "attention", student, teacher)
+
+    def compare(
+        self, student: Features, teacher: Features, part: nn.Module | None, batch: Batch
+    ) -> Tensor:
+        import torch
+
+        means = []
+        for ours, theirs in self.layers:
+            p, t = student.heads[ours], teacher.heads[theirs]
+            differences_BHLL = scaled_products(*p[:2]) - scaled_products(*t[:2])
+            is_unseen = student.unseen(differences_BHLL)
+            means.append(_mean_square(differences_BHLL, is_unseen))
+        return torch.stack(means).mean()
+
+    def flops(self, config: PreTrainedConfig, block_length: float) -> float:
+        from dwt_cli.models.anatomy import head_size
+
+        width = config.num_attention_heads * head_size(config)
+        return 2 * len(self.layers) * width * block_length**2
+
+    def kept_bytes(self, config: PreTrainedConfig, num_blocks: int, block_length: int) -> int:
+        """Return the tables of differences, four that are worked on, and both sides' heads."""
+        from dwt_cli.models.anatomy import head_size
+
+        heads = num_blocks * config.num_attention_heads * block_length
+        tables = (len(self.layers) + 4) * block_length
+        return 4 * heads * (tables + 6 * len(self.layers) * head_size(config))
+
+
+def _mean_square(differences_BHLL: Tensor, is_unseen: Tensor | None) -> Tensor:
+    """Return the mean over what a position sees, over positions, then over heads and blocks."""
+    if is_unseen is None:
+        return differences_BHLL.square().mean()
+    num_seen_BL = (~is_unseen[:, 0]).sum(-1)
+    sums_BL = differences_BHLL.masked_fill(is_unseen, 0).square().mean(1).sum(-1)
+    means_BL = sums_BL / num_seen_BL.clamp(min=1)
+    return (means_BL.sum(-1) / (num_seen_BL > 0).sum(-1)).mean()
