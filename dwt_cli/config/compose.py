@@ -4,10 +4,12 @@ import re
 import shlex
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -35,10 +37,32 @@ OmegaConf.register_new_resolver(
 )
 
 
+_PLAIN = ("arm", "length", "seed", "stretch")  # values that stand beside the groups
+
+
+@lru_cache(maxsize=256)
+def _chosen(primary: str, words: tuple[str, ...]) -> DictConfig:
+    return compose(primary, list(words), return_hydra_config=True)
+
+
 def _composed(primary: str, words: list[str]) -> DictConfig:
-    """Return what Hydra composes; `UserError` for a setting of a choice that was not made."""
+    """Return what Hydra composes; `UserError` for a setting of a choice that was not made.
+
+    Files are read and merged once for the same choices, as a study's runs have; values are then
+    set as Hydra does.
+    """
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    choices, values = [], []
+    for each in parser.parse_overrides(words):
+        key = each.key_or_group
+        is_value = "." in key or key in _PLAIN or isinstance(each.value(), dict)
+        (values if is_value and not each.is_hydra_override() else choices).append(each)
     try:
-        return compose(primary, words, return_hydra_config=True)
+        composed = deepcopy(_chosen(primary, tuple(str(each.input_line) for each in choices)))
+        ConfigLoaderImpl._apply_overrides_to_config(values, composed)
+        own = [str(each.input_line) for each in (*choices, *values) if not each.is_hydra_override()]
+        composed.hydra.overrides.task = sorted(own, key=words.index)
+        return composed
     except AssertionError:  # omegaconf's, for a setting below a null
         chosen = {word.partition("=")[0] for word in words}
         for word in words:
@@ -79,6 +103,7 @@ def runs_of(
         if (away / f"{primary}.yaml").is_file():
             home, away = away, home
         search = [f"hydra.searchpath=['file://{away}']"]
+    _chosen.cache_clear()  # files may have changed since the last command of this process
     with initialize_config_dir(str(home), version_base="1.3"):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides(list(words))
@@ -103,7 +128,7 @@ def runs_of(
         for values in BasicSweeper.split_arguments(overrides, None)[0]:
             likely: list[str] = []
             if "study" in one:
-                own = [word for word in values if word.partition("=")[0] in ("arm", "seed")]
+                own = [word for word in values if word.partition("=")[0] in _PLAIN]
                 one.merge_with(OmegaConf.from_dotlist(own))
                 likely = words_of_arm(one, values)
             runs.append(_run_of(_composed(primary, [*search, *values, *likely]), primary, likely))
@@ -182,6 +207,8 @@ def typed(composed: DictConfig, primary: str = "config", search: Sequence[str] =
     """
     with open_dict(composed):
         composed.pop("hydra", None)
+        if "study" in composed:
+            composed.study.arms, composed.study.words = {}, {}  # the others' are not for this run
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         setting = re.sub(r"\[(\d+)\]", r".\1", missing[0])

@@ -19,7 +19,8 @@ from dwt_cli.base.identity import fingerprint, former_fingerprint, identity, pla
 from dwt_cli.base.options import added
 from dwt_cli.config.check import check, problems, warnings
 from dwt_cli.config.compose import runs_of
-from dwt_cli.config.run import SCHEMAS, Run, RunOptions
+from dwt_cli.config.files import SWEEPS
+from dwt_cli.config.run import SCHEMAS, Run, RunOptions, Study
 from dwt_cli.data.options import HubPart
 from dwt_cli.evaluate.options import Glue
 from dwt_cli.track.options import NoTracker
@@ -339,6 +340,16 @@ def test_a_scale_s_micro_batch_is_the_most_at_once(
     on_ranks = ["launch=torchrun", "launch.gpus=2", "launch.device=cpu"]
     (line,) = problems(composed(f"train.batch_size={batch_size}", *weighed, *on_ranks))
     assert line.startswith("teacher.weighting=batch with 2 ranks")
+
+
+def test_the_runs_of_a_study_are_those_asked_for_one_by_one() -> None:
+    study = Study, "crossover", str(SWEEPS)
+    runs, is_multirun = runs_of(["arm=young_crossover,young_at_15", "seed=0,1"], *study)
+    assert is_multirun and [run.alpha.until for run in runs] == [None, None, 60, 60]  # type: ignore[attr-defined]
+    for run in runs:
+        of = run.of_study
+        assert of is not None
+        assert runs_of([f"arm={of.arm}", "length=400", f"seed={run.seed}"], *study)[0] == [run]
 
 
 def test_what_a_checkpoint_knows_need_not_be_typed(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def _answer(words: Words, place: Path, *logs: Path) -> NoReturn:
     for number, log in enumerate(logs, 1):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # a test's own are elsewhere
     code = 1
     try:
         for target in WORK:
