@@ -14,6 +14,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -52,7 +53,8 @@ def _composed(primary: str, words: list[str]) -> DictConfig:
     set as Hydra does.
     """
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    choices, values = [], []
+    choices: list[Override] = []
+    values: list[Override] = []
     for each in parser.parse_overrides(words):
         key = each.key_or_group
         is_value = "." in key or key in _PLAIN or isinstance(each.value(), dict)
