@@ -56,7 +56,8 @@ def _share_of_rows(model: PreTrainedModel, name: str, whole: bool) -> Fraction:
     anatomy = anatomy_of(model)
     layer, inside = anatomy.place_of(name)
     if layer is None:
-        return Fraction(not name.startswith(f"{model.base_model_prefix}."))
+        is_inside = name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name
+        return Fraction(not is_inside)
     if whole or layer < model.config.num_hidden_layers - 1:
         return Fraction(0)
     if inside not in anatomy.projections:

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from dwt_cli.models.features import NO_FEATURES, ROWS, FeatureSpec
 from dwt_cli.models.flops import FORWARD_AND_BACKWARD, forward_flops
-from dwt_cli.models.making import make_model
+from dwt_cli.models.making import make_classifier, make_model
 from dwt_cli.models.options import Architecture
-from dwt_cli.models.wrapper import LanguageModel, Want
+from dwt_cli.models.wrapper import Classifier, LanguageModel, Want
 from tests.conftest import outlined
 
 B, L, TARGETS = 3, 48, 7
@@ -61,6 +61,20 @@ def test_of_an_unknown_family_the_head_runs_everywhere(
             torch.zeros(B, L, dtype=torch.long), torch.zeros(B * TARGETS, dtype=torch.long)
         )
     assert counter.get_total_flops() == pytest.approx(forward_flops(model, B, L, TARGETS), rel=0.02)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+@torch.no_grad()
+def test_a_classifier_has_one_row_of_each_text(
+    of_family: Callable[[str], PreTrainedModel], family: str
+) -> None:
+    wrapped = Classifier(make_classifier(of_family(family), 3, seed=0), torch.float32)
+    ids_BL = torch.full((B, L), 5)
+    named = {"input_ids": ids_BL, "attention_mask": torch.ones_like(ids_BL)}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        wrapped(named)
+    expected = forward_flops(wrapped.model, B, L, 1, frozenset({("hidden", -1)}))
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
 
 
 def test_written_out_for_bert(tiny: Callable[..., Architecture]) -> None:
