@@ -11,6 +11,7 @@ from typing import Any
 from dwt_cli.base import network
 from dwt_cli.base.atomic import file_sum
 from dwt_cli.base.errors import UserError, first_line
+from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.data.labelled import Examples, LabelledSet
 
 HUB = "nyu-mll/glue"
@@ -195,21 +196,39 @@ def _from_hub(task: Task, split: Split, setting: str) -> list[Row]:
 
 @dataclass(frozen=True)
 class GlueSet:
-    """One of the tasks to be trained on, with its dev sets held out."""
+    """One of the tasks to be trained on, with its dev sets held out.
+
+    path: the folder of all tasks; None: the hub. setting: what names it. max_train, max_dev: the
+    first so many examples, in an order drawn once for every model, seed and day; None: all.
+    """
 
     task: Task
     path: str | None
+    setting: str = "task.path"
+    max_train: int | None = None
+    max_dev: int | None = None
 
     def content(self) -> dict[str, Any]:
         """Return what determines the set."""
-        return {"source": "glue", "task": self.task.name} | provenance(
-            self.task, self.path, "task.path"
-        )
+        found = {"source": "glue", "task": self.task.name}
+        most = {"most": most} if any(most := [self.max_train, self.max_dev]) else {}
+        return found | provenance(self.task, self.path, self.setting) | most
 
     def read(self) -> LabelledSet:
         """Return the whole set; raises as the function `read` does."""
         task = self.task
-        train = read(task, task.train, self.path, "task.path")
-        dev = [read(task, split, self.path, "task.path") for split in task.dev]
+        train = self._some(task.train, self.max_train)
+        dev = [self._some(split, self.max_dev) for split in task.dev]
         names = ["", *(split.title for split in task.dev[1:])]
         return LabelledSet(task.labels, train, dict(zip(names, dev, strict=True)), task.dev[0].file)
+
+    def _some(self, split: Split, most: int | None) -> Examples:
+        examples = read(self.task, split, self.path, self.setting)
+        if most is None or most >= len(examples.texts):
+            return examples
+        order = generator(seed_for("glue", split.title, split.file)).permutation(
+            len(examples.texts)
+        )
+        chosen = sorted(order[:most].tolist())
+        texts, labels = ([each[n] for n in chosen] for each in (examples.texts, examples.labels))
+        return Examples(texts, labels, examples.remarks)

@@ -13,6 +13,7 @@ from dwt_cli.distill.objective.base import Objective, divergences
 from dwt_cli.distill.objective.chunks import ChunkObjective, Chunks, over_chunks
 from dwt_cli.distill.objective.features import over_features, requested
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums, Sums
+from dwt_cli.distill.objective.numbers import SquaredSums
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
 from dwt_cli.distill.teacher.signal import Request, SoftTargets, TeacherSignal, answer_of
@@ -88,7 +89,7 @@ class DistillationLoss:
         if self._distillation is None or weights.soft == 0:
             alone = (Weights(weights.hard, 0.0), Comparison({}))
             sums, *_ = self._sums(model, batch, NO_FEATURES, None, *alone)
-            return LossSum(sums.total, {"hard_loss": sums.hard, "accuracy": sums.correct}, facts)
+            return LossSum(sums.total, _hard(sums, batch), facts)
         total, named = self._distilled(self._distillation, model, batch, moment, weights)
         return LossSum(total, named, facts)
 
@@ -145,7 +146,7 @@ class DistillationLoss:
         for name, value in texts.items():
             soft[name] = value
             total = total + weights.soft * objectives[name].weight * value
-        named = {"hard_loss": sums.hard, "accuracy": sums.correct}
+        named = _hard(sums, batch)
         if targets:
             named["teacher_loss"] = sums.teacher
         elif teacher and teacher.chunks:  # of the text in chunks, which is nearly all of it
@@ -186,8 +187,10 @@ class DistillationLoss:
         num_real: rows that have a label; the others come after them. None: all have.
         """
         settings = (targets, batch.labels_N, weights, comparison)
-        sums: DistillationSums | PartlyWritten
-        if num_real is None:
+        sums: DistillationSums | PartlyWritten | SquaredSums
+        if batch.labels_N.is_floating_point():
+            sums = SquaredSums(*settings)
+        elif num_real is None:
             sums = DistillationSums(*settings, compiled=self._compiled)
         else:
             sums = PartlyWritten(*settings, num_real, compiled=self._compiled)
@@ -201,6 +204,12 @@ class DistillationLoss:
         want = Want(False, features, loss, batch.ragged, batch.documents_BL)
         output = model(*batch.inputs, want)
         return *output.loss, output
+
+
+def _hard(sums: Sums, batch: Batch) -> dict[str, Tensor]:
+    """Return what is about labels alone; numbers are not right or wrong."""
+    named = {"hard_loss": sums.hard}
+    return named if batch.labels_N.is_floating_point() else {**named, "accuracy": sums.correct}
 
 
 def _of_text(

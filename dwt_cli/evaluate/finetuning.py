@@ -1,24 +1,49 @@
-"""One fine-tuning of one model on one task, and the customary ways to do it."""
+"""Fine-tuning as an evaluation asks for it, and the customary ways to do it.
 
-from collections.abc import Callable, Sequence
+What trains is `dwt_cli.recipe.finetuning`, as a run of a labelled task is trained.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from dwt_cli.evaluate.labelled import outputs_of
-from dwt_cli.evaluate.lm import asked
-from dwt_cli.evaluate.measurement import EvaluatedModel, Say
-from dwt_cli.evaluate.options import Protocol
-from dwt_cli.models.making import make_classifier
-from dwt_cli.models.wrapper import Classifier
-from dwt_cli.tasks.classification import Classification, Outputs
-from dwt_cli.tasks.texts import BucketedBatches, HeldoutTexts, Texts
-from dwt_cli.training.checkpoint import Checkpoints
-from dwt_cli.training.loop import Training, train
-from dwt_cli.training.options import AdamW, Falling, Optim, Train
-from dwt_cli.training.protocols import Numbers, Observer
+from dwt_cli.evaluate.options import Protocol as ProtocolName
+from dwt_cli.training.options import AdamW, Falling, Optim
 
-_HELDOUT_BATCH = 64
-_CHECKPOINT_EVERY = 2000  # steps: only a long fine-tuning is worth going on with
+
+class Tuned(NamedTuple):
+    """What came of a fine-tuning: metrics of `dwt_cli.evaluate.labelled`, with their errors.
+
+    padding: the share of the training's positions that was padding.
+    """
+
+    metrics: Mapping[str, float]
+    padding: float
+
+
+class FineTunings(Protocol):
+    """The fine-tunings of a model on one task, which have their texts in common."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """The number of texts of each held-out part."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader must know of the texts."""
+
+    @property
+    def cut(self) -> str:
+        """How many of them were cut, and to what; empty: none was."""
+
+    def identity(self, optim: Optim, seed: int) -> str:
+        """Return what determines one of them, the model included."""
+
+    def carry_out(
+        self, optim: Optim, seed: int, folder: Path, advance: Callable[[float, str], None]
+    ) -> Tuned:
+        """Train, or go on with what an interruption has left in the folder."""
 
 
 @dataclass(frozen=True)
@@ -41,73 +66,13 @@ _BERT = replace(_SANE, warmup=0.1, decay=0.9, falling=Falling.linear)
 
 PROTOCOLS = {
     # one setting for all tasks (Cramming, arXiv 2212.14034, section 5)
-    Protocol.sane: FineTuning(5, 16, (_SANE,)),
+    ProtocolName.sane: FineTuning(5, 16, (_SANE,)),
     # BERT's own, arXiv 1810.04805, section 4.1
-    Protocol.bert: FineTuning(
+    ProtocolName.bert: FineTuning(
         3, 32, tuple(replace(_BERT, lr=lr) for lr in (5e-5, 4e-5, 3e-5, 2e-5))
     ),
     # rates for widths of some hundred; all nine tasks in minutes on two cores
-    Protocol.quick: FineTuning(
+    ProtocolName.quick: FineTuning(
         3, 32, (replace(_SANE, lr=1e-3, warmup=0.1, decay=0.9),), max_train=1000, max_dev=1000
     ),
 }
-
-
-def fine_tune(
-    tested: EvaluatedModel,
-    texts: Texts,
-    dev: Sequence[Texts],
-    num_outputs: int,
-    optim: Optim,
-    protocol: FineTuning,
-    seed: int,
-    folder: Path,
-    advance: Callable[[float, str], None],
-    say: Say,
-) -> tuple[list[Outputs], float]:
-    """Train a classifier on a copy of the model's weights, and have it judge the dev sets.
-
-    Returns the outputs on each, and the share of the training's positions that was padding.
-    ``folder`` is where a training that was interrupted finds its checkpoint again.
-    """
-    batches = BucketedBatches(texts, protocol.batch_size, seed, "fine-tuning")
-    options = Train(
-        max_steps=None,
-        epochs=float(protocol.epochs),
-        batch_size=batches.batch_size,
-        micro_batch_size=None,
-        checkpoint_every=_CHECKPOINT_EVERY,
-        keep_checkpoints=1,
-    )
-    heldout = [HeldoutTexts(each, _HELDOUT_BATCH) for each in dev]
-    latest: list[Outputs] = []
-
-    def evaluate(model: Classifier) -> dict[str, float]:
-        judged = [outputs_of(asked(model), texts, tested.device) for texts in heldout]
-        latest[:] = [outputs for outputs, _ in judged]
-        return {"loss": judged[0][1]}
-
-    training = Training(
-        model=Classifier(make_classifier(tested.model, num_outputs, seed), tested.dtype),
-        loss=Classification(),
-        batches=batches,
-        optim=optim,
-        options=options,
-        evaluate=evaluate,
-        eval_every=None,
-        checkpoints=Checkpoints(folder, f"fine-tuning {seed} {optim}", 1, say),
-        device=tested.device,
-        seed=seed,
-    )
-    train(training, lambda gather: [_Progress(advance)])
-    return latest, batches.padding
-
-
-class _Progress(Observer):
-    """An observer that passes on how far a training is."""
-
-    def __init__(self, advance: Callable[[float, str], None]) -> None:
-        self._advance = advance
-
-    def stepped(self, step: int, progress: float, metrics: Numbers) -> None:
-        self._advance(progress, f"step {step}  loss {metrics['loss']:.3f}")

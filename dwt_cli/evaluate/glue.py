@@ -1,23 +1,19 @@
 """GLUE (arXiv 1804.07461): fine-tuning on nine tasks, their dev scores, and the average."""
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import isfinite
 from pathlib import Path
-
-import numpy as np
+from typing import ClassVar
 
 from dwt_cli.base.errors import UserError, not_among
-from dwt_cli.base.randomness import generator, seed_for
-from dwt_cli.data import glue as glue_data
-from dwt_cli.data.glue import TASKS, Split, Task
-from dwt_cli.evaluate.finetuning import PROTOCOLS, fine_tune
-from dwt_cli.evaluate.measurement import EvaluatedModel, Found, Measurement, Say, Score
+from dwt_cli.data.glue import TASKS, GlueSet, Task
+from dwt_cli.evaluate.finetuning import PROTOCOLS
+from dwt_cli.evaluate.measurement import Found, Measurement, Score
 from dwt_cli.evaluate.options import Glue
-from dwt_cli.models.anatomy import num_positions
-from dwt_cli.tasks.classification import Outputs
-from dwt_cli.tasks.texts import Texts
+from dwt_cli.tasks.labelled import GlueTask
 
 Advance = Callable[[float, str], None]
 AVERAGE, WITHOUT_WNLI = "GLUE", "GLUE without WNLI"
@@ -32,7 +28,7 @@ def scores(asked: Measurement) -> list[Score]:
     options = asked.options.glue
     tasks = [TASKS[name] for name in options.tasks or TASKS]
     pieces = [(task, seed) for task in tasks for seed in range(options.num_seeds)]
-    on_task = {task: _OnTask(asked.tested, options, task, asked.say) for task in tasks}
+    on_task = {task: _OnTask(asked, task) for task in tasks}
     found = []
     for number, (task, seed) in enumerate(pieces):
         title = f"GLUE {task.name} {options.protocol.name} seed {seed}"
@@ -98,92 +94,69 @@ def _mean(scores: Sequence[Score]) -> float:
     return statistics.fmean(score.value for score in scores)
 
 
+@dataclass
+class EvaluatedTask(GlueTask):
+    """A task as it is measured: of few examples where the protocol says so; see `GlueSet`."""
+
+    with_errors: ClassVar[bool] = True
+    max_train: int | None = None
+    max_dev: int | None = None
+
+    @cached_property
+    def source(self) -> GlueSet:
+        return GlueSet(self.task, self.path, _SETTING, self.max_train, self.max_dev)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return self.task.metrics
+
+
 class _OnTask:
     """A model on one task: texts are read and tokenised when first needed, and then kept."""
 
-    def __init__(self, tested: EvaluatedModel, options: Glue, task: Task, say: Say) -> None:
-        self._tested, self._options, self._task, self._say = tested, options, task, say
-        self._protocol = PROTOCOLS[options.protocol]
+    def __init__(self, asked: Measurement, task: Task) -> None:
+        options = asked.options.glue
+        self._task, self._protocol = task, PROTOCOLS[options.protocol]
+        most = (self._protocol.max_train, self._protocol.max_dev)
+        evaluated = EvaluatedTask(
+            name=task.name, path=options.path, max_train=most[0], max_dev=most[1]
+        )
+        self._tunings = asked.tunings(evaluated, self._protocol, options.max_length)
 
     def identity(self, seed: int) -> tuple[object, ...]:
-        """Return what determines the scores of a seed, besides the model."""
-        data = glue_data.provenance(self._task, self._options.path, _SETTING)
-        return "glue", self._task.name, data, self._protocol, self._options.max_length, seed
+        """Return what determines the scores of a seed."""
+        return "glue", [self._tunings.identity(each, seed) for each in self._protocol.optims]
 
     def found(self, seed: int, advance: Advance, folder: Path) -> Found:
         """Fine-tune with one seed; of several settings the best on the dev set counts."""
-        protocol, num_outputs = self._protocol, len(self._task.labels) or 1
-        tried, padding, count = [], 0.0, len(protocol.optims)
-        for number, optim in enumerate(protocol.optims):
+        tried, padding, count = [], 0.0, len(self._protocol.optims)
+        for number, optim in enumerate(self._protocol.optims):
 
             def share(done: float, text: str, number: int = number) -> None:
                 advance((number + done) / count, text)
 
-            outputs, padding = fine_tune(
-                self._tested,
-                self._train[0],
-                [texts for texts, _ in self._dev],
-                num_outputs,
-                optim,
-                protocol,
-                seed,
-                folder / f"setting-{number}",
-                share,
-                self._say,
-            )
-            tried.append(self._scores(outputs))
+            work = folder / f"setting-{number}"
+            metrics, padding = self._tunings.carry_out(optim, seed, work, share)
+            tried.append(list(self._scores(metrics)))
         best = max(tried, key=_mean)
         if count > 1:
             remark = f"{self._task.name}: best of {count} learning rates, chosen on dev"
             best = [replace(score, remarks=(*score.remarks, remark)) for score in best]
         return best, {"padding": padding}
 
-    def _scores(self, outputs: Sequence[Outputs]) -> list[Score]:
-        from dwt_cli.evaluate.metrics import METRICS, standard_error  # here: it takes 1.6 s
-
-        task, scores = self._task, []
-        for split, (texts, about), outputs_NC in zip(task.dev, self._dev, outputs, strict=True):
-            predictions = outputs_NC.argmax(axis=1) if task.labels else outputs_NC[:, 0]
-            for name in task.metrics:
-                value = float(METRICS[name](texts.labels, predictions))
-                remarks = [*self._train[1], *about]
-                if not np.isfinite(value):
+    def _scores(self, metrics: Mapping[str, float]) -> Iterator[Score]:
+        cut = self._tunings.cut
+        told = [*self._tunings.remarks, *([f"{self._task.name}: {cut}"] if cut else [])]
+        parts = zip(self._task.dev, self._tunings.sizes.items(), strict=True)
+        for split, (part, size) in parts:
+            end = f"_{part}" if part else ""
+            for name in self._task.metrics:
+                value, error = metrics[f"{name}{end}"], metrics[f"{name}_error{end}"]
+                remarks = list(told)
+                if not isfinite(value):
                     value = 0.0
                     remarks.append(f"{split.title}: constant predictions, {name} counts as 0")
-                error = standard_error(METRICS[name], texts.labels, predictions)
-                told = tuple(remarks)
-                scores.append(Score(split.title, name, value, error, len(texts), remarks=told))
-        return scores
-
-    @cached_property
-    def _train(self) -> tuple[Texts, list[str]]:
-        return self._read(self._task.train, self._protocol.max_train)
-
-    @cached_property
-    def _dev(self) -> list[tuple[Texts, list[str]]]:
-        return [self._read(split, self._protocol.max_dev) for split in self._task.dev]
-
-    def _read(self, split: Split, most: int | None) -> tuple[Texts, list[str]]:
-        """Return a split, or the same few texts of it for every model, seed and day; and remarks.
-
-        most: texts; None: all.
-        """
-        examples = glue_data.read(self._task, split, self._options.path, _SETTING)
-        numbers = list(range(len(examples.texts)))
-        if most is not None and most < len(numbers):
-            order = generator(seed_for("glue", split.title, split.file)).permutation(len(numbers))
-            numbers = sorted(order[:most].tolist())
-        labels = np.array(examples.labels)[numbers]
-        texts, num_cut = Texts.tokenised(
-            self._tested.tokenizer,
-            [examples.texts[number] for number in numbers],
-            labels.astype(np.int64) if self._task.labels else labels.astype(np.float32),
-            min(self._options.max_length, num_positions(self._tested.model.config)),
-        )
-        if num_cut:
-            cut = f"{num_cut:,} texts cut to {max(texts.lengths)} tokens"
-            examples.remarks.append(f"{self._task.name}/{split.file}: {cut}")
-        return texts, examples.remarks
+                yield Score(split.title, name, value, error, size, remarks=tuple(remarks))
 
 
 def check(options: Glue) -> None:

@@ -16,9 +16,11 @@ from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.identity import fingerprint, former_fingerprint
 from dwt_cli.data.corpus import Corpus
+from dwt_cli.evaluate.finetuning import FineTuning, FineTunings
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.tasks.batches import HeldoutBatches
+from dwt_cli.tasks.labelled import LabelledTask
 from dwt_cli.tasks.options import Task
 
 _KIND, _FILE, _WORK = "scores", "scores.json", "work"
@@ -80,13 +82,15 @@ class Measurement:
     """A model, what is to be measured of it, and what a measure may need besides.
 
     text: makes the corpus in the model's own tokens, with what identifies it, and the held-out
-    batches of it. advance: called with how far which measure is. problems: the lines so far for
+    batches of it. tunings: returns the ways to fine-tune it on a task, in texts of at most so many
+    tokens. advance: called with how far which measure is. problems: the lines so far for
     what could not be measured.
     """
 
     tested: EvaluatedModel
     options: Eval
     text: Callable[[], tuple[Corpus, str, HeldoutBatches]]
+    tunings: Callable[[LabelledTask, FineTuning, int], FineTunings]
     cache: Cache
     say: Say
     advance: Callable[[str, float, str], None]

@@ -77,12 +77,13 @@ class Probing:
 class Eval:
     """The held-out text, on which a training is evaluated, and what is measured after it.
 
+    every: steps; null: at the end alone.
     mask_ratio: of its masks, which are fixed and do not follow the task's, so that runs compare.
     measures: by name (`dwt_cli.evaluate.measures`). at: at which shares of the training. Neither
     is part of a run's identity: the same trained model can be measured again and otherwise.
     """
 
-    every: int = at_least(1, default=II("scale.eval_every"))
+    every: int | None = at_least(1, default=II("scale.eval_every"))
     num_blocks: int = at_least(1, default=1024)
     mask_ratio: float = between(0.01, 0.9, default=0.15, identity=SINCE_0_2)
     measures: list[str] = bookkeeping(MISSING)

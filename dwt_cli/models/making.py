@@ -57,14 +57,20 @@ def outline(
     return model
 
 
+def classifier_config(model: PreTrainedModel, num_outputs: int) -> PreTrainedConfig:
+    """Return the configuration of `make_classifier`."""
+    config = copy.deepcopy(model.config)
+    config.num_labels = num_outputs
+    return config
+
+
 def make_classifier(model: PreTrainedModel, num_outputs: int, seed: int) -> PreTrainedModel:
     """Return the library's classifier of the family, in fp32, on a copy of the model's weights.
 
     What the two do not share is initialised from ``seed``: the last layer, and whatever a family
     puts before it. num_outputs: classes, or 1 for a regression.
     """
-    config = copy.deepcopy(model.config)
-    config.num_labels = num_outputs
+    config = classifier_config(model, num_outputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "classifier", "weights"))
         classifier: PreTrainedModel = AutoModelForSequenceClassification.from_config(

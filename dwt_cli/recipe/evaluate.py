@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cache as once
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.checkpoint import open_config, open_model
 from dwt_cli.models.options import Checkpoint, Head, located, provenance
 from dwt_cli.recipe.corpus import CorpusStage
+from dwt_cli.recipe.finetuning import TaskTunings
 from dwt_cli.recipe.stage import Conditions, Context, Done
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.options import Task
@@ -76,8 +78,10 @@ def measure(
         blocks = done[corpus.name]
         return blocks, corpus.identity, conditions.heldout(blocks, at.ranks.size)
 
+    tokenizer = lambda: str(_kept(model.tested.tokenizer, at.cache))  # noqa: E731
+    tunings = partial(TaskTunings.of, model.tested, tokenizer, at)
     shown = (at.show.say, at.show.update)
-    asked = Measurement(model.tested, conditions.eval, text, at.cache, *shown)
+    asked = Measurement(model.tested, conditions.eval, text, tunings, at.cache, *shown)
     return measures.carry_out(asked, model.has_head)
 
 

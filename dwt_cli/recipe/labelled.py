@@ -78,6 +78,7 @@ class LabelledStage(CorpusStage):
             "train_texts": len(train),
             "heldout_texts": sum(map(len, heldout.values())),
             "train_tokens": int(train.lengths.sum()),
+            "cut_texts": num_cut,
             "classes": list(examples.names),
             "about": "; ".join([*about, *examples.remarks]),
         }

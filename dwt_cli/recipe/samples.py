@@ -53,5 +53,6 @@ def measured(
 
     parts, device = heldout(of, corpus, at.ranks.size), at.machine.device
     if task := of.task.labelled:
-        return lambda answers: labelled.metrics_of(answers, parts, task.metrics, device, ranks)
+        more = (device, ranks, task.with_errors)
+        return lambda answers: labelled.metrics_of(answers, parts, task.metrics, *more)
     return lambda answers: lm.metrics_of(answers, parts[""], device, ranks)

@@ -42,12 +42,14 @@ class LabelledTask(Task, ABC):
     """Texts or pairs of texts to classes, by a classifier of the library.
 
     metrics: of the held-out part beside its loss, by their names in `dwt_cli.evaluate.metrics`.
+    with_errors: whether they come with their standard errors.
     """
 
     unit: ClassVar[str] = "text"
     pipeline_tag: ClassVar[str] = "text-classification"
     frame: ClassVar[Frame] = Frame(None, "sep_token")
     special_tokens: ClassVar[tuple[str, ...]] = ()
+    with_errors: ClassVar[bool] = False
 
     # of models and tokenizers that are made: none is, and the scale asks for them
     family: Family = bookkeeping(Family.modernbert)

@@ -204,8 +204,8 @@ def test_what_is_said_of_a_measurement_is_in_short(tested: EvaluatedModel, tmp_p
     pairs = paradigm("one", "x", "syntax", (A, B))
     options, said = write(tmp_path / "blimp", {"one": pairs}), list[str]()
     cache = Cache(str(tmp_path / "cache"), print)
-    no_text: Any = None
-    measurement = Measurement(tested, Eval(), no_text, cache, said.append, lambda *_: None)
+    none: Any = None
+    measurement = Measurement(tested, Eval(), none, none, cache, said.append, lambda *_: None)
     found = measurement.kept("b", (), lambda _: (scores(tested, options, print), {}))
     assert len(found) == 4
     (line,) = said

@@ -1,22 +1,33 @@
 """GLUE from a model to an average, on a miniature, and what is kept of it."""
 
+import shutil
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from dwt_cli.base.cache import Cache
+from dwt_cli.base.machine import Machine
+from dwt_cli.base.ranks import ALONE
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.glue import TASKS
-from dwt_cli.evaluate import finetuning, glue, measures
+from dwt_cli.evaluate import glue, measures
 from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement, Results, Score
 from dwt_cli.evaluate.options import Eval, Glue, Protocol
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
+from dwt_cli.recipe import finetuning
+from dwt_cli.recipe.finetuning import TaskTunings
+from dwt_cli.recipe.stage import Site
 from dwt_cli.tasks.options import MaskedLM
+from dwt_cli.track.display import Display
+from dwt_cli.training.checkpoint import Checkpoints
+from dwt_cli.training.options import Optim
 
 
 @pytest.fixture
@@ -36,12 +47,17 @@ def look(
     def carry_out(**changes: Any) -> tuple[Results, list[str]]:
         options = Glue(str(glue_folder), protocol=Protocol.quick, **changes)
         said: list[str] = []
+        tested.tokenizer.save_pretrained(tmp_path / "tokenizer")
+        machine = Machine(tested.device, tested.dtype)
+        cache, quiet = Cache(str(tmp_path / "cache"), said.append), Display(Console(quiet=True))
+        at = Site(machine, cache, ALONE).at(tmp_path, quiet)
         results = measures.carry_out(
             Measurement(
                 tested,
                 Eval(every=1, measures=["glue"], glue=options),
                 text=lambda: pytest.fail("GLUE needs no text"),
-                cache=Cache(str(tmp_path / "cache"), said.append),
+                tunings=partial(TaskTunings.of, tested, lambda: f"{tmp_path}/tokenizer", at),
+                cache=at.cache,
                 say=said.append,
                 advance=lambda measure, share, text: None,
             ),
@@ -56,13 +72,13 @@ def look(
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The seeds of the fine-tunings that are really done."""
     seeds: list[int] = []
-    real = finetuning.fine_tune
+    real = TaskTunings.carry_out
 
-    def counted(*arguments: Any) -> Any:
-        seeds.append(arguments[6])
-        return real(*arguments)
+    def counted(self: TaskTunings, optim: Optim, seed: int, *more: Any) -> Any:
+        seeds.append(seed)
+        return real(self, optim, seed, *more)
 
-    monkeypatch.setattr(glue, "fine_tune", counted)
+    monkeypatch.setattr(TaskTunings, "carry_out", counted)
     return seeds
 
 
@@ -110,6 +126,28 @@ def test_another_length_or_other_data_is_another_piece(
     assert len(trainings) == 3
 
 
+def test_what_was_stopped_goes_on_to_the_same_scores(
+    look: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = look(tasks=["RTE"], num_seeds=1)
+    shutil.rmtree(tmp_path / "cache" / "scores")
+    monkeypatch.setattr(finetuning, "_CHECKPOINT_EVERY", 1)
+    save, steps = Checkpoints.save, []
+
+    def stop(self: Checkpoints, *given: Any) -> None:
+        save(self, *given)
+        steps.append(given[-1].step)
+        if steps == [1, 2]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        look(tasks=["RTE"], num_seeds=1)
+    again, _ = look(tasks=["RTE"], num_seeds=1)
+    assert steps == [1, 2, 3]
+    assert again == whole
+
+
 def test_a_task_that_lacks_its_file_does_not_stop_the_others(look: Any, glue_folder: Path) -> None:
     (glue_folder / "RTE" / "dev.tsv").unlink()
     results, _ = look(tasks=["RTE", "WNLI"], num_seeds=2)
@@ -138,6 +176,7 @@ def test_a_measure_of_the_head_is_refused_without_one(
         tested,
         Eval(every=1, measures=["lm"]),
         lambda: pytest.fail("asked"),
+        lambda *given: pytest.fail("asked"),
         Cache(str(tmp_path), print),
         print,
         lambda *a: None,

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from transformers import ModernBertConfig, ModernBertForSequenceClassification
 
 from dwt_cli.cli import main
-from dwt_cli.evaluate import glue
+from dwt_cli.recipe.finetuning import TaskTunings
 from tests.data.miniature_glue import write_glue
 from tests.miniature import options, write_text
 
@@ -85,7 +85,7 @@ def test_a_run_is_measured_at_moments_and_its_model_not_twice(
     def tuned(*arguments: object) -> None:
         raise AssertionError("it is known already")
 
-    monkeypatch.setattr(glue, "fine_tune", tuned)
+    monkeypatch.setattr(TaskTunings, "carry_out", tuned)
     code, out, err = ask(
         main.evaluate_main, *of_eval(place), f"model={run}/model", "eval=all",
         f"eval.glue.path={place}/glue", *ABOUT,
