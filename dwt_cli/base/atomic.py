@@ -96,12 +96,27 @@ def write_json(path: Path, content: object) -> None:
 def seal(folder: Path) -> None:
     """Write the manifest with the sum of every file of ``folder``, flushed to the disk."""
     sums = {}
+    open_up(folder)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / MANIFEST:
             sums[path.relative_to(folder).as_posix()] = file_sum(path)
             _flush(path)
     write_json(folder / MANIFEST, sums)
     _flush(folder)
+
+
+def open_up(folder: Path) -> None:
+    """Let those read and write each file who may its folder, as the umask says.
+
+    The safetensors library keeps its files from all but their owner.
+    """
+    for path in filter(Path.is_file, folder.rglob("*")):
+        path.chmod(path.stat().st_mode | (path.parent.stat().st_mode & 0o666))
+
+
+def leaves(name: str) -> bool:
+    """Return whether a name of a file in a folder is that of one outside of it."""
+    return Path(name).is_absolute() or ".." in Path(name).parts
 
 
 def add(folder: Path, names: Iterable[str]) -> None:
@@ -138,11 +153,13 @@ def is_sealed(folder: Path) -> bool:
 def verify(folder: Path) -> None:
     """Raise `Damaged` unless every file is what the manifest says."""
     try:
-        sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        sums = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise Damaged(f"{folder} has no readable {MANIFEST}") from error
     for name, expected in sums.items():
         path = folder / name
+        if leaves(name):
+            raise Damaged(f"{folder} names {name}, which is outside of it,")
         if not path.is_file():
             raise Damaged(f"{folder} lacks {name}")
         if file_sum(path) != expected:

@@ -16,6 +16,7 @@ import platformdirs
 from filelock import AcquireReturnProxy, FileLock
 
 from dwt_cli.base import atomic, locks
+from dwt_cli.base.home import without_home
 
 ABOUT, PARTIAL, DAMAGED, LOCK = "about.json", ".partial", ".damaged", ".lock"
 
@@ -107,4 +108,5 @@ class Cache:
 
 def _describe(folder: Path, kind: str, about: dict[str, Any]) -> None:
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    atomic.write_json(folder / ABOUT, {"kind": kind, "made": made, **about})
+    said = without_home(about)
+    atomic.write_json(folder / ABOUT, {"kind": kind, "made": made, **said})

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from dwt_cli.base import locks
 from dwt_cli.base.errors import MISTAKE, UserError
+from dwt_cli.base.home import without_home
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.scratch import scratch
 from dwt_cli.config import check, packing
@@ -112,7 +113,7 @@ def carry_out(
         lock = locks.take(folder / LOCK)
     except locks.Held as holder:
         raise UserError(f"{holder} is at work on {folder}: wait for it, or stop it") from holder
-    record = ChainRecord(name, shlex.join(["dwt-train", *arguments]), tuple(links))
+    record = ChainRecord(name, shlex.join(without_home(["dwt-train", *arguments])), tuple(links))
     steps = {
         stage.name: float(stage.run.train.num_steps(None) or 1)
         for stage in stages
@@ -125,7 +126,7 @@ def carry_out(
             if each in steps:
                 overview.say(f"{each}: {shlex.join(['dwt-train', *stage.words])}")
                 error = _work(stage, folder / "logs", name, overview, begin)
-            links[number] = replace(_link(stage, words[each]), error=error)
+            links[number] = replace(_link(stage, words[each]), error=without_home(error))
             record = replace(record, links=tuple(links))
             table = write_chain(folder, record)
             if error:
@@ -230,7 +231,7 @@ def _link(stage: _Stage, words: Sequence[str]) -> Link:
         outside = last_part(path) or stage.run.choices["teacher"], _teacher_layers(stage)
     layers, folder = shapes.student_config.num_hidden_layers, stage.folder
     place = f"../../{folder.name}" if folder else None
-    return Link(stage.name, layers, tuple(stage.words), outside, place)
+    return Link(stage.name, layers, tuple(without_home(stage.words)), outside, place)
 
 
 def _teacher_layers(stage: _Stage) -> int | None:

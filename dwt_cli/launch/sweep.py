@@ -6,7 +6,7 @@ studies share are trained once; those in runs.jsonl were trained elsewhere. The 
 """
 
 import shlex
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from dwt_cli.base import atomic, locks
 from dwt_cli.base.errors import MISTAKE, UserError
+from dwt_cli.base.home import without_home
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.machine import commit
 from dwt_cli.config import packing
@@ -119,7 +120,7 @@ def carry_out(
         try:
             with Overview(console, name, steps, num_done) as overview:
                 for file, state, error in pool.carry_out(files, first.jobs, begin):
-                    place, title = ledger.note(file.stem, state, error)
+                    place, title = ledger.note(file.stem, state, without_home(error))
                     if state == "running":
                         overview.at_work(file.stem, title, place)
                     else:
@@ -234,7 +235,9 @@ def _jobs(
             of_arm = shlex.split(of.study.arms[of.arm])
             arm, length, words = of.arm, of.length, (*options, *words[: len(words) - len(of_arm)])
         else:
-            arm = " ".join(word for word in words if _setting(word) in swept - _AXES) or "run"
+            arm = (
+                " ".join(_without_places(w for w in words if _setting(w) in swept - _AXES)) or "run"
+            )
             length = run.train.max_steps or 0
         words = _without_places(words)
         jobs.append(Job(arm, length, run.seed, words, identity, _from(place), state))
@@ -270,8 +273,9 @@ def _swept(every: Sequence[Sequence[str]]) -> set[str]:
     return {_setting(word) for words in every for word in set(words) - same}
 
 
-def _without_places(words: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word for word in words if _setting(word) not in _PLACES)
+def _without_places(words: Iterable[str]) -> tuple[str, ...]:
+    """Return words as others may read and type them."""
+    return tuple(without_home(word) for word in words if _setting(word) not in _PLACES)
 
 
 def _setting(word: str) -> str:

@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError, first_line
 from dwt_cli.base.randomness import seed_for
 from dwt_cli.models.anatomy import ANATOMIES, is_known, num_positions
@@ -64,7 +65,7 @@ def open_config(
     setting: what names its path, as in ``teacher.path``. any_family: its logits are enough, its
     anatomy need not be known. Of a language model that becomes a classifier, that of the latter.
     """
-    named, path = f"{setting}={checkpoint.path}", located(setting, checkpoint.path)
+    named, path = f"{setting}={checkpoint.path}", _located(setting, checkpoint)
     with _opening(named):
         raw, _ = PreTrainedConfig.get_config_dict(path, revision=checkpoint.revision)
         if not raw:
@@ -100,6 +101,19 @@ def open_config(
             f"{named} is a {config.model_type}: {why} {', '.join(known)}; choose one of them"
         )
     return config
+
+
+def _located(setting: str, checkpoint: Checkpoint) -> str:
+    """Return what to open for a checkpoint; `UserError` where its index names files elsewhere."""
+    path = located(setting, checkpoint.path)
+    for index in Path(path).glob("*.index.json"):
+        for name in sorted(set((atomic.read_json(index) or {}).get("weight_map", {}).values())):
+            if atomic.leaves(name):
+                raise UserError(
+                    f"{setting}={checkpoint.path} cannot be opened: {index.name} names {name}, "
+                    "which is outside of its folder; choose another model"
+                )
+    return path
 
 
 def _of_classifier(
@@ -217,7 +231,7 @@ def _open(
 
     entries: of its configuration, instead of the checkpoint's.
     """
-    named, path = f"{setting}={checkpoint.path}", located(setting, checkpoint.path)
+    named, path = f"{setting}={checkpoint.path}", _located(setting, checkpoint)
     with _opening(named):
         model, report = auto(head).from_pretrained(
             path,
@@ -250,6 +264,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
                     setattr(config, role, number)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    atomic.open_up(folder)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from filelock import AcquireReturnProxy, FileLock
 from dwt_cli.base import atomic, locks
 from dwt_cli.base.atomic import read_json
 from dwt_cli.base.errors import UserError
+from dwt_cli.base.home import INSTEAD, without_home
 from dwt_cli.config import files
 from dwt_cli.config.run import DISTILLATION, LONGEST_NAME
 from dwt_cli.track.options import Entry
@@ -71,7 +72,8 @@ def readable(choices: Mapping[str, str], overrides: Sequence[str], seed: int) ->
 
 def last_part(path: str) -> str:
     """Return what a path is called by; a run's folder by its fingerprint, as ``run_0123456``."""
-    parts = [part for part in path.strip("'\"[]").split("/") if part not in ("", "model")]
+    known = without_home(path.strip("'\"[]")).split("/")
+    parts = [part for part in known if part not in ("", "model", INSTEAD)]
     parts = [part for part in parts if "*" not in part] or parts
     return re.sub(r".*-([0-9a-f]{7})[0-9a-f]{9}$", r"run_\1", parts[-1]) if parts else ""
 
@@ -147,7 +149,7 @@ class Record(AbstractContextManager["Record"]):
         summary = begun["summary"]
         self.folder = Path(begun["folder"])
         self.summary = None if summary is None else Summary.from_json(summary)
-        self.entry = Entry(self.folder, identity, name, settings)
+        self.entry = Entry(self.folder, identity, name, without_home(settings))
 
     def start(self, environment: dict[str, Any]) -> list[str]:
         """Write what is about to run; return how this machine differs from the record's."""
@@ -175,7 +177,7 @@ class Record(AbstractContextManager["Record"]):
             "host": socket.gethostname(),
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        atomic.write_json(self.folder / "status.json", known | more)
+        atomic.write_json(self.folder / "status.json", known | without_home(more))
 
     def finish(self, summary: Summary) -> None:
         """Make the last write of a run: from here on it is finished."""

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
+from dwt_cli.base.home import without_home
 from dwt_cli.base.identity import plain
 from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import ALONE, Ranks, joined
@@ -203,7 +204,7 @@ def evaluate(run: Evaluation, console: Console) -> None:
     with Display(console, dict.fromkeys((corpus.name, *run.eval.measures), 0.0)) as show:
         moments = {"score": measure(model, corpus, conditions, site.at(folder, show), {})}
     folder.mkdir(parents=True, exist_ok=True)
-    entry = Entry(folder, f"eval-{identity}", folder.name, plain(run))
+    entry = Entry(folder, f"eval-{identity}", folder.name, without_home(plain(run)))
     report_scores(moments, entry, run.tracker, machine, console)
 
 

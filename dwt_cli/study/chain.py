@@ -19,6 +19,7 @@ from rich.table import Column, Table
 from dwt_cli.base import atomic
 from dwt_cli.base.atomic import read_json
 from dwt_cli.base.identity import plain
+from dwt_cli.base.templates import code, markdown
 from dwt_cli.track.display import plain_line
 from dwt_cli.track.summary import Summary
 
@@ -68,8 +69,8 @@ def write_chain(folder: Path, chain: ChainRecord) -> pd.DataFrame:
     atomic.write_text(folder / FILES[1], table.to_csv(index=False))
     shown = _shown(table)
     lines = [[*shown], ["---"] * len(shown.columns), *shown.itertuples(index=False)]
-    text = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
-    title = f"# Chain: {chain.name}\n\n`{chain.command}`\n\n"
+    text = "".join(f"| {' | '.join(markdown(str(each)) for each in line)} |\n" for line in lines)
+    title = f"# Chain: {markdown(chain.name)}\n\n{code(chain.command)}\n\n"
     atomic.write_text(folder / FILES[2], f"{title}{text}\n{_apart(table)}\n")
     return table
 

@@ -4,6 +4,7 @@ It lies in the study's folder, ``runs/studies/<name>/``. Whoever starts the jobs
 report is made of it, of runs.jsonl and of the run directories that it names.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -172,6 +173,9 @@ class StudyRecord(StudyOptions):
                 raise ValueError(f"jobs names the arm {arm!r}, which is not among arms")
             if number > 1:
                 raise ValueError(f"jobs: {arm} of length {length} and seed {seed} is there twice")
+        for job in self.jobs:
+            if job.folder and not re.fullmatch(r"\.\./\.\./(?!\.\.?$)[^/]+", job.folder):
+                raise ValueError(f"jobs: {job.folder} is no run beside the folder of studies")
 
     def lengths_of(self, *arms: str) -> list[int]:
         """The lengths at which each of these arms has a job, the shortest first."""

@@ -66,7 +66,7 @@ def _page(markdown: str, title: str, folder: Path) -> str:
     tokens = reader.parse(markdown)
     for part in (part for token in tokens for part in token.children or ()):
         if part.type == "image":
-            picture = (folder / str(part.attrs["src"])).read_bytes()
+            picture = (folder / Path(str(part.attrs["src"])).name).read_bytes()
             encoded = base64.b64encode(picture).decode("ascii")
             part.attrs["src"] = f"data:image/png;base64,{encoded}"
     body = reader.renderer.render(tokens, reader.options, {})

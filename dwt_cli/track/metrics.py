@@ -99,6 +99,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """Return a run's config.yaml; empty where it cannot be read."""
     try:
         text = (folder / "config.yaml").read_text(encoding="utf-8")
-        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return yaml.load(text, loader) or {}  # noqa: S506
     except (OSError, ValueError, yaml.YAMLError):
         return {}

@@ -17,7 +17,6 @@ import json
 import math
 import os
 import re
-import shlex
 import shutil
 import signal
 import sys
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwt_cli.base import atomic
 from dwt_cli.base.atomic import read_json
+from dwt_cli.base.home import for_a_shell
 from dwt_cli.track.metrics import read_settings
 from dwt_cli.track.options import NOT_IN_A_PROJECT, Entry, Wandb
 
@@ -97,11 +97,11 @@ def note(folder: Path, **changed: Any) -> None:
 def unsent(folder: Path) -> str | None:
     """Return the command that sends what only the disk has, or None if there is nothing."""
     if not read_state(folder)["finished"]:
-        return f"python -m dwt_cli.track.wandb {shlex.quote(str(folder))}"
+        return f"python -m dwt_cli.track.wandb {for_a_shell(folder)}"
     pieces = folder.glob("wandb/offline-run-*")
     if all(any(piece.glob("*.wandb.synced")) for piece in pieces):
         return None
-    return f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
+    return f"wandb sync {for_a_shell(folder / 'wandb')}/offline-run-*"
 
 
 def has_key() -> bool:

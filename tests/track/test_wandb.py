@@ -10,7 +10,6 @@ import json
 import os
 import re
 import resource
-import shlex
 import shutil
 import signal
 import subprocess
@@ -27,6 +26,7 @@ import yaml
 from PIL import Image
 
 from dwt_cli.base import atomic
+from dwt_cli.base.home import for_a_shell
 from dwt_cli.config import files
 from dwt_cli.config.check import check
 from dwt_cli.config.compose import runs_of
@@ -221,7 +221,7 @@ def test_offline_sessions_are_one_run_that_one_command_sends(
                 run.end("One | two | three")
                 run.evaluate()
             command = dashboard.finish()
-    assert command == f"wandb sync {shlex.quote(str(run.folder / 'wandb'))}/offline-run-*"
+    assert command == f"wandb sync {for_a_shell(run.folder / 'wandb')}/offline-run-*"
     assert run.said == []
     first, second = run.records("offline-run")
     assert b"hard_loss" in first.read_bytes() and b"hard_loss" in second.read_bytes()
@@ -250,7 +250,7 @@ def test_a_run_that_no_tracker_watched_is_sent_later(
     run.end()
     assert not (run.folder / "wandb").exists()
     with serving("good") as server:
-        command = f"python -m dwt_cli.track.wandb {shlex.quote(str(run.folder))}"
+        command = f"python -m dwt_cli.track.wandb {for_a_shell(run.folder)}"
         printed = type_in(command, WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
         assert in_order(server, "train/hard_loss") == list(range(1, 11))
         assert server.exit_codes == [0]
@@ -334,7 +334,7 @@ def test_what_cannot_be_online_is_recorded_offline(
     assert reason.startswith("W&B: recorded offline (")
     assert re.search(TROUBLES[trouble], reason)
     assert "not a key" not in reason
-    assert command == f"wandb sync {shlex.quote(str(run.folder / 'wandb'))}/offline-run-*"
+    assert command == f"wandb sync ~/{run.folder.name}/wandb/offline-run-*"  # HOME was around it
     (record,) = run.records("offline-run")
     assert b"hard_loss" in record.read_bytes()
     assert not run.records("run"), "the failed start left a folder"
@@ -361,7 +361,7 @@ def test_a_server_that_stops_answering_gets_its_seconds_and_the_command_sends_th
             command = dashboard.finish()
         assert process.returncode == -signal.SIGKILL
         until(lambda: not processes_of_wandb(process.pid))
-        assert command == f"python -m dwt_cli.track.wandb {shlex.quote(str(run.folder))}"
+        assert command == f"python -m dwt_cli.track.wandb {for_a_shell(run.folder)}"
         assert server.rows == []
         server.mood = "good"
         type_in(command)
@@ -385,7 +385,7 @@ def test_a_reader_that_hangs_or_dies_holds_up_nothing(
         os.kill(process.pid, how)
         run.train(0, 10)
         command = dashboard.finish()
-    assert command == f"python -m dwt_cli.track.wandb {shlex.quote(str(run.folder))}"
+    assert command == f"python -m dwt_cli.track.wandb {for_a_shell(run.folder)}"
     assert process.returncode == -signal.SIGKILL
 
 
