@@ -47,9 +47,9 @@ def test_every_command_is_kept_and_no_other() -> None:
 
 def test_what_is_on_record_is_found_again() -> None:
     on_record = commands.recorded()
-    found = {words: KEPT[words]["formerly"]["run"] or KEPT[words]["run"] for words in on_record}
-    assert found == on_record
-    assert len(on_record) == 206 + 27  # of version 0.2, and decoders
+    for words, identity in on_record.items():
+        assert identity in (KEPT[words]["run"], KEPT[words]["formerly"]["run"]), words
+    assert len(on_record) >= 206 + 27  # of version 0.2, and decoders
 
 
 def test_only_the_runs_with_a_reason_are_not_found_by_the_identity_they_had() -> None:
