@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums
-from dwt_cli.distill.teacher.signal import HeadStates
+from dwt_cli.distill.teacher.targets import HeadStates
 from dwt_cli.models.wrapper import OutputLayer
 
 CPU = torch.device("cpu")

@@ -33,7 +33,8 @@ from dwt_cli.distill.signal.cached import (
 from dwt_cli.distill.signal.coding import Layout
 from dwt_cli.distill.signal.options import Cached, LikeliestOnly, Sampled, Threshold
 from dwt_cli.distill.signal.store import entry_rows, keys_of
-from dwt_cli.distill.teacher.signal import DenseLogits, ModelSignal, SoftTargets, SparseRows
+from dwt_cli.distill.teacher.signal import ModelSignal
+from dwt_cli.distill.teacher.targets import DenseLogits, SoftTargets, SparseRows
 from dwt_cli.models.checkpoint import open_folder
 from dwt_cli.models.options import Head
 from dwt_cli.models.wrapper import LanguageModel, Want

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from dwt_cli.distill.teacher.signal import HeadStates, SoftTargets
+    from dwt_cli.distill.teacher.targets import HeadStates, SoftTargets
 
 
 class Rows(NamedTuple):
@@ -180,7 +180,7 @@ def _likeliest(head: HeadStates, allowed_V: Tensor) -> Tensor:
 
 
 def _head(targets: SoftTargets) -> HeadStates:
-    from dwt_cli.distill.teacher.signal import HeadStates
+    from dwt_cli.distill.teacher.targets import HeadStates
 
     assert isinstance(targets, HeadStates), "a family whose head is known"
     return targets

@@ -16,7 +16,8 @@ from dwt_cli.distill.objective.fused import Comparison, DistillationSums, Sums
 from dwt_cli.distill.objective.numbers import SquaredSums
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
-from dwt_cli.distill.teacher.signal import Request, SoftTargets, TeacherSignal, answer_of
+from dwt_cli.distill.teacher.signal import Request, TeacherSignal
+from dwt_cli.distill.teacher.targets import SoftTargets, answer_of
 from dwt_cli.distill.writing import PartlyWritten, Writing
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
 from dwt_cli.models.wrapper import Output, OutputLayer, Want

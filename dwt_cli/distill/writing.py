@@ -12,7 +12,8 @@ from dwt_cli.base.randomness import seed_for
 from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.explore import Rows, Writes
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums, Sums
-from dwt_cli.distill.teacher.signal import SoftTargets, TeacherSignal
+from dwt_cli.distill.teacher.signal import TeacherSignal
+from dwt_cli.distill.teacher.targets import SoftTargets
 from dwt_cli.models.wrapper import OutputLayer, Want
 from dwt_cli.tasks.task import Batch, Place, Targets
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from dwt_cli.data.corpus import Corpus
     from dwt_cli.distill.order import Numbers
-    from dwt_cli.distill.teacher.signal import SoftTargets
+    from dwt_cli.distill.teacher.targets import SoftTargets
     from dwt_cli.recipe.student import StudentStage
 
 _VERSION = 1  # raise it when the same would give other losses

@@ -15,14 +15,8 @@ from dwt_cli.distill.explore import Ascend, Perturb, Rows, Sample, Writes, disag
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.objective.select import Correct
-from dwt_cli.distill.teacher.signal import (
-    TARGETS_ALONE,
-    Answer,
-    DenseLogits,
-    HeadStates,
-    ModelSignal,
-    Request,
-)
+from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, ModelSignal, Request
+from dwt_cli.distill.teacher.targets import DenseLogits, HeadStates
 from dwt_cli.distill.writing import Writing
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture

@@ -17,13 +17,11 @@ from dwt_cli.distill.objective.fused import Comparison, DistillationSums
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
     Answer,
-    DenseLogits,
     ModelSignal,
     Request,
-    SoftTargets,
-    SparseRows,
     TeacherSignal,
 )
+from dwt_cli.distill.teacher.targets import DenseLogits, SoftTargets, SparseRows
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import LanguageModel

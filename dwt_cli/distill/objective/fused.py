@@ -21,7 +21,7 @@ from dwt_cli.distill.objective.base import Distribution, Divergence, EntryRows, 
 from dwt_cli.distill.objective.revise import NoRevision, Revise
 from dwt_cli.distill.objective.select import AllRows, Select
 from dwt_cli.distill.objective.shared import Shares
-from dwt_cli.distill.teacher.signal import SoftTargets
+from dwt_cli.distill.teacher.targets import SoftTargets
 from dwt_cli.models.wrapper import OutputLayer
 
 TILE_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}  # of a tile's logits, of each model

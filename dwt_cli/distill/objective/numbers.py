@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.fused import Comparison, Sums
-from dwt_cli.distill.teacher.signal import SoftTargets
+from dwt_cli.distill.teacher.targets import SoftTargets
 from dwt_cli.models.wrapper import OutputLayer
 
 

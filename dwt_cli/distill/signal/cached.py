@@ -19,14 +19,8 @@ from dwt_cli.distill.signal.coding import MOST_SHARES, CachedRows, Layout
 from dwt_cli.distill.signal.estimators import centroids, nearest
 from dwt_cli.distill.signal.options import Cached
 from dwt_cli.distill.signal.store import CachedBlock
-from dwt_cli.distill.teacher.signal import (
-    TARGETS_ALONE,
-    Answer,
-    Request,
-    SoftTargets,
-    SparseRows,
-    TeacherSignal,
-)
+from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, Request, TeacherSignal
+from dwt_cli.distill.teacher.targets import SoftTargets, SparseRows
 from dwt_cli.tasks.batches import Beside
 from dwt_cli.tasks.task import Batch, Place, Targets
 

@@ -16,13 +16,8 @@ from torch import Tensor
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.distill.objective.base import EntryRows
-from dwt_cli.distill.teacher.signal import (
-    TARGETS_ALONE,
-    Answer,
-    Request,
-    SparseRows,
-    TeacherSignal,
-)
+from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, Request, TeacherSignal
+from dwt_cli.distill.teacher.targets import SparseRows
 from dwt_cli.tasks.task import Batch
 
 _MOST = 1.001  # that probabilities may add up to, rounded as they are

@@ -16,13 +16,8 @@ from torch import Tensor
 from dwt_cli.data.spans import Reading, Spans
 from dwt_cli.data.surfaces import Surfaces
 from dwt_cli.distill.objective.chunks import Chunks
-from dwt_cli.distill.teacher.signal import (
-    TARGETS_ALONE,
-    Answer,
-    Request,
-    SoftTargets,
-    TeacherSignal,
-)
+from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, Request, TeacherSignal
+from dwt_cli.distill.teacher.targets import SoftTargets
 from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.features import Features
 from dwt_cli.models.options import Head, Predicts

@@ -20,14 +20,8 @@ from dwt_cli.distill.alpha import Weights
 from dwt_cli.distill.objective.divergences import ReverseKL
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums
 from dwt_cli.distill.teacher.options import ModelTeacher, Online
-from dwt_cli.distill.teacher.signal import (
-    TARGETS_ALONE,
-    Answer,
-    HeadStates,
-    ModelSignal,
-    Request,
-    SoftTargets,
-)
+from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, ModelSignal, Request
+from dwt_cli.distill.teacher.targets import HeadStates, SoftTargets
 from dwt_cli.models.anatomy import anatomy_of, layers_of
 from dwt_cli.models.wrapper import LanguageModel, OutputLayer
 from dwt_cli.tasks.task import Batch

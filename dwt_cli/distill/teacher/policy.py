@@ -21,13 +21,8 @@ from torch import Tensor, nn
 from dwt_cli.base.randomness import seed_for
 from dwt_cli.base.ranks import ALONE, Ranks
 from dwt_cli.distill.teacher.several import CHUNK_ROWS, Reward
-from dwt_cli.distill.teacher.signal import (
-    TARGETS_ALONE,
-    Answer,
-    MixtureSignal,
-    Request,
-    SoftTargets,
-)
+from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, MixtureSignal, Request
+from dwt_cli.distill.teacher.targets import SoftTargets
 from dwt_cli.tasks.task import Batch, Place
 from dwt_cli.training.protocols import Moment, Numbers
 

@@ -19,7 +19,7 @@ from dwt_cli.distill.objective.select import (
     Select,
     Uncertain,
 )
-from dwt_cli.distill.teacher.signal import DenseLogits, SoftTargets, SparseRows
+from dwt_cli.distill.teacher.targets import DenseLogits, SoftTargets, SparseRows
 from dwt_cli.models.wrapper import OutputLayer
 
 N, V, D, K = 9, 29, 6, 5

@@ -37,7 +37,7 @@ from dwt_cli.distill.objective.select import (
     Select,
     Uncertain,
 )
-from dwt_cli.distill.teacher.signal import DenseLogits
+from dwt_cli.distill.teacher.targets import DenseLogits
 
 N, V = 11, 37
 ROWS_PER_CHUNK = [1, 4, 5, 100]

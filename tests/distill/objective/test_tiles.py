@@ -17,7 +17,7 @@ from dwt_cli.distill.objective.divergences import ForwardKL, ReverseKL, TopK
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums
 from dwt_cli.distill.objective.revise import LabelRevision
 from dwt_cli.distill.objective.select import Gate
-from dwt_cli.distill.teacher.signal import HeadStates
+from dwt_cli.distill.teacher.targets import HeadStates
 from dwt_cli.models.wrapper import OutputLayer
 from tests.distill.objective.test_fused import by_the_book, flat
 

@@ -12,13 +12,8 @@ from dwt_cli.distill.signal.cached import as_distributions, asked, layout_of
 from dwt_cli.distill.signal.coding import CachedRows
 from dwt_cli.distill.signal.options import Cached, LikeliestOnly, Sampled, Threshold
 from dwt_cli.distill.signal.store import Store, keys_of, write_shard
-from dwt_cli.distill.teacher.signal import (
-    TARGETS_ALONE,
-    Answer,
-    DenseLogits,
-    Request,
-    TeacherSignal,
-)
+from dwt_cli.distill.teacher.signal import TARGETS_ALONE, Answer, Request, TeacherSignal
+from dwt_cli.distill.teacher.targets import DenseLogits
 from dwt_cli.tasks.clm import NextToken
 from dwt_cli.tasks.task import Batch, Place
 

@@ -9,11 +9,11 @@ from dwt_cli.distill.objective.fused import Comparison, DistillationSums
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
     Answer,
-    DenseLogits,
     FittedSignal,
     Request,
     TeacherSignal,
 )
+from dwt_cli.distill.teacher.targets import DenseLogits
 from dwt_cli.tasks.task import Batch
 
 N, P, TOKENS = 6, 11, 8

@@ -10,11 +10,11 @@ from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
     Answer,
-    DenseLogits,
     MixtureSignal,
     Request,
     TeacherSignal,
 )
+from dwt_cli.distill.teacher.targets import DenseLogits
 from dwt_cli.tasks.task import Batch
 
 K, N, V = 3, 5, 7

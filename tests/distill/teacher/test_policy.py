@@ -17,7 +17,8 @@ from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.teacher.policy import Choice, ReinforcedSignal, rewards
 from dwt_cli.distill.teacher.several import Reward, Weighting
-from dwt_cli.distill.teacher.signal import DenseLogits, MixtureSignal, ModelSignal, VirtualSignal
+from dwt_cli.distill.teacher.signal import MixtureSignal, ModelSignal, VirtualSignal
+from dwt_cli.distill.teacher.targets import DenseLogits
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.models.wrapper import LanguageModel

@@ -12,12 +12,7 @@ from dwt_cli.distill.objective.base import EntryRows
 from dwt_cli.distill.objective.divergences import ForwardKL, JensenShannon, TopK
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums
 from dwt_cli.distill.objective.select import Gate
-from dwt_cli.distill.teacher.signal import (
-    DenseLogits,
-    HeadStates,
-    SoftTargets,
-    SparseRows,
-)
+from dwt_cli.distill.teacher.targets import DenseLogits, HeadStates, SoftTargets, SparseRows
 
 N, V, D, K = 7, 19, 5, 4
 COMPARISONS = [

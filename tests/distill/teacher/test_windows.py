@@ -15,11 +15,11 @@ from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
     Answer,
-    DenseLogits,
     ModelSignal,
     Request,
     TeacherSignal,
 )
+from dwt_cli.distill.teacher.targets import DenseLogits
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.models.windows import Windows
