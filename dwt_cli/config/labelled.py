@@ -57,10 +57,11 @@ def problems(run: Run) -> Iterator[str]:
         yield f"{chosen('order')}: it is of blocks; choose order=all"
     if run.alpha.crossing:
         yield f"{chosen('alpha')}: its curve is one of pre-training; choose another alpha"
-    if unfit := [*over_chunks(run.objective), *over_features(run.objective)]:
+    features = over_features(run.objective).items()
+    if unfit := [*over_chunks(run.objective), *(name for name, of in features if not of.of_texts)]:
         yield (
-            f"objective={'+'.join(unfit)} with {task}: classes are compared; choose logits, mse, "
-            "reverse_kl or jensen_shannon"
+            f"objective={'+'.join(unfit)} with {task}: classes are compared, and features of "
+            "layers; choose logits, mse, reverse_kl or jensen_shannon, hidden or attention"
         )
     if run.train.compile:
         yield (

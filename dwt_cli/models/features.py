@@ -74,6 +74,18 @@ class Features(NamedTuple):
         rows_ND = None if self.rows_ND is None else self.rows_ND.detach()
         return self._replace(hidden=hidden, heads=heads, rows_ND=rows_ND)
 
+    def mean(self, values: Tensor, positions: int = 1) -> Tensor:
+        """Return the mean, which padding has no part in: of each block's own, over blocks.
+
+        values: (B, ...), with positions on the axis of that number.
+        """
+        if self.present_BL is None:
+            return values.mean()
+        others = [axis for axis in range(1, values.ndim) if axis != positions]
+        values_BL = values.mean(others) if others else values
+        sums_B = values_BL.masked_fill(~self.present_BL, 0).sum(1)
+        return (sums_B / self.present_BL.sum(1)).mean()
+
     def unseen(self, like: Tensor) -> Tensor | None:
         """Return which of the last axis a position does not see, (B or 1, 1, L, L); None: it does.
 

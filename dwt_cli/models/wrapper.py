@@ -239,14 +239,24 @@ class Classifier(Wrapper):
     """A transformers ``*ForSequenceClassification``: one row of logits per text, N = B."""
 
     def forward(self, named: Mapping[str, Tensor], want: Want = LOGITS) -> Output:
-        """Return logits (N, C).
+        """Return logits (N, C), and features of layers, at positions that are padding or not.
 
         named: int64 ids, mask (1 at tokens, 0 at padding) and segments (1 in a second text), which
         not every model takes, (B, L) each, by the library's names.
         """
-        assert want._replace(logits=True, loss=None) == LOGITS, "a classifier has logits only"
+        plain = want._replace(logits=True, features=NO_FEATURES, loss=None) == LOGITS
+        assert plain and ROWS not in want.features, "a classifier has no rows"
         if getattr(self.model.config, "type_vocab_size", 0) < 2:  # positions tell two texts apart
             named = {name: each for name, each in named.items() if name != "token_type_ids"}
+        if not want.features:
+            return self._output(named, want)
+        mask_BL = named.get("attention_mask")
+        present_BL = None if mask_BL is None else mask_BL.bool()
+        with captured(self.model, want.features, present_BL=present_BL) as features:
+            output = self._output(named, want)
+        return output._replace(features=features)
+
+    def _output(self, named: Mapping[str, Tensor], want: Want) -> Output:
         with self._autocast(named["input_ids"]):
             logits_NC = self.model(**named).logits
         loss = want.loss(logits_NC, None) if want.loss is not None else None

@@ -37,14 +37,17 @@ class Attention(LayerPairs):
     def compare(
         self, student: Features, teacher: Features, part: nn.Module | None, batch: Batch
     ) -> Tensor:
+        return self.difference(student, teacher)
+
+    def difference(self, student: Features, teacher: Features) -> Tensor:
+        """Return what `compare` does, for which a batch says nothing more."""
         import torch
 
         means = []
         for ours, theirs in self.layers:
             p, t = student.heads[ours], teacher.heads[theirs]
             differences_BHLL = scaled_products(*p[:2]) - scaled_products(*t[:2])
-            is_unseen = student.unseen(differences_BHLL)
-            means.append(_mean_square(differences_BHLL, is_unseen))
+            means.append(_mean_square(differences_BHLL, student))
         return torch.stack(means).mean()
 
     def flops(self, config: PreTrainedConfig, block_length: float) -> float:
@@ -62,11 +65,10 @@ class Attention(LayerPairs):
         return 4 * heads * (tables + 6 * len(self.layers) * head_size(config))
 
 
-def _mean_square(differences_BHLL: Tensor, is_unseen: Tensor | None) -> Tensor:
-    """Return the mean over what a position sees, over positions, then over heads and blocks."""
-    if is_unseen is None:
+def _mean_square(differences_BHLL: Tensor, of: Features) -> Tensor:
+    """Return the mean over what a position sees, and over positions."""
+    if (is_unseen := of.unseen(differences_BHLL)) is None:
         return differences_BHLL.square().mean()
-    num_seen_BL = (~is_unseen[:, 0]).sum(-1)
-    sums_BL = differences_BHLL.masked_fill(is_unseen, 0).square().mean(1).sum(-1)
-    means_BL = sums_BL / num_seen_BL.clamp(min=1)
-    return (means_BL.sum(-1) / (num_seen_BL > 0).sum(-1)).mean()
+    num_seen_BL = (~is_unseen[:, 0]).sum(-1).clamp(min=1)  # padding sees nothing
+    squares_BHLL = differences_BHLL.masked_fill(is_unseen, 0).square()
+    return of.mean(squares_BHLL.mean(1).sum(-1) / num_seen_BL)

@@ -8,7 +8,7 @@ widths of student, teacher.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from dwt_cli.models.features import Features, FeatureSpec, Heads
     from dwt_cli.tasks.task import Batch
 
-    Unseen = Callable[[Tensor], Tensor | None]
-
 
 @dataclass
 class FeatureObjective(Objective, ABC):
-    """Features of layers of both models, which a single model alone has, not a mixture."""
+    """Features of layers of both models, which a single model alone has, not a mixture.
+
+    of_texts: whether classifiers have them too.
+    """
+
+    of_texts: ClassVar[bool] = True
 
     def between(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> Self:
         """Return it for two models, with their layers where the settings leave them open."""
@@ -124,11 +127,11 @@ class MiniLM(FeatureObjective):
         self, student: Features, teacher: Features, part: nn.Module | None, batch: Batch
     ) -> Tensor:
         p, t = student.heads[self.student_layer], teacher.heads[self.teacher_layer]
-        return self._compare_heads(p, t, student.unseen)
+        return self._compare_heads(p, t, student)
 
-    def _compare_heads(self, p: Heads, t: Heads, unseen: Unseen) -> Tensor:
+    def _compare_heads(self, p: Heads, t: Heads, of: Features) -> Tensor:
         attention, values = (
-            _kl(_relation(t[left], t[right], unseen), _relation(p[left], p[right], unseen))
+            _kl(_relation(t[left], t[right], of), _relation(p[left], p[right], of), of)
             for left, right in ((0, 1), (2, 2))  # queries with keys, values with values
         )
         return attention + values
@@ -174,13 +177,13 @@ class MiniLMv2(MiniLM):
                     f"of {width}: choose a divisor of both widths"
                 )
 
-    def _compare_heads(self, p: Heads, t: Heads, unseen: Unseen) -> Tensor:
+    def _compare_heads(self, p: Heads, t: Heads, of: Features) -> Tensor:
         num_heads = self.num_relation_heads or p.queries_BHLE.shape[1]
         losses = []
         for p_BHLE, t_BHLE in zip(p, t, strict=True):
             p_BRLF, t_BRLF = _recut(p_BHLE, num_heads), _recut(t_BHLE, num_heads)
-            of_teacher = _relation(t_BRLF, t_BRLF, unseen)
-            losses.append(_kl(of_teacher, _relation(p_BRLF, p_BRLF, unseen)))
+            of_teacher = _relation(t_BRLF, t_BRLF, of)
+            losses.append(_kl(of_teacher, _relation(p_BRLF, p_BRLF, of), of))
         return sum(losses[1:], losses[0]) / len(losses)
 
 
@@ -196,21 +199,22 @@ def scaled_products(left_BHLE: Tensor, right_BHLE: Tensor) -> Tensor:
     return left_BHLE @ right_BHLE.transpose(-1, -2) / left_BHLE.shape[-1] ** 0.5
 
 
-def _relation(left_BHLE: Tensor, right_BHLE: Tensor, unseen: Unseen) -> Tensor:
+def _relation(left_BHLE: Tensor, right_BHLE: Tensor, of: Features) -> Tensor:
     """Return the log-softmax of the scaled products of positions, (B, H, L, L), fp32.
 
-    unseen: `Features.unseen`; those products are left out.
+    of: the student's; products of what is unseen are left out.
     """
     products = scaled_products(left_BHLE, right_BHLE)
-    if (is_unseen := unseen(products)) is not None:
+    if (is_unseen := of.unseen(products)) is not None:
         # finite, so that the difference of two of them is a number
         products = products.masked_fill(is_unseen, -1e30)
     return products.log_softmax(-1)
 
 
-def _kl(teacher: Tensor, student: Tensor) -> Tensor:
-    """Return KL(teacher || student) of log-probabilities over the last axis, mean over the rest."""
-    return (teacher.exp() * (teacher - student)).sum(-1).mean()
+def _kl(teacher_BHLL: Tensor, student_BHLL: Tensor, of: Features) -> Tensor:
+    """Return the mean KL(teacher || student) of log-probabilities over the last axis."""
+    kl_BHL = (teacher_BHLL.exp() * (teacher_BHLL - student_BHLL)).sum(-1)
+    return of.mean(kl_BHL, positions=2)
 
 
 class Distance(Enum):
@@ -295,9 +299,9 @@ class Hidden(LayerPairs):
         if (taught_BL := teacher.taught_BL) is not None:
             return self._where(taught_BL, projected, hidden)
         distances = [
-            1 - F.cosine_similarity(ours_BLT, theirs_BLT, dim=-1).mean()
+            1 - student.mean(F.cosine_similarity(ours_BLT, theirs_BLT, dim=-1))
             if self.distance is Distance.cosine
-            else F.mse_loss(ours_BLT, theirs_BLT)
+            else student.mean(F.mse_loss(ours_BLT, theirs_BLT, reduction="none"))
             for ours_BLT, theirs_BLT in zip(projected, hidden, strict=True)
         ]
         return torch.stack(distances).mean()

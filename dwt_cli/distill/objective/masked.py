@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from dwt_cli.distill.objective.features import FeatureObjective
 
@@ -35,6 +35,8 @@ class MaskedHidden(FeatureObjective):
     pooling; the loss is then (2 - 2 cos) / width. only_masked: leave out rows that show the right
     or a random token; a block without any other is at distance 0, as there.
     """
+
+    of_texts: ClassVar[bool] = False  # nothing is masked in them
 
     pool: Pool = Pool.block
     normalise: bool = True

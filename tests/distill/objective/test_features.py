@@ -250,6 +250,40 @@ def test_hidden_states(distance: Distance) -> None:
     assert_same(found, torch.stack(distances).mean(), [*student.values(), *module.parameters()])
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        MiniLM(),
+        MiniLMv2(),
+        Hidden(),
+        Hidden(distance=Distance.mse),
+        Attention(pairs=[[-1, -1]]),
+    ],
+    ids=str,
+)
+def test_padding_has_no_part(options: MiniLM | Hidden | Attention, causal: bool) -> None:
+    """Texts together are the mean of each alone, forward and backward."""
+    lengths, draw = (5, 3), torch.Generator().manual_seed(0)
+    ours, theirs = heads(2, 4, 0), heads(2, 4, 1)
+    hidden = [torch.randn(B, L, 6, generator=draw).requires_grad_() for _ in range(2)]
+    module = options.part("it", sizes(width=6), sizes(width=6))
+
+    def features(side: int, text: slice, length: int, **more: Tensor) -> Features:
+        cut = Heads(*(each[text, :, :length] for each in (ours, theirs)[side]))
+        return Features({-1: hidden[side][text, :length]}, {-1: cut}, causal, **more)
+
+    every = slice(None)
+    sides = [features(side, every, L, present_BL=PADDED["present_BL"]) for side in (0, 1)]
+    found = options.compare(sides[0], sides[1], module, BATCH)
+    alone = [
+        options.compare(*(features(side, slice(b, b + 1), n) for side in (0, 1)), module, BATCH)
+        for b, n in enumerate(lengths)
+    ]
+    inputs = [*ours, hidden[0]]
+    assert_same(found, torch.stack(alone).mean(), inputs)
+
+
 @pytest.mark.parametrize("only_masked", [False, True])
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("pool", Pool)
