@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import MissingMandatoryValue
 
 from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.config.chain import CHAINS, Chained, words_in
@@ -211,11 +212,11 @@ def typed(composed: DictConfig, primary: str = "config", search: Sequence[str] =
         composed.pop("hydra", None)
         if "study" in composed:
             composed.study.arms, composed.study.words = {}, {}  # the others' are not for this run
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        setting = re.sub(r"\[(\d+)\]", r".\1", missing[0])
-        raise UserError(f"{setting} has no value: give one, as in {setting}=...")
-    run = OmegaConf.to_object(composed)
+    try:
+        run = OmegaConf.to_object(composed)
+    except MissingMandatoryValue as error:
+        setting = re.sub(r"\[(\d+)\]", r".\1", min(OmegaConf.missing_keys(composed)))
+        raise UserError(f"{setting} has no value: give one, as in {setting}=...") from error
     if not isinstance(run, Run):
         raise UserError(
             "--config-name: this is no whole run; begin it with `defaults: [config, _self_]`"
