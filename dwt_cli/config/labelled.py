@@ -1,11 +1,15 @@
 """Rules about labelled texts, by the settings alone: what has no meaning, or is not known there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dwt_cli.config.run import Run
 from dwt_cli.data.options import OWN
+from dwt_cli.distill.objective.base import divergences
 from dwt_cli.distill.objective.chunks import over_chunks
+from dwt_cli.distill.objective.divergences import SquaredError
 from dwt_cli.distill.objective.features import over_features
+from dwt_cli.distill.objective.revise import NoRevision
+from dwt_cli.distill.objective.select import AllRows
 from dwt_cli.distill.remap.options import RandomStart
 from dwt_cli.distill.teacher.several import Weighting
 from dwt_cli.training.options import Ddp
@@ -16,6 +20,29 @@ IDLE = {
     *("eval.num_blocks", "eval.mask_ratio"),
 }
 """Settings of text in blocks, and of models that are made here."""
+
+
+def _of_numbers(run: Run, chosen: Callable[[str], str]) -> Iterator[str]:
+    """Yield what cannot be where labels are numbers, as the teacher's answer is."""
+    labels = "whose labels are numbers"
+    if not any(True for _ in run.teacher.each()):
+        return
+    if not run.teacher.is_model:
+        yield (
+            f"{chosen('teacher')}, {labels}: one model's number is learned from; choose "
+            "teacher=checkpoint or none"
+        )
+    for name, each in divergences(run.objective).items():
+        if not isinstance(each, SquaredError):
+            yield (
+                f"objective={name} with {chosen('task')}, {labels}: there is no distribution; "
+                "choose objective=mse"
+            )
+        elif not each.is_plain:
+            yield f"objective.{name}.temperature with {labels}: a number has none; leave it out"
+    for group, nothing in (("revise", NoRevision()), ("select", AllRows())):
+        if getattr(run, group) != nothing:
+            yield f"{chosen(group)}, {labels}: it is about classes; leave it out"
 
 
 def problems(run: Run) -> Iterator[str]:
@@ -57,6 +84,8 @@ def problems(run: Run) -> Iterator[str]:
         yield f"{chosen('order')}: it is of blocks; choose order=all"
     if run.alpha.crossing:
         yield f"{chosen('alpha')}: its curve is one of pre-training; choose another alpha"
+    if run.task.labelled and run.task.labelled.is_regression:
+        yield from _of_numbers(run, chosen)
     features = over_features(run.objective).items()
     if unfit := [*over_chunks(run.objective), *(name for name, of in features if not of.of_texts)]:
         yield (

@@ -1,6 +1,8 @@
 """Labelled texts: from files of one's own, or made of the documentation of installed packages."""
 
+import contextlib
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +20,7 @@ _MIN_WORDS = 8  # of a paragraph that says anything about its package
 
 
 class Examples(NamedTuple):
-    """Texts, or pairs of them, with class numbers or, for a regression of GLUE, numbers."""
+    """Texts, or pairs of them, with class numbers or, for a regression, numbers."""
 
     texts: Sequence[tuple[str, ...]]
     labels: Sequence[float]
@@ -46,10 +48,11 @@ class LabelledSet:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of one's own files: a text or two, and the label, a class."""
+    """The columns of one's own files: a text or two, and the label: a class, or a number."""
 
     texts: Sequence[str]
     label: str
+    is_number: bool = False
 
 
 @dataclass
@@ -83,7 +86,7 @@ class OwnFiles:
             for name, part in self._parts.items()
         }
         columns, share = self.columns, self.dev_share if self.dev_path is None else None
-        named = [list(columns.texts), columns.label, False]  # the last: so runs are found again
+        named = [list(columns.texts), columns.label, columns.is_number]
         return {"source": "own", "files": sums, "columns": named, "dev_share": share}
 
     def read(self) -> LabelledSet:
@@ -107,7 +110,9 @@ class OwnFiles:
         if num_both := sum(texts in trained_on for texts, _ in dev):
             remarks.append(f"{num_both:,} of {len(dev):,} held-out texts are also trained on")
         names = self._names(train, dev)
-        of = {name: number for number, name in enumerate(names)}
+        of: Mapping[Any, float] = {name: number for number, name in enumerate(names)}
+        if self.columns.is_number:
+            names, of = (), {label: label for _, label in (*train, *dev)}
         return LabelledSet(names, _examples(train, of), {"": _examples(dev, of, remarks)}, about)
 
     def _refuse_shared_files(self) -> None:
@@ -138,24 +143,37 @@ class OwnFiles:
                 self._label(row[self.columns.label], f"{setting}={self.columns.label}: {place}"),
             )
 
-    def _label(self, value: Any, place: str) -> str:
+    def _label(self, value: Any, place: str) -> str | float:
         if value is None:
             raise CorpusError(f"{place} has no label; leave the row out")
+        if self.columns.is_number:
+            with contextlib.suppress(TypeError, ValueError):
+                if not isinstance(value, bool) and math.isfinite(number := float(value)):
+                    return number
+            raise CorpusError(
+                f"{place} has {value!r}, no number; put it right, or set task.regression=false"
+            )
         if isinstance(value, float):
             raise CorpusError(
-                f"{place} has {value}, no class; write classes as text or whole numbers"
+                f"{place} has {value}, no class; write classes as text or whole numbers, or set "
+                "task.regression=true"
             )
         return str(value)
 
-    def _names(self, train: Sequence["_Row"], dev: Sequence["_Row"]) -> tuple[str, ...]:
-        """Return the names of the classes in order: as numbers where all are whole ones."""
+    def _names(self, train: Sequence["_Row"], dev: Sequence["_Row"]) -> tuple[Any, ...]:
+        """Return the names of the classes in order: as numbers where all are whole ones.
+
+        Of a regression the numbers that there are.
+        """
         setting = f"task.label_column={self.columns.label}"
         counts = Counter(label for _, label in train)
         there = counts + Counter(label for _, label in dev)
-        are_numbers = all(re.fullmatch(r"-?[0-9]+", name) for name in there)
-        names = sorted(there, key=int if are_numbers else str)
+        are_numbers = all(re.fullmatch(r"-?[0-9]+", str(name)) for name in there)
+        names = sorted(there, key=int if are_numbers else None)
         if len(names) < 2:
             raise CorpusError(f"{setting}: all labels are {names[0]!r}; name another column")
+        if self.columns.is_number:
+            return tuple(names)
         if rare := [name for name in names if there[name] == 1]:
             raise CorpusError(
                 f"{setting}: {_listed(rare)} occurs once among {len(names)} classes; give each "
@@ -168,11 +186,11 @@ class OwnFiles:
         return tuple(names)
 
 
-_Row = tuple[tuple[str, ...], str]
+_Row = tuple[tuple[str, ...], Any]
 
 
 def _examples(
-    rows: Sequence[_Row], numbers: Mapping[str, int], remarks: Sequence[str] = ()
+    rows: Sequence[_Row], numbers: Mapping[Any, float], remarks: Sequence[str] = ()
 ) -> Examples:
     labels = [numbers[label] for _, label in rows]
     return Examples([texts for texts, _ in rows], labels, [*remarks])

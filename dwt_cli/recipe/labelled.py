@@ -89,9 +89,9 @@ class LabelledStage(CorpusStage):
 
         from dwt_cli.tasks.texts import Texts
 
-        labels = np.array(part.labels)
-        typed = labels.astype(np.int64) if self.task.names else labels.astype(np.float32)
-        return Texts.tokenised(tokenizer, part.texts, typed, self.data.block_length)
+        numbers = np.array(part.labels)
+        labels = numbers.astype(np.float32) if self.task.is_regression else numbers.astype(np.int64)
+        return Texts.tokenised(tokenizer, part.texts, labels, self.data.block_length)
 
     @property
     def length(self) -> float:

@@ -290,7 +290,7 @@ class TrainedStage(SingleStage):
         )
         if at.ranks.is_first:
             metrics, picture = folder / "metrics.jsonl", folder / "curves.png"
-            draw_curves(metrics, picture, "teacher", {}, of.task.unit)
+            draw_curves(metrics, picture, "teacher", {}, of.task.loss_unit)
             save_model(model, corpus.tokenizer, folder / "model")
         return facts
 

@@ -177,7 +177,7 @@ def _compared(student: StudentStage, summary: Summary, folder: Path, ranks: Rank
     summary = compared(student, summary, folder)
     references = {"stand-alone": summary.stand_alone, "teacher": summary.teacher}
     losses = {name: each.loss for name, each in references.items() if each and each.heldout}
-    unit = student.corpus.task.unit
+    unit = student.corpus.task.loss_unit
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", summary.name, losses, unit)
     return summary
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from omegaconf import MISSING
 
 from dwt_cli.base.errors import not_among
-from dwt_cli.base.options import at_least, between, bookkeeping
+from dwt_cli.base.options import added, at_least, between, bookkeeping
 from dwt_cli.data import glue
 from dwt_cli.data.labelled import PACKAGES, Columns, LabelledSet, OwnFiles, PackageTexts
 from dwt_cli.data.options import Frame, TokenizerKind
@@ -39,7 +39,7 @@ class LabelledSource(Protocol):
 
 @dataclass
 class LabelledTask(Task, ABC):
-    """Texts or pairs of texts to classes, by a classifier of the library.
+    """Texts or pairs of texts to classes or to a number, by a classifier of the library.
 
     metrics: of the held-out part beside its loss, by their names in `dwt_cli.evaluate.metrics`.
     with_errors: whether they come with their standard errors.
@@ -79,9 +79,18 @@ class LabelledTask(Task, ABC):
         return self.examples.names
 
     @property
+    def is_regression(self) -> bool:
+        """True where labels are numbers that are predicted."""
+        return False
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics of its held-out parts."""
-        return ("accuracy",)
+        return ("pearson", "spearman") if self.is_regression else ("accuracy",)
+
+    @property
+    def loss_unit(self) -> str:
+        return "squared error per text" if self.is_regression else super().loss_unit
 
     def num_targets(self, block_length: int) -> int:
         """Return 1: the text itself."""
@@ -96,7 +105,8 @@ class Classification(LabelledTask):
     """Labelled texts of one's own.
 
     path, dev_path: rows of .jsonl, .json, .csv or .parquet, to be trained on and held out; without
-    a dev_path a share of the rows is held out. text_columns: one, or two for pairs.
+    a dev_path a share of the rows is held out. text_columns: one, or two for pairs. regression:
+    labels are numbers, which are predicted by their squared error; else they are classes.
     """
 
     path: str = bookkeeping(MISSING)  # the files' sums count, not where they lie
@@ -104,10 +114,19 @@ class Classification(LabelledTask):
     text_columns: list[str] = field(default_factory=lambda: ["text"])
     label_column: str = "label"
     dev_share: float = between(0.01, 0.5, 0.1)
+    regression: bool = added(False)
+
+    @property
+    def is_regression(self) -> bool:
+        return self.regression
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return () if self.regression else super().names
 
     @cached_property
     def source(self) -> OwnFiles:
-        columns = Columns(self.text_columns, self.label_column)
+        columns = Columns(self.text_columns, self.label_column, self.regression)
         return OwnFiles(self.path, self.dev_path, columns, self.dev_share)
 
     def problems(self, setting: str) -> Iterator[str]:
@@ -143,18 +162,17 @@ class GlueTask(LabelledTask):
         return self.task.labels
 
     @property
+    def is_regression(self) -> bool:
+        return not self.names
+
+    @property
     def metrics(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(("accuracy", *self.task.metrics)))
+        return tuple(dict.fromkeys((*super().metrics, *self.task.metrics)))
 
     def problems(self, setting: str) -> Iterator[str]:
-        """Yield a line for a task that there is not, or that has no classes."""
+        """Yield a line for a task that there is not."""
         if self.name not in glue.TASKS:
             yield not_among(f"{setting}.name={self.name}", "task", self.name, list(glue.TASKS))
-        elif not self.names:
-            yield (
-                f"{setting}.name={self.name}: its labels are numbers, and classes are trained on "
-                "here; choose eval=glue for it, or another task"
-            )
 
 
 @dataclass

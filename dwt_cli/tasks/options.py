@@ -42,6 +42,11 @@ class Task(ABC):
         """What its models predict."""
 
     @property
+    def loss_unit(self) -> str:
+        """What its losses are in."""
+        return f"nats per {self.unit}"
+
+    @property
     def labelled(self) -> LabelledTask | None:
         """The options of a task of labelled texts; None: it is one of blocks of text."""
         return None

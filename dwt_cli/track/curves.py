@@ -17,7 +17,7 @@ def draw_curves(
 ) -> None:
     """Draw ``metrics.jsonl`` to a PNG.
 
-    references: held-out losses to compare with, by name. unit: what a loss is per.
+    references: held-out losses to compare with, by name. unit: what losses are in.
     """
     lines = read_lines(metrics)
     with_teacher = any(line.get("train/alpha_soft") for line in lines)
@@ -25,11 +25,11 @@ def draw_curves(
     _curve(axes[0], lines, "heldout/loss", "this model", BLUE, marker="o")
     for (name, loss), colour in zip(references.items(), (ORANGE, GREEN), strict=False):
         axes[0].axhline(loss, color=colour, linestyle="--", label=f"{name}, at its end")
-    finish(axes[0], "held-out loss", f"cross-entropy (nats per {unit})")
+    finish(axes[0], "held-out loss", unit)
     _curve(axes[1], lines, "train/hard_loss", "hard: with the label", BLUE)
     _curve(axes[1], lines, "train/soft_loss", "soft: against the teacher", ORANGE)
     _curve(axes[1], lines, "train/teacher_loss", "the teacher's own, with the label", GREY)
-    finish(axes[1], "losses on training batches", f"nats per {unit}")
+    finish(axes[1], "losses on training batches", unit)
     if with_teacher:
         _curve(axes[2], lines, "train/alpha_hard", "alpha_hard", BLUE)
         _curve(axes[2], lines, "train/alpha_soft", "alpha_soft", ORANGE)

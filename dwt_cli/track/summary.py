@@ -255,8 +255,10 @@ def brought(summary: Summary) -> str:
     if alone is None:
         return "what the teacher brought: unknown, there is no stand-alone student like this one"
 
+    unit = " nats" if "accuracy" in alone.heldout else ""  # else they are squared errors
+
     def against(gap: float) -> str:
-        return f"{abs(gap):.3f} nats {'below' if gap < 0 else 'above'} the stand-alone student's"
+        return f"{abs(gap):.3f}{unit} {'below' if gap < 0 else 'above'} the stand-alone student's"
 
     parts = [f"held-out loss ends {against(comparison['student_minus_stand_alone'])}"]
     if (saved := comparison.get("tokens_saved")) is None:

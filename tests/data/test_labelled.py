@@ -75,6 +75,22 @@ def test_classes_that_are_whole_numbers_are_in_their_order(tmp_path: Path) -> No
     assert len(found.train.texts) == 30
 
 
+@pytest.mark.parametrize("kind", [".jsonl", ".csv"])
+def test_numbers_are_read_as_they_are(tmp_path: Path, kind: str) -> None:
+    found = read(write(tmp_path / f"train{kind}"), label="n", is_number=True)
+    assert found.names == ()
+    for part in (found.train, found.heldout[""]):
+        for (text,), label in zip(part.texts, part.labels, strict=True):
+            assert label == int(text.rpartition(" ")[2]) / 4
+
+
+@pytest.mark.parametrize("value", ["many", True, "nan", [1]])
+def test_what_is_no_number_is_one_line(tmp_path: Path, value: object) -> None:
+    rows = [*ROWS, {**ROWS[0], "n": value}]
+    with pytest.raises(UserError, match=r"task\.label_column=n: .* has .*, no number"):
+        read(write(tmp_path / "train.jsonl", rows), label="n", is_number=True)
+
+
 def test_superscripts_are_names_and_no_numbers(tmp_path: Path) -> None:
     rows = [{"text": f"t {n}", "label": ("²", "10")[n % 2]} for n in range(30)]
     assert read(write(tmp_path / "train.jsonl", rows)).names == ("10", "²")

@@ -212,6 +212,71 @@ def test_what_is_stopped_goes_on_to_the_bit(
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.fixture(scope="module")
+def numbers(place: Path) -> list[str]:
+    """The words of a task whose labels are numbers: how often a text has a word."""
+    for part in ("train", "dev"):
+        rows = [json.loads(line) for line in (place / f"{part}.jsonl").read_text().splitlines()]
+        for row in rows:
+            row["label"] = 2.5 if row["label"] == "loud" else 0.5
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (place / f"{part}-numbers.jsonl").write_text(lines)
+    files = [f"task.path={place}/train-numbers.jsonl", f"task.dev_path={place}/dev-numbers.jsonl"]
+    return [*files, "task.regression=true", "train.max_steps=40"]
+
+
+def test_numbers_are_predicted_and_taught(
+    composed: Composed, place: Path, numbers: list[str]
+) -> None:
+    alone, printed = train(composed, place, *numbers)
+    found = json.loads((alone / "summary.json").read_text())["student"]["heldout"]
+    assert found.keys() == {"loss", "pearson", "spearman"}
+    assert found["pearson"] > 0.5
+    model = AutoModelForSequenceClassification.from_pretrained(alone / "model")
+    assert (model.config.problem_type, model.config.num_labels) == ("regression", 1)
+    tokenizer, squares = AutoTokenizer.from_pretrained(alone / "model"), []
+    for line in (place / "dev-numbers.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        given = tokenizer(row["text"], return_tensors="pt", truncation=True, max_length=10)
+        with torch.no_grad():
+            squares.append((model(given.input_ids).logits.item() - row["label"]) ** 2)
+    assert found["loss"] == pytest.approx(np.mean(squares), rel=1e-4)
+    assert "squared error per text" in (alone / "model" / "README.md").read_text()
+
+    teacher = ["teacher=checkpoint", f"teacher.path={alone}", "objective=mse", "alpha=normal"]
+    words = [*numbers, *teacher, "alpha.soft=2", "train.max_steps=4"]
+    taught, printed = train(composed, place, *words, student="bert")
+    summary = json.loads((taught / "summary.json").read_text())
+    assert summary["teacher"]["heldout"] == pytest.approx(found)
+    for each in (line for line in lines_of(taught) if "train/loss" in line):
+        wanted = each["train/hard_loss"] + 2 * each["train/soft_loss"]
+        assert each["train/loss"] == pytest.approx(wanted, rel=1e-5)
+        assert each["train/teacher_loss"] > 0
+    assert "nats" not in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["teacher=virtual"], "teacher=.* with task=.*one model's number"),
+        (["teacher.path=X", "objective=logits"], "objective=logits with .*choose objective=mse"),
+        (["teacher.path=X", "objective=mse", "objective.mse.temperature=2"], "a number has none"),
+        (
+            ["teacher.path=X", "objective=mse", "select=uncertain"],
+            "select=.*classes",
+        ),
+        (["teacher.path=X", "objective=mse", "revise=label_revision"], "revise=.*classes"),
+    ],
+)
+def test_what_numbers_do_not_have_is_one_line(
+    composed: Composed, place: Path, numbers: list[str], words: list[str], line: str
+) -> None:
+    run = composed(*words_of(place, *numbers, "teacher=checkpoint", *words))
+    with pytest.raises(UserError, match=line) as caught:
+        check.check(run)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.slow
 def test_micro_batches_change_nothing_but_rounding(composed: Composed, place: Path) -> None:
     whole, _ = train(composed, place, "seed=4")
@@ -314,13 +379,10 @@ def test_rows_without_a_token_are_batched_as_token_ids() -> None:
     assert ids.tolist() == [[0, 0], [5, 6]]
 
 
-@pytest.mark.parametrize("name", ["RTF", "STS-B"])
-def test_a_task_of_glue_without_classes_is_one_line(
-    composed: Composed, place: Path, name: str
-) -> None:
+def test_a_task_that_glue_has_not_is_one_line(composed: Composed, place: Path) -> None:
     words = [word for word in words_of(place) if not word.startswith("task.")]
-    with pytest.raises(UserError, match=rf"task.name={name}"):
-        check.check(composed(*words, "task=glue", f"task.name={name}", "task.path=GLUE"))
+    with pytest.raises(UserError, match=r"task\.name=RTF"):
+        check.check(composed(*words, "task=glue", "task.name=RTF", "task.path=GLUE"))
 
 
 @pytest.mark.slow
