@@ -11,7 +11,7 @@ from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.objective.revise import NoRevision
 from dwt_cli.distill.objective.select import AllRows
 from dwt_cli.distill.remap.options import RandomStart
-from dwt_cli.distill.teacher.several import Weighting
+from dwt_cli.distill.teacher.several import Reward
 from dwt_cli.training.options import Ddp
 
 IDLE = {
@@ -67,10 +67,11 @@ def problems(run: Run) -> Iterator[str]:
             )
         if teacher.learns:
             yield f"{setting}.online with {task}: a classifier's head is not known; set it to none"
-    if run.teacher.combined and run.teacher.combined.weighting is Weighting.reinforced:
+    several, of_blocks = run.teacher.combined, (Reward.probe, Reward.shuffled)
+    if several and several.chooses and several.reward in of_blocks:
         yield (
-            f"teacher.weighting=reinforced with {task}: its policy is of blocks; choose token, "
-            "batch or fixed"
+            f"teacher.reward={several.reward.name} with {task}: it is about blocks of many "
+            "targets; choose gain, hard or both"
         )
     if run.data.tokenizer == OWN:
         yield f"data.tokenizer=own with {task}: the texts are in the student's tokens; leave it out"

@@ -161,7 +161,12 @@ class Shapes:
         return forward_flops(model, of.train.batch_size, length, rows, features, ragged=True)
 
     def _head_flops(self, model: PreTrainedModel) -> int:
-        """Return the FLOPs of a product of a step's target rows with a head's matrix."""
+        """Return the FLOPs of a product of a step's target rows with a head's matrix.
+
+        None of a classifier, whose logits are there.
+        """
+        if self.conditions.task.labelled:
+            return 0
         num_rows = self.conditions.train.batch_size * self.conditions.num_targets
         return 2 * num_rows * model.config.vocab_size * model.config.hidden_size
 

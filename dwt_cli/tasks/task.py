@@ -62,6 +62,13 @@ class Batch:
         """What a `LanguageModel` is called with, before what is wanted of it."""
         return self.ids_BL, self.rows_N
 
+    @property
+    def num_rows(self) -> list[int]:
+        """The number of target rows of each block."""
+        num_blocks, length = self.ids_BL.shape
+        counts: list[int] = torch.bincount(self.rows_N // length, minlength=num_blocks).tolist()
+        return counts
+
     def taken(self, blocks: Sequence[int]) -> "Batch":
         """Return some of its blocks, by their numbers; each has as many targets as another."""
         assert not self.ragged and not self.beside

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.tasks.batches import Shared
+from dwt_cli.tasks.task import HELDOUT
 
 _POOL = 64  # batches whose texts are sorted by length together: enough to waste little padding
 
@@ -24,11 +25,13 @@ _POOL = 64  # batches whose texts are sorted by length together: enough to waste
 class TextBatch:
     """Texts as a `Classifier` reads them, and their labels; losses use it as they do a `Batch`.
 
-    named: as `Classifier` has them. labels_N: as in `Texts`.
+    named: as `Classifier` has them. labels_N: as in `Texts`. places_B3: int64, a `Place` for each,
+    a text being a block of one target.
     """
 
     named: Mapping[str, Tensor]
     labels_N: Tensor
+    places_B3: Tensor
     documents_BL: ClassVar[None] = None
     ragged: ClassVar[bool] = False
 
@@ -37,10 +40,15 @@ class TextBatch:
         """What a `Classifier` is called with, before what is wanted of it."""
         return (self.named,)
 
+    @property
+    def num_rows(self) -> list[int]:
+        """The number of target rows of each text."""
+        return [1] * len(self.labels_N)
+
     def to(self, device: torch.device) -> "TextBatch":
         """Return the batch on a device."""
         named = {name: tensor.to(device) for name, tensor in self.named.items()}
-        return TextBatch(named, self.labels_N.to(device))
+        return TextBatch(named, self.labels_N.to(device), self.places_B3.to(device))
 
 
 @dataclass(frozen=True)
@@ -85,15 +93,23 @@ class Texts:
     def lengths(self) -> NDArray[np.int64]:
         return np.array([len(row) for row in self.ids])
 
-    def batch(self, numbers: NDArray[np.int64]) -> TextBatch:
-        """Return the texts of these numbers, padded to the longest of them."""
+    def batch(
+        self, numbers: NDArray[np.int64], step: int = HELDOUT, first: int | None = None
+    ) -> TextBatch:
+        """Return the texts of these numbers, padded to the longest of them.
+
+        step, first: the step that drew them, and the number of the first in its batch; see `Place`.
+        """
         ids, segments = ([each[number] for number in numbers] for each in (self.ids, self.segments))
         named = {
             "input_ids": _padded(ids, self.pad_id),
             "attention_mask": _padded([[1] * len(row) for row in ids], 0),
             "token_type_ids": _padded(segments, 0),
         }
-        return TextBatch(named, torch.from_numpy(self.labels[numbers]))
+        samples = numbers if first is None else np.arange(first, first + len(numbers))
+        places_B3 = np.stack([numbers, np.full_like(numbers, step), samples], axis=1)
+        labels_N = torch.from_numpy(self.labels[numbers])
+        return TextBatch(named, labels_N, torch.from_numpy(places_B3))
 
     def by_length(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
         """Yield the numbers of all texts in batches, those of like length together."""
@@ -167,7 +183,9 @@ class BucketedBatches:
         assert self.batch_size % num_parts == 0 and 0 <= part < num_parts
         epoch, place = divmod(step, int(self.steps_per_epoch))
         size = self.batch_size // num_parts
-        return self._texts.batch(self._epoch(epoch)[place, part * size : (part + 1) * size])
+        first = part * size
+        numbers = self._epoch(epoch)[place, first : first + size]
+        return self._texts.batch(numbers, step, first)
 
     @lru_cache(maxsize=2)  # noqa: B019 - a source lives as long as its process
     def _epoch(self, epoch: int) -> NDArray[np.int64]:

@@ -176,6 +176,27 @@ def test_features_of_layers_are_compared_on_labelled_texts(
         assert losses[-1]["train/soft_loss"] < losses[0]["train/soft_loss"]
 
 
+def chosen_among(tuned: tuple[Path, str]) -> list[str]:
+    """The words of two teachers, of which a policy chooses."""
+    members = f"teacher.members=[{tuned[0]},label_smoothing]"
+    return ["teacher=several", members, "teacher.weighting=reinforced", "teacher.episode=2"]
+
+
+@pytest.mark.slow
+def test_a_policy_chooses_among_teachers_text_by_text(
+    composed: Composed, place: Path, tuned: tuple[Path, str]
+) -> None:
+    found = []
+    for name, more in (("whole", []), ("parts", ["train.micro_batch_size=2"])):
+        words = [*chosen_among(tuned), "seed=6", *more, f"run.root={place}/policy-{name}"]
+        folder, _ = train(composed, place, *words)
+        found.append([line for line in lines_of(folder) if "train/loss" in line])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    of_first = [line["train/policy_1"] for line in found[0]]
+    assert of_first[:2] == [0.5, 0.5] and of_first[-1] != 0.5
+
+
 @pytest.mark.slow
 def test_several_teachers_of_a_task_are_mixed(
     composed: Composed, place: Path, tuned: tuple[Path, str]
@@ -187,11 +208,18 @@ def test_several_teachers_of_a_task_are_mixed(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_chosen", [False, True])
 def test_what_is_stopped_goes_on_to_the_bit(
-    composed: Composed, place: Path, monkeypatch: pytest.MonkeyPatch
+    composed: Composed,
+    place: Path,
+    tuned: tuple[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
+    is_chosen: bool,
 ) -> None:
     words = ["train.max_steps=24", "train.checkpoint_every=4", "seed=3"]
-    whole, _ = train(composed, place, *words, f"run.root={place}/whole")
+    if is_chosen:  # it is stopped within an episode
+        words += [*chosen_among(tuned), "teacher.episode=5"]
+    whole, _ = train(composed, place, *words, f"run.root={place}/whole{is_chosen}")
     save, stopped = Checkpoints.save, []
 
     def stop(self: Checkpoints, *given: Any) -> None:
@@ -318,6 +346,8 @@ def test_a_decoder_is_tuned_by_the_last_token_of_each_text(
     )
 
 
+MEMBERS = "teacher.members=[virtual,label_smoothing]"
+BOTH = ["teacher=several", MEMBERS, "teacher.weighting=reinforced"]
 REFUSED = [
     (["teacher=small"], "teacher=.*does not know the task"),
     (["remap=stack"], "remap=.*own weights"),
@@ -326,6 +356,7 @@ REFUSED = [
     (["alpha=crossover"], "alpha=.*choose another alpha"),
     (["data.tokenizer=own"], "data.tokenizer=own"),
     (["train.compile=auto"], "train.compile=auto"),
+    ([*BOTH, "teacher.reward=probe"], "teacher.reward=probe with task="),
     (["parallel=fsdp", "launch=torchrun", "launch.gpus=2"], "parallel=.*not sharded"),
     (["eval=probing"], "eval=.*language models"),
     (["eval.at=[0.5,1]"], r"eval\.at=\[0\.5,1\] with task="),
@@ -417,14 +448,17 @@ def test_a_made_student_is_refused(composed: Composed, place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_train_as_one_does(place: Path, tuned: tuple[Path, str]) -> None:
+@pytest.mark.parametrize("is_chosen", [False, True])
+def test_two_ranks_train_as_one_does(place: Path, tuned: tuple[Path, str], is_chosen: bool) -> None:
     teacher = ["teacher=checkpoint", f"teacher.path={tuned[0]}", "alpha=normal", "seed=5"]
+    if is_chosen:
+        teacher = [*chosen_among(tuned), "alpha=normal", "seed=7"]
     found = []
     for name, more in (("one", []), ("two", ["launch=torchrun", "launch.gpus=2"])):
-        own = [f"run.root={place}/{name}", "launch.device=cpu", *teacher, *more]
+        own = [f"run.root={place}/{name}{is_chosen}", "launch.device=cpu", *teacher, *more]
         done = dwt_train(*words_of(place), *own, cwd=place)
         assert done.returncode == 0, done.stderr
-        (folder,) = (place / name).iterdir()
+        (folder,) = (place / f"{name}{is_chosen}").iterdir()
         found.append(lines_of(folder))
     for ours, theirs in zip(*found, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from dwt_cli.tasks.task import HELDOUT
 from dwt_cli.tasks.texts import BucketedBatches, Texts
 
 
@@ -39,6 +40,17 @@ def test_a_step_is_the_same_for_whoever_asks() -> None:
     assert BucketedBatches(texts(), 16, 0, "other").batch(70).labels_N.tolist() != labels
     parts = [batches.batch(70, part, 4).labels_N.tolist() for part in range(4)]
     assert [label for part in parts for label in part] == labels
+
+
+def test_a_text_has_its_place_however_a_batch_is_split() -> None:
+    batches = BucketedBatches(texts(), 16, seed=0, purpose="test")
+    whole = batches.batch(70)
+    places = [batches.batch(70, part, 4).places_B3.tolist() for part in range(4)]
+    assert [place for part in places for place in part] == whole.places_B3.tolist()
+    wanted = [[number, 70, sample] for sample, number in enumerate(whole.labels_N.tolist())]
+    assert whole.places_B3.tolist() == wanted
+    heldout = texts().batch(np.array([4, 2])).places_B3.tolist()
+    assert heldout == [[4, HELDOUT, 4], [2, HELDOUT, 2]]
 
 
 def test_padding_is_what_the_mask_says_and_little() -> None:
