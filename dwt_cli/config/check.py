@@ -32,6 +32,9 @@ _SMALLEST, _LARGEST = 1e-12, 1e12
 
 _LARGEST_INT = (1 << 63) - 1
 
+OF_MATRICES = {"optim.hidden_lr", "optim.momentum", "optim.hidden_weight_decay"}
+"""Settings of Muon's own matrices, which are frozen where little is trained."""
+
 
 def check(run: Run) -> None:
     """Raise `UserError` with the first problem of a run's settings, before any work."""
@@ -239,6 +242,14 @@ def warnings(run: Run) -> Iterator[str]:
             ": no teacher comes with a tokenizer of its own",
         ),
         (bool(run.task.labelled), labelled.IDLE, ": the task's texts are no blocks of data"),
+        (getattr(run.tuning, "prune", None) == 0, {"tuning.prune_by"}, " with tuning.prune=0"),
+        (
+            run.tuning.removes_at is None,
+            {"tuning.remove_at"},
+            ": tuning.prune and tuning.heads are 0",
+        ),
+        (getattr(run.tuning, "num_sparse", 1) == 0, {"tuning.places"}, " with tuning.num_sparse=0"),
+        (run.tuning.freezes and not run.task.labelled, OF_MATRICES, ": AdamW trains what is added"),
         (True, idle, f" with eval.measures=[{','.join(measured)}]"),
     ]
     for is_so, settings, reason in in_vain:
@@ -305,7 +316,30 @@ def _problems_together(run: Run, teacher: str) -> Iterator[str]:
             "another remap"
         )
     yield from signals.problems(run)
+    yield from _of_tuning(run, f"tuning={run.choices.get('tuning', '')}")
     try:
         train.num_parts(run.launch.num_ranks)
     except UserError as problem:
         yield str(problem)
+
+
+def _of_tuning(run: Run, tuning: str) -> Iterator[str]:
+    """Yield what cannot be with a student of which little is trained."""
+    if not run.tuning.freezes:
+        return
+    is_sharded = run.parallel != Ddp()
+    if not any(True for _ in run.student.checkpoints()):
+        yield (
+            f"{tuning} with student={run.choices.get('student', '')}: it is made fresh, and there "
+            "is nothing to tune; set student=checkpoint student.path=DIR"
+        )
+    if run.train.compile is True:
+        yield (
+            f"train.compile=true with {tuning}: weights that are computed are not compiled; set "
+            "train.compile=false"
+        )
+    if run.tuning.removes_at is not None and is_sharded:
+        yield (
+            f"{tuning} with parallel=fsdp: what is removed is found among whole matrices; set "
+            "tuning.prune=0 tuning.heads=0, or parallel=ddp"
+        )

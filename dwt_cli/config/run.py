@@ -37,6 +37,7 @@ from dwt_cli.models.options import (
     MadeStudent,
     Student,
 )
+from dwt_cli.models.tuning import TUNINGS, Tuning
 from dwt_cli.study.record import StudyOptions
 from dwt_cli.tasks.labelled import Classification, GlueTask, Packages
 from dwt_cli.tasks.options import CausalLM, MaskedLM, Task
@@ -159,6 +160,7 @@ class Run:
     task: Task = MISSING
     teacher: Teacher = MISSING
     student: Student = MISSING
+    tuning: Tuning = MISSING
     alpha: Schedule = MISSING
     remap: Remap = MISSING
     objective: dict[str, Objective] = MISSING
@@ -238,6 +240,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     },
     "teacher": dict(TEACHERS),
     "student": {"made": MadeStudent, "checkpoint": CheckpointStudent},
+    "tuning": dict(TUNINGS),
     "alpha": dict(SCHEDULES),
     "remap": {"random": RandomStart, "rules": FromTeacher, "ligo": Ligo},
     "objective": {**DIVERGENCES, **FEATURE_OBJECTIVES, **CHUNK_OBJECTIVES},

@@ -262,8 +262,9 @@ def _others(kept: Mapping[str, Said], students: Sequence[StudentStage]) -> Itera
 def _why_plain(runs: Sequence[Run], num_done: int) -> str | None:
     """Return why no run of a study is compiled, if one of them cannot be or is finished."""
     for run in runs:
-        if run.parallel.sharding(run.launch.num_ranks) or over_features(run.objective):
-            return "off: a run of the study is sharded or compares features"
+        is_computed = bool(over_features(run.objective)) or run.tuning.freezes
+        if run.parallel.sharding(run.launch.num_ranks) or is_computed:
+            return "off: a run of the study is sharded, compares features or is tuned in part"
     return f"off: {num_done} finished before, compiled or not" if num_done else None
 
 

@@ -21,7 +21,7 @@ from dwt_cli.distill.objective.fused import CHUNK_BYTES, FUSED_BYTES, TILE_BYTES
 from dwt_cli.distill.teacher.online import OnlineSignal
 from dwt_cli.models.anatomy import is_known, layers_of
 from dwt_cli.models.features import NO_FEATURES, FeatureSpec
-from dwt_cli.models.flops import num_parameters
+from dwt_cli.models.flops import num_parameters, num_trained
 from dwt_cli.models.making import outline
 from dwt_cli.models.wrapper import Classifier, LanguageModel, Want, Wrapper
 from dwt_cli.recipe.shapes import Shapes
@@ -137,7 +137,8 @@ def memory(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     of_texts = over_chunks(shapes.objectives).values() if shapes.teachers else ()  # all logits
     logits += num_rows * vocab_size * _FP32 * sum(each.num_tables for each in of_texts)
     # the gradients of states and head are there from the losses on
-    logits += (num_rows + vocab_size) * width * _FP32
+    num_trained_rows = 0 if shapes.tuning.freezes else vocab_size
+    logits += (num_rows + num_trained_rows) * width * _FP32
     return replace(
         state(shapes, machine, num_ranks),
         gathered=gathered,
@@ -156,26 +157,27 @@ def state(shapes: Shapes, machine: Machine, num_ranks: int = 1) -> Memory:
     after the last one.
     """
     conditions = shapes.conditions
+    are_summed = conditions.train.num_parts(num_ranks) > 1
     student = LanguageModel(shapes.student_model, torch.float32)
     fsdp = conditions.parallel.sharding(num_ranks)
     num_shards = num_ranks if fsdp else 1
-    whole = num_parameters(student) * _FP32
-    share = whole // num_shards
+    share = num_parameters(student) * _FP32 // num_shards
+    whole = num_trained(student) * _FP32
+    gradients = whole if are_summed else whole // num_shards
     theirs = sum(map(num_parameters, shapes.models_beside.values())) * _FP32
     theirs_shared = theirs // num_shards if fsdp and fsdp.shard_teacher else None
-    are_summed = conditions.train.num_parts(num_ranks) > 1
     # AdamW keeps two moments of each weight, Muon one, in fp32
     groups = [g for part in Optimizer(student, conditions.optim).parts for g in part.param_groups]
     moments = sum(p.numel() * (2 if "betas" in g else 1) for g in groups for p in g["params"])
     optimizer = moments * _FP32 // num_shards
     if fsdp is None or not fsdp.cpu_offload or machine.device.type == "cpu":
         theirs = theirs if theirs_shared is None else theirs_shared
-        return Memory(share + theirs, whole if are_summed else share, optimizer)
+        return Memory(share + theirs, gradients, optimizer)
     return Memory(
         weights=theirs if theirs_shared is None else 0,
         gradients=whole if are_summed else 0,
         optimizer=0,
-        offloaded=2 * share + optimizer + (theirs_shared or 0),
+        offloaded=share + whole // num_shards + optimizer + (theirs_shared or 0),
     )
 
 
@@ -328,15 +330,16 @@ def traffic(
     dtype: torch.dtype,
     num_parts: int,
     num_teacher_parameters: int = 0,
+    num_trained: int | None = None,
 ) -> dict[str, int]:
     """Return the bytes of the tensors that each collective of a step puts together, on any rank.
 
     DDP sums gradients once for everybody, in fp32. FSDP gathers the weights in ``dtype`` for the
     forward pass of each of ``num_parts`` micro-batches, and again for the backward pass, and sums
     gradients once and shares them out, in fp32. A sharded teacher is gathered for every forward
-    pass too.
+    pass too. num_trained: of the parameters, those with a gradient; None: all.
     """
-    gradients = num_parameters * _FP32
+    gradients = (num_parameters if num_trained is None else num_trained) * _FP32
     if sharding is None:
         return {"all_reduce": gradients}
     gathered = 2 * num_parameters + sharding.shard_teacher * num_teacher_parameters

@@ -13,7 +13,7 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import RunOptions
 from dwt_cli.models.anatomy import anatomy_of, is_known
-from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
+from dwt_cli.models.flops import num_parameters, num_trained
 from dwt_cli.recipe.memory import memory, sent, traffic
 from dwt_cli.recipe.order import num_tokens
 from dwt_cli.recipe.shapes import Shapes
@@ -63,9 +63,11 @@ def _models(shapes: Shapes) -> Iterator[tuple[str, str]]:
         if is_known(model.config):
             parts = ", ".join(f"{part} {n:,}" for part, n in parameters_by_part(model).items())
             size += f" ({parts})"
+        if (trained := num_trained(model)) < num_parameters(model):
+            size += f"; {trained:,} are trained"
         yield f"{name}, parameters", size
     ours, theirs = shapes.features
-    own = FORWARD_AND_BACKWARD * shapes.conditions.token_flops(student, ours)
+    own = shapes.conditions.training_flops(student, ours) / shapes.conditions.tokens_per_step
     yield "student, FLOPs per token", f"{own:,.0f} forward and backward"
     for name in teachers:
         forward = shapes.answer_flops(name, theirs) / shapes.conditions.tokens_per_step
@@ -120,9 +122,10 @@ def _each_rank(shapes: Shapes, machine: Machine, num_ranks: int) -> Iterator[tup
         f"{train.num_blocks(num_ranks):,} sequences, {num_parts} in a step{on_each(num_ranks)}",
     )
     if num_ranks > 1:
-        size = num_parameters(shapes.student_model)
+        size, trained = (count(shapes.student_model) for count in (num_parameters, num_trained))
         theirs = sum(map(num_parameters, shapes.models_beside.values()))
-        in_a_step = sent(traffic(sharding, size, machine.dtype, num_parts, theirs), num_ranks)
+        each = traffic(sharding, size, machine.dtype, num_parts, theirs, trained)
+        in_a_step = sent(each, num_ranks)
         way = "fsdp" if sharding else "ddp"
         yield "sent in a step", f"{in_a_step / 1e9:.3f} GB by each rank ({way}, ring)"
     account = memory(shapes, machine, num_ranks)

@@ -23,7 +23,7 @@ from dwt_cli.distill.objective.features import over_features
 from dwt_cli.distill.remap.vocabulary import Transfer
 from dwt_cli.models.anatomy import anatomy_of, is_known, num_positions
 from dwt_cli.models.checkpoint import open_config, open_model
-from dwt_cli.models.flops import num_parameters
+from dwt_cli.models.flops import num_parameters, num_trained
 from dwt_cli.models.options import STUDENT_PATH, Checkpoint, Head, located
 from dwt_cli.models.wrapper import LanguageModel, Want
 from dwt_cli.recipe.memory import memory, state
@@ -32,7 +32,7 @@ from dwt_cli.recipe.stage import Conditions
 from dwt_cli.recipe.student import StudentStage
 from dwt_cli.training.protocols import Moment
 
-_CHECKPOINT_BYTES = 8  # per parameter, at least: fp32 weight and one moment
+_CHECKPOINT_BYTES = 4  # of each parameter, and of one moment at least where it is trained
 
 
 def check(
@@ -73,7 +73,7 @@ def check(
             f"signal.num_centroids={student.cached.options.num_shared}: the student's logits are "
             "capped, and shares of centroids need what is not; set signal.num_centroids=0"
         )
-    needed = num_parameters(model) * _CHECKPOINT_BYTES
+    needed = (num_parameters(model) + num_trained(model)) * _CHECKPOINT_BYTES
     there = shutil.disk_usage(nearest_existing(Path(root).expanduser())).free
     if needed > there:
         raise UserError(
@@ -93,8 +93,9 @@ def check(
     checkpoints = [*shapes.checkpoints]
     if student.scores and student.order.scored:
         checkpoints += student.order.scored.checkpoints()
+    is_frozen = shapes.tuning.freezes and not conditions.task.labelled
     rows = [
-        _check_model(*each, conditions, is_shared, speaks and each[0] != STUDENT_PATH)
+        _check_model(*each, conditions, is_shared, speaks and each[0] != STUDENT_PATH, is_frozen)
         for each in checkpoints
     ]
     alike, others = _check_tokenizers(student, checkpoints)
@@ -231,11 +232,17 @@ def _problems_between_tokens(student: StudentStage, setting: str) -> Iterator[st
 
 
 def _check_model(
-    setting: str, checkpoint: Checkpoint, conditions: Conditions, is_shared: bool, needs_head: bool
+    setting: str,
+    checkpoint: Checkpoint,
+    conditions: Conditions,
+    is_shared: bool,
+    needs_head: bool,
+    is_frozen: bool,
 ) -> int:
     """Check that a model reads the blocks; return its rows.
 
-    is_shared: among the ranks. needs_head: its logits count, or their weights.
+    is_shared: among the ranks. needs_head: its logits count, or their weights. is_frozen: the
+    student's head is.
     """
     named = f"{setting}={checkpoint.path}"
     length, head = checkpoint.reads(conditions.data.block_length), conditions.task.head
@@ -246,7 +253,12 @@ def _check_model(
             f"{named} reads {positions} positions, data.block_length={length}: set "
             f"scale.block_length={positions} or less"
         )
-    model, _ = open_model(setting, checkpoint, head, needs_head=needs_head)
+    model, fresh = open_model(setting, checkpoint, head, needs_head=needs_head)
+    if fresh and is_frozen and setting == STUDENT_PATH:
+        raise UserError(
+            f"{named} lacks the weights {', '.join(fresh[:3])}, and the tuning trains no such; "
+            "choose tuning=full, or a model that was saved with its head"
+        )
     if not is_known(config):
         if is_shared:
             raise UserError(

@@ -36,7 +36,13 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
     of = (run.student, run.remap, dict(run.teacher.each()), run.objective, conditions, opened)
     are_cached = run.signal.cached is not None and not run.alpha.soft_is_over(Moment(0.0))
     num_shared = run.signal.cached.num_shared if run.signal.cached and are_cached else 0
-    shapes = Shapes(*of, are_cached=are_cached, num_shared=num_shared, mixture=run.teacher.combined)
+    shapes = Shapes(
+        *of,
+        are_cached=are_cached,
+        num_shared=num_shared,
+        mixture=run.teacher.combined,
+        tuning=run.tuning,
+    )
     asked = any(override.startswith("eval.num_blocks=") for override in run.overrides)
     corpus = texts or CorpusStage(
         run.data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from dwt_cli.distill.remap.options import Remap
 from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.distill.teacher.several import SeveralTeachers
 from dwt_cli.models.options import Checkpoint, Student
+from dwt_cli.models.tuning import Tuning
 from dwt_cli.recipe.stage import Conditions
 from dwt_cli.track.summary import Facts
 
@@ -34,7 +35,7 @@ class Shapes:
     teachers: single ones, by the setting that their own settings begin with. checkpoints: those
     models that exist, with the setting that names each. are_cached: the teachers' answers are, so
     that none is there while the student trains. num_shared: of the centroids of cached rows.
-    mixture: what several are made into.
+    mixture: what several are made into. tuning: which numbers of the student are trained.
     """
 
     student: Student
@@ -46,6 +47,7 @@ class Shapes:
     are_cached: bool = False
     num_shared: int = 0
     mixture: SeveralTeachers | None = None
+    tuning: Tuning = field(default_factory=Tuning)
 
     @property
     def teachers_beside(self) -> Mapping[str, Teacher]:
@@ -66,10 +68,16 @@ class Shapes:
         return config
 
     def student_on(self, device: torch.device | str) -> PreTrainedModel:
-        """Return the student on the meta device or, of fake tensors, on any."""
+        """Return the student as it is trained, on the meta device or, of fake tensors, on any."""
         from dwt_cli.models.making import outline
 
-        return outline(self.student_config, self.conditions.task.head, device)
+        model = outline(self.student_config, self.conditions.task.head, device)
+        self.attach(model, seed=0)
+        return model
+
+    def attach(self, model: PreTrainedModel, seed: int) -> None:
+        """Make a model one of which the tuning's numbers are trained, in place."""
+        self.tuning.attach(model, seed, trains_head=self.conditions.task.labelled is not None)
 
     @cached_property
     def student_model(self) -> PreTrainedModel:
@@ -88,9 +96,7 @@ class Shapes:
     @cached_property
     def step_flops(self) -> float:
         """FLOPs of a step of the student without a teacher, forward and backward."""
-        from dwt_cli.models.flops import FORWARD_AND_BACKWARD
-
-        return self.conditions.step_flops(self.student_model) * FORWARD_AND_BACKWARD
+        return self.conditions.training_flops(self.student_model)
 
     def taught_flops(self, teacher: Facts | None = None) -> tuple[float, float]:
         """Return the FLOPs of a step for what is compared of the student, and for its teachers.

@@ -220,10 +220,21 @@ class Conditions:
         """Return the FLOPs of one forward pass over a step's batch, with these features."""
         from dwt_cli.models.flops import forward_flops
 
-        size = self.train.batch_size
+        return forward_flops(model, *self._sizes(features))
+
+    def training_flops(self, model: PreTrainedModel, *features: FeatureSpec) -> float:
+        """Return those of its forward and backward passes, of adapters as one rank has them."""
+        from dwt_cli.models.adapters import adapters
+        from dwt_cli.models.flops import FORWARD_AND_BACKWARD, training_flops
+
+        own = sum(adapter.flops for adapter in adapters(model)) * self.train.num_parts(1)
+        return training_flops(model, *self._sizes(features)) + own * FORWARD_AND_BACKWARD
+
+    def _sizes(self, features: tuple[FeatureSpec, ...]) -> tuple[Any, ...]:
+        """Return the arguments of `forward_flops` for a step, after the model."""
         if self.task.labelled:  # its last layer runs whole
             features = (frozenset({("hidden", -1)}),)
-        return forward_flops(model, size, self.length, self.num_targets, *features)
+        return self.train.batch_size, self.length, self.num_targets, *features
 
     def token_flops(self, model: PreTrainedModel, *features: FeatureSpec) -> float:
         """Return the FLOPs of one forward pass, by token that is read."""
@@ -266,15 +277,17 @@ class Conditions:
         compile_loss: Callable[[], None] | None = None,
         enough: float = -math.inf,
         beside: Beside | None = None,
+        watching: Sequence[Observer] = (),
     ) -> Facts:
         """Train a stage's model, and evaluate it; return its facts.
 
         purpose, seed: what its batches are a function of. folder: of metrics, checkpoints and
         snapshots. shares: of the training, at which ``save`` writes the model. compile_loss: called
         when layers are compiled; None: they cannot be, as where their features are captured.
-        enough: see `Training`. beside: see `TrainBatches`.
+        enough: see `Training`. beside: see `TrainBatches`. watching: observers of every rank, which
+        come before those who look at the model.
         """
-        from dwt_cli.models.flops import FORWARD_AND_BACKWARD, num_parameters
+        from dwt_cli.models.flops import num_parameters
         from dwt_cli.recipe.compiled import compiling_of
         from dwt_cli.recipe.samples import train_batches
         from dwt_cli.training.loop import Training, train
@@ -283,12 +296,13 @@ class Conditions:
         from dwt_cli.training.snapshots import Snapshots, snapshots_of
 
         parameters = num_parameters(model.model)
-        step_flops = self.step_flops(model.model) * FORWARD_AND_BACKWARD
+        step_flops = self.training_flops(model.model)
         rollbacks = Rollbacks.of(self.checkpoints(stage, folder, at), self.train)
         text = train_batches(self, corpus, seed, purpose, beside)
         batches = OtherText(text, rollbacks)
 
         def observers(gather: Callable[[], None]) -> Iterator[Observer]:
+            yield from watching
             yield TrainingDisplay(at.show, stage.name)
             if at.ranks.is_first:
                 folder.mkdir(parents=True, exist_ok=True)

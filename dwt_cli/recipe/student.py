@@ -89,6 +89,7 @@ class StudentStage(Stage):
             "text": self.corpus.identity,
             "task": of.task,
             "student": shapes.student,
+            "tuning": shapes.tuning if shapes.tuning.freezes else None,
             "remap": shapes.remap,
             "optim": of.optim,
             "train": of.train,
@@ -238,8 +239,10 @@ class StudentStage(Stage):
         """Return the student at its end; metrics and checkpoints are in the run's directory."""
         from dwt_cli.distill.loss import DistillationLoss
         from dwt_cli.models.checkpoint import save_model
+        from dwt_cli.models.flops import num_parameters
         from dwt_cli.recipe.samples import pad
         from dwt_cli.training.parallel import load_state, state_on_first
+        from dwt_cli.training.removal import removal_of
 
         of, corpus = self.shapes.conditions, text_for(self, done)
         if of.train.epochs is not None and corpus is not done[self.corpus.name]:  # the whole text's
@@ -255,6 +258,8 @@ class StudentStage(Stage):
             model, fresh = self.start()
             pad(model, of, corpus)
             remapped = self._remap(model, done, at) if self.shapes.remap.needs_teacher else None
+        self.shapes.attach(model, self.seed)
+        tuning = self.shapes.tuning
         distillation = distillation_of(self, model, done, at)
         loss = DistillationLoss(distillation)
         cached: CachedSignal | None = done[self.cached.name].signal if self.cached else None
@@ -268,10 +273,13 @@ class StudentStage(Stage):
             seed=self.seed,
             folder=at.folder / self.folder,
             shares=of.eval.at,
-            save=lambda place: save_model(model, corpus.tokenizer, place),
-            compile_loss=None if self.shapes.features[0] else loss.compile,
+            save=lambda place: save_model(tuning.merged(model), corpus.tokenizer, place),
+            compile_loss=None if self.shapes.features[0] or tuning.freezes else loss.compile,
             beside=cached.beside if cached else None,
+            watching=removal_of(tuning, model, self.seed),
         )
+        if at.ranks.is_first or not of.parallel.sharding(at.ranks.size):
+            facts = replace(facts, tuning=tuning.merge(model), parameters=num_parameters(model))
         num_taught, (shown, asked) = facts.num_taught or 0, self.taught_flops(done)
         flops = (facts.flops or 0) + shown * num_taught
         asked = cached.account["flops"] if cached else asked * num_taught
@@ -291,15 +299,19 @@ class StudentStage(Stage):
         conditions, folder = self.shapes.conditions, at.folder / self.folder
         model, _ = self.start()
         pad(model, conditions, done[self.corpus.name])
+        self.shapes.attach(model, self.seed)
         wrapped = conditions.wrapped(model, at.machine).to(at.machine.device)
         counters = conditions.checkpoints(self, folder, at).restore(wrapped)
         if not counters.step:
             raise UserError(f"{folder} has no whole checkpoint: train first")
+        heldout = conditions.evaluation(done[self.corpus.name], at)(wrapped)
+        tuned = self.shapes.tuning.merge(model)
         facts = Facts(
             parameters=num_parameters(model),
             steps=counters.step,
             tokens=counters.step * conditions.tokens_per_step,
-            heldout=conditions.evaluation(done[self.corpus.name], at)(wrapped),
+            heldout=heldout,
+            tuning=tuned,
         )
         return Trained(model, facts)
 

@@ -87,6 +87,8 @@ class Facts(Content):
     left out; beyond: that of its tokens after what is read of a block. windows: in which a teacher
     reads a block that is longer than they are: positions of one, and how many they are. order: of a
     text read in part, its blocks, those chosen, the FLOPs of their scores, and a reference's own.
+    tuning: of a model of which little was trained, how many numbers, and the share of its layers'
+    matrices that was set to zero.
     """
 
     parameters: int
@@ -114,6 +116,7 @@ class Facts(Content):
     beyond: float | None = None
     windows: dict[str, int] | None = None
     order: dict[str, Any] | None = None
+    tuning: dict[str, Any] | None = None
 
     @property
     def scoring_flops(self) -> float:
@@ -321,6 +324,10 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
         lines.append(crossing["why"])
     if order := summary.student.order:
         lines.append(f"order: of {order['blocks']:,} blocks {order['chosen']:,} were read")
+    if tuning := summary.student.tuning:
+        share = f" ({tuning['trained'] / summary.student.parameters:.2%} of the model's)"
+        zeros = f"; {tuning['zeros']:.1%} of its layers' are 0" if "zeros" in tuning else ""
+        lines.append(f"tuning: {tuning['trained']:,} numbers were trained{share}{zeros}")
     parts = ("calibration", "scoring", "remap")
     learning = "".join(f", {p} {_flops(n)}" for p in parts if (n := cost[f"{p}_flops"]))
     teaching = (

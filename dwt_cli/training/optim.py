@@ -26,8 +26,8 @@ class Optimizer:
 
     def __init__(self, model: Wrapper, options: Optim, aux: nn.ModuleDict | None = None) -> None:
         self._options = options
-        hidden = _hidden_matrices(model) if options.muon else set()
-        named = dict(model.named_parameters())
+        named = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        hidden = _hidden_matrices(model) & named.keys() if options.muon else set()
         by_scale = {1.0: [named[name] for name in named if name not in hidden]}
         for module in () if aux is None else aux.values():
             by_scale.setdefault(getattr(module, "lr_scale", 1.0), []).extend(module.parameters())
@@ -43,7 +43,7 @@ class Optimizer:
                 fused=True,
             )
         ]
-        if own := options.muon:
+        if (own := options.muon) and hidden:
             self.parts.append(
                 Muon(
                     [named[name] for name in named if name in hidden],

@@ -18,7 +18,7 @@ from tests.miniature import options, write_text
 
 NUM_MIXTURES, NUM_BY_DEFAULT = 100, 8
 # they need more than a miniature run in one process has
-LEFT_OUT = ("data", "tracker", "launch", "parallel", "eval")
+LEFT_OUT = ("data", "tracker", "launch", "parallel", "eval", "tuning")
 
 CHOICES = [(group, choice) for group, choices in files.groups().items() for choice in choices]
 

@@ -562,6 +562,10 @@ def _student(name: str, *more: str) -> list[str]:
     return ["student=checkpoint", f"student.path={name}", *more]
 
 
+_DSEE = ["tuning=dsee", "tuning.rank=2"]
+_TWO = ["launch=torchrun", "launch.gpus=2", "launch.device=cpu"]
+
+
 STUDENTS: list[Row] = [
     ("no student", ["student=checkpoint"], ["student.path", "give one"]),
     ("no such student", _student("./nowhere"), ["student.path=./nowhere", "no such folder"]),
@@ -577,6 +581,24 @@ STUDENTS: list[Row] = [
      ["data.tokenizer=own", "student.path=good", "leave data.tokenizer out"]),
     ("a student of a size", _student("good", "student.num_layers=2"),
      ["student.num_layers", "student=large"]),
+    ("nothing to tune", ["tuning=lora"], ["tuning=lora with student=large", "student=checkpoint"]),
+    ("a rank above the width", _student("good", "tuning=lora", "tuning.rank=17"),
+     ["tuning.rank=17", "16 x 16", "set it to 16 or less"]),
+    ("more places than numbers", _student("good", *_DSEE, "tuning.num_sparse=257"),
+     ["tuning.num_sparse=257", "has 256 numbers", "set it to fewer"]),
+    ("all heads", _student("good", *_DSEE, "tuning.heads=2"),
+     ["tuning.heads=2", "has 2", "set it to 1 or less"]),
+    ("masks over shares", _student("good", *_DSEE, "tuning.prune=0.2", *_TWO, "parallel=fsdp"),
+     ["tuning=dsee with parallel=fsdp", "tuning.prune=0 tuning.heads=0"]),
+    ("heads over shares", _student("good", *_DSEE, "tuning.heads=1", *_TWO, "parallel=fsdp"),
+     ["tuning=dsee with parallel=fsdp", "parallel=ddp"]),
+    ("weights that are computed", _student("good", *_DSEE, "train.compile=true"),
+     ["train.compile=true with tuning=dsee", "train.compile=false"]),
+    ("a fresh head that stays", _student("classifier", "teacher=none", *_DSEE),
+     ["student.path=classifier", "the tuning trains no such", "choose tuning=full"]),
+    ("a sparse part of LoRA", _student("good", "tuning=lora", "tuning.num_sparse=3"),
+     ["tuning.num_sparse", "tuning=dsee"]),
+    ("a rank of none", ["tuning.rank=3"], ["tuning.rank", "tuning=lora"]),
 ]  # fmt: skip
 
 
@@ -818,6 +840,8 @@ def test_version_is_ours(ask: Ask, word: str) -> None:
     assert ask(word) == Answer(0, f"dwt-train {version('dwt-cli')}\n", "")
 
 
+_TUNED = _student("model", *_DSEE)
+
 WITHOUT_EFFECT = {
     "run.mfu": ["run.mfu=0.5"],
     "alpha": ["teacher=none", "alpha.soft=2"],
@@ -875,6 +899,10 @@ WITHOUT_EFFECT = {
     "train.max_minutes": ["train.max_minutes=1"],
     "train.max_rollbacks": ["train.max_rollbacks=2"],
     "train.rollback_steps": ["train.rollback_steps=2"],
+    "tuning.prune_by": [*_TUNED, "tuning.prune_by=weight"],
+    "tuning.remove_at": [*_TUNED, "tuning.remove_at=0.3"],
+    "tuning.places": [*_TUNED, "tuning.num_sparse=0", "tuning.places=random"],
+    "optim.hidden_lr": [*_TUNED, "optim=muon", "optim.hidden_lr=0.1"],
 }
 
 
