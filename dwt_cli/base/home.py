@@ -23,6 +23,11 @@ def without_home(value: Any) -> Any:
     return value
 
 
+def with_home(path: str) -> str:
+    """Return a path of a record as it is on this machine."""
+    return path.replace(INSTEAD, str(Path.home()))
+
+
 def for_a_shell(path: Path) -> str:
     """Return a path as a word of a shell, from ``~`` on where it is below the home folder."""
     if path.is_relative_to(Path.home()):

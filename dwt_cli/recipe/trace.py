@@ -16,6 +16,7 @@ from rich.console import Console
 from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
+from dwt_cli.base.home import with_home
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.machine import Machine
 from dwt_cli.base.options import Device, Precision
@@ -193,7 +194,8 @@ def carry_out(folder: Path, file: Path, options: Options, console: Console) -> N
     options.check()
     say, run = plain_line(console), FinishedRun.read(folder)
     snapshots = run.snapshots()
-    cache = Cache(options.cache or run.settings["run"].get("cache"), say)
+    usual = run.settings["run"].get("cache")
+    cache = Cache(options.cache or (with_home(usual) if usual else None), say)
     corpus = run.corpus(cache)
     text = run.text(corpus, options.visits, say)
     queries = read_queries(file, text.task, corpus.tokenizer, corpus.train.block_length)

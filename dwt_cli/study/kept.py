@@ -11,6 +11,7 @@ from typing import Any
 
 from dwt_cli.base import atomic, locks
 from dwt_cli.base.atomic import read_json
+from dwt_cli.base.home import without_home
 from dwt_cli.base.identity import plain
 from dwt_cli.study.record import RUNS, StudyRecord
 from dwt_cli.track.metrics import heldout_losses, read_lines, read_settings
@@ -39,7 +40,7 @@ def said_by(run: Path) -> Said | None:
     return {
         "summary": {key: value for key, value in summary.items() if key not in _NOT_ITS_OWN},
         "environment": read_json(run / "environment.json") or {},
-        "settings": {group: settings[group] for group in _SETTINGS if group in settings},
+        "settings": without_home({name: settings[name] for name in _SETTINGS if name in settings}),
         "curve": heldout_losses(lines),
         "weights": [[float(f"{number:.4g}") for number in each] for each in weights],
     }

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from dwt_cli.base.home import without_home
 from dwt_cli.base.identity import counted
 from dwt_cli.evaluate.options import Eval
 from dwt_cli.study.compute import Account, Points, flops
@@ -252,4 +253,4 @@ def _settings(content: Mapping[str, Any]) -> str:
         found[group] = {key: value for key, value in settings.items() if key not in _LENGTH}
     # a setting that came later is null where it is not set
     known = {group: {k: v for k, v in of.items() if v is not None} for group, of in found.items()}
-    return json.dumps(known, sort_keys=True)
+    return json.dumps(without_home(known), sort_keys=True)

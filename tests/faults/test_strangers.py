@@ -14,7 +14,7 @@ import pytest
 
 from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.home import INSTEAD, for_a_shell, without_home
+from dwt_cli.base.home import INSTEAD, for_a_shell, with_home, without_home
 from dwt_cli.distill.teacher.options import CheckpointTeacher
 from dwt_cli.models.checkpoint import open_config, open_model
 from dwt_cli.models.options import Head
@@ -136,6 +136,7 @@ def test_the_home_folder_is_on_no_record() -> None:
         "a": [f"data.path={INSTEAD}/text", f"'{INSTEAD}'", f"{home}2/x", f"/x{home}/y", 3, None]
     }
     assert without_home(said) == there
+    assert with_home(f"{INSTEAD}/cache") == f"{home}/cache"
     assert for_a_shell(Path.home() / "a b" / "c") == "~/'a b/c'"
     assert for_a_shell(Path("/a b")) == "'/a b'"
     assert last_part(f"{home}/model") == "" and last_part(f"{home}/mine/model") == "mine"

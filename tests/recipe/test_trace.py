@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 
 from dwt_cli.base.errors import UserError
+from dwt_cli.base.home import INSTEAD
 from dwt_cli.cli import trace as command
 from dwt_cli.recipe.trace import FinishedRun, Options, carry_out
 from dwt_cli.track.summary import Facts, Summary
@@ -59,6 +60,9 @@ def test_what_cannot_be_traced_is_told_in_one_line(
     assert f"no longer in the cache ({tmp_path}/cache/corpus/{'a' * 16})" in gone
     assert f"--cache, or {AGAIN} makes both" in gone
     assert f"({tmp_path}/other/" in problem(run, "--cache", f"{tmp_path}/other", capsys=capsys)
+    at_home = (run / "config.yaml").read_text().replace(str(tmp_path), INSTEAD)
+    (run / "config.yaml").write_text(at_home)
+    assert f"({Path.home()}/cache/corpus/" in problem(run, capsys=capsys)
     summary = json.loads((run / "summary.json").read_text())
     labelled = summary | {"corpus": {"train_texts": 3}}
     (run / "summary.json").write_text(json.dumps(labelled))
