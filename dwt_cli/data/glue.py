@@ -33,7 +33,8 @@ class Task:
     """One task. texts, label: the columns, in the TSV files and on the hub (``hub_texts``).
 
     labels: the classes in the hub's order; empty for a regression. sizes: of the training and dev
-    sets. header: the column names of a file that does not begin with them.
+    sets. in_files: how TSV files write the classes, if not by name. header: the column names of a
+    file that does not begin with them.
     """
 
     name: str
@@ -44,6 +45,12 @@ class Task:
     sizes: tuple[int, ...]
     hub_texts: tuple[str, ...] | None = None
     header: tuple[str, ...] = ()
+    in_files: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The classes as TSV files have them."""
+        return self.in_files or self.labels
 
     @property
     def on_hub(self) -> str:
@@ -65,25 +72,27 @@ class Task:
 
 
 _PAIR = ("sentence1", "sentence2")
-_BINARY = ("0", "1")
+_DIGITS = ("0", "1")
 _INFERENCE = ("entailment", "not_entailment")
 
 TASKS = {
     task.name: task
     for task in (
-        Task("CoLA", ("sentence",), "label", _BINARY, ("matthews",), (8551, 1043),
-             header=("source", "label", "mark", "sentence")),
-        Task("SST-2", ("sentence",), "label", _BINARY, ("accuracy",), (67349, 872)),
-        Task("MRPC", ("#1 String", "#2 String"), "Quality", _BINARY, ("f1", "accuracy"),
-             (3668, 408), hub_texts=_PAIR),
+        Task("CoLA", ("sentence",), "label", ("unacceptable", "acceptable"), ("matthews",),
+             (8551, 1043), in_files=_DIGITS, header=("source", "label", "mark", "sentence")),
+        Task("SST-2", ("sentence",), "label", ("negative", "positive"), ("accuracy",), (67349, 872),
+             in_files=_DIGITS),
+        Task("MRPC", ("#1 String", "#2 String"), "Quality", ("not_equivalent", "equivalent"),
+             ("f1", "accuracy"), (3668, 408), hub_texts=_PAIR, in_files=_DIGITS),
         Task("STS-B", _PAIR, "score", (), ("pearson", "spearman"), (5749, 1500)),
-        Task("QQP", ("question1", "question2"), "is_duplicate", _BINARY, ("f1", "accuracy"),
-             (363846, 40430)),
+        Task("QQP", ("question1", "question2"), "is_duplicate", ("not_duplicate", "duplicate"),
+             ("f1", "accuracy"), (363846, 40430), in_files=_DIGITS),
         Task("MNLI", _PAIR, "gold_label", ("entailment", "neutral", "contradiction"),
              ("accuracy",), (392702, 9815, 9832), hub_texts=("premise", "hypothesis")),
         Task("QNLI", ("question", "sentence"), "label", _INFERENCE, ("accuracy",), (104743, 5463)),
         Task("RTE", _PAIR, "label", _INFERENCE, ("accuracy",), (2490, 277)),
-        Task("WNLI", _PAIR, "label", _BINARY, ("accuracy",), (635, 71)),
+        Task("WNLI", _PAIR, "label", ("not_entailment", "entailment"), ("accuracy",), (635, 71),
+             in_files=_DIGITS),
     )
 }  # fmt: skip
 
@@ -170,9 +179,9 @@ def _from_file(task: Task, file: Path) -> tuple[list[Row], int]:
 
 def _label(task: Task, text: str, place: str) -> float:
     try:
-        return task.labels.index(text) if task.labels else float(text)
+        return task.written.index(text) if task.labels else float(text)
     except ValueError as error:
-        wanted = f"one of {', '.join(task.labels)}" if task.labels else "a number"
+        wanted = f"one of {', '.join(task.written)}" if task.labels else "a number"
         raise UserError(
             f"{place}: label {text!r} of {task.name} is not {wanted}; put the file right"
         ) from error

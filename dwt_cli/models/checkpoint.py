@@ -141,7 +141,8 @@ def _of_classifier(
     if there not in (wanted, unnamed):
         yield (
             f"its classes are in the order {', '.join(there[:8])}, the task's "
-            f"{', '.join(wanted[:8])}; choose a model of this task"
+            f"{', '.join(wanted[:8])}; choose a model of this task (if it is one of an earlier "
+            "version, name them so in its config.json)"
         )
 
 

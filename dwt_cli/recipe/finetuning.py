@@ -54,15 +54,18 @@ class TestedStudent(Student):
 
 
 class _Part(Display):
-    """A display of one training as a part of something else."""
+    """A display of one stage as a part of something else, and of no other."""
 
-    def __init__(self, advance: Callable[[float, str], None], say: Callable[[str], None]) -> None:
-        self._advance, self.say = advance, say
+    def __init__(
+        self, stage: str, advance: Callable[[float, str], None], say: Callable[[str], None]
+    ) -> None:
+        self._stage, self._advance, self.say = stage, advance, say
 
     def update(
         self, stage: str, share: float, text: str = "", seconds: float | None = None
     ) -> None:
-        self._advance(share, text)
+        if stage == self._stage:
+            self._advance(share, text)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class TaskTunings:
         """Return those of a protocol. tokenizer: returns where the model's is."""
         config = tested.model.config
         data = Data(min(max_length, num_positions(config)), config.vocab_size)
-        texts = LabelledStage(data, task, tokenizer)
+        texts = LabelledStage(data, task, tokenizer, cache=at.cache)
         train = Train(
             max_steps=None,
             epochs=float(protocol.epochs),
@@ -127,7 +130,8 @@ class TaskTunings:
 
     @property
     def remarks(self) -> list[str]:
-        return self.texts.task.examples.remarks
+        remarks: list[str] = self.texts.texts.report["remarks"]
+        return remarks
 
     @property
     def cut(self) -> str:
@@ -140,8 +144,9 @@ class TaskTunings:
     def carry_out(
         self, optim: Optim, seed: int, folder: Path, advance: Callable[[float, str], None]
     ) -> Tuned:
-        stage, texts = self._of(optim, seed), self.texts.texts
-        at = replace(self.at, folder=folder, show=_Part(advance, self.at.show.say))
+        stage = self._of(optim, seed)
+        at = replace(self.at, folder=folder, show=_Part(stage.name, advance, self.at.show.say))
+        texts = self.texts.carry_out({}, at)
         facts = stage.carry_out({self.texts.name: texts}, at).facts
         batches = train_batches(stage.shapes.conditions, texts, seed, stage.purpose)
         assert isinstance(batches, BucketedBatches)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
+from dwt_cli.base.identity import plain
 from dwt_cli.data import corpus as corpora
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.stage import Conditions, Context, Done
 from dwt_cli.tasks.labelled import LabelledTask
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from dwt_cli.data.labelled import Examples
     from dwt_cli.tasks.texts import LabelledTexts, Texts
 
@@ -23,10 +28,14 @@ _VERSION = 1  # raise it when the same texts would give other tokens
 
 @dataclass(frozen=True)
 class LabelledStage(CorpusStage):
-    """The run's labelled texts, in the tokens of the model that is opened; not in the cache."""
+    """The run's labelled texts, in the tokens of the model that is opened.
 
-    kind, word = None, "labelled"
+    cache: where they may be found; they are kept there when the stage is carried out.
+    """
+
+    kind, word = "labelled", "labelled"
     task: LabelledTask
+    cache: Cache | None = field(default=None, compare=False)
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -60,6 +69,8 @@ class LabelledStage(CorpusStage):
                 f"tokenizer {path} has no pad_token, which the task needs; set data.tokenizer to "
                 "another"
             )
+        if kept := self._kept(tokenizer):
+            return kept
         examples, num_cut = self.task.examples, 0
 
         def in_tokens(part: Examples) -> Texts:
@@ -81,8 +92,20 @@ class LabelledStage(CorpusStage):
             "cut_texts": num_cut,
             "classes": list(examples.names),
             "about": "; ".join([*about, *examples.remarks]),
+            "remarks": examples.remarks,
         }
         return LabelledTexts(tokenizer, train, heldout, report)
+
+    def _kept(self, tokenizer: PreTrainedTokenizerBase) -> LabelledTexts | None:
+        from dwt_cli.tasks.texts import LabelledTexts
+
+        if self.cache is None or not self.is_kept(self.cache):
+            return None
+        place = self.place(self.cache)
+        with contextlib.suppress(atomic.Damaged):  # then they are made again
+            atomic.verify(place)
+            return LabelledTexts.open(place, tokenizer)
+        return None
 
     def _tokenised(self, tokenizer: Any, part: Examples) -> tuple[Texts, int]:
         import numpy as np
@@ -114,5 +137,6 @@ class LabelledStage(CorpusStage):
             )
 
     def carry_out(self, done: Done, at: Context) -> LabelledTexts:  # type: ignore[override]
+        at.prepared(self, self.texts.save, {"options": plain(self.task)})
         at.show.update(self.name, 1.0, str(self.texts.report["about"]))
         return self.texts

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from dwt_cli.base.cache import Cache
 from dwt_cli.config.run import Run
 from dwt_cli.distill.teacher.options import CheckpointTeacher
 from dwt_cli.recipe.corpus import CorpusStage, tokenizer_path
@@ -31,7 +32,8 @@ def recipe_of(run: Run, others: Iterable[StudentStage] = ()) -> StudentStage:
     texts: LabelledStage | None = None
     if labelled := run.task.labelled:
         tokenizer = lambda: tokenizer_path(run.data.tokenizer, opened)  # noqa: E731
-        texts = LabelledStage(run.data, labelled, tokenizer)
+        cache = Cache(run.run.cache, print)
+        texts = LabelledStage(run.data, labelled, tokenizer, cache=cache)
         conditions = replace(conditions, mean_length=lambda: texts.length)
     of = (run.student, run.remap, dict(run.teacher.each()), run.objective, conditions, opened)
     are_cached = run.signal.cached is not None and not run.alpha.soft_is_over(Moment(0.0))

@@ -6,6 +6,8 @@ Legend: B texts, L positions (of the longest text of a batch), N = B targets.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from dwt_cli.base import atomic
 from dwt_cli.base.randomness import generator, seed_for
 from dwt_cli.tasks.batches import Shared
 from dwt_cli.tasks.task import HELDOUT
 
+_ABOUT = "texts.json"
 _POOL = 64  # batches whose texts are sorted by length together: enough to waste little padding
 
 
@@ -111,6 +115,27 @@ class Texts:
         labels_N = torch.from_numpy(self.labels[numbers])
         return TextBatch(named, labels_N, torch.from_numpy(places_B3))
 
+    def save(self, file: Path) -> None:
+        """Write them to a file of arrays, which `open` reads."""
+        np.savez(
+            file,
+            ids=np.array([*chain.from_iterable(self.ids)], np.int32),
+            segments=np.array([*chain.from_iterable(self.segments)], np.uint8),
+            lengths=self.lengths,
+            labels=self.labels,
+            pad_id=self.pad_id,
+        )
+
+    @classmethod
+    def open(cls, file: Path) -> "Texts":
+        """Return the texts of a file of `save`."""
+        with np.load(file) as kept:
+            ends = [0, *kept["lengths"].cumsum().tolist()]
+            ids, segments = kept["ids"].tolist(), kept["segments"].tolist()
+            rows = [slice(*each) for each in pairwise(ends)]
+            labels, pad_id = kept["labels"], int(kept["pad_id"])
+        return cls([ids[row] for row in rows], [segments[row] for row in rows], labels, pad_id)
+
     def by_length(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
         """Yield the numbers of all texts in batches, those of like length together."""
         order = np.argsort(self.lengths, kind="stable")
@@ -128,6 +153,21 @@ class LabelledTexts:
     train: Texts
     heldout: Mapping[str, Texts]
     report: Mapping[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write all but the tokenizer into a folder, as `open` reads it."""
+        for number, texts in enumerate((self.train, *self.heldout.values())):
+            texts.save(folder / f"{number}.npz")
+        atomic.write_json(folder / _ABOUT, {"parts": list(self.heldout), "report": self.report})
+
+    @classmethod
+    def open(cls, folder: Path, tokenizer: PreTrainedTokenizerBase) -> "LabelledTexts":
+        """Return the set in a folder of `save`."""
+        about = atomic.read_json(folder / _ABOUT)
+        assert about is not None, "it is whole"
+        parts = enumerate(about["parts"], 1)
+        heldout = {name: Texts.open(folder / f"{number}.npz") for number, name in parts}
+        return cls(tokenizer, Texts.open(folder / "0.npz"), heldout, about["report"])
 
 
 class HeldoutTexts(Shared[TextBatch]):

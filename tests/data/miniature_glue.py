@@ -26,7 +26,7 @@ def _file(name: str, num_rows: int, draw: random.Random) -> str:
         row = dict.fromkeys(header, str(number))
         for column in task.texts:
             row[column] = " ".join(draw.choices(['the "bark', "elin", "ossa's", "um"], k=6))
-        label = draw.choice(task.labels) if task.labels else f"{draw.uniform(0, 5):.3f}"
+        label = draw.choice(task.written) if task.labels else f"{draw.uniform(0, 5):.3f}"
         row[task.label] = label
         rows.append([row[column] for column in header])
     mark = "\ufeff" if name == "MRPC" else ""

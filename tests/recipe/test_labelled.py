@@ -17,6 +17,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
+from dwt_cli.base.machine import Machine
+from dwt_cli.base.ranks import ALONE
 from dwt_cli.config import check
 from dwt_cli.config.run import Run
 from dwt_cli.data.corpus import Corpus
@@ -24,7 +26,9 @@ from dwt_cli.models.checkpoint import save_model
 from dwt_cli.models.making import make_model
 from dwt_cli.recipe import worker
 from dwt_cli.recipe.recipe import recipe_of
-from dwt_cli.tasks.texts import Texts
+from dwt_cli.recipe.stage import Site
+from dwt_cli.tasks.texts import LabelledTexts, Texts
+from dwt_cli.track.display import Display
 from dwt_cli.training.checkpoint import Checkpoints
 from tests.conftest import VOCAB_SIZE, tiny_architecture
 from tests.miniature import SCALE, dwt_train
@@ -195,6 +199,40 @@ def test_a_policy_chooses_among_teachers_text_by_text(
         assert ours == pytest.approx(theirs, rel=1e-4)
     of_first = [line["train/policy_1"] for line in found[0]]
     assert of_first[:2] == [0.5, 0.5] and of_first[-1] != 0.5
+
+
+def test_texts_are_tokenised_once(
+    composed: Composed, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = words_of(place, f"run.cache={tmp_path}", "task.text_columns=[text,text]")
+    at = Site(Machine(torch.device("cpu"), torch.float32), Cache(str(tmp_path), print), ALONE)
+    quiet = Display(Console(quiet=True), {"corpus": 0.0})
+
+    def texts(words: list[str] = words) -> LabelledTexts:
+        found: LabelledTexts = recipe_of(composed(*words)).corpus.carry_out({}, at.at(place, quiet))
+        return found
+
+    def stopped(*given: Any, **named: Any) -> Any:
+        raise AssertionError("they are kept")
+
+    first = texts()
+    with monkeypatch.context() as patched:
+        patched.setattr(Texts, "tokenised", stopped)
+        again = texts()
+        with pytest.raises(AssertionError, match="they are kept"):
+            texts([*words, "scale.block_length=9"])
+    assert again.report == first.report
+    for ours, theirs in ((again.train, first.train), (again.heldout[""], first.heldout[""])):
+        assert (ours.ids, ours.segments, ours.pad_id) == (
+            theirs.ids,
+            theirs.segments,
+            theirs.pad_id,
+        )
+        assert np.array_equal(ours.labels, theirs.labels) and ours.labels.dtype == np.int64
+    (file,) = tmp_path.glob("labelled/*/0.npz")
+    file.write_bytes(file.read_bytes()[:-9])
+    assert texts().train.ids == first.train.ids
+    assert list(tmp_path.glob("labelled/*.damaged"))
 
 
 @pytest.mark.slow
