@@ -4,11 +4,13 @@ What trains is `dwt_cli.recipe.finetuning`, as a run of a labelled task is train
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from dwt_cli.evaluate.options import Glue
 from dwt_cli.evaluate.options import Protocol as ProtocolName
+from dwt_cli.models.tuning import TUNINGS, Tuning
 from dwt_cli.training.options import AdamW, Falling, Optim
 
 
@@ -52,6 +54,7 @@ class FineTuning:
 
     optims: tried one after the other; where there are several, the best on the dev set counts.
     max_train, max_dev: the first so many examples, in an order drawn once; None: all of them.
+    tuning: which numbers are trained.
     """
 
     epochs: int
@@ -59,6 +62,7 @@ class FineTuning:
     optims: tuple[Optim, ...]
     max_train: int | None = None
     max_dev: int | None = None
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 _SANE = AdamW(lr=4e-5, betas=(0.9, 0.999), eps=1e-8, warmup=0.0, decay=1.0, falling=Falling.cosine)
@@ -76,3 +80,14 @@ PROTOCOLS = {
         3, 32, (replace(_SANE, lr=1e-3, warmup=0.1, decay=0.9),), max_train=1000, max_dev=1000
     ),
 }
+
+_FASTER = 10  # rates of adapters; of DSEE's scripts they are 2e-4 to 6e-4
+
+
+def protocol_of(options: Glue) -> FineTuning:
+    """Return the protocol that is asked for, of the numbers that are to be trained."""
+    protocol, tuning = PROTOCOLS[options.protocol], TUNINGS[options.tuning.name]()
+    if not tuning.freezes:
+        return protocol
+    optims = tuple(replace(optim, lr=_FASTER * optim.lr) for optim in protocol.optims)
+    return replace(protocol, optims=optims, tuning=tuning)

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.data.glue import TASKS, GlueSet, Task
-from dwt_cli.evaluate.finetuning import PROTOCOLS
+from dwt_cli.evaluate.finetuning import protocol_of
 from dwt_cli.evaluate.measurement import Found, Measurement, Score
-from dwt_cli.evaluate.options import Glue
+from dwt_cli.evaluate.options import Glue, TunedBy
 from dwt_cli.tasks.labelled import GlueTask
 
 Advance = Callable[[float, str], None]
@@ -31,7 +31,8 @@ def scores(asked: Measurement) -> list[Score]:
     on_task = {task: _OnTask(asked, task) for task in tasks}
     found = []
     for number, (task, seed) in enumerate(pieces):
-        title = f"GLUE {task.name} {options.protocol.name} seed {seed}"
+        by = f" {options.tuning.name}" if options.tuning is not TunedBy.full else ""
+        title = f"GLUE {task.name} {options.protocol.name}{by} seed {seed}"
 
         def advance(share: float, text: str, number: int = number, title: str = title) -> None:
             asked.advance("glue", min(0.99, (number + share) / len(pieces)), f"{title}  {text}")
@@ -116,7 +117,7 @@ class _OnTask:
 
     def __init__(self, asked: Measurement, task: Task) -> None:
         options = asked.options.glue
-        self._task, self._protocol = task, PROTOCOLS[options.protocol]
+        self._task, self._protocol = task, protocol_of(options)
         most = (self._protocol.max_train, self._protocol.max_dev)
         evaluated = EvaluatedTask(
             name=task.name, path=options.path, max_train=most[0], max_dev=most[1]

@@ -17,13 +17,25 @@ class Protocol(Enum):
     quick = "quick"
 
 
+class TunedBy(Enum):
+    """The numbers that a fine-tuning trains, as in group ``tuning``, with its settings there."""
+
+    full = "full"
+    lora = "lora"
+    dsee = "dsee"
+
+
 @dataclass
 class Glue:
-    """The GLUE benchmark, by fine-tuning. tasks: by name, as in [RTE,CoLA]; empty for all nine."""
+    """The GLUE benchmark, by fine-tuning. tasks: by name, as in [RTE,CoLA]; empty for all nine.
+
+    tuning: what is trained; with lora and dsee, rates are ten times the protocol's.
+    """
 
     path: str | None = bookkeeping(None)  # a folder of TSV files; null: nyu-mll/glue of the hub
     tasks: list[str] = field(default_factory=list)
     protocol: Protocol = Protocol.sane
+    tuning: TunedBy = TunedBy.full
     num_seeds: int = at_least(1, default=3)
     max_length: int = at_least(8, default=128)
 

@@ -55,6 +55,13 @@ class Tuning:
         """The share of the training after which weights are removed; None: none are."""
         return None
 
+    def problems_with(self, sizes: tuple[int, int], num_heads: int) -> Iterator[str]:
+        """Yield what does not fit a model, a line each.
+
+        sizes: outputs and inputs of the smallest matrix that is tuned.
+        """
+        yield from ()
+
     def attach(self, model: PreTrainedModel, seed: int, trains_head: bool) -> None:
         """Add what is trained to a model, in place, and freeze the rest.
 
@@ -97,7 +104,6 @@ class Lora(Tuning):
         return self.alpha / self.rank
 
     def problems_with(self, sizes: tuple[int, int], num_heads: int) -> Iterator[str]:
-        """Yield what does not fit a model, a line each; sizes: of its smallest tuned matrix."""
         if self.rank > (least := min(sizes)):
             yield (
                 f"tuning.rank={self.rank}: the student's queries and values are {sizes[0]} x "

@@ -1,11 +1,12 @@
 """The fine-tunings of a model under test: each is a student's stage of a labelled task."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from dwt_cli.base.errors import UserError
 from dwt_cli.base.options import bookkeeping
 from dwt_cli.base.ranks import ALONE
 from dwt_cli.data.options import Data
@@ -16,9 +17,11 @@ from dwt_cli.distill.remap.options import RandomStart
 from dwt_cli.evaluate.finetuning import FineTuning, Tuned
 from dwt_cli.evaluate.measurement import EvaluatedModel
 from dwt_cli.evaluate.options import Eval
-from dwt_cli.models.anatomy import num_positions
+from dwt_cli.models import adapters
+from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.making import classifier_config, make_classifier
 from dwt_cli.models.options import Classes, Predicts, Student
+from dwt_cli.models.tuning import Tuning
 from dwt_cli.recipe.labelled import LabelledStage
 from dwt_cli.recipe.samples import train_batches
 from dwt_cli.recipe.shapes import Shapes
@@ -51,6 +54,16 @@ class TestedStudent(Student):
     def config(self, setting: str, head: Predicts) -> PreTrainedConfig:
         assert isinstance(head, Classes)
         return classifier_config(self.model, head.num_outputs)
+
+
+def _problems(model: PreTrainedModel, tuning: Tuning) -> Iterator[str]:
+    """Yield why a model cannot be tuned in part."""
+    if not tuning.freezes:
+        return
+    if not is_known(model.config):
+        yield f"which matrices of a {model.config.model_type} it changes is not known here"
+    elif any(True for _ in tuning.problems_with(*adapters.sizes(model))):
+        yield f"a width of {model.config.hidden_size} is too small for it"
 
 
 class _Part(Display):
@@ -91,6 +104,9 @@ class TaskTunings:
     ) -> "TaskTunings":
         """Return those of a protocol. tokenizer: returns where the model's is."""
         config = tested.model.config
+        for problem in _problems(tested.model, protocol.tuning):
+            named = type(protocol.tuning).__name__.lower()
+            raise UserError(f"eval.glue.tuning={named}: {problem}; leave it out")
         data = Data(min(max_length, num_positions(config)), config.vocab_size)
         texts = LabelledStage(data, task, tokenizer, cache=at.cache)
         train = Train(
@@ -114,7 +130,7 @@ class TaskTunings:
         student = TestedStudent(tested.identity, tested.model)
         stage = StudentStage(
             0,
-            Shapes(student, RandomStart(), {}, {}, own, ()),
+            Shapes(student, RandomStart(), {}, {}, own, (), tuning=protocol.tuning),
             texts,
             None,
             Constant(hard=1.0, soft=0.0),

@@ -17,13 +17,15 @@ from dwt_cli.base.ranks import ALONE
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.glue import TASKS
 from dwt_cli.evaluate import glue, measures
+from dwt_cli.evaluate.finetuning import PROTOCOLS
 from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement, Results, Score
-from dwt_cli.evaluate.options import Eval, Glue, Protocol
+from dwt_cli.evaluate.options import Eval, Glue, Protocol, TunedBy
 from dwt_cli.models.making import make_model
 from dwt_cli.models.options import Architecture
 from dwt_cli.recipe import finetuning
 from dwt_cli.recipe.finetuning import TaskTunings
 from dwt_cli.recipe.stage import Site
+from dwt_cli.recipe.student import StudentStage
 from dwt_cli.tasks.options import MaskedLM
 from dwt_cli.track.display import Display
 from dwt_cli.training.checkpoint import Checkpoints
@@ -124,6 +126,27 @@ def test_another_length_or_other_data_is_another_piece(
         file.write("99\tbark\tum\tentailment\n")
     look(tasks=["RTE"], num_seeds=1)
     assert len(trainings) == 3
+
+
+@pytest.mark.parametrize("tuning", ["lora", "dsee"])
+def test_a_fine_tuning_of_a_few_numbers_is_another_piece(
+    look: Any, trainings: list[int], monkeypatch: pytest.MonkeyPatch, tuning: str
+) -> None:
+    look(tasks=["WNLI"], num_seeds=1)
+    rates, real = [], StudentStage.carry_out
+
+    def watched(self: StudentStage, *given: Any) -> Any:
+        trained = real(self, *given)
+        rates.append((self.shapes.conditions.optim.lr, trained.facts.tuning))
+        return trained
+
+    monkeypatch.setattr(StudentStage, "carry_out", watched)
+    results, _ = look(tasks=["WNLI"], num_seeds=1, tuning=TunedBy[tuning])
+    assert trainings == [0, 0]
+    assert results.problems == []
+    ((rate, account),) = rates
+    assert rate == 10 * PROTOCOLS[Protocol.quick].optims[0].lr
+    assert 0 < account["trained"] < 6000
 
 
 def test_what_was_stopped_goes_on_to_the_same_scores(

@@ -24,6 +24,7 @@ from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.training.checkpoint import Checkpoints
 from tests.conftest import VOCAB_SIZE, tiny_architecture
 from tests.miniature import SCALE, dwt_train, write_text
+from tests.recipe import test_labelled as labelled
 
 Composed = Callable[..., Run]
 TIMINGS = {"train/tokens_per_s", "train/elapsed_s"}
@@ -176,6 +177,28 @@ def test_gradients_and_moments_are_of_what_is_trained(composed: Composed, place:
     assert (all_of_it.gradients, all_of_it.optimizer) == (4 * size, 8 * size)
     assert (few.gradients, few.optimizer) == (4 * TRAINED, 8 * TRAINED)
     assert few.weights == 4 * (size + TRAINED)
+
+
+def test_a_classifier_is_tuned_by_its_head_and_a_few_numbers(
+    composed: Composed, place: Path
+) -> None:
+    for name, num_texts in (("train", 60), ("dev", 21)):
+        labelled.write(place / f"{name}.jsonl", num_texts, seed=num_texts)
+    more = ["train.max_steps=null", "train.epochs=2", "eval.every=30", "optim.lr=5e-2"]
+    folder, _ = labelled.train(composed, place, *DSEE, *more, student="modernbert")
+    student = summary_of(folder)["student"]
+    head = 16 * 16 + 16 + 3 * 16 + 3  # a layer with its norm, and three classes
+    assert student["tuning"]["trained"] == TRAINED + head
+    ours, start = weights_of(folder / "model"), weights_of(place / "modernbert")
+    frozen = [
+        name for name in start if name in ours and "layers" not in name and "head" not in name
+    ]
+    assert any("embeddings" in name for name in frozen)
+    assert all(torch.equal(ours[name], start[name]) for name in frozen)
+    assert labelled.of_saved(folder, place)[0] == pytest.approx(
+        student["heldout"]["loss"], rel=1e-4
+    )
+    assert student["heldout"]["loss"] < student["heldout_at_start"]["loss"]
 
 
 @pytest.mark.slow
