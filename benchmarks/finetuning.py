@@ -33,10 +33,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from dwt_cli.base.identity import fingerprint
 from dwt_cli.data.glue import TASKS, GlueSet
 from dwt_cli.data.labelled import Examples
 from dwt_cli.evaluate.finetuning import PROTOCOLS
 from dwt_cli.evaluate.options import Protocol
+from dwt_cli.models.options import provenance as of_model
 
 _MAX_LENGTH, _MARGIN, _SCREENED_BY = 128, 1.0, 1000
 _NUM_TASKS, _ABOVE = 3, 3.0  # standard errors
@@ -94,8 +96,10 @@ def _options() -> argparse.Namespace:
 
 
 def _task(name: str, options: argparse.Namespace) -> Task:
-    whole = GlueSet(TASKS[name], options.glue, "--glue", options.examples, options.examples).read()
-    folder, dev = options.out / name, next(iter(whole.heldout.values()))
+    source = GlueSet(TASKS[name], options.glue, "--glue", options.examples, options.examples)
+    determined = fingerprint(of_model(str(options.model)), source.content())
+    folder, whole = options.out / f"{name}-{determined}", source.read()
+    dev = next(iter(whole.heldout.values()))
     folder.mkdir(exist_ok=True)
     for part, examples in (("train", whole.train), ("dev", dev)):
         rows = [

@@ -85,6 +85,8 @@ MIXTURES = [
     "eval.every=20 eval.num_blocks=64 eval.measures=[lm,probing] eval.at=[0.5,1.0]",
     "launch=torchrun launch.gpus=2 launch.device=cpu parallel=fsdp train.micro_batch_size=8",
     "task=clm signal=threshold signal.num_entries=20 alpha=step objective.logits.temperature=2",
+    "task=classification task.path=labelled.jsonl task.regression=true student=checkpoint "
+    "student.path=model teacher=none",
     "student=checkpoint student.path=model tuning=dsee tuning.rank=4 tuning.places=largest "
     "tuning.prune=0.2 tuning.prune_by=weight tuning.heads=1 tuning.remove_at=0.25",
 ]

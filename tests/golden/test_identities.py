@@ -57,7 +57,7 @@ def test_only_the_runs_with_a_reason_are_not_found_by_the_identity_they_had() ->
     assert {
         words for words, each in KEPT.items() if each["formerly"]["run"] is None
     } == OLDER.keys() | decoders
-    studies = ("-cn decoder ", "-cn vocabulary ", "-cn cached ")
+    studies = ("-cn decoder ", "-cn vocabulary ", "-cn cached ", "-cn tasks ")
     alone = {words for words in decoders if not words.startswith(studies)}
     known = ("task=clm", "task.tokenizer=bpe", "task=classification", "task=glue", "task=packages")
     assert {each for each in alone if not any(word in each for word in known)} == {"scale=decoder"}
