@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from dwt_cli.base.errors import UserError, not_among
-from dwt_cli.base.options import between
-from dwt_cli.config.run import GROUPS_AND_SETTINGS, Run
+from dwt_cli.base.options import at_least, between
+from dwt_cli.config.run import DISTILLATION, GROUPS_AND_SETTINGS, Run
+from dwt_cli.data.glue import TASKS
 from dwt_cli.models.options import MOST_LAYERS
 
 CHAIN_SETTINGS = [*GROUPS_AND_SETTINGS, "chain"]
@@ -20,6 +21,12 @@ OF_ALL = ("chain", "run", "jobs")
 """The groups that are about the chain, and not about one of its stages alone."""
 
 _NAME = r"[A-Za-z0-9_]+"
+
+LABELLED = ("packages", "classification")
+"""The tasks of labelled texts beside GLUE's."""
+
+DISTILLED = ("teacher", *DISTILLATION)
+"""The groups that are about a student with a teacher."""
 
 
 @dataclass
@@ -38,6 +45,15 @@ class Chain:
     def each(self) -> dict[str, str]:
         """Return the words of each stage, by name and in order."""
         return self.stages
+
+    def concerns(self, stage: str, setting: str) -> bool:
+        """Return whether a stage has use for a setting that is typed for all."""
+        return True
+
+    @property
+    def reference(self) -> str | None:
+        """The stage whose model knows a task, with which later ones are compared; None: none."""
+        return None
 
     def problems(self, setting: str) -> Iterator[str]:
         """Yield what is wrong with the stages' names, a line each."""
@@ -104,7 +120,101 @@ class Grades(Chain):
             )
 
 
-CHAINS: dict[str, type[Chain]] = {"stages": Chain, "grades": Grades}
+_OF_TEACHER = "teacher=checkpoint teacher.path=@teacher "
+_OPENED = "student=checkpoint student.path=@{} "
+_LATENT = (
+    "objective=[attention,hidden{}] objective.hidden.pairs=null objective.hidden.distance=mse "
+    "alpha=normal"
+)
+
+
+@dataclass
+class ErnieTiny(Chain):
+    """A teacher's task in four stages, of which each changes one thing (ERNIE-Tiny, 2106.02241).
+
+    The teacher is fine-tuned first. Then the student, on general text, has the features of the
+    teacher and of the tuned one; on the task's texts those of the tuned one, and at last its
+    answers and the labels too. The abstract says that much; that features are TinyBERT's, the
+    weights 1 and the layers' map is a reconstruction.
+
+    task: packages, classification, or one of GLUE's by its name. steps: of each stage, the
+    teacher's fine-tuning first; empty: the scale's. alone: the control: the last stage alone, in as
+    many steps as the four, the first of which makes the model that it opens.
+    """
+
+    task: str = MISSING
+    steps: list[int] = at_least(1, [])
+    alone: bool = False
+
+    def each(self) -> dict[str, str]:
+        labelled = f"task={self.task} "
+        if self.task not in LABELLED:
+            labelled = f"task=glue task.name={self.task} "
+        tuned, general = "teacher=checkpoint teacher.path=@tuned ", _LATENT.format("")
+        last = labelled + tuned + _LATENT.format(f",{self._of_answers}")
+        stages = {"tuned": labelled + _OPENED.format("teacher") + "teacher=none"}
+        if self.alone:
+            stages |= {
+                "begun": _OF_TEACHER + "alpha=off",
+                "specific": _OPENED.format("begun") + last,
+            }
+        else:
+            general += " alpha.hard=0"
+            stages |= {
+                "general": _OF_TEACHER + general,
+                "enhanced": _OPENED.format("general") + tuned + general,
+                "adaptive": labelled + _OPENED.format("enhanced") + tuned + general,
+                "specific": _OPENED.format("adaptive") + last,
+            }
+        steps = self.steps
+        if self.alone and steps:
+            steps = [steps[0], 1, sum(steps[1:]) - 1]
+        if not steps:
+            return stages
+        pairs = zip(stages.items(), steps, strict=True)
+        return {name: f"{words} train.max_steps={n}" for (name, words), n in pairs}
+
+    def concerns(self, stage: str, setting: str) -> bool:
+        setting = setting.lstrip("+~")
+        group = setting.partition(".")[0]
+        if group == "task":
+            return stage in ("tuned", "adaptive", "specific")
+        if group in ("student", "remap"):
+            return stage in ("general", "begun")
+        if setting.startswith(f"objective.{self._of_answers}"):
+            return stage == "specific"
+        return stage not in ("tuned", "begun") or group not in DISTILLED
+
+    @property
+    def _of_answers(self) -> str:
+        """The objective that compares answers: of a task whose labels are numbers another."""
+        is_number = self.task in TASKS and not TASKS[self.task].labels
+        return "mse" if is_number else "logits"
+
+    @property
+    def reference(self) -> str:
+        return "tuned"
+
+    def problems(self, setting: str) -> Iterator[str]:
+        """Yield what is wrong with the task, or with the steps, a line each."""
+        known = [*LABELLED, *TASKS]
+        if self.task not in known:
+            yield not_among(f"{setting}.task={self.task}", "task", self.task, known)
+        if self.steps and len(self.steps) != 5:
+            yield (
+                f"{setting}.steps={self.steps}: give 5, one for the teacher's fine-tuning and for "
+                "each of the four stages, or none"
+            )
+        if self.alone and not self.steps:
+            yield (
+                f"{setting}.alone=true: it lasts as long as the four together; give "
+                f"{setting}.steps, 5 numbers"
+            )
+        if self.stages:
+            yield f"{setting}.stages has no effect here: {setting}.task makes them; leave it out"
+
+
+CHAINS: dict[str, type[Chain]] = {"stages": Chain, "grades": Grades, "ernie_tiny": ErnieTiny}
 """Known to Hydra as ``/schema/chain: NAME``."""
 
 
@@ -129,13 +239,17 @@ def words_of_stages(chain: Chain, typed: Sequence[str]) -> dict[str, list[str]]:
         own = words_in(f"chain.stages.{name}", words)
         for word in own:
             key, _, value = word.partition("=")
-            if said.get(key, word) != word:
+            if chain.concerns(name, key) and said.get(key, word) != word:
                 raise UserError(f"{said[key]}: the stage {name} sets {word}; leave it out")
             if value.startswith("@") and value[1:] not in known:
                 line = not_among(f"{name}: {word}", "earlier stage", value[1:], known)
                 raise UserError(f"chain.stages.{line}")
         keys = set(map(_setting, own))
-        found[name] = [word for word in (*common, *said.values()) if _setting(word) not in keys]
+        found[name] = [
+            word
+            for word in (*common, *said.values())
+            if (key := _setting(word)) not in keys and chain.concerns(name, key)
+        ]
         found[name] += own
         known.append(name)
     return found

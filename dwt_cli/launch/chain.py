@@ -6,6 +6,7 @@ Until then a model that is not there is stood in for by its configuration, which
 need. The chain's folder is ``<run.root>/chains/<name>/`` (`dwt_cli.study.chain`).
 """
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,14 +25,25 @@ from dwt_cli.config.chain import OF_ALL, Chained, filled, words_of_stages
 from dwt_cli.config.compose import runs_of
 from dwt_cli.config.launch import Basic
 from dwt_cli.config.run import Mode, Run
+from dwt_cli.data.corpus import open_tokenizer
 from dwt_cli.launch import pool
 from dwt_cli.launch.start import Begin
 from dwt_cli.models.options import located
 from dwt_cli.recipe import preflight
+from dwt_cli.recipe.divergence import Known
+from dwt_cli.recipe.labelled import LabelledStage
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import LOCK, find, last_part, read_summary, recorded_as
 from dwt_cli.recipe.student import StudentStage
-from dwt_cli.study.chain import ChainRecord, Link, print_chain, write_chain
+from dwt_cli.recipe.worker import let_transformers_be_quiet
+from dwt_cli.study.chain import (
+    ChainRecord,
+    Divergence,
+    Link,
+    known_divergences,
+    print_chain,
+    write_chain,
+)
 from dwt_cli.study.record import Job
 from dwt_cli.track.display import Overview, plain_line
 
@@ -120,6 +132,7 @@ def carry_out(
         if _again(stage.run) or not stage.done
     }
     models, number = {"teacher": chain.teacher}, 0
+    measure = _Measure(chain.reference, known_divergences(folder))
     with lock, Overview(console, name, steps, len(stages) - len(steps)) as overview:
         for number, each in enumerate(words):
             stage, error = _composed(each, words[each], models, beside), None
@@ -127,11 +140,13 @@ def carry_out(
                 overview.say(f"{each}: {shlex.join(['dwt-train', *stage.words])}")
                 error = _work(stage, folder / "logs", name, overview, begin)
             links[number] = replace(_link(stage, words[each]), error=without_home(error))
+            if not error:
+                models[each] = str(stage.folder)
+                links[number] = replace(links[number], divergence=measure(each, stage))
             record = replace(record, links=tuple(links))
             table = write_chain(folder, record)
             if error:
                 break
-            models[each] = str(stage.folder)
     print_chain(console, folder, record, table)
     if not error:
         return 0
@@ -139,6 +154,36 @@ def carry_out(
     again = [word for word in arguments if not word.startswith("run.fresh=")]
     say(f"the stages before it stay; to go on: {shlex.join(['dwt-train', *again])}")
     return MISTAKE
+
+
+@dataclass
+class _Measure:
+    """The divergence of stages' models from the one that knows the task, once it is there.
+
+    reference: its stage. known: the figures on record, by the names of the two runs.
+    """
+
+    reference: str | None
+    known: Mapping[tuple[str, str], Mapping[str, float]]
+    _stage: _Stage | None = None
+    _model: Known | None = None
+
+    def __call__(self, name: str, stage: _Stage) -> Divergence | None:
+        """Return that of a stage that is finished; None where there is nothing to compare with."""
+        if name == self.reference:
+            self._stage = stage
+            return None
+        if self._stage is None:
+            return None
+        one, other = (each.folder for each in (self._stage, stage))
+        assert one and other, "they are finished"
+        if (found := self.known.get((one.name, other.name))) is None:
+            texts = self._stage.student.corpus
+            assert isinstance(texts, LabelledStage), "the stage knows a task"
+            let_transformers_be_quiet()
+            self._model = self._model or Known(texts, one)
+            found = self._model.divergence(other)
+        return Divergence(one.name, found)
 
 
 def _composed(
@@ -170,6 +215,9 @@ def _planned(
             model = shapes.student_model
             model.config.architectures = [type(model).__name__]
             model.config.save_pretrained(aside / name)
+            if (path := stage.student.corpus.tokenizer()) is not None:
+                with contextlib.suppress(UserError):  # of a stage that makes its own there is none
+                    open_tokenizer(path, ()).save_pretrained(aside / name)
     return stages
 
 

@@ -7,7 +7,7 @@ made the models that are no stage of the chain is named apart.
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,24 @@ _PRETRAINING = "teacher_pretraining_flops"
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """How far a stage's model is from another, on dev texts.
+
+    run: the folder's name of the other's. values: as of `dwt_cli.recipe.divergence`.
+    """
+
+    run: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Link:
     """A stage of a chain.
 
     words: what `dwt-train` is told for it; models that are not there yet as ``@NAME``. layers: of
     its student. outside: the teacher that it has from outside of the chain, and its layers. folder:
     of its run, relative to the chain's; null: it has not begun. error: the one line that it failed
-    with.
+    with. divergence: from the model that knows the task; null where the chain has none.
     """
 
     name: str
@@ -44,6 +55,7 @@ class Link:
     outside: tuple[str, int | None] | None
     folder: str | None
     error: str | None = None
+    divergence: Divergence | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,13 @@ class ChainRecord:
     name: str
     command: str
     links: tuple[Link, ...]
+
+
+def known_divergences(folder: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """Return what a chain's record has of `Link.divergence`, by the two runs' names."""
+    links = (read_json(folder / FILES[0]) or {}).get("links", ())
+    found = [(each["folder"], each["divergence"]) for each in links if each.get("divergence")]
+    return {(from_["run"], Path(folder).name): from_["values"] for folder, from_ in found}
 
 
 def write_chain(folder: Path, chain: ChainRecord) -> pd.DataFrame:
@@ -71,7 +90,8 @@ def write_chain(folder: Path, chain: ChainRecord) -> pd.DataFrame:
     lines = [[*shown], ["---"] * len(shown.columns), *shown.itertuples(index=False)]
     text = "".join(f"| {' | '.join(markdown(str(each)) for each in line)} |\n" for line in lines)
     title = f"# Chain: {markdown(chain.name)}\n\n{code(chain.command)}\n\n"
-    atomic.write_text(folder / FILES[2], f"{title}{text}\n{_apart(table)}\n")
+    below = "\n\n".join(_apart(table))
+    atomic.write_text(folder / FILES[2], f"{title}{text}\n{below}\n")
     return table
 
 
@@ -83,7 +103,8 @@ def print_chain(console: Console, folder: Path, chain: ChainRecord, table: pd.Da
     for line in shown.itertuples(index=False):
         grid.add_row(*map(str, line))
     console.print(grid)
-    say(_apart(table))
+    for line in _apart(table):
+        say(line)
     if (last := folder / (chain.links[-1].folder or "") / "model").is_dir():
         say(f"model: {last.resolve()}")
     for file in FILES:
@@ -110,6 +131,8 @@ def _rows(folder: Path, links: Sequence[Link]) -> list[dict[str, Any]]:
             "state": "failed" if link.error else "finished" if done else "missing",
             "command": shlex.join(["dwt-train", *link.words]),
         }
+        if link.divergence:
+            row |= {f"divergence_{name}": n for name, n in link.divergence.values.items()}
         if done:
             cost, student, remap = done.cost, done.student, done.student.remap
             flops = [n for key, n in cost.items() if key.endswith("_flops") and key != _PRETRAINING]
@@ -142,6 +165,9 @@ def _values(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in line.items()} for line in lines.to_dict("records")]
 
 
+_DIVERGENCES = {"divergence_classes": "KL", "divergence_attention": "attention"}
+"""Columns of a chain that knows a task, and what is said of them below the table."""
+
 _FORMS = {"layers": ".0f", "steps": ".0f", "FLOPs": ".3g", "seconds": ".0f", "before": ".3f",
           "after": ".3f"}  # fmt: skip
 
@@ -163,8 +189,18 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def _apart(table: pd.DataFrame) -> str:
-    """Return the line about what made the models from outside."""
+def _apart(table: pd.DataFrame) -> list[str]:
+    """Return what is said below the table: what made the models from outside, and divergences.
+
+    KL of the classes, in nats; squared differences of the scores of attention.
+    """
     flops = pd.to_numeric(table.flops[table.kind == "outside"]).sum(skipna=False)
     known = "unknown" if math.isnan(flops) else f"{flops:.3g} FLOPs"
-    return f"apart from the sum, the teacher's pre-training: {known}"
+    lines = [f"apart from the sum, the teacher's pre-training: {known}"]
+    for row in table.to_dict("records"):
+        there = {short: row.get(name) for name, short in _DIVERGENCES.items()}
+        said = [f"{short} {n:.3g}" for short, n in there.items() if n is not None and n == n]
+        lines += [f"{row['stage']}, divergence on the task's dev texts: {', '.join(said)}"] * bool(
+            said
+        )
+    return lines

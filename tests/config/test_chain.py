@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.config import check
-from dwt_cli.config.chain import Chain, Chained, Grades, filled, words_of_stages
+from dwt_cli.config.chain import Chain, Chained, ErnieTiny, Grades, filled, words_of_stages
 from dwt_cli.config.compose import runs_of
 
 COMMON = "teacher=checkpoint remap=stack alpha=step"
@@ -62,6 +62,75 @@ def test_a_stage_has_its_own_word_where_all_have_another() -> None:
 def test_what_cannot_be_meant_is_one_line(grades: Chain, parts: list[str]) -> None:
     found = problems(grades)
     assert len(found) == 1 and all(part in found[0] for part in parts), found
+
+
+TYPED = ["task.path=GLUE", "student.num_layers=4", "teacher.temperature=2", "optim.lr=1e-3"]
+
+
+def test_each_stage_of_ernie_tiny_changes_one_thing() -> None:
+    chain = ErnieTiny("DIR", task="SST-2", steps=[5, 4, 3, 2, 1])
+    assert not problems(chain)
+    found = {name: {*words} for name, words in words_of_stages(chain, TYPED).items()}
+    assert list(found) == ["tuned", "general", "enhanced", "adaptive", "specific"]
+    assert all("optim.lr=1e-3" in words for words in found.values())
+    steps = [f"train.max_steps={n}" for n in chain.steps]
+    assert [
+        word for words, word in zip(found.values(), steps, strict=True) if word in words
+    ] == steps
+
+    def setting(name: str) -> list[str | None]:
+        said = ([w for w in words if w.startswith(f"{name}=")] for words in found.values())
+        return [words[0].partition("=")[2] if words else None for words in said]
+
+    assert setting("task.name") == ["SST-2", None, None, "SST-2", "SST-2"]
+    assert setting("task.path") == ["GLUE", None, None, "GLUE", "GLUE"]
+    models = ["@teacher", None, "@general", "@enhanced", "@adaptive"]
+    assert setting("student.path") == models
+    assert setting("teacher.path") == [None, "@teacher", "@tuned", "@tuned", "@tuned"]
+    assert setting("teacher.temperature") == [None, "2", "2", "2", "2"]
+    assert setting("student.num_layers") == [None, "4", None, None, None]
+    assert setting("alpha.hard") == [None, "0", "0", "0", None]
+    latent = "[attention,hidden]"
+    assert setting("objective") == [None, latent, latent, latent, "[attention,hidden,logits]"]
+
+
+def test_numbers_as_labels_are_compared_by_squares() -> None:
+    words = words_of_stages(ErnieTiny("DIR", task="STS-B"), ["objective.mse.weight=2"])
+    assert "objective=[attention,hidden,mse]" in words["specific"]
+    assert [name for name in words if "objective.mse.weight=2" in words[name]] == ["specific"]
+
+
+def test_the_control_has_the_last_stage_alone_and_as_many_steps() -> None:
+    four, alone = (
+        words_of_stages(ErnieTiny("DIR", task="packages", steps=[5, 4, 3, 2, 9], alone=a), [])
+        for a in (False, True)
+    )
+    assert list(alone) == ["tuned", "begun", "specific"]
+    assert alone["tuned"] == four["tuned"]
+    own = ("student.path=", "train.max_steps=")
+    last = [[w for w in words["specific"] if not w.startswith(own)] for words in (four, alone)]
+    assert last[0] == last[1]
+    assert "train.max_steps=1" in alone["begun"] and "train.max_steps=17" in alone["specific"]
+
+
+@pytest.mark.parametrize(
+    ("chain", "parts"),
+    [
+        (ErnieTiny("DIR", task="SST2"), ["chain.task=SST2", "did you mean SST-2?"]),
+        (ErnieTiny("DIR", task="RTE", steps=[1, 2]), ["chain.steps=[1, 2]", "give 5"]),
+        (ErnieTiny("DIR", task="RTE", steps=[0] * 5), ["chain.steps=0", "at least 1"]),
+        (ErnieTiny("DIR", task="RTE", alone=True), ["chain.alone=true", "chain.steps"]),
+        (ErnieTiny("DIR", task="RTE", stages={"a": "b=1"}), ["chain.stages", "leave it out"]),
+    ],
+)
+def test_a_chain_that_no_task_has_is_one_line(chain: ErnieTiny, parts: list[str]) -> None:
+    found = problems(chain)
+    assert found and all(part in found[0] for part in parts), found
+
+
+def test_a_word_that_only_a_stage_has_is_not_typed_for_all() -> None:
+    with pytest.raises(UserError, match=r"alpha\.hard=1: the stage general sets alpha\.hard=0"):
+        words_of_stages(ErnieTiny("DIR", task="RTE"), ["alpha.hard=1"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from dwt_cli.data.corpus import Corpus
 from dwt_cli.models.checkpoint import save_model
 from dwt_cli.models.making import make_model
 from dwt_cli.recipe import worker
+from dwt_cli.recipe.divergence import Known
+from dwt_cli.recipe.labelled import LabelledStage
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.stage import Site
 from dwt_cli.tasks.texts import LabelledTexts, Texts
@@ -233,6 +236,33 @@ def test_texts_are_tokenised_once(
     file.write_bytes(file.read_bytes()[:-9])
     assert texts().train.ids == first.train.ids
     assert list(tmp_path.glob("labelled/*.damaged"))
+
+
+def test_how_far_a_model_is_from_one_that_knows_the_task(
+    composed: Composed, place: Path, tuned: tuple[Path, str]
+) -> None:
+    """By plain calls, text by text; a language model has no classes to be compared."""
+    texts = recipe_of(composed(*words_of(place))).corpus
+    assert isinstance(texts, LabelledStage)
+    known = Known(texts, tuned[0])
+    assert known.divergence(tuned[0]) == pytest.approx({"classes": 0, "attention": 0}, abs=1e-6)
+    other = place / "other"
+    model = AutoModelForSequenceClassification.from_pretrained(tuned[0] / "model")
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    tokenizer = AutoTokenizer.from_pretrained(tuned[0] / "model")
+    save_model(model, tokenizer, other)
+    found, total = known.divergence(other), 0.0
+    its = AutoModelForSequenceClassification.from_pretrained(tuned[0] / "model")
+    rows = list(map(json.loads, (place / "dev.jsonl").read_text().splitlines()))
+    for row in rows:
+        given = tokenizer(row["text"], return_tensors="pt", truncation=True, max_length=10)
+        with torch.no_grad():
+            t_C, p_C = (m.eval()(given.input_ids).logits[0].softmax(-1) for m in (its, model))
+        total += sum(t * math.log(t / p) for t, p in zip(t_C.tolist(), p_C.tolist(), strict=True))
+    assert found["classes"] == pytest.approx(total / len(rows), rel=1e-3)
+    assert found["attention"] > 1e-6
+    assert known.divergence(place / "modernbert").keys() == {"attention"}
 
 
 @pytest.mark.slow
