@@ -338,6 +338,11 @@ def _of_tuning(run: Run, tuning: str) -> Iterator[str]:
             f"train.compile=true with {tuning}: weights that are computed are not compiled; set "
             "train.compile=false"
         )
+    if run.tuning.removes_at is not None and run.alpha.crossing:
+        yield (
+            f"{tuning} with alpha={run.choices.get('alpha', '')}: on its curve nothing is removed; "
+            "set tuning.prune=0 tuning.heads=0, or choose another alpha"
+        )
     if run.tuning.removes_at is not None and is_sharded:
         yield (
             f"{tuning} with parallel=fsdp: what is removed is found among whole matrices; set "

@@ -177,16 +177,18 @@ class CrossingStage(Stage):
             from dwt_cli.distill.loss import DistillationLoss
 
             of, loss = self.constant(steps, length), DistillationLoss()
+            model, shapes = self.alone.start()[0], self.alone.shapes
+            shapes.attach(model, self.alone.seed)
             facts = of.fit(
                 self,
-                of.wrapped(self.alone.start()[0], at.machine),
+                of.wrapped(model, at.machine),
                 loss,
                 done[self.alone.corpus.name],
                 at,
                 purpose=self.alone.purpose,
                 seed=self.alone.seed,
                 folder=folder,
-                compile_loss=loss.compile,
+                compile_loss=None if shapes.tuning.freezes else loss.compile,
                 enough=level,
             )
             if (facts.steps or 0) < length:

@@ -22,7 +22,7 @@ them; curve: (step, held-out loss); weights: (share of the run, alpha_hard, alph
 
 _NUM_WEIGHTS = 100  # points of a schedule, as many as a picture can show
 _NOT_ITS_OWN = ("samples", "stand_alone", "equal_flops", "comparison", "cost")
-_SETTINGS = ("task", "student", "optim", "train", "eval")
+_SETTINGS = ("task", "student", "tuning", "optim", "train", "eval")
 
 
 def said_by(run: Path) -> Said | None:
@@ -40,7 +40,9 @@ def said_by(run: Path) -> Said | None:
     return {
         "summary": {key: value for key, value in summary.items() if key not in _NOT_ITS_OWN},
         "environment": read_json(run / "environment.json") or {},
-        "settings": without_home({name: settings[name] for name in _SETTINGS if name in settings}),
+        "settings": without_home(
+            {name: settings[name] for name in _SETTINGS if settings.get(name)}
+        ),
         "curve": heldout_losses(lines),
         "weights": [[float(f"{number:.4g}") for number in each] for each in weights],
     }

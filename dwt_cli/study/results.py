@@ -247,7 +247,7 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
 
 
 def _settings(content: Mapping[str, Any]) -> str:
-    found = {group: content.get(group) or {} for group in ("task", "student", "optim")}
+    found = {group: content.get(group) or {} for group in ("task", "student", "tuning", "optim")}
     for group, kind in (("train", Train), ("eval", Eval)):
         settings = counted(kind, content.get(group) or {})
         found[group] = {key: value for key, value in settings.items() if key not in _LENGTH}

@@ -592,6 +592,8 @@ STUDENTS: list[Row] = [
      ["tuning=dsee with parallel=fsdp", "tuning.prune=0 tuning.heads=0"]),
     ("heads over shares", _student("good", *_DSEE, "tuning.heads=1", *_TWO, "parallel=fsdp"),
      ["tuning=dsee with parallel=fsdp", "parallel=ddp"]),
+    ("a curve with a step in it", _student("good", *_DSEE, "tuning.heads=1", "alpha=crossover"),
+     ["tuning=dsee with alpha=crossover", "choose another alpha"]),
     ("weights that are computed", _student("good", *_DSEE, "train.compile=true"),
      ["train.compile=true with tuning=dsee", "train.compile=false"]),
     ("a fresh head that stays", _student("classifier", "teacher=none", *_DSEE),

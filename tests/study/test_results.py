@@ -221,6 +221,7 @@ def test_longer_stand_alone_arms_are_points_of_it(tmp_path: Path) -> None:
     with_more(folder, "other_batch", 300, CONFIG.replace("batch_size: 8", "batch_size: 16"))
     with_more(folder, "other_precision", 300, CONFIG.replace("8}", "8, precision: bf16}"))
     with_more(folder, "other_evaluation", 300, CONFIG + "eval: {num_blocks: 8}\n")
+    with_more(folder, "tuned", 300, CONFIG + "tuning: {rank: 4}\n")
     remapped = {
         **miniature.summary("x", 200, 0, 350)["student"],
         "remap": {"flops": 0, "seconds": 0},
@@ -229,7 +230,7 @@ def test_longer_stand_alone_arms_are_points_of_it(tmp_path: Path) -> None:
     results = read_results(folder)
     assert results.stand_alone == {"alone", "alone_1.25"}
     assert results.compared == [
-        *("weak", "poor", "other_batch", "other_precision", "other_evaluation", "remapped")
+        *("weak", "poor", "other_batch", "other_precision", "other_evaluation", "tuned", "remapped")
     ]
     points = results.points(results.stand_alone, 0)
     assert [flops for flops, _ in points] == [100e9, 200e9, 250e9]
