@@ -66,7 +66,11 @@ class Program:
     def chain(self, teacher: str, layers: Sequence[int], *words: str) -> list[dict[str, Any]]:
         """Return the stages of a finished chain, each with the summary of its run."""
         several = f"chain.layers=[{','.join(map(str, layers))}]"
-        lines = self("-cn", "grades", f"chain.teacher={teacher}", several, *words)
+        return self.stages("-cn", "grades", f"chain.teacher={teacher}", several, *words)
+
+    def stages(self, *words: str) -> list[dict[str, Any]]:
+        """Return the stages of any chain, once it is finished, as `chain` does."""
+        lines = self(*words)
         (file,) = [line.removeprefix("json: ") for line in lines if line.startswith("json: ")]
         content = json.loads(Path(file).read_text(encoding="utf-8"))
         folders = [Path(file).parent / link["folder"] for link in content["links"]]
