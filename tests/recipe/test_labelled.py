@@ -161,11 +161,8 @@ def test_a_student_listens_to_a_teacher_that_knows_the_task(
 FEATURES = ["objective=[attention,hidden,minilmv2]", "objective.hidden.pairs=null"]
 
 
-@pytest.mark.parametrize(
-    "alone",
-    [False, pytest.param(True, marks=pytest.mark.slow)],
-    ids=["with labels", "features alone"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [False, True], ids=["with labels", "features alone"])
 def test_features_of_layers_are_compared_on_labelled_texts(
     composed: Composed, place: Path, tuned: tuple[Path, str], alone: bool
 ) -> None:
