@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from importlib import import_module
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +34,15 @@ _PRELOADED = [
     "transformers.models.bert.modeling_bert",
     "transformers.models.modernbert.modeling_modernbert",
 ]
+PROGRAMS = {
+    "dwt-train": ("dwt_cli.cli.main", "main"),
+    "dwt-eval": ("dwt_cli.cli.main", "evaluate_main"),
+    "dwt-report": ("dwt_cli.cli.report", "main"),
+    "dwt-runs": ("dwt_cli.cli.runs", "main"),
+    "dwt-cache": ("dwt_cli.cli.cache", "main"),
+    "dwt-trace": ("dwt_cli.cli.trace", "main"),
+}
+
 _FORKSERVER = multiprocessing.get_context("forkserver")  # one server per process of pytest
 _FORKSERVER.set_forkserver_preload(_PRELOADED)
 
@@ -121,14 +131,17 @@ def dwt_train(
 
 
 class Started:
-    """``dwt-train`` with these arguments, at work from now on; output goes to a file."""
+    """``dwt-train``, or a program that is named first, at work from now on.
+
+    Output goes to a file.
+    """
 
     every: ClassVar[list["Started"]] = []
 
     def __init__(self, arguments: list[str], cwd: Path, **environment: str) -> None:
         Started.every.append(self)
         self._log = cwd / f"output-{len(Started.every)}.txt"
-        command = ["dwt-train", *arguments]
+        command = arguments if arguments[0] in PROGRAMS else ["dwt-train", *arguments]
         self._process = _begin(command, cwd, self._log, self._log, environment)
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -153,6 +166,10 @@ class Started:
             if state():
                 return
             self.send(signal.SIGCONT)
+
+    @property
+    def is_at_work(self) -> bool:
+        return self._process.is_alive()
 
     def send(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -202,9 +219,8 @@ def _command(
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     sys.argv = command
 
-    from dwt_cli.cli import main
-
+    module, function = PROGRAMS[command[0]]
     try:
-        main.main()
+        sys.exit(getattr(import_module(module), function)())
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves without them

@@ -33,6 +33,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from dwt_cli.launch.process import QUIETLY
 from tests.faults.words import Words, commands
 from tests.miniature import dwt_train, options, write_text
+from tests.processes import PROGRAMS
 
 BATCH = 20
 SECONDS, MOST_SECONDS = 10, 60
@@ -46,15 +47,6 @@ WORK = (
     *("dwt_cli.launch.clone.go_on", "dwt_cli.recipe.trace._products"),
 )
 """Where a command has been found right, and what takes long begins."""
-
-PROGRAMS = {
-    "dwt-train": ("dwt_cli.cli.main", "main"),
-    "dwt-eval": ("dwt_cli.cli.main", "evaluate_main"),
-    "dwt-report": ("dwt_cli.cli.report", "main"),
-    "dwt-runs": ("dwt_cli.cli.runs", "main"),
-    "dwt-cache": ("dwt_cli.cli.cache", "main"),
-    "dwt-trace": ("dwt_cli.cli.trace", "main"),
-}
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,9 @@ def words_of(name: str) -> list[str]:
     return [*COMMON, *shlex.split(COMMANDS[name])]
 
 
-def kill(run: Path) -> None:
-    """Take away what a run that was killed after its third step has not written."""
-    for path in (run / "model", *run.glob("checkpoints/step-00000006")):
+def kill(run: Path, last: str = "step-00000006") -> None:
+    """Take away what a run that was killed before its last checkpoint has not written."""
+    for path in (run / "model", run / "checkpoints" / last):
         shutil.rmtree(path)
     (run / "summary.json").unlink()
     status = json.loads((run / "status.json").read_text())

@@ -1,0 +1,43 @@
+"""``python -m tests.faults``: what breaks off, by machine, with a table at its end."""
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+import time
+from pathlib import Path
+
+from dwt_cli.base.machine import commit
+from tests.faults import kills
+
+
+def main() -> int:
+    """Kill, and print the table; return 1 if something is different."""
+    parser = argparse.ArgumentParser("python -m tests.faults", description=kills.__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="what", required=True)
+    asked = commands.add_parser("kills", help="killed at random moments, and typed again")
+    asked.add_argument("number", type=int, nargs="?", default=100)
+    asked.add_argument("--into", type=Path, default=Path("runs/faults"), help="answers are kept")
+    typed = parser.parse_args()
+    typed.into.mkdir(parents=True, exist_ok=True)
+    begun, found = time.monotonic(), list[kills.Kill]()
+    for each in kills.answers(typed.number, typed.into):
+        found.append(each)
+        left = (time.monotonic() - begun) / len(found) * (typed.number - len(found))
+        print(
+            f"{len(found)} of {typed.number}, ETA {left / 60:.0f} min: {each.phase}, "
+            f"{each.moment_s:.2f} s, {'killed' if each.died else 'had ended'}: "
+            f"{each.different or 'no difference'}",
+            flush=True,
+        )
+    versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("torch", "transformers"))
+    print(f"\n{kills.table(found)}\n")
+    print(
+        f"commit {commit()}, {platform.machine()}, Python {platform.python_version()}, {versions}"
+    )
+    return any(each.different for each in found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
