@@ -100,12 +100,17 @@ def every_choice() -> list[str]:
 
 
 def recorded() -> dict[str, str]:
-    """Return the commands on record, but for those of files, and the identities of their runs."""
+    """Return the commands on record, and the identities of their runs.
+
+    Left out are those of files, and of models that are not here.
+    """
     found: dict[str, str] = {}
     for file in sorted((SWEEPS / "results").glob("*/results.csv")):
         with file.open(encoding="utf-8", newline="") as rows:
-            each = [row for row in csv.DictReader(rows) if " data.path=" not in row["words"]]
-            found |= {row["words"]: row["identity"] for row in each}
+            for row in csv.DictReader(rows):
+                sets = f"{row['words']} {arms(file.parent.name).get(row['arm'])}"
+                if "data.path=" not in sets and "teacher.path=" not in sets:
+                    found[row["words"]] = row["identity"]
     return found
 
 

@@ -24,7 +24,7 @@ from dwt_cli.distill.teacher.targets import SoftTargets, SparseRows
 from dwt_cli.tasks.batches import Beside
 from dwt_cli.tasks.task import Batch, Place, Targets
 
-_TILE_BYTES = 1 << 26  # of a table of rows in fp64; there are a few at once
+_TILE_BYTES = {"cpu": 1 << 21, "cuda": 1 << 26}  # of rows in fp64; on a CPU they stay in the cache
 
 
 class CachedSignal(TeacherSignal):
@@ -133,7 +133,8 @@ def _cached(
     centroids_MV: Tensor | None,
 ) -> CachedRows:
     """Return the rows of some targets, tile by tile, in fp64 wherever the teacher is."""
-    size, tiles = max(1, _TILE_BYTES // (8 * layout.vocab_size)), []
+    size = max(1, _TILE_BYTES[labels_N.device.type] // (8 * layout.vocab_size))
+    tiles = []
     if centroids_MV is not None:
         centroids_MV = centroids_MV.to(labels_N.device).double()
     for start in range(0, len(labels_N), size):
