@@ -34,6 +34,8 @@ NEEDS = {
     "objective=alm": ["task=clm"],
     "objective=uld": ["task=clm"],
     "signal=top_k": ["objective=top_k"],
+    "tuning=lora": ["student=checkpoint", "student.path=model"],
+    "tuning=dsee": ["student=checkpoint", "student.path=model"],
     "launch=torchrun": ["launch.gpus=2"],
     "launch=slurm": ["launch.gpus=2"],
 }

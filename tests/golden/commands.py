@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+from functools import cache
 
 import yaml
 
@@ -99,6 +100,7 @@ def every_choice() -> list[str]:
     return [f"{choice} {NEEDED.get(choice, '')}".strip() for choice in chosen]
 
 
+@cache
 def recorded() -> dict[str, str]:
     """Return the commands on record, and the identities of their runs.
 
@@ -114,6 +116,7 @@ def recorded() -> dict[str, str]:
     return found
 
 
+@cache
 def arms(study: str) -> dict[str, str]:
     """Return what each arm of a study sets, as its file has it."""
     content = yaml.safe_load((SWEEPS / f"{study}.yaml").read_text("utf-8"))
