@@ -148,6 +148,10 @@ class _OnTask:
     def _scores(self, metrics: Mapping[str, float]) -> Iterator[Score]:
         cut = self._tunings.cut
         told = [*self._tunings.remarks, *([f"{self._task.name}: {cut}"] if cut else [])]
+        if (tuning := self._protocol.tuning).freezes:
+            told.append(
+                f"{self._task.name}: fine-tuned by {type(tuning).__name__.lower()}, not in full"
+            )
         parts = zip(self._task.dev, self._tunings.sizes.items(), strict=True)
         for split, (part, size) in parts:
             end = f"_{part}" if part else ""

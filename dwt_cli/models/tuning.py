@@ -80,8 +80,7 @@ class Tuning:
     def merge(self, model: PreTrainedModel) -> dict[str, Any] | None:
         """Make it an ordinary model again, in place; return an account of what was trained.
 
-        trained: numbers. zeros: the share of the layers' matrices that was set to zero. heads: how
-        many were removed.
+        trained: numbers. zeros: the share of the layers' matrices that is zero.
         """
         return None
 

@@ -108,21 +108,23 @@ class Shapes:
         """
         from dwt_cli.models.flops import FORWARD_AND_BACKWARD
 
-        flops, (ours, theirs) = self.conditions.step_flops, self.features
+        (ours, theirs), flops = self.features, self.conditions.training_flops
         shown = flops(self.student_model, ours) - flops(self.student_model)
+        compared = self._comparing_flops(self.student_model)
         if over_chunks(self.objectives):
-            shown += self._head_flops(self.student_model)
+            compared += self._head_flops(self.student_model)
         if teacher and teacher.read:
             asked = self._answer_in_other_tokens(teacher.read, teacher.aligned or 0.0)
         else:
             asked = sum(self.answer_flops(name, theirs) for name in self.teacher_models)
         asked += sum(map(self._comparing_flops, self.teacher_models.values()))
-        shown = (shown + self._comparing_flops(self.student_model)) * FORWARD_AND_BACKWARD
+        shown += compared * FORWARD_AND_BACKWARD
         if self.num_shared:  # two products with the head, each time that losses are formed
             sizes = self.conditions.num_outputs * self.student_config.hidden_size
             shown += 4 * self.num_shared * sizes * self.conditions.train.num_parts(1)
         if self.mixture:
-            block = flops(self.student_model) / self.conditions.train.batch_size
+            of = self.conditions
+            block = of.step_flops(self.student_model) / of.train.batch_size
             shown += self.mixture.student_flops(self._head_flops(self.student_model), block)
         return shown, asked + sum(self.learning_flops.values())
 

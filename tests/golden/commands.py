@@ -108,10 +108,12 @@ def recorded() -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for file in sorted((SWEEPS / "results").glob("*/results.csv")):
+        study = (SWEEPS / f"{file.parent.name}.yaml").read_text("utf-8")
+        if "teacher.path=" in study or "student.path=" in study:
+            continue
         with file.open(encoding="utf-8", newline="") as rows:
             for row in csv.DictReader(rows):
-                sets = f"{row['words']} {arms(file.parent.name).get(row['arm'])}"
-                if "data.path=" not in sets and "teacher.path=" not in sets:
+                if " data.path=" not in row["words"]:
                     found[row["words"]] = row["identity"]
     return found
 

@@ -133,10 +133,12 @@ def _cached(
     centroids_MV: Tensor | None,
 ) -> CachedRows:
     """Return the rows of some targets, tile by tile, in fp64 wherever the teacher is."""
-    size = max(1, _TILE_BYTES[labels_N.device.type] // (8 * layout.vocab_size))
+    size = _TILE_BYTES[labels_N.device.type] // (8 * layout.vocab_size)
+    size = max(1, cached.num_shared, size)  # of fewer rows the product with centroids is slow
     tiles = []
     if centroids_MV is not None:
         centroids_MV = centroids_MV.to(labels_N.device).double()
+        roots_MV = centroids_MV.float().sqrt()
     for start in range(0, len(labels_N), size):
         part = slice(start, start + size)
         logits_CV = targets.dense(part).double()
@@ -149,7 +151,7 @@ def _cached(
         uniforms_CU = torch.from_numpy(uniforms_NU[part]).to(t_CV.device)
         nearest_C = shares_C = torch.zeros_like(labels_C, dtype=torch.int64)
         if centroids_MV is not None:
-            nearest_C = nearest(t_CV.float().sqrt(), centroids_MV)
+            nearest_C = nearest(t_CV.float().sqrt(), roots_MV)
             near_CV = centroids_MV[nearest_C]
             # what they have in common; as it is read
             shares_C = (torch.minimum(t_CV, near_CV).sum(-1) * MOST_SHARES).round().long()

@@ -83,16 +83,16 @@ def centroids(t_NV: Tensor, number: int, num_rounds: int = 8) -> Tensor:
     starts_M = torch.linspace(0, len(t_NV) - 1, number, device=t_NV.device).long()
     found_MV = t_NV[starts_M]
     for _ in range(num_rounds):
-        nearest_N = nearest(roots_NV, found_MV)
+        nearest_N = nearest(roots_NV, found_MV.to(roots_NV.dtype).sqrt())
         sums_MV = torch.zeros_like(found_MV).index_add_(0, nearest_N, t_NV)
         counts_M1 = nearest_N.bincount(minlength=number)[:, None]
         found_MV = torch.where(counts_M1 > 0, sums_MV / counts_M1.clamp_min(1), t_NV.mean(0))
     return found_MV
 
 
-def nearest(roots_NV: Tensor, centroids_MV: Tensor) -> Tensor:
-    """Return the number of the centroid that overlaps most with each row, which comes as roots."""
-    return (roots_NV @ centroids_MV.to(roots_NV.dtype).sqrt().T).argmax(-1)
+def nearest(roots_NV: Tensor, roots_MV: Tensor) -> Tensor:
+    """Return the number of the centroid that overlaps most with each row; both come as roots."""
+    return (roots_NV @ roots_MV.T).argmax(-1)
 
 
 def sampled(t_NV: Tensor, uniforms_NU: Tensor) -> Entries:

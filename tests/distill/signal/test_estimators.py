@@ -167,7 +167,7 @@ def test_centroids_are_the_means_of_what_is_alike() -> None:
     t_NV /= t_NV.sum(-1, keepdim=True)
     found_MV = centroids(t_NV, 2)
     means = [t_NV[kinds_N == kind].mean(0) for kind in (0, 1)]
-    first = int(nearest(one_V.sqrt()[None], found_MV))
+    first = int(nearest(one_V.sqrt()[None], found_MV.sqrt()))
     torch.testing.assert_close(found_MV[[first, 1 - first]], torch.stack(means))
 
 
