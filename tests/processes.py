@@ -37,6 +37,7 @@ _PRELOADED = [
 PROGRAMS = {
     "dwt-train": ("dwt_cli.cli.main", "main"),
     "dwt-eval": ("dwt_cli.cli.main", "evaluate_main"),
+    "dwt-advise": ("dwt_cli.cli.main", "advise_main"),
     "dwt-report": ("dwt_cli.cli.report", "main"),
     "dwt-runs": ("dwt_cli.cli.runs", "main"),
     "dwt-cache": ("dwt_cli.cli.cache", "main"),
@@ -105,14 +106,19 @@ def _rank(
 
 
 def dwt_train(
-    *arguments: str, cwd: Path, timeout: float = 120, **environment: str
+    *arguments: str,
+    cwd: Path,
+    timeout: float = 120,
+    program: str = "dwt-train",
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``dwt-train`` to its end as a person would, in a process of its own.
 
-    environment: what is set beside this process's own. A negative return code is a signal.
+    program: another one of `PROGRAMS`. environment: what is set beside this process's own.
+    A negative return code is a signal.
     Raises `subprocess.TimeoutExpired` when it takes longer than ``timeout`` seconds.
     """
-    command = ["dwt-train", *arguments]
+    command = [program, *arguments]
     settings = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"} | environment
     with tempfile.TemporaryDirectory(prefix="dwt-test-") as folder:
         logs = Path(folder, "out"), Path(folder, "err")

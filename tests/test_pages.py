@@ -62,6 +62,7 @@ NOT_HERE = {
     "=train.": "files that are not here: tests/recipe/test_labelled.py",
     "=books/": "files that are not here: tests/data/test_files.py",
     "=corpus.jsonl": "files that are not here: tests/data/test_files.py",
+    "--score": "forecasts that are not here: tests/launch/test_advice.py",
     "dwt-report runs/": "a study that is not here: tests/study/test_report.py",
     "signal=imported": "a decoder and files that are not here: tests/recipe/test_imported.py",
     "vocabulary=transfer": "a teacher as wide as the student: tests/recipe/test_vocabularies.py",

@@ -15,7 +15,9 @@ from dwt_cli.base import interrupt
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import MISTAKE, Reported, UserError
 from dwt_cli.cli import overrides
+from dwt_cli.cli.advise import advise, score
 from dwt_cli.config import check, explain, files
+from dwt_cli.config.advise import ADVISE_SETTINGS, Advising
 from dwt_cli.config.chain import OF_ALL, Chained
 from dwt_cli.config.compose import register, runs_of
 from dwt_cli.config.launch import Basic, Start
@@ -28,6 +30,7 @@ from dwt_cli.launch.start import starter
 _PROGRAMS: dict[str, tuple[str, type[Run], Sequence[str]]] = {
     "dwt-train": ("config", Run, GROUPS_AND_SETTINGS),
     "dwt-eval": ("evaluate", Evaluation, EVAL_SETTINGS),
+    "dwt-advise": ("advise", Advising, ADVISE_SETTINGS),
 }
 """The config that each composes, its type, and the first words of its settings."""
 
@@ -35,6 +38,8 @@ _PROGRAMS: dict[str, tuple[str, type[Run], Sequence[str]]] = {
 def carry_out(program: str, arguments: list[str]) -> int:
     """Compose and check every run before one begins; return the exit code."""
     primary, root, known = _PROGRAMS[program]
+    scores = root is Advising and "--score" in arguments
+    arguments = [word for word in arguments if not (scores and word == "--score")]
 
     def work() -> int:
         with interrupt.stoppable():
@@ -50,6 +55,8 @@ def carry_out(program: str, arguments: list[str]) -> int:
             name = asked.config_name or primary
             if is_chain:
                 return _chain(asked, arguments)
+            if root is Advising:
+                return score(asked) if scores else advise(asked, arguments)
             runs, many = runs_of(asked.overrides, root_here, name, asked.config_dir, asked.multirun)
             for run in runs:
                 check.check(run)

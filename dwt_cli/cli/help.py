@@ -8,6 +8,7 @@ from dwt_cli.config import files
 
 _PRIMARY: dict[str, tuple[str, Collection[str] | None]] = {
     "dwt-train": ("config", None),
+    "dwt-advise": ("advise", None),
     "dwt-eval": ("evaluate", ("eval", "data", "task", "scale", "train", "tracker", "launch")),
 }
 """The config that each command composes, and the groups that it heeds; None: all."""

@@ -1,4 +1,4 @@
-"""``dwt-train`` and ``dwt-eval``. A question is answered before anything large is loaded."""
+"""``dwt-train`` and others. A question is answered before anything large is loaded."""
 
 import os
 import sys
@@ -30,3 +30,8 @@ def main(program: str = "dwt-train") -> None:
 def evaluate_main() -> None:
     """Carry ``dwt-eval`` out, in the same manner."""
     main("dwt-eval")
+
+
+def advise_main() -> None:
+    """Carry ``dwt-advise`` out; with ``--score`` what it has forecast is compared."""
+    main("dwt-advise")

@@ -269,11 +269,11 @@ def filled(words: Sequence[str], models: Mapping[str, str]) -> list[str]:
     for word in words:
         key, _, value = word.partition("=")
         path = models.get(value[1:]) if value.startswith("@") else None
-        done.append(f"{key}={_quoted(path)}" if path else word)
+        done.append(f"{key}={quoted(path)}" if path else word)
     return done
 
 
-def _quoted(path: str) -> str:
+def quoted(path: str) -> str:
     """Return a path as Hydra reads it: by itself not as a number, and in some letters alone."""
     if "/" in path and re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", path):
         return path

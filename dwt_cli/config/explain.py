@@ -54,8 +54,8 @@ def _of_composition(error: HydraException | OmegaConfBaseException) -> str:
         inside = (
             [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
         )
-        if key.startswith("chain."):
-            return not_among(key, "setting", str(inner), inside, prefix="chain.")
+        if (first := key.partition(".")[0]) in ("chain", "advise"):
+            return not_among(key, "setting", str(inner), inside, prefix=f"{first}.")
         if key.endswith(str(inner)) or not inside:
             return no_setting(key)
         return not_among(f"{key}: {inner}", "setting", str(inner), inside)

@@ -6,6 +6,7 @@ composed config into plain objects, once. Nothing below the front door sees a Di
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -227,6 +228,11 @@ class Study(Run):
     @property
     def of_study(self) -> "Study":
         return self
+
+    @property
+    def asked_by(self) -> list[str]:
+        """The words of the study's command that ask for this run: its arm's follow from them."""
+        return self.overrides[: len(self.overrides) - len(shlex.split(self.study.arms[self.arm]))]
 
 
 SCHEMAS: dict[str, dict[str, type]] = {

@@ -46,18 +46,20 @@ def carry_out(
     arguments: Sequence[str],
     console: Console,
     begin: Begin,
+    program: str = "dwt-train",
+    reports: bool = True,
 ) -> int:
     """Do what is missing, each run in a process of its own; returns the exit code.
 
-    study: the name of the primary config, where it is a study's. arguments: the command that asks
-    for them. begin: starts a process.
+    study: the name of the primary config, where it is a study's. program, arguments: the command
+    that asks for them. begin: starts a process. reports: whether a report is written and printed.
     Raises `UserError` when another process is at work in the study's folder, KeyboardInterrupt when
     it was asked to stop.
     """
     say, first = plain_line(console), runs[0]
     pool.check(first)
     of = first.of_study
-    command = shlex.join(["dwt-train", *_without_places(arguments)])
+    command = shlex.join([program, *_without_places(arguments)])
     if of and study:
         name = study
     else:  # its fingerprint: of what its runs share, and of the names of its factors
@@ -134,6 +136,8 @@ def carry_out(
         failed = [job for job in map(ledger.jobs.__getitem__, map(_key, jobs)) if job.error]
         for job in failed:
             say(f"failed: {_title(job)}: {job.error}")
+        if not reports:
+            return MISTAKE if failed else 0
         results = read_results(folder)
         print_report(console, results, write_report(folder, results))
         show(results, folder, first.tracker, say)
@@ -232,8 +236,7 @@ def _jobs(
         is_done = identity in kept or (place and (place / "summary.json").is_file())
         state: State = "finished" if is_done else "missing"
         if of := run.of_study:
-            of_arm = shlex.split(of.study.arms[of.arm])
-            arm, length, words = of.arm, of.length, (*options, *words[: len(words) - len(of_arm)])
+            arm, length, words = of.arm, of.length, (*options, *of.asked_by)
         else:
             arm = (
                 " ".join(_without_places(w for w in words if _setting(w) in swept - _AXES)) or "run"

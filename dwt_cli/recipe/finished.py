@@ -2,11 +2,13 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from dwt_cli.config.chain import quoted
 from dwt_cli.config.run import DISTILLATION, Mode, Run
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import find, read_summary, readable, recorded_as, summary_of
@@ -67,18 +69,10 @@ def to_know(overrides: list[str], student: StudentStage, summary: Summary) -> di
     """
     if student.teacher is None:
         return {}
-    not_alone = {"teacher", *DISTILLATION, "teacher_steps", "fresh"}
-    kept = [
-        override
-        for override in overrides
-        if not_alone.isdisjoint(re.split(r"[.@]", override.lstrip("+~").partition("=")[0]))
-    ]
-    opened = student.shapes.checkpoints
-    if student.corpus.data.tokenizer is None and opened and opened[0][0] != "student.path":
-        kept.append(f"data.tokenizer={student.corpus.tokenizer()}")
+    kept = words_alone(overrides, student)
     found = {}
     if summary.stand_alone is None:
-        found["what it brought"] = shlex.join(["dwt-train", "teacher=none", *kept])
+        found["what it brought"] = shlex.join(["dwt-train", *kept])
     steps = student.equal_steps(summary.student)
     if summary.equal_flops is None and steps not in (None, summary.student.steps):
         limits = [f"train.{limit}" for limit in ("max_steps", "epochs", "max_minutes")]
@@ -86,5 +80,19 @@ def to_know(overrides: list[str], student: StudentStage, summary: Summary) -> di
         train = student.shapes.conditions.train
         rest.append(f"train.max_steps={steps}")
         rest += [f"{limit}=null" for limit in limits[1:] if getattr(train, limit[6:]) is not None]
-        found["it at equal FLOPs"] = shlex.join(["dwt-train", "teacher=none", *rest])
+        found["it at equal FLOPs"] = shlex.join(["dwt-train", *rest])
     return found
+
+
+def words_alone(words: Sequence[str], student: StudentStage) -> list[str]:
+    """Return the words of the same student without its teacher, on the same text and tokens."""
+    not_alone = {"teacher", *DISTILLATION, "teacher_steps", "fresh"}
+    kept = [
+        word
+        for word in words
+        if not_alone.isdisjoint(re.split(r"[.@]", word.lstrip("+~").partition("=")[0]))
+    ]
+    opened = student.shapes.checkpoints
+    if student.corpus.data.tokenizer is None and opened and opened[0][0] != "student.path":
+        kept.append(f"data.tokenizer={quoted(str(student.corpus.tokenizer()))}")
+    return ["teacher=none", *kept]

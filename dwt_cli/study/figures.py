@@ -38,13 +38,14 @@ def draw(results: Results, folder: Path) -> dict[str, Path]:
     drawn = {}
     for name, (drawing, title) in DRAWINGS.items():
         if figure := drawing(results):
-            _legend(figure)
+            legend(figure)
             drawn[name] = folder / f"{name}.png"
             save(figure, f"{results.study.name}: {title}", drawn[name], size=11, dpi=_DPI)
     return drawn
 
 
-def _style(results: Results, arm: str) -> dict[str, Any]:
+def style(results: Results, arm: str) -> dict[str, Any]:
+    """Return how an arm looks, in all pictures of a study."""
     if arm in results.stand_alone:
         return _ALONE
     number = results.compared.index(arm)
@@ -57,7 +58,7 @@ def _panels(of: Sequence[Any]) -> tuple[Figure, dict[Any, Axes]]:
     return figure, dict(zip(of, axes, strict=True))
 
 
-def _legend(figure: Figure) -> None:
+def legend(figure: Figure) -> None:
     """One for all panels, each label once, below."""
     found: dict[str, Any] = {}
     for axes in figure.axes:
@@ -107,7 +108,7 @@ def _over_runs(
         return None
     figure, axes_of = _panels(list(dict.fromkeys(length for length, _ in bands)))
     for (length, arm), band in bands.items():
-        _band(axes_of[length], band, arm, _style(results, arm))
+        _band(axes_of[length], band, arm, style(results, arm))
     for length, axes in axes_of.items():
         finish(axes, f"runs of {length} steps{note}", unit, _SHARE)
     return figure
@@ -168,7 +169,7 @@ def _schedules(results: Results) -> Figure | None:
             "linewidth": 1.2 + 2.4 * (1 - (number + 1) / len(by_weights)),
             "markersize": 4.5,
             "markevery": (every * number // len(by_weights), every),
-            **_style(results, arms[0]),
+            **style(results, arms[0]),
         }
         shares, hard, soft = zip(*weights, strict=True)
         axes_of["hard"].plot(shares, hard, **look)
@@ -210,7 +211,7 @@ def _teacher_quality(results: Results) -> Figure | None:
     figure, axes_of = _panels(cells.length.unique())
     for each in cells.assign(x=_side_by_side(cells)).itertuples():
         gain = _interval(-pd.Series(each.gap))
-        look = {**_style(results, each.arm), "linestyle": "none", "capsize": 3, "markersize": 6}
+        look = {**style(results, each.arm), "linestyle": "none", "capsize": 3, "markersize": 6}
         bar = [[gain.middle - gain.low], [gain.high - gain.middle]]
         axes_of[each.length].errorbar(each.x, gain.middle, yerr=bar, label=each.arm, **look)
     base = results.baseline
@@ -230,7 +231,7 @@ def _headline(results: Results) -> Figure | None:
     found = found.assign(x=_side_by_side(found), place=found.arm.map(results.compared.index))
     highest = 1.1 * max(1.0, found.share.max())
     for each in found.sort_values("place").itertuples():
-        look = {**_style(results, each.arm), "linestyle": "none", "markersize": 6, "capsize": 3}
+        look = {**style(results, each.arm), "linestyle": "none", "markersize": 6, "capsize": 3}
         bar: Any = 0.07 * highest  # of an arrow
         if not each.side:
             exact = [cost.at_most for cost in each.costs[Account.FORWARD]]
@@ -261,7 +262,7 @@ def _cost(results: Results) -> Figure | None:
             means = _by_flops(results, {arm}, account)
             if len(means):
                 line = means.assign(low=means.middle, high=means.middle)
-                _band(axes, line, arm, _style(results, arm))
+                _band(axes, line, arm, style(results, arm))
         axes.set_xscale("log")
         decades = np.ptp(np.log10(axes.get_xlim()))
         subs = (1, 1.5, 2, 3, 4, 5, 7) if decades < 1 else (1, 2, 5) if decades < 2.5 else (1,)

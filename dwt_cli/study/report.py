@@ -48,14 +48,14 @@ def write_report(folder: Path, results: Results | None = None) -> list[Path]:
     )
     text = re.sub("\n{3,}", "\n\n", text)
     paths = [folder / name for name in ("report.html", "report.md", "results.csv")]
-    atomic.write_text(paths[0], _page(text, study.name, folder))
+    atomic.write_text(paths[0], page(text, study.name, folder))
     atomic.write_text(paths[1], text)
     atomic.write_text(paths[2], tables.runs_table(results).to_csv(index=False))
     keep(folder, study)
     return [*paths, folder / RUNS, *pictures.values()]
 
 
-def _page(markdown: str, title: str, folder: Path) -> str:
+def page(markdown: str, title: str, folder: Path) -> str:
     """Return Markdown and the pictures beside it as one HTML page that needs nothing else.
 
     Markup in the text stays text.

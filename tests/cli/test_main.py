@@ -168,6 +168,7 @@ def test_help_tells_every_choice(tmp_path: Path) -> None:
     [
         "main.main --help",
         "main.evaluate_main --help",
+        "main.advise_main --help",
         "main.main --cfg job",
         "report.main --help",
         "runs.main --help",

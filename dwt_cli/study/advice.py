@@ -1,0 +1,258 @@
+"""What a ladder's record advises: whether a teacher pays with a budget, and by how much.
+
+A ladder is a study whose arms are those that its owner may choose from, at three lengths. They are
+compared at equal FLOPs, of student and teacher, and not at equal steps.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dwt_cli.base.errors import UserError
+from dwt_cli.study.forecast import FARTHEST, Interval, Ladder, Law
+from dwt_cli.study.results import Results
+
+ALONE = "alone"
+A_STEP = "FLOPs a step"
+WHAT = {
+    ALONE: "do not distil: train alone",
+    "taught": "listen to the teacher, and start at random",
+    "grown": "grow from the teacher's weights, and do not listen to it",
+    "both": "grow from the teacher's weights, and listen to it",
+}
+"""What each arm of a ladder stands for, in the order in which they are tried."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the final run may take. text: as it was typed. speed: FLOPs a second."""
+
+    text: str
+    is_time: bool
+    flops: float
+    speed: float
+
+    def shown(self, flops: float) -> str:
+        """Return so many FLOPs in the unit of the budget."""
+        if not self.is_time:
+            return f"{flops:.3g} FLOPs"
+        seconds = flops / self.speed
+        size, unit = (3600, "h") if seconds >= 5400 else (60, "min") if seconds >= 90 else (1, "s")
+        return f"{seconds / size:.3g} {unit}"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an arm comes to with the whole budget.
+
+    steps: that the budget pays for. a_step: FLOPs, of the teacher too. loss: held-out, in nats.
+    apart: minus that of the student alone, for as many FLOPs. horizon: the FLOPs at which that
+    changes its sign; None: it does not. as_far: the steps that it takes alone to the same loss.
+    """
+
+    arm: str
+    steps: int
+    a_step: float
+    loss: Interval
+    apart: Interval
+    horizon: float | None
+    as_far: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What is advised, and what that follows from.
+
+    teacher_loss: on the same held-out text; None: not known, or per token of another kind.
+    epochs: of the text, in the longest run that is forecast and in the ladder's longest. flops,
+    seconds: that the ladder's runs have taken.
+    """
+
+    budget: Budget
+    ladder: Ladder
+    seeds: list[int]
+    forecasts: list[Forecast]
+    teacher_loss: float | None
+    epochs: tuple[float, float]
+    flops: float
+    seconds: float
+
+    @property
+    def best(self) -> Forecast:
+        """The arm that is advised: the lowest of those that are clear of the student alone."""
+        clear = [each for each in self.forecasts if each.apart.high < 0]
+        return min(clear, key=lambda each: each.apart.value, default=self.forecasts[0])
+
+    @property
+    def reach(self) -> float:
+        """How many times the ladder's longest run the student alone is trained for."""
+        return self.forecasts[0].steps / self.ladder.longest
+
+    @property
+    def is_trusted(self) -> bool:
+        return self.reach <= FARTHEST
+
+    @property
+    def cost(self) -> float:
+        """The FLOPs that the ladder took, as a share of the budget."""
+        return self.flops / self.budget.flops
+
+    def difference(self, arm: int, law: Law, steps: float) -> float:
+        """Return an arm's loss minus that of as many FLOPs alone. steps: those of the latter."""
+        as_dear = steps * self.forecasts[0].a_step / self.forecasts[arm].a_step
+        return law.loss(arm, as_dear) - law.loss(0, steps)
+
+
+def advise(results: Results, lengths: Sequence[int], budget: Budget) -> Advice:
+    """Return what a ladder of these lengths says of a budget.
+
+    Raises `UserError` where no seed has all of its runs.
+    """
+    runs = results.runs[results.runs.length.isin(lengths)]
+    arms = [arm for arm in results.study.arms if arm in {*runs.arm}]
+    losses = runs.pivot(index="seed", columns=["arm", "length"], values="heldout_loss")
+    wanted = pd.MultiIndex.from_product([results.study.arms, lengths])
+    whole = losses.reindex(columns=wanted).dropna()
+    if whole.empty:
+        why = results.left_out[results.left_out.what == "run"]
+        named = "".join(f"; {r.arm}, {r.length} steps: {r.why}" for r in why[:1].itertuples())
+        raise UserError(
+            f"advise.seeds: no seed has all runs of the ladder{named}; the same command goes on"
+        )
+    losses_SAL = whole.to_numpy(float).reshape(len(whole), len(arms), len(lengths))
+    ladder = Ladder(lengths, np.moveaxis(losses_SAL, 0, -1))
+    longest = runs[runs.length == max(lengths)]
+    paid = runs.flops_forward.fillna(runs.flops_student)
+    steps_of = (paid / runs.steps)[longest.index].groupby(longest.arm).mean()
+    epochs_of = (longest.epochs / longest.steps).mean()
+    n = budget.flops / steps_of[arms[0]]
+
+    forecasts = []
+    for a, arm in enumerate(arms):
+        steps, rate = budget.flops / steps_of[arm], steps_of[arms[0]] / steps_of[arm]
+
+        def apart(law: Law, place: float, a: int = a, rate: float = rate) -> float:
+            return law.loss(a, place * rate) - law.loss(0, place)
+
+        found = ladder.horizon(apart, n) if a else None
+        forecasts.append(
+            Forecast(
+                arm,
+                max(1, int(steps)),
+                float(steps_of[arm]),
+                ladder.interval(lambda law, a=a, steps=steps: law.loss(a, steps)),  # type: ignore[misc]
+                ladder.interval(lambda law, apart=apart: apart(law, n)),  # type: ignore[misc]
+                found and found * float(steps_of[arms[0]]),
+                ladder.law.steps(0, ladder.law.loss(a, steps)),
+            )
+        )
+    teachers = runs.teacher_heldout_loss.dropna()
+    every = results.runs  # with what the speed was measured by
+    return Advice(
+        budget,
+        ladder,
+        [int(seed) for seed in whole.index],
+        forecasts,
+        float(teachers.mean()) if len(teachers) else None,
+        (float(n * epochs_of), float(longest.epochs.mean())),
+        float(every.flops_forward.fillna(every.flops_student).sum()),
+        float(every.student_seconds.sum() + every.remap_seconds.fillna(0).sum()),
+    )
+
+
+# ------------------------------------------------------------------------------------- in words
+
+
+def answer(advice: Advice) -> str:
+    """Return what to do, and why, in a sentence or two."""
+    best, budget, alone = advice.best, advice.budget, advice.forecasts[0]
+    head = f"with {budget.text}: {WHAT[best.arm]}."
+    if best is not alone:
+        gap = best.apart
+        more = best.as_far / alone.steps
+        saved = f"alone it takes {more:.3g} times the steps" if more < 100 else "alone far longer"
+        return (
+            f"{head} It is forecast to end at {ranged(best.loss)} nats, {-gap.value:.3f} below the "
+            f"student alone [{-gap.high:.3f}, {-gap.low:.3f}]; to that loss {saved}."
+        )
+    if len(advice.seeds) < 2:
+        return f"{head} One seed says nothing of chance: set advise.seeds=2 or more."
+    return (
+        f"{head} No arm is forecast to be clear of it there; it ends at {ranged(alone.loss)} nats."
+    )
+
+
+def remarks(advice: Advice) -> Iterator[str]:
+    """Yield what bears on the answer: trust, teacher, text, what would change it, its cost."""
+    budget, best, alone = advice.budget, advice.best, advice.forecasts[0]
+    longest, most = f"{advice.ladder.longest:,.0f}", FARTHEST
+    if not advice.is_trusted:
+        share = min(1.0, advice.cost * advice.reach / most)
+        yield (
+            f"not to be trusted: {alone.steps:,} steps are {advice.reach:,.0f} times the ladder's "
+            f"longest run of {longest}, and {most:.0f} times is as far as it looks; "
+            f"advise.share={math.ceil(100 * share) / 100:g} would look far enough"
+        )
+    if advice.teacher_loss is not None:
+        ends = min(each.loss.value for each in advice.forecasts)
+        line = f"the teacher's own held-out loss is {advice.teacher_loss:.3f}"
+        if advice.teacher_loss < ends:
+            line += f", ahead of anything that this budget reaches ({ends:.3f}): to use it as it is"
+            line += " is better than any of these students"
+        yield line
+    for each in advice.forecasts[1:]:
+        side = "below" if each.apart.value < 0 else "above"
+        chance = "" if each.apart.low > 0 or each.apart.high < 0 else ", which may be chance"
+        if each.horizon is None:
+            yield f"{each.arm} is forecast {side} the student alone at whatever length{chance}"
+        else:
+            other = "above" if side == "below" else "below"
+            is_later = each.horizon > budget.flops
+            before, after = (side, other) if is_later else (other, side)
+            when = budget.shown(each.horizon)
+            yield (
+                f"{each.arm} is forecast {before} the student alone up to {when}, then {after} it"
+                f"{chance}"
+            )
+    if advice.epochs[0] > 1:
+        yield (
+            f"the text is read {advice.epochs[0]:.3g} times; the ladder read it "
+            f"{advice.epochs[1]:.2g} times, and knows nothing of repetition"
+        )
+    more = "a longer ladder (advise.share), more seeds (advise.seeds)"
+    if best.horizon and best.horizon > budget.flops:
+        more += f", a budget beyond {budget.shown(best.horizon)}"
+    yield f"what may change it: {more}"
+    yield (
+        f"it took {budget.shown(advice.flops)} in {len(advice.seeds)} seeds, {advice.cost:.1%} of "
+        f"the budget; {advice.seconds / 60:.1f} min of training"
+    )
+
+
+def ranged(found: Interval) -> str:
+    """Return a forecast with its interval, where it has one."""
+    if math.isnan(found.low):
+        return f"{found.value:.3f}"
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def table(advice: Advice) -> list[dict[str, str]]:
+    """Return a row for each arm: what was measured, and what is forecast."""
+    means_AL = advice.ladder.losses.mean(-1)
+    rows = []
+    for each, means in zip(advice.forecasts, means_AL, strict=True):
+        ends = zip(advice.ladder.lengths, means, strict=True)
+        rows.append(
+            {"arm": each.arm}
+            | {f"{length:,} steps": f"{mean:.3f}" for length, mean in ends}
+            | {
+                A_STEP: f"{each.a_step:.3g}",
+                "steps": f"{each.steps:,}",
+                "forecast [90%]": ranged(each.loss),
+                "minus alone [90%]": "" if each.arm == ALONE else ranged(each.apart),
+            }
+        )
+    return rows
