@@ -42,8 +42,8 @@ class Chain:
     words: str | None = None
     stages: dict[str, str] = field(default_factory=dict)
 
-    def each(self) -> dict[str, str]:
-        """Return the words of each stage, by name and in order."""
+    def each(self, typed: Sequence[str] = ()) -> dict[str, str]:
+        """Return the words of each stage, by name and in order. typed: those that all may have."""
         return self.stages
 
     def concerns(self, stage: str, setting: str) -> bool:
@@ -83,7 +83,7 @@ class Grades(Chain):
     mask: list[float] = between(0.01, 0.9, [])
     same: bool = False
 
-    def each(self) -> dict[str, str]:
+    def each(self, typed: Sequence[str] = ()) -> dict[str, str]:
         masks = [f" task.mask_ratio={ratio}" for ratio in self.mask] or [""] * len(self.layers)
         before = ["teacher", *(f"grade{number}" for number in range(1, len(self.layers) + 1))]
         return {
@@ -146,16 +146,16 @@ class ErnieTiny(Chain):
     steps: list[int] = at_least(1, [])
     alone: bool = False
 
-    def each(self) -> dict[str, str]:
+    def each(self, typed: Sequence[str] = ()) -> dict[str, str]:
         labelled = f"task={self.task} "
         if self.task not in LABELLED:
             labelled = f"task=glue task.name={self.task} "
         tuned, general = "teacher=checkpoint teacher.path=@tuned ", _LATENT.format("")
-        last = labelled + tuned + _LATENT.format(f",{self._of_answers}")
+        last = labelled + tuned + _LATENT.format(f",{self._of_answers(typed)}")
         stages = {"tuned": labelled + _OPENED.format("teacher") + "teacher=none"}
         if self.alone:
             stages |= {
-                "begun": _OF_TEACHER + "alpha=off",
+                "begun": _OF_TEACHER + general.replace("alpha=normal", "alpha=off"),
                 "specific": _OPENED.format("begun") + last,
             }
         else:
@@ -177,18 +177,20 @@ class ErnieTiny(Chain):
     def concerns(self, stage: str, setting: str) -> bool:
         setting = setting.lstrip("+~")
         group = setting.partition(".")[0]
+        if setting in ("task", "task.mask_ratio"):  # of general text
+            return stage in ("general", "enhanced", "begun")
         if group == "task":
             return stage in ("tuned", "adaptive", "specific")
         if group in ("student", "remap"):
             return stage in ("general", "begun")
-        if setting.startswith(f"objective.{self._of_answers}"):
+        if setting.startswith(("objective.logits", "objective.mse")):
             return stage == "specific"
         return stage not in ("tuned", "begun") or group not in DISTILLED
 
-    @property
-    def _of_answers(self) -> str:
-        """The objective that compares answers: of a task whose labels are numbers another."""
+    def _of_answers(self, typed: Sequence[str]) -> str:
+        """Return the objective of answers: of a task whose labels are numbers another."""
         is_number = self.task in TASKS and not TASKS[self.task].labels
+        is_number |= any(word.lower() == "task.regression=true" for word in typed)
         return "mse" if is_number else "logits"
 
     @property
@@ -235,7 +237,7 @@ def words_of_stages(chain: Chain, typed: Sequence[str]) -> dict[str, list[str]]:
     all_have = words_in("chain.words", chain.words or "")
     common = [word for word in all_have if _setting(word) not in said]
     known, found = ["teacher"], {}
-    for name, words in chain.each().items():
+    for name, words in chain.each([*common, *typed]).items():
         own = words_in(f"chain.stages.{name}", words)
         for word in own:
             key, _, value = word.partition("=")

@@ -40,6 +40,9 @@ def _of_numbers(run: Run, chosen: Callable[[str], str]) -> Iterator[str]:
             )
         elif not each.is_plain:
             yield f"objective.{name}.temperature with {labels}: a number has none; leave it out"
+    for setting, teacher in run.teacher.each():
+        if getattr(teacher, "temperature", 1.0) != 1:
+            yield f"{setting}.temperature with {labels}: a number has none; leave it out"
     for group, nothing in (("revise", NoRevision()), ("select", AllRows())):
         if getattr(run, group) != nothing:
             yield f"{chosen(group)}, {labels}: it is about classes; leave it out"
@@ -91,7 +94,8 @@ def problems(run: Run) -> Iterator[str]:
     if unfit := [*over_chunks(run.objective), *(name for name, of in features if not of.of_texts)]:
         yield (
             f"objective={'+'.join(unfit)} with {task}: classes are compared, and features of "
-            "layers; choose logits, mse, reverse_kl or jensen_shannon, hidden or attention"
+            "layers; choose logits, mse, reverse_kl or jensen_shannon, hidden, attention, "
+            "minilm or minilmv2"
         )
     if run.train.compile:
         yield (

@@ -26,6 +26,7 @@ from dwt_cli.config.compose import runs_of
 from dwt_cli.config.launch import Basic
 from dwt_cli.config.run import Mode, Run
 from dwt_cli.data.corpus import open_tokenizer
+from dwt_cli.distill.objective.base import divergences
 from dwt_cli.launch import pool
 from dwt_cli.launch.start import Begin
 from dwt_cli.models.options import located
@@ -182,7 +183,8 @@ class _Measure:
             assert isinstance(texts, LabelledStage), "the stage knows a task"
             let_transformers_be_quiet()
             self._model = self._model or Known(texts, one)
-            found = self._model.divergence(other)
+            objectives, hard = stage.run.objective, stage.run.alpha.hard
+            found = self._model.divergence(other, bool(divergences(objectives) or hard))
         return Divergence(one.name, found)
 
 

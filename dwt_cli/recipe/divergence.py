@@ -39,10 +39,11 @@ class Known:
         assert not fresh, "it was trained on the task"
 
     @torch.no_grad()
-    def divergence(self, folder: Path) -> dict[str, float]:
+    def divergence(self, folder: Path, has_answers: bool) -> dict[str, float]:
         """Return how far another model is from it, means over texts, as far as it is defined.
 
-        classes: KL(it || the other), in nats, if the other has a head for them. attention: the
+        has_answers: whether the other's head for the classes was trained, if it has one. classes:
+        KL(it || the other), in nats, of such a head. attention: the
         difference of `Attention` over all of the other's layers, if it has as many heads.
         """
         model, fresh = self._open(folder)
@@ -50,7 +51,7 @@ class Known:
         are_alike = config.num_attention_heads == its.num_attention_heads
         scores = Attention().between(config, its)
         ours, theirs = scores.requested() if are_alike else (NO_FEATURES, NO_FEATURES)
-        has_classes = bool(self._classes.names) and not fresh
+        has_classes = has_answers and bool(self._classes.names) and not fresh
         sums = {"classes": 0.0} if has_classes else {}
         sums |= {"attention": 0.0} if are_alike else {}
         num_texts = 0

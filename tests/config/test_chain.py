@@ -100,6 +100,32 @@ def test_numbers_as_labels_are_compared_by_squares() -> None:
     assert [name for name in words if "objective.mse.weight=2" in words[name]] == ["specific"]
 
 
+def test_a_file_has_numbers_as_labels_where_it_is_said() -> None:
+    for typed, words in (["task.regression=true"], None), ([], "task.regression=true"):
+        found = words_of_stages(ErnieTiny("DIR", words, task="classification"), typed)
+        assert "objective=[attention,hidden,mse]" in found["specific"]
+        assert "task.regression=true" in found["tuned"]
+
+
+@pytest.mark.parametrize("in_words", [False, True])
+def test_another_task_of_text_is_that_of_the_stages_on_general_text(in_words: bool) -> None:
+    words = ["task=clm", "task.mask_ratio=0.3"]
+    for alone in False, True:
+        chain = ErnieTiny("DIR", task="packages", steps=[5, 4, 3, 2, 9], alone=alone)
+        chain.words = " ".join(words) if in_words else None
+        found = words_of_stages(chain, [] if in_words else words)
+        for name, each in found.items():
+            is_general = name in ("general", "enhanced", "begun")
+            assert [word in each for word in words] == [is_general] * 2
+            assert ("task=packages" in each) != is_general
+
+
+def test_the_control_asks_its_teacher_for_layers_alone_before_the_task() -> None:
+    chain = ErnieTiny("DIR", task="packages", steps=[5, 4, 3, 2, 9], alone=True)
+    begun = words_of_stages(chain, [])["begun"]
+    assert "objective=[attention,hidden]" in begun and "alpha=off" in begun
+
+
 def test_the_control_has_the_last_stage_alone_and_as_many_steps() -> None:
     four, alone = (
         words_of_stages(ErnieTiny("DIR", task="packages", steps=[5, 4, 3, 2, 9], alone=a), [])

@@ -355,6 +355,10 @@ def test_numbers_are_predicted_and_taught(
         (["teacher.path=X", "objective=logits"], "objective=logits with .*choose objective=mse"),
         (["teacher.path=X", "objective=mse", "objective.mse.temperature=2"], "a number has none"),
         (
+            ["teacher.path=X", "objective=mse", "teacher.temperature=2"],
+            r"^teacher\.temperature with .*a number has none",
+        ),
+        (
             ["teacher.path=X", "objective=mse", "select=uncertain"],
             "select=.*classes",
         ),
