@@ -108,10 +108,15 @@ def seal(folder: Path) -> None:
 def open_up(folder: Path) -> None:
     """Let those read and write each file who may its folder, as the umask says.
 
-    The safetensors library keeps its files from all but their owner.
+    The safetensors library keeps its files from all but their owner. What is another user's, or
+    lies where modes cannot be set, stays as it is.
     """
     for path in filter(Path.is_file, folder.rglob("*")):
-        path.chmod(path.stat().st_mode | (path.parent.stat().st_mode & 0o666))
+        now = path.stat().st_mode
+        wanted = now | (path.parent.stat().st_mode & 0o666)
+        if wanted != now and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.chmod(wanted)
 
 
 def leaves(name: str) -> bool:
@@ -153,13 +158,15 @@ def is_sealed(folder: Path) -> bool:
 def verify(folder: Path) -> None:
     """Raise `Damaged` unless every file is what the manifest says."""
     try:
-        sums = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        sums = {
+            str(k): v for k, v in dict(json.loads((folder / MANIFEST).read_text("utf-8"))).items()
+        }
     except (OSError, ValueError, TypeError) as error:
         raise Damaged(f"{folder} has no readable {MANIFEST}") from error
     for name, expected in sums.items():
-        path = folder / name
-        if leaves(name):
+        if leaves(str(name)):
             raise Damaged(f"{folder} names {name}, which is outside of it,")
+        path = folder / str(name)
         if not path.is_file():
             raise Damaged(f"{folder} lacks {name}")
         if file_sum(path) != expected:

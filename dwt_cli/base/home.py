@@ -23,9 +23,9 @@ def without_home(value: Any) -> Any:
     return value
 
 
-def with_home(path: str) -> str:
-    """Return a path of a record as it is on this machine."""
-    return path.replace(INSTEAD, str(Path.home()))
+def with_home(text: str) -> str:
+    """Return a path or a word of a record as it is on this machine."""
+    return text.replace(INSTEAD, str(Path.home()))
 
 
 def for_a_shell(path: Path) -> str:

@@ -34,15 +34,15 @@ def filled(package: str, template: str, **values: Any) -> str:
 
 def markdown(text: str) -> str:
     """Return a text as Markdown that shows it, in one line and in a table, too."""
-    text = " ".join(text.split("\n"))
-    text = re.sub(r"[\\`*|]|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|(?<=\])(?=[\[(:])", r"\\\g<0>", text)
+    text = " ".join(text.splitlines())
+    text = re.sub(r"[\\`*|~]|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|(?<=\])(?=[\[(:])", r"\\\g<0>", text)
     text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # inside of a word it is a letter
-    return re.sub(r"^(?=#|[-+] |~~~)", r"\\", text)
+    return re.sub(r"^(?=#|>|[-+] )", r"\\", text)
 
 
 def code(text: str) -> str:
     """Return a text as code in a line of Markdown."""
-    text = " ".join(text.split("\n"))
+    text = " ".join(text.splitlines())
     marks = "`" * (_longest_marks(text) + 1)
     inside = f" {text} " if "`" in text else text
     return f"{marks}{inside}{marks}"

@@ -54,17 +54,18 @@ def _composed(primary: str, words: list[str]) -> DictConfig:
     set as Hydra does.
     """
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    parsed = parser.parse_overrides(words)
     choices: list[Override] = []
     values: list[Override] = []
-    for each in parser.parse_overrides(words):
+    for each in parsed:
         key = each.key_or_group
         is_value = "." in key or key in _PLAIN or isinstance(each.value(), dict)
         (values if is_value and not each.is_hydra_override() else choices).append(each)
     try:
         composed = deepcopy(_chosen(primary, tuple(str(each.input_line) for each in choices)))
         ConfigLoaderImpl._apply_overrides_to_config(values, composed)
-        own = [str(each.input_line) for each in (*choices, *values) if not each.is_hydra_override()]
-        composed.hydra.overrides.task = sorted(own, key=words.index)
+        own = [str(each.input_line) for each in parsed if not each.is_hydra_override()]
+        composed.hydra.overrides.task = own
         return composed
     except AssertionError:  # omegaconf's, for a setting below a null
         chosen = {word.partition("=")[0] for word in words}

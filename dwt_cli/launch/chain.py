@@ -7,6 +7,7 @@ need. The chain's folder is ``<run.root>/chains/<name>/`` (`dwt_cli.study.chain`
 """
 
 import contextlib
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from dwt_cli.base import locks
 from dwt_cli.base.errors import MISTAKE, UserError
-from dwt_cli.base.home import without_home
+from dwt_cli.base.home import with_home, without_home
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.scratch import scratch
 from dwt_cli.config import check, packing
@@ -103,7 +104,7 @@ def carry_out(
     )
     located("chain.teacher", chain.teacher)
     determining = {
-        name: [word for word in each if word.partition(".")[0].partition("=")[0] not in _PLACES]
+        name: [with_home(word) for word in each if re.split("[.=]", word)[0] not in _PLACES]
         for name, each in words.items()
     }
     name = f"{primary}-{fingerprint('chain', chain.teacher, determining)[:8]}"

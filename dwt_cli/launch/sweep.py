@@ -15,7 +15,7 @@ from rich.console import Console
 
 from dwt_cli.base import atomic, locks
 from dwt_cli.base.errors import MISTAKE, UserError
-from dwt_cli.base.home import without_home
+from dwt_cli.base.home import with_home, without_home
 from dwt_cli.base.identity import fingerprint
 from dwt_cli.base.machine import commit
 from dwt_cli.config import packing
@@ -64,7 +64,8 @@ def carry_out(
         name = study
     else:  # its fingerprint: of what its runs share, and of the names of its factors
         swept = _swept([run.overrides for run in runs])
-        fixed = sorted(word for word in first.overrides if _setting(word) not in swept | _AXES)
+        own = [with_home(word) for word in first.overrides]
+        fixed = sorted(word for word in own if _setting(word) not in swept | _AXES)
         name = f"multirun-{fingerprint('multirun', fixed, sorted(swept - _AXES))[:8]}"
     folder = Path(first.run.root).expanduser() / "studies" / name
     students: list[StudentStage] = []
@@ -79,7 +80,8 @@ def carry_out(
         print_study_plan(students, jobs, first.run, first.launch.num_ranks, name, console)
         return 0
     if of:
-        asked = StudyRecord(**vars(of.study), name=name, command=command)
+        said = replace(of.study, arms=without_home(of.study.arms))
+        asked = StudyRecord(**vars(said), name=name, command=command)
     else:
         arms = {job.arm: job.arm for job in jobs}
         pairs = zip(runs, jobs, strict=True)
@@ -170,7 +172,8 @@ class _Ledger:
                 before = read_study(folder).jobs
             except UserError as error:  # torn, or of another version
                 say(f"warning: {error}")
-        kept = {_key(job): job for job in before if job.arm in asked.arms}
+        named = [replace(job, arm=without_home(job.arm)) for job in before]
+        kept = {_key(job): job for job in named if job.arm in asked.arms}
         self._folder, self._asked = folder, asked
         self.jobs = kept | {_key(job): job for job in jobs}
         self._write()

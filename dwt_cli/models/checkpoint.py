@@ -107,7 +107,14 @@ def _located(setting: str, checkpoint: Checkpoint) -> str:
     """Return what to open for a checkpoint; `UserError` where its index names files elsewhere."""
     path = located(setting, checkpoint.path)
     for index in Path(path).glob("*.index.json"):
-        for name in sorted(set((atomic.read_json(index) or {}).get("weight_map", {}).values())):
+        content = atomic.read_json(index)
+        names = content.get("weight_map", {}) if isinstance(content, dict) else None
+        if not isinstance(names, dict):
+            raise UserError(
+                f"{setting}={checkpoint.path} cannot be opened: {index.name} is no index of "
+                "weights; choose another model"
+            )
+        for name in sorted({str(each) for each in names.values()}):
             if atomic.leaves(name):
                 raise UserError(
                     f"{setting}={checkpoint.path} cannot be opened: {index.name} names {name}, "

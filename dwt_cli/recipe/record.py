@@ -75,6 +75,7 @@ def last_part(path: str) -> str:
     known = without_home(path.strip("'\"[]")).split("/")
     parts = [part for part in known if part not in ("", "model", INSTEAD)]
     parts = [part for part in parts if "*" not in part] or parts
+    parts = parts or ["home"] * (INSTEAD in known)
     return re.sub(r".*-([0-9a-f]{7})[0-9a-f]{9}$", r"run_\1", parts[-1]) if parts else ""
 
 

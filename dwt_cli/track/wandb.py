@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwt_cli.base import atomic
 from dwt_cli.base.atomic import read_json
-from dwt_cli.base.home import for_a_shell
+from dwt_cli.base.home import for_a_shell, without_home
 from dwt_cli.track.metrics import read_settings
 from dwt_cli.track.options import NOT_IN_A_PROJECT, Entry, Wandb
 
@@ -271,7 +271,7 @@ def main() -> None:
             sys.exit(f"{folder} is no run's folder: it has no config.yaml")
         name, _, identity = folder.name.rpartition("-")
         options = Wandb(project=asked.project, entity=asked.entity)
-        said = about(Entry(folder, identity, name, config), options)
+        said = about(Entry(folder, identity, name, without_home(config)), options)
     (folder / "wandb").mkdir(exist_ok=True)
     ended = threading.Event()
 

@@ -352,6 +352,14 @@ def test_the_runs_of_a_study_are_those_asked_for_one_by_one() -> None:
         assert runs_of([f"arm={of.arm}", "length=400", f"seed={run.seed}"], *study)[0] == [run]
 
 
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_a_word_that_an_arm_has_too_takes_the_place_of_no_other(place: int) -> None:
+    words = ["arm=weak", "length=20", "scale.width=32", "seed=1"]
+    words.insert(place, "alpha=normal")
+    (run,), _ = runs_of(words, Study, "smoke", str(SWEEPS), is_multirun=True)
+    assert {*words} <= {*run.overrides} and run.scale.width == 32
+
+
 def test_what_a_checkpoint_knows_need_not_be_typed(tmp_path: Path) -> None:
     for name, positions in (("run/model", 600), ("short", 40)):
         config = {"model_type": "bert", "vocab_size": 321, "max_position_embeddings": positions}

@@ -139,7 +139,7 @@ def test_the_home_folder_is_on_no_record() -> None:
     assert with_home(f"{INSTEAD}/cache") == f"{home}/cache"
     assert for_a_shell(Path.home() / "a b" / "c") == "~/'a b/c'"
     assert for_a_shell(Path("/a b")) == "'/a b'"
-    assert last_part(f"{home}/model") == "" and last_part(f"{home}/mine/model") == "mine"
+    assert last_part(f"{home}/model") == "home" and last_part(f"{home}/mine/model") == "mine"
 
 
 # what the run's own processes read and print, on this machine alone
