@@ -7,7 +7,8 @@ accuracies agree to the noise of seeds, and no further. A task counts where a mo
 is above the majority class by three standard errors beforehand; the first three such tasks do.
 
 The verdict of a task: equivalent, if the 90% interval of the mean difference is within one point
-(two one-sided t tests at 5%), else that interval. Results stay in `--out`: what is stopped goes on.
+(two one-sided t tests at 5%), else that interval. Results stay in `--out`, those of each commit
+by themselves: what is stopped goes on.
 Needs ``pip install accelerate``.
 """
 
@@ -22,9 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from provenance import provenance
+from provenance import commit, provenance
 from scipy import stats
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -38,6 +40,7 @@ from dwt_cli.data.glue import TASKS, GlueSet
 from dwt_cli.data.labelled import Examples
 from dwt_cli.evaluate.finetuning import PROTOCOLS
 from dwt_cli.evaluate.options import Protocol
+from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.options import provenance as of_model
 
 _MAX_LENGTH, _MARGIN, _SCREENED_BY = 128, 1.0, 1000
@@ -85,7 +88,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="a folder in the hub's format")
     parser.add_argument("--glue", required=True, help="the folder with CoLA, SST-2 ...")
-    parser.add_argument("--tasks", nargs="+", default=["SST-2", "QNLI", "QQP", "CoLA", "RTE"])
+    classes = [name for name, task in TASKS.items() if task.labels]
+    tasks = ["SST-2", "QNLI", "QQP", "CoLA", "RTE"]
+    parser.add_argument("--tasks", nargs="+", choices=classes, default=tasks)
     parser.add_argument("--all", action="store_true", help="count tasks at chance, too")
     parser.add_argument("--examples", type=int, help="of each split, at most")
     parser.add_argument("--protocol", choices=[each.name for each in Protocol], default="quick")
@@ -97,7 +102,7 @@ def _options() -> argparse.Namespace:
 
 def _task(name: str, options: argparse.Namespace) -> Task:
     source = GlueSet(TASKS[name], options.glue, "--glue", options.examples, options.examples)
-    determined = fingerprint(of_model(str(options.model)), source.content())
+    determined = fingerprint(of_model(str(options.model)), source.content(), commit())
     folder, whole = options.out / f"{name}-{determined}", source.read()
     dev = next(iter(whole.heldout.values()))
     folder.mkdir(exist_ok=True)
@@ -127,6 +132,11 @@ def _accuracy(task: Task, system: str, seed: int, options: argparse.Namespace) -
     return float(json.loads(file.read_text(encoding="utf-8")))
 
 
+def _length(options: argparse.Namespace) -> int:
+    """Return the tokens that a text is cut to, in both systems."""
+    return min(_MAX_LENGTH, num_positions(AutoConfig.from_pretrained(options.model)))
+
+
 def _ours(task: Task, seed: int, options: argparse.Namespace) -> float:
     protocol = PROTOCOLS[Protocol[options.protocol]]
     optim, root = protocol.optims[0], task.folder / "runs"
@@ -140,7 +150,7 @@ def _ours(task: Task, seed: int, options: argparse.Namespace) -> float:
         "student.path": options.model,
         "teacher": "none",
         "scale.vocab_size": config["vocab_size"],
-        "scale.block_length": min(_MAX_LENGTH, config["max_position_embeddings"]),
+        "scale.block_length": _length(options),
         "scale.batch_size": protocol.batch_size,
         "train.max_steps": "null",
         "train.epochs": protocol.epochs,
@@ -176,7 +186,7 @@ def _theirs(task: Task, seed: int, options: argparse.Namespace) -> float:
 
     def rows(examples: Examples) -> Any:
         columns = [list(column) for column in zip(*examples.texts, strict=True)]
-        read = tokenizer(*columns, truncation=True, max_length=_MAX_LENGTH)
+        read = tokenizer(*columns, truncation=True, max_length=_length(options))
         return [
             {**{name: read[name][number] for name in read}, "labels": int(label)}
             for number, label in enumerate(examples.labels)

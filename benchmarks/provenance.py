@@ -32,7 +32,7 @@ def provenance() -> list[str]:
     """Command, commit, date, machine and versions, a Markdown list item each."""
     facts = {
         "command": f"`{_command()}`",
-        "commit": _commit(),
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "CPU": f"{_cpu_model()}, {_num_cores()} cores, load {_load()}",
         "threads": str(torch.get_num_threads()),
@@ -63,11 +63,12 @@ def _without_paths(text: str) -> str:
     return re.sub(r"(?<![\w.])/(?:[^\s:='\"/]+/)*(?=[^\s:='\"/])", "", text)
 
 
-def _commit() -> str:
-    commit = _git("rev-parse", "--short", "HEAD")
-    if commit is None:
+def commit() -> str:
+    """Return the commit that is checked out, in short, and whether files differ from it."""
+    found = _git("rev-parse", "--short", "HEAD")
+    if found is None:
         return "none yet"
-    return f"{commit}, modified" if _git("status", "--porcelain") else commit
+    return f"{found}, modified" if _git("status", "--porcelain") else found
 
 
 def _git(*arguments: str) -> str | None:

@@ -30,7 +30,7 @@ from dwt_cli.data.corpus import open_tokenizer
 from dwt_cli.distill.objective.base import divergences
 from dwt_cli.launch import pool
 from dwt_cli.launch.start import Begin
-from dwt_cli.models.options import located
+from dwt_cli.models.options import located, provenance
 from dwt_cli.recipe import preflight
 from dwt_cli.recipe.divergence import Known
 from dwt_cli.recipe.labelled import LabelledStage
@@ -127,7 +127,7 @@ def carry_out(
         lock = locks.take(folder / LOCK)
     except locks.Held as holder:
         raise UserError(f"{holder} is at work on {folder}: wait for it, or stop it") from holder
-    record = ChainRecord(name, shlex.join(without_home(["dwt-train", *arguments])), tuple(links))
+    command = shlex.join(without_home(["dwt-train", *arguments]))
     steps = {
         stage.name: float(stage.run.train.num_steps(None) or 1)
         for stage in stages
@@ -135,6 +135,8 @@ def carry_out(
     }
     models, number = {"teacher": chain.teacher}, 0
     measure = _Measure(chain.reference, known_divergences(folder))
+    kept = {name: each for name, each in measure.known.items() if name not in steps}
+    links = [replace(link, divergence=kept.get(link.name)) for link in links]
     with lock, Overview(console, name, steps, len(stages) - len(steps)) as overview:
         for number, each in enumerate(words):
             stage, error = _composed(each, words[each], models, beside), None
@@ -145,7 +147,7 @@ def carry_out(
             if not error:
                 models[each] = str(stage.folder)
                 links[number] = replace(links[number], divergence=measure(each, stage))
-            record = replace(record, links=tuple(links))
+            record = ChainRecord(name, command, tuple(links))
             table = write_chain(folder, record)
             if error:
                 break
@@ -162,11 +164,11 @@ def carry_out(
 class _Measure:
     """The divergence of stages' models from the one that knows the task, once it is there.
 
-    reference: its stage. known: the figures on record, by the names of the two runs.
+    reference: its stage. known: the figures on record, by the stages.
     """
 
     reference: str | None
-    known: Mapping[tuple[str, str], Mapping[str, float]]
+    known: Mapping[str, Divergence]
     _stage: _Stage | None = None
     _model: Known | None = None
 
@@ -179,14 +181,16 @@ class _Measure:
             return None
         one, other = (each.folder for each in (self._stage, stage))
         assert one and other, "they are finished"
-        if (found := self.known.get((one.name, other.name))) is None:
-            texts = self._stage.student.corpus
-            assert isinstance(texts, LabelledStage), "the stage knows a task"
-            let_transformers_be_quiet()
-            self._model = self._model or Known(texts, one)
-            objectives, hard = stage.run.objective, stage.run.alpha.hard
-            found = self._model.divergence(other, bool(divergences(objectives) or hard))
-        return Divergence(one.name, found)
+        models = fingerprint(*(provenance(str(folder)) for folder in (one, other)))
+        if (found := self.known.get(name)) and found.models == models:
+            return replace(found, run=one.name)
+        texts = self._stage.student.corpus
+        assert isinstance(texts, LabelledStage), "the stage knows a task"
+        let_transformers_be_quiet()
+        self._model = self._model or Known(texts, one)
+        objectives, hard = stage.run.objective, stage.run.alpha.hard
+        values = self._model.divergence(other, bool(divergences(objectives) or hard))
+        return Divergence(one.name, models, values)
 
 
 def _composed(

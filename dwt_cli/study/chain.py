@@ -32,10 +32,12 @@ _PRETRAINING = "teacher_pretraining_flops"
 class Divergence:
     """How far a stage's model is from another, on dev texts.
 
-    run: the folder's name of the other's. values: as of `dwt_cli.recipe.divergence`.
+    run: the folder's name of the other's. models: determines the content of both. values: as of
+    `dwt_cli.recipe.divergence`.
     """
 
     run: str
+    models: str
     values: Mapping[str, float]
 
 
@@ -70,11 +72,11 @@ class ChainRecord:
     links: tuple[Link, ...]
 
 
-def known_divergences(folder: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """Return what a chain's record has of `Link.divergence`, by the two runs' names."""
+def known_divergences(folder: Path) -> dict[str, Divergence]:
+    """Return what a chain's record has of `Link.divergence`, by the stages' names."""
     links = (read_json(folder / FILES[0]) or {}).get("links", ())
-    found = [(each["folder"], each["divergence"]) for each in links if each.get("divergence")]
-    return {(from_["run"], Path(folder).name): from_["values"] for folder, from_ in found}
+    found = {each["name"]: each.get("divergence") or {} for each in links}
+    return {name: Divergence(**each) for name, each in found.items() if "models" in each}
 
 
 def write_chain(folder: Path, chain: ChainRecord) -> pd.DataFrame:

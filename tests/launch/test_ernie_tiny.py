@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from dwt_cli.cli import main
+from dwt_cli.study.chain import ChainRecord, write_chain
 from tests.launch import test_chain
 from tests.launch.test_chain import command, records, summaries
 from tests.miniature import dwt_train
@@ -72,6 +74,38 @@ def test_words_that_change_in_the_middle_redo_what_follows(
     assert "5 runs, 3 of them finished before" in again.stdout
     after = summaries(place)
     assert before.items() <= after.items() and len(after) == len(before) + 2
+
+
+def test_a_divergence_on_record_is_that_of_the_models_that_are_there(
+    place: Path, first: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start at which all is finished keeps what it had; of other weights it is another."""
+    written: list[list[Any]] = []
+
+    def write(folder: Path, record: ChainRecord) -> Any:
+        written.append([link.divergence for link in record.links])
+        return write_chain(folder, record)
+
+    def again() -> Any:
+        written.clear()
+        with pytest.raises(SystemExit) as left:
+            main.main()
+        assert left.value.code == 0
+        return written[-1][-1]
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("dwt_cli.launch.chain.write_chain", write)
+    monkeypatch.setattr("sys.argv", ["dwt-train", *command(place, *TASK, config=CONFIG)])
+    before = again()
+    assert written[0] == written[-1] and before is not None  # a kill after the first loses none
+    (file,) = place.glob("runs/chains/*/chain.json")
+    link = json.loads(file.read_text())["links"][-1]
+    model = file.parent / link["folder"] / "model/model.safetensors"
+    content = model.read_bytes()
+    save_file({name: 2 * each for name, each in load_file(model).items()}, model, {"format": "pt"})
+    other = again()
+    model.write_bytes(content)
+    assert other.run == before.run and other.values["classes"] != before.values["classes"]
 
 
 def test_the_control_has_a_table_too(place: Path, first: Any) -> None:

@@ -24,9 +24,9 @@ class Attention(LayerPairs):
 
     TinyBERT's (arXiv 1909.10351, eq. 7), which ERNIE-Tiny's latent loss (arXiv 2106.02241) is taken
     to be, for its formula was not checked against the paper. TinyBERT sums over layers; here it is
-    their mean, as in `Hidden`. Padding, later positions and other documents, which a
-    position does not see, do not count. Scores are formed anew from queries and keys, a product for
-    each side and pair, so that the models keep their own attention.
+    their mean, as in `Hidden`. Padding, later positions and other documents, which a position does
+    not see, do not count; windows of local attention are not masked. Scores are formed anew from
+    queries and keys, a product for each side and pair, so that the models keep their own attention.
     """
 
     kind: ClassVar[str] = "heads"
