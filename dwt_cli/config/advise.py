@@ -33,7 +33,7 @@ class Advise:
 
     budget: of the final run, a time (30m, 8h, 2d) or FLOPs (1e17). seeds: of each run of the
     ladder, from ``seed`` on. share: of the budget that the ladder may cost; null: a quarter of one
-    of an hour or less, a twentieth of 8 hours or more, in between by its logarithm.
+    of an hour or less, a twentieth of 8 hours or more, in between a power of the time.
     """
 
     budget: str | None = None
@@ -62,7 +62,7 @@ class Advise:
         named = f"{setting}.budget={self.budget}"
         if self.budget is None:
             yield f"{setting}.budget has no value: {_HOW}, for the run that is to be advised"
-        elif not re.fullmatch(r"\d+(\.\d+)?(e\+?\d+)?[smhd]?", self.budget, re.IGNORECASE):
+        elif not re.fullmatch(r"\d+(\.\d+)?([eE]\+?\d+)?[smhd]?", self.budget):
             yield f"{named}: {_HOW}"
         elif not (1 if self.is_time else _LEAST_FLOPS) <= self.amount <= _MOST:
             yield f"{named}: that is no {'time' if self.is_time else 'number of FLOPs'}; {_HOW}"
@@ -99,11 +99,14 @@ class Advise:
 
 
 def share_of(seconds: float) -> float:
-    """Return what a forecast may cost of a run of so many seconds, as a share of it."""
+    """Return what a forecast may cost of a run of so many seconds, as a share of it.
+
+    A power of the time between an hour and eight: a longer run has a longer ladder.
+    """
     if seconds <= _SHORT:
         return _SHARES[0]
     place = min(1.0, math.log(seconds / _SHORT) / math.log(_LONG / _SHORT))
-    return _SHARES[0] + place * (_SHARES[1] - _SHARES[0])
+    return _SHARES[0] * (_SHARES[1] / _SHARES[0]) ** place
 
 
 def in_words(seconds: float) -> str:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import optimize
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.study.forecast import FARTHEST, Interval, Ladder, Law
 from dwt_cli.study.results import Results
 
 ALONE = "alone"
-A_STEP = "FLOPs a step"
+A_STEP = "FLOPs a step"  # on average over the budget
 WHAT = {
     ALONE: "do not distil: train alone",
     "taught": "listen to the teacher, and start at random",
@@ -45,17 +46,41 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """FLOPs of an arm's runs of any length.
+
+    own: of a step of the student. heard: of the teacher's passes in the ladder's longest run, of so
+    many steps; they grow with a power of the length, for a teacher may be let go of or come late.
+    """
+
+    own: float
+    heard: float
+    longest: float
+    power: float
+
+    def flops(self, steps: float) -> float:
+        """Return what so many steps take."""
+        return self.own * steps + self.heard * (steps / self.longest) ** self.power
+
+    def steps(self, flops: float) -> float:
+        """Return how many steps so many FLOPs pay for; 0 where not even the teacher is paid."""
+        if flops <= self.flops(0):
+            return 0.0
+        return float(optimize.brentq(lambda n: self.flops(n) - flops, 0, flops / self.own))
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What an arm comes to with the whole budget.
 
-    steps: that the budget pays for. a_step: FLOPs, of the teacher too. loss: held-out, in nats.
+    steps: that the budget pays for. cost: FLOPs, of the teacher too. loss: held-out, in nats.
     apart: minus that of the student alone, for as many FLOPs. horizon: the FLOPs at which that
     changes its sign; None: it does not. as_far: the steps that it takes alone to the same loss.
     """
 
     arm: str
     steps: int
-    a_step: float
+    cost: Cost
     loss: Interval
     apart: Interval
     horizon: float | None
@@ -102,7 +127,7 @@ class Advice:
 
     def difference(self, arm: int, law: Law, steps: float) -> float:
         """Return an arm's loss minus that of as many FLOPs alone. steps: those of the latter."""
-        as_dear = steps * self.forecasts[0].a_step / self.forecasts[arm].a_step
+        as_dear = self.forecasts[arm].cost.steps(self.forecasts[0].cost.flops(steps))
         return law.loss(arm, as_dear) - law.loss(0, steps)
 
 
@@ -125,27 +150,26 @@ def advise(results: Results, lengths: Sequence[int], budget: Budget) -> Advice:
     losses_SAL = whole.to_numpy(float).reshape(len(whole), len(arms), len(lengths))
     ladder = Ladder(lengths, np.moveaxis(losses_SAL, 0, -1))
     longest = runs[runs.length == max(lengths)]
-    paid = runs.flops_forward.fillna(runs.flops_student)
-    steps_of = (paid / runs.steps)[longest.index].groupby(longest.arm).mean()
+    costs = [_cost(runs[runs.arm == arm]) for arm in arms]
     epochs_of = (longest.epochs / longest.steps).mean()
-    n = budget.flops / steps_of[arms[0]]
+    n = costs[0].steps(budget.flops)
 
     forecasts = []
-    for a, arm in enumerate(arms):
-        steps, rate = budget.flops / steps_of[arm], steps_of[arms[0]] / steps_of[arm]
+    for a, (arm, cost) in enumerate(zip(arms, costs, strict=True)):
+        steps = cost.steps(budget.flops)
 
-        def apart(law: Law, place: float, a: int = a, rate: float = rate) -> float:
-            return law.loss(a, place * rate) - law.loss(0, place)
+        def apart(law: Law, place: float, a: int = a, cost: Cost = cost) -> float:
+            return law.loss(a, cost.steps(costs[0].flops(place))) - law.loss(0, place)
 
         found = ladder.horizon(apart, n) if a else None
         forecasts.append(
             Forecast(
                 arm,
-                max(1, int(steps)),
-                float(steps_of[arm]),
+                max(1, int(steps + 1e-6)),
+                cost,
                 ladder.interval(lambda law, a=a, steps=steps: law.loss(a, steps)),  # type: ignore[misc]
                 ladder.interval(lambda law, apart=apart: apart(law, n)),  # type: ignore[misc]
-                found and found * float(steps_of[arms[0]]),
+                found and costs[0].flops(found),
                 ladder.law.steps(0, ladder.law.loss(a, steps)),
             )
         )
@@ -161,6 +185,17 @@ def advise(results: Results, lengths: Sequence[int], budget: Budget) -> Advice:
         float(every.flops_forward.fillna(every.flops_student).sum()),
         float(every.student_seconds.sum() + every.remap_seconds.fillna(0).sum()),
     )
+
+
+def _cost(runs: pd.DataFrame) -> Cost:
+    """Return what an arm's runs take. What the two longest heard says how that grows."""
+    own = (runs.flops_student / runs.steps).mean()
+    heard_L = (runs.flops_forward - runs.flops_student).fillna(0).groupby(runs.length).mean()
+    power, longest = 1.0, float(heard_L.index[-1])
+    if len(heard_L) > 1 and (heard_L.iloc[-2:] > 0).all():
+        longer = longest / heard_L.index[-2]
+        power = math.log(heard_L.iloc[-1] / heard_L.iloc[-2]) / math.log(longer)
+    return Cost(float(own), float(heard_L.iloc[-1]), longest, min(1.0, max(0.0, power)))
 
 
 # ------------------------------------------------------------------------------------- in words
@@ -249,7 +284,7 @@ def table(advice: Advice) -> list[dict[str, str]]:
             {"arm": each.arm}
             | {f"{length:,} steps": f"{mean:.3f}" for length, mean in ends}
             | {
-                A_STEP: f"{each.a_step:.3g}",
+                A_STEP: f"{advice.budget.flops / each.steps:.3g}",
                 "steps": f"{each.steps:,}",
                 "forecast [90%]": ranged(each.loss),
                 "minus alone [90%]": "" if each.arm == ALONE else ranged(each.apart),

@@ -81,19 +81,20 @@ def draw(results: Results, advice: Advice, title: str, picture: Path) -> None:
     """Draw the losses of all arms, and what they are apart from the student alone."""
     figure, (losses, apart) = panels(2, width=6, height=4.6)
     alone, ladder = advice.forecasts[0], advice.ladder
-    flops = np.geomspace(ladder.lengths[0], alone.steps * _PAST, 200) * alone.a_step
+    flops = np.geomspace(ladder.lengths[0], alone.steps * _PAST, 200) * alone.cost.own
     for a, each in enumerate(advice.forecasts):
         look = style(results, each.arm)
         line = {**look, "marker": "", "linewidth": 1.4}
         dots = {**look, "linestyle": "none", "markersize": 4, "alpha": 0.7}
-        places = np.repeat(np.array(ladder.lengths) * each.a_step, len(advice.seeds))
-        curve = [ladder.law.loss(a, x / each.a_step) for x in flops]
-        losses.plot(flops, curve, label=each.arm, **line)
+        places = np.repeat([each.cost.flops(n) for n in ladder.lengths], len(advice.seeds))
+        along = flops[flops >= each.cost.flops(ladder.lengths[0])]
+        curve = [ladder.law.loss(a, each.cost.steps(x)) for x in along]
+        losses.plot(along, curve, label=each.arm, **line)
         losses.plot(places, ladder.losses[a].ravel(), **dots)
         _forecast(losses, advice, each, each.loss.value, (each.loss.low, each.loss.high), look)
         if each.arm != ALONE:
-            gaps = [advice.difference(a, ladder.law, x / alone.a_step) for x in flops]
-            apart.plot(flops, gaps, label=each.arm, **line)
+            gaps = [advice.difference(a, ladder.law, alone.cost.steps(x)) for x in along]
+            apart.plot(along, gaps, label=each.arm, **line)
             paired = (ladder.losses[a] - ladder.losses[0]).ravel()
             apart.plot(places, paired, **dots)
             ends = (each.apart.low, each.apart.high)
@@ -104,10 +105,10 @@ def draw(results: Results, advice: Advice, title: str, picture: Path) -> None:
     for axes in (losses, apart):
         axes.set_xscale("log")
         axes.axvline(advice.budget.flops, color=GREY, linewidth=1, label="the budget")
-    along = "FLOPs of a run, with the teacher's passes"
-    finish_axes(losses, "final held-out loss, measured and forecast", "nats", along)
+    below = "FLOPs of a run, with the teacher's passes"
+    finish_axes(losses, "final held-out loss, measured and forecast", "nats", below)
     note = "minus alone's: paired runs at equal steps, the law at equal FLOPs"
-    finish_axes(apart, note, "nats; below 0 the teacher pays", along)
+    finish_axes(apart, note, "nats; below 0 the teacher pays", below)
     legend(figure)
     save(figure, title, picture, size=11, dpi=130)
 

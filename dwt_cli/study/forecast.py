@@ -46,7 +46,7 @@ class Law:
 
     def loss(self, arm: int, steps: float) -> float:
         """Return an arm's loss after so many steps, in nats."""
-        ratio = (steps + self.starts[arm]) / self.unit
+        ratio = max((steps + self.starts[arm]) / self.unit, 1e-9)  # a start may be below 0
         return float(self.rest + self.gaps[arm] * ratio**-self.power)
 
     def steps(self, arm: int, loss: float) -> float:

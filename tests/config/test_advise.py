@@ -8,10 +8,12 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.config.advise import FEWEST_STEPS, Advise, in_words, share_of
 
 
-def test_a_share_falls_from_an_hour_to_eight_with_the_logarithm() -> None:
+def test_a_share_falls_from_an_hour_to_eight_by_a_power() -> None:
     assert share_of(60) == share_of(3600) == 0.25
     assert share_of(8 * 3600) == share_of(1e6) == pytest.approx(0.05)
-    assert share_of(8**0.5 * 3600) == pytest.approx(0.15)
+    assert share_of(8**0.5 * 3600) == pytest.approx(0.0125**0.5)
+    paid = [s * share_of(s) for s in range(1800, 40_000, 600)]
+    assert paid == sorted(paid)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +25,9 @@ def test_a_time_becomes_flops_by_a_speed(budget: str, seconds: float) -> None:
     assert Advise("1e17").flops(10.0) == 1e17 and not Advise("1e17").is_time
 
 
-@pytest.mark.parametrize("budget", [None, "soon", "8", "8 h", "-8h", "0h", "nan", "1e99", "h", ""])
+@pytest.mark.parametrize(
+    "budget", [None, "soon", "8", "8 h", "-8h", "0h", "nan", "1e99", "h", "", "8H", "1D"]
+)
 def test_what_is_no_budget_is_refused(budget: str | None) -> None:
     (line,) = Advise(budget).problems("advise")
     assert "advise.budget" in line and "write a time, as 30m, 8h or 2d" in line

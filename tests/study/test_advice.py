@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.study import advice, forecast
-from dwt_cli.study.advice import Advice, Budget, advise, answer, remarks
+from dwt_cli.study.advice import Advice, Budget, Cost, advise, answer, remarks
 from dwt_cli.study.advice_page import print_advice, write_page
 from dwt_cli.study.results import read_results
 from dwt_cli.study.scored import keep_forecast, scores
@@ -55,6 +55,23 @@ def test_a_teacher_that_helps_is_listened_to(
     assert "the teacher's own held-out loss is" in said and "ahead of anything" not in said
     spent = sum(LENGTHS) * 2 * (2 * miniature.STEP + miniature.FORWARD)
     assert found.flops == pytest.approx(spent) and f"{found.cost:.1%} of the budget" in said
+
+
+@pytest.mark.parametrize("power", [1.0, 0.3, 0.0])
+def test_a_teacher_that_is_let_go_of_takes_less_of_a_long_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, power: float
+) -> None:
+    _, results, found = advised(tmp_path, monkeypatch, -0.4)
+    runs, taught = results.runs, results.runs.arm == "taught"
+    heard = 50 * miniature.STEP * (runs.steps / 400) ** power
+    runs.loc[taught, "flops_forward"] = (runs.flops_student + heard)[taught]
+    far = advise(results, LENGTHS, found.budget)
+    cost, steps = far.forecasts[1].cost, far.forecasts[1].steps
+    assert cost.power == pytest.approx(power, abs=1e-6)
+    whole = miniature.STEP * (steps + 50 * (steps / 400) ** power)
+    assert whole == pytest.approx(far.budget.flops, rel=1e-3) and whole <= far.budget.flops
+    half = far.budget.flops / 2
+    assert cost.flops(cost.steps(half)) == pytest.approx(half) and Cost(1, 9, 4, 0).steps(8) == 0
 
 
 @pytest.mark.parametrize(

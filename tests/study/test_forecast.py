@@ -62,6 +62,8 @@ def test_a_law_is_found_again_and_forecasts_what_it_would_come_to() -> None:
         assert apart == pytest.approx(TRUE.loss(arm, 4000) - TRUE.loss(0, 4000), abs=0.01)
         assert law.steps(arm, law.loss(arm, 1000.0)) == pytest.approx(1000)
     assert law.steps(0, law.rest) == math.inf
+    late = Law(256.0, 2.5, 0.45, (2.5,), (-90.0,))
+    assert late.loss(0, 80) > late.loss(0, 91) > 2.5  # a number, not a complex one
 
 
 def test_an_interval_holds_the_truth_and_is_the_wider_one(monkeypatch: pytest.MonkeyPatch) -> None:
