@@ -242,14 +242,14 @@ def test_how_far_a_model_is_from_one_that_knows_the_task(
     texts = recipe_of(composed(*words_of(place))).corpus
     assert isinstance(texts, LabelledStage)
     known = Known(texts, tuned[0])
-    assert known.divergence(tuned[0]) == pytest.approx({"classes": 0, "attention": 0}, abs=1e-6)
+    assert known.divergence(tuned[0], True) == pytest.approx({"classes": 0, "attention": 0}, abs=1e-6)
     other = place / "other"
     model = AutoModelForSequenceClassification.from_pretrained(tuned[0] / "model")
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
     tokenizer = AutoTokenizer.from_pretrained(tuned[0] / "model")
     save_model(model, tokenizer, other)
-    found, total = known.divergence(other), 0.0
+    found, total = known.divergence(other, True), 0.0
     its = AutoModelForSequenceClassification.from_pretrained(tuned[0] / "model")
     rows = list(map(json.loads, (place / "dev.jsonl").read_text().splitlines()))
     for row in rows:
@@ -259,7 +259,8 @@ def test_how_far_a_model_is_from_one_that_knows_the_task(
         total += sum(t * math.log(t / p) for t, p in zip(t_C.tolist(), p_C.tolist(), strict=True))
     assert found["classes"] == pytest.approx(total / len(rows), rel=1e-3)
     assert found["attention"] > 1e-6
-    assert known.divergence(place / "modernbert").keys() == {"attention"}
+    assert known.divergence(place / "modernbert", True).keys() == {"attention"}
+    assert known.divergence(other, False).keys() == {"attention"}  # its head was not trained
 
 
 @pytest.mark.slow
