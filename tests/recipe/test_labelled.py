@@ -242,7 +242,9 @@ def test_how_far_a_model_is_from_one_that_knows_the_task(
     texts = recipe_of(composed(*words_of(place))).corpus
     assert isinstance(texts, LabelledStage)
     known = Known(texts, tuned[0])
-    assert known.divergence(tuned[0], True) == pytest.approx({"classes": 0, "attention": 0}, abs=1e-6)
+    assert known.divergence(tuned[0], True) == pytest.approx(
+        {"classes": 0, "attention": 0}, abs=1e-6
+    )
     other = place / "other"
     model = AutoModelForSequenceClassification.from_pretrained(tuned[0] / "model")
     for parameter in model.parameters():
