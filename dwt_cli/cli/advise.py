@@ -35,6 +35,8 @@ def advise(asked: Namespace, arguments: Sequence[str]) -> int:
 
 def score(asked: Namespace) -> int:
     """Print what was forecast beside what was trained since; return the exit code."""
+    if asked.multirun:
+        raise UserError("-m: --score is about all forecasts; leave it out")
     (run,), _ = runs_of(asked.overrides, Advising, "advise", asked.config_dir)
     from dwt_cli.study.advice_page import print_rows  # the help pays for no frames
     from dwt_cli.study.scored import scores
@@ -44,5 +46,5 @@ def score(asked: Namespace) -> int:
         raise UserError(
             f"run.root={root}: there is no forecast; set run.root to where one was made"
         )
-    print_rows(Console(), rows, "what was forecast, and what came; * was advised")
+    print_rows(Console(), rows, "what was forecast, and what came (one run); * was advised")
     return 0

@@ -53,10 +53,10 @@ def carry_out(program: str, arguments: list[str]) -> int:
                 _run_hydra(asked, get_args_parser(), lambda _: None, str(files.SETTINGS), primary)
                 return 0
             name = asked.config_name or primary
-            if is_chain:
-                return _chain(asked, arguments)
             if root is Advising:
                 return score(asked) if scores else advise(asked, arguments)
+            if is_chain:
+                return _chain(asked, arguments)
             runs, many = runs_of(asked.overrides, root_here, name, asked.config_dir, asked.multirun)
             for run in runs:
                 check.check(run)

@@ -159,6 +159,10 @@ def carry_out(
             f"{len(seeds)} seeds: {len(costs) * len(lengths) * len(seeds)} runs take "
             f"{budget.shown(takes)} at most, {takes / budget.flops:.1%} of {options.text}"
         )
+        if (made := firsts["taught"].teacher) is not None:
+            trained = sum(stage.cost({}) or 0.0 for stage in (*made.members, made))
+            if trained:
+                say(f"the teacher is trained first: {budget.shown(trained)}, which is not counted")
         code = climb(list(arms.words), lengths, seeds)
         if code:
             say("the ladder is not whole: the same command goes on, and then says what it advises")
@@ -264,12 +268,16 @@ def _arms(
             tried("grown", [*plain, "alpha=off", *rule])
             if not firsts["grown"].shapes.remap.needs_teacher:
                 raise UserError(f"{' '.join(rule)}: nothing grows by it")
-            tried("both", [*plain, *listens, *rule])
-            break
         except UserError as error:
             why = why or str(error)
             words.pop("grown", None)
-    if "both" not in words:
+            continue
+        try:
+            tried("both", [*plain, *listens, *rule])
+        except UserError as error:
+            say(f"both is left out: {error}")
+        break
+    else:
         say(f"grown and both are left out: {why}")
     for line in dict.fromkeys(runs["taught"].found):
         print(line, file=sys.stderr)
@@ -314,7 +322,10 @@ def _told(asked: Advising) -> float | None:
 
 
 def _measured(folder: Path) -> float:
-    """Return the FLOPs a second of the runs that are finished, their teachers' passes counted."""
+    """Return the FLOPs a second of the runs that are finished, their teachers' passes counted.
+
+    Their seconds hold evaluations and what else ran beside them: a long run alone is faster.
+    """
     runs = read_results(folder).runs
     flops = runs.flops_forward.fillna(runs.flops_student).sum()
     if not flops:

@@ -145,7 +145,8 @@ def advise(results: Results, lengths: Sequence[int], budget: Budget) -> Advice:
         why = results.left_out[results.left_out.what == "run"]
         named = "".join(f"; {r.arm}, {r.length} steps: {r.why}" for r in why[:1].itertuples())
         raise UserError(
-            f"advise.seeds: no seed has all runs of the ladder{named}; the same command goes on"
+            f"advise.seeds: no seed has all runs of the ladder{named}; "
+            "what is missing is run by the same command"
         )
     losses_SAL = whole.to_numpy(float).reshape(len(whole), len(arms), len(lengths))
     ladder = Ladder(lengths, np.moveaxis(losses_SAL, 0, -1))
@@ -188,7 +189,11 @@ def advise(results: Results, lengths: Sequence[int], budget: Budget) -> Advice:
 
 
 def _cost(runs: pd.DataFrame) -> Cost:
-    """Return what an arm's runs take. What the two longest heard says how that grows."""
+    """Return what an arm's runs take. What the two longest heard says how that grows.
+
+    As charged in the ladder: runs that hear the same kept answers share them, weights found from a
+    run alone that is on record are free, and so are a learned map and a teacher asked elsewhere.
+    """
     own = (runs.flops_student / runs.steps).mean()
     heard_L = (runs.flops_forward - runs.flops_student).fillna(0).groupby(runs.length).mean()
     power, longest = 1.0, float(heard_L.index[-1])
@@ -205,6 +210,9 @@ def answer(advice: Advice) -> str:
     """Return what to do, and why, in a sentence or two."""
     best, budget, alone = advice.best, advice.budget, advice.forecasts[0]
     head = f"with {budget.text}: {WHAT[best.arm]}."
+    if not advice.is_trusted:
+        far = f"{advice.reach:,.0f} times its longest run"
+        head = f"beyond what this ladder can say ({far}), {head}"
     if best is not alone:
         gap = best.apart
         more = best.as_far / alone.steps
@@ -242,7 +250,7 @@ def remarks(advice: Advice) -> Iterator[str]:
         side = "below" if each.apart.value < 0 else "above"
         chance = "" if each.apart.low > 0 or each.apart.high < 0 else ", which may be chance"
         if each.horizon is None:
-            yield f"{each.arm} is forecast {side} the student alone at whatever length{chance}"
+            yield f"{each.arm} is forecast {side} the student alone from {longest} steps on{chance}"
         else:
             other = "above" if side == "below" else "below"
             is_later = each.horizon > budget.flops

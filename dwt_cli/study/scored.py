@@ -15,6 +15,7 @@ from dwt_cli.study.kept import said_by
 from dwt_cli.track.metrics import read_lines
 
 FORECASTS = "forecasts.jsonl"
+_VERSION = 1  # lines of another are kept, and not read
 
 
 def keep_forecast(
@@ -25,7 +26,7 @@ def keep_forecast(
     finals: of each arm the command of the whole run, and its identity. commit: of the code here.
     """
     said = {
-        "version": 1,
+        "version": _VERSION,
         "budget": advice.budget.text,
         "advised": advice.best.arm,
         "lengths": advice.ladder.lengths,
@@ -43,12 +44,13 @@ def keep_forecast(
             for each in advice.forecasts
         },
     }
-    before: list[dict[str, Any]] = list(read_lines(folder / FORECASTS))
+    every: list[dict[str, Any]] = list(read_lines(folder / FORECASTS))
+    before = [each for each in every if each.get("version") == _VERSION]
     if before and _arms_of(before[-1]) == _arms_of(said):
         return before[-1]
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     said = {"when": when, "commit": commit, **said}
-    lines = [json.dumps(each) + "\n" for each in (*before, said)]
+    lines = [json.dumps(each) + "\n" for each in (*every, said)]
     atomic.write_text(folder / FORECASTS, "".join(lines))
     return said
 
@@ -59,13 +61,15 @@ def scores(root: Path) -> list[dict[str, str]]:
     for path in sorted(root.glob(f"studies/advice-*/{FORECASTS}")):
         lines: list[dict[str, Any]] = list(read_lines(path))
         for said in lines:
+            if said.get("version") != _VERSION:
+                continue
             ends = {arm: _trained(path.parent, of["identity"]) for arm, of in said["arms"].items()}
             for arm, of in said["arms"].items():
                 both = (ends[arm], ends.get(ALONE))
                 apart = None if None in both or arm == ALONE else both[0] - both[1]  # type: ignore[operator]
                 first = {
                     "advice": path.parent.name.removeprefix("advice-"),
-                    "budget": said["budget"],
+                    "budget": said["budget"] + ("" if said["is_trusted"] else ", not trusted"),
                     "arm": arm + (" *" if arm == said["advised"] else ""),
                     "steps": f"{of['steps']:,}",
                 }
@@ -106,5 +110,7 @@ def _trained(folder: Path, identity: str) -> float | None:
     """Return the held-out loss of the finished run with an identity; None: there is none."""
     for place in sorted(folder.parent.parent.glob(f"*-{identity}")):
         if said := said_by(place):
-            return float(said["summary"]["student"]["heldout"]["loss"])
+            heldout = (said["summary"].get("student") or {}).get("heldout") or {}
+            if (loss := heldout.get("loss")) is not None:  # a run that diverged has none
+                return float(loss)
     return None

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from dwt_cli.base.errors import UserError
+from dwt_cli.cli.command import carry_out
 from dwt_cli.config.advise import FEWEST_STEPS, Advise, in_words, share_of
 
 
@@ -56,3 +57,11 @@ def test_a_ladder_costs_no_more_than_its_share() -> None:
 
 def test_times_are_rounded_up() -> None:
     assert [in_words(each) for each in (61, 121, 7201)] == ["61s", "3m", "3h"]
+
+
+@pytest.mark.parametrize("words", [["--config-name", "ernie_tiny"], ["--score", "-m", "seed=1"]])
+def test_what_is_another_commands_is_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert carry_out("dwt-advise", words) == 2
+    assert "an advice has its own" in (said := capsys.readouterr().err) or "--score is" in said

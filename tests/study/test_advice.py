@@ -1,6 +1,8 @@
 """What a made-up ladder advises, and how it is scored; the ladder is `tests.study.miniature`'s."""
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,9 @@ def test_a_teacher_that_helps_is_listened_to(
     assert "with 8h: listen to the teacher" in answer(found)
     said = "\n".join(remarks(found))
     assert "not to be trusted" not in said
+    far = replace(taught, horizon=None)  # looked for beyond the ladder
+    said += "\n".join(remarks(replace(found, forecasts=[alone, far])))
+    assert "taught is forecast below the student alone from 400 steps on" in said
     assert "the teacher's own held-out loss is" in said and "ahead of anything" not in said
     spent = sum(LENGTHS) * 2 * (2 * miniature.STEP + miniature.FORWARD)
     assert found.flops == pytest.approx(spent) and f"{found.cost:.1%} of the budget" in said
@@ -92,6 +97,7 @@ def test_what_bears_on_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     _, _, found = advised(tmp_path, monkeypatch, -0.2, far=100)
     said = "\n".join(remarks(found))
     assert "not to be trusted: 40,000 steps are 100 times the ladder's longest run of 400" in said
+    assert answer(found).startswith("beyond what this ladder can say (100 times its longest run), ")
     assert "ahead of anything that this budget reaches" in said
     assert "the text is read 267 times; the ladder read it 2.7 times" in said
 
@@ -119,17 +125,25 @@ def test_a_page_is_written_and_a_forecast_kept_and_scored(
     print_advice(Console(width=200), found, commands["taught"], paths[:1])
     assert f"html: {folder / 'advice.html'}" in capsys.readouterr().out
     ids = {arm: (commands[arm], f"{arm}-whole".ljust(16, "0")) for arm in ARMS}
+    (folder / "forecasts.jsonl").write_text('{"version": 0, "budget": "9h"}\n')
     kept = keep_forecast(folder, found, ids, "c0ffee")
+    assert '"9h"' in (folder / "forecasts.jsonl").read_text()
     assert keep_forecast(folder, found, ids, "later") == kept
     assert kept["commit"] == "c0ffee" and kept["arms"]["taught"]["command"] == commands["taught"]
     for row in scores(tmp_path / "runs"):
         assert row["came"] == "not trained"
+    nothing = miniature.summary("alone", 3200, 0) | {"identity": ids["alone"][1]}
+    miniature.write_run(tmp_path / "runs" / f"it-{ids['alone'][1]}", nothing)
+    path = tmp_path / "runs" / f"it-{ids['alone'][1]}" / "summary.json"
+    nothing["student"]["heldout"] = {}
+    path.write_text(json.dumps(nothing))
+    assert scores(tmp_path / "runs")[0]["came"] == "not trained"
     for arm, above in (("alone", 0.0), ("taught", 9.0)):
         said = miniature.summary(arm, 3200, 0)
         said["identity"] = ids[arm][1]
         value = found.forecasts[list(ARMS).index(arm)].loss.value
         said["student"]["heldout"]["loss"] = value + above
-        miniature.write_run(tmp_path / "runs" / f"it-{ids[arm][1]}", said)
+        miniature.write_run(tmp_path / "runs" / f"so-{ids[arm][1]}", said)
     alone, taught, apart = scores(tmp_path / "runs")
     assert (alone["of"], alone["inside"]) == ("loss", "yes")
     assert (taught["arm"], taught["of"], taught["inside"]) == ("taught *", "loss", "no")
