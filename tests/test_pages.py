@@ -90,6 +90,7 @@ def place() -> Iterator[Path]:
 def test_a_command_that_is_shown_is_answered(command: str, place: Path) -> None:
     if words := [word for word in NOT_HERE if word in command]:
         pytest.skip(NOT_HERE[words[0]])
-    here = re.sub(r"\bDIR\b", "model", command.replace("data.path=DIR", "data.path=text"))
+    here = re.sub(r"data\.path=(DIR|NEW_TEXT)\b", "data.path=text", command)
+    here = re.sub(r"\bDIR\b", "model", here)
     answer = ask(shlex.split(here), place, 0)
     assert answer.code in (0, REACHED) and not answer.wrong, answer.errors

@@ -47,14 +47,18 @@ def _chosen(primary: str, words: tuple[str, ...]) -> DictConfig:
     return compose(primary, list(words), return_hydra_config=True)
 
 
+@lru_cache(maxsize=4096)
+def _parsed(word: str) -> Override:
+    return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_override(word)
+
+
 def _composed(primary: str, words: list[str]) -> DictConfig:
     """Return what Hydra composes; `UserError` for a setting of a choice that was not made.
 
     Files are read and merged once for the same choices, as a study's runs have; values are then
     set as Hydra does.
     """
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    parsed = parser.parse_overrides(words)
+    parsed = [_parsed(word) for word in words]
     choices: list[Override] = []
     values: list[Override] = []
     for each in parsed:
@@ -107,6 +111,7 @@ def runs_of(
         if (away / f"{primary}.yaml").is_file():
             home, away = away, home
         search = [f"hydra.searchpath=['file://{away}']"]
+    _parsed.cache_clear()
     _chosen.cache_clear()  # files may have changed since the last command of this process
     with initialize_config_dir(str(home), version_base="1.3"):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
