@@ -13,6 +13,7 @@ from transformers import AutoModelForMaskedLM, pipeline
 
 from dwt_cli.config import files
 from tests.miniature import dwt_train, options, write_text
+from tests.record import folder_of
 
 PROJECT = Path(__file__).parents[2]
 
@@ -37,8 +38,7 @@ def distilled(place: Path, alone: Path) -> Path:
 def _finished(place: Path, *choices: str) -> Path:
     done = dwt_train(*options(place), *choices, cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
-    line = next(line for line in done.stdout.splitlines() if line.startswith("record: "))
-    return Path(line.removeprefix("record: "))
+    return folder_of(done.stdout)
 
 
 def test_a_run_leaves_a_whole_record(distilled: Path) -> None:

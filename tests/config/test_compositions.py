@@ -1,6 +1,5 @@
 """What is offered works: any mixture of choices trains. tests/golden composes every choice."""
 
-import io
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,13 +7,12 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from rich.console import Console
 
-from dwt_cli.config import check, files
+from dwt_cli.config import files
 from dwt_cli.config.compose import register, typed
 from dwt_cli.config.run import SCHEMAS, Run
-from dwt_cli.recipe import worker
 from tests.miniature import options, write_text
+from tests.record import carry_out
 
 NUM_MIXTURES, NUM_BY_DEFAULT = 100, 8
 # they need more than a miniature run in one process has
@@ -159,10 +157,7 @@ def _fits(setting: str, objective: str) -> bool:
 def works(number: int, place: Path, composing: Callable[[list[str]], Run]) -> None:
     words = mixture(number, place)
     run = composing(words)
-    check.check(run)
-    printed = io.StringIO()
-    worker.work(run, Console(file=printed, width=100))
-    assert "record: " in printed.getvalue(), words
+    assert carry_out(run).folder.is_dir(), words
 
 
 @pytest.mark.parametrize("number", range(NUM_BY_DEFAULT))

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.miniature import dwt_train, options, write_text
 from tests.processes import Started
 
 SLOW = pytest.mark.slow
+Refused = Callable[[list[str], list[str]], None]
 
 
 @pytest.fixture(scope="module")
@@ -112,25 +114,34 @@ MISTAKES = [
 ]
 
 
+@pytest.fixture
+def refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Refused:
+    """Check that a command is answered by one line with these parts, and begins nothing."""
+
+    def check(typed: list[str], parts: list[str]) -> None:
+        before = sorted(place.glob("runs/*"))
+        monkeypatch.chdir(place)
+        monkeypatch.setattr("sys.argv", ["dwt-train", *typed, "jobs.start=fresh"])
+        with pytest.raises(SystemExit) as left:
+            main.main()
+        assert left.value.code == 2
+        lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("dwt-train:")]
+        assert len(lines) == 1 and all(part in lines[0] for part in parts), lines
+        assert sorted(place.glob("runs/*")) == before
+
+    return check
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [*MISTAKES[:4], *(pytest.param(*each, marks=SLOW) for each in MISTAKES[4:])],
 )
 def test_a_mistake_is_one_line_and_begins_nothing(
-    words: list[str],
-    parts: list[str],
-    place: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: list[str], parts: list[str], place: Path, refused: Refused
 ) -> None:
-    before = sorted(place.glob("runs/*"))
-    monkeypatch.setattr("sys.argv", ["dwt-train", *command(place, "jobs.start=fresh", *words)])
-    with pytest.raises(SystemExit) as left:
-        main.main()
-    assert left.value.code == 2
-    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("dwt-train:")]
-    assert len(lines) == 1 and all(part in lines[0] for part in parts), lines
-    assert sorted(place.glob("runs/*")) == before
+    refused(command(place, *words), parts)
 
 
 @SLOW

@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 from dwt_cli.cli import main
 from dwt_cli.study.chain import ChainRecord, write_chain
 from tests.launch import test_chain
-from tests.launch.test_chain import command, records, summaries
+from tests.launch.test_chain import Refused, command, records, summaries
 from tests.miniature import dwt_train
 from tests.processes import Started
 
 pytestmark = pytest.mark.slow
 
 place = test_chain.place
+refused = test_chain.refused
 
 STAGES = ["tuned", "general", "enhanced", "adaptive", "specific"]
 CONFIG = ("-cn", "ernie_tiny")
@@ -125,25 +126,12 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("words", "parts"), MISTAKES)
 def test_a_mistake_is_one_line_and_begins_nothing(
-    words: list[str],
-    parts: list[str],
-    place: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: list[str], parts: list[str], place: Path, refused: Refused
 ) -> None:
     (place / "GLUE/SST-2").mkdir(parents=True, exist_ok=True)
     (place / "GLUE/SST-2/train.tsv").write_text("sentence\tlabel\ngood\t1\nbad\t0\n")
-    before = sorted(place.glob("runs/*"))
     task = TASK[-2:] if words[0].startswith("chain.task") else TASK
-    typed = command(place, "jobs.start=fresh", *task, *words, config=CONFIG)
-    monkeypatch.chdir(place)
-    monkeypatch.setattr("sys.argv", ["dwt-train", *typed])
-    with pytest.raises(SystemExit) as left:
-        main.main()
-    assert left.value.code == 2
-    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("dwt-train:")]
-    assert len(lines) == 1 and all(part in lines[0] for part in parts), lines
-    assert sorted(place.glob("runs/*")) == before
+    refused(command(place, *task, *words, config=CONFIG), parts)
 
 
 @pytest.mark.parametrize("when", ["in a stage", "between stages"])

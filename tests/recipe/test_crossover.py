@@ -25,6 +25,7 @@ from dwt_cli.track.display import TrainingDisplay
 from dwt_cli.track.summary import Facts, Summary
 from tests.miniature import options, write_text
 from tests.processes import together
+from tests.record import carry_out, metrics
 
 STEPS, FADE = 48, 0.125
 WORDS = [
@@ -52,19 +53,16 @@ def run(words: list[str], composed: Callable[..., Run]) -> Callable[..., Answer]
 
     def make(*more: str) -> Answer:
         asked = composed(*words, *more)
-        printed = io.StringIO()
-        worker.work(replace(asked, overrides=[]), Console(file=printed, width=200))
-        (line,) = [x for x in printed.getvalue().splitlines() if x.startswith("record: ")]
-        folder = Path(line.removeprefix("record: "))
+        folder, printed = carry_out(replace(asked, overrides=[]))
         summary = json.loads((folder / "summary.json").read_text())
-        return {**summary, "folder": folder}, printed.getvalue()
+        return {**summary, "folder": folder}, printed
 
     return make
 
 
 def curve_of(folder: Path) -> list[tuple[int, float]]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["heldout/loss"]) for line in lines if "heldout/loss" in line]
+    lines = metrics(folder)
+    return [(int(line["step"]), line["heldout/loss"]) for line in lines if "heldout/loss" in line]
 
 
 def calibrations(place: Path) -> list[Path]:
@@ -72,8 +70,7 @@ def calibrations(place: Path) -> list[Path]:
 
 
 def weights_of(folder: Path) -> list[float]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["train/alpha_soft"] for line in lines if "train/alpha_soft" in line]
+    return [line["train/alpha_soft"] for line in metrics(folder) if "train/alpha_soft" in line]
 
 
 def slowly_crossed(curve: Sequence[tuple[int, float]], level: float) -> int:
@@ -291,4 +288,4 @@ def test_several_ranks_find_the_same(
         asked = composed(*words, *cpu, margin, *root)
         for found in together(2, of_rank, packing.packed(asked)):
             assert found["step"] == ours["step"] and found["flops"] == ours["flops"]
-            assert found["level"] == pytest.approx(ours["level"], rel=1e-5)
+            assert found["level"] == pytest.approx(ours["level"], rel=3e-4)  # to rounding

@@ -1,6 +1,5 @@
 """``task=clm`` from its command to what it leaves behind."""
 
-import io
 import json
 import math
 import re
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from transformers import (
     ArceeConfig,
     ArceeForCausalLM,
@@ -40,11 +38,11 @@ from dwt_cli.data.bpe import train_tokenizer
 from dwt_cli.data.pack import Blocks
 from dwt_cli.models.making import make_classifier
 from dwt_cli.models.wrapper import Classifier
-from dwt_cli.recipe import worker
 from dwt_cli.recipe.evaluate import opened
 from dwt_cli.tasks.options import CausalLM
 from dwt_cli.tasks.texts import Texts
 from tests.miniature import options, write_text
+from tests.record import Done, carry_out
 
 Composed = Callable[..., Run]
 
@@ -56,14 +54,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(composed: Composed, place: Path, *words: str) -> tuple[Path, str]:
-    """Return the folder of a miniature run, and what was printed."""
+def train(composed: Composed, place: Path, *words: str) -> Done:
     run = composed(*options(place), "task=clm", "scale.vocab_size=300", *words)
-    check.check(run)
-    printed = io.StringIO()
-    worker.work(run, Console(file=printed, width=200))
-    (line,) = [line for line in printed.getvalue().splitlines() if line.startswith("record: ")]
-    return Path(line.removeprefix("record: ")), printed.getvalue()
+    return carry_out(run)
 
 
 @pytest.mark.slow

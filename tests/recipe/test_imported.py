@@ -24,6 +24,7 @@ from dwt_cli.recipe.imported import check_decoded
 from dwt_cli.tasks.options import CausalLM, MaskedLM
 from dwt_cli.track.summary import Summary
 from tests.miniature import options, write_text
+from tests.record import folder_of, metrics
 from tests.vocabularies import byte_level
 
 Composed = Callable[..., Run]
@@ -72,11 +73,11 @@ def answers(prompts: Path, model: Any, num_entries: int) -> str:
 def served(composed: Composed, place: Path) -> list[str]:
     """The words of a run that hears what a server said; its model is the student of another."""
     printed = done(composed, place, "teacher=none", "signal=threshold")
-    folder = line_of(printed, "record: ").removeprefix("record: ")
+    folder = folder_of(printed)
     asked = done(composed, place, "signal=imported", "run.prompts=true")
     prompts = Path(line_of(asked, " prompts, ").split()[-1])
     (words,) = (each for each in asked.split() if each.startswith("signal.tokenizer="))
-    model = AutoModelForCausalLM.from_pretrained(Path(folder) / "model").eval()
+    model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
     (place / "rows.jsonl").write_text(answers(prompts, model, 6))
     assert len([*place.glob("runs/*/")]) == 1, "nothing was trained"
     return ["signal=imported", f"signal.path={place}/rows.jsonl", words, f"teacher {folder}"]
@@ -84,7 +85,7 @@ def served(composed: Composed, place: Path) -> list[str]:
 
 def test_the_rows_of_a_server_are_heard(composed: Composed, place: Path, served: list[str]) -> None:
     printed = done(composed, place, *served[:-1])
-    folder = Path(line_of(printed, "record: ").removeprefix("record: "))
+    folder = folder_of(printed)
     summary = Summary.from_json(json.loads((folder / "summary.json").read_text()))
     assert summary.student.num_taught == 2 and summary.student.signal["biased"]
     assert summary.cost["teacher_forward_flops"] is None
@@ -103,9 +104,8 @@ def test_it_is_as_if_the_model_were_here(
     here = ["teacher=checkpoint", f"teacher.path={path}", "signal=top_k"]
     for words in (served[:-1], here):
         printed = done(composed, place, *words)
-        folder = Path(line_of(printed, "record: ").removeprefix("record: "))
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        heard.append([each for each in lines if "train/soft_loss" in each])
+        folder = folder_of(printed)
+        heard.append([each for each in metrics(folder) if "train/soft_loss" in each])
     for name in ("train/soft_loss", "train/hard_loss", "train/teacher_loss"):
         ours, theirs = ([each[name] for each in lines] for lines in heard)
         assert ours == pytest.approx(theirs, rel=1e-3) and len(ours) == 2

@@ -1,6 +1,5 @@
 """``task=classification`` from its command to what it leaves behind."""
 
-import io
 import json
 import math
 import random
@@ -25,7 +24,6 @@ from dwt_cli.config.run import Run
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.models.checkpoint import save_model
 from dwt_cli.models.making import make_model
-from dwt_cli.recipe import worker
 from dwt_cli.recipe.divergence import Known
 from dwt_cli.recipe.labelled import LabelledStage
 from dwt_cli.recipe.recipe import recipe_of
@@ -35,9 +33,9 @@ from dwt_cli.track.display import Display
 from dwt_cli.training.checkpoint import Checkpoints
 from tests.conftest import VOCAB_SIZE, tiny_architecture
 from tests.miniature import SCALE, dwt_train
+from tests.record import Done, carry_out, metrics
 
 Composed = Callable[..., Run]
-TIMINGS = {"train/tokens_per_s", "train/elapsed_s"}
 SIGNS = {"calm": "bark", "loud": "tossa", "slow": "num"}
 
 
@@ -84,20 +82,10 @@ def words_of(place: Path, *words: str, student: str = "modernbert") -> list[str]
     ]
 
 
-def train(composed: Composed, place: Path, *words: str, **more: Any) -> tuple[Path, str]:
-    """Return the folder of a miniature run, and what was printed."""
+def train(composed: Composed, place: Path, *words: str, **more: Any) -> Done:
     run = composed(*words_of(place, *words, **more))
     run.overrides = list(words)
-    check.check(run)
-    printed = io.StringIO()
-    worker.work(run, Console(file=printed, width=200))
-    (line,) = [line for line in printed.getvalue().splitlines() if line.startswith("record: ")]
-    return Path(line.removeprefix("record: ")), printed.getvalue()
-
-
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
+    return carry_out(run)
 
 
 def of_saved(folder: Path, place: Path) -> tuple[float, float]:
@@ -150,7 +138,7 @@ def test_a_student_listens_to_a_teacher_that_knows_the_task(
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["teacher"]["heldout"] == pytest.approx(before["heldout"])
     assert summary["student"]["num_taught"] == 6
-    of_steps = [line for line in lines_of(folder) if "train/loss" in line]
+    of_steps = [line for line in metrics(folder) if "train/loss" in line]
     for line in of_steps:
         wanted = 0.5 * line["train/hard_loss"] + 2 * line["train/soft_loss"]
         assert line["train/loss"] == pytest.approx(wanted, rel=1e-5)
@@ -172,9 +160,9 @@ def test_features_of_layers_are_compared_on_labelled_texts(
     roots = [f"run.root={place}/{'alone' if alone else 'both'}-{parts}" for parts in (1, 4)]
     whole, _ = train(composed, place, *words, roots[0])
     parts, _ = train(composed, place, *words, "train.micro_batch_size=2", roots[1])
-    for ours, theirs in zip(lines_of(parts), lines_of(whole), strict=True):
+    for ours, theirs in zip(metrics(parts), metrics(whole), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
-    losses = [line for line in lines_of(whole) if "train/loss" in line]
+    losses = [line for line in metrics(whole) if "train/loss" in line]
     assert {"train/soft_attention", "train/soft_hidden", "train/soft_minilmv2"} <= losses[0].keys()
     if alone:
         assert losses[-1]["train/soft_loss"] < losses[0]["train/soft_loss"]
@@ -194,7 +182,7 @@ def test_a_policy_chooses_among_teachers_text_by_text(
     for name, more in (("whole", []), ("parts", ["train.micro_batch_size=2"])):
         words = [*chosen_among(tuned), "seed=6", *more, f"run.root={place}/policy-{name}"]
         folder, _ = train(composed, place, *words)
-        found.append([line for line in lines_of(folder) if "train/loss" in line])
+        found.append([line for line in metrics(folder) if "train/loss" in line])
     for ours, theirs in zip(*found, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
     of_first = [line["train/policy_1"] for line in found[0]]
@@ -302,7 +290,7 @@ def test_what_is_stopped_goes_on_to_the_bit(
             train(composed, place, *words)
     assert stopped[0] < 24
     again, _ = train(composed, place, *words)
-    assert lines_of(again) == lines_of(whole)
+    assert metrics(again) == metrics(whole)
     ours, theirs = (load_file(f / "model" / "model.safetensors") for f in (again, whole))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -344,7 +332,7 @@ def test_numbers_are_predicted_and_taught(
     taught, printed = train(composed, place, *words, student="bert")
     summary = json.loads((taught / "summary.json").read_text())
     assert summary["teacher"]["heldout"] == pytest.approx(found)
-    for each in (line for line in lines_of(taught) if "train/loss" in line):
+    for each in (line for line in metrics(taught) if "train/loss" in line):
         wanted = each["train/hard_loss"] + 2 * each["train/soft_loss"]
         assert each["train/loss"] == pytest.approx(wanted, rel=1e-5)
         assert each["train/teacher_loss"] > 0
@@ -381,7 +369,7 @@ def test_what_numbers_do_not_have_is_one_line(
 def test_micro_batches_change_nothing_but_rounding(composed: Composed, place: Path) -> None:
     whole, _ = train(composed, place, "seed=4")
     parts, _ = train(composed, place, "seed=4", "train.micro_batch_size=2", f"run.root={place}/mb")
-    for ours, theirs in zip(lines_of(parts), lines_of(whole), strict=True):
+    for ours, theirs in zip(metrics(parts), metrics(whole), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
@@ -391,15 +379,11 @@ def test_a_task_of_glue_has_its_own_metrics_and_dev_sets(
     words = [word for word in words_of(place) if not word.startswith("task.")]
     run = composed(*words, "task=glue", "task.name=MNLI", f"task.path={glue_folder}")
     run.overrides = []
-    check.check(run)
-    printed = io.StringIO()
-    worker.work(run, Console(file=printed, width=200))
-    (line,) = [line for line in printed.getvalue().splitlines() if line.startswith("record: ")]
-    folder = Path(line.removeprefix("record: "))
+    folder, printed = carry_out(run)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["student"]["heldout"].keys() == {"loss", "accuracy", "accuracy_MNLI-mm"}
-    assert "40 texts to train on, 20, 20 held out: dev_matched.tsv" in printed.getvalue()
-    assert "MNLI/train.tsv: 40 examples, officially 392,702" in printed.getvalue()
+    assert "40 texts to train on, 20, 20 held out: dev_matched.tsv" in printed
+    assert "MNLI/train.tsv: 40 examples, officially 392,702" in printed
 
 
 @pytest.mark.slow
@@ -531,6 +515,6 @@ def test_two_ranks_train_as_one_does(place: Path, tuned: tuple[Path, str], is_ch
         done = dwt_train(*words_of(place), *own, cwd=place)
         assert done.returncode == 0, done.stderr
         (folder,) = (place / f"{name}{is_chosen}").iterdir()
-        found.append(lines_of(folder))
+        found.append(metrics(folder))
     for ours, theirs in zip(*found, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)

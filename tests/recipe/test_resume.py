@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import AutoModelForMaskedLM
@@ -21,6 +20,7 @@ from transformers import AutoModelForMaskedLM
 from dwt_cli.cli.runs import listed_runs
 from tests.miniature import options, write_text
 from tests.processes import Started
+from tests.record import metrics
 
 STEPS, TEACHER_STEPS = 60, 30
 LONGER = [
@@ -31,7 +31,6 @@ LONGER = [
     "student.num_layers=2",
     "eval.num_blocks=32",
 ]
-TIMINGS = {"train/tokens_per_s", "train/elapsed_s"}
 
 
 class Place:
@@ -55,8 +54,8 @@ class Place:
     def in_cache(self, pattern: str) -> list[Path]:
         return list((self.folder / "cache").glob(pattern))
 
-    def lines(self) -> list[dict[str, Any]]:
-        return metrics(next((self.folder / "runs").glob("small-*-seed0-*/metrics.jsonl"), None))
+    def lines(self) -> list[dict[str, float]]:
+        return [x for run in self.folder.glob("runs/small-*-seed0-*") for x in metrics(run)]
 
     def newest_step(self) -> int:
         return max((line["step"] for line in self.lines()), default=0)
@@ -66,14 +65,6 @@ class Place:
 
     def state(self) -> str:
         return str(json.loads((self.run / "status.json").read_text())["state"])
-
-
-def metrics(path: Path | None) -> list[dict[str, Any]]:
-    """The whole lines, without what a clock has measured."""
-    if path is None or not path.exists():
-        return []
-    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in whole]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +129,7 @@ def check_same_end(place: Place, undisturbed: Place, steps: int = STEPS) -> None
             for p in (place, undisturbed)
         )
         assert ours == theirs and len(ours) == count, pattern
-    teachers = [metrics(p.in_cache("teacher/*/metrics.jsonl")[0]) for p in (place, undisturbed)]
+    teachers = [metrics(p.in_cache("teacher/*/")[0]) for p in (place, undisturbed)]
     assert teachers[0] == teachers[1] != []
     facts = [json.loads((p.run / "summary.json").read_text())["student"] for p in
              (place, undisturbed)]  # fmt: skip
@@ -181,7 +172,7 @@ def test_killed_in_every_stage(place: Place, undisturbed: Place) -> None:
     at = draw.randint(6, 20)
     started = place.start()
     started.wait_until(lambda: any(
-        len(metrics(path)) >= at for path in place.in_cache("teacher/*.partial/metrics.jsonl")
+        len(metrics(path)) >= at for path in place.in_cache("teacher/*.partial")
     ))  # fmt: skip
     started.kill()
     assert place.in_cache("teacher/*.partial/checkpoints/step-*")
@@ -233,7 +224,7 @@ def test_killed_thirty_times_at_random(tmp_path: Path, text: Path) -> None:
     draw = random.Random(0)
 
     def teacher_step() -> int:
-        lines = [x for path in place.in_cache("teacher/*/metrics.jsonl") for x in metrics(path)]
+        lines = [x for path in place.in_cache("teacher/*/") for x in metrics(path)]
         return max((line["step"] for line in lines), default=0)
 
     resumptions: dict[str, list[int]] = {"teacher": [], "student": []}

@@ -28,7 +28,7 @@ from dwt_cli.distill.objective.divergences import ForwardKL
 from dwt_cli.distill.signal.options import Online, Sampled, Threshold
 from dwt_cli.distill.signal.store import CachedBlock, write_shard
 from dwt_cli.launch import sweep
-from dwt_cli.recipe import preflight, signal, study_plan, worker
+from dwt_cli.recipe import preflight, signal, study_plan
 from dwt_cli.recipe.memory import memory
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.stage import Context, Done, Site
@@ -40,6 +40,7 @@ from dwt_cli.track.display import Display
 from dwt_cli.track.summary import Facts, Summary
 from tests.miniature import options, write_text
 from tests.processes import Started, together
+from tests.record import carry_out, metrics
 
 CAUSAL = [
     *("task=clm", "scale.vocab_size=270", "scale.num_layers=1", "scale.teacher_num_layers=1"),
@@ -380,12 +381,9 @@ def test_a_run_hears_what_is_kept(place: Path, causal: Run) -> None:
         run = changed(
             causal, signal=cached, choices={"teacher": "untrained", "signal": str(cached)}
         )
-        printed = io.StringIO()
-        worker.work(run, Console(file=printed, width=120))
-        (folder,) = place.glob(f"runs/*{recipe_of(run).identity}")
-        steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        folder, _ = carry_out(run)
         summary = json.loads((folder / "summary.json").read_text())
-        summaries.append((summary, [s for s in steps if "train/soft_loss" in s]))
+        summaries.append((summary, [s for s in metrics(folder) if "train/soft_loss" in s]))
     (online, theirs), (cached, ours) = summaries
     for name in ("train/soft_loss", "train/teacher_loss", "train/hard_loss"):
         assert [s[name] for s in ours] == pytest.approx([s[name] for s in theirs], abs=3e-3)

@@ -1,6 +1,5 @@
 """Every kind of teacher, through whole runs at a size of seconds."""
 
-import io
 import json
 import math
 import shlex
@@ -12,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from transformers import ElectraConfig, ElectraForMaskedLM
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import Run
 from dwt_cli.distill.teacher.options import BUDGETS
-from dwt_cli.recipe import preflight, worker
+from dwt_cli.recipe import preflight
 from dwt_cli.recipe.plan import flops_in_all
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.teacher import step_at
 from dwt_cli.training.snapshots import Snapshots
 from tests.miniature import options, write_text
+from tests.record import carry_out, metrics
 
 Summary = dict[str, Any]
 Summed = Callable[..., Summary]
@@ -44,12 +43,9 @@ def summed(place: Path, composed: Callable[..., Run]) -> Summed:
     def make(*choices: str, words: Sequence[str] = ()) -> Summary:
         typed = [*options(place), "scale.teacher_steps=40", "alpha=normal", *choices]
         run = replace(composed(*(words or typed)), overrides=list(words or typed))
-        printed = io.StringIO()
-        worker.work(run, Console(file=printed, width=120))
-        line = next(x for x in printed.getvalue().splitlines() if x.startswith("record: "))
-        folder = Path(line.removeprefix("record: "))
+        folder, printed = carry_out(run)
         summary: Summary = json.loads((folder / "summary.json").read_text())
-        return {**summary, "folder": folder, "printed": printed.getvalue()}
+        return {**summary, "folder": folder, "printed": printed}
 
     return make
 
@@ -182,7 +178,7 @@ def test_the_rows_where_it_is_surest_are_the_same_in_any_micro_batch(summed: Sum
         words = ("select=uncertain", "select.share=0.3", "train.precision=fp32")
         name = f"run.name=of_{size}"  # the size of a micro-batch is no part of a run's identity
         run = summed(*words, f"train.micro_batch_size={size}", name, "run.fresh=true")
-        lines = map(json.loads, (run["folder"] / "metrics.jsonl").read_text().splitlines())
+        lines = metrics(run["folder"])
         found.append([(x["train/loss"], x["train/selected"]) for x in lines if "train/loss" in x])
     (losses, selected), (theirs, their_selected) = (zip(*each, strict=True) for each in found)
     assert selected == pytest.approx(their_selected) and 0.5 < np.mean(selected) < 0.9
@@ -207,7 +203,7 @@ def test_a_student_that_teaches_itself_has_no_teacher_s_loss(
     assert run["teacher"]["heldout"] == {} and run["student"]["num_taught"] == 6
     assert run["cost"]["teacher_forward_flops"] == run["cost"]["teacher_pretraining_flops"] == 0
     assert "the teacher" not in run["printed"].replace("what the teacher brought", "")
-    steps = map(json.loads, (run["folder"] / "metrics.jsonl").read_text().splitlines())
+    steps = metrics(run["folder"])
     named = [line.keys() for line in steps if "train/loss" in line]
     assert all("train/soft_loss" in each and "train/teacher_loss" not in each for each in named)
 

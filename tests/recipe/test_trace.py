@@ -20,6 +20,7 @@ from dwt_cli.cli import trace as command
 from dwt_cli.recipe.trace import FinishedRun, Options, carry_out
 from dwt_cli.track.summary import Facts, Summary
 from tests.miniature import dwt_train, options, write_text
+from tests.record import folder_of
 
 WORDS = ["remap=stack", "data.path=my text", "eval.at=[1]", "run.fresh=true"]
 AGAIN = "dwt-train remap=stack 'data.path=my text' 'eval.at=[0,0.25,0.5,0.75,1]' run.fresh=true"
@@ -104,8 +105,7 @@ def test_a_run_is_traced_stopped_and_gone_on_with(
     words += ["scale.vocab_size=400", "scale.max_steps=60"]
     done = dwt_train(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (record,) = (line for line in done.stdout.splitlines() if line.startswith("record: "))
-    folder = tmp_path / record.removeprefix("record: ")
+    folder = tmp_path / folder_of(done.stdout)
     masked = {"text": "five dark [MASK] dark.", "answer": "five", "instead": "sum"}
     causal = {"text": "five dark", "answer": "bark five", "instead": "sum"}
     file = tmp_path / "queries.jsonl"

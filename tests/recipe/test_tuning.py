@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from dwt_cli.config import check
 from dwt_cli.config.run import Run
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.models.checkpoint import open_folder, save_model
@@ -25,9 +24,9 @@ from dwt_cli.training.checkpoint import Checkpoints
 from tests.conftest import VOCAB_SIZE, tiny_architecture
 from tests.miniature import SCALE, dwt_train, write_text
 from tests.recipe import test_labelled as labelled
+from tests.record import Done, carry_out, metrics
 
 Composed = Callable[..., Run]
-TIMINGS = {"train/tokens_per_s", "train/elapsed_s"}
 DSEE = ["tuning=dsee", "tuning.rank=3", "tuning.num_sparse=5", "tuning.prune=0.25"]
 TRAINED = 2 * 2 * (3 * (16 + 16) + 5)  # of two layers' queries and values
 
@@ -62,20 +61,10 @@ def words_of(place: Path, *words: str, student: str = "modernbert") -> list[str]
     ]
 
 
-def train(composed: Composed, place: Path, *words: str, **more: Any) -> tuple[Path, str]:
-    """Return the folder of a miniature run, and what was printed."""
+def train(composed: Composed, place: Path, *words: str, **more: Any) -> Done:
     run = composed(*words_of(place, *words, **more))
     run.overrides = list(words)
-    check.check(run)
-    printed = io.StringIO()
-    worker.work(run, Console(file=printed, width=200))
-    (line,) = [line for line in printed.getvalue().splitlines() if line.startswith("record: ")]
-    return Path(line.removeprefix("record: ")), printed.getvalue()
-
-
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
+    return carry_out(run)
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -134,7 +123,7 @@ def test_what_is_stopped_goes_on_to_the_bit(
             with pytest.raises(KeyboardInterrupt):
                 train(composed, place, *words)
     again, _ = train(composed, place, *words)
-    assert lines_of(again) == lines_of(whole)
+    assert metrics(again) == metrics(whole)
     ours, theirs = (weights_of(folder / "model") for folder in (again, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert summary_of(again)["student"]["tuning"] == summary_of(whole)["student"]["tuning"]
@@ -146,7 +135,7 @@ def test_micro_batches_change_nothing_but_rounding(composed: Composed, place: Pa
     whole, _ = train(composed, place, *words, student="bert")
     more = ["train.micro_batch_size=2", f"run.root={place}/mb"]
     parts, _ = train(composed, place, *words, *more, student="bert")
-    for ours, theirs in zip(lines_of(parts), lines_of(whole), strict=True):
+    for ours, theirs in zip(metrics(parts), metrics(whole), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
     ours, theirs = (summary_of(folder)["student"]["step_flops"] for folder in (parts, whole))
     assert ours > theirs  # W' is formed in each
@@ -215,7 +204,7 @@ def test_two_ranks_tune_as_one(place: Path, parallel: str) -> None:
         assert answer.returncode == 0, answer.stderr
         (folder,) = root.glob("*-seed6-*")
         found.append(folder)
-    for ours, theirs in zip(*map(lines_of, found), strict=True):
+    for ours, theirs in zip(*map(metrics, found), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)
     ours, theirs = (summary_of(folder)["student"] for folder in found)
     assert ours["tuning"] == theirs["tuning"]

@@ -1,22 +1,20 @@
 """A student with a tokenizer of its own, from its command to what it leaves behind."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from transformers import AutoTokenizer
 
 from dwt_cli.config import check
 from dwt_cli.config.run import Run
 from dwt_cli.models.making import make_model
-from dwt_cli.recipe import worker
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.track.summary import Summary
 from tests.conftest import tiny_architecture
 from tests.miniature import options, write_text
+from tests.record import Done, carry_out, metrics
 from tests.vocabularies import metaspace, pieces
 
 Composed = Callable[..., Run]
@@ -35,15 +33,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(composed: Composed, place: Path, *words: str) -> tuple[Path, str]:
-    """Return the folder of a miniature run with the teacher, and what was printed."""
+def train(composed: Composed, place: Path, *words: str) -> Done:
     asked = ["teacher=checkpoint", f"teacher.path={place}/teacher", "scale.vocab_size=300"]
     run = composed(*options(place), *asked, *words)
-    check.check(run)
-    printed = io.StringIO()
-    worker.work(run, Console(file=printed, width=300))
-    (line,) = [line for line in printed.getvalue().splitlines() if line.startswith("record: ")]
-    return Path(line.removeprefix("record: ")), printed.getvalue()
+    return carry_out(run)
 
 
 @pytest.mark.slow
@@ -110,8 +103,7 @@ def test_a_decoder_listens_to_one_with_other_tokens(
         summary = Summary.from_json(json.loads((folder / "summary.json").read_text()))
         losses.append(summary.student.loss)
         assert summary.student.num_taught == 6
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        soft = [line["train/soft_loss"] for line in lines if "train/soft_loss" in line]
+        soft = [line["train/soft_loss"] for line in metrics(folder) if "train/soft_loss" in line]
         assert len(soft) == 6 and all(0 < each < 100 for each in soft)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -122,7 +114,4 @@ def test_likelihoods_of_text_serve_a_teacher_with_the_same_tokens(
 ) -> None:
     words = ["task=clm", "teacher=untrained", "objective=alm", "scale.vocab_size=300"]
     run = composed(*options(place), *words)
-    check.check(run)
-    printed = io.StringIO()
-    worker.work(run, Console(file=printed, width=300))
-    assert "other tokens" not in printed.getvalue()
+    assert "other tokens" not in carry_out(run).printed
