@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from dwt_cli.data.options import OWN
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.chunks import over_chunks
-from dwt_cli.distill.objective.features import between, over_features, parts_for, requested
+from dwt_cli.distill.objective.features import (
+    Block,
+    between,
+    over_features,
+    parts_for,
+    requested,
+)
 from dwt_cli.distill.remap.options import Remap
 from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.distill.teacher.several import SeveralTeachers
@@ -110,14 +116,14 @@ class Shapes:
 
         (ours, theirs), flops = self.features, self.conditions.training_flops
         shown = flops(self.student_model, ours) - flops(self.student_model)
-        compared = self._comparing_flops(self.student_model)
+        compared, looked_at = self._comparing_flops
         if over_chunks(self.objectives):
             compared += self._head_flops(self.student_model)
         if teacher and teacher.read:
             asked = self._answer_in_other_tokens(teacher.read, teacher.aligned or 0.0)
         else:
             asked = sum(self.answer_flops(name, theirs) for name in self.teacher_models)
-        asked += sum(map(self._comparing_flops, self.teacher_models.values()))
+        asked += looked_at
         shown += compared * FORWARD_AND_BACKWARD
         if self.num_shared:  # two products with the head, each time that losses are formed
             sizes = self.conditions.num_outputs * self.student_config.hidden_size
@@ -128,16 +134,24 @@ class Shapes:
             shown += self.mixture.student_flops(self._head_flops(self.student_model), block)
         return shown, asked + sum(self.learning_flops.values())
 
-    def _comparing_flops(self, model: PreTrainedModel) -> float:
-        """Return those of a step, forward, for what objectives make of a model's features."""
-        of, each = self.conditions, over_features(self.compared).values()
-        return of.train.batch_size * sum(one.flops(model.config, of.length) for one in each)
+    @property
+    def _comparing_flops(self) -> tuple[float, float]:
+        """Those of a step, forward, for what objectives make of either side's features."""
+        ours = theirs = 0.0
+        if self._sides is not None:
+            block = Block(self.conditions.length, float(self.conditions.num_targets))
+            for each in over_features(self.compared).values():
+                of_student, of_teacher = each.flops(*self._sides, block)
+                ours, theirs = ours + of_student, theirs + of_teacher
+        num_blocks = self.conditions.train.batch_size
+        return num_blocks * ours, num_blocks * theirs
 
     def compared_bytes(self, num_blocks: int) -> int:
-        """Return the bytes that objectives keep of the student's features of so many blocks."""
-        length, config = self.conditions.data.block_length, self.student_model.config
-        each = over_features(self.compared).values()
-        return sum(one.kept_bytes(config, num_blocks, length) for one in each)
+        """Return the bytes that objectives keep of the features of so many blocks."""
+        if self._sides is None:
+            return 0
+        sizes = *self._sides, num_blocks, self.conditions.data.block_length
+        return sum(each.kept_bytes(*sizes) for each in over_features(self.compared).values())
 
     def answer_flops(self, name: str, *features: FeatureSpec) -> float:
         """Return the FLOPs of a teacher's forward pass over a step's batch, with these features.

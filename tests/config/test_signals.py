@@ -11,7 +11,7 @@ from dwt_cli.config.run import Run
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.distill.objective.chunks import Alm
 from dwt_cli.distill.objective.divergences import ForwardKL, ReverseKL, TopK
-from dwt_cli.distill.objective.features import MiniLMv2
+from dwt_cli.distill.objective.relations import MiniLMv2
 from dwt_cli.distill.objective.revise import LabelRevision
 from dwt_cli.distill.objective.select import Gate, Uncertain
 from dwt_cli.distill.signal.options import LikeliestOnly, Online, Sampled, Threshold

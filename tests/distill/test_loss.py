@@ -12,8 +12,9 @@ from dwt_cli.distill.alpha import Constant, Linear, Schedule, Weights
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.base import EntryRows, Objective
 from dwt_cli.distill.objective.divergences import ForwardKL
-from dwt_cli.distill.objective.features import Hidden, parts_for
+from dwt_cli.distill.objective.features import parts_for
 from dwt_cli.distill.objective.fused import Comparison, DistillationSums
+from dwt_cli.distill.objective.hidden import Hidden
 from dwt_cli.distill.teacher.signal import (
     TARGETS_ALONE,
     Answer,

@@ -20,7 +20,7 @@ from dwt_cli.data.bpe import train_tokenizer
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.divergences import ForwardKL
-from dwt_cli.distill.objective.features import MiniLMv2
+from dwt_cli.distill.objective.relations import MiniLMv2
 from dwt_cli.distill.teacher.signal import ModelSignal
 from dwt_cli.models.anatomy import ANATOMIES, head_size
 from dwt_cli.models.checkpoint import save_model

@@ -14,19 +14,16 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from transformers import BertConfig
 
 from dwt_cli.base.machine import Machine
 from dwt_cli.base.ranks import ALONE
 from dwt_cli.config.run import Run
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.distill.loss import Distillation, DistillationLoss
-from dwt_cli.distill.objective.attention import Attention
 from dwt_cli.distill.objective.chunks import Alm, ChunkObjective, Chunks, Uld
 from dwt_cli.distill.teacher.options import VirtualTeacher
 from dwt_cli.distill.teacher.several import SeveralTeachers
 from dwt_cli.distill.teacher.signal import VirtualSignal
-from dwt_cli.models.features import Features, Heads
 from dwt_cli.models.making import make_model
 from dwt_cli.models.wrapper import LanguageModel
 from dwt_cli.recipe.memory import memory, state
@@ -315,23 +312,3 @@ def test_the_students_logits_where_likelihoods_are_compared(objective: ChunkObje
             objective.compare(states_ND @ weight_VD.T, labels_N, theirs).backward()
         peak = tracker.get_tracker_snapshot("peak")[CPU]["Total"]
     assert objective.num_tables == pytest.approx(peak / (num_rows * size * 4), rel=0.15)
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("num_pairs", "head_width"), [(1, 4), (5, 32)])
-def test_tables_of_attention_scores(num_pairs: int, head_width: int, causal: bool) -> None:
-    num_blocks, num_heads, length = 8, 4, 128
-
-    def heads(learns: bool) -> dict[int, Heads]:
-        shape = (num_blocks, num_heads, length, head_width)
-        made = (torch.randn(3, *shape, requires_grad=learns) for _ in range(num_pairs))
-        return {number: Heads(*each) for number, each in enumerate(made)}
-
-    objective = Attention(pairs=[[number, number] for number in range(num_pairs)])
-    with FakeTensorMode(), (tracker := MemTracker()):
-        features = [Features({}, heads(learns), causal) for learns in (True, False)]
-        batch = Batch(*(torch.zeros(1, 1, dtype=torch.long) for _ in range(4)))
-        objective.compare(features[0], features[1], None, batch).backward()
-    peak = tracker.get_tracker_snapshot("peak")[CPU]["Total"]
-    sizes = BertConfig(hidden_size=num_heads * head_width, num_attention_heads=num_heads)
-    assert objective.kept_bytes(sizes, num_blocks, length) == pytest.approx(peak, rel=0.1)

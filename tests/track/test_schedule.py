@@ -9,7 +9,7 @@ import pytest
 
 from dwt_cli.distill.alpha import Constant, Wsd
 from dwt_cli.distill.objective.divergences import ForwardKL
-from dwt_cli.distill.objective.features import MiniLM
+from dwt_cli.distill.objective.relations import MiniLM
 from dwt_cli.track.schedule import RATE, schedule_curves
 from dwt_cli.training.options import Falling, Optim
 from tests.miniature import dwt_train, options

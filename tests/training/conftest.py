@@ -15,7 +15,8 @@ from dwt_cli.distill.alpha import Constant, Schedule
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.divergences import ForwardKL
-from dwt_cli.distill.objective.features import Hidden, parts_for
+from dwt_cli.distill.objective.features import parts_for
+from dwt_cli.distill.objective.hidden import Hidden
 from dwt_cli.distill.teacher.options import ModelTeacher, Online
 from dwt_cli.evaluate.lm import heldout_metrics
 from dwt_cli.models.making import make_model

@@ -13,8 +13,9 @@ from dwt_cli.data.corpus import Corpus
 from dwt_cli.distill.alpha import Linear
 from dwt_cli.distill.objective.attention import Attention
 from dwt_cli.distill.objective.divergences import ForwardKL
-from dwt_cli.distill.objective.features import Hidden, MiniLMv2
+from dwt_cli.distill.objective.hidden import Hidden
 from dwt_cli.distill.objective.masked import MaskedHidden, Pool
+from dwt_cli.distill.objective.relations import MiniLMv2
 from dwt_cli.distill.teacher.options import Online
 from dwt_cli.models.options import Family, Head
 from dwt_cli.tasks.clm import NextToken

@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from dwt_cli.distill.objective.features import LayerPairs, check_heads, scaled_products
+from dwt_cli.distill.objective.features import Block, LayerPairs
+from dwt_cli.distill.objective.relations import (
+    check_heads,
+    heads_bytes,
+    products_flops,
+    scaled_products,
+    tables_bytes,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,19 +57,19 @@ class Attention(LayerPairs):
             means.append(_mean_square(differences_BHLL, student))
         return torch.stack(means).mean()
 
-    def flops(self, config: PreTrainedConfig, block_length: float) -> float:
-        from dwt_cli.models.anatomy import head_size
+    def flops(
+        self, student: PreTrainedConfig, teacher: PreTrainedConfig, block: Block
+    ) -> tuple[float, float]:
+        ours, theirs = products_flops(student, block), products_flops(teacher, block)
+        return len(self.layers) * ours, len(self.layers) * theirs
 
-        width = config.num_attention_heads * head_size(config)
-        return 2 * len(self.layers) * width * block_length**2
-
-    def kept_bytes(self, config: PreTrainedConfig, num_blocks: int, block_length: int) -> int:
+    def kept_bytes(
+        self, student: PreTrainedConfig, teacher: PreTrainedConfig, num_blocks: int, length: int
+    ) -> int:
         """Return the tables of differences, four that are worked on, and both sides' heads."""
-        from dwt_cli.models.anatomy import head_size
-
-        heads = num_blocks * config.num_attention_heads * block_length
-        tables = (len(self.layers) + 4) * block_length
-        return 4 * heads * (tables + 6 * len(self.layers) * head_size(config))
+        tables = (len(self.layers) + 4) * tables_bytes(student, num_blocks, length)
+        heads = sum(heads_bytes(each, num_blocks, length) for each in (student, teacher))
+        return tables + 3 * len(self.layers) * heads
 
 
 def _mean_square(differences_BHLL: Tensor, of: Features) -> Tensor:

@@ -13,7 +13,12 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.distill.objective.features import FeatureObjective, no_pairs
+from dwt_cli.distill.objective.features import (
+    Block,
+    FeatureObjective,
+    no_pairs,
+    projection_flops,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,6 +68,14 @@ class SelfFeatures(FeatureObjective):
                 )
         widths = (student.hidden_size, student.hidden_size)
         return Projections(len(self.pairs), *widths) if self.projection else None
+
+    def flops(
+        self, student: PreTrainedConfig, teacher: PreTrainedConfig, block: Block
+    ) -> tuple[float, float]:
+        num_positions = len(self.pairs) * block.length
+        projected = self.projection * projection_flops(num_positions, student, student)
+        costs = 2 * num_positions * (block.length + 2) * student.hidden_size  # and the weights
+        return projected + costs * (self.distance is OwnDistance.emd), 0.0
 
     def compare(
         self, student: Features, teacher: Features, part: nn.Module | None, batch: Batch

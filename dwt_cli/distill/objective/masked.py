@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
-from dwt_cli.distill.objective.features import FeatureObjective
+from dwt_cli.distill.objective.features import Block, FeatureObjective, projection_flops
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,6 +54,13 @@ class MaskedHidden(FeatureObjective):
 
         widths = (student.hidden_size, teacher.hidden_size)
         return None if len({*widths}) == 1 else Projections(1, *widths)
+
+    def flops(
+        self, student: PreTrainedConfig, teacher: PreTrainedConfig, block: Block
+    ) -> tuple[float, float]:
+        if student.hidden_size == teacher.hidden_size:
+            return 0.0, 0.0
+        return projection_flops(block.num_targets, student, teacher), 0.0
 
     def compare(
         self, student: Features, teacher: Features, part: nn.Module | None, batch: Batch

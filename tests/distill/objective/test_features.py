@@ -13,18 +13,11 @@ from dwt_cli.distill.objective.attention import Attention
 from dwt_cli.distill.objective.base import Objective
 from dwt_cli.distill.objective.choices import FEATURE_OBJECTIVES
 from dwt_cli.distill.objective.divergences import ForwardKL
-from dwt_cli.distill.objective.features import (
-    Distance,
-    Hidden,
-    MiniLM,
-    MiniLMv2,
-    between,
-    each_layer,
-    parts_for,
-    requested,
-)
+from dwt_cli.distill.objective.features import between, each_layer, parts_for, requested
+from dwt_cli.distill.objective.hidden import Distance, Hidden
 from dwt_cli.distill.objective.masked import MaskedHidden, Pool
 from dwt_cli.distill.objective.projections import Projections
+from dwt_cli.distill.objective.relations import MiniLM, MiniLMv2
 from dwt_cli.models.features import Features, Heads
 from dwt_cli.tasks.task import Batch
 

@@ -15,7 +15,8 @@ from dwt_cli.data.tokenizer import ids_of
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.distill.loss import Distillation, DistillationLoss
 from dwt_cli.distill.objective.chunks import Alm, ChunkObjective, Chunks, Uld
-from dwt_cli.distill.objective.features import Distance, Hidden, parts_for
+from dwt_cli.distill.objective.features import parts_for
+from dwt_cli.distill.objective.hidden import Distance, Hidden
 from dwt_cli.distill.teacher.across import SpanSignal
 from dwt_cli.distill.teacher.signal import Request
 from dwt_cli.models.making import make_model
