@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dwt_cli.models.wrapper import Wrapper
-    from dwt_cli.recipe.stage import Conditions, Context
+    from dwt_cli.recipe.conditions import Conditions
+    from dwt_cli.recipe.stage import Context
     from dwt_cli.training.compiling import Compiling
 
 

@@ -23,7 +23,8 @@ from dwt_cli.data.source import Progress, Source
 from dwt_cli.distill.teacher.options import CheckpointTeacher
 from dwt_cli.models.options import Checkpoint, located, provenance
 from dwt_cli.recipe import across
-from dwt_cli.recipe.stage import Conditions, Context, Done, Stage
+from dwt_cli.recipe.conditions import Conditions
+from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.tasks.options import MaskedLM, Task
 
 

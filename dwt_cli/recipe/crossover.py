@@ -21,8 +21,9 @@ from dwt_cli.base import atomic
 from dwt_cli.base.cache import PARTIAL, Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.distill.alpha import Crossover
+from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.record import find, read_summary, recorded_as
-from dwt_cli.recipe.stage import Conditions, Context, Done, Stage
+from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.recipe.teacher import TeacherStage
 from dwt_cli.track.metrics import first_at, heldout_losses, read_lines
 from dwt_cli.track.summary import Facts

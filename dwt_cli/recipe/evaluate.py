@@ -24,9 +24,10 @@ from dwt_cli.evaluate.measurement import EvaluatedModel, Measurement, Results
 from dwt_cli.models.anatomy import num_positions
 from dwt_cli.models.checkpoint import open_config, open_model
 from dwt_cli.models.options import Checkpoint, Head, located, provenance
+from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.finetuning import TaskTunings
-from dwt_cli.recipe.stage import Conditions, Context, Done
+from dwt_cli.recipe.stage import Context, Done
 from dwt_cli.tasks.batches import HeldoutBatches
 from dwt_cli.tasks.options import Task
 from dwt_cli.track.display import plain_line

@@ -22,10 +22,11 @@ from dwt_cli.models.anatomy import is_known, num_positions
 from dwt_cli.models.making import classifier_config, make_classifier
 from dwt_cli.models.options import Classes, Predicts, Student
 from dwt_cli.models.tuning import Tuning
+from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.labelled import LabelledStage
 from dwt_cli.recipe.samples import train_batches
 from dwt_cli.recipe.shapes import Shapes
-from dwt_cli.recipe.stage import Conditions, Context
+from dwt_cli.recipe.stage import Context
 from dwt_cli.recipe.student import StudentStage
 from dwt_cli.tasks.labelled import LabelledTask
 from dwt_cli.tasks.texts import BucketedBatches

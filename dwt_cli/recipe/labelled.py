@@ -13,8 +13,9 @@ from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.identity import plain
 from dwt_cli.data import corpus as corpora
+from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.corpus import CorpusStage
-from dwt_cli.recipe.stage import Conditions, Context, Done
+from dwt_cli.recipe.stage import Context, Done
 from dwt_cli.tasks.labelled import LabelledTask
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from dwt_cli.models.checkpoint import open_config, open_model
 from dwt_cli.models.flops import num_parameters, num_trained
 from dwt_cli.models.options import STUDENT_PATH, Checkpoint, Head, located
 from dwt_cli.models.wrapper import LanguageModel, Want
+from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.memory import memory, state
 from dwt_cli.recipe.shapes import Shapes
-from dwt_cli.recipe.stage import Conditions
 from dwt_cli.recipe.student import StudentStage
 from dwt_cli.training.protocols import Moment
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from dwt_cli.base.cache import Cache
 from dwt_cli.config.run import Run
 from dwt_cli.distill.teacher.options import CheckpointTeacher
+from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.corpus import CorpusStage, tokenizer_path
 from dwt_cli.recipe.labelled import LabelledStage
 from dwt_cli.recipe.shapes import Shapes
-from dwt_cli.recipe.stage import Conditions
 from dwt_cli.recipe.student import StudentStage
 from dwt_cli.recipe.teacher import teacher_stage
 from dwt_cli.training.protocols import Moment

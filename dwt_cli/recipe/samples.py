@@ -7,7 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dwt_cli.base.ranks import Ranks
-from dwt_cli.recipe.stage import Conditions, Context
+from dwt_cli.recipe.conditions import Conditions
+from dwt_cli.recipe.stage import Context
 from dwt_cli.tasks.batches import Beside, HeldoutBatches, TrainBatches
 from dwt_cli.tasks.texts import BucketedBatches, HeldoutTexts
 from dwt_cli.training.protocols import Batches

@@ -23,7 +23,7 @@ from dwt_cli.distill.teacher.options import Teacher
 from dwt_cli.distill.teacher.several import SeveralTeachers
 from dwt_cli.models.options import Checkpoint, Student
 from dwt_cli.models.tuning import Tuning
-from dwt_cli.recipe.stage import Conditions
+from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.track.summary import Facts
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from dwt_cli.base.identity import fingerprint, plain
 from dwt_cli.distill.teacher.options import BUDGETS, MadeTeacher, Teacher
 from dwt_cli.distill.teacher.several import SeveralTeachers
 from dwt_cli.recipe import across, formerly
+from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.corpus import CorpusStage, TeachersText
-from dwt_cli.recipe.stage import Conditions, Context, Done, Stage, facts_of
+from dwt_cli.recipe.stage import Context, Done, Stage, facts_of
 from dwt_cli.track.summary import Facts
 from dwt_cli.training.options import Parallel
 

@@ -25,13 +25,14 @@ from dwt_cli.evaluate.samples import samples
 from dwt_cli.models.checkpoint import longer_than_trained, save_model
 from dwt_cli.models.options import Head
 from dwt_cli.recipe import preflight
+from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.evaluate import measure, measure_run, opened, report_scores, text_for
 from dwt_cli.recipe.finished import NOTHING_TO_DO, compared, to_know
 from dwt_cli.recipe.imported import write_prompts
 from dwt_cli.recipe.plan import print_plan
 from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import Record, find, last_part, readable, recorded_as
-from dwt_cli.recipe.stage import Conditions, Done, Site
+from dwt_cli.recipe.stage import Done, Site
 from dwt_cli.recipe.student import StudentStage
 from dwt_cli.track.card import model_card
 from dwt_cli.track.display import Display, plain_line
