@@ -12,6 +12,7 @@ from dwt_cli.base.identity import plain
 from dwt_cli.distill.remap.options import Ligo
 from dwt_cli.recipe import formerly
 from dwt_cli.recipe.stage import Context, Done, Stage, facts_of
+from dwt_cli.recipe.start import transfer
 from dwt_cli.recipe.teacher import Prepared, TeacherStage
 from dwt_cli.track.summary import Facts
 from dwt_cli.training.options import AdamW
@@ -103,5 +104,5 @@ class MapsStage(Stage):
         assert teacher.model is not None
         device, dtype = at.machine.device, at.machine.dtype
         LanguageModel(student, dtype).to(device)
-        tokens = self.student.tokens(done)
+        tokens = transfer(self.student, done)
         return Growing(student, teacher.model, self.options, dtype, tokens).to(device)

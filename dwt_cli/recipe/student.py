@@ -8,10 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dwt_cli.base import atomic
 from dwt_cli.base.cache import Cache
 from dwt_cli.base.errors import UserError
-from dwt_cli.base.identity import plain
 from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.explore import Explore
 from dwt_cli.distill.objective.revise import Revise
@@ -20,7 +18,7 @@ from dwt_cli.distill.order import Order
 from dwt_cli.distill.remap.options import RandomStart
 from dwt_cli.distill.signal.options import Online, Signal
 from dwt_cli.models.options import provenance
-from dwt_cli.recipe import across, formerly
+from dwt_cli.recipe import formerly
 from dwt_cli.recipe.corpus import CorpusStage
 from dwt_cli.recipe.crossover import CrossingStage
 from dwt_cli.recipe.distillation import distillation_of
@@ -28,15 +26,15 @@ from dwt_cli.recipe.maps import MapsStage
 from dwt_cli.recipe.order import ScoresStage, account_of, scores_for, text_for
 from dwt_cli.recipe.shapes import Shapes
 from dwt_cli.recipe.signal import SignalStage
-from dwt_cli.recipe.stage import Context, Done, Stage, facts_of
-from dwt_cli.recipe.teacher import Prepared, TeacherStage
+from dwt_cli.recipe.stage import Context, Done, Stage
+from dwt_cli.recipe.start import remap
+from dwt_cli.recipe.teacher import TeacherStage
 from dwt_cli.track.summary import Facts
 from dwt_cli.training.protocols import Moment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from dwt_cli.distill.remap.vocabulary import Transfer
     from dwt_cli.distill.signal.cached import CachedSignal
 
 _SAMPLES = 1000  # moments of a run at which its schedule is asked for the teacher's weight
@@ -257,7 +255,8 @@ class StudentStage(Stage):
         else:
             model, fresh = self.start()
             pad(model, of, corpus)
-            remapped = self._remap(model, done, at) if self.shapes.remap.needs_teacher else None
+            if self.shapes.remap.needs_teacher:
+                remapped = remap(self, model, done, at)
         self.shapes.attach(model, self.seed)
         tuning = self.shapes.tuning
         distillation = distillation_of(self, model, done, at)
@@ -314,53 +313,3 @@ class StudentStage(Stage):
             tuning=tuned,
         )
         return Trained(model, facts)
-
-    def tokens(self, done: Done) -> Transfer | None:
-        """Return how the student's rows are made of those for its teacher's tokens.
-
-        None: the two have the same, or they are not.
-        """
-        assert self.teacher is not None
-        theirs, corpus = done[self.teacher.name].tokens, done[self.corpus.name]
-        if not (theirs or self.shapes.remap.shares_rows):  # or it knows more tokens
-            theirs = across.own_tokens(self.teacher.options, corpus, also_alike=True)
-        if theirs is None:
-            return None
-        between = (across.tokens_of(corpus), theirs)
-        return self.shapes.remap.tokens(self.corpus.data.vocab_size, between)
-
-    def _remap(self, student: PreTrainedModel, done: Done, at: Context) -> dict[str, Any]:
-        """Start the student from its teacher, in place; return what that cost and is worth.
-
-        losses: held-out, before the student's first step, in nats. Where each tensor comes from
-        goes to the run's directory, with a picture.
-        """
-        from dwt_cli.distill.remap.picture import draw_origins
-        from dwt_cli.models.wrapper import LanguageModel
-
-        assert self.teacher is not None
-        evaluate = self.shapes.conditions.evaluation(done[self.corpus.name], at)
-        teacher: Prepared = done[self.teacher.name]
-        assert teacher.model is not None
-
-        def loss() -> float:
-            model = LanguageModel(student, at.machine.dtype)  # evaluated once: not compiled
-            return evaluate(model.to(at.machine.device))["loss"]
-
-        losses = {"teacher": teacher.facts.loss} if teacher.facts.heldout else {}
-        losses["random"] = loss()
-        facts: dict[str, Any] = {"flops": 0, "seconds": 0.0}
-        if self.maps is not None:
-            account = self.maps.apply(student, done, at)
-            learned = facts_of(done[self.maps.name])
-            facts = {"flops": learned.flops, "seconds": learned.seconds}
-        else:
-            account = self.shapes.remap.start(student, teacher.model, self.tokens(done))
-        losses["remapped"] = loss()
-        facts |= {"losses": losses} | ({"tokens": account.tokens} if account.tokens else {})
-        if at.ranks.is_first:
-            folder = at.folder / self.folder
-            atomic.write_json(folder / "remap.json", plain(vars(account)) | facts)
-            ours, theirs = (m.config.num_hidden_layers for m in (student, teacher.model))
-            draw_origins(account, ours, theirs, folder / "remap.png")
-        return facts
