@@ -15,7 +15,8 @@ from dwt_cli.recipe.record import find, read_summary, readable, recorded_as, sum
 from dwt_cli.recipe.student import StudentStage
 from dwt_cli.track.display import plain_line
 from dwt_cli.track.metrics import first_at, heldout_losses, read_lines
-from dwt_cli.track.summary import Summary, print_summary
+from dwt_cli.track.summary import Summary
+from dwt_cli.track.told import print_summary
 
 NOTHING_TO_DO = "this run is finished; run.fresh=true starts it anew"
 

@@ -37,7 +37,8 @@ from dwt_cli.recipe.student import StudentStage
 from dwt_cli.track.card import model_card
 from dwt_cli.track.display import Display, plain_line
 from dwt_cli.track.options import Entry, NoTracker, Tracker
-from dwt_cli.track.summary import Summary, print_summary
+from dwt_cli.track.summary import Summary
+from dwt_cli.track.told import print_summary
 from dwt_cli.training.rollback import RolledBack
 
 
