@@ -73,8 +73,9 @@ class Cost:
 class Forecast:
     """What an arm comes to with the whole budget.
 
-    steps: that the budget pays for. cost: FLOPs, of the teacher too. loss: held-out, in nats.
-    apart: minus that of the student alone, for as many FLOPs. horizon: the FLOPs at which that
+    steps: that the budget pays for. cost: FLOPs, of the teacher too. loss: held-out, in nats, the
+    mean over seeds. apart: minus that of the student alone, for as many FLOPs. own_loss, own_apart:
+    the same of one run, whose seed moves it. horizon: the FLOPs at which that
     changes its sign; None: it does not. as_far: the steps that it takes alone to the same loss.
     """
 
@@ -83,6 +84,8 @@ class Forecast:
     cost: Cost
     loss: Interval
     apart: Interval
+    own_loss: Interval
+    own_apart: Interval
     horizon: float | None
     as_far: float
 
@@ -163,13 +166,17 @@ def advise(results: Results, lengths: Sequence[int], budget: Budget) -> Advice:
             return law.loss(a, cost.steps(costs[0].flops(place))) - law.loss(0, place)
 
         found = ladder.horizon(apart, n) if a else None
+        loss = ladder.interval(lambda law, a=a, steps=steps: law.loss(a, steps))  # type: ignore[misc]
+        gap = ladder.interval(lambda law, apart=apart: apart(law, n))  # type: ignore[misc]
         forecasts.append(
             Forecast(
                 arm,
                 max(1, int(steps + 1e-6)),
                 cost,
-                ladder.interval(lambda law, a=a, steps=steps: law.loss(a, steps)),  # type: ignore[misc]
-                ladder.interval(lambda law, apart=apart: apart(law, n)),  # type: ignore[misc]
+                loss,
+                gap,
+                ladder.of_one_run(loss, a),
+                ladder.of_one_run(gap, a, against=0),
                 found and costs[0].flops(found),
                 ladder.law.steps(0, ladder.law.loss(a, steps)),
             )

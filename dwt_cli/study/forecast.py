@@ -135,6 +135,23 @@ class Ladder:
         low, high = np.quantile([of(law) - value for law in self.drawn], ends) * wider
         return Interval(value, value + min(low, -reach), value + max(high, reach))
 
+    def of_one_run(self, mean: Interval, arm: int, against: int | None = None) -> Interval:
+        """Return the interval of one run's own loss around that of the mean, as Student's t has it.
+
+        against: another arm's run of the same seed; it is then of their difference. Seeds are taken
+        to spread as they do in the ladder, whatever the length.
+        """
+        losses_LS = self.losses[arm] - (0.0 if against is None else self.losses[against])
+        num_lengths, num_seeds = losses_LS.shape
+        if num_seeds < 2:
+            return mean
+        freedom = (num_seeds - 1) * num_lengths
+        spread = math.sqrt(((losses_LS - losses_LS.mean(-1, keepdims=True)) ** 2).sum() / freedom)
+        own = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * spread
+        below, above = mean.value - mean.low, mean.high - mean.value
+        ends = mean.value - math.hypot(below, own), mean.value + math.hypot(above, own)
+        return Interval(mean.value, *ends)
+
     def horizon(self, difference: Callable[[Law, float], float], budget: float) -> float | None:
         """Return the first length beyond the ladder at which a difference changes its sign.
 

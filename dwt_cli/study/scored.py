@@ -39,6 +39,8 @@ def keep_forecast(
                 "steps": each.steps,
                 "loss": _numbers(each.loss),
                 "minus_alone": _numbers(each.apart),
+                "loss_of_one_run": _numbers(each.own_loss),
+                "minus_alone_of_one_run": _numbers(each.own_apart),
                 "was_known": _trained(folder, finals[each.arm][1]) is not None,
             }
             for each in advice.forecasts
@@ -73,9 +75,10 @@ def scores(root: Path) -> list[dict[str, str]]:
                     "arm": arm + (" *" if arm == said["advised"] else ""),
                     "steps": f"{of['steps']:,}",
                 }
-                rows.append(first | _scored("loss", of["loss"], ends[arm], of["was_known"]))
+                known = of["was_known"]
+                rows.append(first | _scored("loss", _of_one_run(of, "loss"), ends[arm], known))
                 if arm != ALONE:
-                    gap = _scored("minus alone", of["minus_alone"], apart, of["was_known"])
+                    gap = _scored("minus alone", _of_one_run(of, "minus_alone"), apart, known)
                     rows.append(dict.fromkeys(first, "") | gap)
     return rows
 
@@ -93,6 +96,12 @@ def _scored(
     if truth is not None and was_known:
         inside = "known before"
     return {"of": name, "forecast [90%]": ranged(shown), "came": came, "inside": inside}
+
+
+def _of_one_run(of: Mapping[str, Any], name: str) -> Sequence[float | None]:
+    """Return the forecast of a run that is scored; older lines have the mean's alone."""
+    found: Sequence[float | None] = of.get(f"{name}_of_one_run", of[name])
+    return found
 
 
 def _arms_of(said: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from scipy import optimize, stats
 
 from dwt_cli.study import forecast
-from dwt_cli.study.forecast import Ladder, Law, drawn, fitted, one_left_out, small_sample
+from dwt_cli.study.forecast import Interval, Ladder, Law, drawn, fitted, one_left_out, small_sample
 
 LENGTHS = (64, 128, 256)
 TRUE = Law(256.0, 2.5, 0.45, (2.5, 2.4, 2.7), (0.0, 40.0, 100.0))
@@ -82,6 +82,27 @@ def test_an_interval_holds_the_truth_and_is_the_wider_one(monkeypatch: pytest.Mo
     assert value - found.low == pytest.approx(max(reach, -wide[0]))
     alone = Ladder(LENGTHS, losses(num_seeds=1)).interval(of)
     assert math.isnan(alone.low) and math.isnan(alone.high) and not math.isnan(alone.value)
+
+
+def test_one_run_is_where_new_seeds_fall() -> None:
+    """By draws: means and spreads of two seeds at three lengths, and the run that they forecast."""
+    chance, inside, apart_inside = np.random.default_rng(0), [], []
+    for _ in range(2000):
+        shared_LS, own_ALS = chance.normal(size=(3, 2)), chance.normal(size=(2, 3, 2))
+        ladder = Ladder.__new__(Ladder)  # its law is known
+        ladder.losses = 3 + 0.1 * shared_LS + 0.02 * own_ALS
+        end, ends = chance.normal(), chance.normal(size=2)
+        ours, theirs = 3 + 0.1 * end + 0.02 * ends
+        loss = ladder.of_one_run(Interval(3.0, 3.0, 3.0), 1)
+        apart = ladder.of_one_run(Interval(0.0, 0.0, 0.0), 1, against=0)
+        inside.append(loss.low <= theirs <= loss.high)
+        apart_inside.append(apart.low <= theirs - ours <= apart.high)
+    assert np.mean(inside) == pytest.approx(0.9, abs=0.02)
+    assert np.mean(apart_inside) == pytest.approx(0.9, abs=0.02)
+    found = ladder.of_one_run(Interval(3.0, 2.0, 5.0), 1)
+    assert found.high - 5.0 < 3.0 - loss.low and found.high > 5.0 and found.low < 2.0
+    ladder.losses = ladder.losses[..., :1]
+    assert ladder.of_one_run(Interval(3.0, 2.0, 5.0), 1) == Interval(3.0, 2.0, 5.0)
 
 
 def test_seeds_are_drawn_for_all_arms_together() -> None:
