@@ -12,16 +12,12 @@ committed before any run, as was a fifth, of the classes after `adaptive`: it wa
 any run too, for that stage trains no head. Runs that are finished are found again.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from grades import Program
+from chains import Program, arguments, verdicts
 from provenance import provenance
 from timing import SMOKE, table
-
-from dwt_cli.study.comparisons import difference, holm
 
 Arm = dict[str, dict[str, Any]]
 """The stages of a chain by name, as `Program.stages` has them."""
@@ -81,16 +77,8 @@ def report(found: dict[int, tuple[Arm, Arm]]) -> list[str]:
         for name, arm in zip(("four stages", "the last alone"), arms, strict=True)
     ]
     headings = ("arm", "seed", "steps", "FLOPs charged", "seconds", "dev loss", "accuracy")
-    gaps = [difference([of(*arms) for arms in found.values()]) for _, of in CLAIMS]
-    ps = holm([1.0 if gap is None or gap.p is None else gap.p for gap in gaps])
-    judged = []
-    for (claim, _), gap, p in zip(CLAIMS, gaps, ps, strict=True):
-        assert gap is not None, "there is a seed"
-        interval = "one seed" if gap.low is None else f"[{gap.low:+.4g}, {gap.high:+.4g}]"
-        verdict = "undecided" if p >= 0.05 else "holds" if gap.mean < 0 else "the reverse"
-        judged.append((claim, f"{gap.mean:+.4g}", interval, f"{p:.3f}", verdict))
-    claims = table(("claim", "difference", "95%", "p", "verdict"), judged)
-    return [*table((*headings, "KL", "attention"), rows), "", *claims]
+    gaps = {claim: [of(*arms) for arms in found.values()] for claim, of in CLAIMS}
+    return [*table((*headings, "KL", "attention"), rows), "", *verdicts(gaps)]
 
 
 def _said(value: float | None) -> str:
@@ -99,15 +87,9 @@ def _said(value: float | None) -> str:
 
 def main() -> None:
     """Run what is missing, and print the tables in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--teacher", help="a run's folder; by default one of 2 layers is trained")
+    parser = arguments(__doc__)
     parser.add_argument("--layers", type=int, default=4, help="of the student")
     parser.add_argument("--steps", type=int, nargs=5, default=_STEPS, help="of each stage")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--root", type=Path, default=Path("runs"))
-    parser.add_argument("--overrides", nargs="*", default=[], help="words of every run")
-    parser.add_argument("--quick", action="store_true", help="a smoke test")
     asked = parser.parse_args()
     train = Program(asked.root, (*(_QUICK if asked.quick else ()), *asked.overrides))
     steps, seeds = (_QUICK_STEPS, asked.seeds[:1]) if asked.quick else (asked.steps, asked.seeds)

@@ -14,20 +14,12 @@ nats per target, and compared seed by seed; p are corrected by Holm's procedure.
 CLAIMS, and were written before anything ran. Runs that are finished are found again.
 """
 
-import argparse
-import json
-import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from chains import Program, arguments, verdicts
 from provenance import provenance
 from timing import SMOKE, table
-
-from dwt_cli.study.comparisons import difference, holm
 
 GRADES, ALONE = "grades", "grades alone"
 ONCE, STACKED = "at once", "at once, stacked"
@@ -46,39 +38,10 @@ _QUICK = (
 )
 
 
-@dataclass(frozen=True)
-class Program:
-    """`dwt-train` with the words that all of its commands have."""
-
-    root: Path
-    words: tuple[str, ...]
-
-    def __call__(self, *words: str) -> list[str]:
-        """Return the lines that a command prints, which is told so on stderr."""
-        command = [*words, *self.words, f"run.root={self.root}", "tracker=none"]
-        print(shlex.join(["dwt-train", *command]), file=sys.stderr, flush=True)
-        program = str(Path(sys.executable).with_name("dwt-train"))
-        done = subprocess.run([program, *command], capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"{done.stdout[-500:]}{done.stderr}")
-        return done.stdout.splitlines()
-
-    def chain(self, teacher: str, layers: Sequence[int], *words: str) -> list[dict[str, Any]]:
-        """Return the stages of a finished chain, each with the summary of its run."""
-        several = f"chain.layers=[{','.join(map(str, layers))}]"
-        return self.stages("-cn", "grades", f"chain.teacher={teacher}", several, *words)
-
-    def stages(self, *words: str) -> list[dict[str, Any]]:
-        """Return the stages of any chain, once it is finished, as `chain` does."""
-        lines = self(*words)
-        (file,) = [line.removeprefix("json: ") for line in lines if line.startswith("json: ")]
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-        folders = [Path(file).parent / link["folder"] for link in content["links"]]
-        texts = [(folder / "summary.json").read_text(encoding="utf-8") for folder in folders]
-        stages = [row for row in content["table"] if row["kind"] == "stage"]
-        return [
-            row | {"summary": json.loads(text)} for row, text in zip(stages, texts, strict=True)
-        ]
+def chain(train: Program, teacher: str, layers: Sequence[int], *words: str) -> list[dict[str, Any]]:
+    """Return the grades of a finished chain."""
+    several = f"chain.layers=[{','.join(map(str, layers))}]"
+    return train.stages("-cn", "grades", f"chain.teacher={teacher}", several, *words)
 
 
 def arms(
@@ -86,7 +49,7 @@ def arms(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the stages of each arm of a seed, all at the FLOPs of `GRADES`."""
     length = f"seed={seed}", f"train.max_steps={steps}"
-    graded = train.chain(teacher, layers, *length)
+    graded = chain(train, teacher, layers, *length)
     flops, students = graded[-1]["flops_charged"], [each["summary"] for each in graded]
     alone = [each["student"]["step_flops"] for each in students]
     first = students[0]["student"]
@@ -99,9 +62,9 @@ def arms(
     last, silent = layers[-1:], "alpha=off"
     return {
         GRADES: graded,
-        ALONE: train.chain(teacher, layers, silent, *lasting(sum(alone))),
-        ONCE: train.chain(teacher, last, "remap=random", *lasting(taught)),
-        STACKED: train.chain(teacher, last, silent, *lasting(alone[-1])),
+        ALONE: chain(train, teacher, layers, silent, *lasting(sum(alone))),
+        ONCE: chain(train, teacher, last, "remap=random", *lasting(taught)),
+        STACKED: chain(train, teacher, last, silent, *lasting(alone[-1])),
     }
 
 
@@ -117,35 +80,18 @@ def report(found: dict[int, dict[str, list[dict[str, Any]]]]) -> list[str]:
         for arm, stages in each.items()
     ]
     headings = ("arm", "seed", "steps", "FLOPs charged", "seconds", "held-out loss")
-    gaps = [
-        difference(
-            [of[a][-1]["heldout_after"] - of[b][-1]["heldout_after"] for of in found.values()]
-        )
-        for _, a, b in CLAIMS
-    ]
-    ps = holm([1.0 if gap is None or gap.p is None else gap.p for gap in gaps])
-    judged = []
-    for (claim, *_), gap, p in zip(CLAIMS, gaps, ps, strict=True):
-        assert gap is not None, "there is a seed"
-        holds = gap.mean < 0 and p < 0.05
-        interval = "one seed" if gap.low is None else f"[{gap.low:+.4f}, {gap.high:+.4f}]"
-        verdict = "holds" if holds else "the reverse" if p < 0.05 else "undecided"
-        judged.append((claim, f"{gap.mean:+.4f}", interval, f"{p:.3f}", verdict))
-    claims = table(("claim", "difference", "95%", "p", "verdict"), judged)
-    return [*table(headings, rows), "", *claims]
+    ends = {
+        claim: [of[a][-1]["heldout_after"] - of[b][-1]["heldout_after"] for of in found.values()]
+        for claim, a, b in CLAIMS
+    }
+    return [*table(headings, rows), "", *verdicts(ends)]
 
 
 def main() -> None:
     """Run what is missing, and print the tables in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--teacher", help="a run's folder; by default one of 2 layers is trained")
+    parser = arguments(__doc__)
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 6])
     parser.add_argument("--steps", type=int, default=240, help="of each grade")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--root", type=Path, default=Path("runs"))
-    parser.add_argument("--overrides", nargs="*", default=[], help="words of every run")
-    parser.add_argument("--quick", action="store_true", help="a smoke test")
     asked = parser.parse_args()
     train = Program(asked.root, (*(_QUICK if asked.quick else ()), *asked.overrides))
     steps, seeds = (20, asked.seeds[:1]) if asked.quick else (asked.steps, asked.seeds)
