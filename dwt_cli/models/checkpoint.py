@@ -97,8 +97,10 @@ def open_config(
             if has_head and not sees_all
             else f"it is no {kind}; among those that are known here are"
         )
+        anatomy = ANATOMIES.get(config.model_type)
+        other = f", or {anatomy.predicts.task}" if anatomy and anatomy.predicts is not head else ""
         raise UserError(
-            f"{named} is a {config.model_type}: {why} {', '.join(known)}; choose one of them"
+            f"{named} is a {config.model_type}: {why} {', '.join(known)}; choose one of them{other}"
         )
     return config
 

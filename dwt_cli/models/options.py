@@ -40,6 +40,11 @@ class Head(Enum):
         """The same on the hub."""
         return f"{self.name}-lm"
 
+    @property
+    def task(self) -> str:
+        """The setting that trains such a model."""
+        return f"task={self.name[0]}lm"
+
 
 @dataclass(frozen=True)
 class Classes:

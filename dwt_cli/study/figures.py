@@ -29,7 +29,7 @@ _LOOKS: dict[str, tuple[Any, ...]] = {
 _ALONE: dict[str, Any] = {"color": "black", "linestyle": "-", "marker": "o"}
 
 _DPI = 130
-_NATS = "nats per target token"
+_NATS = "nats per target"
 _SHARE = "share of the run"
 
 

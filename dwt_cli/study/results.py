@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -206,9 +206,6 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
     if not losses or losses[-1][0] != student.steps:
         end = f"ends at step {losses[-1][0]}" if losses else "is not there"
         curve_left_out = f"its metrics.jsonl {end}"
-    known = [f"data={summary.choices['data']}"] if "data" in summary.choices else []
-    if tokens := text.get("train_tokens"):
-        known.append(f"{tokens:,} tokens to train on")
     environment, settings = said["environment"], said["settings"]
     versions = {"Python": environment.get("python"), **environment.get("versions", {})}
     facts = [("device", ""), ("cpu_capability", ""), ("num_threads", "threads "), ("dtype", "")]
@@ -239,11 +236,25 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
         "masks": heldout_masks(settings),
         "text": text["fingerprint"],
         "text_formerly": text.get("formerly"),
-        "text_facts": ", ".join([*known, f"corpus {text['fingerprint']}"]),
+        "text_facts": ", ".join(_of_text(text, summary.choices, settings)),
         "versions": tuple((name, version) for name, version in versions.items() if version),
         "machine": ", ".join(machine) or "unknown",
         "commit": environment.get("commit"),
     }
+
+
+def _of_text(
+    text: Mapping[str, Any], choices: Mapping[str, str], settings: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield where a run's text comes from, how much of it there is, and what it is found by."""
+    is_labelled, name = "train_texts" in text, (settings.get("task") or {}).get("name")
+    if (group := "task" if is_labelled else "data") in choices:
+        yield f"{group}={choices[group]}" + (f" task.name={name}" if is_labelled and name else "")
+    if is_labelled:
+        yield f"{text['train_texts']:,} labelled texts to train on"
+    elif tokens := text.get("train_tokens"):
+        yield f"{tokens:,} tokens to train on"
+    yield f"corpus {text['fingerprint']}"
 
 
 def _settings(content: Mapping[str, Any]) -> str:

@@ -52,12 +52,15 @@ def test_what_is_on_record_is_found_again() -> None:
     assert len(on_record) >= 206 + 27  # of version 0.2, and decoders
 
 
+_LATER = ("decoder", "vocabulary", "cached", "tasks", "grown_tasks")
+
+
 def test_only_the_runs_with_a_reason_are_not_found_by_the_identity_they_had() -> None:
     decoders = {words for words, each in KEPT.items() if not each["formerly"]["corpus"]}
     assert {
         words for words, each in KEPT.items() if each["formerly"]["run"] is None
     } == OLDER.keys() | decoders
-    studies = ("-cn decoder ", "-cn vocabulary ", "-cn cached ", "-cn tasks ")
+    studies = tuple(f"-cn {name} " for name in _LATER)
     alone = {words for words in decoders if not words.startswith(studies)}
     known = ("task=clm", "task.tokenizer=bpe", "task=classification", "task=glue", "task=packages")
     assert {each for each in alone if not any(word in each for word in known)} == {"scale=decoder"}

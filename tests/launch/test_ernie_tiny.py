@@ -13,7 +13,7 @@ from dwt_cli.cli import main
 from dwt_cli.study.chain import ChainRecord, write_chain
 from tests.launch import test_chain
 from tests.launch.test_chain import Refused, command, records, summaries
-from tests.miniature import dwt_train
+from tests.miniature import dwt_train, options
 from tests.processes import Started
 
 pytestmark = pytest.mark.slow
@@ -114,6 +114,42 @@ def test_the_control_has_a_table_too(place: Path, first: Any) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     steps = {row["stage"]: row["steps"] for row in records(place)[-1]["table"]}
     assert (steps["tuned"], steps["begun"], steps["specific"]) == (6, 1, 15)
+
+
+def test_two_ranks_go_through_the_stages_as_one_does(place: Path) -> None:
+    short, found = [*TASK[:-1], "chain.steps=[3,3,3,3,3]", "train.precision=fp32"], []
+    for root, ranks in (("one", []), ("two", ["launch=torchrun", "launch.gpus=2"])):
+        own = [f"run.root={place}/{root}", "launch.device=cpu", *ranks]
+        done = dwt_train(*command(place, *short, *own, config=CONFIG), cwd=place, timeout=400)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (file,) = place.glob(f"{root}/chains/*/chain.json")
+        rows = [row for row in json.loads(file.read_text())["table"] if row["kind"] == "stage"]
+        measured = ("heldout_before", "heldout_after", "divergence_attention")
+        found.append({(row["stage"], key): row[key] or 0 for row in rows for key in measured})
+    one, two = found
+    assert two == pytest.approx(one, rel=1e-4) and len(one) == 3 * len(STAGES)
+
+
+def test_a_decoder_is_a_teacher_where_general_text_is_for_next_tokens(place: Path) -> None:
+    words = ["task=clm", "teacher=none", "student.num_layers=1", "run.name=decoder"]
+    done = dwt_train(*options(place), *words, "scale.vocab_size=300", cwd=place)
+    assert done.returncode == 0, done.stderr
+    (decoder,) = place.glob("runs/decoder-*")
+    words = command(place, *TASK, f"run.root={place}/decoders", config=CONFIG)
+    words[words.index(f"chain.teacher={place}/small")] = f"chain.teacher={decoder}"
+    refused = dwt_train(*words, cwd=place)
+    (line,) = [x for x in refused.stderr.splitlines() if x.startswith("dwt-train:")]
+    assert refused.returncode == 2 and line.endswith(", or task=clm"), line
+    done = dwt_train(*words, "task=clm", cwd=place, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (file,) = place.glob("decoders/chains/*/chain.json")
+    links = {link["name"]: link["folder"] for link in json.loads(file.read_text())["links"]}
+    kinds = []
+    for folder in links.values():
+        config = json.loads((file.parent / folder / "model/config.json").read_text())
+        kinds += config["architectures"]
+    of_task, of_text = "Qwen3ForSequenceClassification", "Qwen3ForCausalLM"
+    assert kinds == [of_task, of_text, of_text, of_task, of_task] and list(links) == STAGES
 
 
 MISTAKES = [

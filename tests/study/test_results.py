@@ -196,6 +196,21 @@ def test_a_curve_without_its_end(
     assert len(results.runs) == 3, "its end is known all the same"
 
 
+def test_text_is_said_to_be_that_of_a_task_which_has_its_own(tmp_path: Path) -> None:
+    folder = miniature.write(tmp_path, seeds=(0,), lengths=(100,))
+    choices = {"data": "docs", "task": "glue"}
+    labelled = {"train_texts": 2490, "train_tokens": 9000}
+    for facts, expected in (
+        (labelled, "task=glue task.name=RTE, 2,490 labelled texts to train on, corpus c0ffee"),
+        ({"train_tokens": 9000}, "data=docs, 9,000 tokens to train on, corpus c0ffee"),
+    ):
+        run, corpus = place(folder, "alone", 100, 0), {"fingerprint": "c0ffee", **facts}
+        said = {**miniature.summary("alone", 100, 0), "choices": choices, "corpus": corpus}
+        (run / "summary.json").write_text(json.dumps(said))
+        (run / "config.yaml").write_text(CONFIG + "task: {name: RTE}\n")
+        assert read_results(folder).of("alone", 100).text_facts[0] == expected
+
+
 # ------------------------------------------------------------------- the stand-alone's points
 
 
