@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -488,6 +489,11 @@ def test_a_teacher_of_another_task_is_one_line(
     renamed.write_text("".join(json.dumps(r | {"label": others[r["label"]]}) + "\n" for r in rows))
     own = ["task.dev_path=null", f"task.path={renamed}"]
     assert "in the order calm, loud, slow, the task's loud, slow, zen" in refused(tuned[0], *own)
+    turned = Path(shutil.copytree(tuned[0] / "model", place / "turned"))
+    config = json.loads((turned / "config.json").read_text())
+    config["id2label"] = dict(enumerate(reversed(config["id2label"].values())))
+    (turned / "config.json").write_text(json.dumps(config))
+    assert "in the order slow, loud, calm, the task's calm, loud, slow" in refused(turned)
     fewer = place / "fewer.jsonl"
     fewer.write_text("".join(json.dumps(r) + "\n" for r in rows if r["label"] != "calm"))
     own = ["task.dev_path=null", f"task.path={fewer}"]
