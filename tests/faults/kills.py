@@ -31,7 +31,7 @@ from tests.processes import Started
 
 _PR_SET_CHILD_SUBREAPER = 36
 _CLOCKS = (
-    *("second", "elapsed", "per_s", "time", "peak_memory"),
+    *("second", "elapsed", "per_s", "time", "peak_memory", "when"),
     *("pid", "host", "environment", "sync"),
 )
 _SKIPPED = (".rows", ".lock", ".png", ".log", ".html", ".txt")

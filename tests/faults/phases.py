@@ -69,6 +69,13 @@ def _stopped(source: Path, place: Path) -> None:
 
 _OWN = ("scale.vocab_size", "scale.teacher_steps", "student.num_layers")
 """Settings that follow from the chain."""
+_LENGTHS = ("scale.max_steps", "scale.eval_every", "train.checkpoint_every", "eval.num_blocks")
+LADDER = [
+    *("dwt-advise", *(word for word in TRAIN[1:] if not word.startswith(_LENGTHS))),
+    *("teacher=virtual", "eval.num_blocks=4", "advise.budget=1.25e9", "advise.share=1"),
+    *("advise.seeds=1", "run.peak_tflops=1e-3"),
+]
+"""Two arms in three lengths, which follow from a speed that is told."""
 
 PHASES = {
     "packing": Phase(TRAIN, _text, "cache/corpus/*.partial", 0.3),
@@ -76,6 +83,9 @@ PHASES = {
     "training": Phase(TRAIN, _teacher, "runs/*/metrics.jsonl", 1.5),
     "checkpoint": Phase(TRAIN, _teacher, "runs/*/checkpoints/.writing", 0.02),
     "end of a run": Phase(TRAIN, _teacher, "runs/*/checkpoints/step-00000024", 0.6),
+    "training, 2 ranks": Phase([*TRAIN, *RANKS], _teacher, "runs/*/metrics.jsonl", 2.0),
+    "checkpoint, 2 ranks": Phase([*TRAIN, *RANKS], _teacher, "runs/*/checkpoints/.writing", 0.05),
+    "signal, 2 ranks": Phase([*TRAIN, *CACHED, *RANKS], _teacher, "cache/signal/*", 1.5),
     "signal": Phase([*TRAIN, *CACHED], _teacher, "cache/signal/*", 1.0),
     "evaluation": Phase(
         ["dwt-eval", "model=model", *COMMON[-8:-3], "eval.num_blocks=32"],
@@ -84,9 +94,8 @@ PHASES = {
     "export": Phase([*TRAIN, "run.export=true"], _stopped, "runs/*/.export", 0.1),
     "study": Phase([*TRAIN, "-m", "seed=0,1", "teacher=none"], _corpus),
     "chain": Phase(["dwt-train", *GROWN, *(w for w in TRAIN[1:] if not w.startswith(_OWN))], _run),
+    "advice": Phase(LADDER, _corpus),
     "trace": Phase(shlex.split("dwt-trace run queries.jsonl --cache cache --out trace"), _run),
-    "training, 2 ranks": Phase([*TRAIN, *RANKS], _teacher, "runs/*/metrics.jsonl", 2.0),
-    "checkpoint, 2 ranks": Phase([*TRAIN, *RANKS], _teacher, "runs/*/checkpoints/.writing", 0.05),
 }
 
 
