@@ -139,14 +139,16 @@ def dwt_train(
 class Started:
     """``dwt-train``, or a program that is named first, at work from now on.
 
-    Output goes to a file.
+    Output goes to a file, in cwd or in the folder of logs.
     """
 
     every: ClassVar[list["Started"]] = []
 
-    def __init__(self, arguments: list[str], cwd: Path, **environment: str) -> None:
+    def __init__(
+        self, arguments: list[str], cwd: Path, *, logs: Path | None = None, **environment: str
+    ) -> None:
         Started.every.append(self)
-        self._log = cwd / f"output-{len(Started.every)}.txt"
+        self._log = (logs or cwd) / f"output-{len(Started.every)}.txt"
         command = arguments if arguments[0] in PROGRAMS else ["dwt-train", *arguments]
         self._process = _begin(command, cwd, self._log, self._log, environment)
         assert self._process.pid is not None

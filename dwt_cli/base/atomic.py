@@ -19,11 +19,19 @@ from dwt_cli.base.errors import UserError
 
 MANIFEST = "manifest.json"
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Damaged(Exception):
     """Raised for a sealed folder whose files have changed. The message names folder and file."""
+
+
+def no_room(place: object, number: int) -> str:
+    """Return the line for a place that has none left; number: the system's."""
+    return (
+        f"{place} cannot be written to ({os.strerror(number).lower()}); what was there, "
+        "earlier checkpoints too, is kept: make room, and the same command goes on"
+    )
 
 
 @contextlib.contextmanager
@@ -37,11 +45,8 @@ def needing_room(folder: Path) -> Iterator[None]:
         number = int(in_rust.group(1)) if in_rust else getattr(error, "errno", None)
         if number is None and re.search(r"\d+ requested and \d+ written", text):  # numpy's
             number = errno.ENOSPC
-        if number in _NO_ROOM and not is_stdout_full():
-            raise UserError(
-                f"{folder} cannot be written to ({os.strerror(number).lower()}); what was there, "
-                "earlier checkpoints too, is kept: make room, and the same command goes on"
-            ) from error
+        if number in NO_ROOM and not is_stdout_full():
+            raise UserError(no_room(folder, number)) from error
         raise
 
 
@@ -83,8 +88,9 @@ def _write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except OSError:
+    except OSError as error:
         aside.unlink(missing_ok=True)
+        error.filename = str(path)  # what fails halfway names none
         raise
 
 

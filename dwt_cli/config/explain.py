@@ -12,12 +12,12 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from dwt_cli.base.atomic import is_stdout_full
+from dwt_cli.base.atomic import NO_ROOM, is_stdout_full, no_room
 from dwt_cli.base.errors import UserError, first_line, not_among
 from dwt_cli.config import files
 from dwt_cli.config.run import GROUPS_AND_SETTINGS, SCHEMAS, SEVERAL, RunOptions
 
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def answer(error: BaseException) -> str | None:
@@ -37,6 +37,8 @@ def answer(error: BaseException) -> str | None:
         return "the folder in which this was typed is gone: change to one that is there"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and is_stdout_full():
         return f"what is printed cannot be written ({error.strerror}): send it to another place"
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return no_room(error.filename or "a file", error.errno)
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return f"{text}: set run.root and run.cache to folders that can be written, with room"
     return text if isinstance(error, OSError) else None

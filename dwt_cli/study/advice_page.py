@@ -55,7 +55,8 @@ def write_page(
     commands: of the whole run of each arm.
     """
     title = f"Does a teacher pay with {advice.budget.text}?"
-    draw(results, advice, title, folder / _PICTURE)
+    with atomic.needing_room(folder):
+        draw(results, advice, title, folder / _PICTURE)
     best = advice.best.arm
     text = filled(
         __package__,

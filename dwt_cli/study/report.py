@@ -30,7 +30,9 @@ def write_report(folder: Path, results: Results | None = None) -> list[Path]:
     Raises `UserError` for a folder that is no study's.
     """
     results = results or read_results(folder)
-    study, runs, pictures = results.study, results.runs, figures.draw(results, folder)
+    study, runs = results.study, results.runs
+    with atomic.needing_room(folder):
+        pictures = figures.draw(results, folder)
     text = filled(
         __package__,
         "report.md.j2",

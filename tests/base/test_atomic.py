@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from dwt_cli.base import atomic
+from dwt_cli.config import explain
 
 
 @pytest.fixture
@@ -67,8 +68,12 @@ def test_a_write_that_fails_leaves_the_old_content(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(atomic.os, "fsync", no_space)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as error:
         atomic.write_json(path, {"state": "finished"})
+    assert explain.answer(error.value) == (
+        f"{path} cannot be written to (no space left on device); what was there, earlier "
+        "checkpoints too, is kept: make room, and the same command goes on"
+    )
     assert json.loads(path.read_text()) == {"state": "running"}
     assert list(tmp_path.iterdir()) == [path]
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import inspect
 import platform
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from dwt_cli.base.machine import commit
 from tests.faults import kills
+from tests.faults.harms import HARMS
 
 
 def main() -> int:
@@ -16,18 +18,20 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.faults", description=kills.__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="what", required=True)
-    asked = commands.add_parser("kills", help="killed at random moments, and typed again")
-    asked.add_argument("number", type=int, nargs="?", default=100)
-    asked.add_argument("--into", type=Path, default=Path("runs/faults"), help="answers are kept")
+    for name, harm in HARMS.items():
+        asked = commands.add_parser(name, help=inspect.getdoc(harm))
+        asked.add_argument("number", type=int, nargs="?", default=100)
+        asked.add_argument("--into", type=Path, default=Path("runs/faults"), help="for answers")
     typed = parser.parse_args()
     typed.into.mkdir(parents=True, exist_ok=True)
     begun, found = time.monotonic(), list[kills.Kill]()
-    for each in kills.answers(typed.number, typed.into):
+    for each in kills.answers(typed.number, typed.into, harm=HARMS[typed.what]):
         found.append(each)
         left = (time.monotonic() - begun) / len(found) * (typed.number - len(found))
         print(
             f"{len(found)} of {typed.number}, ETA {left / 60:.0f} min: {each.phase}, "
-            f"{each.moment_s:.2f} s, {'killed' if each.died else 'had ended'}: "
+            f"{each.moment_s:.2f} s, {'at work' if each.died else 'had ended'}: "
+            f"{each.said or 'killed'}: "
             f"{each.different or 'no difference'}",
             flush=True,
         )

@@ -1,31 +1,32 @@
-"""Commands that are killed at a random moment, and typed again: they end as if nothing had been.
+"""Commands that are harmed at a random moment, and typed again: they end as if nothing had been.
 
     python -m tests.faults kills 100
+    python -m tests.faults room 45
+    python -m tests.faults stops 45
 
-The phases of `tests.faults.phases` take turns. The moment of a kill is drawn by its number alone,
-so that anyone draws the same ones; what it meets then differs between machines. Killed is the
-command with all its processes. What lies there after the second start is compared with what an
-undisturbed start has left: weights, optimizer, counters, metrics, texts, scores and tables, but
-for clocks. Answers are kept: typed again, it does what is missing or was different.
+The phases of `tests.faults.phases` take turns. A moment is drawn by its number alone, so that
+anyone draws the same ones; what it meets then differs between machines. What is done is in
+`tests.faults.harms`: the command is killed, its disk is full, or it is asked to stop. What lies
+there after the second start is compared with what an undisturbed start has left: weights,
+optimizer, counters, metrics, texts, scores and tables, but for clocks. Answers are kept: typed
+again, it does what is missing or was different.
 """
 
 import ctypes
 import json
-import os
 import random
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from dwt_cli.base import atomic
+from tests.faults.harms import HARMS, OWN, Harm, orphans
 from tests.faults.phases import PHASES, Phase, prepare
 from tests.processes import Started
 
@@ -46,7 +47,8 @@ _OF_THE_MACHINE = ("manifest.json", "status.json", "about.json", "environment.js
 class Kill:
     """A kill. moment_s: after the command's begin, or after the sign of its phase.
 
-    died: it was at work until then. different: what then was not as it is undisturbed.
+    died: it was at work until then. different: what then was not as it is undisturbed, or wrong.
+    said: of what its harm was, by the command itself.
     """
 
     number: int
@@ -55,6 +57,7 @@ class Kill:
     died: bool
     seconds: float
     different: list[str]
+    said: str = ""
 
 
 def drawn(number: int, phase: Phase, undisturbed_s: float) -> float:
@@ -108,31 +111,6 @@ def differences(place: Path, undisturbed: dict[str, Any]) -> list[str]:
     return [name for name in every if ours.get(name, "") != undisturbed.get(name, "")]
 
 
-def end(started: Started) -> bool:
-    """Kill a command with all that it has started; return whether it was at work."""
-    was_at_work = started.is_at_work
-    with suppress(ProcessLookupError):
-        os.kill(started.pid, signal.SIGKILL)
-    started.ended()
-    until = time.monotonic() + 30
-    while (left := _orphans()) and time.monotonic() < until:
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-    return was_at_work
-
-
-_OWN: set[int] = set()
-
-
-def _orphans() -> list[int]:
-    """Return the children of this process that a killed one has left to it."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [pid for pid in map(int, children) if pid not in _OWN]
-
-
 def moment_came(started: Started, phase: Phase, place: Path, moment_s: float) -> None:
     """Wait for a kill's moment, or for the command's end."""
     while phase.sign and started.is_at_work and not any(place.glob(phase.sign)):
@@ -142,68 +120,92 @@ def moment_came(started: Started, phase: Phase, place: Path, moment_s: float) ->
         time.sleep(0.001)
 
 
-def answers(num_kills: int, into: Path, phases: dict[str, Phase] = PHASES) -> Iterator[Kill]:
+def answers(
+    num_kills: int, into: Path, phases: dict[str, Phase] = PHASES, harm: Harm = HARMS["kills"]
+) -> Iterator[Kill]:
     """Yield the kills of so many numbers, those on record first; write the others down."""
-    record = into / "kills.jsonl"
+    record = into / f"{harm.name}.jsonl"
     lines = [Kill(**json.loads(line)) for line in record.open()] if record.exists() else []
     right = {each.number: each for each in lines if not each.different}
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    names, undisturbed = list(phases), dict[str, tuple[float, dict[str, Any]]]()
-    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        source, place = Path(folder, "source"), Path(folder, "place")
-        if not right.keys() >= set(range(num_kills)):
-            source.mkdir()
-            prepare(source)
-            _OWN.update(_orphans())  # the server that forks commands, and what it needs
-        for number in range(num_kills):
-            if number not in right:
-                name = names[number % len(names)]
-                if name not in undisturbed:
-                    undisturbed[name] = _undisturbed(phases[name], source, place)
-                right[number] = _killed(number, name, phases[name], source, place, undisturbed)
-                with record.open("a") as file:
-                    print(json.dumps(asdict(right[number])), file=file)
-            yield right[number]
+    names = list(phases)
+    with tempfile.TemporaryDirectory(prefix=f"{harm.name}-") as folder:
+        trials = Trials(harm, Path(folder))
+        trials.place.mkdir()
+        with harm.disk(trials.place):
+            if not right.keys() >= set(range(num_kills)):
+                trials.source.mkdir()
+                prepare(trials.source)
+                OWN.update(orphans())
+            for number in range(num_kills):
+                if number not in right:
+                    name = names[number % len(names)]
+                    right[number] = trials.harmed(number, name, phases[name])
+                    with record.open("a") as file:
+                        print(json.dumps(asdict(right[number])), file=file)
+                yield right[number]
 
 
-def _fresh(phase: Phase, source: Path, place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    phase.before(source, place)
+@dataclass(frozen=True)
+class Trials:
+    """Commands in a folder, each begun with what its phase has of what is prepared beside it."""
 
+    harm: Harm
+    folder: Path
+    undisturbed: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
 
-def _undisturbed(phase: Phase, source: Path, place: Path) -> tuple[float, dict[str, Any]]:
-    """Return the seconds that a command takes by itself, and what it leaves."""
-    _fresh(phase, source, place)
-    begun = time.monotonic()
-    started = Started(phase.words, place)
-    assert started.ended() == 0, started.output
-    return time.monotonic() - begun, content(place)
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
 
+    @property
+    def place(self) -> Path:
+        return self.folder / "place"
 
-def _killed(
-    number: int, name: str, phase: Phase, source: Path, place: Path,
-    undisturbed: dict[str, tuple[float, dict[str, Any]]],
-) -> Kill:  # fmt: skip
-    whole_s, theirs = undisturbed[name]
-    _fresh(phase, source, place)
-    begun, moment_s = time.monotonic(), drawn(number, phase, whole_s)
-    started = Started(phase.words, place)
-    moment_came(started, phase, place, moment_s)
-    died = end(started)
-    again = Started(phase.words, place)
-    code = again.ended(600)
-    found = [f"exit code {code}: {again.output[-300:]}"] if code else differences(place, theirs)
-    if "Traceback" in again.output:
-        found.append("a traceback")
-    seconds = round(time.monotonic() - begun, 1)
-    return Kill(number, name, round(moment_s, 3), died, seconds, found)
+    def start(self, phase: Phase) -> Started:
+        """Begin a command; its output is not on the disk that may be full."""
+        return Started(phase.words, self.place, logs=self.folder)
+
+    def fresh(self, phase: Phase) -> None:
+        """Make the folder what a phase begins with."""
+        for left in self.place.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        phase.before(self.source, self.place)
+
+    def alone(self, phase: Phase) -> tuple[float, dict[str, Any]]:
+        """Return the seconds that a command takes by itself, and what it leaves."""
+        self.fresh(phase)
+        begun = time.monotonic()
+        started = self.start(phase)
+        assert started.ended(600) == 0, started.output
+        return time.monotonic() - begun, content(self.place)
+
+    def harmed(self, number: int, name: str, phase: Phase) -> Kill:
+        """Harm a command, type it again, and compare."""
+        if name not in self.undisturbed:
+            self.undisturbed[name] = self.alone(phase)
+        whole_s, theirs = self.undisturbed[name]
+        self.fresh(phase)
+        begun, moment_s = time.monotonic(), drawn(number, phase, whole_s)
+        started = self.start(phase)
+        moment_came(started, phase, self.place, moment_s)
+        died = started.is_at_work
+        said, found = self.harm(started, self.place, number)
+        again = self.start(phase)
+        if code := again.ended(600):
+            found.append(f"exit code {code}: {again.output[-300:]}")
+        else:
+            found += differences(self.place, theirs)
+        if "Traceback" in again.output:
+            found.append("a traceback, the second time")
+        seconds = round(time.monotonic() - begun, 1)
+        return Kill(number, name, round(moment_s, 3), died, seconds, found, said)
 
 
 def table(kills: list[Kill]) -> str:
     """Return the table of kills by phase, as Markdown."""
     lines = [
-        "| phase | kills | numbers (seeds) | ended before | differences |",
+        "| phase | harmed | numbers (seeds) | ended before | differences |",
         "|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(each.phase for each in kills):

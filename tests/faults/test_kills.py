@@ -1,10 +1,12 @@
 """The harness of kills itself, and a few of them."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from tests.faults.harms import HARMS
 from tests.faults.kills import Kill, answers, content, differences, drawn, table
 from tests.faults.phases import PHASES
 
@@ -74,3 +76,15 @@ def test_killed_commands_end_as_if_nothing_had_been(tmp_path: Path) -> None:
     assert [each.different for each in found] == [[], []]
     assert all(each.died for each in found)
     assert list(answers(2, tmp_path, some)) == found  # nothing is killed again
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("harm", ["room", "stops"])
+def test_a_full_disk_and_a_signal_are_one_line_and_no_difference(tmp_path: Path, harm: str) -> None:
+    if harm == "room" and os.geteuid():
+        pytest.skip("mounting a small disk needs root")
+    some = {name: PHASES[name] for name in ("training", "study")}
+    found = list(answers(2, tmp_path, some, HARMS[harm]))
+    assert [each.different for each in found] == [[], []]
+    assert all(each.died and each.said for each in found)
