@@ -139,18 +139,24 @@ def dwt_train(
 class Started:
     """``dwt-train``, or a program that is named first, at work from now on.
 
-    Output goes to a file, in cwd or in the folder of logs.
+    Output goes to a file, in cwd or in the folder of logs. before: is called in the process.
     """
 
     every: ClassVar[list["Started"]] = []
 
     def __init__(
-        self, arguments: list[str], cwd: Path, *, logs: Path | None = None, **environment: str
+        self,
+        arguments: list[str],
+        cwd: Path,
+        *,
+        logs: Path | None = None,
+        before: Callable[[], object] | None = None,
+        **environment: str,
     ) -> None:
         Started.every.append(self)
         self._log = (logs or cwd) / f"output-{len(Started.every)}.txt"
         command = arguments if arguments[0] in PROGRAMS else ["dwt-train", *arguments]
-        self._process = _begin(command, cwd, self._log, self._log, environment)
+        self._process = _begin(command, cwd, self._log, self._log, environment, before)
         assert self._process.pid is not None
         self.pid = self._process.pid
 
@@ -203,16 +209,25 @@ class Started:
 
 
 def _begin(
-    command: list[str], cwd: Path, out: Path, err: Path, environment: dict[str, str]
+    command: list[str],
+    cwd: Path,
+    out: Path,
+    err: Path,
+    environment: dict[str, str],
+    before: Callable[[], object] | None = None,
 ) -> ForkServerProcess:
-    arguments = (command, cwd, (out, err), os.environ | environment)
+    arguments = (command, cwd, (out, err), os.environ | environment, before)
     process = _FORKSERVER.Process(target=_command, args=arguments)
     process.start()
     return process
 
 
 def _command(
-    command: list[str], cwd: Path, logs: tuple[Path, Path], environment: dict[str, str]
+    command: list[str],
+    cwd: Path,
+    logs: tuple[Path, Path],
+    environment: dict[str, str],
+    before: Callable[[], object] | None,
 ) -> None:
     missing = [name for name in _PRELOADED if name not in sys.modules]
     assert not missing, f"not preloaded, each process would do it again: {missing}"
@@ -226,6 +241,8 @@ def _command(
     sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     sys.argv = command
+    if before:
+        before()
 
     module, function = PROGRAMS[command[0]]
     try:

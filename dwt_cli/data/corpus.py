@@ -50,10 +50,12 @@ class Corpus:
     def open(cls, folder: Path) -> "Corpus":
         from transformers import AutoTokenizer
 
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        num_tokens = max(tokenizer.get_vocab().values()) + 1  # there may be gaps
         return cls(
-            AutoTokenizer.from_pretrained(folder / "tokenizer"),
-            Blocks(folder / "train"),
-            Blocks(folder / "heldout"),
+            tokenizer,
+            Blocks(folder / "train", num_tokens),
+            Blocks(folder / "heldout", num_tokens),
             json.loads((folder / "report.json").read_text(encoding="utf-8")),
         )
 

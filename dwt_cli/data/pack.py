@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwt_cli.base.atomic import read_json
+from dwt_cli.base.errors import UserError
 
 BLOCKS_PER_SHARD = 1 << 16
 BYTES = "bytes.json"
@@ -70,10 +71,13 @@ def write_blocks(
 
 
 class Blocks:
-    """Packed blocks, read through the page cache: ``blocks[numbers_B]`` is (B, L) int64."""
+    """Packed blocks, read through the page cache: ``blocks[numbers_B]`` is (B, L) int64.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    num_tokens: ids are below it, which is looked at when they are read; None: whatever they are.
+    """
+
+    def __init__(self, folder: Path, num_tokens: int | None = None) -> None:
+        self.folder, self._num_tokens = folder, num_tokens
         self._shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
         beside = read_json(folder / BYTES) or {}
@@ -107,4 +111,10 @@ class Blocks:
         numbers_B = numbers_B if self._numbers is None else self._numbers[numbers_B]
         shards_B = np.searchsorted(self._starts, numbers_B, side="right") - 1
         places = zip(shards_B, numbers_B - self._starts[shards_B], strict=True)
-        return np.stack([self._shards[shard][place] for shard, place in places]).astype(np.int64)
+        found = np.stack([self._shards[shard][place] for shard, place in places]).astype(np.int64)
+        if self._num_tokens is not None and (largest := found.max()) >= self._num_tokens:
+            raise UserError(
+                f"{self.folder}: the text has a token {largest}, and its tokenizer only those "
+                f"below {self._num_tokens}: remove {self.folder.parent}, and it is made again"
+            )
+        return found

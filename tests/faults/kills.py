@@ -18,7 +18,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,15 +166,9 @@ class Trials:
         """Begin a command; its output is not on the disk that may be full."""
         return Started(phase.words, self.place, logs=self.folder)
 
-    def fresh(self, phase: Phase) -> None:
-        """Make the folder what a phase begins with."""
-        for left in self.place.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        phase.before(self.source, self.place)
-
     def alone(self, phase: Phase) -> tuple[float, dict[str, Any]]:
         """Return the seconds that a command takes by itself, and what it leaves."""
-        self.fresh(phase)
+        fresh(phase.before, self.source, self.place)
         begun = time.monotonic()
         started = self.start(phase)
         assert started.ended(600) == 0, started.output
@@ -185,7 +179,7 @@ class Trials:
         if name not in self.undisturbed:
             self.undisturbed[name] = self.alone(phase)
         whole_s, theirs = self.undisturbed[name]
-        self.fresh(phase)
+        fresh(phase.before, self.source, self.place)
         begun, moment_s = time.monotonic(), drawn(number, phase, whole_s)
         started = self.start(phase)
         moment_came(started, phase, self.place, moment_s)
@@ -200,6 +194,13 @@ class Trials:
             found.append("a traceback, the second time")
         seconds = round(time.monotonic() - begun, 1)
         return Kill(number, name, round(moment_s, 3), died, seconds, found, said)
+
+
+def fresh(before: Callable[[Path, Path], None], source: Path, place: Path) -> None:
+    """Empty a folder, and make it what something begins with, of what is prepared."""
+    for left in place.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    before(source, place)
 
 
 def table(kills: list[Kill]) -> str:

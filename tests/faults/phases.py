@@ -44,14 +44,14 @@ def _corpus(source: Path, place: Path) -> None:
     shutil.copytree(source / "cache" / "corpus", place / "cache" / "corpus")
 
 
-def _teacher(source: Path, place: Path) -> None:
+def teacher(source: Path, place: Path) -> None:
     _corpus(source, place)
     shutil.copytree(source / "cache" / "teacher", place / "cache" / "teacher")
 
 
 def _run(source: Path, place: Path) -> None:
     """A finished run by the name of ``run``, its model as ``model``, and a query of it."""
-    _teacher(source, place)
+    teacher(source, place)
     (run,) = (source / "runs").glob("small-*")
     shutil.copytree(run, place / "run")
     shutil.copytree(run / "model", place / "model")
@@ -61,7 +61,7 @@ def _run(source: Path, place: Path) -> None:
 
 def _stopped(source: Path, place: Path) -> None:
     """The run as it was killed after step 22."""
-    _teacher(source, place)
+    teacher(source, place)
     shutil.copytree(source / "runs", place / "runs")
     for run in (place / "runs").glob("small-*"):
         kill(run, "step-00000024")
@@ -80,13 +80,13 @@ LADDER = [
 PHASES = {
     "packing": Phase(TRAIN, _text, "cache/corpus/*.partial", 0.3),
     "teacher": Phase(TRAIN, _corpus, "cache/teacher/*.partial/metrics.jsonl", 0.8),
-    "training": Phase(TRAIN, _teacher, "runs/*/metrics.jsonl", 1.5),
-    "checkpoint": Phase(TRAIN, _teacher, "runs/*/checkpoints/.writing", 0.02),
-    "end of a run": Phase(TRAIN, _teacher, "runs/*/checkpoints/step-00000024", 0.6),
-    "training, 2 ranks": Phase([*TRAIN, *RANKS], _teacher, "runs/*/metrics.jsonl", 2.0),
-    "checkpoint, 2 ranks": Phase([*TRAIN, *RANKS], _teacher, "runs/*/checkpoints/.writing", 0.05),
-    "signal, 2 ranks": Phase([*TRAIN, *CACHED, *RANKS], _teacher, "cache/signal/*", 1.5),
-    "signal": Phase([*TRAIN, *CACHED], _teacher, "cache/signal/*", 1.0),
+    "training": Phase(TRAIN, teacher, "runs/*/metrics.jsonl", 1.5),
+    "checkpoint": Phase(TRAIN, teacher, "runs/*/checkpoints/.writing", 0.02),
+    "end of a run": Phase(TRAIN, teacher, "runs/*/checkpoints/step-00000024", 0.6),
+    "training, 2 ranks": Phase([*TRAIN, *RANKS], teacher, "runs/*/metrics.jsonl", 2.0),
+    "checkpoint, 2 ranks": Phase([*TRAIN, *RANKS], teacher, "runs/*/checkpoints/.writing", 0.05),
+    "signal, 2 ranks": Phase([*TRAIN, *CACHED, *RANKS], teacher, "cache/signal/*", 1.5),
+    "signal": Phase([*TRAIN, *CACHED], teacher, "cache/signal/*", 1.0),
     "evaluation": Phase(
         ["dwt-eval", "model=model", *COMMON[-8:-3], "eval.num_blocks=32"],
         _run,

@@ -148,6 +148,11 @@ def _cached(
         logs_CV = plain_CV if tau == 1 else (logits_CV / tau).log_softmax(-1)
         t_CV = logs_CV.exp()
         entropies_C = -torch.linalg.vecdot(t_CV, logs_CV.clamp_min_(-1e4))
+        if not entropies_C.isfinite().all():
+            raise UserError(
+                "signal: of some text the teacher answers what is no number, and none of that is "
+                "kept: set train.precision=fp32, or choose another teacher"
+            )
         uniforms_CU = torch.from_numpy(uniforms_NU[part]).to(t_CV.device)
         nearest_C = shares_C = torch.zeros_like(labels_C, dtype=torch.int64)
         if centroids_MV is not None:
