@@ -18,6 +18,7 @@ from typing import Any
 from dwt_cli.base.errors import UserError
 
 MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -177,6 +178,33 @@ def verify(folder: Path) -> None:
             raise Damaged(f"{folder} lacks {name}")
         if file_sum(path) != expected:
             raise Damaged(f"{path} has changed since it was written")
+
+
+def write_sums(folder: Path, *but: str) -> None:
+    """Write SHA256SUMS, as ``sha256sum -c`` reads it, of a folder's files but hidden and some."""
+    files = (path for path in sorted(folder.glob("[!.]*")) if path.is_file())
+    names = [path.name for path in files if path.name not in (SUMS, *but)]
+    write_text(folder / SUMS, "".join(f"{file_sum(folder / name)}  {name}\n" for name in names))
+
+
+def changed(folder: Path) -> str | None:
+    """Return a file that is not what SHA256SUMS says, or that itself; None: all are, or none is."""
+    if not (folder / SUMS).is_file():
+        return None
+    text = (folder / SUMS).read_bytes().decode(errors="replace")
+    form = r"([0-9a-f]{64}) [ *](?:\./)?([^/]+)"
+    *lines, last = [re.fullmatch(form, line) for line in text.split("\n")]
+    if not lines or None in lines or last or not text.endswith("\n"):
+        return SUMS
+    sums = {line[2]: line[1] for line in lines if line}
+    return next(
+        (
+            name
+            for name, expected in sums.items()
+            if not (folder / name).is_file() or file_sum(folder / name) != expected
+        ),
+        None,
+    )
 
 
 def _flush(path: Path) -> None:

@@ -242,6 +242,11 @@ def _open(
     entries: of its configuration, instead of the checkpoint's.
     """
     named, path = f"{setting}={checkpoint.path}", _located(setting, checkpoint)
+    if name := atomic.changed(Path(path)):
+        raise UserError(
+            f"{named} cannot be opened: {name} is not as it was written, by {atomic.SUMS} beside "
+            f"it; copy the folder anew, or remove {atomic.SUMS} if you have changed it yourself"
+        )
     with _opening(named):
         model, report = auto(head).from_pretrained(
             path,
@@ -262,7 +267,7 @@ def open_folder(folder: Path, head: Predicts) -> PreTrainedModel:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write model and tokenizer in the hub's format.
+    """Write model and tokenizer in the hub's format, with the sums that `_open` looks at.
 
     A decoder says which ids of the tokenizer begin, end and fill up a text.
     """
@@ -274,6 +279,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
                     setattr(config, role, number)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    atomic.write_sums(folder, "README.md")
     atomic.open_up(folder)
 
 

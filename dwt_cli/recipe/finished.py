@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dwt_cli.base import atomic
 from dwt_cli.config.chain import quoted
 from dwt_cli.config.run import DISTILLATION, Mode, Run
 from dwt_cli.recipe.recipe import recipe_of
@@ -19,6 +20,14 @@ from dwt_cli.track.summary import Summary
 from dwt_cli.track.told import print_summary
 
 NOTHING_TO_DO = "this run is finished; run.fresh=true starts it anew"
+
+
+def damaged(name: str) -> str:
+    """Return the warning for a file of a finished run's record that has changed since."""
+    return (
+        f"warning: {name} of this run is not as it was written, by {atomic.SUMS} beside it: put it "
+        "back, or run.fresh=true trains it anew"
+    )
 
 
 def show_again(run: Run, console: Console) -> bool:
@@ -36,9 +45,14 @@ def show_again(run: Run, console: Console) -> bool:
     summary = read_summary(folder)
     if folder is None or summary is None or not (folder / "model").is_dir():
         return False
-    if compared(student, summary, folder) != summary:
+    if not (folder / atomic.SUMS).is_file():  # it was killed after its summary, or is older
+        return False
+    changed = atomic.changed(folder)
+    if not changed and compared(student, summary, folder) != summary:
         return False
     plain_line(console)(NOTHING_TO_DO)
+    if changed:
+        plain_line(console)(damaged(changed))
     missing = {} if run.of_study else to_know(run.overrides, student, summary)
     print_summary(console, summary, folder, missing)
     return True

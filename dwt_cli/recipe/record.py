@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dwt_cli.recipe.stage import Stage
 
 LOCK = ".lock"
+_WRITTEN_LATER = ("scores.json",)  # it is in no sums
 _UNNAMED = ("run", "tracker", "launch", "parallel", "jobs", "eval", "seed")
 
 
@@ -183,8 +184,10 @@ class Record(AbstractContextManager["Record"]):
     def finish(self, summary: Summary) -> None:
         """Make the last write of a run: from here on it is finished."""
         if self._lock is not None:
+            (self.folder / atomic.SUMS).unlink(missing_ok=True)  # a kill here leaves no wrong ones
             atomic.write_json(self.folder / "summary.json", summary.to_json())
             self.status("finished")
+            atomic.write_sums(self.folder, *_WRITTEN_LATER)
 
     def __exit__(self, *error: object) -> None:
         if self._lock is not None:

@@ -27,7 +27,7 @@ from dwt_cli.models.options import Head
 from dwt_cli.recipe import preflight
 from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.evaluate import measure, measure_run, opened, report_scores, text_for
-from dwt_cli.recipe.finished import NOTHING_TO_DO, compared, to_know
+from dwt_cli.recipe.finished import NOTHING_TO_DO, compared, damaged, to_know
 from dwt_cli.recipe.imported import write_prompts
 from dwt_cli.recipe.plan import print_plan
 from dwt_cli.recipe.recipe import recipe_of
@@ -104,8 +104,12 @@ def work(run: Run, console: Console) -> None:
                         "its model/ is gone: run.export=true saves the model of its newest "
                         "checkpoint, if that is there"
                     )
-                summary = _compared(student, record.summary, record.folder, ranks)
-                record.finish(summary)
+                if name := ranks.from_first("its sums", lambda: atomic.changed(record.folder)):
+                    say(damaged(name))
+                    summary = record.summary  # what is drawn of it would hide that
+                else:
+                    summary = _compared(student, record.summary, record.folder, ranks)
+                    record.finish(summary)
             missing = {} if run.of_study else to_know(run.overrides, student, summary)
             print_summary(console, summary, record.folder, missing)
             if ranks.is_first and not run.eval.is_plain:

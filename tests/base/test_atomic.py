@@ -1,4 +1,5 @@
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,42 @@ def test_what_is_not_finished_counts_only_if_it_is_whole(tmp_path: Path) -> None
         begun.write_bytes(damaged)
         assert atomic.read_summed(begun) is None
     assert [path.name for path in tmp_path.iterdir()] == ["begun"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.bin", b"other", "a.bin"),
+        ("a.bin", None, "a.bin"),
+        (atomic.SUMS, b"", atomic.SUMS),
+        (atomic.SUMS, b"\xff  a.bin\n", atomic.SUMS),
+        ("README.md", b"edited", None),
+        ("later", b"new", None),
+    ],
+)
+def test_sums_name_what_has_changed(
+    tmp_path: Path, name: str, content: bytes | None, found: str | None
+) -> None:
+    for each in ("README.md", "a.bin", "b.json", ".lock"):
+        (tmp_path / each).write_text(each)
+    assert atomic.changed(tmp_path) is None, "where there are none nothing is said"
+    atomic.write_sums(tmp_path, "README.md")
+    assert atomic.changed(tmp_path) is None
+    done = subprocess.run(["sha256sum", "-c", atomic.SUMS], cwd=tmp_path, capture_output=True)
+    assert done.stdout == b"a.bin: OK\nb.json: OK\n"
+    (tmp_path / name).unlink(missing_ok=True)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert atomic.changed(tmp_path) == found
+
+
+@pytest.mark.parametrize("place", range(200))
+def test_a_bit_of_the_sums_that_turned_over_is_found(tmp_path: Path, place: int) -> None:
+    for each in ("a.bin", "b.json", "c"):
+        (tmp_path / each).write_text(each)
+    atomic.write_sums(tmp_path)
+    content = (tmp_path / atomic.SUMS).read_bytes()
+    place %= len(content)
+    turned = bytes([content[place] ^ 1])
+    (tmp_path / atomic.SUMS).write_bytes(content[:place] + turned + content[place + 1 :])
+    assert atomic.changed(tmp_path)

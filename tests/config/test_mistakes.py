@@ -81,6 +81,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     (run,) = (folder / "runs").iterdir()
     shutil.copytree(run / "model", folder / "good")
+    (folder / "good" / atomic.SUMS).unlink()  # they are spoilt on purpose
     _write_wrong_text(folder)
     _write_wrong_checkpoints(folder)
     (folder / "a_file").write_text("in the way\n")

@@ -2,45 +2,58 @@
 
 import argparse
 import importlib.metadata
-import inspect
 import platform
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from dwt_cli.base.machine import commit
-from tests.faults import kills
+from tests.faults import damage, kills, planted, trials
 from tests.faults.harms import HARMS
 
 
+class Fault(NamedTuple):
+    """A sub-command: what it yields for a number, and the table of that."""
+
+    help: str
+    number: int
+    answers: Callable[[int, Path], Iterator[Any]]
+    table: Callable[[Sequence[Any]], str]
+
+
+FAULTS = {
+    **{
+        name: Fault(str(harm.__doc__), 100, partial(kills.answers, harm=harm), kills.table)
+        for name, harm in HARMS.items()
+    },
+    "damage": Fault("Every file is cut, flipped, emptied.", 999, damage.answers, trials.table),
+    "planted": Fault("What is no number, so often each.", 5, planted.answers, trials.table),
+}
+
+
 def main() -> int:
-    """Kill, and print the table; return 1 if something is different."""
-    parser = argparse.ArgumentParser("python -m tests.faults", description=kills.__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    """Do it, and print the table; return 1 if something is wrong."""
+    parser = argparse.ArgumentParser("python -m tests.faults", description=__doc__)
     commands = parser.add_subparsers(dest="what", required=True)
-    for name, harm in HARMS.items():
-        asked = commands.add_parser(name, help=inspect.getdoc(harm))
-        asked.add_argument("number", type=int, nargs="?", default=100)
+    for name, fault in FAULTS.items():
+        asked = commands.add_parser(name, help=fault.help)
+        asked.add_argument("number", type=int, nargs="?", default=fault.number)
         asked.add_argument("--into", type=Path, default=Path("runs/faults"), help="for answers")
     typed = parser.parse_args()
     typed.into.mkdir(parents=True, exist_ok=True)
-    begun, found = time.monotonic(), list[kills.Kill]()
-    for each in kills.answers(typed.number, typed.into, harm=HARMS[typed.what]):
+    fault, begun, found = FAULTS[typed.what], time.monotonic(), list[Any]()
+    for each in fault.answers(typed.number, typed.into):
         found.append(each)
-        left = (time.monotonic() - begun) / len(found) * (typed.number - len(found))
-        print(
-            f"{len(found)} of {typed.number}, ETA {left / 60:.0f} min: {each.phase}, "
-            f"{each.moment_s:.2f} s, {'at work' if each.died else 'had ended'}: "
-            f"{each.said or 'killed'}: "
-            f"{each.different or 'no difference'}",
-            flush=True,
-        )
+        print(f"{len(found)}, {time.monotonic() - begun:.0f} s: {each.line}", flush=True)
     versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("torch", "transformers"))
-    print(f"\n{kills.table(found)}\n")
+    print(f"\n{fault.table(found)}\n")
     print(
         f"commit {commit()}, {platform.machine()}, Python {platform.python_version()}, {versions}"
     )
-    return any(each.different for each in found)
+    return any(each.wrong for each in found)
 
 
 if __name__ == "__main__":

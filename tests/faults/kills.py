@@ -59,6 +59,18 @@ class Kill:
     different: list[str]
     said: str = ""
 
+    @property
+    def wrong(self) -> list[str]:
+        """What was not as it should be."""
+        return self.different
+
+    @property
+    def line(self) -> str:
+        """The kill in a line."""
+        when = f"{self.moment_s:.2f} s, {'at work' if self.died else 'had ended'}"
+        what = self.said or "killed"
+        return f"{self.number}, {self.phase}, {when}: {what}: {self.wrong or 'no difference'}"
+
 
 def drawn(number: int, phase: Phase, undisturbed_s: float) -> float:
     """Return the moment of a kill, in seconds."""
@@ -75,12 +87,12 @@ def content(place: Path) -> dict[str, Any]:
         if not path.is_file() or of_logs or path.name.endswith(_SKIPPED):
             continue
         if path.suffix == ".jsonl":
-            lines = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
+            lines = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
             found[name] = lines
         elif path.name in _OF_THE_MACHINE:
             found[name] = "there"
         elif path.suffix == ".json":
-            found[name] = _timeless(json.loads(path.read_text()))
+            found[name] = timeless(json.loads(path.read_text()))
         elif path.suffix == ".csv":
             table = pd.read_csv(path)
             kept = [column for column in table if not any(word in column for word in _CLOCKS)]
@@ -92,11 +104,11 @@ def content(place: Path) -> dict[str, Any]:
     return found
 
 
-def _timeless(value: Any) -> Any:
+def timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        named = {key: _timeless(each) for key, each in value.items()}
+        named = {key: timeless(each) for key, each in value.items()}
         return {k: v for k, v in named.items() if not any(word in k for word in _CLOCKS)}
-    return [_timeless(each) for each in value] if isinstance(value, list) else value
+    return [timeless(each) for each in value] if isinstance(value, list) else value
 
 
 def differences(place: Path, undisturbed: dict[str, Any]) -> list[str]:

@@ -19,6 +19,11 @@ class Trial:
     said: str
     wrong: list[str]
 
+    @property
+    def line(self) -> str:
+        """The trial in a line."""
+        return f"{self.name}, {self.number}: {self.said}: {self.wrong or 'as it should be'}"
+
 
 def kept(
     record: Path, wanted: Sequence[tuple[str, int]], ask: Callable[[str, int], Trial]

@@ -11,6 +11,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from transformers import ModernBertConfig, ModernBertForSequenceClassification
 
+from dwt_cli.base import atomic
 from dwt_cli.cli import main
 from dwt_cli.recipe.finetuning import TaskTunings
 from tests.data.miniature_glue import write_glue
@@ -105,6 +106,7 @@ def test_a_run_is_measured_at_moments_and_its_model_not_twice(
     assert "eval.at=0.25" in err and "run.fresh=true" in err
 
     headless = Path(shutil.copytree(run / "model", place / "headless"))
+    (headless / atomic.SUMS).unlink()
     ModernBertForSequenceClassification(
         ModernBertConfig.from_pretrained(run / "model")
     ).save_pretrained(headless)
