@@ -48,6 +48,12 @@ def carry_out(program: str, arguments: list[str]) -> int:
             is_chain = files.is_chain(asked.config_name, asked.config_dir)
             root_here = Study if is_study else Chained if is_chain else root
             if asked.cfg or asked.info or asked.hydra_help or asked.shell_completion:
+                several = ("run", "multirun", "cfg", "info", "shell_completion")
+                if len(typed := [each for each in several if getattr(asked, each)]) > 1:
+                    flags = ", ".join(f"--{each}" for each in typed)
+                    raise UserError(f"{flags}: these exclude one another; give one of them")
+                if asked.resolve and not asked.cfg:
+                    raise UserError("--resolve: it is about what --cfg shows; add --cfg job")
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # errors arrive here, not as its traceback
                 register(root_here)
                 _run_hydra(asked, get_args_parser(), lambda _: None, str(files.SETTINGS), primary)

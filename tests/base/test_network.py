@@ -9,6 +9,7 @@ from dwt_cli.base import network
 from dwt_cli.base.errors import UserError
 from dwt_cli.models.checkpoint import open_config
 from dwt_cli.models.options import Checkpoint, Head
+from tests.track.server import serving
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +35,29 @@ def test_a_proxy_knows_addresses_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("https_proxy", "http://localhost:9")
     network.notice_absence()
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_nobody_waits_for_a_hub_that_takes_calls_and_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(network, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(network, "getproxies", dict)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        network.notice_absence.cache_clear()
+        network.notice_absence()
+        assert constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize("mood", ["good", "500", "401"])
+def test_a_hub_that_answers_is_there(monkeypatch: pytest.MonkeyPatch, mood: str) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(network, "getproxies", dict)
+    with serving(mood) as server:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        network.notice_absence.cache_clear()
+        network.notice_absence()
+        assert not constants.HF_HUB_OFFLINE

@@ -262,6 +262,8 @@ WORDS: list[Row] = [
     ("an option that is not", "--vrsion", ["--vrsion", "did you mean --version?"]),
     ("an option without a value", "--config-name", ["--config-name", "expected one argument"]),
     ("a question that is not", ["--info", "foo"], ["--info", "'foo'", "defaults"]),
+    ("two questions", ["-m", "--info=defaults", "seed=0,1"], ["--multirun, --info", "give one"]),
+    ("resolving nothing", ["--info=config", "--resolve"], ["--resolve", "add --cfg job"]),
     ("no setting", "=3", ["=3", "write GROUP=CHOICE"]),
     ("two equals", "seed==3", ["seed==3", "write seed=3"]),
     ("an open quote", 'data.path="abc', ['data.path="abc', "close it"]),

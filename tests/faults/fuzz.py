@@ -11,6 +11,7 @@ Answers are written down as they come: typed again, it asks for what is missing 
 import argparse
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -87,7 +88,8 @@ def ask(words: Words, place: Path, number: int) -> Answer:
 
 def judged(code: int, seconds: float, errors: str) -> str:
     """Return what is wrong with an answer; an empty text if it is as it should be."""
-    lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
+    said = re.compile(r"warning: |\S+=\S+ is taken from ")  # what a refusal may come after
+    lines = [line for line in errors.splitlines() if not said.match(line)]
     if "Traceback" in errors:
         return "a traceback"
     if code < 0:

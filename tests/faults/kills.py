@@ -18,7 +18,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,7 +215,7 @@ def fresh(before: Callable[[Path, Path], None], source: Path, place: Path) -> No
     before(source, place)
 
 
-def table(kills: list[Kill]) -> str:
+def table(kills: Sequence[Kill]) -> str:
     """Return the table of kills by phase, as Markdown."""
     lines = [
         "| phase | harmed | numbers (seeds) | ended before | differences |",

@@ -13,6 +13,7 @@ from tests.faults.fuzz import BATCH, answers, drawn, judged
     [
         (0, 1.0, "warning: this\nand that", ""),
         (2, 1.0, "warning: this\ndwt-train: seed=a: a number", ""),
+        (2, 1.0, "scale.width=8 is taken from a model\ndwt-train: seed=a: a number", ""),
         (2, 1.0, "usage: dwt-cache [-h]\n  [--yes]\ndwt-cache: error: no", ""),
         (2, 1.0, "dwt-train: one\ndwt-train: two", "2 lines"),
         (2, 1.0, "warning: this", "no reason"),
