@@ -15,7 +15,8 @@ false thing rather than the true one; the blocks to be found are the 5 with its 
 The claims stand in CLAIMS, and were written before anything ran. They are tested over the seeds by
 Student's t, and p are corrected by Holm's procedure. What is finished is found again. A trial with
 seed 0 and a stacked student decided that products are brought to one size and that the student
-grows by zero_init; its seed is none of those that count.
+grows by zero_init; its seed is none of those that count. The claims are those of masked students,
+too (`--task mlm`), whose queries have a mask in the place of the thing: these are not measured.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ from dwt_cli.config.compose import runs_of
 from dwt_cli.config.run import Run
 from dwt_cli.data.corpus import Corpus
 from dwt_cli.data.heldout import is_heldout
-from dwt_cli.evaluate.queries import Query, read_queries
+from dwt_cli.evaluate.queries import MASK, Query, read_queries
 from dwt_cli.evaluate.trace import Derivatives
 from dwt_cli.evaluate.trace_page import SCORES, BlockTexts
 from dwt_cli.models.checkpoint import open_folder
@@ -84,7 +85,7 @@ _FACTS = (
 )
 _SENTENCES, _PLANTED, _QUERIES, _HELDOUT = 4, 5, 4, 0.02
 _WORDS = (
-    *("task=clm", "alpha=off", "remap=zero_init", "data=files", "data@teacher.data=files"),
+    *("alpha=off", "remap=zero_init", "data=files", "data@teacher.data=files"),
     *("scale.num_layers=3", "scale.teacher_num_layers=2", "scale.width=64", "scale.num_heads=2"),
     *(
         "scale.mlp_width=128",
@@ -95,6 +96,28 @@ _WORDS = (
     *(f"data.heldout_fraction={_HELDOUT}", "optim=adamw", "optim.lr=2e-3", "tracker=none"),
     *("launch.num_threads=1", "eval.at=[0,0.5,1]"),
 )
+
+
+class Size(NamedTuple):
+    """How long a teacher and its student are trained on how many blocks each.
+
+    visits: as `--visits` of dwt-trace.
+    """
+
+    task: str
+    teacher_steps: int
+    steps: int
+    blocks: int = 2000
+    visits: int = 4
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What sets it, of a command."""
+        length = (f"scale.teacher_steps={self.teacher_steps}", f"scale.max_steps={self.steps}")
+        return (f"task={self.task}", "scale.block_length=34", *length)
+
+
+SIZES = {"clm": Size("clm", 300, 200), "mlm": Size("mlm", 1000, 1000)}
 
 
 class World:
@@ -133,11 +156,11 @@ class World:
             lines.append(json.dumps({"text": " ".join(sentences)}))
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    def queries(self) -> list[dict[str, str]]:
-        """Return the lines of a file of queries."""
+    def queries(self, task: str) -> list[dict[str, str]]:
+        """Return the lines of a file of queries to models of a task."""
         return [
             {
-                "text": fact.format(who, "|").partition(" |")[0],
+                "text": (fact if task == "mlm" else fact.partition(" {}.")[0]).format(who, MASK),
                 "answer": self.false[who, fact],
                 "instead": self.true[who, fact],
             }
@@ -173,9 +196,10 @@ def mean_loss(model: Any, queries: Sequence[Query]) -> float:
     return float(np.mean([derivatives.gradient(query)[0] for query in queries]))
 
 
-def figures(seed: int, root: Path, words: Sequence[str], num_blocks: int) -> dict[str, float]:
+def figures(seed: int, root: Path, size: Size, words: Sequence[str]) -> dict[str, float]:
     """Return the figures of a seed; every step of it is found again if it was done before."""
-    asked = fingerprint("figures", words=[*_WORDS, *words], num_blocks=num_blocks)
+    words, num_blocks = [*_WORDS, *size.words, *words], size.blocks
+    asked = fingerprint("figures", words=words, num_blocks=num_blocks, visits=size.visits)
     place = root / f"seed{seed}-{asked}"
     kept = atomic.read_json(place / "figures.json")
     if kept is not None:
@@ -185,20 +209,19 @@ def figures(seed: int, root: Path, words: Sequence[str], num_blocks: int) -> dic
     world.write(place / "true.jsonl", planted=False)
     world.write(place / "planted.jsonl", planted=True)
     file = place / "queries.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in world.queries()))
+    file.write_text("".join(json.dumps(line) + "\n" for line in world.queries(size.task)))
     (run,), _ = runs_of(
         [
-            *_WORDS,
+            *words,
             *(f"data.path={place}/planted.jsonl", f"teacher.data.path={place}/true.jsonl"),
             *(f"run.root={place}/runs", f"run.cache={root}/cache", f"seed={seed}"),
-            *words,
         ]
     )
     worker.work(run, quiet)
     student = recipe_of(run)
     folder = find(place / "runs", student.identity)
     assert folder is not None
-    carry_out(folder, file, Options(), quiet)
+    carry_out(folder, file, Options(visits=size.visits), quiet)
     corpus = Corpus.open(student.corpus.place(Cache(run.run.cache, print)))
     scores = pd.read_csv(folder / "trace" / file.stem / SCORES)
     blocks = np.sort(scores.block.unique())
@@ -266,19 +289,23 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--root", type=Path, default=Path("runs/trace"))
-    parser.add_argument("--blocks", type=int, default=2000)
-    parser.add_argument("--steps", type=int, nargs=2, default=[300, 200], help="teacher, student")
+    parser.add_argument("--task", choices=SIZES, default="clm")
+    parser.add_argument("--blocks", type=int)
+    parser.add_argument("--steps", type=int, nargs=2, help="teacher, student")
+    parser.add_argument("--visits", type=int, help="of a block, whose masks count")
     parser.add_argument("--overrides", nargs="*", default=[], help="words of every run")
     parser.add_argument("--quick", action="store_true", help="a smoke test")
     asked = parser.parse_args()
-    steps, seeds, num_blocks = (
-        ([6, 6], asked.seeds[:1], 300) if asked.quick else (asked.steps, asked.seeds, asked.blocks)
-    )
-    length = (f"scale.teacher_steps={steps[0]}", f"scale.max_steps={steps[1]}")
-    words = ("scale.block_length=34", *length, *asked.overrides)
+    size, seeds = SIZES[asked.task], asked.seeds
+    if asked.quick:
+        size, seeds = size._replace(teacher_steps=6, steps=6, blocks=300), seeds[:1]
+    elif asked.steps:
+        size = size._replace(teacher_steps=asked.steps[0], steps=asked.steps[1])
+    given = {name: value for name in ("blocks", "visits") if (value := getattr(asked, name))}
+    size = size._replace(**given)
     found = {}
     for seed in seeds:
-        found[seed] = figures(seed, asked.root.absolute(), words, num_blocks)
+        found[seed] = figures(seed, asked.root.absolute(), size, asked.overrides)
         print(f"seed {seed}: {found[seed]}", file=sys.stderr, flush=True)
     print("\n".join([*([SMOKE, ""] if asked.quick else []), *report(found), "", *provenance()]))
 
