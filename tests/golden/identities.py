@@ -1,12 +1,14 @@
 """The identities that commands give today, and those of version 0.2: identities.json.
 
-``python -m tests.golden.identities`` rewrites the file. Whoever commits it says why each line of
-the difference has changed: a finished run, teacher or text of another identity is not found again.
-A command whose run is not found under the identity of version 0.2 stands in `OLDER`.
+``python -m tests.golden.identities`` rewrites the file; ``--new`` only adds and removes. Whoever
+commits it says why each line of the difference has changed: a finished run, teacher or text of
+another identity is not found again. A command whose run is not found under the identity of version
+0.2 stands in `OLDER`.
 """
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -102,9 +104,10 @@ def kept() -> dict[str, Identities]:
 
 
 def main() -> None:
-    """Write the file anew, a line for each command."""
+    """Write the file anew, a line for each command; with ``--new`` those that it has stay."""
+    there = kept() if sys.argv[1:] == ["--new"] else {}
     with pinned():
-        found = {words: identities(composed(words)) for words in every()}
+        found = {words: there.get(words) or identities(composed(words)) for words in every()}
     lines = [f"  {json.dumps(words)}: {json.dumps(each)}" for words, each in found.items()]
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 

@@ -52,7 +52,7 @@ def test_what_is_on_record_is_found_again() -> None:
     assert len(on_record) >= 206 + 27  # of version 0.2, and decoders
 
 
-_LATER = ("decoder", "vocabulary", "cached", "tasks", "grown_tasks")
+_LATER = ("decoder", "vocabulary", "cached", "tasks", "grown_tasks", "tuning_tasks")
 
 
 def test_only_the_runs_with_a_reason_are_not_found_by_the_identity_they_had() -> None:
