@@ -41,13 +41,25 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
             signal.signal(number, handler_before)
 
 
-def stoppable() -> contextlib.AbstractContextManager[None]:
-    """While this context is open every signal to stop raises `Interrupted`, as Ctrl-C does."""
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """While this context is open every signal to stop raises `Interrupted`, as Ctrl-C does.
+
+    So does an error that a library has made of it.
+    """
+    came: list[Interrupted] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number=number)
+        came.append(Interrupted(number=number))
+        raise came[0]
 
-    return _handled(stop)
+    with _handled(stop):
+        try:
+            yield
+        except Exception as error:
+            if came:
+                raise came[0] from error
+            raise
 
 
 class Interrupt(contextlib.ExitStack):

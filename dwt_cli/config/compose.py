@@ -241,7 +241,7 @@ def _member(name: str, composed: DictConfig, primary: str, search: Sequence[str]
     if "/" in name:
         return CheckpointTeacher(path=name)
     try:
-        choice = compose(primary, [*search, f"teacher={name}"]).teacher
+        choice = deepcopy(_chosen(primary, (*search, f"teacher={name}")).teacher)
     except MissingConfigException as error:
         if Path(name).is_dir():
             return CheckpointTeacher(path=name)

@@ -32,3 +32,17 @@ def test_outside_a_training_a_signal_stops_at_once(number: signal.Signals) -> No
             os.kill(os.getpid(), number)
         assert (stopped.value.step, stopped.value.number) == (None, number)
     assert signal.getsignal(number) is before
+
+
+def test_an_error_that_a_library_made_of_a_request_to_stop_is_that_request() -> None:
+    def compose() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as stop:
+            raise ValueError("while something was composed") from stop
+
+    with pytest.raises(Interrupted) as caught, stoppable():
+        compose()
+    assert caught.value.number == signal.SIGTERM
+    with pytest.raises(ValueError, match="its own"), stoppable():
+        raise ValueError("its own")
