@@ -48,7 +48,7 @@ def keep_forecast(
     }
     every: list[dict[str, Any]] = list(read_lines(folder / FORECASTS))
     before = [each for each in every if each.get("version") == _VERSION]
-    if before and _arms_of(before[-1]) == _arms_of(said):
+    if before and _arms_of(before[-1]) == _arms_of(said, like=before[-1]):
         return before[-1]
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     said = {"when": when, "commit": commit, **said}
@@ -104,11 +104,10 @@ def _of_one_run(of: Mapping[str, Any], name: str) -> Sequence[float | None]:
     return found
 
 
-def _arms_of(said: Mapping[str, Any]) -> Any:
-    return [
-        {key: value for key, value in of.items() if key != "was_known"}
-        for of in said["arms"].values()
-    ]
+def _arms_of(said: Mapping[str, Any], like: Mapping[str, Any] | None = None) -> Any:
+    """Return what is said of the arms; like: a line that may lack what is said since."""
+    known = {key for of in (like or said)["arms"].values() for key in of} - {"was_known"}
+    return [{key: of[key] for key in of if key in known} for of in said["arms"].values()]
 
 
 def _numbers(found: Interval) -> list[float | None]:

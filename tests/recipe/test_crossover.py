@@ -288,4 +288,4 @@ def test_several_ranks_find_the_same(
         asked = composed(*words, *cpu, margin, *root)
         for found in together(2, of_rank, packing.packed(asked)):
             assert found["step"] == ours["step"] and found["flops"] == ours["flops"]
-            assert found["level"] == pytest.approx(ours["level"], rel=3e-4)  # to rounding
+            assert found["level"] == pytest.approx(ours["level"], rel=1e-4)  # Muon is in bf16

@@ -67,7 +67,9 @@ class Attention(LayerPairs):
         self, student: PreTrainedConfig, teacher: PreTrainedConfig, num_blocks: int, length: int
     ) -> int:
         """Return the tables of differences, four that are worked on, and both sides' heads."""
-        tables = (len(self.layers) + 4) * tables_bytes(student, num_blocks, length)
+        tables = (len(self.layers) + 4) * tables_bytes(
+            student.num_attention_heads, num_blocks, length
+        )
         heads = sum(heads_bytes(each, num_blocks, length) for each in (student, teacher))
         return tables + 3 * len(self.layers) * heads
 

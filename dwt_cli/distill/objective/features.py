@@ -65,7 +65,10 @@ class FeatureObjective(Objective, ABC):
     def kept_bytes(
         self, student: PreTrainedConfig, teacher: PreTrainedConfig, num_blocks: int, length: int
     ) -> int:
-        """Return what it keeps of the features for the backward pass, and works on."""
+        """Return what it keeps of the features for the backward pass, and works on.
+
+        0 of those that keep less than a layer does.
+        """
         return 0
 
 

@@ -52,8 +52,12 @@ class MiniLM(FeatureObjective):
     ) -> int:
         """Return two tables of each relation, three that are worked on, and copies of heads."""
         heads = sum(heads_bytes(each, num_blocks, length) for each in (student, teacher))
-        tables = (2 * self.num_relations + 3) * tables_bytes(student, num_blocks, length)
-        return tables + self.num_copies * heads
+        table = tables_bytes(self._num_heads(student), num_blocks, length)
+        return (2 * self.num_relations + 3) * table + self.num_copies * heads
+
+    def _num_heads(self, student: PreTrainedConfig) -> int:
+        """Return how many heads a relation is between."""
+        return int(student.num_attention_heads)
 
     def compare(
         self, student: Features, teacher: Features, part: nn.Module | None, batch: Batch
@@ -96,14 +100,17 @@ class MiniLMv2(MiniLM):
     """
 
     num_relations: ClassVar[int] = 3
-    num_copies: ClassVar[int] = 7
+    num_copies: ClassVar[int] = 6
 
     num_relation_heads: int | None = at_least(1, None)
+
+    def _num_heads(self, student: PreTrainedConfig) -> int:
+        return self.num_relation_heads or int(student.num_attention_heads)
 
     def part(self, setting: str, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
         from dwt_cli.models.anatomy import head_size
 
-        num_heads = self.num_relation_heads or student.num_attention_heads
+        num_heads = self._num_heads(student)
         for role, config in (("student", student), ("teacher", teacher)):
             width = config.num_attention_heads * head_size(config)
             if width % num_heads:
@@ -148,9 +155,9 @@ def heads_bytes(config: PreTrainedConfig, num_blocks: int, length: int) -> int:
     return 4 * num_blocks * length * config.num_attention_heads * head_size(config)
 
 
-def tables_bytes(config: PreTrainedConfig, num_blocks: int, length: int) -> int:
+def tables_bytes(num_heads: int, num_blocks: int, length: int) -> int:
     """Return the bytes of the heads' products of all positions in fp32."""
-    return 4 * num_blocks * config.num_attention_heads * length**2
+    return 4 * num_blocks * num_heads * length**2
 
 
 def _relation(left_BHLE: Tensor, right_BHLE: Tensor, of: Features) -> Tensor:

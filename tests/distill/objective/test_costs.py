@@ -23,6 +23,8 @@ NUM_BLOCKS, LENGTH, NUM_TARGETS, NUM_HEADS = 4, 64, 10, 4
 KEEP = [
     MiniLM(),
     MiniLMv2(),
+    MiniLMv2(num_relation_heads=2),
+    MiniLMv2(num_relation_heads=16),
     Attention(pairs=[[0, 0]]),
     Attention(pairs=[[n, n] for n in range(5)]),
     Hidden(),
