@@ -192,7 +192,7 @@ def changed(folder: Path) -> str | None:
     if not (folder / SUMS).is_file():
         return None
     text = (folder / SUMS).read_bytes().decode(errors="replace")
-    form = r"([0-9a-f]{64}) [ *](?:\./)?([^/]+)"
+    form = r"([0-9a-f]{64}) [ *](?:\./)?([^/\x00-\x1f]+)"
     *lines, last = [re.fullmatch(form, line) for line in text.split("\n")]
     if not lines or None in lines or last or not text.endswith("\n"):
         return SUMS

@@ -2,6 +2,7 @@
 
 import urllib.error
 from functools import cache
+from http.client import HTTPException
 from urllib.request import Request, getproxies, urlopen
 
 _PATIENCE_S = 10.0
@@ -22,5 +23,5 @@ def notice_absence() -> None:
         urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=_PATIENCE_S).close()
     except urllib.error.HTTPError:
         pass  # that is an answer
-    except OSError:
+    except (OSError, ValueError, HTTPException):  # ValueError: it is no address
         constants.HF_HUB_OFFLINE = True

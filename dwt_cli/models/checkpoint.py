@@ -242,7 +242,9 @@ def _open(
     entries: of its configuration, instead of the checkpoint's.
     """
     named, path = f"{setting}={checkpoint.path}", _located(setting, checkpoint)
-    if name := atomic.changed(Path(path)):
+    with _opening(named):
+        name = atomic.changed(Path(path))
+    if name:
         raise UserError(
             f"{named} cannot be opened: {name} is not as it was written, by {atomic.SUMS} beside "
             f"it; copy the folder anew, or remove {atomic.SUMS} if you have changed it yourself"

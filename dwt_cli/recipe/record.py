@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dwt_cli.recipe.stage import Stage
 
 LOCK = ".lock"
-_WRITTEN_LATER = ("scores.json",)  # it is in no sums
+_WRITTEN_LATER = ("scores.json", "status.json")  # they are in no sums
 _UNNAMED = ("run", "tracker", "launch", "parallel", "jobs", "eval", "seed")
 
 

@@ -109,7 +109,8 @@ def recorded() -> dict[str, str]:
     found: dict[str, str] = {}
     for file in sorted((SWEEPS / "results").glob("*/results.csv")):
         study = (SWEEPS / f"{file.parent.name}.yaml").read_text("utf-8")
-        if "teacher.path=" in study or "student.path=" in study:
+        opened = ("teacher.path=", "student.path=", "student: {path:")  # they are not here
+        if any(each in study for each in opened):
             continue
         with file.open(encoding="utf-8", newline="") as rows:
             for row in csv.DictReader(rows):
