@@ -51,6 +51,12 @@ def test_nobody_waits_for_a_hub_that_takes_calls_and_says_nothing(
         assert constants.HF_HUB_OFFLINE
 
 
+def test_an_address_that_is_none_is_nobody_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "hub.local")
+    network.notice_absence()
+    assert constants.HF_HUB_OFFLINE
+
+
 @pytest.mark.parametrize("mood", ["good", "500", "401"])
 def test_a_hub_that_answers_is_there(monkeypatch: pytest.MonkeyPatch, mood: str) -> None:
     monkeypatch.undo()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import ElectraConfig, GPT2Config, PreTrainedModel
 
+from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
 from dwt_cli.distill.teacher.options import CheckpointTeacher
 from dwt_cli.models.checkpoint import open_config, open_folder, open_model
@@ -45,6 +46,17 @@ def test_safetensors(of_family: OfFamily, tmp_path: Path, family: str) -> None:
     assert open_config("teacher.path", teacher, Head.masked).vocab_size == 160
     assert_same(_open(teacher), model)
     assert_same(open_folder(tmp_path, Head.masked), model)
+
+
+def test_a_bit_that_turned_over_is_named(of_family: OfFamily, tmp_path: Path) -> None:
+    of_family("bert").save_pretrained(tmp_path)
+    atomic.write_sums(tmp_path)
+    _open(CheckpointTeacher(path=str(tmp_path)))
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match=r"cannot be opened: model\.safetensors is not as it was"):
+        _open(CheckpointTeacher(path=str(tmp_path)))
 
 
 @pytest.mark.parametrize("family", ENCODERS)
