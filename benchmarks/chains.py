@@ -1,18 +1,13 @@
-"""What benchmarks of chains share: their commands, their arguments, and what became of claims."""
+"""What benchmarks of chains share: their commands and their arguments."""
 
 import argparse
 import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from timing import table
-
-from dwt_cli.study.comparisons import difference, holm
 
 
 @dataclass(frozen=True)
@@ -55,19 +50,3 @@ def arguments(about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--overrides", nargs="*", default=[], help="words of every run")
     parser.add_argument("--quick", action="store_true", help="a smoke test")
     return parser
-
-
-def verdicts(gaps: Mapping[str, Sequence[float]]) -> list[str]:
-    """Return the table of claims that differences are below zero.
-
-    gaps: by claim, a difference for each seed. p are corrected by Holm's procedure.
-    """
-    found = [difference(each) for each in gaps.values()]
-    ps = holm([1.0 if gap is None or gap.p is None else gap.p for gap in found])
-    rows = []
-    for claim, gap, p in zip(gaps, found, ps, strict=True):
-        assert gap is not None, "there is a seed"
-        interval = "one seed" if gap.low is None else f"[{gap.low:+.4g}, {gap.high:+.4g}]"
-        verdict = "undecided" if p >= 0.05 else "holds" if gap.mean < 0 else "the reverse"
-        rows.append((claim, f"{gap.mean:+.4g}", interval, f"{p:.3f}", verdict))
-    return table(("claim", "difference", "95%", "p", "verdict"), rows)

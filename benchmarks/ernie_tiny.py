@@ -15,7 +15,8 @@ any run too, for that stage trains no head. Runs that are finished are found aga
 from collections.abc import Callable
 from typing import Any
 
-from chains import Program, arguments, verdicts
+from chains import Program, arguments
+from claims import verdicts
 from provenance import provenance
 from timing import SMOKE, table
 

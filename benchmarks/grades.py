@@ -17,7 +17,8 @@ CLAIMS, and were written before anything ran. Runs that are finished are found a
 from collections.abc import Sequence
 from typing import Any
 
-from chains import Program, arguments, verdicts
+from chains import Program, arguments
+from claims import verdicts
 from provenance import provenance
 from timing import SMOKE, table
 

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from claims import verdicts
 from numpy.typing import NDArray
 from provenance import provenance
 from rich.console import Console
@@ -56,7 +57,6 @@ from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import find
 from dwt_cli.recipe.stage import Done, Site
 from dwt_cli.recipe.trace import Options, carry_out
-from dwt_cli.study.comparisons import difference, holm
 from dwt_cli.track.display import Display
 
 CLAIMS = (
@@ -266,21 +266,11 @@ def report(found: dict[int, dict[str, float]]) -> list[str]:
     rows = [
         (str(seed), *(f"{each[name]:.4g}" for name in headings)) for seed, each in found.items()
     ]
-    gaps = [
-        difference([of[a] - (b if isinstance(b, float) else of[b]) for of in found.values()])
-        for _, a, b in CLAIMS
-    ]
-    ps = holm([1.0 if gap is None or gap.p is None else gap.p for gap in gaps])
-    judged = []
-    for (claim, *_), gap, p in zip(CLAIMS, gaps, ps, strict=True):
-        assert gap is not None, "there is a seed"
-        interval = "one seed" if gap.low is None else f"[{gap.low:+.4f}, {gap.high:+.4f}]"
-        holds = "holds" if gap.mean > 0 else "the reverse"
-        judged.append(
-            (claim, f"{gap.mean:+.4f}", interval, f"{p:.3f}", holds if p < 0.05 else "undecided")
-        )
-    claims = table(("claim", "difference", "95%", "p", "verdict"), judged)
-    return [*table(("seed", *headings.values()), rows), "", *claims]
+    gaps = {
+        claim: [of[a] - (b if isinstance(b, float) else of[b]) for of in found.values()]
+        for claim, a, b in CLAIMS
+    }
+    return [*table(("seed", *headings.values()), rows), "", *verdicts(gaps, above=True)]
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import csv
 import shlex
 from functools import cache
+from typing import Any
 
 import yaml
 
@@ -108,9 +109,7 @@ def recorded() -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for file in sorted((SWEEPS / "results").glob("*/results.csv")):
-        study = (SWEEPS / f"{file.parent.name}.yaml").read_text("utf-8")
-        opened = ("teacher.path=", "student.path=", "student: {path:")  # they are not here
-        if any(each in study for each in opened):
+        if _opens_models(file.parent.name):
             continue
         with file.open(encoding="utf-8", newline="") as rows:
             for row in csv.DictReader(rows):
@@ -119,12 +118,25 @@ def recorded() -> dict[str, str]:
     return found
 
 
+def _opens_models(study: str) -> bool:
+    """Return whether a study's file names checkpoints, which are not here."""
+    content = _content(study)
+    roles = ("student", "teacher")
+    named = any("path" in (content.get(role) or {}) for role in roles)
+    return named or any(f"{role}.path=" in str(content["study"]) for role in roles)
+
+
 @cache
 def arms(study: str) -> dict[str, str]:
     """Return what each arm of a study sets, as its file has it."""
-    content = yaml.safe_load((SWEEPS / f"{study}.yaml").read_text("utf-8"))
-    found: dict[str, str] = content["study"]["arms"]
+    found: dict[str, str] = _content(study)["study"]["arms"]
     return found
+
+
+@cache
+def _content(study: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((SWEEPS / f"{study}.yaml").read_text("utf-8"))
+    return content
 
 
 def other_arms() -> list[str]:

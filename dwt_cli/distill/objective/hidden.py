@@ -55,10 +55,14 @@ class Hidden(LayerPairs):
     def kept_bytes(
         self, student: PreTrainedConfig, teacher: PreTrainedConfig, num_blocks: int, length: int
     ) -> int:
-        """Return states of both sides and what they are mapped to, cosines of two copies."""
-        num_pairs, copies = len(self.layers), 2 if self.distance is Distance.cosine else 1
-        mapped = (num_pairs + copies * (num_pairs + 2)) * teacher.hidden_size
-        return 4 * num_blocks * length * (num_pairs * student.hidden_size + mapped)
+        """Return the states of both sides, and one more of each pair and two, or two for cosines.
+
+        They are in fp32.
+        """
+        num_pairs, times = len(self.layers), 2 if self.distance is Distance.cosine else 1
+        states = num_pairs * (student.hidden_size + teacher.hidden_size)
+        mapped = times * (num_pairs + 2) * teacher.hidden_size
+        return 4 * num_blocks * length * (states + mapped)
 
     def compare(
         self, student: Features, teacher: Features, part: nn.Module | None, batch: Batch

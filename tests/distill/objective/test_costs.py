@@ -39,7 +39,9 @@ MULTIPLY = [
 ]
 
 
-def compare(objective: FeatureObjective, *sides: BertConfig) -> tuple[torch.Tensor, Any]:
+def compare(
+    objective: FeatureObjective, *sides: BertConfig, causal: bool = False
+) -> tuple[torch.Tensor, Any]:
     """Return the loss of features of blocks, random numbers as they are requested, and these."""
 
     def features(config: BertConfig, wanted: frozenset[tuple[str, int]], learns: bool) -> Features:
@@ -49,7 +51,7 @@ def compare(objective: FeatureObjective, *sides: BertConfig) -> tuple[torch.Tens
         hidden = {n: draw(NUM_BLOCKS, LENGTH, config.hidden_size) for n in layers.get("hidden", ())}
         heads = {n: Heads(*draw(3, *of_heads)) for n in layers.get("heads", ())}
         rows_ND = draw(NUM_BLOCKS * NUM_TARGETS, config.hidden_size) if "rows" in layers else None
-        return Features(hidden, heads, causal=False, rows_ND=rows_ND)
+        return Features(hidden, heads, causal, rows_ND=rows_ND)
 
     part = objective.part("objective", *sides)
     ids_BL = torch.zeros(NUM_BLOCKS, LENGTH, dtype=torch.long)
@@ -67,12 +69,14 @@ def sizes(width: int, times: int) -> list[BertConfig]:
     ]
 
 
-@pytest.mark.parametrize("width", [16, 128])
+@pytest.mark.parametrize(("width", "causal"), [(16, False), (128, False), (128, True)])
 @pytest.mark.parametrize("objective", KEEP, ids=str)
-def test_what_is_kept_and_worked_on_at_the_peak(objective: FeatureObjective, width: int) -> None:
+def test_what_is_kept_and_worked_on_at_the_peak(
+    objective: FeatureObjective, width: int, causal: bool
+) -> None:
     sides = sizes(width, times=2)
     with FakeTensorMode(), (tracker := MemTracker()):
-        loss, features = compare(objective, *sides)
+        loss, features = compare(objective, *sides, causal=causal)
         loss.backward()
         del features  # they were there until now, as in a step
     peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
