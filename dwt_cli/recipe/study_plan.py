@@ -48,6 +48,8 @@ def print_study_plan(
     asked: dict[str, dict[int, int]] = {}
     pairs = zip(students, jobs, strict=True)
     for student, job in sorted(pairs, key=lambda pair: pair[1].state != "finished"):
+        if student.shapes.checkpoints:  # what is not there is named by its own setting
+            _ = student.shapes.student_model, student.shapes.teacher_models
         there = options.train_tokens or student.corpus.known_tokens(cache)
         student = replace(student, train_tokens=there)
         if job.state == "finished":

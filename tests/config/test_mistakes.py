@@ -953,6 +953,14 @@ def test_a_folder_that_is_not_there_is_not_asked_of_the_hub(ask: Ask, place: Pat
     assert "there is no such folder" in ask(*options(place), *words).err
 
 
+@pytest.mark.slow
+def test_a_plan_names_the_model_that_is_not_there(ask: Ask, place: Path) -> None:
+    words = ["task=packages", "student=checkpoint", "student.path=large", "teacher=none"]
+    answer = ask("-m", *words, "tracker=none", f"run.cache={place}/cache", "run.plan=true")
+    assert answer.code == 2
+    assert "student.path=large cannot be opened" in answer.err
+
+
 def test_more_held_out_blocks_than_there_are_are_warned_of(ask: Ask, place: Path) -> None:
     words = ["teacher=none", "train.max_steps=1", "eval.num_blocks=4000"]
     answer = ask(*options(place), *words)
