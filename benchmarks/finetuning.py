@@ -1,10 +1,11 @@
 """`dwt-train task=classification` against transformers' own Trainer: do both fine-tune alike?
 
 For each task and seed, the same checkpoint, texts and settings (those of an `eval.glue.protocol`)
-in both, paired by seed. What differs is the loop, the order of the texts (bucketed by length here,
-shuffled there), the few that fill no batch (left out here) and the new head's random numbers; so
-accuracies agree to the noise of seeds, and no further. A task counts where a model of another seed
-is above the majority class by three standard errors beforehand; the first three such tasks do.
+in both, paired by seed. Steps on the same batches are alike (`tests/recipe/test_trainer.py`). What
+differs is the order of the texts (bucketed by length here, shuffled there), the few that fill no
+batch (left out here) and the new head's random numbers; so accuracies can agree to the noise of
+seeds, and no further. A task counts where a model of another seed is above the majority class by
+three standard errors beforehand; the first three such tasks do.
 
 The verdict of a task: equivalent, if the 90% interval of the mean difference is within one point
 (two one-sided t tests at 5%), else that interval. Results stay in `--out`, those of each commit
