@@ -167,4 +167,4 @@ def answers(num_each: int, into: Path) -> Iterator[Trial]:
             said = f"{name}: {said}".replace(str(place), "")
             return Trial(what, number, round(time.monotonic() - begun, 2), said, wrong)
 
-        yield from kept(into / "damage.jsonl", wanted, ask)
+        yield from kept(into / "damage.jsonl", wanted, ask, Trial)

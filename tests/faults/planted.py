@@ -141,7 +141,7 @@ def answers(num_each: int, into: Path) -> Iterator[Trial]:
                 wrong.append("a traceback")
             return Trial(name, number, round(time.monotonic() - begun, 1), said, wrong)
 
-        yield from kept(into / "planted.jsonl", wanted, ask)
+        yield from kept(into / "planted.jsonl", wanted, ask, Trial)
 
 
 def _stopped(

@@ -24,8 +24,12 @@ def test_what_was_wrong_is_tried_again_and_what_was_right_is_kept(tmp_path: Path
         return Trial(name, number, 0.1, "", ["no"] if len(asked) == 2 else [])
 
     wanted = [("a", 0), ("a", 1), ("b", 0)]
-    assert [each.wrong for each in kept(tmp_path / "r.jsonl", wanted, ask)] == [[], ["no"], []]
-    found = list(kept(tmp_path / "r.jsonl", wanted, ask))
+    assert [each.wrong for each in kept(tmp_path / "r.jsonl", wanted, ask, Trial)] == [
+        [],
+        ["no"],
+        [],
+    ]
+    found = list(kept(tmp_path / "r.jsonl", wanted, ask, Trial))
     assert asked == [*wanted, ("a", 1)]
     assert table(found).splitlines()[2:] == [
         "| a | 2 | 0 to 1 | 0 |",

@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
+
+from dwt_cli.base.machine import commit
 
 
 @dataclass(frozen=True)
 class Trial:
     """Something that was done to a command or a file.
 
-    said: in answer to it, in a line. wrong: nothing, if it ended as it should.
+    said: in answer to it, in a line. wrong: nothing, if it ended as it should. commit: at which it
+    was done.
     """
 
     name: str
@@ -18,6 +22,7 @@ class Trial:
     seconds: float
     said: str
     wrong: list[str]
+    commit: str = ""
 
     @property
     def line(self) -> str:
@@ -25,15 +30,21 @@ class Trial:
         return f"{self.name}, {self.number}: {self.said}: {self.wrong or 'as it should be'}"
 
 
+T = TypeVar("T", bound=Trial)
+
+
 def kept(
-    record: Path, wanted: Sequence[tuple[str, int]], ask: Callable[[str, int], Trial]
-) -> Iterator[Trial]:
+    record: Path,
+    wanted: Sequence[tuple[str, int]],
+    ask: Callable[[str, int], T],
+    kind: type[T],
+) -> Iterator[T]:
     """Yield a trial of each name and number: those on record and right, the others anew."""
-    lines = [Trial(**json.loads(line)) for line in record.open()] if record.exists() else []
+    lines = [kind(**json.loads(line)) for line in record.open()] if record.exists() else []
     right = {(each.name, each.number): each for each in lines if not each.wrong}
     for name, number in wanted:
         if (name, number) not in right:
-            right[name, number] = ask(name, number)
+            right[name, number] = replace(ask(name, number), commit=commit())
             with record.open("a") as file:
                 print(json.dumps(asdict(right[name, number])), file=file)
         yield right[name, number]
