@@ -187,16 +187,21 @@ def write_sums(folder: Path, *but: str) -> None:
     write_text(folder / SUMS, "".join(f"{file_sum(folder / name)}  {name}\n" for name in names))
 
 
-def changed(folder: Path) -> str | None:
-    """Return a file that is not what SHA256SUMS says, or that itself; None: all are, or none is."""
+def changed(folder: Path, but: tuple[str, ...] = ()) -> str | None:
+    """Return a file that is not what SHA256SUMS says, or that itself; None: all are, or none is.
+
+    but: how the names of files end that are not looked at.
+    """
     if not (folder / SUMS).is_file():
         return None
     text = (folder / SUMS).read_bytes().decode(errors="replace")
-    form = r"([0-9a-f]{64}) [ *](?:\./)?([^/\x00-\x1f]+)"
+    form = r"([0-9a-f]{64}) [ *](?:\./)?([^\x00-\x1f]+)"
     *lines, last = [re.fullmatch(form, line) for line in text.split("\n")]
     if not lines or None in lines or last or not text.endswith("\n"):
         return SUMS
-    sums = {line[2]: line[1] for line in lines if line}
+    sums = {line[2]: line[1] for line in lines if line and not line[2].endswith(but)}
+    if any(map(leaves, sums)):
+        return SUMS
     return next(
         (
             name
@@ -205,6 +210,12 @@ def changed(folder: Path) -> str | None:
         ),
         None,
     )
+
+
+def told(name: str, of: str = "") -> str:
+    """Return the words for a file that `changed` has named; of: what follows the name."""
+    by = "" if name == SUMS else f", by {SUMS} beside it (or that is the damaged one)"
+    return f"{name}{of} is not as it was written{by}"
 
 
 def _flush(path: Path) -> None:

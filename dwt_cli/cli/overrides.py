@@ -167,6 +167,12 @@ def _check_choice(override: Override) -> None:
     values = override.sweep_string_iterator() if is_swept else [override.get_value_element_as_str()]
     for value in values:
         several = group in SEVERAL and value.startswith("[") and value != "[]"
-        for each in value.strip("[]").split(",") if several else [value]:
-            if (choice := each.strip("'\" ")) not in choices:
+        named = [
+            each.strip("'\" ") for each in (value.strip("[]").split(",") if several else [value])
+        ]
+        for choice in named:
+            if choice not in choices:
                 raise UserError(not_among(f"{group}={choice}", "choice", choice, choices))
+            if named.count(choice) > 1:
+                once = ",".join(dict.fromkeys(named))
+                raise UserError(f"{group}={value}: name {choice} once, as in {group}=[{once}]")

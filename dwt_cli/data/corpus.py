@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BUILDER_VERSION = 2  # raise it when the same text would give other blocks
 _CHUNK_CHARACTERS = 1_000_000  # tokenised at once
 _SAMPLE_CHARACTERS = 64_000_000  # what a tokenizer is trained on: the beginning of the text
+_OF_WEIGHTS = (".safetensors", ".bin")
 _TRAINED = {
     (TokenizerKind.wordpiece, "sep_token"): wordpiece.train_tokenizer,
     (TokenizerKind.bpe, "sep_token"): bpe.train_with_masks,
@@ -152,6 +153,11 @@ def open_tokenizer(path: str, special_tokens: Sequence[str | None]) -> "PreTrain
 
     if not Path(path).is_dir():
         network.notice_absence()
+    elif name := atomic.changed(Path(path), _OF_WEIGHTS):
+        raise CorpusError(
+            f"tokenizer {path} cannot be opened: {atomic.told(name)}; copy the folder anew, or "
+            f"remove {atomic.SUMS} if you have changed it yourself"
+        )
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, trust_remote_code=False

@@ -10,6 +10,7 @@ Legend: T target rows of one block, V vocabulary, D width.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -90,7 +91,7 @@ class Writes(Explore):
         if not self.exact_share:
             yield (
                 f"{setting}.share={self.share} of train.batch_size={self.batch_size}: that is no "
-                f"whole block; set it to {1 / self.batch_size:g} or more"
+                f"whole block; set it to {math.ceil(1e6 / self.batch_size) / 1e6:g} or more"
             )
 
 

@@ -243,13 +243,7 @@ def _open(
     """
     named, path = f"{setting}={checkpoint.path}", _located(setting, checkpoint)
     with _opening(named):
-        name = atomic.changed(Path(path))
-    if name:
-        raise UserError(
-            f"{named} cannot be opened: {name} is not as it was written, by {atomic.SUMS} beside "
-            f"it; copy the folder anew, or remove {atomic.SUMS} if you have changed it yourself"
-        )
-    with _opening(named):
+        _check_sums(named, Path(path))
         model, report = auto(head).from_pretrained(
             path,
             revision=checkpoint.revision,
@@ -262,8 +256,17 @@ def _open(
     return model, sorted(report["missing_keys"])
 
 
+def _check_sums(named: str, folder: Path) -> None:
+    if name := atomic.changed(folder):
+        raise UserError(
+            f"{named} cannot be opened: {atomic.told(name)}; copy the folder anew, or remove "
+            f"{atomic.SUMS} if you have changed it yourself"
+        )
+
+
 def open_folder(folder: Path, head: Predicts) -> PreTrainedModel:
-    """Return a model that this project saved, in fp32."""
+    """Return a model that this project saved, in fp32; `UserError` if it has changed since."""
+    _check_sums(str(folder), folder)
     model: PreTrainedModel = auto(head).from_pretrained(folder, dtype=torch.float32)
     return model
 
@@ -290,6 +293,8 @@ def _opening(named: str) -> Iterator[None]:
     """Raise `UserError` for whatever the library says to files that it cannot read."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"{named} cannot be opened: its weights are a pickle that may run "

@@ -25,8 +25,8 @@ NOTHING_TO_DO = "this run is finished; run.fresh=true starts it anew"
 def damaged(name: str) -> str:
     """Return the warning for a file of a finished run's record that has changed since."""
     return (
-        f"warning: {name} of this run is not as it was written, by {atomic.SUMS} beside it: put it "
-        "back, or run.fresh=true trains it anew"
+        f"warning: {atomic.told(name, ' of this run')}: put it back, or run.fresh=true trains it "
+        "anew"
     )
 
 

@@ -118,6 +118,25 @@ def test_sums_name_what_has_changed(
     assert atomic.changed(tmp_path) == found
 
 
+def test_sums_of_folders_that_are_below_are_read_and_leave_no_folder(tmp_path: Path) -> None:
+    folder, inner = tmp_path / "model", tmp_path / "model" / "onnx" / "model.onnx"
+    inner.parent.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (tmp_path / "secret").write_text("of another")
+    inner.write_text("weights")
+    files = "config.json ./onnx/model.onnx"
+    done = subprocess.run(f"sha256sum {files} > {atomic.SUMS}", cwd=folder, shell=True, check=True)
+    assert done.returncode == 0 and atomic.changed(folder) is None
+    inner.write_text("other ones")
+    assert atomic.changed(folder) == "onnx/model.onnx"
+    assert atomic.changed(folder, (".onnx",)) is None
+    inner.unlink()
+    assert atomic.changed(folder) == "onnx/model.onnx"
+    for name in ("../secret", str(tmp_path / "secret")):
+        (folder / atomic.SUMS).write_text(f"{atomic.file_sum(tmp_path / 'secret')}  {name}\n")
+        assert atomic.changed(folder) == atomic.SUMS
+
+
 @pytest.mark.parametrize("place", range(200))
 def test_a_bit_of_the_sums_that_turned_over_is_found(tmp_path: Path, place: int) -> None:
     for each in ("a.bin", "b.json", "c"):

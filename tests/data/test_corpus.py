@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dwt_cli.base import atomic
 from dwt_cli.data.corpus import Corpus, build, open_tokenizer
 from dwt_cli.data.heldout import is_heldout
 from dwt_cli.data.options import Data, Docs, Files, Frame, Hub, HubPart
@@ -125,6 +126,21 @@ def test_a_tokenizer_without_a_mask_is_refused(corpus_folder: Path, tmp_path: Pa
     with pytest.raises(CorpusError, match="cannot be opened") as caught:
         open_tokenizer(str(tmp_path / "nothing"), ())
     assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_is_not_as_it_was_written_is_refused(
+    corpus_folder: Path, tmp_path: Path
+) -> None:
+    for path in (corpus_folder / "tokenizer").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model.safetensors").write_text("weights, of which nothing is needed here")
+    atomic.write_sums(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    open_tokenizer(str(tmp_path), ("mask_token",))
+    with (tmp_path / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(CorpusError, match=r"tokenizer\.json is not as it was written, by"):
+        open_tokenizer(str(tmp_path), ("mask_token",))
 
 
 def test_each_data_schema_opens_its_source(tmp_path: Path) -> None:

@@ -55,7 +55,15 @@ def test_a_bit_that_turned_over_is_named(of_family: OfFamily, tmp_path: Path) ->
     weights = bytearray((tmp_path / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (tmp_path / "model.safetensors").write_bytes(weights)
-    with pytest.raises(UserError, match=r"cannot be opened: model\.safetensors is not as it was"):
+    line = (
+        r"cannot be opened: model\.safetensors is not as it was written, by SHA256SUMS beside it \("
+    )
+    with pytest.raises(UserError, match=line):
+        _open(CheckpointTeacher(path=str(tmp_path)))
+    with pytest.raises(UserError, match=line):
+        open_folder(tmp_path, Head.masked)
+    (tmp_path / atomic.SUMS).write_text("nothing\n")
+    with pytest.raises(UserError, match="SHA256SUMS is not as it was written; copy"):
         _open(CheckpointTeacher(path=str(tmp_path)))
 
 
