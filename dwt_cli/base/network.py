@@ -1,11 +1,13 @@
 """The hub without a network: what is cached opens, and what is not is refused at once."""
 
+import threading
 import urllib.error
 from functools import cache
 from http.client import HTTPException
 from urllib.request import Request, getproxies, urlopen
 
 _PATIENCE_S = 10.0
+"""Seconds in all: a server may send a byte in a while, of which each is an answer to a socket."""
 
 
 @cache
@@ -17,11 +19,20 @@ def notice_absence() -> None:
     """
     from huggingface_hub import constants
 
-    if getproxies() or constants.HF_HUB_OFFLINE:
+    if getproxies().keys() - {"no"} or constants.HF_HUB_OFFLINE:
         return
-    try:
-        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=_PATIENCE_S).close()
-    except urllib.error.HTTPError:
-        pass  # that is an answer
-    except (OSError, ValueError, HTTPException):  # ValueError: it is no address
-        constants.HF_HUB_OFFLINE = True
+    has_answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=_PATIENCE_S).close()
+            has_answered.set()
+        except urllib.error.HTTPError:
+            has_answered.set()
+        except (OSError, ValueError, HTTPException):  # ValueError: it is no address
+            pass
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_PATIENCE_S)
+    constants.HF_HUB_OFFLINE = not has_answered.is_set()

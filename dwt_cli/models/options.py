@@ -136,7 +136,7 @@ class Architecture:
         if (shared := self.num_kv_heads) and not self.family.has_grouped_heads:
             yield (
                 f"{setting}.num_kv_heads={shared}: a {self.family.name} has keys and values for "
-                "each head; leave it out, or choose student.family=qwen3 or llama"
+                f"each head; leave it out, or choose {setting}.family=qwen3 or llama"
             )
         elif shared and self.num_heads % shared:
             yield (

@@ -1,6 +1,7 @@
 """Without a network a name on the hub is answered for at once; behind a proxy, as ever."""
 
 import socket
+import time
 
 import pytest
 from huggingface_hub import constants
@@ -49,6 +50,25 @@ def test_nobody_waits_for_a_hub_that_takes_calls_and_says_nothing(
         network.notice_absence.cache_clear()
         network.notice_absence()
         assert constants.HF_HUB_OFFLINE
+
+
+def test_where_proxies_are_not_for_is_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "localhost")
+    network.notice_absence()
+    assert constants.HF_HUB_OFFLINE
+
+
+def test_nobody_waits_for_a_hub_that_drips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(network, "_PATIENCE_S", 1.2)  # two bytes come in that time
+    monkeypatch.setattr(network, "getproxies", dict)
+    with serving("dripping") as server:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        network.notice_absence.cache_clear()
+        begun = time.monotonic()
+        network.notice_absence()
+        assert constants.HF_HUB_OFFLINE and time.monotonic() - begun < 60
 
 
 def test_an_address_that_is_none_is_nobody_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dwt_cli.base.machine import commit
-from tests.faults import damage, kills, long, planted, trials, valid
+from tests.faults import damage, hung, kills, long, planted, trials, valid
 from tests.faults.harms import HARMS
 
 
@@ -30,6 +30,7 @@ FAULTS = {
         for name, harm in HARMS.items()
     },
     "damage": Fault("Every file is cut, flipped, emptied.", 999, damage.answers, trials.table),
+    "hung": Fault("Servers of others that hang.", 3, hung.answers, trials.table),
     "long": Fault("Memory, files, threads of many steps.", 20_000, long.answers, trials.table),
     "valid": Fault("Random commands that are right.", 200, valid.answers, valid.table),
     "planted": Fault("What is no number, so often each.", 5, planted.answers, trials.table),

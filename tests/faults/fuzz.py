@@ -1,6 +1,7 @@
 """Random command lines, up to where work would begin: none ends in a traceback, none hangs.
 
     python -m tests.faults.fuzz 2000
+    python -m tests.faults.fuzz 200 --of advice     # dwt-advise
 
 Words come from `tests.faults.words`, in batches of `BATCH` by a seed each, so that anyone draws the
 same ones. Each is a fork of a process that has torch loaded, in a folder with a text and a model.
@@ -31,8 +32,9 @@ from unittest.mock import patch
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from dwt_cli.base.machine import commit
 from dwt_cli.launch.process import QUIETLY
-from tests.faults.words import Words, commands
+from tests.faults.words import Words, advice, commands
 from tests.miniature import dwt_train, options, write_text
 from tests.processes import PROGRAMS
 
@@ -52,7 +54,10 @@ WORK = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command came to. wrong: what is wrong with that, or an empty text."""
+    """What a command came to.
+
+    wrong: what is wrong with that, or an empty text. commit: at which it was asked.
+    """
 
     seed: int
     command: str
@@ -60,6 +65,7 @@ class Answer:
     seconds: float
     wrong: str
     errors: str
+    commit: str = ""
 
 
 class _Reached(BaseException):
@@ -82,8 +88,8 @@ def ask(words: Words, place: Path, number: int) -> Answer:
         time.sleep(0.005)
     code, seconds = os.waitstatus_to_exitcode(ended[1]), ended[2].ru_utime + ended[2].ru_stime
     errors = logs[1].read_text(errors="replace")
-    command = shlex.join(words)
-    return Answer(number, command, code, round(seconds, 2), judged(code, seconds, errors), errors)
+    wrong = judged(code, seconds, errors)
+    return Answer(number, shlex.join(words), code, round(seconds, 2), wrong, errors, commit())
 
 
 def judged(code: int, seconds: float, errors: str) -> str:
@@ -136,8 +142,8 @@ def _answer(words: Words, place: Path, *logs: Path) -> NoReturn:
         os._exit(code)
 
 
-def drawn(number: int) -> list[Words]:
-    """Return the commands of a batch, no two of them equal; number: its seed."""
+def drawn(number: int, of: str = "commands") -> list[Words]:
+    """Return commands of one of `OF`, no two of them equal; number: the seed of their batch."""
     found: dict[str, Words] = {}
 
     @seed(number)
@@ -148,12 +154,16 @@ def drawn(number: int) -> list[Words]:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(commands())
+    @given(OF[of]())
     def draw(words: Words) -> None:
         found.setdefault(shlex.join(words), words)
 
     draw()
     return list(found.values())[:BATCH]
+
+
+OF = {"commands": commands, "advice": advice}
+"""The strategies of which commands are drawn, by name."""
 
 
 @contextmanager
@@ -162,7 +172,12 @@ def prepared() -> Iterator[Path]:
 
     HOME and the caches are beside it from then on.
     """
-    for name in (*WORK, "dwt_cli.recipe.finished.show_again", "dwt_cli.track.curves.draw_curves"):
+    for name in (
+        *WORK,
+        "dwt_cli.launch.advice.carry_out",
+        "dwt_cli.recipe.finished.show_again",
+        "dwt_cli.track.curves.draw_curves",
+    ):
         import_module(name.rpartition(".")[0])
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         home = Path(folder, "home")
@@ -179,12 +194,12 @@ def prepared() -> Iterator[Path]:
             yield place
 
 
-def answers(num_commands: int, into: Path) -> Iterator[Answer]:
+def answers(num_commands: int, into: Path, of: str = "commands") -> Iterator[Answer]:
     """Yield the answers to so many commands, those on record first; write the others down."""
     record = into / "answers.jsonl"
     lines = [Answer(**json.loads(line)) for line in record.open()] if record.exists() else []
     right = {answer.command: answer for answer in lines if not answer.wrong}
-    batches = ((number, drawn(number)) for number in range(-(-num_commands // BATCH)))
+    batches = ((number, drawn(number, of)) for number in range(-(-num_commands // BATCH)))
     every = [(number, words) for number, batch in batches for words in batch][:num_commands]
     with prepared() as place:
         for number, words in every:
@@ -204,11 +219,14 @@ def main() -> int:
     parser.add_argument(
         "--into", type=Path, default=Path("runs/faults"), help="where answers are kept"
     )
+    parser.add_argument("--of", choices=OF, default="commands", help="what is drawn")
     asked = parser.parse_args()
     asked.into.mkdir(parents=True, exist_ok=True)
     of_program: dict[str, Counter[str]] = {}
+    commits = Counter[str]()
     slowest, wrong = 0.0, 0
-    for answer in answers(asked.num_commands, asked.into):
+    for answer in answers(asked.num_commands, asked.into, asked.of):
+        commits[answer.commit or "not noted"] += 1
         kind = {0: "answered", 2: "refused", REACHED: "work begins"}.get(answer.code, "")
         of_program.setdefault(answer.command.split()[0], Counter())[
             "wrong" if answer.wrong else kind
@@ -223,6 +241,7 @@ def main() -> int:
         several = " | ".join(str(counts[kind]) for kind in kinds)
         print(f"| {program} | {counts.total()} | {several} |")
     print(f"\nslowest answer: {slowest:.1f} s of processor time; seeds 0 to {answer.seed}")
+    print(f"asked at {', '.join(f'{name}: {number}' for name, number in commits.items())}")
     return bool(wrong)
 
 

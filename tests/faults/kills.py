@@ -26,6 +26,7 @@ from typing import Any
 import pandas as pd
 
 from dwt_cli.base import atomic
+from dwt_cli.base.machine import commit
 from tests.faults.harms import HARMS, OWN, Harm, orphans
 from tests.faults.phases import PHASES, Phase, prepare
 from tests.processes import Started
@@ -48,7 +49,7 @@ class Kill:
     """A kill. moment_s: after the command's begin, or after the sign of its phase.
 
     died: it was at work until then. different: what then was not as it is undisturbed, or wrong.
-    said: of what its harm was, by the command itself.
+    said: of what its harm was, by the command itself. commit: at which it was done.
     """
 
     number: int
@@ -58,6 +59,7 @@ class Kill:
     seconds: float
     different: list[str]
     said: str = ""
+    commit: str = ""
 
     @property
     def wrong(self) -> list[str]:
@@ -205,7 +207,7 @@ class Trials:
         if "Traceback" in again.output:
             found.append("a traceback, the second time")
         seconds = round(time.monotonic() - begun, 1)
-        return Kill(number, name, round(moment_s, 3), died, seconds, found, said)
+        return Kill(number, name, round(moment_s, 3), died, seconds, found, said, commit())
 
 
 def fresh(before: Callable[[Path, Path], None], source: Path, place: Path) -> None:

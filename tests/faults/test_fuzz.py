@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dwt_cli.base.machine import commit
 from tests.faults.fuzz import BATCH, answers, drawn, judged
 
 
@@ -32,6 +33,7 @@ def test_a_seed_draws_the_same_commands_and_others_do_not() -> None:
     first, again, other = drawn(0), drawn(0), drawn(1)
     assert first == again != other
     assert len(first) == BATCH
+    assert {words[0] for words in drawn(0, "advice")} == {"dwt-advise"}
 
 
 @pytest.mark.slow
@@ -41,3 +43,10 @@ def test_random_commands_are_answered_and_written_down(tmp_path: Path) -> None:
     lines = (tmp_path / "answers.jsonl").read_text().splitlines()
     assert [json.loads(line)["command"] for line in lines] == [each.command for each in found]
     assert list(answers(2 * BATCH, tmp_path)) == found  # nothing is asked again
+    assert {each.commit for each in found} == {commit()}
+
+
+@pytest.mark.slow
+def test_random_commands_for_advice_are_answered(tmp_path: Path) -> None:
+    found = list(answers(BATCH, tmp_path, "advice"))
+    assert [each for each in found if each.wrong] == []

@@ -90,19 +90,33 @@ def trained(number: int, source: Path) -> Trained:
             except subprocess.TimeoutExpired:
                 wrong = [f"at work after {MOST_SECONDS} s"]
                 break
-            wrong = [each for each in [judged(done.returncode, 0, done.stderr)] if each]
-            if done.returncode == 2 and not wrong:
-                refused.append(f"{command}\n{done.stderr.splitlines()[-1]}")
-                if not (place / "runs").exists():
-                    continue
-                wrong = [f"refused after work had begun: {refused.pop()}"]
-            wrong = [f"{each}: {done.stderr[-2000:]}" for each in wrong]
-            wrong = wrong or list(lacks(place, _steps(words)))
+            if line := _refusal(done, place):
+                refused.append(f"{command}\n{line}")
+                continue
+            said = judged(done.returncode, 0, done.stderr)
+            said = said or ("refused after work had begun" if done.returncode else "")
+            wrong = (
+                [f"{said}: {done.stderr[-2000:]}"] if said else list(lacks(place, _steps(words)))
+            )
             break
     else:
         wrong = [f"{MOST_DRAWN} commands in a row were refused"]
     seconds = round(time.monotonic() - begun, 1)
     return Trained(kind_of(number), number, seconds, command, wrong, refused=refused)
+
+
+def _refusal(done: "subprocess.CompletedProcess[str]", place: Path) -> str | None:
+    """Return the line by which a command was refused, before any work; None: it was not.
+
+    A study says it of each of its runs, among what it prints.
+    """
+    of_runs = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    has_begun = any((place / "runs").glob("*/metrics.jsonl" if of_runs else "*"))
+    if done.returncode != 2 or has_begun:
+        return None
+    if of_runs:
+        return of_runs[0]
+    return None if judged(2, 0, done.stderr) else done.stderr.splitlines()[-1]
 
 
 def lacks(place: Path, steps: Collection[int]) -> Iterator[str]:

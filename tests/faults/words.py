@@ -39,6 +39,11 @@ def commands() -> st.SearchStrategy[Words]:
     return st.one_of(_spoilt(), _spoilt(), _from_schema(), _of_other_programs())
 
 
+def advice() -> st.SearchStrategy[Words]:
+    """Return a strategy for command lines of dwt-advise, which needs a budget."""
+    return _advised()
+
+
 @cache
 def schema() -> dict[str, tuple[Any, Range | None]]:
     """Return every setting that some valid command has, with a value of it and its range."""
@@ -93,6 +98,20 @@ def _spoilt(draw: st.DrawFn) -> Words:
     for _ in range(draw(st.integers(1, 3))):
         words = _spoil(draw, words)
     return ["dwt-eval" if evaluates else "dwt-train", *words]
+
+
+@st.composite
+def _advised(draw: st.DrawFn) -> Words:
+    words = shlex.split(draw(st.sampled_from([*MIXTURES, *every_choice()])))
+    words.append(f"advise.budget={draw(st.sampled_from(['8h', '1e12', '90s', '1e9', *ODD]))}")
+    for name in ("share", "seeds"):
+        if draw(st.booleans()):
+            words.append(f"advise.{name}={draw(st.sampled_from(['1', '0.25', '2', *ODD]))}")
+    if draw(st.booleans()):
+        words.append("run.peak_tflops=1e-3")
+    for _ in range(draw(st.integers(0, 2))):
+        words = _spoil(draw, words)
+    return ["dwt-advise", *words]
 
 
 def _spoil(draw: st.DrawFn, words: Sequence[str]) -> Words:

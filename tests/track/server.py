@@ -11,17 +11,21 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+_DROP_S = 0.5
+"""Seconds from byte to byte of an answer that drips."""
+
 
 class Server(ThreadingHTTPServer):
     """Answers as its ``mood`` says, which may change at any time.
 
-    "good" takes everything, "500" and "401" answer with that, "hanging" answers nothing.
+    "good" takes everything, "500" and "401" answer with that, "hanging" answers nothing,
+    "dripping" a byte in a while; "gone" hangs up, and takes no calls after `leave`.
     """
 
     daemon_threads = True
 
-    def __init__(self, mood: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, mood: str, handler: type[BaseHTTPRequestHandler] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.mood = mood
         self.rows: list[dict[str, Any]] = []
         self.run: dict[str, Any] = {}
@@ -32,6 +36,12 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def leave(self) -> None:
+        """Be gone: calls are refused from now on."""
+        self.mood = "gone"
+        self.shutdown()
+        self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that hang up are part of the game."""
@@ -65,7 +75,9 @@ class Server(ThreadingHTTPServer):
         return {"data": {}}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers calls of W&B's."""
+
     server: Server
     protocol_version = "HTTP/1.1"
 
@@ -74,8 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
         mood = self.server.mood
-        if mood == "hanging":
-            self.server.closing.wait()
+        if self.is_spoilt():
             return
         answer = json.dumps(self.server.reply(self.path, body) if mood == "good" else {}).encode()
         self.send_response(200 if mood == "good" else int(mood))
@@ -83,6 +94,27 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
+
+    def is_spoilt(self) -> bool:
+        """Return whether the mood is to give no answer, and give none."""
+        mood = self.server.mood
+        if mood == "dripping":
+            drops = b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\nX-Long: " + bytes(9999)
+            for drop in drops:
+                self.wfile.write(bytes([drop]))
+                if self.server.closing.wait(_DROP_S):
+                    break
+        elif mood == "hanging":
+            self.server.closing.wait()
+        is_spoilt = mood in ("dripping", "hanging", "gone")
+        self.close_connection |= is_spoilt
+        return is_spoilt
+
+    def do_HEAD(self) -> None:
+        self.do_POST()
+
+    def do_GET(self) -> None:
+        self.do_POST()
 
     def do_PUT(self) -> None:
         self.do_POST()

@@ -286,7 +286,8 @@ class MadeTeacher(Architecture, ModelTeacher):
         return make_model(self, self.seed, "teacher"), []
 
     def problems(self, setting: str) -> Iterator[str]:
-        """Yield a line for a budget at which no teacher is kept."""
+        """Yield what is wrong with its size, and a line for a budget at which none is kept."""
+        yield from super().problems(setting)
         if self.budget not in BUDGETS:
             yield (
                 f"{setting}.budget={self.budget}: a teacher is kept at these shares of its "
