@@ -65,6 +65,7 @@ def _composed(primary: str, words: list[str]) -> DictConfig:
         key = each.key_or_group
         is_value = "." in key or key in _PLAIN or isinstance(each.value(), dict)
         (values if is_value and not each.is_hydra_override() else choices).append(each)
+    composed: DictConfig | None = None
     try:
         composed = deepcopy(_chosen(primary, tuple(str(each.input_line) for each in choices)))
         ConfigLoaderImpl._apply_overrides_to_config(values, composed)
@@ -83,6 +84,16 @@ def _composed(primary: str, words: list[str]) -> DictConfig:
                 raise UserError(
                     f"{word}: nothing is chosen for {place}; set {group}@{place} to one of {others}"
                 ) from None
+        raise
+    except TypeError:  # omegaconf's, for a setting below a list
+        for word in words:
+            names = word.partition("=")[0].lstrip("+~").split(".")
+            for end in range(1, len(names)):
+                place = ".".join(names[:end])
+                if composed and OmegaConf.is_list(OmegaConf.select(composed, place)):
+                    raise UserError(
+                        f"{word}: {place} is a list; write it whole, as in {place}=[a,b]"
+                    ) from None
         raise
 
 

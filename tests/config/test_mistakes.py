@@ -443,6 +443,8 @@ TOGETHER: list[Row] = [
      ["objective.logits.temperatur", "did you mean objective.logits.temperature?"]),
     ("several, one is a typo", "objective=[logits,minlm]", ["objective=minlm", "mean minilm?"]),
     ("several without brackets", "objective=logits,mse", ["objective=[logits,mse]", "-m"]),
+    ("a member's setting", ["teacher=several", "teacher.members=[small,very_weak]",
+                            "teacher.members.small.width=2"], ["teacher.members is a list"]),
     ("one of several, twice", "objective=[mse,hidden,mse]", ["name mse once", "=[mse,hidden]"]),
     ("none of several", "objective=[]", ["objective=[]", "there are: alm"]),
     ("MiniLM, other heads", ["objective=minilm", "teacher.num_heads=1"],
