@@ -44,7 +44,7 @@ _PROXIES = {f"{kind}_proxy" for kind in ("http", "https", "all")}
 _PROXIES |= {name.upper() for name in _PROXIES}
 _KEY = "0123456789abcdef0123456789abcdef01234567"
 _LONG = (f"scale.max_steps={NUM_STEPS}", "train.checkpoint_every=200", "scale.eval_every=200")
-_ALONE = [*TRAIN, *_LONG]
+_TRACKED = [*(word for word in TRAIN if word != "tracker=none"), "tracker=wandb", *_LONG]
 _OPENED = [*TRAIN, "teacher=checkpoint", f"teacher.path={NAME}"]
 
 
@@ -141,8 +141,8 @@ def _environment(place: Path, **more: str) -> dict[str, str]:
 def _alone(of: str, source: Path, place: Path) -> tuple[float, dict[str, Any]]:
     fresh(teacher, source, place)
     begun = time.monotonic()
-    words = _ALONE if of == "W&B" else _OPENED
-    environment = _environment(place, HF_HUB_OFFLINE="1")
+    words = _TRACKED if of == "W&B" else _OPENED
+    environment = _environment(place, HF_HUB_OFFLINE="1", WANDB_MODE="disabled")
     started = _Typed(words, place, **environment)
     assert started.ended(400) == 0, started.output
     return time.monotonic() - begun, content(place)
@@ -158,9 +158,8 @@ def _of_tracker(
         def spoil() -> None:
             server.leave() if mood == "gone" else setattr(server, "mood", mood)
 
-        words = [word for word in _ALONE if word != "tracker=none"] + ["tracker=wandb"]
         told = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": _KEY, "WANDB_MODE": "online"}
-        said, wrong, seconds = _harmed(words, at, spoil, source, place, undisturbed, told)
+        said, wrong, seconds = _harmed(_TRACKED, at, spoil, source, place, undisturbed, told)
         was_open = "it had its run" if server.run else "it had not been asked"
     lines = [line for line in said if "W&B" in line]
     if not lines:
