@@ -46,17 +46,24 @@ def train_with_masks(
     return with_masks(byte_level_bpe(texts, vocab_size, SPECIAL_TOKENS), max_length)
 
 
+def too_few(vocab_size: int, special_tokens: Sequence[str]) -> str | None:
+    """Return the line for a size below that of the alphabet; None: it is none."""
+    fewest = len(special_tokens) + len(_ALPHABET)
+    if vocab_size >= fewest:
+        return None
+    return (
+        f"data.vocab_size={vocab_size}: a byte-level vocabulary has 256 bytes and "
+        f"{len(special_tokens)} marks before its first merge; set scale.vocab_size={fewest} "
+        "or more"
+    )
+
+
 def byte_level_bpe(
     texts: Sequence[str], vocab_size: int, special_tokens: Sequence[str] = (MARK, PADDING)
 ) -> Tokenizer:
     """Return what the texts give, which is the same with any number of threads."""
-    fewest = len(special_tokens) + len(_ALPHABET)
-    if vocab_size < fewest:
-        raise UserError(
-            f"data.vocab_size={vocab_size}: a byte-level vocabulary has 256 bytes and "
-            f"{len(special_tokens)} marks before its first merge; set scale.vocab_size={fewest} "
-            "or more"
-        )
+    if problem := too_few(vocab_size, special_tokens):
+        raise UserError(problem)
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -147,6 +147,15 @@ def build(
     )
 
 
+def too_few_tokens(options: Data, frame: Frame) -> str | None:
+    """Return the line for a vocabulary that is too small to be trained; None: it is not."""
+    if options.tokenizer_kind is not TokenizerKind.bpe:
+        return None
+    is_of_decoder = _TRAINED[options.tokenizer_kind, frame.end] is bpe.train_tokenizer
+    marks = (bpe.MARK, bpe.PADDING) if is_of_decoder else wordpiece.SPECIAL_TOKENS
+    return bpe.too_few(options.vocab_size, marks)
+
+
 def open_tokenizer(path: str, special_tokens: Sequence[str | None]) -> "PreTrainedTokenizerBase":
     """Return a tokenizer that has a token in these roles; raise `CorpusError` without them."""
     from transformers import AutoTokenizer

@@ -114,7 +114,10 @@ class CorpusStage(Stage):
 
     def problems(self, of: Conditions) -> Iterator[str]:
         """Yield what can be known to be wrong before it is read whole, a line each."""
-        yield from ()
+        if self.tokenizer() is None and (
+            line := corpora.too_few_tokens(self.data, self.task.frame)
+        ):
+            yield line
 
     def carry_out(self, done: Done, at: Context) -> Corpus:
         """Return the corpus, from the cache or packed now."""
