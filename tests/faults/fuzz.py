@@ -198,12 +198,12 @@ def answers(num_commands: int, into: Path, of: str = "commands") -> Iterator[Ans
     """Yield the answers to so many commands, those on record first; write the others down."""
     record = into / "answers.jsonl"
     lines = [Answer(**json.loads(line)) for line in record.open()] if record.exists() else []
-    right = {answer.command: answer for answer in lines if not answer.wrong}
+    right = {(each.seed, each.command): each for each in lines if not each.wrong}
     batches = ((number, drawn(number, of)) for number in range(-(-num_commands // BATCH)))
     every = [(number, words) for number, batch in batches for words in batch][:num_commands]
     with prepared() as place:
         for number, words in every:
-            answer = right.get(shlex.join(words))
+            answer = right.get((number, shlex.join(words)))
             if answer is None:
                 answer = ask(words, place, number)
                 with record.open("a") as file:
