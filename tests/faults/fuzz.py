@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -142,6 +143,7 @@ def _answer(words: Words, place: Path, *logs: Path) -> NoReturn:
         os._exit(code)
 
 
+@cache  # hypothesis also draws what it finds in modules that are loaded, and commands load more
 def drawn(number: int, of: str = "commands") -> list[Words]:
     """Return commands of one of `OF`, no two of them equal; number: the seed of their batch."""
     found: dict[str, Words] = {}
