@@ -22,7 +22,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.config.chain import CHAINS, Chained, words_in
-from dwt_cli.config.files import SETTINGS, groups
+from dwt_cli.config.files import SETTINGS, groups, state
 from dwt_cli.config.run import SCHEMAS, SEVERAL, Run, Scale
 from dwt_cli.distill.teacher.imported import ImportedTeacher
 from dwt_cli.distill.teacher.options import CheckpointTeacher, Teacher
@@ -50,6 +50,13 @@ def _chosen(primary: str, words: tuple[str, ...]) -> DictConfig:
 @lru_cache(maxsize=4096)
 def _parsed(word: str) -> Override:
     return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_override(word)
+
+
+@lru_cache(maxsize=1)
+def _forget_others(root: type[Run], home: Path, cwd: Path, files: object) -> None:
+    """Empty what an earlier command of this process composed otherwise: of other files, say."""
+    _parsed.cache_clear()
+    _chosen.cache_clear()
 
 
 def _composed(primary: str, words: list[str]) -> DictConfig:
@@ -122,8 +129,7 @@ def runs_of(
         if (away / f"{primary}.yaml").is_file():
             home, away = away, home
         search = [f"hydra.searchpath=['file://{away}']"]
-    _parsed.cache_clear()
-    _chosen.cache_clear()  # files may have changed since the last command of this process
+    _forget_others(root, home, Path.cwd(), state(home, *([away] if folder else [])))
     with initialize_config_dir(str(home), version_base="1.3"):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides(list(words))

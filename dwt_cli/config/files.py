@@ -58,6 +58,12 @@ def _content(name: str | None, folder: str | None) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def state(*folders: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return path, time of the last change in ns and size of every settings file of folders."""
+    found = sorted(path for folder in folders for path in folder.rglob("*.yaml"))
+    return tuple((str(path), (stat := path.stat()).st_mtime_ns, stat.st_size) for path in found)
+
+
 def groups() -> dict[str, list[str]]:
     """Return the choices of every config group, both in alphabetical order."""
     found: dict[str, list[str]] = {}

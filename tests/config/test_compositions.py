@@ -1,20 +1,18 @@
 """What is offered works: any mixture of choices trains. tests/golden composes every choice."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from dwt_cli.config import files
-from dwt_cli.config.compose import register, typed
-from dwt_cli.config.run import SCHEMAS, Run
+from dwt_cli.config.compose import runs_of
+from dwt_cli.config.run import SCHEMAS
 from tests.miniature import options, write_text
 from tests.record import carry_out
 
-NUM_MIXTURES, NUM_BY_DEFAULT = 100, 8
+NUM_MIXTURES, NUM_BY_DEFAULT = 100, 4
 # they need more than a miniature run in one process has
 LEFT_OUT = ("data", "tracker", "launch", "parallel", "eval", "tuning")
 
@@ -33,19 +31,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compositions")
     write_text(folder / "text", num_documents=30)
     return folder
-
-
-@pytest.fixture(scope="module")
-def composing() -> Iterator[Callable[[list[str]], Run]]:
-    register()
-    with initialize_config_dir(str(files.SETTINGS), version_base="1.3"):
-
-        def make(words: list[str]) -> Run:
-            run = typed(compose("config", words))
-            run.overrides = words
-            return run
-
-        yield make
 
 
 Draw = Callable[[random.Random], object]
@@ -154,21 +139,21 @@ def _fits(setting: str, objective: str) -> bool:
     return not setting.startswith("objective.") or setting.split(".")[1] == objective
 
 
-def works(number: int, place: Path, composing: Callable[[list[str]], Run]) -> None:
+def works(number: int, place: Path) -> None:
     words = mixture(number, place)
-    run = composing(words)
+    (run,), _ = runs_of(words)
     assert carry_out(run).folder.is_dir(), words
 
 
 @pytest.mark.parametrize("number", range(NUM_BY_DEFAULT))
-def test_a_mixture_takes_two_steps(number: int, place: Path, composing: Any) -> None:
-    works(number, place, composing)
+def test_a_mixture_takes_two_steps(number: int, place: Path) -> None:
+    works(number, place)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(NUM_BY_DEFAULT, NUM_MIXTURES))
-def test_any_mixture_takes_two_steps(number: int, place: Path, composing: Any) -> None:
-    works(number, place, composing)
+def test_any_mixture_takes_two_steps(number: int, place: Path) -> None:
+    works(number, place)
 
 
 def test_all_mixtures_are_different(place: Path) -> None:

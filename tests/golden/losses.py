@@ -13,13 +13,10 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import torch
-from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from dwt_cli.config.compose import register, typed
-from dwt_cli.config.files import SETTINGS
-from dwt_cli.config.run import Run
+from dwt_cli.config.compose import runs_of
 from dwt_cli.recipe.worker import work
 from tests.golden import miniatures
 
@@ -51,7 +48,7 @@ def losses(folder: Path, name: str) -> Losses:
     """Train a miniature below a folder that has a text; teachers are shared among them."""
     words = miniatures.command(name, COMPOSITIONS[name], "runs")
     with chdir(folder), double():
-        work(_composed(words), Console(file=io.StringIO()))
+        work(runs_of(words)[0][0], Console(file=io.StringIO()))
     (metrics,) = (folder / miniatures.place("runs", name)).glob("*/metrics.jsonl")
     found: Losses = {}
     for line in metrics.read_text(encoding="utf-8").splitlines():
@@ -59,14 +56,6 @@ def losses(folder: Path, name: str) -> Losses:
             if not key.endswith(("step", "_s")):
                 found.setdefault(key, []).append(value)
     return found
-
-
-def _composed(words: list[str]) -> Run:
-    register()
-    with initialize_config_dir(str(SETTINGS), version_base="1.3"):
-        run = typed(compose("config", words))
-    run.overrides = words
-    return run
 
 
 def kept() -> Mapping[str, Losses]:

@@ -229,13 +229,13 @@ def test_replicated(composed: Callable[..., Run], num_parts: int) -> None:
     ("family", "dtype", "num_parts", "checkpointing"),
     [
         ("bert", torch.float32, 1, False),
-        ("bert", torch.bfloat16, 2, False),
-        ("bert", torch.bfloat16, 1, True),
-        ("modernbert", torch.bfloat16, 1, False),
-        ("modernbert", torch.float32, 2, True),
-        ("bert", torch.float32, 1, True),
         ("bert", torch.bfloat16, 2, True),
-        ("modernbert", torch.bfloat16, 1, True),
+        pytest.param("bert", torch.bfloat16, 2, False, marks=pytest.mark.slow),
+        pytest.param("bert", torch.bfloat16, 1, True, marks=pytest.mark.slow),
+        pytest.param("modernbert", torch.bfloat16, 1, False, marks=pytest.mark.slow),
+        pytest.param("modernbert", torch.float32, 2, True, marks=pytest.mark.slow),
+        pytest.param("bert", torch.float32, 1, True, marks=pytest.mark.slow),
+        pytest.param("modernbert", torch.bfloat16, 1, True, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.usefixtures("shards")

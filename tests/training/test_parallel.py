@@ -102,7 +102,7 @@ def test_any_number_of_ranks_is_one(setting: Setting, corpus_folder: Path, tmp_p
 RESUMED = [
     (Setting(2, "ddp"), Setting(1)),
     (Setting(2, "fsdp"), Setting(1)),
-    (Setting(2, "ddp"), Setting(2, "fsdp, offloaded")),
+    pytest.param(Setting(2, "ddp"), Setting(2, "fsdp, offloaded"), marks=pytest.mark.slow),
     (Setting(2, "fsdp", 1, "muon"), Setting(2, "fsdp", 1, "muon")),
     pytest.param(Setting(2, "fsdp"), Setting(4, "ddp"), marks=pytest.mark.slow),
     pytest.param(Setting(2, "ddp"), Setting(4, "fsdp"), marks=pytest.mark.slow),

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from safetensors.torch import load_file
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.config import check, files
-from dwt_cli.config.compose import register, typed
+from dwt_cli.config import check
+from dwt_cli.config.compose import runs_of
 from dwt_cli.recipe import worker
 from dwt_cli.training.checkpoint import Checkpoints, Counters
 from dwt_cli.training.loop import Training
@@ -72,14 +71,12 @@ Go = Callable[..., Path]
 def go(tmp_path: Path) -> Go:
     """Train 8 steps, with a checkpoint after each two; return the run's folder."""
     write_text(tmp_path / "text")
-    register()
 
     def run(*more: str) -> Path:
         words = [*options(tmp_path), "train.max_steps=8", "train.checkpoint_every=2", "alpha=step"]
         words += ["train.non_finite=rollback", "train.rollback_steps=2"]
         words += ["eval.at=[0.625]", "eval.measures=[lm]", *more]
-        with initialize_config_dir(str(files.SETTINGS), version_base="1.3"):
-            asked = typed(compose("config", words))
+        (asked,), _ = runs_of(words)
         check.check(asked)
         worker.work(asked, Console(quiet=True))
         (folder,) = (tmp_path / "runs").glob("*/")
