@@ -53,7 +53,7 @@ def _parsed(word: str) -> Override:
 
 
 @lru_cache(maxsize=1)
-def _forget_others(root: type[Run], home: Path, cwd: Path, files: object) -> None:
+def _forget_others(root: str, home: Path, cwd: Path, files: object) -> None:
     """Empty what an earlier command of this process composed otherwise: of other files, say."""
     _parsed.cache_clear()
     _chosen.cache_clear()
@@ -129,7 +129,7 @@ def runs_of(
         if (away / f"{primary}.yaml").is_file():
             home, away = away, home
         search = [f"hydra.searchpath=['file://{away}']"]
-    _forget_others(root, home, Path.cwd(), state(home, *([away] if folder else [])))
+    _forget_others(root.__name__, home, Path.cwd(), state(home, *([away] if folder else [])))
     with initialize_config_dir(str(home), version_base="1.3"):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides(list(words))
