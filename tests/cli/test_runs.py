@@ -69,7 +69,7 @@ def test_runs_and_what_has_become_of_them(
     assert "dead: its process has ended" in output
 
 
-@pytest.mark.parametrize("columns", [100, 40])
+@pytest.mark.parametrize("columns", [120, 40])
 def test_a_run_is_one_line_with_its_numbers(
     tmp_path: Path,
     composed: Callable[..., Run],
@@ -89,7 +89,7 @@ def test_a_run_is_one_line_with_its_numbers(
     heading, line = capsys.readouterr().out.splitlines()
     assert max(len(heading), len(line)) <= columns
     assert "12345 of 24690" in line and "4.250" in line and line.endswith("001")
-    if columns == 100:
+    if columns == 120:
         assert line.endswith(run.folder.name)
 
 
