@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from transformers import PreTrainedModel
 
 from dwt_cli.base.machine import Machine
 from dwt_cli.config import check
-from dwt_cli.config.compose import register, typed
-from dwt_cli.config.files import SETTINGS
+from dwt_cli.config.compose import runs_of
 from dwt_cli.config.run import Run
 from dwt_cli.data.pack import Blocks, write_blocks
 from dwt_cli.data.tokenizer import SPECIAL_TOKENS
@@ -38,9 +36,7 @@ _STEPS_OF_TEXT = 16
 
 def compose_run(overrides: Sequence[str]) -> Run:
     """What `dwt-train` would make of these overrides."""
-    register()
-    with initialize_config_dir(str(SETTINGS), version_base="1.3"):
-        run = typed(compose("config", [*overrides, "tracker=none"]))
+    (run,), _ = runs_of([*overrides, "tracker=none"])
     check.check(run)
     return run
 
