@@ -9,7 +9,8 @@ things that nobody can save; 1.00 is nothing. "alpha=off / stand-alone" is 1.00 
 is never listened to costs nothing. Ratios are taken round by round, which cancels what slows the
 whole machine down; their median is the figure.
 
-Sizes are those of a composed config: `--scale`, and any override of `dwt-train` after it.
+Sizes are those of a composed config: `--scale`, and any override of `dwt-train` after it. What one
+more setting adds is timed beside them: ``--more "objective=[logits,masked_hidden]"``.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from dwt_cli.models.options import MadeStudent
 
 CLAIM = 1.03
 _DWT, _ALONE, _FORWARD, _OFF = "DWT step", "stand-alone step", "teacher forward", "alpha=off step"
+_MORE = "DWT step with --more"
 _QUICK = (
     "scale.width=32",
     "scale.mlp_width=64",
@@ -35,8 +37,8 @@ _QUICK = (
 )  # its figures mean nothing
 
 
-def measure(run: Run, rounds: int, warm_up: int) -> dict[str, list[float]]:
-    """Seconds of each of the four, per round."""
+def measure(run: Run, more: Run | None, rounds: int, warm_up: int) -> dict[str, list[float]]:
+    """Seconds of each of the four, per round, and of a DWT step of another run."""
     parts = Parts.of(run)
     alone = Constant(hard=1.0, soft=0.0)
     things: dict[str, Callable[[], None]] = {
@@ -45,6 +47,9 @@ def measure(run: Run, rounds: int, warm_up: int) -> dict[str, list[float]]:
         _FORWARD: TeacherForwards(parts, parts.signal()),
         _OFF: Steps(parts.training(alone, parts.signal())),
     }
+    if more:
+        parts = Parts.of(more)
+        things[_MORE] = Steps(parts.training(more.alpha, parts.signal()))
     return in_turn(
         {name: timed(work, parts.machine.device) for name, work in things.items()}, rounds, warm_up
     )
@@ -54,6 +59,7 @@ def report(seconds: dict[str, list[float]]) -> list[str]:
     """The Markdown tables."""
     dwt = _ratios_to_claim(seconds)
     off = ratios(seconds[_OFF], seconds[_ALONE])
+    more = ratios(seconds[_MORE], seconds[_DWT]) if _MORE in seconds else None
     return [
         *table(
             ["timed in turn", "ms: median (min .. max)"],
@@ -65,6 +71,7 @@ def report(seconds: dict[str, list[float]]) -> list[str]:
             [
                 [f"{_DWT} / ({_ALONE} + {_FORWARD})", spread(dwt, 3)],
                 [f"{_OFF} / {_ALONE}", spread(off, 3)],
+                *([[f"{_MORE} / {_DWT}", spread(more, 3)]] if more else []),
             ],
         ),
         "",
@@ -98,6 +105,7 @@ def main() -> None:
     parser.add_argument("--scale", default="nano", help="a choice of conf/scale (default: nano)")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--warm-up", type=int, default=5, help="rounds that are thrown away")
+    parser.add_argument("--more", metavar="WORDS", help="of dwt-train: what one more setting adds")
     parser.add_argument("--quick", action="store_true", help="a smoke test: tiny sizes, 3 rounds")
     parser.add_argument(
         "overrides",
@@ -109,8 +117,9 @@ def main() -> None:
     overrides = [f"scale={options.scale}", *(_QUICK if options.quick else ()), *options.overrides]
     rounds, warm_up = (3, 1) if options.quick else (options.rounds, options.warm_up)
     run = compose_run(overrides)
+    more = compose_run([*overrides, *options.more.split()]) if options.more else None
     where = provenance()
-    seconds = measure(run, rounds, warm_up)
+    seconds = measure(run, more, rounds, warm_up)
     lines = [
         "# What a DWT step costs",
         "",
