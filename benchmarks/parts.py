@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from dwt_cli.base.machine import Machine
@@ -17,6 +18,7 @@ from dwt_cli.data.pack import Blocks, write_blocks
 from dwt_cli.data.tokenizer import SPECIAL_TOKENS
 from dwt_cli.distill.alpha import Schedule
 from dwt_cli.distill.loss import Distillation, DistillationLoss
+from dwt_cli.distill.objective.features import between, parts_for
 from dwt_cli.distill.teacher.options import MadeTeacher
 from dwt_cli.distill.teacher.signal import ModelSignal, TeacherSignal
 from dwt_cli.models.making import make_model
@@ -66,8 +68,16 @@ class Parts:
         """The loop with a student of its own."""
         options = self.run.student
         assert isinstance(options, MadeStudent)
-        model = self._wrapped(make_model(options, self.run.seed, "student"))
-        setup = Distillation(signal, schedule, self.run.objective) if signal is not None else None
+        student = make_model(options, self.run.seed, "student")
+        setup = None
+        if signal is not None:
+            objectives, parts = self.run.objective, dict[str, nn.Module]()
+            if signal.model is not None:
+                configs = student.config, signal.model.model.config
+                objectives = between(objectives, *configs)
+                parts = parts_for(objectives, *configs)
+            setup = Distillation(signal, schedule, objectives, parts)
+        model = self._wrapped(student)
         loss = DistillationLoss(setup, compiled=self.run.train.compile)
         return Training(
             model=model,
