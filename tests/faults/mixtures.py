@@ -29,6 +29,9 @@ STEPS = 2
 MASKED, DECODER = "model", "decoder"
 """Folders of two models of two layers."""
 
+REFUSALS = UserError, HydraException, OmegaConfBaseException
+"""What the front door makes a line of."""
+
 _BASE = dict(word.split("=") for word in SCALE) | {
     "scale.num_layers": "2",
     "scale.teacher_num_layers": "2",
@@ -275,7 +278,7 @@ def _some_settings(draw: random.Random, words: Settings) -> Settings:
     """Draw values of some settings of a command; of none, if it is refused without them."""
     try:
         run = composed(" ".join(f"'{name}={value}'" for name, value in words.items()))
-    except (UserError, HydraException, OmegaConfBaseException):
+    except REFUSALS:
         return {}
     found = list(walk(run))
     times = Counter(setting for setting, _, _ in found)

@@ -1,6 +1,7 @@
 """The harness of commands that train, and a few of them."""
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -8,13 +9,54 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.faults.mixtures import KINDS, kind_of
-from tests.faults.valid import Trained, answers, lacks, table
+from dwt_cli.config.compose import runs_of
+from dwt_cli.config.files import groups
+from tests.faults.mixtures import KINDS, REFUSALS, STEPS, drawn, kind_of
+from tests.faults.valid import MOST_DRAWN, Trained, answers, lacks, lacks_of, prepare, table
+from tests.record import carry_out
 
 
 def test_every_kind_has_its_turn() -> None:
     turns = Counter(kind_of(number) for number in range(200))
     assert turns.keys() == KINDS.keys() and min(turns.values()) == 10
+
+
+def test_every_choice_of_a_training_can_be_drawn() -> None:
+    about = groups().keys() - {"data", "eval", "jobs", "launch", "parallel", "scale", "tracker"}
+    every = {f"{group}={choice}" for group in about for choice in groups()[group]}
+    words = [
+        word
+        for number in range(400)
+        for word in KINDS[kind_of(number)](random.Random(number)).words.items()
+    ]
+    used = {f"{group}={each}" for group, value in words for each in value.strip("[]").split(",")}
+    rows_of_others = {"signal=imported", "teacher=imported"}
+    by_default = {"signal=online", "student=large", "train=default"}
+    assert every - used == rows_of_others | by_default
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("valid")
+    prepare(folder)
+    return folder
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_a_random_mixture_of_choices_takes_two_steps(
+    number: int, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: masked language models, and decoders."""
+    monkeypatch.chdir(place)
+    for attempt in range(MOST_DRAWN):
+        try:
+            (run,), _ = runs_of([*drawn(number, attempt), "run.cache=cache"])
+            folder = carry_out(run).folder
+        except REFUSALS:
+            continue
+        assert list(lacks_of(folder, {STEPS})) == []
+        return
+    pytest.fail(f"{MOST_DRAWN} commands in a row were refused")
 
 
 @pytest.mark.parametrize(

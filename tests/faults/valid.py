@@ -22,12 +22,14 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from dwt_cli.config.compose import runs_of
 from tests.data.miniature_glue import write_glue
 from tests.evaluate.test_zero_shot import SETS
 from tests.faults.fuzz import judged
 from tests.faults.mixtures import DECODER, MASKED, STEPS, drawn, kind_of
 from tests.faults.trials import Trial, kept
 from tests.miniature import dwt_train, options, write_text
+from tests.record import carry_out
 
 MOST_DRAWN = 60
 MOST_SECONDS = 400
@@ -53,11 +55,9 @@ def prepare(place: Path) -> None:
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in items))
     sizes = [*options(place), "scale.num_layers=2", "teacher=none", "scale.block_length=33"]
     for name, words in ((MASKED, []), (DECODER, ["task=clm", "scale.vocab_size=300"])):
-        done = dwt_train(*sizes, *words, cwd=place)
-        assert done.returncode == 0, done.stderr
-        (model,) = (place / "runs").glob("*/model")
-        shutil.copytree(model, place / name)
-        shutil.rmtree(place / "runs")
+        (run,), _ = runs_of([*sizes, *words])
+        shutil.move(carry_out(run).folder / "model", place / name)
+    shutil.rmtree(place / "runs")
     shutil.rmtree(place / "cache")
 
 
@@ -125,18 +125,23 @@ def lacks(place: Path, steps: Collection[int]) -> Iterator[str]:
     if not runs:
         yield "no run"
     for run in runs:
-        student = json.loads((run / "summary.json").read_text())["student"]
-        if student["steps"] not in steps:
-            yield f"{run.name}: {student['steps']} steps"
-        if not math.isfinite(student["heldout"]["loss"]):
-            yield f"{run.name}: a loss of {student['heldout']['loss']}"
-        files = list((run / "model").glob("*.safetensors"))
-        if not files:
-            yield f"{run.name}: no model"
-        for file in files:
-            weights = load_file(file)
-            if odd := [name for name, weight in weights.items() if not weight.isfinite().all()]:
-                yield f"{run.name}: weights that are no numbers: {', '.join(odd)}"
+        yield from (f"{run.name}: {lack}" for lack in lacks_of(run, steps))
+
+
+def lacks_of(run: Path, steps: Collection[int]) -> Iterator[str]:
+    """Yield what one run lacks."""
+    student = json.loads((run / "summary.json").read_text())["student"]
+    if student["steps"] not in steps:
+        yield f"{student['steps']} steps"
+    if not math.isfinite(student["heldout"]["loss"]):
+        yield f"a loss of {student['heldout']['loss']}"
+    files = list((run / "model").glob("*.safetensors"))
+    if not files:
+        yield "no model"
+    for file in files:
+        weights = load_file(file)
+        if odd := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+            yield f"weights that are no numbers: {', '.join(odd)}"
 
 
 def _steps(words: Sequence[str]) -> set[int]:

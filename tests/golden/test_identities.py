@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dwt_cli.config.files import schema
+from dwt_cli.config.files import SETTINGS, groups, schema
 from dwt_cli.config.run import SCHEMAS, SEVERAL
 from tests.golden import commands
 from tests.golden.identities import OLDER, composed, identities, kept, pinned
@@ -39,6 +39,13 @@ def test_every_choice_composes_and_gives_the_identities_it_gave(words: str) -> N
     chosen = getattr(run, group)
     assert type(chosen[choice] if group in SEVERAL else chosen) is kind
     assert identities(run) == KEPT[words]
+
+
+def test_every_yaml_is_a_choice_of_a_group() -> None:
+    choices = [(group, choice) for group, of in groups().items() for choice in of]
+    primary = list(SETTINGS.glob("*.yaml"))
+    assert len(choices) + len(primary) == len(list(SETTINGS.rglob("*.yaml")))
+    assert {group for group, _ in choices} == SCHEMAS.keys()
 
 
 def test_every_command_is_kept_and_no_other() -> None:
