@@ -20,5 +20,7 @@ def verdicts(gaps: Mapping[str, Sequence[float]], above: bool = False) -> list[s
         interval = "one seed" if gap.low is None else f"[{gap.low:+.4g}, {gap.high:+.4g}]"
         decided = "holds" if (gap.mean > 0) is above else "the reverse"
         verdict = decided if p < 0.05 else "undecided"
-        rows.append((claim, f"{gap.mean:+.4g}", interval, f"{p:.3f}", verdict))
+        rows.append(
+            (claim, f"{gap.mean:+.4g}", interval, "< 0.001" if p < 0.001 else f"{p:.3f}", verdict)
+        )
     return table(("claim", "difference", "95%", "p", "verdict"), rows)

@@ -8,6 +8,7 @@ trained once.
 """
 
 import argparse
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -29,18 +30,17 @@ _QUICK = (
 
 
 def milliseconds(command: Command, arm: str, seed: int, first: int) -> float:
-    """Of a run's mean step after step ``first``; the run is started unless it is finished."""
-    summary = command(seed, *arm.split())
+    """Return the mean step of a run after step ``first``; it is started unless it is finished."""
+    summary = command(seed, *arm.split(), "train.log_every=1")
     (record,) = command.root.glob(f"*{summary['identity']}")
-    elapsed = {
-        line["step"]: line["train/elapsed_s"]
+    steps = [
+        line["train/tokens"] / line["step"] / line["train/tokens_per_s"]
         for line in read_lines(record / "metrics.jsonl")
-        if "train/elapsed_s" in line
-    }
-    last = max(elapsed)
-    if last <= first:
-        sys.exit(f"--from {first} leaves none of the {last:.0f} steps: give a smaller one")
-    return 1e3 * (elapsed[last] - elapsed[first]) / (last - first)
+        if "train/tokens_per_s" in line
+    ]
+    if len(steps) <= first:
+        sys.exit(f"--from {first} leaves none of {len(steps)} steps: give a smaller one")
+    return 1e3 * statistics.mean(steps[first:])
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from dwt_cli.base.errors import UserError, not_among
 from dwt_cli.config.chain import CHAINS, Chained, words_in
-from dwt_cli.config.files import SETTINGS, groups, state
+from dwt_cli.config.files import SETTINGS, SWEEPS, groups, state
 from dwt_cli.config.run import SCHEMAS, SEVERAL, Run, Scale
 from dwt_cli.distill.teacher.imported import ImportedTeacher
 from dwt_cli.distill.teacher.options import CheckpointTeacher, Teacher
@@ -52,11 +52,15 @@ def _parsed(word: str) -> Override:
     return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_override(word)
 
 
-@lru_cache(maxsize=1)
-def _forget_others(root: str, home: Path, cwd: Path, files: object) -> None:
-    """Empty what an earlier command of this process composed otherwise: of other files, say."""
-    _parsed.cache_clear()
-    _chosen.cache_clear()
+_last: list[object] = []
+
+
+def _forget_others(*conditions: object) -> None:
+    """Empty what was composed under other conditions than these, by this process's last command."""
+    if _last != [*conditions]:
+        _last[:] = conditions
+        _parsed.cache_clear()
+        _chosen.cache_clear()
 
 
 def _composed(primary: str, words: list[str]) -> DictConfig:
@@ -92,12 +96,13 @@ def _composed(primary: str, words: list[str]) -> DictConfig:
                     f"{word}: nothing is chosen for {place}; set {group}@{place} to one of {others}"
                 ) from None
         raise
-    except TypeError:  # omegaconf's, for a setting below a list
+    except (TypeError, ValueError):  # omegaconf's, for a setting below a list
+        whole = composed or _chosen(primary, ())
         for word in words:
             names = word.partition("=")[0].lstrip("+~").split(".")
             for end in range(1, len(names)):
                 place = ".".join(names[:end])
-                if composed and OmegaConf.is_list(OmegaConf.select(composed, place)):
+                if OmegaConf.is_list(OmegaConf.select(whole, place)):
                     raise UserError(
                         f"{word}: {place} is a list; write it whole, as in {place}=[a,b]"
                     ) from None
@@ -129,7 +134,9 @@ def runs_of(
         if (away / f"{primary}.yaml").is_file():
             home, away = away, home
         search = [f"hydra.searchpath=['file://{away}']"]
-    _forget_others(root.__name__, home, Path.cwd(), state(home, *([away] if folder else [])))
+    theirs = any("hydra.searchpath" in word for word in words) or Path(folder or SWEEPS) != SWEEPS
+    files = object() if theirs else state()  # what others have may be anywhere, and is read anew
+    _forget_others(root.__name__, home, Path.cwd(), files)
     with initialize_config_dir(str(home), version_base="1.3"):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides(list(words))

@@ -1,5 +1,6 @@
 """The folder of config groups: the choices, and the comments at the head of their files."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,16 @@ def _content(name: str | None, folder: str | None) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def state(*folders: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return path, time of the last change in ns and size of every settings file of folders."""
-    found = sorted(path for folder in folders for path in folder.rglob("*.yaml"))
-    return tuple((str(path), (stat := path.stat()).st_mtime_ns, stat.st_size) for path in found)
+def state() -> list[tuple[str, int, int]]:
+    """Return path, time of the last change in ns and size of every settings file of ours."""
+    found = []
+    for path in sorted(
+        [*SETTINGS.glob("*.yaml"), *SETTINGS.glob("*/*.yaml"), *SWEEPS.glob("*.yaml")]
+    ):
+        with suppress(FileNotFoundError):  # an editor's lock is a link to nowhere
+            stat = path.stat()
+            found.append((str(path), stat.st_mtime_ns, stat.st_size))
+    return found
 
 
 def groups() -> dict[str, list[str]]:

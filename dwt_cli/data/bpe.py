@@ -47,7 +47,7 @@ def train_with_masks(
 
 
 def too_few(vocab_size: int, special_tokens: Sequence[str]) -> str | None:
-    """Return the line for a size below that of the alphabet; None: it is none."""
+    """Return what to say of a vocabulary with no place for every byte; None: there is place."""
     fewest = len(special_tokens) + len(_ALPHABET)
     if vocab_size >= fewest:
         return None

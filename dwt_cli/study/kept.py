@@ -1,7 +1,8 @@
 """runs.jsonl: a study in one small file, which goes where its runs' folders do not.
 
 Its first line is the study, as study.json has it; each other line is what a finished run says.
-A report needs nothing else, and a run that is in it is not trained again.
+A report needs nothing else, and a run that is in it is not trained again. What training losses,
+policies and other measures came to is there for whoever asks more than a report does.
 """
 
 import json
@@ -18,10 +19,12 @@ from dwt_cli.track.metrics import heldout_losses, read_lines, read_settings
 
 Said = Mapping[str, Any]
 """What a run says, as JSON values: summary, environment and settings, as far as a report needs
-them; curve: (step, held-out loss); weights: (share of the run, alpha_hard, alpha_soft), thinned."""
+them; curve: (step, held-out loss); weights: (share of the run, alpha_hard, alpha_soft), thinned;
+train: by metric of the training (step, value), at the first step and those of the curve."""
 
 _NUM_WEIGHTS = 100  # points of a schedule, as many as a picture can show
 _NOT_ITS_OWN = ("samples", "stand_alone", "equal_flops", "comparison", "cost")
+_NOT_KEPT = ("progress", "alpha_hard", "alpha_soft", "lr", "tokens", "tokens_per_s", "elapsed_s")
 _SETTINGS = ("task", "student", "tuning", "optim", "train", "eval")
 
 
@@ -35,6 +38,14 @@ def said_by(run: Path) -> Said | None:
         for line in lines
         if "train/alpha_hard" in line
     ]
+    curve = heldout_losses(lines)
+    steps = {1, *(step for step, _ in curve)}
+    train: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        for name, value in line.items() if line["step"] in steps else ():
+            room, _, metric = name.partition("/")
+            if room == "train" and metric not in _NOT_KEPT and value is not None:
+                train.setdefault(metric, []).append((line["step"], float(f"{value:.4g}")))
     every = max(1, len(weights) // _NUM_WEIGHTS)
     weights = [*weights[::every], *(weights[-1:] if (len(weights) - 1) % every else [])]
     return {
@@ -43,8 +54,9 @@ def said_by(run: Path) -> Said | None:
         "settings": without_home(
             {name: settings[name] for name in _SETTINGS if settings.get(name)}
         ),
-        "curve": heldout_losses(lines),
+        "curve": curve,
         "weights": [[float(f"{number:.4g}") for number in each] for each in weights],
+        "train": train,
     }
 
 

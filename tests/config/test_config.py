@@ -19,7 +19,7 @@ from dwt_cli.base.identity import fingerprint, former_fingerprint, identity, pla
 from dwt_cli.base.options import added
 from dwt_cli.config.check import check, problems, warnings
 from dwt_cli.config.compose import runs_of
-from dwt_cli.config.files import SWEEPS
+from dwt_cli.config.files import SETTINGS, SWEEPS
 from dwt_cli.config.run import SCHEMAS, Run, RunOptions, Study
 from dwt_cli.data.options import HubPart
 from dwt_cli.evaluate.options import Glue
@@ -350,6 +350,19 @@ def test_the_runs_of_a_study_are_those_asked_for_one_by_one() -> None:
         of = run.of_study
         assert of is not None
         assert runs_of([f"arm={of.arm}", "length=400", f"seed={run.seed}"], *study)[0] == [run]
+
+
+@pytest.mark.parametrize("by_word", [True, False])
+def test_a_choice_of_one_s_own_is_what_its_file_says_now(tmp_path: Path, by_word: bool) -> None:
+    normal = (SETTINGS / "alpha/normal.yaml").read_text()
+    own = tmp_path / "alpha" / "mine.yaml"
+    own.parent.mkdir()
+    (own.parent / ".#mine.yaml").symlink_to("an editor's lock, which leads nowhere")
+    search = [f"hydra.searchpath=['file://{tmp_path}']"] if by_word else []
+    for soft in (2.0, 3.0):
+        own.write_text(normal.replace("soft: 1.0", f"soft: {soft}"))
+        (run,), _ = runs_of([*search, "alpha=mine"], folder=None if by_word else str(tmp_path))
+        assert run.alpha.soft == soft  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("place", [0, 2, 4])

@@ -66,7 +66,11 @@ _FIXED = (
 )
 """Settings that a miniature has its own values of, or that are about something else."""
 
-_MOST_SETTINGS, _MOST = 5, 8
+_MOST_SETTINGS = 5
+"""Settings of a command beside its groups, at most."""
+
+_MOST = 8
+"""Highest value that is drawn where a range has no end near it."""
 
 
 def kind_of(number: int) -> str:

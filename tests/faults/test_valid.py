@@ -42,17 +42,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("number", [0, 5])
+MIXTURES = [each for each in range(120) if kind_of(each) in ("masked LM", "decoder")]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        0,
+        5,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in MIXTURES if each not in (0, 5)),
+    ],
+)
 def test_a_random_mixture_of_choices_takes_two_steps(
-    number: int, place: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """In this process: masked language models, and decoders."""
+    """In this process: what is not refused at once ends."""
     monkeypatch.chdir(place)
     for attempt in range(MOST_DRAWN):
+        words = [*drawn(number, attempt), "run.cache=cache", f"run.root={tmp_path}"]
         try:
-            (run,), _ = runs_of([*drawn(number, attempt), "run.cache=cache"])
+            (run,), _ = runs_of(words)
             folder = carry_out(run).folder
         except REFUSALS:
+            assert not list(tmp_path.glob("*/metrics.jsonl")), words
             continue
         assert list(lacks_of(folder, {STEPS})) == []
         return

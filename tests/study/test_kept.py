@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dwt_cli.study import figures
-from dwt_cli.study.kept import keep, read_kept
+from dwt_cli.study.kept import keep, read_kept, said_by
 from dwt_cli.study.record import FILE, RUNS, read_study
 from dwt_cli.study.report import write_report
 from dwt_cli.study.results import read_results
@@ -42,6 +42,19 @@ def test_a_line_is_small(tmp_path: Path) -> None:
     assert json.loads(study) == json.loads((folder / FILE).read_text())
     assert len(runs) == 3 and max(map(len, runs)) < 4000
     assert len(read_kept(folder)[miniature.identity("weak", 3000, 0)]["weights"]) == 101
+
+
+def test_what_a_training_measured_is_kept_where_its_curve_is(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("{}")
+    lines = [
+        {"step": step, "train/lr": 0.1, "train/policy_1": None if step == 5 else step / 3}
+        | ({"heldout/loss": 1.0} if step in (0, 3, 5) else {})
+        for step in range(6)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    said = said_by(tmp_path)
+    assert said is not None and said["train"] == {"policy_1": [(0, 0.0), (1, 0.3333), (3, 1.0)]}
 
 
 def test_no_line_is_lost_where_several_write_at_once(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, mood: str, handler: type[BaseHTTPRequestHandler] | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), handler or Handler)
+    def __init__(self, mood: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.mood = mood
         self.rows: list[dict[str, Any]] = []
         self.run: dict[str, Any] = {}
@@ -75,8 +75,8 @@ class Server(ThreadingHTTPServer):
         return {"data": {}}
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers calls of W&B's."""
+class _Handler(BaseHTTPRequestHandler):
+    """Answers calls as the server's mood says."""
 
     server: Server
     protocol_version = "HTTP/1.1"
@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
         mood = self.server.mood
-        if self.is_spoilt():
+        if self.spoils():
             return
         answer = json.dumps(self.server.reply(self.path, body) if mood == "good" else {}).encode()
         self.send_response(200 if mood == "good" else int(mood))
@@ -95,8 +95,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    def is_spoilt(self) -> bool:
-        """Return whether the mood is to give no answer, and give none."""
+    def spoils(self) -> bool:
+        """Give no right answer, if that is the mood; return whether it is."""
         mood = self.server.mood
         if mood == "dripping":
             drops = b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\nX-Long: " + bytes(9999)

@@ -55,9 +55,9 @@ class Hidden(LayerPairs):
     def kept_bytes(
         self, student: PreTrainedConfig, teacher: PreTrainedConfig, num_blocks: int, length: int
     ) -> int:
-        """Return the states of both sides, and one more of each pair and two, or two for cosines.
+        """Return the bytes of both sides' states in fp32, and of those in the teacher's width.
 
-        They are in fp32.
+        These are of each pair, and of two more while they are compared; a cosine has two copies.
         """
         num_pairs, times = len(self.layers), 2 if self.distance is Distance.cosine else 1
         states = num_pairs * (student.hidden_size + teacher.hidden_size)
