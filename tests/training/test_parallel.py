@@ -37,10 +37,8 @@ from tests.training.parity import (
 OF_LOSSES = {"adamw": 1e-5, "muon": 1e-3}
 
 TWO = [
-    Setting(2, "ddp", 2),
     Setting(2, "fsdp", 2),
     Setting(2, "ddp", 1, "muon"),
-    Setting(2, "fsdp", 1, "muon"),
     Setting(2, "fsdp, offloaded", 2),
     Setting(2, "ddp", 2, "adamw", "qwen3"),
 ]
