@@ -103,6 +103,10 @@ def read_summary(folder: Path | None) -> Summary | None:
     return None if content is None else Summary.from_json(content)
 
 
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 class Record(AbstractContextManager["Record"]):
     """One run directory, which rank 0 of one process group holds and writes at a time.
 
@@ -154,10 +158,14 @@ class Record(AbstractContextManager["Record"]):
         self.entry = Entry(self.folder, identity, name, without_home(settings))
 
     def start(self, environment: dict[str, Any]) -> list[str]:
-        """Write what is about to run; return how this machine differs from the record's."""
+        """Write what is about to run; return how this machine differs from the record's.
+
+        When it began at first stays in environment.json.
+        """
         if self._lock is None:
             return []
         before = read_json(self.folder / "environment.json") or {}
+        environment = environment | {"began": before.get("began", _now())}
         settings = yaml.safe_dump(self.entry.config, sort_keys=False)
         atomic.write_text(self.folder / "config.yaml", settings)
         atomic.write_json(self.folder / "environment.json", environment)
@@ -177,7 +185,7 @@ class Record(AbstractContextManager["Record"]):
             "teacher": self.entry.config["choices"].get("teacher"),
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "time": _now(),
         }
         atomic.write_json(self.folder / "status.json", known | without_home(more))
 

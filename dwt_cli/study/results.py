@@ -23,7 +23,15 @@ from dwt_cli.training.options import Train
 Versions = tuple[tuple[str, str], ...]
 _LENGTH = ("max_steps", "epochs", "max_minutes", "every")
 _NUMBERS = (
-    *("parameters", "teacher_parameters", "steps", "tokens", "epochs"),
+    *(
+        "parameters",
+        "layer_parameters",
+        "teacher_parameters",
+        "steps",
+        "tokens",
+        "epochs",
+        "taught",
+    ),
     *("heldout_loss", "teacher_heldout_loss"),
     *(account.column for account in Account),
     *("student_seconds", "remap_seconds", "teacher_flops", "teacher_seconds"),
@@ -31,8 +39,17 @@ _NUMBERS = (
 _COLUMNS = (
     *("arm", "length", "seed", "identity", "folder", "words", "left_out", "curve_left_out"),
     *_NUMBERS,
-    *("is_alone", "settings", "text", "text_formerly", "text_facts", "masks", "versions"),
-    *("machine", "commit", "curve", "weights", "left_at", "biased", "is_cached"),
+    *(
+        "is_alone",
+        "is_grown",
+        "settings",
+        "text",
+        "text_formerly",
+        "text_facts",
+        "masks",
+        "versions",
+    ),
+    *("machine", "commit", "began", "curve", "weights", "left_at", "biased", "is_cached"),
 )
 
 
@@ -41,14 +58,16 @@ class Results:
     """A study, and a frame of its jobs, in their order; what is not known is null.
 
     Columns beside those of `Job` and the numbers of `Summary`: left_out, curve_left_out: why the
-    run, or its curve, is not in the figures. is_alone: nobody teaches it, and nothing is remapped.
+    run, or its curve, is not in the figures. is_alone: nobody teaches it, and nothing is remapped;
+    is_grown: something is. layer_parameters: all but the table of tokens. taught: the share of the
+    steps in which a teacher is heard.
     settings: what is recorded of a student, its training and its evaluation and is part of an
     identity, but length and seed, as JSON. masks: of the held-out text, in words. text_facts: where
     the text is from and how long it is, in words. versions: `Versions` of the libraries. curve:
     (step, held-out loss) of every evaluation. weights: (share of the run, alpha_hard, alpha_soft),
     thinned. left_at: the step that alpha=crossover found. teacher_heldout_loss, teacher_parameters:
     null of a teacher that is no model, too. is_cached: whether the teacher that was heard was asked
-    once; null where none was.
+    once; null where none was. began: when, in UTC; null of older runs.
     """
 
     study: StudyRecord
@@ -59,7 +78,8 @@ class Results:
         """The jobs whose runs are in the figures, in the order of the study's arms."""
         arms = list(self.study.arms)
         kept = self.jobs[self.jobs.left_out.isna()]
-        types = {"length": int, "seed": int, "is_alone": bool, **dict.fromkeys(_NUMBERS, float)}
+        types = {"length": int, "seed": int, **dict.fromkeys(("is_alone", "is_grown"), bool)}
+        types |= dict.fromkeys(_NUMBERS, float)
         places = kept.arm.map(arms.index)
         return kept.astype(types).assign(place=places).sort_values(["place", "length", "seed"])
 
@@ -221,6 +241,9 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
         "teacher_heldout_loss": teacher and teacher.heldout.get("loss"),
         "teacher_parameters": teacher and teacher.parameters,
         "is_alone": summary.teacher is None and student.remap is None,
+        "is_grown": student.remap is not None,
+        "layer_parameters": _layers(student.parameters, settings.get("student") or {}, text),
+        "taught": None if student.num_taught is None else student.num_taught / (student.steps or 1),
         **flops(cost),
         "student_seconds": student.seconds,
         "remap_seconds": cost["remap_seconds"],
@@ -240,7 +263,14 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
         "versions": tuple((name, version) for name, version in versions.items() if version),
         "machine": ", ".join(machine) or "unknown",
         "commit": environment.get("commit"),
+        "began": environment.get("began"),
     }
+
+
+def _layers(num: int, made: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
+    """Return the parameters without the table of tokens, which is the head's, too."""
+    width, vocabulary = made.get("width"), made.get("vocab_size") or text.get("vocabulary")
+    return num - width * vocabulary if width and vocabulary else None
 
 
 def _of_text(

@@ -12,6 +12,9 @@ ARMS = {"alone": "teacher=none", "weak": "teacher=small", "poor": "teacher=extre
 EFFECT = {"alone": 0.0, "weak": -0.1, "poor": 0.2}  # nats, at every length
 TEACHER = {"weak": 0.3, "poor": 0.9}  # its loss minus the stand-alone's
 STEP, FORWARD, TOKENS = 1e9, 0.25e9, 64  # FLOPs and tokens per step
+STUDENT = "student: {width: 2, vocab_size: 4}\n"
+CONFIG = STUDENT + "data: {block_length: 64}\ntrain: {batch_size: 8}\n"
+BEGAN = "2026-11-01T00:00:00Z"
 CLAIMS = [
     Claim("a weak teacher helps", "weak", "alone", Expect.lower),
     Claim("a poor teacher helps", "poor", "alone", Expect.lower, length=200),
@@ -50,6 +53,7 @@ def summary(arm: str, length: int, seed: int, steps: int | None = None) -> dict[
         epochs=steps / 150,
         seconds=10.0,
         teacher_forward_flops=FORWARD * steps if taught else 0.0,
+        num_taught=steps if taught else 0,
     )
     return Summary(
         name=arm,
@@ -81,9 +85,10 @@ def write_run(folder: Path, said: dict[str, Any]) -> None:
             lines.append({"step": step, "heldout/loss": end + 2 * (1 - step / steps)})
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
-    environment = {"device": "cpu", "python": "3.11.7", "versions": {"torch": "2.13.0"}}
+    environment: dict[str, Any] = {"device": "cpu", "python": "3.11.7", "began": BEGAN}
+    environment["versions"] = {"torch": "2.13.0"}
     (folder / "environment.json").write_text(json.dumps(environment))
-    (folder / "config.yaml").write_text("data: {block_length: 64}\ntrain: {batch_size: 8}\n")
+    (folder / "config.yaml").write_text(CONFIG)
 
 
 def write(

@@ -14,6 +14,7 @@ from dwt_cli.study.compute import Account
 from dwt_cli.study.record import Job, read_study, write_study
 from dwt_cli.study.results import read_results
 from tests.study import miniature
+from tests.study.miniature import CONFIG
 
 
 def place(folder: Path, arm: str, length: int, seed: int) -> Path:
@@ -214,9 +215,6 @@ def test_text_is_said_to_be_that_of_a_task_which_has_its_own(tmp_path: Path) -> 
 # ------------------------------------------------------------------- the stand-alone's points
 
 
-CONFIG = "data: {block_length: 64}\ntrain: {batch_size: 8}\n"
-
-
 def with_more(folder: Path, arm: str, steps: int, config: str = CONFIG, **said: Any) -> None:
     """One more arm of length 200 and seed 0, which has `steps`."""
     run = folder.parent.parent / arm
@@ -231,7 +229,10 @@ def with_more(folder: Path, arm: str, steps: int, config: str = CONFIG, **said: 
 
 def test_longer_stand_alone_arms_are_points_of_it(tmp_path: Path) -> None:
     folder = miniature.write(tmp_path)
-    elsewhere = "train: {batch_size: 8, max_steps: 250, compile: true}\neval: {every: 50}\n"
+    elsewhere = (
+        miniature.STUDENT
+        + "train: {batch_size: 8, max_steps: 250, compile: true}\neval: {every: 50}\n"
+    )
     with_more(folder, "alone_1.25", 250, elsewhere)
     with_more(folder, "other_batch", 300, CONFIG.replace("batch_size: 8", "batch_size: 16"))
     with_more(folder, "other_precision", 300, CONFIG.replace("8}", "8, precision: bf16}"))

@@ -1,0 +1,238 @@
+"""One law for runs of any size, length and teacher, and until when a teacher pays.
+
+Every form (`dwt_cli.study.forms`) is fitted to the same runs, by Huber's loss on the logarithm of
+the held-out loss. The law is the form with the fewest numbers that forecasts lengths it was not
+fitted to as well as the best one does, within a standard error. Text that is read again counts
+less (arXiv 2305.16264).
+
+Shapes: R runs.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import optimize
+
+from dwt_cli.base.errors import UserError
+from dwt_cli.study.forms import ALONE, LISTENING, Alone, Array, Listening, Numbers, Range
+from dwt_cli.study.results import Results
+
+COLUMNS = (
+    "parameters",
+    "tokens",
+    "new_tokens",
+    "taught",
+    "teacher",
+    "loss",
+    "seed",
+    "length",
+    "arm",
+    "dearer",
+)
+"""Of a frame of runs. parameters: those without the table of tokens; new_tokens: those that are
+read for the first time; taught: the share of the run; teacher: its held-out loss, NaN where nobody
+teaches; loss: the run's own, at its end; length: in steps; dearer: its FLOPs, with the teacher's
+passes, over the student's own; began: when, in UTC, or null."""
+
+_ALIKE = 1.3  # lengths that differ by less are left out together
+_FEWEST = 3  # lengths that are not alike
+_DELTA = 1e-3  # of Huber's loss over logarithms, as in 2203.15556
+_READINGS = 15.4  # R* of 2305.16264: more readings of a text are worth at most so many
+_LATEST = 1000.0  # times the longest run: a later horizon is none
+
+
+def points(*studies: Results) -> pd.DataFrame:
+    """Return the runs of studies that a law is about, with `COLUMNS`, each once.
+
+    Left out are runs that begin with a teacher's weights, for a head start is another law; those
+    whose size, or teacher's loss, is not known; and those on another text than most.
+    """
+    every = pd.concat([results.runs for results in studies], ignore_index=True)
+    every = every.drop_duplicates("identity")
+    for column in ("text", "masks"):
+        every = every[every[column].isin(every[column].mode()[:1])]
+    is_heard = every.taught.fillna(0) > 0
+    is_known = every.layer_parameters.notna() & (~is_heard | every.teacher_heldout_loss.notna())
+    every, is_heard = (each[is_known & ~every.is_grown] for each in (every, is_heard))
+    found = {
+        "parameters": every.layer_parameters,
+        "tokens": every.tokens,
+        "new_tokens": every.tokens / every.epochs.clip(lower=1.0),
+        "taught": every.taught.fillna(0.0),
+        "teacher": every.teacher_heldout_loss.where(is_heard),
+        "loss": every.heldout_loss,
+        "seed": every.seed,
+        "length": every.steps.astype(int),
+        "arm": every.arm,
+        "dearer": every.flops_forward / every.flops_student,
+        "began": every.began,
+    }
+    return pd.DataFrame(found).reset_index(drop=True)
+
+
+def alike(runs: pd.DataFrame) -> pd.Series:
+    """Return of each run the shortest of the lengths that are like its own."""
+    first, named = 0, {}
+    for length in sorted(runs.length.unique()):
+        first = first if length < first * _ALIKE else length
+        named[length] = first
+    return runs.length.map(named)
+
+
+@dataclass(frozen=True)
+class Law:
+    """A form with its numbers. size, tokens: their units, the greatest on record."""
+
+    alone: Alone
+    listening: Listening
+    numbers: Numbers
+    size: float
+    tokens: float
+
+    @property
+    def formula(self) -> str:
+        return f"{self.alone.formula}; {self.listening.formula}"
+
+    def losses(self, runs: pd.DataFrame) -> Array:
+        """Return the losses (R,) that runs come to; of `COLUMNS` it takes the first five."""
+        return self.of(_given(runs))
+
+    def of(self, given: Sequence[Array]) -> Array:
+        """Return the losses (R,) of the first five `COLUMNS`, each (R,)."""
+        size, tokens, new_tokens, taught, teacher = given
+        size, worth = size / self.size, _worth(tokens, new_tokens) / self.tokens
+        level = np.where(taught > 0, self.alone.tokens(self.numbers, size, teacher), math.inf)
+        counted = self.listening.tokens(self.numbers, taught * worth, (1 - taught) * worth, level)
+        return self.alone.loss(self.numbers, size, np.maximum(counted, 0.01 * worth))
+
+    def until(self, size: float, teacher: float, dearer: float = 1.0) -> float:
+        """Return the tokens from which on a teacher no longer pays that is always listened to.
+
+        dearer: what a taught token costs, in tokens alone. To one and a half per cent; infinity: it
+        pays up to a thousand times the longest run; 0: it never does.
+        """
+
+        places = np.geomspace(1e-3 * self.tokens, _LATEST * self.tokens, 1000)
+        read = np.concatenate([places, places * dearer])
+        is_taught = np.repeat([1.0, 0.0], len(places))
+        both = {"parameters": size, "tokens": read, "new_tokens": read, "taught": is_taught}
+        taught, alone = np.split(self.losses(pd.DataFrame({**both, "teacher": teacher})), 2)
+        pays = np.flatnonzero(alone > taught)
+        if not len(pays):
+            return 0.0
+        return math.inf if pays[-1] == len(places) - 1 else float(places[pays[-1]])
+
+
+def _given(runs: pd.DataFrame) -> list[Array]:
+    return [runs[name].to_numpy(float) for name in COLUMNS[:5]]
+
+
+def _worth(tokens: Array, new_tokens: Array) -> Array:
+    """Return how many tokens that are read once do the same (2305.16264, equation 5)."""
+    again = (tokens - new_tokens) / new_tokens
+    worth: Array = new_tokens * (1 - _READINGS * np.expm1(-again / _READINGS))
+    return worth
+
+
+def fitted(
+    alone: Alone, listening: Listening, runs: pd.DataFrame, begin: Numbers | None = None
+) -> Law:
+    """Return the law of a form. begin: numbers to begin with, for a fit that is near another."""
+    ranges = {**alone.ranges, **listening.ranges}
+    logs, lowest = np.log(runs.loss.to_numpy(float)), float(runs.loss.min())
+    given = _given(runs)
+    size, tokens = float(given[0].max()), float(_worth(given[1], given[2]).max())
+    unit = np.array([lowest if name == "E" else 1.0 for name in ranges])  # nats of a share
+    is_log = np.array([low > 0 for low, _, _ in ranges.values()])
+
+    def scaled(values: Sequence[float]) -> Array:
+        each = np.array(values) / unit
+        return np.where(is_log, np.log(np.where(is_log, each, 1.0)), each)
+
+    def law(theta: Array) -> Law:
+        values = np.where(is_log, np.exp(np.where(is_log, theta, 0.0)), theta) * unit
+        return Law(
+            alone, listening, dict(zip(ranges, map(float, values), strict=True)), size, tokens
+        )
+
+    def missed(theta: Array) -> Array:
+        found: Array = (np.log(law(theta).of(given)) - logs) / _DELTA
+        return found
+
+    low, high = (scaled([each[k] for each in ranges.values()] * unit) for k in (0, 2))
+    room, costs = 1e-6 * (high - low), []
+    for start in [begin] if begin else _starts(ranges, lowest):
+        theta = np.clip(scaled([start[name] for name in ranges]), low + room, high - room)
+        for scale in (1.0,) if begin else (100.0, 1.0):  # far off, Huber's loss is flat
+            fit = optimize.least_squares(
+                missed, theta, bounds=(low, high), loss="huber", f_scale=scale, x_scale=0.1
+            )
+            theta = fit.x
+        costs.append((fit.cost, tuple(theta)))
+    return law(np.array(min(costs)[1]))
+
+
+def _starts(ranges: Mapping[str, Range], lowest: float) -> Iterator[Numbers]:
+    """Yield where fits begin: several exponents, and several shares that remain."""
+    first = {name: begin * (lowest if name == "E" else 1) for name, (_, begin, _) in ranges.items()}
+    height = {name: lowest / 2 for name in first if name in ("A", "B")}
+    for power, rest in itertools.product((0.15, 0.5), (0.2, 0.7)):
+        own = {"a": power, "b": power, "E": rest * lowest}
+        yield first | height | {name: value for name, value in own.items() if name in first}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A form that is fitted, and how it forecasts lengths that it was not fitted to.
+
+    missed: of each run (R,), the logarithm of its loss minus that of the forecast. error: the mean
+    of their squares over cells of an arm and a length; within: its standard error.
+    """
+
+    law: Law
+    missed: Array
+    error: float
+    within: float
+
+
+def choices(runs: pd.DataFrame) -> list[Choice]:
+    """Return every form, fitted, and tried on each length in turn, which is left out of the fit.
+
+    A form is left out that has as many numbers as there are cells, one of sizes where there are
+    fewer than three, and one of teachers where there is none.
+    Raises `UserError` where there are too few lengths.
+    """
+    lengths, cells = alike(runs), runs.groupby(["arm", "length"]).ngroup()
+    if (num := lengths.nunique()) < _FEWEST:
+        raise UserError(
+            f"a law takes runs of {_FEWEST} lengths that are a third apart, and there are {num}: "
+            "train others, or name other studies of the same text"
+        )
+    is_taught, has_sizes = (runs.taught > 0).any(), runs.parameters.nunique() > 2
+    found = []
+    for alone, listening in itertools.product(ALONE, LISTENING):
+        num_numbers = len(alone.ranges) + len(listening.ranges)
+        if num_numbers >= cells.nunique() or (listening.ranges and not is_taught):
+            continue
+        if "a" in alone.ranges and not has_sizes:
+            continue
+        law, missed = fitted(alone, listening, runs), pd.Series(math.nan, runs.index)
+        for length in lengths.unique():
+            out = runs[lengths == length]
+            without = fitted(alone, listening, runs[lengths != length], law.numbers)
+            missed[out.index] = np.log(out.loss / without.losses(out))
+        squares = (missed**2).groupby(cells).mean()
+        error, within = float(squares.mean()), float(squares.sem())
+        found.append(Choice(law, missed.to_numpy(), error, within))
+    return found
+
+
+def simplest(found: Sequence[Choice]) -> Choice:
+    """Return the form with the fewest numbers within a standard error of the best."""
+    best = min(found, key=lambda each: each.error)
+    good = [each for each in found if each.error <= best.error + best.within]
+    return min(good, key=lambda each: (len(each.law.numbers), each.error))

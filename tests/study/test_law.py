@@ -1,0 +1,342 @@
+"""Laws of runs against slow versions and laws that are known, and as `dwt-report` writes them."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import optimize
+
+from dwt_cli.cli.report import main
+from dwt_cli.study import figures, law_page, outlook
+from dwt_cli.study import law as law_module
+from dwt_cli.study.forms import ALONE, LISTENING
+from dwt_cli.study.law import Choice, Law, alike, choices, fitted, points, simplest
+from dwt_cli.study.outlook import Outlook, longer, longest_left_out, naive
+from dwt_cli.study.results import read_results
+from tests.study import miniature
+
+Capture = pytest.CaptureFixture[str]
+
+NUMBERS = {"E": 2.0, "A": 0.4, "a": 0.3, "B": 1.2, "b": 0.45, "g": 1.1, "k": 2.0, "j": 0.3}
+TRUE = Law(ALONE[3], LISTENING[3], NUMBERS, 2.5e6, 4.9e6)
+TEACHERS = {"alone": (0.0, math.nan), "weak": (1.0, 5.1), "good": (1.0, 4.4), "half": (0.5, 5.1)}
+
+
+def record(
+    law: Law = TRUE,
+    noise: float = 0.0,
+    lengths: tuple[int, ...] = (400, 800, 1200, 2400),
+    sizes: tuple[float, ...] = (1e5, 5e5, 2.5e6),
+    seeds: int = 2,
+) -> pd.DataFrame:
+    """Runs of every size, length, teacher and seed, with the losses that a law gives them."""
+    rows = [
+        {
+            "parameters": size,
+            "tokens": 2048.0 * length,
+            "new_tokens": 2048.0 * length,
+            "taught": taught,
+            "teacher": teacher,
+            "seed": seed,
+            "length": length,
+            "arm": f"{size:g} {arm}",
+            "dearer": 1 + 0.25 * taught,
+        }
+        for size, length, seed in itertools.product(sizes, lengths, range(seeds))
+        for arm, (taught, teacher) in TEACHERS.items()
+    ]
+    runs = pd.DataFrame(rows)
+    luck = np.exp(np.random.default_rng(0).normal(0, noise, len(runs)))
+    return runs.assign(loss=law.losses(runs) * luck)
+
+
+@pytest.fixture
+def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pictures of the study itself."""
+    monkeypatch.setattr(figures, "draw", lambda results, folder: {})
+
+
+@pytest.fixture
+def few_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two forms of a student alone and two of a teacher, and few draws."""
+    monkeypatch.setattr(law_module, "ALONE", ALONE[1:4:2])
+    monkeypatch.setattr(law_module, "LISTENING", LISTENING[::3])
+    monkeypatch.setattr(outlook, "_NUM_DRAWS", 5)
+
+
+@pytest.mark.parametrize("form", ALONE, ids=lambda form: form.formula)
+def test_a_student_alone_is_the_formula_and_its_inverse(form: Any) -> None:
+    for size, tokens in ((0.1, 0.2), (1.0, 3.0)):
+        loss = form.loss(NUMBERS, np.array([size]), np.array([tokens]))
+        p, typed = NUMBERS, form.formula
+        terms = {"A N^-a": p["A"] / size ** p["a"], "B D^-b": p["B"] / tokens ** p["b"]}
+        slow = sum(value for term, value in terms.items() if term in typed)
+        slow = slow ** p["g"] if "^g" in typed else slow
+        slow += p["E"] if "E" in typed else 0
+        assert loss == pytest.approx([slow])
+        found = form.tokens(NUMBERS, np.array([size]), loss)
+        assert found == pytest.approx([tokens])
+    assert form.tokens(NUMBERS, np.array([1.0]), np.array([0.0])) == [math.inf]
+
+
+@pytest.mark.parametrize("form", LISTENING, ids=lambda form: form.formula)
+@pytest.mark.parametrize("level", [0.0, 0.31, 1.2, 100.0, math.inf])
+def test_what_taught_tokens_count_for_is_counted_one_by_one(form: Any, level: float) -> None:
+    for share in (0.0, 0.4, 1.0):
+        count, num = 0.0, 20_000  # of a run of one unit
+        for _ in range(round(share * num)):
+            worth = {0: 1.0, 1: 2.0}.get(LISTENING.index(form))
+            if worth is None:
+                later = 1.0 if LISTENING.index(form) == 2 else 0.3
+                worth = 2.0 if count < level else later
+            count += worth / num
+        count += 1 - share
+        found = form.tokens(NUMBERS, np.array([share]), np.array([1 - share]), np.array([level]))
+        assert found == pytest.approx([count], abs=3 / num)
+
+
+def test_text_that_is_read_again_counts_less() -> None:
+    (known,) = (record(lengths=(800,), sizes=(2.5e6,), seeds=1).query("taught == 0").iloc[:1],)
+    runs = pd.concat([known.assign(new_tokens=known.tokens / n) for n in (1, 2, 20, 2000)])
+    losses = TRUE.losses(runs)
+    for (_, run), loss in zip(runs.iterrows(), losses, strict=True):
+        repeats = run.tokens / run.new_tokens - 1
+        worth = run.new_tokens * (1 + 15.4 * (1 - math.exp(-repeats / 15.4)))
+        assert loss == pytest.approx(2 + 0.4 + 1.2 * (worth / 4.9e6) ** -0.45)
+    assert list(losses) == sorted(losses)
+
+
+def objective(theta: Any, runs: pd.DataFrame) -> float:
+    """What a fit minimises, run by run: Huber's loss over logarithms, in thousandths."""
+    e, a_height, a, b_height, b, k, j = theta
+    if min(a_height, b_height, k) <= 0 or min(a, b) <= 0 or e < 0:
+        return math.inf
+    size, most, total = runs.parameters.max(), runs.tokens.max(), 0.0
+    for run in runs.itertuples():
+        n, d = run.parameters / size, run.tokens / most
+        count = d
+        if run.taught:
+            above = run.teacher - e - a_height * n**-a
+            level = (above / b_height) ** (-1 / b) if above > 0 else math.inf
+            first = min(run.taught * d, level / k)
+            count = (1 - run.taught) * d + k * first + j * (run.taught * d - first)
+        loss = e + a_height * n**-a + b_height * max(count, 0.01 * d) ** -b
+        missed = (math.log(loss) - math.log(run.loss)) / 1e-3
+        total += missed**2 if abs(missed) <= 1 else 2 * abs(missed) - 1
+    return total / 2
+
+
+def test_a_fit_is_not_beaten_by_a_search() -> None:
+    runs = record(noise=0.004, seeds=1)
+    law = fitted(ALONE[3], LISTENING[3], runs)
+    theta = np.array([law.numbers[name] for name in ("E", "A", "a", "B", "b", "k", "j")])
+    ours = objective(theta, runs)
+    for scale in (1e-3, 0.05):
+        start = theta * (1 + scale * np.random.default_rng(1).normal(size=len(theta)))
+        found = optimize.minimize(objective, start, (runs,), "Nelder-Mead", options={"maxfev": 400})
+        assert ours <= found.fun * 1.0001
+
+
+def test_a_law_is_found_again_with_its_horizon() -> None:
+    law = fitted(ALONE[3], LISTENING[3], record())
+    runs = record(lengths=(10_000,), sizes=(3e5, 1e7))
+    assert law.losses(runs) == pytest.approx(runs.loss.to_numpy(), rel=1e-3)
+    for size, teacher, dearer in itertools.product((1e5, 2.5e6), (4.4, 5.1), (1.0, 1.25)):
+        until = law.until(size, teacher, dearer)
+
+        def gain(tokens: float, run: Any = (size, teacher, dearer)) -> float:
+            """Of a student alone, for as much: as the formulas say."""
+            rest = 2 + 0.4 * (run[0] / 2.5e6) ** -0.3
+            level = ((run[1] - rest) / 1.2) ** (-1 / 0.45)
+            d = tokens / 4.9e6
+            first = min(d, level / 2)
+            counted = max(2 * first + 0.3 * (d - first), 0.01 * d)
+            return 1.2 * ((d * run[2]) ** -0.45 - counted**-0.45)
+
+        assert until == pytest.approx(optimize.brentq(gain, 1e4, 1e9), rel=0.03)
+    assert law.until(2.5e6, 9.0) < law.until(2.5e6, 5.1) / 2, "a teacher that knows nothing"
+    assert law.until(2.5e6, 1.0) == math.inf, "one that is better than any student"
+    assert law.until(2.5e6, 4.4, dearer=3.0) == 0.0, "one that costs more than it gives"
+
+
+def test_lengths_that_are_alike_are_left_out_together(few_forms: None) -> None:
+    runs = record(noise=0.004, lengths=(400, 500, 800, 1200, 1500), seeds=1)
+    assert alike(runs).drop_duplicates().tolist() == [400, 800, 1200]
+    found = choices(runs)
+    assert len(found) == 4
+    for each in found:
+        law, slow = each.law, []
+        for place, run in enumerate(runs.itertuples()):
+            like = {400: (400, 500), 500: (400, 500), 800: (800,)}.get(run.length, (1200, 1500))
+            if place < 3:  # a fit for each run takes long
+                others = runs[~runs.length.isin(like)]
+                without = fitted(law.alone, law.listening, others, law.numbers)
+                slow.append(math.log(run.loss / without.losses(runs.iloc[[place]])[0]))
+        assert each.missed[:3] == pytest.approx(slow)
+        cells: dict[Any, list[float]] = {}
+        for run, missed in zip(runs.itertuples(), each.missed, strict=True):
+            cells.setdefault((run.arm, run.length), []).append(missed**2)
+        means = [float(np.mean(own)) for own in cells.values()]
+        assert each.error == pytest.approx(np.mean(means))
+        assert each.within == pytest.approx(np.std(means, ddof=1) / math.sqrt(len(means)))
+    assert simplest(found).law.alone is ALONE[3] and simplest(found).law.listening is LISTENING[3]
+    with pytest.raises(
+        ValueError, match="runs of 3 lengths that are a third apart, and there are 2"
+    ):
+        choices(record(lengths=(400, 500, 800)))
+    alone = record(lengths=(400, 800, 1600), sizes=(1e5,)).query("taught == 0")
+    assert not choices(alone), "no more cells than numbers"
+
+
+def test_the_simplest_within_a_standard_error_is_chosen() -> None:
+    def choice(num_numbers: int, error: float) -> Choice:
+        numbers = dict.fromkeys(map(str, range(num_numbers)), 0.0)
+        return Choice(Law(ALONE[0], LISTENING[0], numbers, 1.0, 1.0), np.zeros(1), error, 0.5)
+
+    for errors, chosen in (((2.0, 1.4, 1.0), 1.4), ((1.5, 1.0, 1.2), 1.5), ((3.0, 2.0, 1.0), 1.0)):
+        assert simplest([choice(n, error) for n, error in enumerate(errors)]).error == chosen
+
+
+def test_a_forecast_of_the_longest_runs_does_not_know_them(few_forms: None) -> None:
+    runs = record(noise=0.004)
+    found = longest_left_out(runs)
+    assert set(found.length) == {2400} and len(found) == len(runs) / 4
+    moved = runs.assign(loss=runs.loss.where(runs.length < 2400, 99.0))
+    again = longest_left_out(moved)
+    pd.testing.assert_frame_equal(found.drop(columns="loss"), again.drop(columns="loss"))
+    assert (found.value / found.loss - 1).abs().mean() < 0.01
+    assert found.loss.between(found.low, found.high).mean() > 0.6
+    assert (found.low < found.value).all() and (found.value < found.high).all()
+
+
+def test_an_interval_has_the_errors_of_both_kinds(few_forms: None) -> None:
+    runs = record(noise=0.004)
+    known = Outlook(simplest(choices(runs)), runs)
+    assert len(known.drawn) == 5
+    out = record(lengths=(3000,), seeds=1)
+    said = known.losses(out)
+    for place in range(len(out)):
+        each = out.iloc[[place]]
+        logs = [
+            math.log(law.losses(each)[0]) + missed
+            for law in known.drawn
+            for missed in known.choice.missed
+        ]
+        low, high = np.exp(np.quantile(logs, [0.05, 0.95]))
+        assert (said.low.iloc[place], said.high.iloc[place]) == pytest.approx((low, high))
+    one = Outlook(known.choice, runs[runs.seed == 0])
+    assert one.drawn == [known.law]
+
+
+def test_forecasts_that_need_no_law() -> None:
+    law = Law(ALONE[0], LISTENING[1], {"B": 4.0, "b": 0.1, "k": 1.5}, 2.5e6, 4.9e6)
+    before, after = record(law), record(law, lengths=(4800,))
+    found = after.join(naive(before, after))
+    for run in found.itertuples():
+        assert run.power == pytest.approx(4.0 * (4800 * 2048 / 4.9e6) ** -0.1)
+        last = before[(before.arm == run.arm) & (before.length == 2400)].loss.mean()
+        apart = last - 4.0 * (2400 * 2048 / 4.9e6) ** -0.1
+        assert run.kept == pytest.approx(run.power + apart)
+    short = naive(before[before.length == 400], after)
+    assert short.isna().all(axis=None)
+
+
+def test_longer_runs_are_taught_as_shorter_ones_let_one_expect() -> None:
+    runs = record(lengths=(400, 800), sizes=(1e5,), seeds=1)
+    runs.loc[(runs.arm == "100000 half") & (runs.length == 800), "taught"] = 0.3
+    runs.loc[runs.arm == "100000 good", "new_tokens"] = 1e5
+    planned = longer(runs, 3200).set_index("arm")
+    assert planned.length.unique() == [3200] and (planned.tokens == 3200 * 2048).all()
+    power = math.log(0.3 * 800 / (0.5 * 400)) / math.log(2)
+    heard = 0.3 * 800 * 4**power
+    assert planned.taught["100000 half"] == pytest.approx(heard / 3200)
+    assert planned.taught["100000 weak"] == 1 and planned.taught["100000 alone"] == 0
+    assert planned.new_tokens["100000 good"] == 1e5
+    assert planned.new_tokens["100000 weak"] == 3200 * 2048
+    assert planned.teacher["100000 good"] == 4.4 and math.isnan(planned.teacher["100000 alone"])
+    with pytest.raises(ValueError, match="800 steps: runs of 800 are on record; give more"):
+        longer(runs, 800)
+
+
+# ---------------------------------------------------------------------------------- as it is typed
+
+
+def report(*typed: str) -> int:
+    return main(list(typed))
+
+
+def test_what_a_law_is_about(tmp_path: Path) -> None:
+    folder = miniature.write(tmp_path, seeds=(0, 1), lengths=(100, 200, 400))
+    changed = tmp_path / "runs" / miniature.identity("poor", 400, 1) / "summary.json"
+    said = json.loads(changed.read_text())
+    said["student"]["remap"] = {"flops": 0, "seconds": 0.0}
+    changed.write_text(json.dumps(said))
+    runs = points(read_results(folder), read_results(folder))
+    assert len(runs) == 17, "each once, but the one that was grown"
+    assert (runs.parameters == 20 - 2 * 4).all()
+    weak = runs[(runs.arm == "weak") & (runs.length == 400)].iloc[0]
+    assert weak.tokens == 64 * 400 and weak.new_tokens == pytest.approx(64 * 150)
+    assert weak.taught == 1 and weak.dearer == 1.25
+    assert weak.teacher == pytest.approx(miniature.loss_alone(400, 0) + 0.3)
+    alone = runs[runs.arm == "alone"]
+    assert (alone.taught == 0).all() and alone.teacher.isna().all()
+
+
+def test_a_law_and_its_forecast_are_written_and_scored(
+    tmp_path: Path,
+    few_forms: None,
+    unpictured: None,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(law_module, "ALONE", ALONE[1:2])
+    folder = miniature.write(tmp_path / "a", seeds=(0, 1), lengths=(100, 200, 400, 800))
+    assert report(str(folder), "--law", "--ahead", "1200") == 0
+    names = {Path(line.partition(": ")[2]).name for line in capsys.readouterr().out.splitlines()}
+    assert {"law.html", "law.md", "law.png", "law.jsonl"} <= names
+    text = (folder / "law.md").read_text()
+    assert "A law of 24 runs" in text and "none has been trained" in text
+    (line,) = map(json.loads, (folder / "law.jsonl").read_text().splitlines())
+    assert line["length"] == 1200 and line["num_runs"] == 24
+    arms = {each["arm"]: each for each in line["arms"]}
+    assert set(arms) == set(miniature.ARMS)
+    assert arms["weak"]["low"] < arms["weak"]["value"] < arms["weak"]["high"]
+
+    monkeypatch.setattr(miniature, "BEGAN", "2999-01-01T00:00:00Z")
+    later = miniature.write(tmp_path / "b", seeds=(0, 1), lengths=(100, 200, 400, 800, 1200))
+    (later / "law.jsonl").write_bytes((folder / "law.jsonl").read_bytes())
+    assert report(str(later), "--law", str(folder)) == 0
+    (kept,) = (later / "law.md").read_text().split("## Forecasts that were kept")[1:]
+    (row,) = [each for each in kept.splitlines() if each.startswith("| alone, 2 of 1200")]
+    losses = [miniature.loss_alone(1200, seed) for seed in (0, 1)]
+    missed = abs(arms["alone"]["value"] / np.mean(losses) - 1)
+    assert f"| {missed:.2%} |" in row
+    inside = np.mean([arms["alone"]["low"] <= loss <= arms["alone"]["high"] for loss in losses])
+    assert f"| {inside:.0%} [" in row
+
+    said = line | {"when": "3000-01-01T00:00:00Z"}
+    (later / "law.jsonl").write_text(json.dumps(said) + "\n")
+    kept = list(law_page._kept(later, points(read_results(later))))
+    assert kept == [(said, [])], "runs that began before it do not count"
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (["--law"], "a law takes runs of 3 lengths that are a third apart, and there are 2"),
+        (["--law", "nowhere"], "nowhere is no study's folder"),
+        (["--ahead", "900"], "--ahead=900: it is what a law forecasts; add --law"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    tmp_path: Path, unpictured: None, typed: list[str], line: str, capsys: Capture
+) -> None:
+    folder = miniature.write(tmp_path, seeds=(0,))
+    assert report(str(folder), *typed) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"dwt-report: {line}") and said.count("\n") == 1
