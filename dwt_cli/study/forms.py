@@ -39,7 +39,7 @@ class Listening:
     """A teacher's effect: the tokens that the student alone would need.
 
     tokens: of its numbers, the tokens that are taught, those that are not, and those after which
-    the student alone is as good as its teacher.
+    the student alone would be as good as its teacher.
     """
 
     formula: str
@@ -110,6 +110,10 @@ LISTENING = (
         lambda p, f, d, level: d + _by_level(p["k"], p["j"], f, level),
     ),
 )
+
+HEAD_START: Range = (0.01, 1.0, 5.0)
+"""Of the number s: the head start of a student that begins with a teacher's weights, in the tokens
+after which the student alone would be as good as that teacher. Ours."""
 
 
 def _by_level(before: float, after: float, taught: Array, level: Array) -> Array:

@@ -18,25 +18,25 @@ import pandas as pd
 from scipy import optimize
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.study.forms import ALONE, LISTENING, Alone, Array, Listening, Numbers, Range
+from dwt_cli.study.forms import (
+    ALONE,
+    HEAD_START,
+    LISTENING,
+    Alone,
+    Array,
+    Listening,
+    Numbers,
+    Range,
+)
 from dwt_cli.study.results import Results
 
-COLUMNS = (
-    "parameters",
-    "tokens",
-    "new_tokens",
-    "taught",
-    "teacher",
-    "loss",
-    "seed",
-    "length",
-    "arm",
-    "dearer",
-)
+GIVEN = ("parameters", "tokens", "new_tokens", "taught", "grown", "teacher")
+COLUMNS = (*GIVEN, "loss", "seed", "length", "arm", "dearer", "began")
 """Of a frame of runs. parameters: those without the table of tokens; new_tokens: those that are
-read for the first time; taught: the share of the run; teacher: its held-out loss, NaN where nobody
-teaches; loss: the run's own, at its end; length: in steps; dearer: its FLOPs, with the teacher's
-passes, over the student's own; began: when, in UTC, or null."""
+read for the first time; taught: the share of the run; grown: 1 of a run that begins with the
+teacher's weights, else 0; teacher: its held-out loss, NaN where it does neither; loss: the run's
+own, at its end; length: in steps; dearer: its FLOPs, with the teacher's passes, over the student's
+own; began: when, in UTC, or null."""
 
 _ALIKE = 1.3  # lengths that differ by less are left out together
 _FEWEST = 3  # lengths that are not alike
@@ -48,22 +48,23 @@ _LATEST = 1000.0  # times the longest run: a later horizon is none
 def points(*studies: Results) -> pd.DataFrame:
     """Return the runs of studies that a law is about, with `COLUMNS`, each once.
 
-    Left out are runs that begin with a teacher's weights, for a head start is another law; those
-    whose size, or teacher's loss, is not known; and those on another text than most.
+    Left out are those whose size, or teacher's loss, is not known, and those on another text than
+    most.
     """
     every = pd.concat([results.runs for results in studies], ignore_index=True)
     every = every.drop_duplicates("identity")
     for column in ("text", "masks"):
         every = every[every[column].isin(every[column].mode()[:1])]
-    is_heard = every.taught.fillna(0) > 0
-    is_known = every.layer_parameters.notna() & (~is_heard | every.teacher_heldout_loss.notna())
-    every, is_heard = (each[is_known & ~every.is_grown] for each in (every, is_heard))
+    every = every[every.layer_parameters.notna()]
+    has_teacher = (every.taught > 0) | every.is_grown
+    every = every[~has_teacher | every.teacher_heldout_loss.notna()]
     found = {
         "parameters": every.layer_parameters,
         "tokens": every.tokens,
         "new_tokens": every.tokens / every.epochs.clip(lower=1.0),
         "taught": every.taught.fillna(0.0),
-        "teacher": every.teacher_heldout_loss.where(is_heard),
+        "grown": every.is_grown.astype(float),
+        "teacher": every.teacher_heldout_loss.where(has_teacher),
         "loss": every.heldout_loss,
         "seed": every.seed,
         "length": every.steps.astype(int),
@@ -93,21 +94,42 @@ class Law:
     size: float
     tokens: float
 
-    @property
-    def formula(self) -> str:
-        return f"{self.alone.formula}; {self.listening.formula}"
-
     def losses(self, runs: pd.DataFrame) -> Array:
-        """Return the losses (R,) that runs come to; of `COLUMNS` it takes the first five."""
+        """Return the losses (R,) that runs come to, of which it takes the columns `GIVEN`."""
         return self.of(_given(runs))
 
     def of(self, given: Sequence[Array]) -> Array:
-        """Return the losses (R,) of the first five `COLUMNS`, each (R,)."""
-        size, tokens, new_tokens, taught, teacher = given
+        """Return the losses (R,) of the columns `GIVEN`, each (R,).
+
+        A grown student begins s times as far as a student alone is when it is as good as the
+        teacher; a teacher has as much less to teach it.
+        """
+        size, tokens, new_tokens, taught, grown, teacher = given
         size, worth = size / self.size, _worth(tokens, new_tokens) / self.tokens
-        level = np.where(taught > 0, self.alone.tokens(self.numbers, size, teacher), math.inf)
-        counted = self.listening.tokens(self.numbers, taught * worth, (1 - taught) * worth, level)
-        return self.alone.loss(self.numbers, size, np.maximum(counted, 0.01 * worth))
+        has_teacher = taught + grown > 0
+        level = np.where(has_teacher, self.alone.tokens(self.numbers, size, teacher), 0.0)
+        start = np.where(grown > 0, self.numbers.get("s", 1.0) * level, 0.0)
+        left = np.maximum(level - np.nan_to_num(start), 0.0)
+        counted = self.listening.tokens(self.numbers, taught * worth, (1 - taught) * worth, left)
+        return self.alone.loss(self.numbers, size, start + np.maximum(counted, 0.01 * worth))
+
+    def level(self, size: float, teacher: float) -> float:
+        """Return the tokens after which a student alone is as good as a teacher; or infinity."""
+        found = self.alone.tokens(self.numbers, np.array([size / self.size]), np.array([teacher]))
+        return float(found[0] * self.tokens)
+
+    def saved(self, size: float, teacher: float) -> float:
+        """Return the tokens that a teacher saves at most, in runs that are long enough.
+
+        Infinity: the longer they are, the more.
+        """
+        level = self.level(size, teacher)
+        if not self.listening.ranges or math.isinf(level):
+            return level if self.listening.ranges else 0.0
+        heard = np.geomspace(1e-3, 10.0, 2000) * level
+        far, levels = np.full(len(heard), 1e3 * level), np.full(len(heard), level)
+        gains = self.listening.tokens(self.numbers, heard, far - heard, levels) - far
+        return math.inf if gains.argmax() == len(gains) - 1 else max(0.0, float(gains.max()))
 
     def until(self, size: float, teacher: float, dearer: float = 1.0) -> float:
         """Return the tokens from which on a teacher no longer pays that is always listened to.
@@ -120,7 +142,9 @@ class Law:
         read = np.concatenate([places, places * dearer])
         is_taught = np.repeat([1.0, 0.0], len(places))
         both = {"parameters": size, "tokens": read, "new_tokens": read, "taught": is_taught}
-        taught, alone = np.split(self.losses(pd.DataFrame({**both, "teacher": teacher})), 2)
+        taught, alone = np.split(
+            self.losses(pd.DataFrame({**both, "grown": 0.0, "teacher": teacher})), 2
+        )
         pays = np.flatnonzero(alone > taught)
         if not len(pays):
             return 0.0
@@ -128,7 +152,7 @@ class Law:
 
 
 def _given(runs: pd.DataFrame) -> list[Array]:
-    return [runs[name].to_numpy(float) for name in COLUMNS[:5]]
+    return [runs[name].to_numpy(float) for name in GIVEN]
 
 
 def _worth(tokens: Array, new_tokens: Array) -> Array:
@@ -143,6 +167,8 @@ def fitted(
 ) -> Law:
     """Return the law of a form. begin: numbers to begin with, for a fit that is near another."""
     ranges = {**alone.ranges, **listening.ranges}
+    if (runs.grown > 0).any():
+        ranges["s"] = HEAD_START
     logs, lowest = np.log(runs.loss.to_numpy(float)), float(runs.loss.min())
     given = _given(runs)
     size, tokens = float(given[0].max()), float(_worth(given[1], given[2]).max())
@@ -202,8 +228,8 @@ class Choice:
 def choices(runs: pd.DataFrame) -> list[Choice]:
     """Return every form, fitted, and tried on each length in turn, which is left out of the fit.
 
-    A form is left out that has as many numbers as there are cells, one of sizes where there are
-    fewer than three, and one of teachers where there is none.
+    A form is left out that has nearly as many numbers as there are cells, one of sizes where there
+    are fewer than three, and one of teachers where there is none.
     Raises `UserError` where there are too few lengths.
     """
     lengths, cells = alike(runs), runs.groupby(["arm", "length"]).ngroup()
@@ -216,7 +242,7 @@ def choices(runs: pd.DataFrame) -> list[Choice]:
     found = []
     for alone, listening in itertools.product(ALONE, LISTENING):
         num_numbers = len(alone.ranges) + len(listening.ranges)
-        if num_numbers >= cells.nunique() or (listening.ranges and not is_taught):
+        if num_numbers + 1 >= cells.nunique() or (listening.ranges and not is_taught):
             continue
         if "a" in alone.ranges and not has_sizes:
             continue

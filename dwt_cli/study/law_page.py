@@ -17,7 +17,7 @@ from dwt_cli.base import atomic
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.templates import filled
 from dwt_cli.study.figures import legend
-from dwt_cli.study.law import Choice, choices, points, simplest
+from dwt_cli.study.law import Choice, Law, choices, points, simplest
 from dwt_cli.study.outlook import CONFIDENCE, Outlook, longer, longest_left_out, naive
 from dwt_cli.study.report import page
 from dwt_cli.study.results import Results
@@ -26,6 +26,7 @@ from dwt_cli.track.metrics import read_lines
 
 FORECASTS = "law.jsonl"
 _VERSION = 1  # lines of another are kept, and not read
+_FORECAST = ("value", "low", "high", "power", "kept")
 _COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 _short = EngFormatter(places=2, sep=" ")
 
@@ -60,7 +61,7 @@ def write_law(
         law=outlook.law,
         numbers=_numbers(outlook),
         forms=[_form(each, outlook.choice) for each in sorted(tried, key=lambda each: each.error)],
-        horizons=list(_horizons(outlook)),
+        teachers=list(_teachers(outlook)),
         held_out=_held_out(runs),
         kept=list(_kept(folder, own)),
         runs=runs,
@@ -94,24 +95,35 @@ def _form(each: Choice, chosen: Choice) -> dict[str, str]:
     }
 
 
-def _horizons(outlook: Outlook) -> Iterator[dict[str, str]]:
-    """Yield until when each teacher pays that some arm listens to throughout."""
-    throughout = outlook.runs[outlook.runs.taught > 0.99]
-    for arm, own in throughout.groupby("arm", sort=False):
-        size, teacher, dearer = (
-            float(own[name].mean()) for name in ("parameters", "teacher", "dearer")
-        )
-        row = {"arm": str(arm), "size": _short(size), "the teacher's loss": f"{teacher:.3f}"}
-        for name, cost in (("tokens", 1.0), ("FLOPs", dearer)):
-            laws = [law.until(size, teacher, cost) for law in outlook.drawn]
-            low, high = np.quantile(laws, _ends(), method="nearest")
-            value = _until(outlook.law.until(size, teacher, cost))
-            row[f"pays until, at equal {name}"] = f"{value} [{_until(low)}, {_until(high)}]"
-        yield row
+def _teachers(outlook: Outlook) -> Iterator[dict[str, str]]:
+    """Yield, for each student and teacher that meet, what the teacher is worth and for how long."""
+    runs = outlook.runs
+    taught = runs[(runs.taught > 0.99) & (runs.grown == 0)]
+    for _, own in taught.groupby(["parameters", taught.teacher.round(1)]):
+        size, teacher, dearer = own[["parameters", "teacher", "dearer"]].mean()
+        drawn = pd.DataFrame([_worth(law, size, teacher, dearer) for law in outlook.drawn])
+        low, high = (drawn.quantile(end, interpolation="nearest") for end in _ends())
+        yield {"student": _short(size), "the teacher's loss": f"{teacher:.2f}"} | {
+            name: f"{_tokens(value)} [{_tokens(low[name])}, {_tokens(high[name])}]"
+            for name, value in _worth(outlook.law, size, teacher, dearer).items()
+        }
 
 
-def _until(tokens: float) -> str:
-    return "always" if math.isinf(tokens) else "never" if tokens == 0 else _short(tokens)
+def _worth(law: Law, size: float, teacher: float, dearer: float) -> dict[str, float]:
+    """Return what a teacher is worth by a law, in tokens."""
+    level = law.level(size, teacher)
+    start = {"saves as a start": law.numbers["s"] * level} if "s" in law.numbers else {}
+    return {
+        "alone as good after": level,
+        "saves, let go of in time": law.saved(size, teacher),
+        **start,
+        "heard always, pays up to": law.until(size, teacher),
+        "the same at equal FLOPs": law.until(size, teacher, dearer),
+    }
+
+
+def _tokens(number: float) -> str:
+    return "any" if math.isinf(number) else _short(number) if number else "none"
 
 
 def _held_out(runs: pd.DataFrame) -> list[dict[str, str]]:
@@ -124,11 +136,17 @@ def _held_out(runs: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _summed(found: pd.DataFrame) -> Iterator[dict[str, str]]:
-    """Yield errors and coverage of runs that are forecast: all, alone and taught.
+    """Yield errors and coverage of runs that are forecast: all, and by what they do.
 
     Errors are of means over seeds, by arm and length, and their absolute values' mean.
     """
-    groups = {"all": found, "alone": found[found.taught == 0], "taught": found[found.taught > 0]}
+    is_taught, is_grown = found.taught > 0, found.grown > 0
+    groups = {
+        "all": found,
+        "alone": found[~is_taught & ~is_grown],
+        "taught": found[is_taught & ~is_grown],
+        "grown": found[is_grown],
+    }
     for name, own in groups.items():
         if own.empty:
             continue
@@ -169,7 +187,13 @@ def _keep(
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit,
         "length": steps,
-        "law": {"formula": law.formula, "size": law.size, "tokens": law.tokens, **law.numbers},
+        "law": {
+            "alone": law.alone.formula,
+            "taught": law.listening.formula,
+            "size": law.size,
+            "tokens": law.tokens,
+            **law.numbers,
+        },
         "num_runs": len(outlook.runs),
         "arms": json.loads(said.drop(columns="length").to_json(orient="records")),
     }
@@ -186,11 +210,9 @@ def _kept(
         said: dict[str, Any] = dict(line)
         if said.get("version") != _VERSION:
             continue
-        arms = pd.DataFrame(said["arms"]).set_index("arm").drop(columns=["taught", "tokens"])
+        arms = pd.DataFrame(said["arms"]).set_index("arm")
         came = runs[(runs.length == said["length"]) & (runs.began.fillna("") >= said["when"])]
-        of = came[["arm", "length", "seed", "loss", "taught"]].join(
-            arms[["value", "low", "high", "power", "kept"]].astype(float), on="arm", how="inner"
-        )
+        of = came.join(arms[list(_FORECAST)].astype(float), on="arm", how="inner")
         yield said, list(_summed(of))
 
 
@@ -202,15 +224,18 @@ def _drawn(outlook: Outlook) -> Figure:
     figure, (beside, until) = panels(2, width=5.6, height=4.6)
     runs, law = outlook.runs, outlook.law
     forecast = runs.loss / np.exp(outlook.choice.missed)
-    is_taught = runs.taught > 0
+    is_grown = runs.grown > 0
     for which, label, colour, marker in (
-        (~is_taught, "alone", "black", "o"),
-        (is_taught, "taught", ORANGE, "^"),
+        (~is_grown & (runs.taught == 0), "alone", "black", "o"),
+        (~is_grown & (runs.taught > 0), "taught", ORANGE, "^"),
+        (is_grown, "grown", BLUE, "s"),
     ):
         look: dict[str, Any] = {"color": colour, "marker": marker, "alpha": 0.6}
-        beside.plot(
-            forecast[which], runs.loss[which], markersize=4, linestyle="none", label=label, **look
-        )
+        if which.any():
+            beside.plot(
+                *(forecast[which], runs.loss[which]),
+                **{**look, "markersize": 4, "linestyle": "none", "label": label},
+            )
     ends = [runs.loss.min(), runs.loss.max()]
     beside.plot(ends, ends, color=GREY, linewidth=1)
     note = "each length forecast without it"

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.study.law import Choice, Law, alike, choices, fitted, simplest
+from dwt_cli.study.law import GIVEN, Choice, Law, alike, choices, fitted, simplest
 
 CONFIDENCE = 0.9
 _NUM_DRAWS = 100
@@ -65,8 +65,7 @@ def naive(before: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """
 
     def forecast(run: pd.Series) -> tuple[float, float]:
-        alone = before[(before.parameters == run.parameters) & (before.taught == 0)]
-        alone = alone[alone.new_tokens >= alone.tokens]
+        alone = _alone(before[before.parameters == run.parameters])
         if alone.length.nunique() < 2:
             return math.nan, math.nan
         line = stats.linregress(np.log(alone.tokens), np.log(alone.loss))
@@ -80,6 +79,11 @@ def naive(before: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
     found = [forecast(run) for _, run in runs.iterrows()]
     return pd.DataFrame(found, runs.index, ["power", "kept"])
+
+
+def _alone(runs: pd.DataFrame) -> pd.DataFrame:
+    is_alone = (runs.taught == 0) & (runs.grown == 0)
+    return runs[is_alone & (runs.new_tokens >= runs.tokens)]
 
 
 def longest_left_out(runs: pd.DataFrame) -> pd.DataFrame:
@@ -106,9 +110,7 @@ def longer(runs: pd.DataFrame, steps: int) -> pd.DataFrame:
         raise UserError(f"{steps} steps: runs of {runs.length.max()} are on record; give more")
     found = []
     for arm, own in runs.groupby("arm", sort=False):
-        means = own.groupby("length")[
-            ["parameters", "tokens", "new_tokens", "taught", "teacher"]
-        ].mean()
+        means = own.groupby("length")[[*GIVEN]].mean()
         last, heard, power = means.iloc[-1], means.taught * means.tokens, 1.0
         if len(means) > 1 and (heard.iloc[-2:] > 0).all():
             ratio = means.index[-1] / means.index[-2]
