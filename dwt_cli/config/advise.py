@@ -33,12 +33,14 @@ class Advise:
 
     budget: of the final run, a time (30m, 8h, 2d) or FLOPs (1e17). seeds: of each run of the
     ladder, from ``seed`` on. share: of the budget that the ladder may cost; null: a quarter of one
-    of an hour or less, a twentieth of 8 hours or more, in between a power of the time.
+    of an hour or less, a twentieth of 8 hours or more, in between a power of the time. record:
+    folders of studies on this text, whose law forecasts; then there is no ladder.
     """
 
     budget: str | None = None
     seeds: int = between(1, 100, 2)
     share: float | None = between(0.0001, 1.0, None)
+    record: list[str] = field(default_factory=list)
 
     @property
     def is_time(self) -> bool:

@@ -32,11 +32,14 @@ from dwt_cli.recipe.recipe import recipe_of
 from dwt_cli.recipe.record import recorded_as
 from dwt_cli.recipe.student import StudentStage
 from dwt_cli.recipe.worker import let_transformers_be_quiet
-from dwt_cli.study.advice import ALONE, WHAT, Budget, advise
+from dwt_cli.study.advice import ALONE, WHAT, Advice, Budget, advise
 from dwt_cli.study.advice_page import print_advice, write_page
+from dwt_cli.study.law import choices, points, simplest
+from dwt_cli.study.outlook import Outlook
 from dwt_cli.study.record import StudyOptions
+from dwt_cli.study.recorded import by_record
 from dwt_cli.study.report import write_report
-from dwt_cli.study.results import read_results
+from dwt_cli.study.results import Results, read_results
 from dwt_cli.study.scored import keep_forecast
 from dwt_cli.track.display import plain_line
 
@@ -107,6 +110,7 @@ def carry_out(
     name = f"advice-{fingerprint('advice', determining)[:8]}"
     folder = root / "studies" / name
     plans = asked.run.mode is Mode.plan
+    record = _of_record(options.record) if options.record else None
     study = StudyOptions(
         question=f"Does a teacher pay with {options.text}?",
         baseline=ALONE,
@@ -122,6 +126,19 @@ def carry_out(
             rungs, name, [*arguments], console, begin, program="dwt-advise", reports=False
         )
 
+    def answered(results: Results, advice: Advice) -> None:
+        """Keep and print what is advised, with the commands of the whole runs."""
+        finals = {}
+        for each in advice.forecasts:
+            words = arms.final(each.arm, each.steps, asked.seed)
+            (run,), _ = runs_of(words, folder=beside)
+            command = shlex.join(["dwt-train", *_beside(beside), *words])
+            finals[each.arm] = command, recorded_as(root, recipe_of(run))
+        commands = {arm: command for arm, (command, _) in finals.items()}
+        keep_forecast(folder, advice, finals, commit())
+        paths = write_page(folder, results, advice, commands)
+        print_advice(console, advice, commands[advice.best.arm], paths[:1])
+
     lock: AbstractContextManager[object] = nullcontext()
     try:
         if not plans:
@@ -130,6 +147,17 @@ def carry_out(
     except locks.Held as holder:
         raise UserError(f"{holder} is at work on {folder}: wait for it, or stop it") from holder
     with lock:
+        if record:
+            say(f"a run of {FEWEST_STEPS} steps measures the teacher and the speed")
+            code = climb(["taught"], [FEWEST_STEPS], seeds[:1])
+            if not code and not plans:
+                results = read_results(folder)
+                told = _told(asked) or _measured(folder)
+                budget = Budget(options.text, options.is_time, options.flops(told), told)
+                alpha = firsts["taught"].alpha
+                lets_go = alpha.reacts or alpha.crossing is not None
+                answered(results, by_record(record, results, list(arms.words), lets_go, budget))
+            return code
         decided = atomic.read_json(folder / "advice.json") or {}
         if decided.get("version") != _VERSION:
             speed = _told(asked)
@@ -172,18 +200,15 @@ def carry_out(
         speed = _told(asked) or _measured(folder)
         budget = Budget(budget.text, budget.is_time, options.flops(speed), speed)
         advice = advise(results, lengths, budget)
-        finals = {}
-        for each in advice.forecasts:
-            words = arms.final(each.arm, each.steps, asked.seed)
-            (run,), _ = runs_of(words, folder=beside)
-            command = shlex.join(["dwt-train", *_beside(beside), *words])
-            finals[each.arm] = command, recorded_as(root, recipe_of(run))
-        commands = {arm: command for arm, (command, _) in finals.items()}
-        keep_forecast(folder, advice, finals, commit())
         write_report(folder, results)
-        paths = write_page(folder, results, advice, commands)
-        print_advice(console, advice, commands[advice.best.arm], paths[:1])
+        answered(results, advice)
     return 0
+
+
+def _of_record(folders: Sequence[str]) -> Outlook:
+    """Return the law of studies' runs. Raises `UserError` where they are too few for one."""
+    runs = points(*(read_results(Path(each).expanduser()) for each in folders))
+    return Outlook(simplest(choices(runs)), runs)
 
 
 def _refuse(asked: Advising, typed: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ compared at equal FLOPs, of student and teacher, and not at equal steps.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import optimize
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.study.forecast import FARTHEST, Interval, Ladder, Law
+from dwt_cli.study.forecast import FARTHEST, Forecaster, Interval, Ladder, Laws
 from dwt_cli.study.results import Results
 
 ALONE = "alone"
@@ -25,6 +25,7 @@ WHAT = {
     "both": "grow from the teacher's weights, and listen to it",
 }
 """What each arm of a ladder stands for, in the order in which they are tried."""
+TAUGHT, GROWN = ("taught", "both"), ("grown", "both")
 
 
 @dataclass(frozen=True)
@@ -47,26 +48,22 @@ class Budget:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of an arm's runs of any length.
-
-    own: of a step of the student. heard: of the teacher's passes in the ladder's longest run, of so
-    many steps; they grow with a power of the length, for a teacher may be let go of or come late.
-    """
+    """FLOPs of an arm's runs of any length. own: of a step of the student. heard: of the teacher's
+    passes in a run of so many steps."""
 
     own: float
-    heard: float
-    longest: float
-    power: float
+    heard: Callable[[float], float]
 
     def flops(self, steps: float) -> float:
         """Return what so many steps take."""
-        return self.own * steps + self.heard * (steps / self.longest) ** self.power
+        return self.own * steps + self.heard(steps)
 
     def steps(self, flops: float) -> float:
         """Return how many steps so many FLOPs pay for; 0 where not even the teacher is paid."""
         if flops <= self.flops(0):
             return 0.0
-        return float(optimize.brentq(lambda n: self.flops(n) - flops, 0, flops / self.own))
+        most = flops / self.own * (1 + 1e-9)  # in a product with a quotient the last bit is chance
+        return float(optimize.brentq(lambda n: self.flops(n) - flops, 0, most))
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ class Advice:
     """
 
     budget: Budget
-    ladder: Ladder
+    ladder: Forecaster
     seeds: list[int]
     forecasts: list[Forecast]
     teacher_loss: float | None
@@ -115,8 +112,17 @@ class Advice:
         return min(clear, key=lambda each: each.apart.value, default=self.forecasts[0])
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether it follows from runs on record, and no ladder was climbed."""
+        return not len(self.ladder.lengths)
+
+    @property
+    def source(self) -> str:
+        return "record" if self.is_recorded else "ladder"
+
+    @property
     def reach(self) -> float:
-        """How many times the ladder's longest run the student alone is trained for."""
+        """How many times the longest run that is known the student alone is trained for."""
         return self.forecasts[0].steps / self.ladder.longest
 
     @property
@@ -128,7 +134,7 @@ class Advice:
         """The FLOPs that the ladder took, as a share of the budget."""
         return self.flops / self.budget.flops
 
-    def difference(self, arm: int, law: Law, steps: float) -> float:
+    def difference(self, arm: int, law: Laws, steps: float) -> float:
         """Return an arm's loss minus that of as many FLOPs alone. steps: those of the latter."""
         as_dear = self.forecasts[arm].cost.steps(self.forecasts[0].cost.flops(steps))
         return law.loss(arm, as_dear) - law.loss(0, steps)
@@ -154,21 +160,35 @@ def advise(results: Results, lengths: Sequence[int], budget: Budget) -> Advice:
     losses_SAL = whole.to_numpy(float).reshape(len(whole), len(arms), len(lengths))
     ladder = Ladder(lengths, np.moveaxis(losses_SAL, 0, -1))
     longest = runs[runs.length == max(lengths)]
-    costs = [_cost(runs[runs.arm == arm]) for arm in arms]
-    epochs_of = (longest.epochs / longest.steps).mean()
-    n = costs[0].steps(budget.flops)
+    costs = {arm: _cost(runs[runs.arm == arm]) for arm in arms}
+    teachers, every = runs.teacher_heldout_loss.dropna(), results.runs  # with those for the speed
+    epochs = (longest.epochs / longest.steps).mean() * costs[ALONE].steps(budget.flops)
+    return Advice(
+        budget,
+        ladder,
+        [int(seed) for seed in whole.index],
+        forecasts(ladder, costs, budget),
+        float(teachers.mean()) if len(teachers) else None,
+        (float(epochs), float(longest.epochs.mean())),
+        float(every.flops_forward.fillna(every.flops_student).sum()),
+        float(every.student_seconds.sum() + every.remap_seconds.fillna(0).sum()),
+    )
 
-    forecasts = []
-    for a, (arm, cost) in enumerate(zip(arms, costs, strict=True)):
+
+def forecasts(ladder: Forecaster, costs: Mapping[str, Cost], budget: Budget) -> list[Forecast]:
+    """Return what each arm comes to; the first is the student alone."""
+    alone, found = costs[ALONE], []
+    n = alone.steps(budget.flops)
+    for a, (arm, cost) in enumerate(costs.items()):
         steps = cost.steps(budget.flops)
 
-        def apart(law: Law, place: float, a: int = a, cost: Cost = cost) -> float:
-            return law.loss(a, cost.steps(costs[0].flops(place))) - law.loss(0, place)
+        def apart(law: Laws, place: float, a: int = a, cost: Cost = cost) -> float:
+            return law.loss(a, cost.steps(alone.flops(place))) - law.loss(0, place)
 
-        found = ladder.horizon(apart, n) if a else None
-        loss = ladder.interval(lambda law, a=a, steps=steps: law.loss(a, steps))  # type: ignore[misc]
-        gap = ladder.interval(lambda law, apart=apart: apart(law, n))  # type: ignore[misc]
-        forecasts.append(
+        horizon = ladder.horizon(apart, n) if a else None
+        loss = ladder.interval(lambda law, a=a, steps=steps: law.loss(a, steps), a)  # type: ignore[misc]
+        gap = ladder.interval(lambda law, apart=apart: apart(law, n), a, 0)  # type: ignore[misc]
+        found.append(
             Forecast(
                 arm,
                 max(1, int(steps + 1e-6)),
@@ -177,26 +197,16 @@ def advise(results: Results, lengths: Sequence[int], budget: Budget) -> Advice:
                 gap,
                 ladder.of_one_run(loss, a),
                 ladder.of_one_run(gap, a, against=0),
-                found and costs[0].flops(found),
+                horizon and alone.flops(horizon),
                 ladder.law.steps(0, ladder.law.loss(a, steps)),
             )
         )
-    teachers = runs.teacher_heldout_loss.dropna()
-    every = results.runs  # with what the speed was measured by
-    return Advice(
-        budget,
-        ladder,
-        [int(seed) for seed in whole.index],
-        forecasts,
-        float(teachers.mean()) if len(teachers) else None,
-        (float(n * epochs_of), float(longest.epochs.mean())),
-        float(every.flops_forward.fillna(every.flops_student).sum()),
-        float(every.student_seconds.sum() + every.remap_seconds.fillna(0).sum()),
-    )
+    return found
 
 
 def _cost(runs: pd.DataFrame) -> Cost:
-    """Return what an arm's runs take. What the two longest heard says how that grows.
+    """Return what an arm's runs take. What the two longest heard says how that grows: with a power
+    of the length, for a teacher may be let go of or come late.
 
     As charged in the ladder: runs that hear the same kept answers share them, weights found from a
     run alone that is on record are free, and so are a learned map and a teacher asked elsewhere.
@@ -207,7 +217,8 @@ def _cost(runs: pd.DataFrame) -> Cost:
     if len(heard_L) > 1 and (heard_L.iloc[-2:] > 0).all():
         longer = longest / heard_L.index[-2]
         power = math.log(heard_L.iloc[-1] / heard_L.iloc[-2]) / math.log(longer)
-    return Cost(float(own), float(heard_L.iloc[-1]), longest, min(1.0, max(0.0, power)))
+    last, power = float(heard_L.iloc[-1]), min(1.0, max(0.0, power))
+    return Cost(float(own), lambda steps: last * (steps / longest) ** power)
 
 
 # ------------------------------------------------------------------------------------- in words
@@ -219,7 +230,7 @@ def answer(advice: Advice) -> str:
     head = f"with {budget.text}: {WHAT[best.arm]}."
     if not advice.is_trusted:
         far = f"{advice.reach:,.0f} times its longest run"
-        head = f"beyond what this ladder can say ({far}), {head}"
+        head = f"beyond what this {advice.source} can say ({far}), {head}"
     if best is not alone:
         gap = best.apart
         more = best.as_far / alone.steps
@@ -229,7 +240,8 @@ def answer(advice: Advice) -> str:
             f"student alone [{-gap.high:.3f}, {-gap.low:.3f}]; to that loss {saved}."
         )
     if len(advice.seeds) < 2:
-        return f"{head} One seed says nothing of chance: set advise.seeds=2 or more."
+        then = "name a record of more" if advice.is_recorded else "set advise.seeds=2 or more"
+        return f"{head} One seed says nothing of chance: {then}."
     return (
         f"{head} No arm is forecast to be clear of it there; it ends at {ranged(alone.loss)} nats."
     )
@@ -238,13 +250,15 @@ def answer(advice: Advice) -> str:
 def remarks(advice: Advice) -> Iterator[str]:
     """Yield what bears on the answer: trust, teacher, text, what would change it, its cost."""
     budget, best, alone = advice.budget, advice.best, advice.forecasts[0]
-    longest, most = f"{advice.ladder.longest:,.0f}", FARTHEST
+    ladder, source = advice.ladder, advice.source
     if not advice.is_trusted:
-        share = min(1.0, advice.cost * advice.reach / most)
+        share = min(1.0, advice.cost * advice.reach / FARTHEST)
+        further = f"advise.share={math.ceil(100 * share) / 100:g} would look far enough"
+        further = "a record of longer runs would" if advice.is_recorded else further
         yield (
-            f"not to be trusted: {alone.steps:,} steps are {advice.reach:,.0f} times the ladder's "
-            f"longest run of {longest}, and {most:.0f} times is as far as it looks; "
-            f"advise.share={math.ceil(100 * share) / 100:g} would look far enough"
+            f"not to be trusted: {alone.steps:,} steps are {advice.reach:,.0f} times the "
+            f"{source}'s longest run of {ladder.longest:,.0f}, and {FARTHEST:.0f} times is as far "
+            f"as it looks; {further}"
         )
     if advice.teacher_loss is not None:
         ends = min(each.loss.value for each in advice.forecasts)
@@ -257,7 +271,8 @@ def remarks(advice: Advice) -> Iterator[str]:
         side = "below" if each.apart.value < 0 else "above"
         chance = "" if each.apart.low > 0 or each.apart.high < 0 else ", which may be chance"
         if each.horizon is None:
-            yield f"{each.arm} is forecast {side} the student alone from {longest} steps on{chance}"
+            since = f"from {ladder.begins:,.0f} steps on"
+            yield f"{each.arm} is forecast {side} the student alone {since}{chance}"
         else:
             other = "above" if side == "below" else "below"
             is_later = each.horizon > budget.flops
@@ -269,16 +284,20 @@ def remarks(advice: Advice) -> Iterator[str]:
             )
     if advice.epochs[0] > 1:
         yield (
-            f"the text is read {advice.epochs[0]:.3g} times; the ladder read it "
-            f"{advice.epochs[1]:.2g} times, and knows nothing of repetition"
+            f"the text is read {advice.epochs[0]:.3g} times; the {source} read it "
+            f"{advice.epochs[1]:.2g} times"
+            + ("" if advice.is_recorded else ", and knows nothing of repetition")
         )
     more = "a longer ladder (advise.share), more seeds (advise.seeds)"
+    if advice.is_recorded:
+        more = "a record of longer runs and more teachers; a ladder (without advise.record)"
     if best.horizon and best.horizon > budget.flops:
         more += f", a budget beyond {budget.shown(best.horizon)}"
     yield f"what may change it: {more}"
+    of = "" if advice.is_recorded else f" in {len(advice.seeds)} seeds"
     yield (
-        f"it took {budget.shown(advice.flops)} in {len(advice.seeds)} seeds, {advice.cost:.1%} of "
-        f"the budget; {advice.seconds / 60:.1f} min of training"
+        f"it took {budget.shown(advice.flops)}{of}, {advice.cost:.1%} of the budget; "
+        f"{advice.seconds / 60:.1f} min of training"
     )
 
 

@@ -27,7 +27,7 @@ def print_advice(console: Console, advice: Advice, command: str, paths: list[Pat
     """Print what was measured, the answer, the command that does it, and where the page is."""
     say, rows = plain_line(console), table(advice)
     short = [{name: row[name] for name in row if name != A_STEP} for row in rows]
-    print_rows(console, short, f"what a ladder says of {advice.budget.text}")
+    print_rows(console, short, f"what a {advice.source} says of {advice.budget.text}")
     say(answer(advice))
     say(f"\n  {command}\n")
     for line in remarks(advice):
@@ -70,6 +70,7 @@ def write_page(
         rows=table(advice),
         seeds=", ".join(map(str, advice.seeds)),
         budget=advice.budget.text,
+        is_recorded=advice.is_recorded,
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     )
     paths = [folder / "advice.html", folder / "advice.md"]
@@ -82,13 +83,14 @@ def draw(results: Results, advice: Advice, title: str, picture: Path) -> None:
     """Draw the losses of all arms, and what they are apart from the student alone."""
     figure, (losses, apart) = panels(2, width=6, height=4.6)
     alone, ladder = advice.forecasts[0], advice.ladder
-    flops = np.geomspace(ladder.lengths[0], alone.steps * _PAST, 200) * alone.cost.own
+    first = min([ladder.begins, alone.steps / _PAST, *ladder.lengths])
+    flops = np.geomspace(first, alone.steps * _PAST, 200) * alone.cost.own
     for a, each in enumerate(advice.forecasts):
         look = style(results, each.arm)
         line = {**look, "marker": "", "linewidth": 1.4}
         dots = {**look, "linestyle": "none", "markersize": 4, "alpha": 0.7}
-        places = np.repeat([each.cost.flops(n) for n in ladder.lengths], len(advice.seeds))
-        along = flops[flops >= each.cost.flops(ladder.lengths[0])]
+        places = np.repeat([each.cost.flops(n) for n in ladder.lengths], ladder.losses.shape[-1])
+        along = flops[flops >= each.cost.flops(first)]
         curve = [ladder.law.loss(a, each.cost.steps(x)) for x in along]
         losses.plot(along, curve, label=each.arm, **line)
         losses.plot(places, ladder.losses[a].ravel(), **dots)
@@ -107,9 +109,14 @@ def draw(results: Results, advice: Advice, title: str, picture: Path) -> None:
         axes.set_xscale("log")
         axes.axvline(advice.budget.flops, color=GREY, linewidth=1, label="the budget")
     below = "FLOPs of a run, with the teacher's passes"
-    finish_axes(losses, "final held-out loss, measured and forecast", "nats", below)
-    note = "minus alone's: paired runs at equal steps, the law at equal FLOPs"
-    finish_axes(apart, note, "nats; below 0 the teacher pays", below)
+    notes = "final held-out loss, forecast", "minus alone's, at equal FLOPs"
+    if not advice.is_recorded:
+        notes = (
+            "final held-out loss, measured and forecast",
+            "minus alone's: paired runs at equal steps, the law at equal FLOPs",
+        )
+    finish_axes(losses, notes[0], "nats", below)
+    finish_axes(apart, notes[1], "nats; below 0 the teacher pays", below)
     legend(figure)
     save(figure, title, picture, size=11, dpi=130)
 

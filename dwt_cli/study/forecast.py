@@ -10,8 +10,10 @@ Shapes: A arms, the first is the one that the others are compared with; L length
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +105,59 @@ class Interval:
     high: float
 
 
-class Ladder:
+class Laws(Protocol):
+    """What says what any arm comes to."""
+
+    def loss(self, arm: int, steps: float) -> float: ...
+    def steps(self, arm: int, loss: float) -> float: ...
+
+
+class Forecaster(ABC):
+    """What an advice follows from.
+
+    law: of all arms. lengths, losses (A, L, S): what was measured for it.
+    """
+
+    law: Laws
+    lengths: Sequence[float]
+    losses: Array
+
+    @property
+    @abstractmethod
+    def longest(self) -> float:
+        """The steps of the longest run that it knows."""
+
+    @property
+    def begins(self) -> float:
+        """The steps from which on a change of sign is looked for."""
+        return self.longest
+
+    @abstractmethod
+    def interval(
+        self, of: Callable[[Laws], float], arm: int, against: int | None = None
+    ) -> Interval:
+        """Return what follows from the law about an arm, or about it and another one."""
+
+    @abstractmethod
+    def of_one_run(self, mean: Interval, arm: int, against: int | None = None) -> Interval:
+        """Return the interval of one run's own loss, or difference, around that of the mean."""
+
+    def horizon(self, difference: Callable[[Laws, float], float], budget: float) -> float | None:
+        """Return the first length from `begins` on at which a difference changes its sign.
+
+        difference: of the law at a length. None: it keeps its sign up to a hundred budgets.
+        """
+        places = np.geomspace(self.begins, max(budget, self.begins) * _LATEST, 400)
+        values = [difference(self.law, place) for place in places]
+        for k in range(1, len(places)):
+            if values[k - 1] * values[k] < 0:
+                return float(
+                    optimize.brentq(lambda n: difference(self.law, n), places[k - 1], places[k])
+                )
+        return None
+
+
+class Ladder(Forecaster):
     """A ladder's losses, their law, and laws of what they might have been.
 
     losses_ALS: final held-out losses, in nats; arms of one seed and length are paired.
@@ -120,7 +174,9 @@ class Ladder:
     def longest(self) -> float:
         return max(self.lengths)
 
-    def interval(self, of: Callable[[Law], float]) -> Interval:
+    def interval(
+        self, of: Callable[[Laws], float], arm: int, against: int | None = None
+    ) -> Interval:
         """Return what follows from the law, with the wider one of two intervals.
 
         One is the bootstrap's over seeds, widened as Student's t is for so few; the other reaches
@@ -151,20 +207,6 @@ class Ladder:
         below, above = mean.value - mean.low, mean.high - mean.value
         ends = mean.value - math.hypot(below, own), mean.value + math.hypot(above, own)
         return Interval(mean.value, *ends)
-
-    def horizon(self, difference: Callable[[Law, float], float], budget: float) -> float | None:
-        """Return the first length beyond the ladder at which a difference changes its sign.
-
-        difference: of the law at a length. None: it keeps its sign up to a hundred budgets.
-        """
-        places = np.geomspace(self.longest, max(budget, self.longest) * _LATEST, 400)
-        values = [difference(self.law, place) for place in places]
-        for k in range(1, len(places)):
-            if values[k - 1] * values[k] < 0:
-                return float(
-                    optimize.brentq(lambda n: difference(self.law, n), places[k - 1], places[k])
-                )
-        return None
 
 
 def small_sample(num_seeds: int, num_lengths: int) -> float:

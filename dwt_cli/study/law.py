@@ -48,8 +48,8 @@ _LATEST = 1000.0  # times the longest run: a later horizon is none
 def points(*studies: Results) -> pd.DataFrame:
     """Return the runs of studies that a law is about, with `COLUMNS`, each once.
 
-    Left out are those whose size, or teacher's loss, is not known, and those on another text than
-    most.
+    Its attrs have their text. Left out are those whose size, or teacher's loss, is not known, and
+    those on another text than most.
     """
     every = pd.concat([results.runs for results in studies], ignore_index=True)
     every = every.drop_duplicates("identity")
@@ -72,7 +72,9 @@ def points(*studies: Results) -> pd.DataFrame:
         "dearer": every.flops_forward / every.flops_student,
         "began": every.began,
     }
-    return pd.DataFrame(found).reset_index(drop=True)
+    runs = pd.DataFrame(found).reset_index(drop=True)
+    runs.attrs["text"] = every.text.iloc[0] if len(every) else None
+    return runs
 
 
 def alike(runs: pd.DataFrame) -> pd.Series:
@@ -118,18 +120,24 @@ class Law:
         found = self.alone.tokens(self.numbers, np.array([size / self.size]), np.array([teacher]))
         return float(found[0] * self.tokens)
 
-    def saved(self, size: float, teacher: float) -> float:
-        """Return the tokens that a teacher saves at most, in runs that are long enough.
-
-        Infinity: the longer they are, the more.
-        """
+    def heard(self, size: float, teacher: float, grown: bool = False) -> float:
+        """Return the tokens for which listening is best; infinity: the more, the better."""
         level = self.level(size, teacher)
-        if not self.listening.ranges or math.isinf(level):
-            return level if self.listening.ranges else 0.0
-        heard = np.geomspace(1e-3, 10.0, 2000) * level
-        far, levels = np.full(len(heard), 1e3 * level), np.full(len(heard), level)
-        gains = self.listening.tokens(self.numbers, heard, far - heard, levels) - far
-        return math.inf if gains.argmax() == len(gains) - 1 else max(0.0, float(gains.max()))
+        left = level * max(0.0, 1 - self.numbers.get("s", 1.0)) if grown else level
+        if math.isinf(left) or not left:
+            return left
+        taught_F = left * np.append(0.0, np.geomspace(1e-3, 10.0, 2000))
+        counted = self.listening.tokens(self.numbers, taught_F, -taught_F, np.full(2001, left))
+        best = int(counted.argmax())
+        return math.inf if best == len(taught_F) - 1 else float(taught_F[best])
+
+    def saved(self, size: float, teacher: float) -> float:
+        """Return the tokens that a teacher saves at most; infinity: the longer a run, the more."""
+        taught, level = self.heard(size, teacher), self.level(size, teacher)
+        if math.isinf(taught) or not taught:
+            return taught
+        each = (np.array([number]) / self.tokens for number in (taught, -taught, level))
+        return float(self.listening.tokens(self.numbers, *each)[0] * self.tokens)
 
     def until(self, size: float, teacher: float, dearer: float = 1.0) -> float:
         """Return the tokens from which on a teacher no longer pays that is always listened to.

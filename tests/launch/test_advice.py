@@ -102,12 +102,17 @@ def test_a_ladder_is_climbed_answered_and_scored(place: Path) -> None:
         assert held.returncode == 2 and "is at work on" in held.stderr
     (said.parent / "advice.json").write_text('{"version": 0}')  # of another version
     assert asked(place, *words).returncode == 0
+    recorded = asked(place, *words, f"advise.record=[{said.parent}]")
+    assert recorded.returncode == 0, recorded.stdout + recorded.stderr
+    assert "what a record says of" in recorded.stdout and "\n  dwt-train " in recorded.stdout
     final = dwt_train(*shlex.split(command)[1:], cwd=place, timeout=250)
     assert final.returncode == 0, final.stderr
     scored = asked(place, "--score")
     assert scored.returncode == 0 and "what was forecast" in scored.stdout, scored.stderr
     came = {
-        row["arm"]: (row["came"], row["inside"]) for row in scores(place / "runs") if row["arm"]
+        row["arm"]: (row["came"], row["inside"])
+        for row in scores(place / "runs")
+        if row["arm"] and said.parent.name.endswith(row["advice"])
     }
     (advised,) = (arm for arm in came if arm.endswith("*"))
     assert float(came.pop(advised)[0]) > 0

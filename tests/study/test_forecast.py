@@ -73,14 +73,14 @@ def test_an_interval_holds_the_truth_and_is_the_wider_one(monkeypatch: pytest.Mo
     def of(law: Law) -> float:
         return law.loss(2, 4000) - law.loss(0, 4000)
 
-    found, value = ladder.interval(of), of(ladder.law)
+    found, value = ladder.interval(of, 2), of(ladder.law)
     assert found.low <= of(TRUE) <= found.high and found.value == value
     reach = max(abs(of(law) - value) for law in ladder.without)
     moved = [of(law) - value for law in ladder.drawn]
     wide = small_sample(2, 3) * np.quantile(moved, [0.05, 0.95])
     assert found.high - value == pytest.approx(max(reach, wide[1]))
     assert value - found.low == pytest.approx(max(reach, -wide[0]))
-    alone = Ladder(LENGTHS, losses(num_seeds=1)).interval(of)
+    alone = Ladder(LENGTHS, losses(num_seeds=1)).interval(of, 2)
     assert math.isnan(alone.low) and math.isnan(alone.high) and not math.isnan(alone.value)
 
 
