@@ -1,9 +1,9 @@
 """The stage of alpha=crossover: the step at which the stand-alone student would reach the teacher.
 
 That student's curve is an artifact of its own, whatever teacher asks for it: that of its run on
-record, with the run's own decaying rate, which is paid for; else a calibration's, at a constant
-rate, which goes on for as long as a teacher needs it and is charged to each. The step follows from
-the curve, the teacher's held-out loss and a margin.
+record, here or in a study's runs.jsonl, with its own decaying rate, which is paid for; else a
+calibration's, at a constant rate, which goes on for as long as a teacher needs it and is charged to
+each. The step follows from the curve, the teacher's held-out loss and a margin.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dwt_cli.recipe.conditions import Conditions
 from dwt_cli.recipe.record import find, read_summary, recorded_as
 from dwt_cli.recipe.stage import Context, Done, Stage
 from dwt_cli.recipe.teacher import TeacherStage
+from dwt_cli.study.kept import kept_run
 from dwt_cli.track.metrics import first_at, heldout_losses, read_lines
 from dwt_cli.track.summary import Facts
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dwt_cli.recipe.student import StudentStage
 
 Points = Sequence[tuple[int, float]]  # (step, held-out loss)
+Curve = tuple[str, Points]  # of a run, by its name
 
 _NUM_EVALUATIONS = 8  # of a calibration, at least
 _FEWEST = 4  # of them at the full rate: the law has three numbers
@@ -89,11 +91,18 @@ class CrossingStage(Stage):
         return {**self.alone.parts, "calibration": self.options.calibration}
 
     @property
-    def on_record(self) -> Path | None:
-        """The folder of the stand-alone run, if it is finished by now and has a curve."""
-        folder = find(self.root, recorded_as(self.root, self.alone))
-        has_curve = self.alone.shapes.conditions.eval.every is not None
-        return folder if has_curve and read_summary(folder) and _points(folder) else None
+    def on_record(self) -> Curve | None:
+        """The stand-alone run and its curve, if it is finished by now and has one."""
+        if self.alone.shapes.conditions.eval.every is None:
+            return None
+        identity = recorded_as(self.root, self.alone)
+        folder = find(self.root, identity)
+        if folder and read_summary(folder):
+            name, points = folder.name, _points(folder)
+        else:
+            said = kept_run(self.root, identity) or {"summary": {"name": ""}, "curve": []}
+            name, points = said["summary"]["name"], said["curve"]
+        return (name, points) if points else None
 
     def lengths(self, done: Mapping[str, Any]) -> tuple[int, int] | None:
         """Return the steps of the run and of a whole calibration; None while they are not known."""
@@ -140,12 +149,12 @@ class CrossingStage(Stage):
         place, teacher = at.folder / "crossing.json", done[self.teacher.name].facts
         found = at.ranks.from_first("the step on record", lambda: atomic.read_json(place))
         if found is None:
-            run = at.ranks.from_first("the run on record", lambda: str(self.on_record or ""))
+            run = at.ranks.from_first("the run on record", lambda: self.on_record)
             loss = at.ranks.from_first("the teacher's loss", lambda: teacher.loss)
             if not run:
                 self.check(done)
                 self._calibrate(loss + self.options.margin, done, at)
-            make = lambda: self._found(loss, Path(run) if run else None, done, at.cache)  # noqa: E731
+            make = lambda: self._found(loss, run, done, at.cache)  # noqa: E731
             found = at.ranks.from_first("the step", make)
             if at.ranks.is_first:
                 atomic.write_json(place, found)
@@ -157,12 +166,12 @@ class CrossingStage(Stage):
         """Return what can be said of the step before anything is made."""
         run, teacher, flops = self.on_record, self.teacher.known_facts(cache), self.cost({})
         if teacher and self.lengths({}):
-            curve = _points(run or self._calibration(cache))
+            curve = run[1] if run else _points(self._calibration(cache))
             is_reached = first_at(curve, teacher.loss + self.options.margin) is not None
             if run or is_reached or self.is_kept(cache):
                 return str(self._found(teacher.loss, run, {}, cache)["why"])
         if run:
-            return f"by the curve of {run.name} on record, when the teacher is there"
+            return f"by the curve of {run[0]} on record, when the teacher is there"
         return "by calibration" + ("" if flops is None else f", {flops:.3g} FLOPs at most")
 
     def _calibration(self, cache: Cache) -> Path:
@@ -200,11 +209,11 @@ class CrossingStage(Stage):
             at.trained(self, train, {"options": {"max_steps": length, "seed": self.alone.seed}})
 
     def _found(
-        self, loss: float, run: Path | None, done: Mapping[str, Any], cache: Cache
+        self, loss: float, run: Curve | None, done: Mapping[str, Any], cache: Cache
     ) -> dict[str, Any]:
-        """Return the artifact, of a curve that is there. run: that it is of; None: calibration."""
+        """Return the artifact. run: on record; None: it is of the calibration's curve."""
         (steps, length), level = self._known_lengths(done), loss + self.options.margin
-        curve = _points(run or self._calibration(cache))
+        curve = run[1] if run else _points(self._calibration(cache))
         reached, needed, how = first_at(curve, level), 0, "its rate decaying: paid for before"
         if not run:
             needed = next((step for step, y in curve if step and y <= level), length)
@@ -213,7 +222,7 @@ class CrossingStage(Stage):
                 of = self.constant(steps, length)
                 rates = [of.optim.lr_factor(step / length) for step in range(length)]
                 reached, how = extrapolated(curve, rates, level), f"{how}, a power law beyond"
-        student = f"the stand-alone student ({run.name if run else 'calibration'}, {how})"
+        student = f"the stand-alone student ({run[0] if run else 'calibration'}, {how})"
         reached = math.inf if reached is None else reached
         step, flops = math.ceil(min(reached, steps)), needed * self.alone.shapes.step_flops
         target = f"{level:.3f}, the teacher's loss plus {self.options.margin:g}"
@@ -231,5 +240,5 @@ class CrossingStage(Stage):
         return {"step": step, "level": level, "flops": flops, "why": f"crossover: {why}"}
 
 
-def _points(folder: Path | None) -> Points:
-    return heldout_losses(read_lines(folder / "metrics.jsonl")) if folder else []
+def _points(folder: Path) -> Points:
+    return heldout_losses(read_lines(folder / "metrics.jsonl"))

@@ -66,6 +66,17 @@ def read_kept(folder: Path) -> dict[str, Said]:
     return {line["summary"]["identity"]: line for line in lines if "summary" in line}
 
 
+def kept_run(root: Path, identity: str) -> Said | None:
+    """Return what a run says in the runs.jsonl of some study below a folder of runs, or None."""
+    for path in sorted(root.glob(f"studies/*/{RUNS}")):
+        with path.open(encoding="utf-8") as lines:
+            for line in filter(lambda each: identity in each, lines):  # few are worth parsing
+                said = json.loads(line)
+                if said.get("summary", {}).get("identity") == identity:
+                    return dict(said)
+    return None
+
+
 def keep(folder: Path, study: StudyRecord, anew: str | None = None) -> None:
     """Write the finished runs of a study that are not there yet into its runs.jsonl.
 

@@ -230,6 +230,28 @@ def test_a_run_on_record_without_a_curve_is_none(
     assert stage.planned(Cache(f"{tmp_path}/cache", print)).startswith("by calibration, ")
 
 
+def test_a_run_that_only_a_study_has_kept_is_on_record(
+    words: list[str], composed: Callable[..., Run], tmp_path: Path
+) -> None:
+    """As on a machine to which runs.jsonl was copied; a folder that is there comes first."""
+    stage = recipe_of(composed(*words)).crossing
+    assert stage is not None
+    place, curve = tmp_path / "runs" / "studies" / "payoff", [[0, 6.0], [3, 4.5], [48, 4.01]]
+    place.mkdir(parents=True)
+    study = {"name": "payoff", "jobs": [{"identity": stage.alone.identity}]}
+    other = {"summary": {"name": "other", "identity": "0" * 16}, "curve": [[0, 9.0]]}
+    alone = {"summary": {"name": "none", "identity": stage.alone.identity}, "curve": curve}
+    (place / "runs.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in (study, other)))
+    assert stage.on_record is None
+    lines = "".join(f"{json.dumps(each)}\n" for each in (study, other, alone))
+    (place / "runs.jsonl").write_text(lines)
+    assert stage.on_record == ("none", curve) and stage.cost({}) == 0
+    planned = stage.planned(Cache(f"{tmp_path}/cache", print))
+    assert planned == "by the curve of none on record, when the teacher is there"
+    folder = alone_on_record(tmp_path, stage, [(0, 7.0), (48, 4.0)])
+    assert stage.on_record == (folder.name, [(0, 7.0), (48, 4.0)])
+
+
 @pytest.mark.parametrize(
     ("teacher", "said"),
     [
