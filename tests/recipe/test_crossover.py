@@ -177,7 +177,9 @@ def test_the_run_on_record_costs_nothing(
     assert stage.planned(cache).startswith("by calibration, ")
     alone, _ = run(*more, "teacher=none")
     again = recipe_of(composed(*words, *taught_by)).crossing
-    assert again is not None and again.planned(cache).startswith("by the curve of none-files-clm-seed0-")
+    assert again is not None and again.planned(cache).startswith(
+        "by the curve of none-files-clm-seed0-"
+    )
     assert (again.cost({}), again.identity) == (0, stage.identity)
     taught, printed = run(*taught_by)
     check_found(taught, curve_of(alone["folder"]), printed, flops_for=0)

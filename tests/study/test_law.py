@@ -327,25 +327,25 @@ def test_a_law_and_its_forecast_are_written_and_scored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(law_module, "ALONE", ALONE[1:2])
-    folder = miniature.write(tmp_path / "a", seeds=(0, 1), lengths=(100, 200, 400, 800))
-    assert report(str(folder), "--law", "--ahead", "1200") == 0
+    folder = miniature.write(tmp_path / "a", seeds=(0, 1), lengths=(100, 200, 400))
+    assert report(str(folder), "--law", "--ahead", "800") == 0
     names = {Path(line.partition(": ")[2]).name for line in capsys.readouterr().out.splitlines()}
     assert {"law.html", "law.md", "law.png", "law.jsonl"} <= names
     text = (folder / "law.md").read_text()
-    assert "A law of 24 runs" in text and "none has been trained" in text
+    assert "A law of 18 runs" in text and "none has been trained" in text
     (line,) = map(json.loads, (folder / "law.jsonl").read_text().splitlines())
-    assert line["length"] == 1200 and line["num_runs"] == 24
+    assert line["length"] == 800 and line["num_runs"] == 18
     arms = {each["arm"]: each for each in line["arms"]}
     assert set(arms) == set(miniature.ARMS)
     assert arms["weak"]["low"] < arms["weak"]["value"] < arms["weak"]["high"]
 
     monkeypatch.setattr(miniature, "BEGAN", "2999-01-01T00:00:00Z")
-    later = miniature.write(tmp_path / "b", seeds=(0, 1), lengths=(100, 200, 400, 800, 1200))
+    later = miniature.write(tmp_path / "b", seeds=(0, 1), lengths=(100, 200, 400, 800))
     (later / "law.jsonl").write_bytes((folder / "law.jsonl").read_bytes())
     assert report(str(later), "--law", str(folder)) == 0
     (kept,) = (later / "law.md").read_text().split("## Forecasts that were kept")[1:]
-    (row,) = [each for each in kept.splitlines() if each.startswith("| alone, 2 of 1200")]
-    losses = [miniature.loss_alone(1200, seed) for seed in (0, 1)]
+    (row,) = [each for each in kept.splitlines() if each.startswith("| alone, 2 of 800")]
+    losses = [miniature.loss_alone(800, seed) for seed in (0, 1)]
     missed = abs(arms["alone"]["value"] / np.mean(losses) - 1)
     assert f"| {missed:.2%} |" in row
     inside = np.mean([arms["alone"]["low"] <= loss <= arms["alone"]["high"] for loss in losses])
