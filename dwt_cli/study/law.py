@@ -48,11 +48,15 @@ _LATEST = 1000.0  # times the longest run: a later horizon is none
 def points(*studies: Results) -> pd.DataFrame:
     """Return the runs of studies that a law is about, with `COLUMNS`, each once.
 
-    Its attrs have their text. Left out are those whose size, or teacher's loss, is not known, and
-    those on another text than most.
+    Arms of all studies but the first are named with theirs; attrs have the text. Left out are runs
+    whose size, or teacher's loss, is not known, and those on another text than most.
     """
-    every = pd.concat([results.runs for results in studies], ignore_index=True)
-    every = every.drop_duplicates("identity")
+    first, *others = [results.runs for results in studies]
+    named = [
+        runs.assign(arm=f"{results.study.name}: " + runs.arm.astype(str))
+        for runs, results in zip(others, studies[1:], strict=True)
+    ]
+    every = pd.concat([first, *named], ignore_index=True).drop_duplicates("identity")
     for column in ("text", "masks"):
         every = every[every[column].isin(every[column].mode()[:1])]
     every = every[every.layer_parameters.notna()]
@@ -61,7 +65,7 @@ def points(*studies: Results) -> pd.DataFrame:
     found = {
         "parameters": every.layer_parameters,
         "tokens": every.tokens,
-        "new_tokens": every.tokens / every.epochs.clip(lower=1.0),
+        "new_tokens": every.tokens / every.epochs.fillna(1.0).clip(lower=1.0),
         "taught": every.taught.fillna(0.0),
         "grown": every.is_grown.astype(float),
         "teacher": every.teacher_heldout_loss.where(has_teacher),

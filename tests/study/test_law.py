@@ -308,7 +308,11 @@ def test_what_a_law_is_about(tmp_path: Path) -> None:
     said["student"]["remap"] = {"flops": 0, "seconds": 0.0}
     changed.write_text(json.dumps(said))
     runs = points(read_results(folder), read_results(folder))
-    assert len(runs) == 18, "each once"
+    assert len(runs) == 18 and set(runs.arm) == set(miniature.ARMS), "each once"
+    (tmp_path / "other").mkdir()
+    other = miniature.write(tmp_path / "other", seeds=(2,), lengths=(100,))
+    both = points(read_results(folder), read_results(other))
+    assert set(both.arm[both.seed == 2]) == {f"miniature: {arm}" for arm in miniature.ARMS}
     assert runs.grown.sum() == 1
     assert (runs.parameters == 20 - 2 * 4).all()
     weak = runs[(runs.arm == "weak") & (runs.length == 400)].iloc[0]
