@@ -173,7 +173,7 @@ def _run_of(composed: DictConfig, primary: str, likely: Sequence[str] = ()) -> R
 
     likely: those of its arm with which it was composed.
     """
-    arms: dict[str, str] = {}
+    arms, own = dict[str, str](), list[str]()
     hydras, words = composed.hydra.overrides.hydra, list(composed.hydra.overrides.task)
     if "study" in composed:
         # as their file has them, the seed not yet filled in
@@ -198,7 +198,7 @@ def _run_of(composed: DictConfig, primary: str, likely: Sequence[str] = ()) -> R
             length = min(read[named](run.data.block_length), most or run.data.block_length)
             run.found += longer_than_trained(named, trained, length)
     if run.of_study:
-        run.of_study.study.arms = arms
+        run.of_study.study.arms, run.of_study.own = arms, own
     if isinstance(run, Chained):  # as the file has them: a stage has values of its own
         written: Any = OmegaConf.to_container(composed.chain, resolve=False)
         run.chain.words, run.chain.stages = written["words"], written["stages"]

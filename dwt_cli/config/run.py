@@ -6,7 +6,6 @@ composed config into plain objects, once. Nothing below the front door sees a Di
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -218,12 +217,16 @@ class Evaluation(Run):
 
 @dataclass
 class Study(Run):
-    """One run of a study: an arm at a length (optimizer steps, times ``stretch``) and a seed."""
+    """One run of a study: an arm at a length (optimizer steps, times ``stretch``) and a seed.
+
+    own: the words of the command, without its arm's.
+    """
 
     study: StudyOptions = field(default_factory=StudyOptions)
     arm: str = MISSING
     length: int = MISSING
     stretch: float = 1.0
+    own: list[str] = field(default_factory=list, metadata={"identity": False})
 
     @property
     def of_study(self) -> "Study":
@@ -232,7 +235,7 @@ class Study(Run):
     @property
     def asked_by(self) -> list[str]:
         """The words of the study's command that ask for this run: its arm's follow from them."""
-        return self.overrides[: len(self.overrides) - len(shlex.split(self.study.arms[self.arm]))]
+        return self.own
 
 
 SCHEMAS: dict[str, dict[str, type]] = {

@@ -373,6 +373,14 @@ def test_a_word_that_an_arm_has_too_takes_the_place_of_no_other(place: int) -> N
     assert {*words} <= {*run.overrides} and run.scale.width == 32
 
 
+@pytest.mark.parametrize("is_multirun", [False, True])
+def test_a_run_of_a_study_is_asked_for_without_the_words_of_its_arm(is_multirun: bool) -> None:
+    words = ["arm=young_stack", "length=20", "seed=1"]  # the arm's are named, and stand for several
+    (run,), _ = runs_of(words, Study, "payoff", str(SWEEPS), is_multirun=is_multirun)
+    assert isinstance(run, Study) and run.asked_by == words
+    assert {"teacher.seed=1", "teacher.budget=0.25", "remap=stack"} <= {*run.overrides}
+
+
 def test_what_a_checkpoint_knows_need_not_be_typed(tmp_path: Path) -> None:
     for name, positions in (("run/model", 600), ("short", 40)):
         config = {"model_type": "bert", "vocab_size": 321, "max_position_embeddings": positions}
