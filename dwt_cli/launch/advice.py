@@ -24,6 +24,7 @@ from dwt_cli.config import check
 from dwt_cli.config.advise import FEWEST_STEPS, LENGTHS, Advising, Rung
 from dwt_cli.config.compose import runs_of
 from dwt_cli.config.run import Mode, Run
+from dwt_cli.distill.alpha import Schedule
 from dwt_cli.launch import pool, sweep
 from dwt_cli.launch.start import Begin
 from dwt_cli.recipe import preflight
@@ -37,13 +38,15 @@ from dwt_cli.study.advice_page import print_advice, write_page
 from dwt_cli.study.law import choices, points, simplest
 from dwt_cli.study.outlook import Outlook
 from dwt_cli.study.record import StudyOptions
-from dwt_cli.study.recorded import by_record
+from dwt_cli.study.recorded import Ends, Listening, by_record
 from dwt_cli.study.report import write_report
 from dwt_cli.study.results import Results, read_results
 from dwt_cli.study.scored import keep_forecast
 from dwt_cli.track.display import plain_line
+from dwt_cli.training.protocols import Moment
 
 _OWN = ("advise", "jobs")  # groups that no run by itself has a use for
+_OF_LADDERS = ("advise.seeds", "advise.share")
 _OF_PLANS = ("run.peak_tflops", "run.mfu", "run.plan")
 _LENGTHS = (
     *("scale.max_steps", "scale.epochs"),
@@ -52,6 +55,7 @@ _LENGTHS = (
 _NO_RESULT = ("run", "jobs", "tracker")
 _EVERY = "'${steps:${scale.max_steps},0.1666667}'"  # as in studies: at shares of the run
 _RULES = ("stack", "lemon", "aki", "net2net", "tile")  # the last four for a narrower teacher
+_NUM_MOMENTS = 200  # of a run, at which a schedule is looked at
 _NOMINAL = 1000  # steps of a run by which an arm is checked and charged
 _OF_MODELS = ("scale.vocab_size", "scale.block_length")  # taken from a teacher that is opened
 _VERSION = 1
@@ -101,6 +105,9 @@ def carry_out(
     """
     say, options, root = plain_line(console), asked.advise, Path(asked.run.root).expanduser()
     _refuse(asked, typed)
+    for setting in {_setting(word) for word in typed} & {*_OF_LADDERS}:
+        if options.record:
+            print(f"warning: {setting} has no effect with advise.record", file=sys.stderr)
     of_runs = [word for word in typed if _setting(word) not in _OF_PLANS]
     of_runs = [word for word in of_runs if _group(word) not in _OWN and _setting(word) != "seed"]
     arms, firsts = _arms(asked, of_runs, beside, say)
@@ -110,7 +117,7 @@ def carry_out(
     name = f"advice-{fingerprint('advice', determining)[:8]}"
     folder = root / "studies" / name
     plans = asked.run.mode is Mode.plan
-    record = _of_record(options.record) if options.record else None
+    record = _of_record(options.record, say) if options.record and not plans else None
     study = StudyOptions(
         question=f"Does a teacher pay with {options.text}?",
         baseline=ALONE,
@@ -147,16 +154,15 @@ def carry_out(
     except locks.Held as holder:
         raise UserError(f"{holder} is at work on {folder}: wait for it, or stop it") from holder
     with lock:
-        if record:
+        if options.record:
             say(f"a run of {FEWEST_STEPS} steps measures the teacher and the speed")
             code = climb(["taught"], [FEWEST_STEPS], seeds[:1])
-            if not code and not plans:
+            if record and not code:
                 results = read_results(folder)
                 told = _told(asked) or _measured(folder)
                 budget = Budget(options.text, options.is_time, options.flops(told), told)
-                alpha = firsts["taught"].alpha
-                lets_go = alpha.reacts or alpha.crossing is not None
-                answered(results, by_record(record, results, list(arms.words), lets_go, budget))
+                listening = _listening(firsts["taught"].alpha)
+                answered(results, by_record(record, results, list(arms.words), listening, budget))
             return code
         decided = atomic.read_json(folder / "advice.json") or {}
         if decided.get("version") != _VERSION:
@@ -205,10 +211,28 @@ def carry_out(
     return 0
 
 
-def _of_record(folders: Sequence[str]) -> Outlook:
+def _of_record(folders: Sequence[str], say: Callable[[str], None]) -> Outlook:
     """Return the law of studies' runs. Raises `UserError` where they are too few for one."""
     runs = points(*(read_results(Path(each).expanduser()) for each in folders))
+    left_out = [f"{num} {why}" for why, num in runs.attrs["left_out"].items()]
+    without = f"; left out: {', '.join(left_out)}" if left_out else ""
+    say(f"a law is fitted to {len(runs)} runs on record{without}")
     return Outlook(simplest(choices(runs)), runs)
+
+
+def _listening(alpha: Schedule) -> Listening:
+    """Return when a teacher is listened to by a schedule."""
+    if alpha.reacts:
+        return Listening(Ends.overtaken)
+    if alpha.crossing:
+        return Listening(Ends.crossed)
+    moments = [Moment(k / _NUM_MOMENTS) for k in range(_NUM_MOMENTS)]
+
+    def share(steps: float) -> float:
+        placed = alpha.placed(max(1, round(steps)), None)
+        return sum(not placed.soft_is_over(each) for each in moments) / _NUM_MOMENTS
+
+    return Listening(Ends.planned, share)
 
 
 def _refuse(asked: Advising, typed: Sequence[str]) -> None:

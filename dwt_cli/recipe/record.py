@@ -164,8 +164,8 @@ class Record(AbstractContextManager["Record"]):
         """
         if self._lock is None:
             return []
-        before = read_json(self.folder / "environment.json") or {}
-        environment = environment | {"began": before.get("began", _now())}
+        before = read_json(self.folder / "environment.json") or {"began": _now()}
+        environment = environment | {"began": before.get("began")}  # of older runs it is not known
         settings = yaml.safe_dump(self.entry.config, sort_keys=False)
         atomic.write_text(self.folder / "config.yaml", settings)
         atomic.write_json(self.folder / "environment.json", environment)

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import optimize
 
 from dwt_cli.base.errors import UserError
-from dwt_cli.study.forecast import FARTHEST, Forecaster, Interval, Ladder, Laws
+from dwt_cli.study.forecast import Forecaster, Interval, Ladder, Laws
 from dwt_cli.study.results import Results
 
 ALONE = "alone"
@@ -127,7 +127,7 @@ class Advice:
 
     @property
     def is_trusted(self) -> bool:
-        return self.reach <= FARTHEST
+        return self.reach <= self.ladder.farthest and not self.ladder.beyond
 
     @property
     def cost(self) -> float:
@@ -229,7 +229,7 @@ def answer(advice: Advice) -> str:
     best, budget, alone = advice.best, advice.budget, advice.forecasts[0]
     head = f"with {budget.text}: {WHAT[best.arm]}."
     if not advice.is_trusted:
-        far = f"{advice.reach:,.0f} times its longest run"
+        far = advice.ladder.beyond or f"{advice.reach:,.0f} times its longest run"
         head = f"beyond what this {advice.source} can say ({far}), {head}"
     if best is not alone:
         gap = best.apart
@@ -251,15 +251,17 @@ def remarks(advice: Advice) -> Iterator[str]:
     """Yield what bears on the answer: trust, teacher, text, what would change it, its cost."""
     budget, best, alone = advice.budget, advice.best, advice.forecasts[0]
     ladder, source = advice.ladder, advice.source
-    if not advice.is_trusted:
-        share = min(1.0, advice.cost * advice.reach / FARTHEST)
+    if advice.reach > ladder.farthest:
+        share = min(1.0, advice.cost * advice.reach / ladder.farthest)
         further = f"advise.share={math.ceil(100 * share) / 100:g} would look far enough"
         further = "a record of longer runs would" if advice.is_recorded else further
         yield (
             f"not to be trusted: {alone.steps:,} steps are {advice.reach:,.0f} times the "
-            f"{source}'s longest run of {ladder.longest:,.0f}, and {FARTHEST:.0f} times is as far "
-            f"as it looks; {further}"
+            f"{source}'s longest run of {ladder.longest:,.0f}, and {ladder.farthest:.0f} times is "
+            f"as far as it looks; {further}"
         )
+    if ladder.beyond:
+        yield f"not to be trusted: {ladder.beyond}; a record of such ones would"
     if advice.teacher_loss is not None:
         ends = min(each.loss.value for each in advice.forecasts)
         line = f"the teacher's own held-out loss is {advice.teacher_loss:.3f}"

@@ -22,7 +22,7 @@ from scipy import optimize, stats
 Array = NDArray[np.float64]
 
 CONFIDENCE = 0.9
-FARTHEST = 64.0
+_FARTHEST = 64.0
 """Times the longest run's length: what is forecast beyond is not to be trusted. A judgement."""
 
 _NOISE = 0.003  # of the logarithm of a mean loss
@@ -115,12 +115,19 @@ class Laws(Protocol):
 class Forecaster(ABC):
     """What an advice follows from.
 
-    law: of all arms. lengths, losses (A, L, S): what was measured for it.
+    law: of all arms. lengths, losses (A, L, S): what was measured for it. farthest: how many times
+    its longest run's length it is to be trusted for.
     """
 
     law: Laws
     lengths: Sequence[float]
     losses: Array
+    farthest = _FARTHEST
+
+    @property
+    def beyond(self) -> str:
+        """Why what is asked about is none of what it knows, whatever its length; empty: it is."""
+        return ""
 
     @property
     @abstractmethod

@@ -3,7 +3,7 @@
 Every form (`dwt_cli.study.forms`) is fitted to the same runs, by Huber's loss on the logarithm of
 the held-out loss. The law is the form with the fewest numbers that forecasts lengths it was not
 fitted to as well as the best one does, within a standard error. Text that is read again counts
-less (arXiv 2305.16264).
+less (arXiv 2305.16264). How strongly a teacher is listened to, while it is, no form knows.
 
 Shapes: R runs.
 """
@@ -31,12 +31,6 @@ from dwt_cli.study.forms import (
 from dwt_cli.study.results import Results
 
 GIVEN = ("parameters", "tokens", "new_tokens", "taught", "grown", "teacher")
-COLUMNS = (*GIVEN, "loss", "seed", "length", "arm", "dearer", "began")
-"""Of a frame of runs. parameters: those without the table of tokens; new_tokens: those that are
-read for the first time; taught: the share of the run; grown: 1 of a run that begins with the
-teacher's weights, else 0; teacher: its held-out loss, NaN where it does neither; loss: the run's
-own, at its end; length: in steps; dearer: its FLOPs, with the teacher's passes, over the student's
-own; began: when, in UTC, or null."""
 
 _ALIKE = 1.3  # lengths that differ by less are left out together
 _FEWEST = 3  # lengths that are not alike
@@ -46,48 +40,66 @@ _LATEST = 1000.0  # times the longest run: a later horizon is none
 
 
 def points(*studies: Results) -> pd.DataFrame:
-    """Return the runs of studies that a law is about, with `COLUMNS`, each once.
+    """Return the runs of studies that a law is about, each once.
 
-    Arms of all studies but the first are named with theirs; attrs have the text. Left out are runs
-    whose size, or teacher's loss, is not known, and those on another text than most.
+    Columns: parameters: those without the table of tokens; tokens; text: tokens that there are;
+    new_tokens: those that are read for the first time; taught: the share of the run; grown: 1 of a
+    run that begins with the teacher's weights, else 0; teacher: its held-out loss, NaN where it
+    does neither; loss: the run's own, at its end; seed; steps; length: of the study; arm: of all
+    studies but the first with their names; cost: its FLOPs, with the teacher's passes, over the
+    student's own; began: when, in UTC, or null.
+
+    attrs: text, masks: of the first study, and so of all; left_out: how many runs, by the reason.
     """
-    first, *others = [results.runs for results in studies]
     named = [
-        runs.assign(arm=f"{results.study.name}: " + runs.arm.astype(str))
-        for runs, results in zip(others, studies[1:], strict=True)
+        results.runs.assign(arm=f"{results.study.name}: " + results.runs.arm.astype(str))
+        for results in studies[1:]
     ]
-    every = pd.concat([first, *named], ignore_index=True).drop_duplicates("identity")
-    for column in ("text", "masks"):
-        every = every[every[column].isin(every[column].mode()[:1])]
-    every = every[every.layer_parameters.notna()]
-    has_teacher = (every.taught > 0) | every.is_grown
-    every = every[~has_teacher | every.teacher_heldout_loss.notna()]
+    every = pd.concat([studies[0].runs, *named], ignore_index=True).drop_duplicates("identity")
+    today = dict(zip(every.text_formerly, every.text, strict=True))
+    every["text"] = every.text.map(lambda text: today.get(text, text))
+    known = {name: every[name].iloc[0] if len(every) else None for name in ("text", "masks")}
+    has_teacher = (every.taught > 0) | every.is_grown.astype(bool)
+    left_out, good = {}, pd.Series(True, every.index)
+    for why, fails in {
+        "on another text": every.text != known["text"],
+        "with other held-out masks": every.masks != known["masks"],
+        "of a size that is not known": every.layer_parameters.isna(),
+        "by a teacher whose loss is not known": has_teacher & every.teacher_heldout_loss.isna(),
+    }.items():
+        if num := int((good & fails).sum()):
+            left_out[why] = num
+        good &= ~fails
+    every, has_teacher = every[good], has_teacher[good]
+    text = every.tokens / every.epochs
     found = {
         "parameters": every.layer_parameters,
         "tokens": every.tokens,
-        "new_tokens": every.tokens / every.epochs.fillna(1.0).clip(lower=1.0),
+        "text": text.fillna(math.inf),
+        "new_tokens": np.fmin(every.tokens, text),
         "taught": every.taught.fillna(0.0),
         "grown": every.is_grown.astype(float),
         "teacher": every.teacher_heldout_loss.where(has_teacher),
         "loss": every.heldout_loss,
         "seed": every.seed,
-        "length": every.steps.astype(int),
+        "steps": every.steps.astype(int),
+        "length": every.length.astype(int),
         "arm": every.arm,
-        "dearer": every.flops_forward / every.flops_student,
+        "cost": every.flops_forward / every.flops_student,
         "began": every.began,
     }
     runs = pd.DataFrame(found).reset_index(drop=True)
-    runs.attrs["text"] = every.text.iloc[0] if len(every) else None
+    runs.attrs |= {**known, "left_out": left_out}
     return runs
 
 
 def alike(runs: pd.DataFrame) -> pd.Series:
-    """Return of each run the shortest of the lengths that are like its own."""
-    first, named = 0, {}
-    for length in sorted(runs.length.unique()):
-        first = first if length < first * _ALIKE else length
-        named[length] = first
-    return runs.length.map(named)
+    """Return of each run the fewest tokens of the runs that are as long as it, or nearly so."""
+    first, named = 0.0, {}
+    for tokens in sorted(runs.tokens.unique()):
+        first = first if tokens < first * _ALIKE else tokens
+        named[tokens] = first
+    return runs.tokens.map(named)
 
 
 @dataclass(frozen=True)
@@ -126,14 +138,23 @@ class Law:
 
     def heard(self, size: float, teacher: float, grown: bool = False) -> float:
         """Return the tokens for which listening is best; infinity: the more, the better."""
-        level = self.level(size, teacher)
-        left = level * max(0.0, 1 - self.numbers.get("s", 1.0)) if grown else level
-        if math.isinf(left) or not left:
-            return left
+        left = self._left(size, teacher, grown)
         taught_F = left * np.append(0.0, np.geomspace(1e-3, 10.0, 2000))
         counted = self.listening.tokens(self.numbers, taught_F, -taught_F, np.full(2001, left))
         best = int(counted.argmax())
-        return math.inf if best == len(taught_F) - 1 else float(taught_F[best])
+        is_endless = best == len(taught_F) - 1 or math.isinf(self.level(size, teacher))
+        return math.inf if best and is_endless else float(taught_F[best])
+
+    def caught_up(self, size: float, teacher: float, grown: bool = False) -> float:
+        """Return the tokens after which a taught student is as good as its teacher; or infinity."""
+        if math.isinf(self.level(size, teacher)):
+            return math.inf
+        return self._left(size, teacher, grown) / self.numbers.get("k", 1.0)
+
+    def _left(self, size: float, teacher: float, grown: bool) -> float:
+        """Return the tokens that the student alone is behind its teacher, as it begins."""
+        level = min(self.level(size, teacher), _LATEST * self.tokens)
+        return level * max(0.0, 1 - self.numbers.get("s", 1.0)) if grown else level
 
     def saved(self, size: float, teacher: float) -> float:
         """Return the tokens that a teacher saves at most; infinity: the longer a run, the more."""
@@ -143,15 +164,16 @@ class Law:
         each = (np.array([number]) / self.tokens for number in (taught, -taught, level))
         return float(self.listening.tokens(self.numbers, *each)[0] * self.tokens)
 
-    def until(self, size: float, teacher: float, dearer: float = 1.0) -> float:
+    def until(self, size: float, teacher: float, cost: float = 1.0) -> float:
         """Return the tokens from which on a teacher no longer pays that is always listened to.
 
-        dearer: what a taught token costs, in tokens alone. To one and a half per cent; infinity: it
-        pays up to a thousand times the longest run; 0: it never does.
+        cost: of a taught token, in tokens alone. To one and a half per cent; infinity: it pays up
+        to a thousand times the longest run; 0: it never does; NaN: the cost is not known.
         """
-
+        if math.isnan(cost):
+            return math.nan
         places = np.geomspace(1e-3 * self.tokens, _LATEST * self.tokens, 1000)
-        read = np.concatenate([places, places * dearer])
+        read = np.concatenate([places, places * cost])
         is_taught = np.repeat([1.0, 0.0], len(places))
         both = {"parameters": size, "tokens": read, "new_tokens": read, "taught": is_taught}
         taught, alone = np.split(
@@ -175,15 +197,25 @@ def _worth(tokens: Array, new_tokens: Array) -> Array:
 
 
 def fitted(
-    alone: Alone, listening: Listening, runs: pd.DataFrame, begin: Numbers | None = None
+    alone: Alone,
+    listening: Listening,
+    runs: pd.DataFrame,
+    like: Law | None = None,
+    anew: bool = False,
 ) -> Law:
-    """Return the law of a form. begin: numbers to begin with, for a fit that is near another."""
+    """Return the law of a form.
+
+    like: one of this form, whose units it has and near which it is looked for. anew: it is looked
+    for everywhere, nevertheless: near a law of more runs it would know what they are.
+    """
     ranges = {**alone.ranges, **listening.ranges}
-    if (runs.grown > 0).any():
+    if "s" in like.numbers if like else (runs.grown > 0).any():
         ranges["s"] = HEAD_START
     logs, lowest = np.log(runs.loss.to_numpy(float)), float(runs.loss.min())
     given = _given(runs)
     size, tokens = float(given[0].max()), float(_worth(given[1], given[2]).max())
+    size, tokens = (like.size, like.tokens) if like else (size, tokens)
+    near = like.numbers if like and not anew else None
     unit = np.array([lowest if name == "E" else 1.0 for name in ranges])  # nats of a share
     is_log = np.array([low > 0 for low, _, _ in ranges.values()])
 
@@ -203,9 +235,9 @@ def fitted(
 
     low, high = (scaled([each[k] for each in ranges.values()] * unit) for k in (0, 2))
     room, costs = 1e-6 * (high - low), []
-    for start in [begin] if begin else _starts(ranges, lowest):
+    for start in [near] if near else _starts(ranges, lowest):
         theta = np.clip(scaled([start[name] for name in ranges]), low + room, high - room)
-        for scale in (1.0,) if begin else (100.0, 1.0):  # far off, Huber's loss is flat
+        for scale in (1.0,) if near else (100.0, 1.0):  # far off, Huber's loss is flat
             fit = optimize.least_squares(
                 missed, theta, bounds=(low, high), loss="huber", f_scale=scale, x_scale=0.1
             )
@@ -227,12 +259,12 @@ def _starts(ranges: Mapping[str, Range], lowest: float) -> Iterator[Numbers]:
 class Choice:
     """A form that is fitted, and how it forecasts lengths that it was not fitted to.
 
-    missed: of each run (R,), the logarithm of its loss minus that of the forecast. error: the mean
-    of their squares over cells of an arm and a length; within: its standard error.
+    residuals: of each run (R,), the logarithm of its loss minus that of the forecast. error: the
+    mean of their squares over cells of an arm and a length; within: its standard error.
     """
 
     law: Law
-    missed: Array
+    residuals: Array
     error: float
     within: float
 
@@ -240,33 +272,46 @@ class Choice:
 def choices(runs: pd.DataFrame) -> list[Choice]:
     """Return every form, fitted, and tried on each length in turn, which is left out of the fit.
 
-    A form is left out that has nearly as many numbers as there are cells, one of sizes where there
-    are fewer than three, and one of teachers where there is none.
-    Raises `UserError` where there are too few lengths.
+    A form is left out that has nearly as many numbers as there are cells; one with E where a fit
+    would be left with two lengths, which do not tell it from a slower fall; one of sizes where
+    there are fewer than two, or three with E; and one of teachers where there is none.
+    Raises `UserError` where there are too few runs.
     """
-    lengths, cells = alike(runs), runs.groupby(["arm", "length"]).ngroup()
+    lengths, cells = alike(runs), runs.groupby(["arm", "steps"]).ngroup()
     if (num := lengths.nunique()) < _FEWEST:
         raise UserError(
             f"a law takes runs of {_FEWEST} lengths that are a third apart, and there are {num}: "
-            "train others, or name other studies of the same text"
+            f"train others, or name other studies of the same text{_without(runs)}"
         )
-    is_taught, has_sizes = (runs.taught > 0).any(), runs.parameters.nunique() > 2
+    is_taught, num_sizes = (runs.taught > 0).any(), runs.parameters.nunique()
     found = []
     for alone, listening in itertools.product(ALONE, LISTENING):
-        num_numbers = len(alone.ranges) + len(listening.ranges)
+        rest = "E" in alone.ranges
+        num_numbers = len(alone.ranges) + len(listening.ranges) + int((runs.grown > 0).any())
         if num_numbers + 1 >= cells.nunique() or (listening.ranges and not is_taught):
             continue
-        if "a" in alone.ranges and not has_sizes:
+        if ("a" in alone.ranges and num_sizes < 2 + rest) or num < _FEWEST + rest:
             continue
-        law, missed = fitted(alone, listening, runs), pd.Series(math.nan, runs.index)
+        law, residuals = fitted(alone, listening, runs), pd.Series(math.nan, runs.index)
         for length in lengths.unique():
             out = runs[lengths == length]
-            without = fitted(alone, listening, runs[lengths != length], law.numbers)
-            missed[out.index] = np.log(out.loss / without.losses(out))
-        squares = (missed**2).groupby(cells).mean()
+            without = fitted(alone, listening, runs[lengths != length], law, anew=True)
+            residuals[out.index] = np.log(out.loss / without.losses(out))
+        squares = (residuals**2).groupby(cells).mean()
         error, within = float(squares.mean()), float(squares.sem())
-        found.append(Choice(law, missed.to_numpy(), error, within))
+        found.append(Choice(law, residuals.to_numpy(), error, within))
+    if not found:
+        raise UserError(
+            f"a law takes more than {cells.nunique()} cells of an arm and a length: train others, "
+            f"or name other studies of the same text{_without(runs)}"
+        )
     return found
+
+
+def _without(runs: pd.DataFrame) -> str:
+    """Return what was left out, as the end of a sentence; empty if nothing was."""
+    why = runs.attrs.get("left_out", {})
+    return "; left out: " + ", ".join(f"{num} {each}" for each, num in why.items()) if why else ""
 
 
 def simplest(found: Sequence[Choice]) -> Choice:

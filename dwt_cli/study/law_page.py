@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from scipy import stats
 
-from dwt_cli.base import atomic
+from dwt_cli.base import atomic, locks
 from dwt_cli.base.errors import UserError
 from dwt_cli.base.templates import filled
 from dwt_cli.study.figures import legend
+from dwt_cli.study.forms import HEAD_START
 from dwt_cli.study.law import Choice, Law, choices, points, simplest
 from dwt_cli.study.outlook import CONFIDENCE, Outlook, longer, longest_left_out, naive
 from dwt_cli.study.report import page
@@ -26,7 +27,8 @@ from dwt_cli.track.metrics import read_lines
 
 FORECASTS = "law.jsonl"
 _VERSION = 1  # lines of another are kept, and not read
-_FORECAST = ("value", "low", "high", "power", "kept")
+_FORECAST = ("value", "low", "high", "power", "last")
+_AT_AN_END = 1e-3  # of its range, in its logarithm where that is above 0
 _COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 _short = EngFormatter(places=2, sep=" ")
 
@@ -44,11 +46,12 @@ def write_law(
     Raises `UserError` where there are too few lengths.
     """
     runs = points(*studies)
+    own = runs[runs.arm.isin(studies[0].study.arms)]
+    planned = None if ahead is None else longer(own, ahead)  # what cannot be is said at once
     tried = choices(runs)
     outlook = Outlook(simplest(tried), runs)
-    own = runs[runs.arm.isin(studies[0].study.arms)]
-    if ahead is not None:
-        _keep(folder, outlook, own, ahead, commit)
+    if planned is not None:
+        _keep(folder, outlook, own, planned, commit)
     title = f"A law of {len(runs)} runs"
     with atomic.needing_room(folder):
         figure = _drawn(outlook)
@@ -65,6 +68,8 @@ def write_law(
         held_out=_held_out(runs),
         kept=list(_kept(folder, own)),
         runs=runs,
+        drawn=outlook.drawn,
+        left_out=", ".join(f"{num} {why}" for why, num in runs.attrs["left_out"].items()),
         studies=[results.study.name for results in studies],
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     )
@@ -79,11 +84,24 @@ def write_law(
 
 def _numbers(outlook: Outlook) -> dict[str, str]:
     """Return each number of the law with the interval that seeds drawn anew give it."""
-    found = {}
-    for name, value in outlook.law.numbers.items():
-        ends = np.quantile([law.numbers[name] for law in outlook.drawn], _ends())
-        found[name] = f"{value:.3g} [{ends[0]:.3g}, {ends[1]:.3g}]"
+    law, found = outlook.law, {}
+    ranges = {**law.alone.ranges, **law.listening.ranges, "s": HEAD_START}
+    for name, value in law.numbers.items():
+        low, _, high = (
+            each * (outlook.runs.loss.min() if name == "E" else 1) for each in ranges[name]
+        )
+        room = _AT_AN_END * (high - low)
+        at = " (at an end of its range)" if not low + room < value < high - room else ""
+        found[name] = f"{value:.3g}" + _between([law.numbers[name] for law in outlook.drawn]) + at
     return found
+
+
+def _between(values: Sequence[float], shown: Callable[[float], str] = "{:.3g}".format) -> str:
+    """Return the 90% interval of values that were drawn; empty where none were."""
+    if not len(values):
+        return ""
+    ends = np.quantile(values, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2), method="nearest")
+    return f" [{shown(ends[0])}, {shown(ends[1])}]"
 
 
 def _form(each: Choice, chosen: Choice) -> dict[str, str]:
@@ -100,16 +118,15 @@ def _teachers(outlook: Outlook) -> Iterator[dict[str, str]]:
     runs = outlook.runs
     taught = runs[(runs.taught > 0.99) & (runs.grown == 0)]
     for _, own in taught.groupby(["parameters", taught.teacher.round(1)]):
-        size, teacher, dearer = own[["parameters", "teacher", "dearer"]].mean()
-        drawn = pd.DataFrame([_worth(law, size, teacher, dearer) for law in outlook.drawn])
-        low, high = (drawn.quantile(end, interpolation="nearest") for end in _ends())
+        size, teacher, cost = own[["parameters", "teacher", "cost"]].mean()
+        drawn = [_worth(law, size, teacher, cost) for law in outlook.drawn]
         yield {"student": _short(size), "the teacher's loss": f"{teacher:.2f}"} | {
-            name: f"{_tokens(value)} [{_tokens(low[name])}, {_tokens(high[name])}]"
-            for name, value in _worth(outlook.law, size, teacher, dearer).items()
+            name: _tokens(value) + _between([each[name] for each in drawn], _tokens)
+            for name, value in _worth(outlook.law, size, teacher, cost).items()
         }
 
 
-def _worth(law: Law, size: float, teacher: float, dearer: float) -> dict[str, float]:
+def _worth(law: Law, size: float, teacher: float, cost: float) -> dict[str, float]:
     """Return what a teacher is worth by a law, in tokens."""
     level = law.level(size, teacher)
     start = {"saves as a start": law.numbers["s"] * level} if "s" in law.numbers else {}
@@ -118,11 +135,13 @@ def _worth(law: Law, size: float, teacher: float, dearer: float) -> dict[str, fl
         "saves, let go of in time": law.saved(size, teacher),
         **start,
         "heard always, pays up to": law.until(size, teacher),
-        "the same at equal FLOPs": law.until(size, teacher, dearer),
+        "the same at equal FLOPs": law.until(size, teacher, cost),
     }
 
 
 def _tokens(number: float) -> str:
+    if math.isnan(number):
+        return "-"
     return "any" if math.isinf(number) else _short(number) if number else "none"
 
 
@@ -138,7 +157,8 @@ def _held_out(runs: pd.DataFrame) -> list[dict[str, str]]:
 def _summed(found: pd.DataFrame) -> Iterator[dict[str, str]]:
     """Yield errors and coverage of runs that are forecast: all, and by what they do.
 
-    Errors are of means over seeds, by arm and length, and their absolute values' mean.
+    Errors are of means over seeds, by arm and length, and their absolute values' mean. Beside a
+    forecast that not all of them have stands the law's error where they do.
     """
     is_taught, is_grown = found.taught > 0, found.grown > 0
     groups = {
@@ -150,43 +170,43 @@ def _summed(found: pd.DataFrame) -> Iterator[dict[str, str]]:
     for name, own in groups.items():
         if own.empty:
             continue
-        means = own.groupby(["arm", "length"])[["loss", "value", "power", "kept"]].mean()
-        errors = (means.drop(columns="loss").div(means.loss, axis=0) - 1).abs().mean()
+        means = own.groupby(["arm", "steps"])[["loss", "value", "power", "last"]].mean()
+        errors = (means.drop(columns="loss").div(means.loss, axis=0) - 1).abs()
         num = int(own.loss.between(own.low, own.high).sum())
         exact = stats.binomtest(num, len(own)).proportion_ci(0.95, "exact")
-        lengths = ", ".join(map(str, sorted(own.length.unique())))
+        steps = ", ".join(map(str, sorted(own.steps.unique())))
         yield {
-            "runs": f"{name}, {len(own)} of {lengths} steps",
-            "error of the law": f"{errors.value:.2%}",
-            "of a power law through those alone": _share(errors.power),
-            "with the last difference kept": _share(errors.kept),
-            "inside 90% intervals": (f"{num / len(own):.0%} [{exact.low:.0%}, {exact.high:.0%}]"),
+            "runs": f"{name}, {len(own)} of {steps} steps",
+            "error of the law": f"{errors.value.mean():.2%}",
+            "of a power law through those alone": _beside(errors, "power"),
+            "with the last difference": _beside(errors, "last"),
+            "inside 90% intervals": f"{num / len(own):.0%} [{exact.low:.0%}, {exact.high:.0%}]",
         }
 
 
-def _share(number: float) -> str:
-    return "-" if math.isnan(number) else f"{number:.2%}"
-
-
-def _ends() -> tuple[float, float]:
-    return (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
+def _beside(errors: pd.DataFrame, name: str) -> str:
+    """Return the mean error of a forecast, with the law's where not all runs have it."""
+    known = errors[errors[name].notna()]
+    if known.empty:
+        return "-"
+    law = "" if len(known) == len(errors) else f" (the law: {known.value.mean():.2%})"
+    return f"{known[name].mean():.2%}{law}"
 
 
 # ------------------------------------------------------------------------- forecasts that are kept
 
 
 def _keep(
-    folder: Path, outlook: Outlook, runs: pd.DataFrame, steps: int, commit: str | None
+    folder: Path, outlook: Outlook, runs: pd.DataFrame, planned: pd.DataFrame, commit: str | None
 ) -> None:
-    """Add to law.jsonl what runs of so many steps are forecast to come to."""
-    planned = longer(runs, steps)
+    """Add to law.jsonl what planned runs are forecast to come to, unless it is there."""
     said = planned.join(outlook.losses(planned)).join(naive(runs, planned))
     law = outlook.law
     line = {
         "version": _VERSION,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit,
-        "length": steps,
+        "length": int(planned.length.iloc[0]),
         "law": {
             "alone": law.alone.formula,
             "taught": law.listening.formula,
@@ -197,9 +217,17 @@ def _keep(
         "num_runs": len(outlook.runs),
         "arms": json.loads(said.drop(columns="length").to_json(orient="records")),
     }
-    before: list[dict[str, Any]] = list(read_lines(folder / FORECASTS))
-    text = "".join(json.dumps(each) + "\n" for each in (*before, line))
-    atomic.write_text(folder / FORECASTS, text)
+    path, when = folder / FORECASTS, ("when", "commit")
+    with locks.take(folder / f".{FORECASTS}.lock", timeout_s=-1):
+        before: list[dict[str, Any]] = list(read_lines(path))
+        if any(_but(each, when) == _but(line, when) for each in before):
+            return
+        old = path.read_text(encoding="utf-8") if path.exists() else ""  # damaged lines, too
+        atomic.write_text(path, old + json.dumps(line) + "\n")
+
+
+def _but(line: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in names}
 
 
 def _kept(
@@ -212,7 +240,7 @@ def _kept(
             continue
         arms = pd.DataFrame(said["arms"]).set_index("arm")
         came = runs[(runs.length == said["length"]) & (runs.began.fillna("") >= said["when"])]
-        of = came.join(arms[list(_FORECAST)].astype(float), on="arm", how="inner")
+        of = came.join(arms[[*_FORECAST]].astype(float), on="arm", how="inner")
         yield said, list(_summed(of))
 
 
@@ -223,7 +251,7 @@ def _drawn(outlook: Outlook) -> Figure:
     """Draw what was measured over what was forecast, and until when a teacher pays."""
     figure, (beside, until) = panels(2, width=5.6, height=4.6)
     runs, law = outlook.runs, outlook.law
-    forecast = runs.loss / np.exp(outlook.choice.missed)
+    forecast = runs.loss / np.exp(outlook.choice.residuals)
     is_grown = runs.grown > 0
     for which, label, colour, marker in (
         (~is_grown & (runs.taught == 0), "alone", "black", "o"),

@@ -1,8 +1,8 @@
 """What a law says of longer runs than it was fitted to, with intervals, and what came of it.
 
-An interval is that of one run: of laws fitted to seeds that are drawn anew, each with an error that
-the law made in forecasting a length that it had not seen. Beside it stand two forecasts that need
-no law.
+An interval is that of one run, by Student's t. Two things make it wide: how far laws differ that
+are fitted to seeds drawn anew, and how far off the law is in lengths that it has not seen, which is
+taken to grow with the logarithm of the length. Beside it stand two forecasts that need no law.
 
 Shapes: R runs.
 """
@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from dwt_cli.base.errors import UserError
+from dwt_cli.study.forms import Array
 from dwt_cli.study.law import GIVEN, Choice, Law, alike, choices, fitted, simplest
 
 CONFIDENCE = 0.9
@@ -35,14 +36,34 @@ class Outlook:
 
     @cached_property
     def drawn(self) -> list[Law]:
-        """Laws of the same form, of seeds that are drawn anew; the law alone where there is one."""
+        """Laws of the same form, of seeds drawn anew; none where each cell has one seed.
+
+        Cells of an arm and a length with the same seeds stay paired.
+        """
         chance, law = np.random.default_rng(0), self.law
-        by_seed = [of for _, of in self.runs.groupby("seed")]
-        if len(by_seed) < 2:
-            return [law]
-        drawn = chance.integers(len(by_seed), size=(_NUM_DRAWS, len(by_seed)))
-        samples = (pd.concat([by_seed[k] for k in each], ignore_index=True) for each in drawn)
-        return [fitted(law.alone, law.listening, each, law.numbers) for each in samples]
+        cells = self.runs.groupby(["arm", "steps"])
+        seeds = cells.seed.transform(lambda own: ",".join(map(str, sorted(own.unique()))))
+        if not seeds.str.contains(",").any():
+            return []
+        parts = [[own for _, own in of.groupby("seed")] for _, of in self.runs.groupby(seeds)]
+        drawn = []
+        for _ in range(_NUM_DRAWS):
+            chosen = [of[k] for of in parts for k in chance.integers(len(of), size=len(of))]
+            each = pd.concat(chosen, ignore_index=True)
+            drawn.append(fitted(law.alone, law.listening, each, law))
+        return drawn
+
+    def farther(self, tokens: pd.Series | float) -> Array:
+        """Return how much farther off a law is at lengths than in one that it has not seen."""
+        logs = np.log(np.sort(alike(self.runs).unique()))
+        apart = np.diff(logs).mean()
+        beyond: Array = (np.log(np.asarray(tokens, float)) - logs[-1]) / apart
+        return np.maximum(1.0, beyond)
+
+    @property
+    def quantile(self) -> float:
+        """Student's t of the interval: the lengths that were left out were so many."""
+        return float(stats.t.ppf((1 + CONFIDENCE) / 2, alike(self.runs).nunique() - 1))
 
     def losses(self, runs: pd.DataFrame) -> pd.DataFrame:
         """Return the losses that runs are forecast to have, and the ends of their 90% intervals.
@@ -50,77 +71,89 @@ class Outlook:
         Columns: value, low, high; of R rows.
         """
         value = self.law.losses(runs)
-        moved_R = [np.log(law.losses(runs) / value) for law in self.drawn]
-        errors = np.add.outer(self.choice.missed, moved_R).reshape(-1, len(runs))
-        ends = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
-        low, high = value * np.exp(np.quantile(errors, ends, axis=0))
-        return pd.DataFrame({"value": value, "low": low, "high": high}, runs.index)
+        moved_DR = np.array([np.log(law.losses(runs) / value) for law in self.drawn])
+        variance = (moved_DR**2).mean(0) if self.drawn else np.zeros(len(runs))
+        variance += self.choice.error * self.farther(runs.tokens) ** 2
+        reach = np.exp(self.quantile * np.sqrt(variance))
+        found = {"value": value, "low": value / reach, "high": value * reach}
+        return pd.DataFrame(found, runs.index)
 
 
 def naive(before: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return two forecasts of runs that need no law, NaN where too little is known before.
 
-    power: on a power law through the stand-alone runs of that size, whoever teaches. kept: with the
-    last difference between the arm and those.
+    power: on a power law through the stand-alone runs of that size, whoever teaches. last: with the
+    arm's last difference from those, over the seeds of both.
     """
 
     def forecast(run: pd.Series) -> tuple[float, float]:
-        alone = _alone(before[before.parameters == run.parameters])
-        if alone.length.nunique() < 2:
+        alone = stand_alone(before[before.parameters == run.parameters])
+        if alone.steps.nunique() < 2:
             return math.nan, math.nan
         line = stats.linregress(np.log(alone.tokens), np.log(alone.loss))
         power = math.exp(line.intercept + line.slope * math.log(run.tokens))
-        own = before[before.arm == run.arm]
-        both = {*own.length} & {*alone.length}
-        if not both:
-            return power, math.nan
-        last = (each[each.length == max(both)].loss.mean() for each in (own, alone))
-        return power, power + next(last) - next(last)
+        own, place = before[before.arm == run.arm], ["steps", "seed"]
+        both = own.merge(alone[[*place, "loss"]], on=place, suffixes=("", "_alone"))
+        last = both[both.steps == both.steps.max()]
+        return power, power + (last.loss - last.loss_alone).mean()
 
     found = [forecast(run) for _, run in runs.iterrows()]
-    return pd.DataFrame(found, runs.index, ["power", "kept"])
+    return pd.DataFrame(found, runs.index, ["power", "last"])
 
 
-def _alone(runs: pd.DataFrame) -> pd.DataFrame:
+def stand_alone(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs without a teacher that read no text twice, one of a size, length and seed."""
     is_alone = (runs.taught == 0) & (runs.grown == 0)
-    return runs[is_alone & (runs.new_tokens >= runs.tokens)]
+    found = runs[is_alone & (runs.new_tokens >= runs.tokens)]
+    return found.drop_duplicates(["parameters", "steps", "seed"])
 
 
 def longest_left_out(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the longest runs with what a law of the shorter ones alone forecasts of them.
 
-    Its form is chosen without them, too. Columns: those of the runs, value, low, high, power, kept.
+    Its form is chosen without them, too, and for how long they are taught is what their arms'
+    shorter runs let one expect. Columns: those of the runs, value, low, high, power, last.
     Raises `UserError` where there are too few lengths.
     """
     is_last = alike(runs) == alike(runs).max()
     before, out = runs[~is_last], runs[is_last]
+    before.attrs = {}
     known = Outlook(simplest(choices(before)), before)
-    return out.join(known.losses(out)).join(naive(before, out))
+    said = out.copy()
+    for (arm, steps), own in out.groupby(["arm", "steps"]):
+        if len(shorter := before[before.arm == arm]):
+            said.loc[own.index, "taught"] = _longer(shorter, steps / shorter.steps.max()).taught
+    return out.join(known.losses(said)).join(naive(before, out))
 
 
-def longer(runs: pd.DataFrame, steps: int) -> pd.DataFrame:
-    """Return a run of each arm and so many steps, as its longest ones let one expect it.
+def longer(runs: pd.DataFrame, length: int) -> pd.DataFrame:
+    """Return a run of each arm and so long, in the study's steps, as shorter ones let one expect.
 
-    A teacher is as good as it was. The tokens that it is heard for grow with a power of the length,
-    as between the arm's two longest lengths; with one length they are the same share. Text that was
-    not read twice is not.
     Raises `UserError` where runs on record are as long.
     """
-    if steps <= runs.length.max():
-        raise UserError(f"{steps} steps: runs of {runs.length.max()} are on record; give more")
+    if length <= runs.length.max():
+        raise UserError(f"{length} steps: runs of {runs.length.max()} are on record; give more")
     found = []
     for arm, own in runs.groupby("arm", sort=False):
-        means = own.groupby("length")[[*GIVEN]].mean()
-        last, heard, power = means.iloc[-1], means.taught * means.tokens, 1.0
-        if len(means) > 1 and (heard.iloc[-2:] > 0).all():
-            ratio = means.index[-1] / means.index[-2]
-            power = min(1.0, max(0.0, math.log(heard.iloc[-1] / heard.iloc[-2]) / math.log(ratio)))
-        ratio = steps / means.index[-1]
-        tokens = last.tokens * ratio
-        own_text = {
-            "tokens": tokens,
-            "new_tokens": last.new_tokens if last.new_tokens < 0.999 * last.tokens else tokens,
-            "taught": last.taught * ratio ** (power - 1),
-        }
-        found.append({"arm": arm, "length": steps, **last, **own_text})
+        run = _longer(own, length / own.length.max())
+        found.append({"arm": arm, **run, "length": length})
     return pd.DataFrame(found)
+
+
+def _longer(runs: pd.DataFrame, ratio: float) -> pd.Series:
+    """Return a run that is so many times as long as an arm's longest.
+
+    A teacher is as good as it was. The tokens that it is heard for grow with a power of the length,
+    as between the arm's two longest lengths; with one length they are the same share. Text is read
+    again where there is no more.
+    """
+    means = runs.groupby("steps")[[*GIVEN, "text"]].mean()
+    last, heard, power = means.iloc[-1], means.taught * means.tokens, 1.0
+    if len(means) > 1 and (heard.iloc[-2:] > 0).all():
+        known = math.log(means.index[-1] / means.index[-2])
+        power = min(1.0, max(0.0, math.log(heard.iloc[-1] / heard.iloc[-2]) / known))
+    run = last.copy()
+    run["steps"], run["tokens"] = round(means.index[-1] * ratio), last.tokens * ratio
+    run["new_tokens"] = min(run.tokens, last.text)
+    run["taught"] = min(1.0, last.taught * ratio ** (power - 1))
+    return run

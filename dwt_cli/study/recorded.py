@@ -1,8 +1,8 @@
 """A record's law as a forecaster: what arms come to that were never run.
 
 An arm is what a probe of a few steps knows of it: how large its student is, how good its teacher,
-what a step takes. The rest is the law's. Intervals are of laws of seeds drawn anew, with errors
-that the law made in forecasting lengths that it had not seen: of a difference, those of pairs.
+what a step takes. The rest is the law's. Intervals are Student's t of laws of seeds drawn anew and
+of how far off the law is in lengths that it had not seen: of a difference, in pairs.
 
 Shapes: A arms, the first is the one that the others are compared with.
 """
@@ -10,17 +10,38 @@ Shapes: A arms, the first is the one that the others are compared with.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import numpy as np
 import pandas as pd
+from scipy import optimize
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.study.advice import GROWN, TAUGHT, Advice, Budget, Cost, forecasts
-from dwt_cli.study.forecast import CONFIDENCE, Forecaster, Interval, Laws
-from dwt_cli.study.forms import Array
+from dwt_cli.study.forecast import Forecaster, Interval, Laws
 from dwt_cli.study.law import Law
-from dwt_cli.study.outlook import Outlook
+from dwt_cli.study.outlook import Outlook, stand_alone
 from dwt_cli.study.results import Results
+
+_FARTHEST = 10.0  # times the record's longest run: a judgement, too
+_NEAR = 2.0  # times the sizes on record
+_NEAR_LOSS = 0.3  # nats beside its teachers' losses
+
+
+class Ends(Enum):
+    """Where a teacher is let go of: at a place that its schedule has, if at all, or as good."""
+
+    planned = "after a share of the run, or never"
+    overtaken = "where the taught student is as good as it"
+    crossed = "where the student alone would be"
+
+
+@dataclass(frozen=True)
+class Listening:
+    """When a teacher is listened to. share: of a run of so many steps, where that is planned."""
+
+    ends: Ends
+    share: Callable[[float], float] = lambda steps: 1.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +50,6 @@ class Arm:
 
     parameters: those without the table of tokens. tokens: of a step. text: those that there are.
     teacher: its held-out loss. own, passes: FLOPs of a step of the student, and of the teacher's.
-    lets_go: whether the teacher is left once the student has caught up.
     """
 
     parameters: float
@@ -38,17 +58,22 @@ class Arm:
     teacher: float
     own: float
     passes: float
+    listening: Listening
     is_taught: bool = False
     is_grown: bool = False
-    lets_go: bool = False
 
     def taught(self, law: Law, steps: float) -> float:
         """Return how many of so many steps are taught."""
         if not self.is_taught:
             return 0.0
-        if not self.lets_go:
-            return steps
-        return min(steps, law.heard(self.parameters, self.teacher, self.is_grown) / self.tokens)
+        match self.listening.ends:
+            case Ends.planned:
+                return self.listening.share(steps) * steps
+            case Ends.overtaken:
+                tokens = law.caught_up(self.parameters, self.teacher, self.is_grown)
+            case Ends.crossed:
+                tokens = law.level(self.parameters, self.teacher)
+        return min(steps, tokens / self.tokens)
 
     def cost(self, law: Law) -> Cost:
         """Return what runs take."""
@@ -71,16 +96,21 @@ class ArmLaws:
 
     def steps(self, arm: int, loss: float) -> float:
         places = np.geomspace(1.0, 1e9, 400)
-        losses = [self.loss(arm, place) for place in places]
-        found = [place for place, each in zip(places, losses, strict=True) if each <= loss]
-        return float(found[0]) if found else math.inf
+        below = [k for k, place in enumerate(places) if self.loss(arm, place) <= loss]
+        if not below:
+            return math.inf
+        if not (k := below[0]):
+            return 1.0
+        return float(optimize.brentq(lambda n: self.loss(arm, n) - loss, places[k - 1], places[k]))
 
 
 class Recorded(Forecaster):
-    """Arms, by the law of a record."""
+    """Arms, by the law of a record. steps: of the student alone with the whole budget."""
 
-    def __init__(self, outlook: Outlook, arms: Sequence[Arm]) -> None:
-        self.outlook, self.arms = outlook, arms
+    farthest = _FARTHEST
+
+    def __init__(self, outlook: Outlook, arms: Sequence[Arm], steps: float) -> None:
+        self.outlook, self.arms, self.num_steps = outlook, arms, steps
         self.law = ArmLaws(outlook.law, arms)
         self.lengths, self.losses = [], np.zeros((len(arms), 0, 1))  # none was measured
 
@@ -92,60 +122,79 @@ class Recorded(Forecaster):
     def begins(self) -> float:
         return float(self.outlook.runs.tokens.min() / self.arms[0].tokens)
 
+    @property
+    def beyond(self) -> str:
+        of, runs = self.arms[0], self.outlook.runs
+        sizes, losses = runs.parameters, runs.teacher.dropna()
+        if not sizes.min() / _NEAR <= of.parameters <= sizes.max() * _NEAR:
+            return (
+                f"its students have {sizes.min():,.0f} to {sizes.max():,.0f} parameters in their "
+                f"layers, and this one {of.parameters:,.0f}"
+            )
+        if not losses.min() - _NEAR_LOSS <= of.teacher <= losses.max() + _NEAR_LOSS:
+            ends = f"{losses.min():.2f} to {losses.max():.2f}"
+            return f"its teachers' losses are {ends}, and this one's is {of.teacher:.2f}"
+        return ""
+
     def interval(
         self, of: Callable[[Laws], float], arm: int, against: int | None = None
     ) -> Interval:
-        cells = ["parameters", "arm", "length"]
         value = of(self.law)
         moved = [of(ArmLaws(law, self.arms)) - value for law in self.outlook.drawn]
-        return self._around(value, moved, self._missed(arm, against, cells))
+        missed = self._residuals(arm, against).groupby(["parameters", "arm", "steps"]).nats.mean()
+        if not (moved and len(missed)):
+            return Interval(value, math.nan, math.nan)
+        farther = float(self.outlook.farther(self.num_steps * self.arms[0].tokens))
+        variance = np.mean(np.square(moved)) + (missed**2).mean() * farther**2
+        reach = self.outlook.quantile * math.sqrt(variance)
+        return Interval(value, value - reach, value + reach)
 
     def of_one_run(self, mean: Interval, arm: int, against: int | None = None) -> Interval:
-        own = self._missed(arm, against, ["parameters", "arm", "length", "seed"])
-        alone = self._around(mean.value, [0.0], own)
-        return Interval(mean.value, min(mean.low, alone.low), max(mean.high, alone.high))
+        cells = self._residuals(arm, against).groupby(["parameters", "arm", "steps"]).nats
+        chance = cells.var().mean()
+        if math.isnan(mean.low) or math.isnan(chance):
+            return mean
+        reach = math.hypot(mean.high - mean.value, self.outlook.quantile * math.sqrt(chance))
+        return Interval(mean.value, mean.value - reach, mean.value + reach)
 
-    def _missed(self, arm: int, against: int | None, cells: list[str]) -> Array:
-        """Return what was missed in nats in lengths not seen, by runs of an arm's kind.
+    def _residuals(self, arm: int, against: int | None) -> pd.DataFrame:
+        """Return the runs of an arm's kind with ``nats``: what was missed in lengths not seen.
 
-        Averages over cells; against: minus what was missed of the stand-alone run of that seed.
+        All runs where none is of its kind. against: minus what was missed of the stand-alone run of
+        that size, length and seed.
         """
-        runs = self.outlook.runs
-        nats = runs.loss * -np.expm1(-self.outlook.choice.missed)
-        known = runs.assign(nats=nats)
-        own, other = (_of_kind(known, self.arms[k]) for k in (arm, against or 0))
-        if against is not None:
-            place = ["parameters", "length", "seed"]
-            apart = own.merge(other[[*place, "nats"]], on=place, suffixes=("", "_alone"))
-            own = apart.assign(nats=apart.nats - apart.nats_alone)
-        found: Array = own.groupby(cells).nats.mean().to_numpy()
-        return found
-
-    def _around(self, value: float, moved: Sequence[float], missed: Array) -> Interval:
-        if self.outlook.runs.seed.nunique() < 2 or not len(missed):
-            return Interval(value, math.nan, math.nan)
-        ends = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
-        low, high = np.quantile(np.add.outer(np.array(moved), missed), ends)
-        return Interval(value, value + min(0.0, float(low)), value + max(0.0, float(high)))
-
-
-def _of_kind(runs: pd.DataFrame, arm: Arm) -> pd.DataFrame:
-    """Return the runs that are taught, or grown, as an arm is; all of them, if there is none."""
-    alike = ((runs.taught > 0) == arm.is_taught) & ((runs.grown > 0) == arm.is_grown)
-    return runs[alike] if alike.any() else runs
+        runs, of = self.outlook.runs, self.arms[arm]
+        known = runs.assign(nats=runs.loss * -np.expm1(-self.outlook.choice.residuals))
+        if not (of.is_taught or of.is_grown):
+            return stand_alone(known)
+        alike = ((known.taught > 0) == of.is_taught) & ((known.grown > 0) == of.is_grown)
+        own = known[alike] if alike.any() else known
+        if against is None:
+            return own
+        place = ["parameters", "steps", "seed"]
+        other = stand_alone(known)[[*place, "nats"]]
+        both = own.merge(other, on=place, suffixes=("", "_alone"))
+        return both.assign(nats=both.nats - both.nats_alone)
 
 
 def by_record(
-    outlook: Outlook, probe: Results, arms: Sequence[str], lets_go: bool, budget: Budget
+    outlook: Outlook, probe: Results, arms: Sequence[str], listening: Listening, budget: Budget
 ) -> Advice:
     """Return what a record's law says of a budget.
 
     probe: a taught run of a few steps. arms: of `dwt_cli.study.advice.WHAT`.
     Raises `UserError` where the probe's text, or its teacher's loss, is not the record's.
     """
-    run = probe.runs[probe.runs.taught > 0].iloc[0]
-    if run.text != outlook.runs.attrs["text"]:
-        raise UserError("advise.record: its runs are on another text; name studies of this one")
+    taught, record = probe.runs[probe.runs.taught > 0], outlook.runs.attrs
+    if taught.empty:
+        raise UserError(
+            "advise.record: this teacher is not listened to, not even at first; choose "
+            "alpha=normal to ask about it nevertheless"
+        )
+    run = taught.iloc[0]
+    for name, said in (("text", "on another text"), ("masks", "with other held-out masks")):
+        if run[name] != record[name]:
+            raise UserError(f"advise.record: its runs are {said}; name other studies")
     if math.isnan(run.teacher_heldout_loss) or math.isnan(run.layer_parameters):
         raise UserError(
             "advise.record: its law takes a student that is made here, and a teacher whose "
@@ -157,20 +206,22 @@ def by_record(
         text=float(run.tokens / run.epochs),
         teacher=float(run.teacher_heldout_loss),
         own=float(run.flops_student / run.steps),
-        passes=float((run.flops_forward - run.flops_student) / (run.taught * run.steps)),
-        lets_go=lets_go,
+        passes=float(run.flops_teacher_forward / (run.taught * run.steps)),
+        listening=listening,
     )
     each = [replace(of_both, is_taught=arm in TAUGHT, is_grown=arm in GROWN) for arm in arms]
-    recorded, costs = Recorded(outlook, each), [arm.cost(outlook.law) for arm in each]
-    epochs = costs[0].steps(budget.flops) * of_both.tokens / of_both.text
-    known = outlook.runs.tokens / outlook.runs.new_tokens
+    costs = [arm.cost(outlook.law) for arm in each]
+    steps = costs[0].steps(budget.flops)
     return Advice(
         budget,
-        recorded,
+        recorded := Recorded(outlook, each, steps),
         sorted(map(int, outlook.runs.seed.unique())),
         forecasts(recorded, dict(zip(arms, costs, strict=True)), budget),
         of_both.teacher,
-        (float(epochs), float(known.max())),
+        (
+            float(steps * of_both.tokens / of_both.text),
+            float((outlook.runs.tokens / outlook.runs.new_tokens).max()),
+        ),
         float(probe.runs.flops_forward.sum()),
         float(probe.runs.student_seconds.sum()),
     )

@@ -34,7 +34,13 @@ _NUMBERS = (
     ),
     *("heldout_loss", "teacher_heldout_loss"),
     *(account.column for account in Account),
-    *("student_seconds", "remap_seconds", "teacher_flops", "teacher_seconds"),
+    *(
+        "flops_teacher_forward",
+        "student_seconds",
+        "remap_seconds",
+        "teacher_flops",
+        "teacher_seconds",
+    ),
 )
 _COLUMNS = (
     *("arm", "length", "seed", "identity", "folder", "words", "left_out", "curve_left_out"),
@@ -245,6 +251,7 @@ def _of_run(job: Job, summary: Summary, said: Said) -> dict[str, Any]:
         "layer_parameters": _layers(student.parameters, settings.get("student") or {}, text),
         "taught": None if student.num_taught is None else student.num_taught / (student.steps or 1),
         **flops(cost),
+        "flops_teacher_forward": cost["teacher_forward_flops"],
         "student_seconds": student.seconds,
         "remap_seconds": cost["remap_seconds"],
         "teacher_flops": cost["teacher_pretraining_flops"],

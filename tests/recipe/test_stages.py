@@ -195,3 +195,16 @@ def test_runs_of_a_study_look_at_their_text_once(composed: Callable[..., Run]) -
     assert recipe_of(composed("seed=1", "teacher=none"), [first]).corpus is first.corpus
     for word in ("data.heldout_fraction=0.3", "task=clm"):
         assert recipe_of(composed(word), [first]).corpus is not first.corpus
+
+
+@pytest.mark.parametrize("before", [{"began": "then"}, {}])
+def test_when_a_run_began_is_what_its_first_start_said(
+    before: dict[str, str], tmp_path: Path
+) -> None:
+    with Record(tmp_path, "run", "1", {"choices": {}}, print, ALONE) as record:
+        file = record.folder / "environment.json"
+        record.start({"device": "cpu"})
+        assert json.loads(file.read_text())["began"].endswith("Z")
+        file.write_text(json.dumps({"device": "cpu", **before}))  # older versions said nothing
+        record.start({"device": "cpu"})
+        assert json.loads(file.read_text())["began"] == before.get("began")
