@@ -131,6 +131,8 @@ class Recorded(Forecaster):
                 f"its students have {sizes.min():,.0f} to {sizes.max():,.0f} parameters in their "
                 f"layers, and this one {of.parameters:,.0f}"
             )
+        if losses.empty:
+            return "its students have no teacher"
         if not losses.min() - _NEAR_LOSS <= of.teacher <= losses.max() + _NEAR_LOSS:
             ends = f"{losses.min():.2f} to {losses.max():.2f}"
             return f"its teachers' losses are {ends}, and this one's is {of.teacher:.2f}"
@@ -160,15 +162,15 @@ class Recorded(Forecaster):
     def _residuals(self, arm: int, against: int | None) -> pd.DataFrame:
         """Return the runs of an arm's kind with ``nats``: what was missed in lengths not seen.
 
-        All runs where none is of its kind. against: minus what was missed of the stand-alone run of
-        that size, length and seed.
+        Of an arm that is both taught and grown, where none is, those that are grown. against: minus
+        what was missed of the stand-alone run of that size, length and seed.
         """
         runs, of = self.outlook.runs, self.arms[arm]
         known = runs.assign(nats=runs.loss * -np.expm1(-self.outlook.choice.residuals))
         if not (of.is_taught or of.is_grown):
             return stand_alone(known)
         alike = ((known.taught > 0) == of.is_taught) & ((known.grown > 0) == of.is_grown)
-        own = known[alike] if alike.any() else known
+        own = known[alike] if alike.any() or not of.is_grown else known[known.grown > 0]
         if against is None:
             return own
         place = ["parameters", "steps", "seed"]

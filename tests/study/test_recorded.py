@@ -214,6 +214,23 @@ def test_what_a_record_has_nothing_like_is_not_trusted(
     assert f"not to be trusted: {advice.ladder.beyond}" in "\n".join(remarks(advice))
 
 
+def test_an_arm_that_no_run_is_like_is_not_advised(known: Outlook) -> None:
+    probe: Any = SimpleNamespace(runs=PROBE)
+    budget = Budget("2e12 FLOPs", False, 2e12, 1e9)
+    for left, advised, unknown in (
+        ("grown == 0", "taught", ["grown", "both"]),
+        ("taught == 0", "grown", ["taught"]),
+    ):
+        is_left = known.runs.eval(left)
+        part = known.runs[is_left].reset_index(drop=True)
+        part.attrs |= known.runs.attrs
+        choice = replace(known.choice, residuals=1e-3 * known.choice.residuals[is_left])
+        advice = by_record(Outlook(choice, part), probe, list(ARMS), OVERTAKE, budget)
+        assert advice.best.arm == advised
+        said = [line for line in remarks(advice) if "no run of the record is like it" in line]
+        assert [line.partition(" ")[0] for line in said] == unknown
+
+
 def test_a_schedule_says_when_a_teacher_is_let_go_of() -> None:
     def heard(*words: str) -> Listening:
         (run,), _ = runs_of(["teacher=small", *words])
