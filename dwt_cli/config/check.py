@@ -271,6 +271,11 @@ def warnings(run: Run) -> Iterator[str]:
         )
     if (num_blocks := run.eval.num_blocks) > (most := run.data.max_heldout_blocks):
         yield f"eval.num_blocks={num_blocks} has no effect above data.max_heldout_blocks={most}"
+    if run.alpha.crossing and run.remap.needs_teacher:
+        yield (
+            "alpha=crossover finds the step for a student that begins at random, and one that is "
+            "grown from its teacher is as good long before; alpha=overtake looks at the student"
+        )
     if run.train.max_minutes is not None:
         yield (
             "train.max_minutes makes the learning rate follow the clock: "

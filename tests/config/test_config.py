@@ -327,6 +327,14 @@ def test_settings_without_effect_are_warned_of(nano: Run, composed: Callable[...
     assert any("max_minutes" in line for line in warnings(changed(nano, train__max_minutes=1.0)))
 
 
+def test_a_step_that_is_found_for_another_start_is_warned_of(composed: Callable[..., Run]) -> None:
+    for words, is_other in ((["remap=stack"], True), ([], False), (["remap=random"], False)):
+        found = [*warnings(composed("alpha=crossover", *words))]
+        assert any("one that is grown from its teacher" in line for line in found) is is_other
+    set_by_hand = composed("alpha=crossover", "alpha.until=10", "remap=stack")
+    assert not [*warnings(set_by_hand)]
+
+
 @pytest.mark.parametrize(("batch_size", "num_parts"), [(8, 1), (16, 1), (24, 2), (512, 32)])
 def test_a_scale_s_micro_batch_is_the_most_at_once(
     composed: Callable[..., Run], batch_size: int, num_parts: int
