@@ -73,11 +73,13 @@ def carry_out(
         students.append(recipe_of(run, students))
     if of and not of.study.compares_signals:
         _check_signals(runs, students)
-    jobs = _jobs(runs, students, arguments, read_kept(folder))
+    kept = read_kept(folder)
+    jobs = _jobs(runs, students, arguments, kept)
     if first.run.mode is Mode.plan:
         from dwt_cli.recipe.study_plan import print_study_plan  # loads torch
 
-        print_study_plan(students, jobs, first.run, first.launch.num_ranks, name, console)
+        ranks = first.launch.num_ranks
+        print_study_plan(students, jobs, first.run, ranks, name, console, on_record=kept)
         return 0
     if of:
         said = replace(of.study, arms=without_home(of.study.arms))

@@ -1,6 +1,6 @@
 """What the missing runs of a study will take, before they are paid for: tokens, FLOPs, hours."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import nan
 from pathlib import Path
@@ -14,7 +14,7 @@ from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import RunOptions
 from dwt_cli.recipe.memory import memory
 from dwt_cli.recipe.plan import hours, on_each
-from dwt_cli.recipe.record import summary_of
+from dwt_cli.recipe.record import find, read_summary, summary_of
 from dwt_cli.recipe.student import StudentStage
 from dwt_cli.study.record import Job
 from dwt_cli.track.display import plain_line
@@ -31,18 +31,19 @@ def print_study_plan(
     title: str,
     console: Console,
     kind: str = "arm",
+    on_record: Iterable[str] = (),
 ) -> None:
     """Print what the missing runs of a study will take: a line per arm and length, and their sum.
 
-    kind: what an arm is called there.
+    kind: what an arm is called there. on_record: the identities of the study's other runs.
     A training that several of them need counts once, at the first; one that the cache has, never.
     What a finished run has asked a teacher for, and is cached, is not asked for again.
-    Hours are at the speed of the device that is told, else of the study's finished runs. With
-    ``run.device_gb`` it also has what a rank holds; the most epochs of a run, where they are more
-    than one and the text is known.
+    Hours are at the speed of the device that is told, else of those of these runs that are finished
+    here, else of the others. With ``run.device_gb`` it also has what a rank holds; the most epochs
+    of a run, where they are more than one and the text is known.
     """
     say = plain_line(console)
-    cache = Cache(options.cache, say)
+    cache, root = Cache(options.cache, say), Path(options.root).expanduser()
     costs: dict[tuple[str, int, str], float | None] = {}  # they are alike for all seeds
     rows, finished, seen = [], [], set[str]()
     asked: dict[str, dict[int, int]] = {}
@@ -53,7 +54,7 @@ def print_study_plan(
         there = options.train_tokens or student.corpus.known_tokens(cache)
         student = replace(student, train_tokens=there)
         if job.state == "finished":
-            if summary := summary_of(Path(options.root).expanduser(), student):  # else elsewhere
+            if summary := summary_of(root, student):  # else elsewhere
                 finished.append(summary.cost)
                 for stage in student.stages:
                     if stage.grows and stage.place(cache).is_dir():
@@ -69,6 +70,9 @@ def print_study_plan(
             epochs = tokens / (there or nan)
             rows.append((job.arm, str(job.length), 1, tokens, epochs, whole))
             seen |= {stage.identity for stage in new}
+    if not finished:
+        others = (read_summary(find(root, each)) for each in on_record)
+        finished = [other.cost for other in others if other]
     speed, why = nan, "unknown: no run is finished here, and there is no run.peak_tflops"
     if options.peak_tflops:
         speed = num_ranks * options.peak_tflops * options.mfu

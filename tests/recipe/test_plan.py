@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,9 +151,10 @@ def test_a_study_s_plan_counts_once_what_runs_share(
         lines = [line.split("│")[1:-1] for line in printed().splitlines() if "│" in line]
         return next([cell.strip() for cell in line] for line in lines if line[0].strip() == arm)
 
-    def printed() -> str:
+    def printed(first: int = 0, on_record: Sequence[str] = ()) -> str:
         console = Console(file=(told := io.StringIO()), width=120)
-        print_study_plan(list(map(recipe_of, runs)), jobs, runs[0].run, 1, "mine", console)
+        students, options = list(map(recipe_of, runs))[first:], runs[0].run
+        print_study_plan(students, jobs[first:], options, 1, "mine", console, on_record=on_record)
         return told.getvalue()
 
     def end(number: int, flops: float) -> None:
@@ -181,6 +182,9 @@ def test_a_study_s_plan_counts_once_what_runs_share(
     left = ["3", f"{1.5 * tokens:,.0f}", f"{in_all - alone:.3g}", f"{hours:,.2f}"]
     assert row("in all")[2:] == left
     assert "as its finished runs; 1 of 4 runs are finished" in printed()
+    assert "hours are unknown" in printed(first=1)  # what is finished is not of these
+    before = printed(first=1, on_record=["elsewhere", recipe_of(runs[0]).identity])
+    assert "as its finished runs; 0 of 3 runs are finished" in before
     jobs[1] = replace(jobs[1], state="finished")  # elsewhere
     assert row("in all")[2] == "2" and "2 of 4 runs are finished" in printed()
     jobs[1] = replace(jobs[1], state="missing")
