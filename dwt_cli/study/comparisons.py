@@ -6,7 +6,7 @@ difference is taken seed by seed, and Student's t is taken over the differences.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -258,17 +258,22 @@ def mean_cost(by_seed: Sequence[Cost]) -> tuple[float, int]:
     return float(np.mean([cost.at_most for cost in by_seed])), side
 
 
-def headline(results: Results) -> pd.DataFrame:
+def headline(results: Results, seeds: Container[int] | None = None) -> pd.DataFrame:
     """Return what each arm takes to the stand-alone student's final loss, the least first.
 
-    costs: of each seed, by account. share, side: `mean_cost` with the teacher's forward. lead: the
-    mean over seeds, NaN without a teacher. The shortest length has no shorter runs to look at.
-    What does not get there in every seed comes last.
+    seeds: those that are asked, None for all. costs: of each seed, by account. share, side:
+    `mean_cost` with the teacher's forward. lead: the mean over all seeds, NaN without a teacher.
+    The shortest length has no shorter runs to look at. What does not get there in every seed comes
+    last.
     """
     lengths = results.study.lengths_of(results.baseline)[1:] if results.baseline else []
     rows = []
     for arm, length in product(results.compared, lengths):
-        costs = {each: [*costs_to_equal(results, arm, length, each).values()] for each in Account}
+        of_seeds = {each: costs_to_equal(results, arm, length, each).items() for each in Account}
+        costs = {
+            account: [cost for seed, cost in found if seeds is None or seed in seeds]
+            for account, found in of_seeds.items()
+        }
         if any(costs.values()):
             rows.append((arm, length, costs, *mean_cost(costs[Account.FORWARD])))
     found = pd.DataFrame(rows, columns=["arm", "length", "costs", "share", "side"])

@@ -78,8 +78,9 @@ class StudyOptions:
     baseline: the arm of the stand-alone student; null for none. smallest_effect: of interest, in
     nats of held-out loss; a difference below it is none. arms: what each one sets, as words of a
     command. words: what several of them set, which they refer to as ${study.words.NAME}.
-    exploratory: those that no claim is about. compares_signals: some taught arms may have a cached
-    signal, and others none; else it is all of them or none.
+    exploratory: those that no claim is about. chosen_on: the seeds by which the headline's arm is
+    chosen, for the others to confirm it; empty for all, and none to confirm. compares_signals: some
+    taught arms may have a cached signal, and others none; else it is all of them or none.
     """
 
     question: str = MISSING
@@ -88,6 +89,7 @@ class StudyOptions:
     arms: dict[str, str] = MISSING
     words: dict[str, str] = field(default_factory=dict)
     exploratory: list[str] = field(default_factory=list)
+    chosen_on: list[int] = field(default_factory=list)
     compares_signals: bool = False
     claims: list[Claim] = field(default_factory=list)
 

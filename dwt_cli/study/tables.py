@@ -1,6 +1,6 @@
 """The report's tables: a study's results as rows of text, by column. No formula is here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -180,10 +180,13 @@ def _equal(results: Results, runs: pd.DataFrame, account: Account) -> str:
     return NONE
 
 
-def costs(results: Results) -> Iterator[Row]:
-    """Yield shares of the FLOPs of the stand-alone student, whose loss is to be reached."""
-    num = len(results.study.seeds)
-    for each in headline(results).itertuples():
+def costs(results: Results, seeds: Collection[int] | None = None) -> Iterator[Row]:
+    """Yield shares of the FLOPs of the stand-alone student, whose loss is to be reached.
+
+    seeds: those that are asked, None for all.
+    """
+    num = len(results.study.seeds if seeds is None else seeds)
+    for each in headline(results, seeds).itertuples():
         mark = AHEAD if each.lead >= 0 else ""
         yield {
             "arm": each.arm,
@@ -194,14 +197,27 @@ def costs(results: Results) -> Iterator[Row]:
 
 
 def headlines(results: Results) -> Iterator[str]:
-    """Yield a sentence on the arm that takes the least, for each length."""
-    costs_of = {row["length"]: row for row in reversed([*costs(results)])}
+    """Yield a sentence on the arm that takes the least, by length, and on its confirmation."""
+    seeds, chosen_on = results.study.seeds, results.study.chosen_on
+    others = [seed for seed in seeds if seed not in chosen_on] if chosen_on else []
+    costs_of = {row["length"]: row for row in reversed([*costs(results, chosen_on or seeds)])}
+    confirming = {(row["length"], row["arm"]): row for row in costs(results, others)}
+    sunk, charged = Account.FORWARD.value, Account.WHOLE.value
     for length, row in sorted(costs_of.items()):
-        yield (
+        said = (
             f"To the stand-alone student's final loss of length {length}, {row['arm']} takes "
-            f"{row[Account.FORWARD.value]} of that student's FLOPs {Account.FORWARD.value}, "
-            f"{row[Account.WHOLE.value]} with the teacher's pre-training, too."
+            f"{row[sunk]} of that student's FLOPs {sunk}, {row[charged]} with the teacher's "
+            "pre-training, too."
         )
+        if chosen_on:
+            again = confirming.get((length, row["arm"]))
+            found = (
+                f"the others take {again[sunk]} and {again[charged]}"
+                if again
+                else "there is no other"
+            )
+            said += f" It was chosen on seeds {', '.join(map(str, chosen_on))}; {found}."
+        yield said
 
 
 def multiple(by_seed: Sequence[Cost], num_seeds: int | None = None) -> str:

@@ -155,6 +155,14 @@ def test_the_report_begins_with_what_came_out(tmp_path: Path, unpictured: None) 
     assert first.startswith("At length 200, 1 of 2 arms ends below the stand-alone student; ")
     assert f"the best, weak, ends {below}" in first and "over 3 seeds)." in first
     assert models == "Parameters: student 20.00; teacher 10.00. Text: corpus c0ffee."
+    study = read_study(folder)
+    write_study(folder, replace(study, chosen_on=[0, 1]))
+    cost = report(folder).splitlines()[4]
+    assert cost.endswith(" It was chosen on seeds 0, 1; the others take < 62% and < 88%.")
+    write_study(folder, replace(study, chosen_on=[0, 1, 2]))
+    cost = report(folder).splitlines()[4]
+    assert cost.endswith(" It was chosen on seeds 0, 1, 2; there is no other.")
+    write_study(folder, study)
     (folder / "runs.jsonl").unlink()
     for seed in (0, 1, 2):
         for length in (100, 200):
