@@ -29,6 +29,7 @@ def test_the_commit_of_a_checkout_is_recorded() -> None:
         assert re.fullmatch(rf"{head.stdout.strip()}(-dirty)?", commit())
 
 
+@pytest.mark.slow
 def test_of_a_package_without_one_it_is_the_version(tmp_path: Path) -> None:
     """Even where the packages lie in somebody else's checkout."""
     package = Path(dwt_cli.__file__).parent

@@ -76,6 +76,7 @@ def test_the_bare_command_is_the_spelled_out_one(place: Path, distilled: Path) -
     assert f"record: {distilled}" in weak.stdout
 
 
+@pytest.mark.slow
 def test_a_name_is_not_what_a_run_is_found_by(place: Path) -> None:
     words = ("teacher=none", "train.max_steps=1")
     named = _finished(place, *words, "run.name=mine")
@@ -83,6 +84,7 @@ def test_a_name_is_not_what_a_run_is_found_by(place: Path) -> None:
     assert _finished(place, *words) == named
 
 
+@pytest.mark.slow
 def test_fresh_keeps_the_old_record(place: Path, alone: Path) -> None:
     before = (alone / "metrics.jsonl").read_text()
     assert _finished(place, "teacher=none", "run.fresh=true") == alone
@@ -199,6 +201,7 @@ def _loads_no_torch(function: str, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_wheel_answers_from_another_folder(tmp_path: Path) -> None:
     project = tmp_path / "project"
     for name in ("dwt_cli", "conf", "sweeps"):

@@ -263,6 +263,7 @@ def test_sharded(
     assert account.total == pytest.approx(found, rel=0.1), account
 
 
+@pytest.mark.slow
 def test_a_teacher_is_whole_on_every_rank_or_shared(composed: Callable[..., Run]) -> None:
     words = ["launch=torchrun", "launch.gpus=8", "parallel=fsdp", "scale=paper"]
     shared = "parallel.shard_teacher=true"
@@ -277,6 +278,7 @@ def test_a_teacher_is_whole_on_every_rank_or_shared(composed: Callable[..., Run]
     assert whole.total == pytest.approx(8 * alone.total, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_parts", [1, 2])
 def test_what_is_offloaded_is_in_the_machine(composed: Callable[..., Run], num_parts: int) -> None:
     """All of it, but for the sum of gradients over micro-batches."""

@@ -309,6 +309,7 @@ def test_a_second_ctrl_c_stops_now(place: Place) -> None:
     assert (run.state, run.step) == ("interrupted", None)
 
 
+@pytest.mark.slow
 def test_stopped_before_and_after_the_training(prepared: Place, undisturbed: Place) -> None:
     """While the student is made and looked at for the first time, and while it is saved."""
     place = prepared
@@ -383,6 +384,7 @@ def test_two_at_once(place: Place, undisturbed: Place) -> None:
     check_same_end(place, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_no_damage(
     tmp_path: Path, text: Path, prepared: Place, undisturbed: Place
 ) -> None:
@@ -419,6 +421,7 @@ def _mount(disk: Path, how: str) -> "subprocess.CompletedProcess[bytes]":
     )
 
 
+@pytest.mark.slow
 def test_keys_are_written_nowhere(place: Place) -> None:
     keys = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "deadbeef", "HF_TOKEN": "hf_secretSECRET99"}
     started = Started(

@@ -264,6 +264,7 @@ def test_a_teacher_has_an_optimiser_of_its_own_or_the_students(
     assert lower[0].hidden_lr == 0.01 and lower[1] != ours[1]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_among_several(summed: Summed, alone: Summary) -> None:
     path = f"{alone['folder']}/model"
     run = summed("teacher=several", f"teacher.members=[{path},virtual]")
@@ -312,7 +313,7 @@ def test_a_family_without_anatomy_teaches_by_its_logits(
     gap(again, alone)
 
 
-@pytest.mark.parametrize("teacher", ["none", "very_weak"])
+@pytest.mark.parametrize("teacher", ["none", pytest.param("very_weak", marks=pytest.mark.slow)])
 def test_an_existing_model_is_trained_on(alone: Summary, summed: Summed, teacher: str) -> None:
     path = f"student.path={alone['folder']}/model"
     run = summed("student=checkpoint", path, f"teacher={teacher}")

@@ -206,6 +206,7 @@ def test_a_law_is_found_again_with_its_horizon() -> None:
     assert law.until(2.5e6, 4.4, cost=3.0) == 0.0, "one that costs more than it gives"
 
 
+@pytest.mark.slow
 def test_lengths_that_are_alike_are_left_out_together(few_forms: None) -> None:
     runs = record(noise=0.004, lengths=(400, 500, 800, 1200, 1700, 2000), seeds=1)
     assert (alike(runs) / 2048).drop_duplicates().tolist() == [400, 800, 1200, 1700]
@@ -242,6 +243,7 @@ def test_a_length_is_forecast_by_fits_that_do_not_know_it(few_forms: None) -> No
         assert ours.to_numpy() == pytest.approx(theirs.to_numpy(), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_forms_that_runs_do_not_tell_apart_are_none() -> None:
     def formulas(**given: Any) -> set[str]:
         runs = record(seeds=1, **given)
@@ -268,6 +270,7 @@ def test_forms_that_runs_do_not_tell_apart_are_none() -> None:
         choices(runs)
 
 
+@pytest.mark.slow
 def test_seeds_are_drawn_anew_where_there_are_several(few_forms: None) -> None:
     runs = record(noise=0.004, seeds=3)
     is_small = runs.parameters < 2.5e6
@@ -302,6 +305,7 @@ def test_a_forecast_of_the_longest_runs_does_not_know_them(few_forms: None) -> N
     assert (found.low < found.value).all() and (found.value < found.high).all()
 
 
+@pytest.mark.slow
 def test_an_interval_is_of_seeds_and_of_lengths_not_seen(few_forms: None) -> None:
     runs = record(noise=0.004)
     known = Outlook(simplest(choices(runs)), runs)
@@ -399,6 +403,7 @@ def test_what_a_law_is_about(tmp_path: Path) -> None:
     assert (alone.taught == 0).all() and alone.teacher.isna().all()
 
 
+@pytest.mark.slow
 def test_a_law_and_its_forecast_are_written_and_scored(
     tmp_path: Path,
     few_forms: None,

@@ -89,6 +89,7 @@ class Reading(HTMLParser):
         self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     folder = miniature.write(tmp_path, seeds=(0, 1), question="Is 1 < 2 & <b>sure</b>?")
     write_report(folder)

@@ -171,6 +171,7 @@ def assert_key_is_nowhere(run: Run) -> None:
 # ---- nothing wrong
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resumption_are_one_run_online(
     run: Run, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +241,7 @@ def test_offline_sessions_are_one_run_that_one_command_sends(
     assert reader.unsent(run.folder) is None
 
 
+@pytest.mark.slow
 def test_a_run_that_no_tracker_watched_is_sent_later(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,7 +445,9 @@ with Wandb().open(Entry(folder, "0123456789abcdef", "a run", {}), print) as dash
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_when_the_run_is_killed_the_reader_sends_what_there_is_and_ends(
     run: Run, how: signal.Signals
 ) -> None:
@@ -488,6 +492,7 @@ def test_a_tail_yields_whole_lines_once_and_begins_anew_with_a_new_file(tmp_path
     assert list(tail.rows()) == [{"step": 1}]
 
 
+@pytest.mark.slow
 def test_a_sweep_of_wandb_s_is_commands_of_ours() -> None:
     from wandb.apis.public.sweeps import _validate_config_and_fill_distribution as validated
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args

@@ -39,10 +39,10 @@ OF_LOSSES = {"adamw": 1e-5, "muon": 1e-3}
 TWO = [
     Setting(2, "fsdp", 2),
     Setting(2, "ddp", 1, "muon"),
-    Setting(2, "fsdp, offloaded", 2),
-    Setting(2, "ddp", 2, "adamw", "qwen3"),
 ]
 FOUR = [
+    Setting(2, "fsdp, offloaded", 2),
+    Setting(2, "ddp", 2, "adamw", "qwen3"),
     Setting(2, "fsdp, twice", 1, "adamw", "bert"),
     Setting(2, "fsdp", 2, "adamw", "qwen3"),
 ] + [
@@ -101,7 +101,9 @@ RESUMED = [
     (Setting(2, "ddp"), Setting(1)),
     (Setting(2, "fsdp"), Setting(1)),
     pytest.param(Setting(2, "ddp"), Setting(2, "fsdp, offloaded"), marks=pytest.mark.slow),
-    (Setting(2, "fsdp", 1, "muon"), Setting(2, "fsdp", 1, "muon")),
+    pytest.param(
+        Setting(2, "fsdp", 1, "muon"), Setting(2, "fsdp", 1, "muon"), marks=pytest.mark.slow
+    ),
     pytest.param(Setting(2, "fsdp"), Setting(4, "ddp"), marks=pytest.mark.slow),
     pytest.param(Setting(2, "ddp"), Setting(4, "fsdp"), marks=pytest.mark.slow),
 ]

@@ -62,6 +62,7 @@ def has_hooks(model: LanguageModel) -> bool:
     return any(m._forward_hooks or m._forward_pre_hooks for m in model.model.modules())
 
 
+@pytest.mark.slow
 def test_a_few_steps_leave_a_trace_and_a_table_and_nothing_else(
     model: LanguageModel, tmp_path: Path
 ) -> None:
