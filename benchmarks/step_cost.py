@@ -10,21 +10,26 @@ is never listened to costs nothing. Ratios are taken round by round, which cance
 whole machine down; their median is the figure.
 
 Sizes are those of a composed config: `--scale`, and any override of `dwt-train` after it. What one
-more setting adds is timed beside them: ``--more "objective=[logits,masked_hidden]"``.
+more setting adds is timed beside them: ``--more "objective=[logits,masked_hidden]"``. The peak of
+memory is the plan's, which the tests hold against torch's own trackers.
 """
 
 import argparse
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 from parts import Parts, Steps, TeacherForwards, compose_run
 from provenance import provenance
 from timing import SMOKE, in_turn, ratios, spread, table, timed
 
+from dwt_cli.base.machine import Machine
 from dwt_cli.config.run import Run
 from dwt_cli.distill.alpha import Constant
 from dwt_cli.distill.teacher.options import MadeTeacher
 from dwt_cli.models.options import MadeStudent
+from dwt_cli.recipe.memory import memory
+from dwt_cli.recipe.recipe import recipe_of
 
 CLAIM = 1.03
 _DWT, _ALONE, _FORWARD, _OFF = "DWT step", "stand-alone step", "teacher forward", "alpha=off step"
@@ -100,6 +105,17 @@ def _sizes(run: Run) -> str:
     )
 
 
+def _memory(run: Run) -> str:
+    machine = Machine.of(run.launch.device, None, run.train.precision)
+    shapes = recipe_of(run).shapes
+    both, alone = memory(shapes, machine), memory(replace(shapes, teachers={}), machine)
+    parts = alone.total + both.weights - alone.weights
+    return (
+        f"- memory: {both.total / 1e6:,.1f} MB at the peak of a DWT step, {both.total / parts:.3f} "
+        f"of a stand-alone step's {alone.total / 1e6:,.1f} and the teacher's weights"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", default="nano", help="a choice of conf/scale (default: nano)")
@@ -125,6 +141,7 @@ def main() -> None:
         "",
         *where,
         _sizes(run),
+        _memory(run),
         f"- rounds: {rounds} in turn after {warm_up} of warm-up",
         "",
         *report(seconds),
