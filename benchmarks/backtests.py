@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 from claims import verdicts
@@ -32,6 +33,7 @@ from dwt_cli.study.compute import Account, loss_at
 from dwt_cli.study.record import RUNS
 from dwt_cli.study.results import Results, read_results
 from dwt_cli.study.scored import FORECASTS
+from dwt_cli.track.metrics import read_lines
 
 RULES = {ALONE: "never distil", "taught": "always overtake", "grown": "always grow, untaught"}
 """Fixed rules by the arm that they choose."""
@@ -72,16 +74,20 @@ def truth(results: Results, situation: str) -> pd.DataFrame:
     return pd.DataFrame(found).dropna()
 
 
-def shorter(record: Path, steps: int, into: Path) -> Path:
-    """Return a study's folder with only those of its runs that are shorter by a quarter or more."""
-    study, *lines = (record / RUNS).read_text(encoding="utf-8").splitlines()
-    kept = [
-        line
-        for line in lines
-        if json.loads(line)["summary"]["student"]["steps"] * _SHORTER <= steps
-    ]
+def shorter(record: Path, into: Path, steps: int) -> Path:
+    """Return a study's folder with only those of its runs that are shorter by a quarter or more.
+
+    It names no run's folder, or the others would be found there.
+    """
+    if not (record / RUNS).is_file():
+        sys.exit(f"--record {record}: it has no {RUNS}; name the folder of a study")
+    study, *lines = cast(list[dict[str, Any]], list(read_lines(record / RUNS)))
+    kept = [line for line in lines if line["summary"]["student"]["steps"] * _SHORTER <= steps]
+    named = {line["summary"]["identity"] for line in kept}
+    jobs = [job | {"folder": None} for job in study["jobs"] if job["identity"] in named]
     into.mkdir(parents=True, exist_ok=True)
-    (into / RUNS).write_text("\n".join([study, *kept, ""]), encoding="utf-8")
+    text = "".join(json.dumps(line) + "\n" for line in (study | {"jobs": jobs}, *kept))
+    (into / RUNS).write_text(text, encoding="utf-8")
     return into
 
 
@@ -162,14 +168,17 @@ def main() -> None:
     asked = parser.parse_args()
     results = read_results(asked.study)
     steps, seed = min(results.runs.length), min(results.runs.seed)
-    record = [shorter(each, steps, asked.root / "records" / each.name) for each in asked.record]
-    found, said = {}, {}
-    for name in situations(results):
+    found = {name: truth(results, name) for name in situations(results)}
+    if none := [name for name, gaps in found.items() if gaps.empty]:
+        sys.exit(f"{', '.join(none)}: no seed has all arms yet; train them first")
+    places = [asked.root / "records" / f"{k}-{each.name}" for k, each in enumerate(asked.record)]
+    record = [shorter(*each, steps) for each in zip(asked.record, places, strict=True)]
+    said = {}
+    for name in found:
         alone = results.runs[results.runs.arm == alone_in(results, name)]
         budget = f"advise.budget={alone.flops_student.mean():.4g}".replace("e+", "e")
         words = [*words_of(f"{name}_taught", steps, seed), *_CONDITIONS, *_STUDENT]
         said[name] = advised([*words, budget, *asked.words], record, asked.root, seed)
-        found[name] = truth(results, name)
     print("\n".join([*report(found, said), "", *provenance()]))
 
 

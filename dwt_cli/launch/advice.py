@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
 from dwt_cli.base import atomic, locks
@@ -117,7 +118,15 @@ def carry_out(
     name = f"advice-{fingerprint('advice', determining)[:8]}"
     folder = root / "studies" / name
     plans = asked.run.mode is Mode.plan
-    record = _of_record(options.record, say) if options.record and not plans else None
+    record = _on_record(options.record, say) if options.record else None
+    if record is not None and not options.is_time:
+        least = FEWEST_STEPS * costs["taught"]
+        if options.amount < least:
+            raise UserError(
+                f"advise.budget={options.budget}: the run of {FEWEST_STEPS} steps that measures "
+                f"takes {least:.2g} FLOPs; give more"
+            )
+    outlook = None if record is None or plans else Outlook(simplest(choices(record)), record)
     study = StudyOptions(
         question=f"Does a teacher pay with {options.text}?",
         baseline=ALONE,
@@ -157,12 +166,12 @@ def carry_out(
         if options.record:
             say(f"a run of {FEWEST_STEPS} steps measures the teacher and the speed")
             code = climb(["taught"], [FEWEST_STEPS], seeds[:1])
-            if record and not code:
+            if outlook and not code:
                 results = read_results(folder)
                 told = _told(asked) or _measured(folder)
                 budget = Budget(options.text, options.is_time, options.flops(told), told)
                 listening = _listening(firsts["taught"].alpha)
-                answered(results, by_record(record, results, list(arms.words), listening, budget))
+                answered(results, by_record(outlook, results, list(arms.words), listening, budget))
             return code
         decided = atomic.read_json(folder / "advice.json") or {}
         if decided.get("version") != _VERSION:
@@ -211,13 +220,13 @@ def carry_out(
     return 0
 
 
-def _of_record(folders: Sequence[str], say: Callable[[str], None]) -> Outlook:
-    """Return the law of studies' runs. Raises `UserError` where they are too few for one."""
+def _on_record(folders: Sequence[str], say: Callable[[str], None]) -> pd.DataFrame:
+    """Return the runs of studies that a law is fitted to, and say how many."""
     runs = points(*(read_results(Path(each).expanduser()) for each in folders))
     left_out = [f"{num} {why}" for why, num in runs.attrs["left_out"].items()]
     without = f"; left out: {', '.join(left_out)}" if left_out else ""
     say(f"a law is fitted to {len(runs)} runs on record{without}")
-    return Outlook(simplest(choices(runs)), runs)
+    return runs
 
 
 def _listening(alpha: Schedule) -> Listening:

@@ -273,7 +273,7 @@ def remarks(advice: Advice) -> Iterator[str]:
         side = "below" if each.apart.value < 0 else "above"
         chance = "" if each.apart.low > 0 or each.apart.high < 0 else ", which may be chance"
         if math.isnan(each.apart.low) and len(advice.seeds) > 1:
-            chance = f", but no run of the {source} is like it"
+            chance = f", but too few runs of the {source} are like it"
         if each.horizon is None:
             since = f"from {ladder.begins:,.0f} steps on"
             yield f"{each.arm} is forecast {side} the student alone {since}{chance}"

@@ -238,14 +238,19 @@ def against_alone(results: Results) -> pd.DataFrame:
 def costs_to_equal(results: Results, arm: str, length: int, account: Account) -> dict[int, Cost]:
     """Return what an arm takes to end where the stand-alone student of a length ends, by seed.
 
-    In multiples of that student's FLOPs. A seed that lacks some of the arm's lengths is left out.
+    In multiples of that student's FLOPs. A seed that lacks a length of the arm is left out, unless
+    a shorter one gets there.
     """
     assert results.baseline is not None
-    num_lengths = results.runs[results.runs.arm == arm].length.nunique()
-    found = {}
+    runs = results.runs[results.runs.arm == arm]
+    lengths, found = sorted(runs.length.unique()), {}
     for seed, alone in results.of(results.baseline, length).iterrows():
         points = [(x / alone.flops_student, y) for x, y in results.points({arm}, seed, account)]
-        if len(points) == num_lengths and (cost := cost_to_reach(points, alone.heldout_loss)):
+        own = sorted(runs.length[runs.seed == seed].unique())
+        if len(points) != len(own) or own != lengths[: len(own)]:
+            continue
+        gets_there = own == lengths or any(loss <= alone.heldout_loss for _, loss in points)
+        if gets_there and (cost := cost_to_reach(points, alone.heldout_loss)):
             found[seed] = cost
     return found
 

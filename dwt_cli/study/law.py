@@ -55,16 +55,18 @@ def points(*studies: Results) -> pd.DataFrame:
         results.runs.assign(arm=f"{results.study.name}: " + results.runs.arm.astype(str))
         for results in studies[1:]
     ]
-    every = pd.concat([studies[0].runs, *named], ignore_index=True).drop_duplicates("identity")
+    every = pd.concat([studies[0].runs, *named], ignore_index=True)
+    every = every[every.identity.isna() | ~every.duplicated("identity")]
     today = dict(zip(every.text_formerly, every.text, strict=True))
     every["text"] = every.text.map(lambda text: today.get(text, text))
     known = {name: every[name].iloc[0] if len(every) else None for name in ("text", "masks")}
-    has_teacher = (every.taught > 0) | every.is_grown.astype(bool)
+    has_teacher = ~(every.taught == 0) | every.is_grown.astype(bool)
     left_out, good = {}, pd.Series(True, every.index)
     for why, fails in {
         "on another text": every.text != known["text"],
         "with other held-out masks": every.masks != known["masks"],
         "of a size that is not known": every.layer_parameters.isna(),
+        "taught for a share that is not known": every.taught.isna(),
         "by a teacher whose loss is not known": has_teacher & every.teacher_heldout_loss.isna(),
     }.items():
         if num := int((good & fails).sum()):
@@ -77,7 +79,7 @@ def points(*studies: Results) -> pd.DataFrame:
         "tokens": every.tokens,
         "text": text.fillna(math.inf),
         "new_tokens": np.fmin(every.tokens, text),
-        "taught": every.taught.fillna(0.0),
+        "taught": every.taught,
         "grown": every.is_grown.astype(float),
         "teacher": every.teacher_heldout_loss.where(has_teacher),
         "loss": every.heldout_loss,
@@ -136,9 +138,9 @@ class Law:
         found = self.alone.tokens(self.numbers, np.array([size / self.size]), np.array([teacher]))
         return float(found[0] * self.tokens)
 
-    def heard(self, size: float, teacher: float, grown: bool = False) -> float:
+    def heard(self, size: float, teacher: float) -> float:
         """Return the tokens for which listening is best; infinity: the more, the better."""
-        left = self._left(size, teacher, grown)
+        left = self._left(size, teacher, grown=False)
         taught_F = left * np.append(0.0, np.geomspace(1e-3, 10.0, 2000))
         counted = self.listening.tokens(self.numbers, taught_F, -taught_F, np.full(2001, left))
         best = int(counted.argmax())
@@ -185,12 +187,25 @@ class Law:
         return math.inf if pays[-1] == len(places) - 1 else float(places[pays[-1]])
 
 
+def readings(worth: float, text: float) -> float:
+    """Return how many tokens of a text are read until they are worth so many; or infinity."""
+    again = worth / text - 1
+    if again <= 0:
+        return worth
+    return (
+        text * (1 - _READINGS * math.log1p(-again / _READINGS)) if again < _READINGS else math.inf
+    )
+
+
 def _given(runs: pd.DataFrame) -> list[Array]:
     return [runs[name].to_numpy(float) for name in GIVEN]
 
 
 def _worth(tokens: Array, new_tokens: Array) -> Array:
-    """Return how many tokens that are read once do the same (2305.16264, equation 5)."""
+    """Return how many tokens that are read once do the same (2305.16264, equation 5).
+
+    `readings` is its inverse.
+    """
     again = (tokens - new_tokens) / new_tokens
     worth: Array = new_tokens * (1 - _READINGS * np.expm1(-again / _READINGS))
     return worth

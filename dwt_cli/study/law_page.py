@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,9 @@ from dwt_cli.study.outlook import CONFIDENCE, Outlook, longer, longest_left_out,
 from dwt_cli.study.report import page
 from dwt_cli.study.results import Results
 from dwt_cli.track.curves import BLUE, GREEN, GREY, ORANGE, finish, panels, save
-from dwt_cli.track.metrics import read_lines
 
 FORECASTS = "law.jsonl"
-_VERSION = 1  # lines of another are kept, and not read
+_VERSION = 2  # lines of another are kept, and not read
 _FORECAST = ("value", "low", "high", "power", "last")
 _AT_AN_END = 1e-3  # of its range, in its logarithm where that is above 0
 _COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
@@ -87,11 +87,12 @@ def _numbers(outlook: Outlook) -> dict[str, str]:
     law, found = outlook.law, {}
     ranges = {**law.alone.ranges, **law.listening.ranges, "s": HEAD_START}
     for name, value in law.numbers.items():
-        low, _, high = (
-            each * (outlook.runs.loss.min() if name == "E" else 1) for each in ranges[name]
-        )
+        low, _, high = ranges[name]
+        share = value / (outlook.runs.loss.min() if name == "E" else 1)
+        if low > 0:
+            low, share, high = map(math.log, (low, share, high))
         room = _AT_AN_END * (high - low)
-        at = " (at an end of its range)" if not low + room < value < high - room else ""
+        at = " (at an end of its range)" if not low + room < share < high - room else ""
         found[name] = f"{value:.3g}" + _between([law.numbers[name] for law in outlook.drawn]) + at
     return found
 
@@ -151,7 +152,11 @@ def _held_out(runs: pd.DataFrame) -> list[dict[str, str]]:
         found = longest_left_out(runs)
     except UserError as error:
         return [{"": f"not tried: {error}"}]
-    return list(_summed(found))
+    rows = list(_summed(found))
+    if num := found.attrs["not_forecast"]:
+        why = f"{num} taught, whose arms have no shorter runs: not forecast"
+        rows.append(dict.fromkeys(rows[0], "") | {"runs": why})
+    return rows
 
 
 def _summed(found: pd.DataFrame) -> Iterator[dict[str, str]]:
@@ -219,11 +224,17 @@ def _keep(
     }
     path, when = folder / FORECASTS, ("when", "commit")
     with locks.take(folder / f".{FORECASTS}.lock", timeout_s=-1):
-        before: list[dict[str, Any]] = list(read_lines(path))
-        if any(_but(each, when) == _but(line, when) for each in before):
+        if any(_but(each, when) == _but(line, when) for each in _lines(path)):
             return
-        old = path.read_text(encoding="utf-8") if path.exists() else ""  # damaged lines, too
-        atomic.write_text(path, old + json.dumps(line) + "\n")
+        old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []  # damaged, too
+        atomic.write_text(path, "\n".join([*old, json.dumps(line), ""]))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the forecasts that a file holds; a damaged line is none."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 def _but(line: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -234,8 +245,7 @@ def _kept(
     folder: Path, runs: pd.DataFrame
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, str]]]]:
     """Yield each forecast that was kept, and how the runs came out that began after it."""
-    for line in read_lines(folder / FORECASTS):
-        said: dict[str, Any] = dict(line)
+    for said in _lines(folder / FORECASTS):
         if said.get("version") != _VERSION:
             continue
         arms = pd.DataFrame(said["arms"]).set_index("arm")

@@ -60,11 +60,6 @@ class Outlook:
         beyond: Array = (np.log(np.asarray(tokens, float)) - logs[-1]) / apart
         return np.maximum(1.0, beyond)
 
-    @property
-    def quantile(self) -> float:
-        """Student's t of the interval: the lengths that were left out were so many."""
-        return float(stats.t.ppf((1 + CONFIDENCE) / 2, alike(self.runs).nunique() - 1))
-
     def losses(self, runs: pd.DataFrame) -> pd.DataFrame:
         """Return the losses that runs are forecast to have, and the ends of their 90% intervals.
 
@@ -74,9 +69,14 @@ class Outlook:
         moved_DR = np.array([np.log(law.losses(runs) / value) for law in self.drawn])
         variance = (moved_DR**2).mean(0) if self.drawn else np.zeros(len(runs))
         variance += self.choice.error * self.farther(runs.tokens) ** 2
-        reach = np.exp(self.quantile * np.sqrt(variance))
+        reach = np.exp(quantile(alike(self.runs).nunique()) * np.sqrt(variance))
         found = {"value": value, "low": value / reach, "high": value * reach}
         return pd.DataFrame(found, runs.index)
+
+
+def quantile(num_lengths: int) -> float:
+    """Return Student's t of an interval by what was missed in so many lengths, left out in turn."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, num_lengths - 1))
 
 
 def naive(before: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -112,25 +112,33 @@ def longest_left_out(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the longest runs with what a law of the shorter ones alone forecasts of them.
 
     Its form is chosen without them, too, and for how long they are taught is what their arms'
-    shorter runs let one expect. Columns: those of the runs, value, low, high, power, last.
+    shorter runs let one expect: taught runs of arms that have none are not forecast, and attrs has
+    their number, not_forecast. Columns: those of the runs, value, low, high, power, last.
     Raises `UserError` where there are too few lengths.
     """
     is_last = alike(runs) == alike(runs).max()
-    before, out = runs[~is_last], runs[is_last]
+    before, longest = runs[~is_last], runs[is_last]
     before.attrs = {}
+    out = longest[longest.arm.isin(before.arm) | (longest.taught == 0)]
+    if out.empty:
+        raise UserError("none of the longest runs is of an arm with shorter ones")
     known = Outlook(simplest(choices(before)), before)
     said = out.copy()
     for (arm, steps), own in out.groupby(["arm", "steps"]):
         if len(shorter := before[before.arm == arm]):
             said.loc[own.index, "taught"] = _longer(shorter, steps / shorter.steps.max()).taught
-    return out.join(known.losses(said)).join(naive(before, out))
+    found = out.join(known.losses(said)).join(naive(before, out))
+    found.attrs["not_forecast"] = len(longest) - len(out)
+    return found
 
 
 def longer(runs: pd.DataFrame, length: int) -> pd.DataFrame:
     """Return a run of each arm and so long, in the study's steps, as shorter ones let one expect.
 
-    Raises `UserError` where runs on record are as long.
+    Raises `UserError` where there are no runs, or some are as long.
     """
+    if runs.empty:
+        raise UserError(f"{length} steps: the first study has no run that a law is about")
     if length <= runs.length.max():
         raise UserError(f"{length} steps: runs of {runs.length.max()} are on record; give more")
     found = []

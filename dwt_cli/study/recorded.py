@@ -19,12 +19,12 @@ from scipy import optimize
 from dwt_cli.base.errors import UserError
 from dwt_cli.study.advice import GROWN, TAUGHT, Advice, Budget, Cost, forecasts
 from dwt_cli.study.forecast import Forecaster, Interval, Laws
-from dwt_cli.study.law import Law
-from dwt_cli.study.outlook import Outlook, stand_alone
+from dwt_cli.study.law import Law, alike, readings
+from dwt_cli.study.outlook import Outlook, quantile, stand_alone
 from dwt_cli.study.results import Results
 
 _FARTHEST = 10.0  # times the record's longest run: a judgement, too
-_NEAR = 2.0  # times the sizes on record
+_NEAR = 2.0  # times the sizes on record, or shorter than its runs
 _NEAR_LOSS = 0.3  # nats beside its teachers' losses
 
 
@@ -73,7 +73,7 @@ class Arm:
                 tokens = law.caught_up(self.parameters, self.teacher, self.is_grown)
             case Ends.crossed:
                 tokens = law.level(self.parameters, self.teacher)
-        return min(steps, tokens / self.tokens)
+        return min(steps, readings(tokens, self.text) / self.tokens)
 
     def cost(self, law: Law) -> Cost:
         """Return what runs take."""
@@ -126,6 +126,10 @@ class Recorded(Forecaster):
     def beyond(self) -> str:
         of, runs = self.arms[0], self.outlook.runs
         sizes, losses = runs.parameters, runs.teacher.dropna()
+        if self.num_steps < self.begins / _NEAR:
+            return (
+                f"its runs begin at {self.begins:,.0f} steps, and these are {self.num_steps:,.0f}"
+            )
         if not sizes.min() / _NEAR <= of.parameters <= sizes.max() * _NEAR:
             return (
                 f"its students have {sizes.min():,.0f} to {sizes.max():,.0f} parameters in their "
@@ -143,34 +147,38 @@ class Recorded(Forecaster):
     ) -> Interval:
         value = of(self.law)
         moved = [of(ArmLaws(law, self.arms)) - value for law in self.outlook.drawn]
-        missed = self._residuals(arm, against).groupby(["parameters", "arm", "steps"]).nats.mean()
-        if not (moved and len(missed)):
+        residuals = self._residuals(arm, against)
+        missed = residuals.groupby(["parameters", "arm", "steps"]).nats.mean()
+        if not moved or (num_lengths := residuals.seen.nunique()) < 2:
             return Interval(value, math.nan, math.nan)
         farther = float(self.outlook.farther(self.num_steps * self.arms[0].tokens))
         variance = np.mean(np.square(moved)) + (missed**2).mean() * farther**2
-        reach = self.outlook.quantile * math.sqrt(variance)
+        reach = quantile(num_lengths) * math.sqrt(variance)
         return Interval(value, value - reach, value + reach)
 
     def of_one_run(self, mean: Interval, arm: int, against: int | None = None) -> Interval:
-        cells = self._residuals(arm, against).groupby(["parameters", "arm", "steps"]).nats
-        chance = cells.var().mean()
+        residuals = self._residuals(arm, against)
+        chance = residuals.groupby(["parameters", "arm", "steps"]).nats.var().mean()
         if math.isnan(mean.low) or math.isnan(chance):
             return mean
-        reach = math.hypot(mean.high - mean.value, self.outlook.quantile * math.sqrt(chance))
+        reach = quantile(residuals.seen.nunique()) * math.sqrt(chance)
+        reach = math.hypot(mean.high - mean.value, reach)
         return Interval(mean.value, mean.value - reach, mean.value + reach)
 
     def _residuals(self, arm: int, against: int | None) -> pd.DataFrame:
         """Return the runs of an arm's kind with ``nats``: what was missed in lengths not seen.
 
-        Of an arm that is both taught and grown, where none is, those that are grown. against: minus
+        ``seen`` has those lengths, one name for those that are alike. Of an arm that is both taught
+        and grown, where none is, those that are grown. against: minus
         what was missed of the stand-alone run of that size, length and seed.
         """
         runs, of = self.outlook.runs, self.arms[arm]
-        known = runs.assign(nats=runs.loss * -np.expm1(-self.outlook.choice.residuals))
+        missed = runs.loss * -np.expm1(-self.outlook.choice.residuals)
+        known = runs.assign(nats=missed, seen=alike(runs))
         if not (of.is_taught or of.is_grown):
             return stand_alone(known)
-        alike = ((known.taught > 0) == of.is_taught) & ((known.grown > 0) == of.is_grown)
-        own = known[alike] if alike.any() or not of.is_grown else known[known.grown > 0]
+        is_like = ((known.taught > 0) == of.is_taught) & ((known.grown > 0) == of.is_grown)
+        own = known[is_like] if is_like.any() or not of.is_grown else known[known.grown > 0]
         if against is None:
             return own
         place = ["parameters", "steps", "seed"]
@@ -194,8 +202,11 @@ def by_record(
             "alpha=normal to ask about it nevertheless"
         )
     run = taught.iloc[0]
-    for name, said in (("text", "on another text"), ("masks", "with other held-out masks")):
-        if run[name] != record[name]:
+    for known, own, said in (
+        (record["text"], {run.text, run.text_formerly}, "on another text"),
+        (record["masks"], {run.masks}, "with other held-out masks"),
+    ):
+        if known not in own:
             raise UserError(f"advise.record: its runs are {said}; name other studies")
     if math.isnan(run.teacher_heldout_loss) or math.isnan(run.layer_parameters):
         raise UserError(

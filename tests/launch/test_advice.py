@@ -102,6 +102,8 @@ def test_a_ladder_is_climbed_answered_and_scored(place: Path) -> None:
         assert held.returncode == 2 and "is at work on" in held.stderr
     (said.parent / "advice.json").write_text('{"version": 0}')  # of another version
     assert asked(place, *words).returncode == 0
+    few = asked(place, *words, "advise.budget=1e6", f"advise.record=[{said.parent}]")
+    assert few.returncode == 2 and "the run of 32 steps that measures takes" in few.stderr
     recorded = asked(place, *words, f"advise.record=[{said.parent}]")
     assert recorded.returncode == 0, recorded.stdout + recorded.stderr
     assert "what a record says of" in recorded.stdout and "\n  dwt-train " in recorded.stdout

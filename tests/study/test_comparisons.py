@@ -148,8 +148,15 @@ def test_the_cost_of_the_stand_alones_loss(tmp_path: Path) -> None:
     assert set(found) == {1, 2, 3, 4}
     never = costs_to_equal(results, "poor", 200, Account.STUDENT)
     assert {cost.at_most for cost in never.values()} == {math.inf}
-    shutil.rmtree(place(folder, "weak", 200, 3))
-    assert set(costs_to_equal(read_results(folder), "weak", 200, Account.FORWARD)) == {1, 2, 4}
+    early = next(seed for seed, cost in found.items() if cost.exact is None)
+    late = next(seed for seed, cost in found.items() if cost.exact is not None)
+    for length, seed, left in ((200, early, {1, 2, 3, 4}), (200, late, {1, 2, 3, 4} - {late})):
+        shutil.rmtree(place(folder, "weak", length, seed))
+        rest = costs_to_equal(read_results(folder), "weak", 200, Account.FORWARD)
+        assert set(rest) == left and rest[early] == found[early]
+    shutil.rmtree(place(folder, "weak", 100, early))
+    rest = costs_to_equal(read_results(folder), "weak", 200, Account.FORWARD)
+    assert set(rest) == {1, 2, 3, 4} - {early, late}
 
 
 def test_what_never_arrives_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

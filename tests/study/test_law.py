@@ -93,6 +93,15 @@ def few_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outlook, "_NUM_DRAWS", 5)
 
 
+def test_a_text_is_read_until_it_is_worth_so_much() -> None:
+    text = np.array([1e5])
+    for read in (5e4, 1e5, 3e5, 4e6):
+        worth = float(law_module._worth(np.array([read]), np.minimum(text, read))[0])
+        assert law_module.readings(worth, 1e5) == pytest.approx(read)
+    assert law_module.readings(1e7, 1e5) == math.inf
+    assert law_module.readings(1e7, math.inf) == 1e7
+
+
 @pytest.mark.parametrize("form", ALONE, ids=lambda form: form.formula)
 def test_a_student_alone_is_the_formula_and_its_inverse(form: Any) -> None:
     for size, tokens in ((0.1, 0.2), (1.0, 3.0)):
@@ -194,7 +203,6 @@ def test_a_law_is_found_again_with_its_horizon() -> None:
         assert law.caught_up(size, teacher, grown=True) == 0, "it begins 1.1 levels ahead"
     assert law.level(2.5e6, 2.0) == law.saved(2.5e6, 2.0) == math.inf
     assert law.caught_up(2.5e6, 2.0) == law.caught_up(2.5e6, 2.0, grown=True) == math.inf
-    assert law.heard(2.5e6, 2.0, grown=True) == 0
     poor = replace(law, numbers={**law.numbers, "k": 0.5})
     assert poor.heard(2.5e6, 2.0) == poor.saved(2.5e6, 2.0) == poor.until(2.5e6, 2.0) == 0
     assert math.isnan(law.until(2.5e6, 4.4, cost=math.nan))
@@ -300,6 +308,9 @@ def test_a_forecast_of_the_longest_runs_does_not_know_them(few_forms: None) -> N
     moved = runs.assign(loss=runs.loss.where(runs.length < 2400, 99.0))
     again = longest_left_out(moved)
     pd.testing.assert_frame_equal(found.drop(columns="loss"), again.drop(columns="loss"))
+    new = (runs.arm == "500000 half") & (runs.length < 2400)
+    fewer = longest_left_out(runs[~new].reset_index(drop=True))
+    assert fewer.attrs["not_forecast"] == sum(new) / 3 and "500000 half" not in set(fewer.arm)
     assert (found.value / found.loss - 1).abs().mean() < 0.01
     assert found.loss.between(found.low, found.high).mean() > 0.8
     assert (found.low < found.value).all() and (found.value < found.high).all()
@@ -371,6 +382,8 @@ def test_longer_runs_are_taught_as_shorter_ones_let_one_expect() -> None:
     assert planned.teacher["100000 good"] == 4.4 and math.isnan(planned.teacher["100000 alone"])
     with pytest.raises(ValueError, match="800 steps: runs of 800 are on record; give more"):
         longer(runs, 800)
+    with pytest.raises(ValueError, match="900 steps: the first study has no run"):
+        longer(runs[:0], 900)
 
 
 # ---------------------------------------------------------------------------------- as it is typed
@@ -448,23 +461,24 @@ def test_a_forecast_is_kept_once_and_beside_what_cannot_be_read(
     monkeypatch.setattr(outlook, "_NUM_DRAWS", 2)
     runs, path = record(sizes=(1e5,)), tmp_path / "law.jsonl"
     known = Outlook(Choice(TRUE, np.full(len(runs), 0.01), 1e-4, 1e-5), runs)
-    path.write_text("damaged\n")
-    for length, commit, num in ((4800, "a", 2), (4800, "b", 3), (9600, "b", 4)):
+    path.write_text('{"torn')
+    for length, commit, num in ((4800, "a", 2), (4800, "b", 2), (9600, "b", 3)):
         law_page._keep(tmp_path, known, runs, longer(runs, length), commit)
         lines = path.read_text().splitlines()
-        assert lines[0] == "damaged" and len(lines) == num
-    path.write_text("".join(line + "\n" for line in lines[1:]))
-    law_page._keep(tmp_path, known, runs, longer(runs, 4800), "c")
-    assert len(path.read_text().splitlines()) == 3, "it is there"
+        assert lines[0] == '{"torn' and len(lines) == num
+    assert [said["length"] for said, _ in law_page._kept(tmp_path, runs.assign(began=None))] == [
+        4800,
+        9600,
+    ]
 
 
 def test_a_number_at_an_end_of_its_range_is_marked() -> None:
     runs = record(seeds=1)
     law = fitted(TRUE.alone, TRUE.listening, runs)
-    law = replace(law, numbers={**law.numbers, "j": 0.3, "k": 20.0, "E": 0.0})
+    law = replace(law, numbers={**law.numbers, "j": 0.3, "k": 20.0, "E": 0.0, "B": 0.04})
     found = law_page._numbers(Outlook(Choice(law, np.zeros(len(runs)), 1e-4, 1e-5), runs))
     assert found["k"] == "20 (at an end of its range)" and found["j"] == "0.3"
-    assert found["E"] == "0 (at an end of its range)"
+    assert found["E"] == "0 (at an end of its range)" and found["B"] == "0.04"
 
 
 def test_a_law_is_about_the_text_of_the_first_study(tmp_path: Path) -> None:
@@ -483,6 +497,9 @@ def test_a_law_is_about_the_text_of_the_first_study(tmp_path: Path) -> None:
     unknown = first.runs.assign(layer_parameters=math.nan)
     object.__setattr__(first, "runs", unknown)
     assert points(first).attrs["left_out"] == {"of a size that is not known": 3}
+    unknown = others[0].runs.assign(taught=math.nan, identity=None)
+    object.__setattr__(others[0], "runs", unknown)
+    assert points(others[0]).attrs["left_out"] == {"taught for a share that is not known": 6}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dwt_cli.config.compose import runs_of
 from dwt_cli.launch.advice import _listening
 from dwt_cli.study import outlook
 from dwt_cli.study.advice import Budget, answer, remarks, table
-from dwt_cli.study.law import Choice
+from dwt_cli.study.law import Choice, readings
 from dwt_cli.study.outlook import Outlook
 from dwt_cli.study.recorded import Arm, ArmLaws, Ends, Listening, Recorded, by_record
 from tests.study.test_law import TRUE, record
@@ -31,6 +31,7 @@ PROBE = pd.DataFrame(
     {
         "taught": [math.nan, 1.0],
         "text": "c0ffee",
+        "text_formerly": None,
         "masks": "masks of 15%",
         "teacher_heldout_loss": 5.1,
         "layer_parameters": 5e5,
@@ -78,6 +79,9 @@ def test_an_arm_is_a_run_as_the_law_knows_it(known: Outlook) -> None:
     assert always.taught(TRUE, 5000) == 5000
     fifth = Listening(Ends.planned, lambda steps: 0.2)
     assert replace(always, listening=fifth).taught(TRUE, 5000) == 1000
+    scarce = replace(ARM, is_taught=True, text=1e5)
+    assert scarce.taught(TRUE, 5000) * 2048 == pytest.approx(readings(level * 1024, 1e5))
+    assert scarce.taught(TRUE, 5000) > 1.1 * level / 2, "text that is read again is worth less"
     crossed = replace(always, listening=Listening(Ends.crossed))
     assert crossed.taught(TRUE, 5000) == pytest.approx(min(5000, level))
     assert replace(crossed, is_grown=True).taught(TRUE, 5000) == crossed.taught(TRUE, 5000)
@@ -171,6 +175,10 @@ def test_an_advice_by_a_record(known: Outlook) -> None:
     far = by_record(known, probe, list(ARMS), OVERTAKE, replace(budget, flops=1e15))
     assert "beyond what this record can say" in answer(far)
     assert "; a record of longer runs would" in "\n".join(remarks(far))
+    short = by_record(known, probe, list(ARMS), OVERTAKE, replace(budget, flops=1e11))
+    assert "its runs begin at 400 steps, and these are 100" in answer(short)
+    formerly: Any = SimpleNamespace(runs=PROBE.assign(text="today", text_formerly="c0ffee"))
+    assert by_record(known, formerly, list(ARMS), OVERTAKE, budget).best.arm == advice.best.arm
 
 
 @pytest.mark.parametrize(
@@ -219,6 +227,7 @@ def test_an_arm_that_no_run_is_like_is_not_advised(known: Outlook) -> None:
     budget = Budget("2e12 FLOPs", False, 2e12, 1e9)
     for left, advised, unknown in (
         ("grown == 0", "taught", ["grown", "both"]),
+        ("grown == 0 or steps == 800", "taught", ["grown", "both"]),
         ("taught == 0", "grown", ["taught"]),
     ):
         is_left = known.runs.eval(left)
@@ -227,7 +236,9 @@ def test_an_arm_that_no_run_is_like_is_not_advised(known: Outlook) -> None:
         choice = replace(known.choice, residuals=1e-3 * known.choice.residuals[is_left])
         advice = by_record(Outlook(choice, part), probe, list(ARMS), OVERTAKE, budget)
         assert advice.best.arm == advised
-        said = [line for line in remarks(advice) if "no run of the record is like it" in line]
+        said = [
+            line for line in remarks(advice) if "too few runs of the record are like it" in line
+        ]
         assert [line.partition(" ")[0] for line in said] == unknown
 
 
