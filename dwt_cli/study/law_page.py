@@ -117,7 +117,7 @@ def _form(each: Choice, chosen: Choice) -> dict[str, str]:
 def _teachers(outlook: Outlook) -> Iterator[dict[str, str]]:
     """Yield, for each student and teacher that meet, what the teacher is worth and for how long."""
     runs = outlook.runs
-    taught = runs[(runs.taught > 0.99) & (runs.grown == 0)]
+    taught = _always(runs)
     for _, own in taught.groupby(["parameters", taught.teacher.round(1)]):
         size, teacher, cost = own[["parameters", "teacher", "cost"]].mean()
         drawn = [_worth(law, size, teacher, cost) for law in outlook.drawn]
@@ -125,6 +125,11 @@ def _teachers(outlook: Outlook) -> Iterator[dict[str, str]]:
             name: _tokens(value) + _between([each[name] for each in drawn], _tokens)
             for name, value in _worth(outlook.law, size, teacher, cost).items()
         }
+
+
+def _always(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that listen to their teacher throughout, and were not grown."""
+    return runs[(runs.taught > 0.99) & (runs.grown == 0)]
 
 
 def _worth(law: Law, size: float, teacher: float, cost: float) -> dict[str, float]:
@@ -284,17 +289,18 @@ def _drawn(outlook: Outlook) -> Figure:
         low, high = teachers.min(), teachers.max()
         room = 0.5 * (high - low) or 0.3
         losses = np.linspace(low - room, high + room, 60)
-        for size, colour in zip(sorted(runs.parameters.unique()), _COLOURS, strict=False):
-            tokens = [law.until(float(size), float(loss)) for loss in losses]
+        costs = _always(runs).groupby("parameters").cost.mean()
+        for (size, cost), colour in zip(costs.items(), _COLOURS, strict=False):
+            tokens = [law.until(float(size), float(loss), float(cost)) for loss in losses]
             known = [(x, y) for x, y in zip(losses, tokens, strict=True) if 0 < y < math.inf]
             if known:
-                label = f"{_short(float(size))} in its layers"
+                label = f"{_short(float(size))} in its layers, {cost:.2f} times the FLOPs"
                 until.plot(*zip(*known, strict=True), color=colour, label=label, linewidth=1.4)
         for loss in sorted(teachers.round(2).unique()):
             until.axvline(loss, color=GREY, linewidth=0.5, alpha=0.4)
         until.axhline(runs.tokens.max(), color=GREY, linestyle=":", label="the longest run")
         until.set_yscale("log")
         until.yaxis.set_major_formatter(EngFormatter())
-    note = "a teacher that is always listened to pays below the line"
+    note = "below the line a teacher pays that is always listened to"
     finish(until, note, "tokens", "the teacher's held-out loss, nats")
     return figure

@@ -203,7 +203,7 @@ def by_record(
         )
     run = taught.iloc[0]
     for known, own, said in (
-        (record["text"], {run.text, run.text_formerly}, "on another text"),
+        (record["text"], {run.text, run.text_formerly}, "on another text, or in other tokens"),
         (record["masks"], {run.masks}, "with other held-out masks"),
     ):
         if known not in own:
