@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import pandas as pd
 from rich.console import Console
 
 from dwt_cli.base import atomic, locks
@@ -25,8 +24,8 @@ from dwt_cli.config import check
 from dwt_cli.config.advise import FEWEST_STEPS, LENGTHS, Advising, Rung
 from dwt_cli.config.compose import runs_of
 from dwt_cli.config.run import Mode, Run
-from dwt_cli.distill.alpha import Schedule
 from dwt_cli.launch import pool, sweep
+from dwt_cli.launch.recorded import listening, on_record
 from dwt_cli.launch.start import Begin
 from dwt_cli.recipe import preflight
 from dwt_cli.recipe.finished import words_alone
@@ -36,15 +35,14 @@ from dwt_cli.recipe.student import StudentStage
 from dwt_cli.recipe.worker import let_transformers_be_quiet
 from dwt_cli.study.advice import ALONE, WHAT, Advice, Budget, advise
 from dwt_cli.study.advice_page import print_advice, write_page
-from dwt_cli.study.law import choices, points, simplest
+from dwt_cli.study.law import choices, simplest
 from dwt_cli.study.outlook import Outlook
 from dwt_cli.study.record import StudyOptions
-from dwt_cli.study.recorded import Ends, Listening, by_record
+from dwt_cli.study.recorded import by_record
 from dwt_cli.study.report import write_report
 from dwt_cli.study.results import Results, read_results
 from dwt_cli.study.scored import keep_forecast
 from dwt_cli.track.display import plain_line
-from dwt_cli.training.protocols import Moment
 
 _OWN = ("advise", "jobs")  # groups that no run by itself has a use for
 _OF_LADDERS = ("advise.seeds", "advise.share")
@@ -56,7 +54,6 @@ _LENGTHS = (
 _NO_RESULT = ("run", "jobs", "tracker")
 _EVERY = "'${steps:${scale.max_steps},0.1666667}'"  # as in studies: at shares of the run
 _RULES = ("stack", "lemon", "aki", "net2net", "tile")  # the last four for a narrower teacher
-_NUM_MOMENTS = 200  # of a run, at which a schedule is looked at
 _NOMINAL = 1000  # steps of a run by which an arm is checked and charged
 _OF_MODELS = ("scale.vocab_size", "scale.block_length")  # taken from a teacher that is opened
 _VERSION = 1
@@ -118,7 +115,7 @@ def carry_out(
     name = f"advice-{fingerprint('advice', determining)[:8]}"
     folder = root / "studies" / name
     plans = asked.run.mode is Mode.plan
-    record = _on_record(options.record, say) if options.record else None
+    record = on_record(options.record, say) if options.record else None
     if record is not None and not options.is_time:
         least = FEWEST_STEPS * costs["taught"]
         if options.amount < least:
@@ -170,8 +167,8 @@ def carry_out(
                 results = read_results(folder)
                 told = _told(asked) or _measured(folder)
                 budget = Budget(options.text, options.is_time, options.flops(told), told)
-                listening = _listening(firsts["taught"].alpha)
-                answered(results, by_record(outlook, results, list(arms.words), listening, budget))
+                heard = listening(firsts["taught"].alpha)
+                answered(results, by_record(outlook, results, list(arms.words), heard, budget))
             return code
         decided = atomic.read_json(folder / "advice.json") or {}
         if decided.get("version") != _VERSION:
@@ -218,30 +215,6 @@ def carry_out(
         write_report(folder, results)
         answered(results, advice)
     return 0
-
-
-def _on_record(folders: Sequence[str], say: Callable[[str], None]) -> pd.DataFrame:
-    """Return the runs of studies that a law is fitted to, and say how many."""
-    runs = points(*(read_results(Path(each).expanduser()) for each in folders))
-    left_out = [f"{num} {why}" for why, num in runs.attrs["left_out"].items()]
-    without = f"; left out: {', '.join(left_out)}" if left_out else ""
-    say(f"a law is fitted to {len(runs)} runs on record{without}")
-    return runs
-
-
-def _listening(alpha: Schedule) -> Listening:
-    """Return when a teacher is listened to by a schedule."""
-    if alpha.reacts:
-        return Listening(Ends.overtaken)
-    if alpha.crossing:
-        return Listening(Ends.crossed)
-    moments = [Moment(k / _NUM_MOMENTS) for k in range(_NUM_MOMENTS)]
-
-    def share(steps: float) -> float:
-        placed = alpha.placed(max(1, round(steps)), None)
-        return sum(not placed.soft_is_over(each) for each in moments) / _NUM_MOMENTS
-
-    return Listening(Ends.planned, share)
 
 
 def _refuse(asked: Advising, typed: Sequence[str]) -> None:

@@ -112,7 +112,7 @@ LISTENING = (
 )
 
 HEAD_START: Range = (0.01, 1.0, 5.0)
-"""Of the number s: the head start of a student that begins with a teacher's weights, in the tokens
+"""The range of s, the head start of a student that begins with a teacher's weights, in the tokens
 after which the student alone would be as good as that teacher. Ours."""
 
 

@@ -46,6 +46,10 @@ def said_by(run: Path) -> Said | None:
             room, _, metric = name.partition("/")
             if room == "train" and metric not in _NOT_KEPT and value is not None:
                 train.setdefault(metric, []).append((line["step"], float(f"{value:.4g}")))
+    text = summary.get("corpus", {})
+    source = {key: value for key, value in text.get("provenance", {}).items() if key != "files"}
+    if source:  # its files are told apart by the fingerprint
+        summary = summary | {"corpus": text | {"provenance": source}}
     every = max(1, len(weights) // _NUM_WEIGHTS)
     weights = [*weights[::every], *(weights[-1:] if (len(weights) - 1) % every else [])]
     return {

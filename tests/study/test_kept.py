@@ -44,6 +44,18 @@ def test_a_line_is_small(tmp_path: Path) -> None:
     assert len(read_kept(folder)[miniature.identity("weak", 3000, 0)]["weights"]) == 101
 
 
+def test_files_of_a_text_are_told_by_its_fingerprint(tmp_path: Path) -> None:
+    folder = miniature.write(tmp_path, seeds=(0,), lengths=(100,))
+    run = next((tmp_path / "runs").glob("*/summary.json"))
+    said = json.loads(run.read_text())
+    said["corpus"]["provenance"] = {"source": "files", "files": [["a.txt", 3, "c0ffee"]]}
+    run.write_text(json.dumps(said))
+    keep(folder, read_study(folder))
+    text = read_kept(folder)[said["identity"]]["summary"]["corpus"]
+    assert text["provenance"] == {"source": "files"}
+    assert text["fingerprint"] == said["corpus"]["fingerprint"]
+
+
 def test_what_a_training_measured_is_kept_where_its_curve_is(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
     (tmp_path / "config.yaml").write_text("{}")

@@ -11,7 +11,7 @@ import pytest
 
 from dwt_cli.base.errors import UserError
 from dwt_cli.config.compose import runs_of
-from dwt_cli.launch.advice import _listening
+from dwt_cli.launch.recorded import listening
 from dwt_cli.study import outlook
 from dwt_cli.study.advice import Budget, answer, remarks, table
 from dwt_cli.study.law import Choice, readings
@@ -245,7 +245,7 @@ def test_an_arm_that_no_run_is_like_is_not_advised(known: Outlook) -> None:
 def test_a_schedule_says_when_a_teacher_is_let_go_of() -> None:
     def heard(*words: str) -> Listening:
         (run,), _ = runs_of(["teacher=small", *words])
-        return _listening(run.alpha)
+        return listening(run.alpha)
 
     assert heard("alpha=overtake").ends is Ends.overtaken
     assert heard("alpha=crossover").ends is Ends.crossed
@@ -256,6 +256,6 @@ def test_a_schedule_says_when_a_teacher_is_let_go_of() -> None:
         (["alpha=crossover", "alpha.until=100"], 500, 0.25),
         (["alpha=crossover", "alpha.until=100"], 1000, 0.15),
     ):
-        listening = heard(*words)
-        assert listening.ends is Ends.planned
-        assert listening.share(steps) == pytest.approx(share, abs=0.01)
+        found = heard(*words)
+        assert found.ends is Ends.planned
+        assert found.share(steps) == pytest.approx(share, abs=0.01)
