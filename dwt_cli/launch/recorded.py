@@ -6,12 +6,13 @@ from pathlib import Path
 import pandas as pd
 
 from dwt_cli.distill.alpha import Schedule
-from dwt_cli.study.law import points
+from dwt_cli.study.law import points, soft_share
 from dwt_cli.study.recorded import Ends, Listening
 from dwt_cli.study.results import read_results
 from dwt_cli.training.protocols import Moment
 
 _NUM_MOMENTS = 200  # of a run, at which a schedule is looked at
+_NOMINAL = 1000  # steps of a run whose weights are looked at
 
 
 def on_record(folders: Sequence[str], say: Callable[[str], None]) -> pd.DataFrame:
@@ -24,15 +25,21 @@ def on_record(folders: Sequence[str], say: Callable[[str], None]) -> pd.DataFram
 
 
 def listening(alpha: Schedule) -> Listening:
-    """Return when a teacher is listened to by a schedule."""
-    if alpha.reacts:
-        return Listening(Ends.overtaken)
-    if alpha.crossing:
-        return Listening(Ends.crossed)
+    """Return when a teacher is listened to by a schedule, and how strongly.
+
+    A weight that reacts is taken to fall evenly from its greatest to none.
+    """
     moments = [Moment(k / _NUM_MOMENTS) for k in range(_NUM_MOMENTS)]
+    if alpha.reacts:
+        pairs = [(alpha.hard, alpha.soft * (1 - each.progress)) for each in moments]
+        return Listening(Ends.overtaken, soft_share(pairs))
+    if alpha.crossing:
+        return Listening(Ends.crossed, soft_share([(alpha.hard, alpha.soft)]))
+    planned = alpha.placed(_NOMINAL, None)
+    weight = soft_share([planned.weights(each) for each in moments])
 
     def share(steps: float) -> float:
         placed = alpha.placed(max(1, round(steps)), None)
         return sum(not placed.soft_is_over(each) for each in moments) / _NUM_MOMENTS
 
-    return Listening(Ends.planned, share)
+    return Listening(Ends.planned, weight, share)

@@ -1,8 +1,8 @@
 """The forms that a law may have: what a student comes to alone, and what listening changes.
 
 The first are those of arXiv 2001.08361, 2203.15556 and 2502.08606, with fewer numbers; the second
-are ours: a taught token counts for more than one or for less, and which it is depends on whether
-the student alone would be as good as its teacher by then.
+are ours: a taught token counts for more than one or for less, by how strongly the teacher is
+listened to, and by whether the student alone would be as good as its teacher by then.
 
 Shapes: R runs. Sizes are parameters without the table of tokens, in units of the largest; tokens
 those that are read in training, in units of the longest run.
@@ -38,13 +38,13 @@ class Alone:
 class Listening:
     """A teacher's effect: the tokens that the student alone would need.
 
-    tokens: of its numbers, the tokens that are taught, those that are not, and those after which
-    the student alone would be as good as its teacher.
+    tokens: of its numbers, the tokens that are taught, those that are not, those after which the
+    student alone would be as good as its teacher, and the soft loss's share of the weights.
     """
 
     formula: str
     ranges: Mapping[str, Range]
-    tokens: Callable[[Numbers, Array, Array, Array], Array]
+    tokens: Callable[[Numbers, Array, Array, Array, Array], Array]
 
 
 def _needed(rest: Array | float, height: float, power: float, loss: Array) -> Array:
@@ -93,30 +93,30 @@ ALONE = (
 )
 
 LISTENING = (
-    Listening("a taught token counts as any other", {}, lambda p, f, d, level: f + d),
+    Listening("a taught token counts as any other", {}, lambda p, f, d, level, w: f + d),
     Listening(
-        "a taught token counts k times",
-        {"k": (0.05, 1.5, 20.0)},
-        lambda p, f, d, level: d + p["k"] * f,
+        "a taught token counts k^w times",
+        {"k": (0.05, 2.0, 60.0)},
+        lambda p, f, d, level, w: d + p["k"] ** w * f,
     ),
     Listening(
-        "a taught token counts k times up to the teacher's level, then once",
-        {"k": (0.05, 1.5, 20.0)},
-        lambda p, f, d, level: d + _by_level(p["k"], 1.0, f, level),
+        "a taught token counts k^w times up to the teacher's level, then once",
+        {"k": (0.05, 2.0, 60.0)},
+        lambda p, f, d, level, w: d + _by_level(p["k"] ** w, np.ones_like(w), f, level),
     ),
     Listening(
-        "a taught token counts k times up to the teacher's level, then j times",
-        {"k": (0.05, 1.5, 20.0), "j": (-1.0, 0.5, 20.0)},
-        lambda p, f, d, level: d + _by_level(p["k"], p["j"], f, level),
+        "a taught token counts k^w times up to the teacher's level, then j^w times",
+        {"k": (0.05, 2.0, 60.0), "j": (0.01, 0.5, 60.0)},
+        lambda p, f, d, level, w: d + _by_level(p["k"] ** w, p["j"] ** w, f, level),
     ),
 )
 
-HEAD_START: Range = (0.01, 1.0, 5.0)
-"""The range of s, the head start of a student that begins with a teacher's weights, in the tokens
-after which the student alone would be as good as that teacher. Ours."""
+HEAD_START: Range = (0.0, 0.5, 5.0)
+"""The range of q: a student that begins with the weights of a teacher of r times its parameters (at
+most 1) begins r^q times as far as a student alone is when it is as good as that teacher. Ours."""
 
 
-def _by_level(before: float, after: float, taught: Array, level: Array) -> Array:
+def _by_level(before: Array, after: Array, taught: Array, level: Array) -> Array:
     """Return what taught tokens count for, where the teacher's level is one of a student alone."""
     first = np.minimum(taught, level / before)
     return before * first + after * (taught - first)

@@ -3,14 +3,14 @@
 Every form (`dwt_cli.study.forms`) is fitted to the same runs, by Huber's loss on the logarithm of
 the held-out loss. The law is the form with the fewest numbers that forecasts lengths it was not
 fitted to as well as the best one does, within a standard error. Text that is read again counts
-less (arXiv 2305.16264). How strongly a teacher is listened to, while it is, no form knows.
+less (arXiv 2305.16264).
 
 Shapes: R runs.
 """
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ from dwt_cli.study.forms import (
 )
 from dwt_cli.study.results import Results
 
-GIVEN = ("parameters", "tokens", "new_tokens", "taught", "grown", "teacher")
+GIVEN = ("parameters", "tokens", "new_tokens", "taught", "weight", "grown", "teacher", "ratio")
 
 _ALIKE = 1.3  # lengths that differ by less are left out together
 _FEWEST = 3  # lengths that are not alike
@@ -43,11 +43,13 @@ def points(*studies: Results) -> pd.DataFrame:
     """Return the runs of studies that a law is about, each once.
 
     Columns: parameters: those without the table of tokens; tokens; text: tokens that there are;
-    new_tokens: those that are read for the first time; taught: the share of the run; grown: 1 of a
-    run that begins with the teacher's weights, else 0; teacher: its held-out loss, NaN where it
-    does neither; loss: the run's own, at its end; seed; steps; length: of the study; arm: of all
-    studies but the first with their names; cost: its FLOPs, with the teacher's passes, over the
-    student's own; began: when, in UTC, or null.
+    new_tokens: those that are read for the first time; taught: the share of the run; weight: the
+    soft loss's share of the two weights while it is taught, on average; grown: 1 of a run that
+    begins with the teacher's weights, else 0; teacher: its held-out loss, NaN where it does
+    neither; ratio: the teacher's parameters over the student's, at most 1, tables included, NaN
+    where they are not known; loss: the run's own, at its end; seed; steps; length: of the study;
+    arm: of all studies but the first with their names; cost: its FLOPs, with the teacher's passes,
+    over the student's own; began: when, in UTC, or null.
 
     attrs: text, masks: of the first study, and so of all; left_out: how many runs, by the reason.
     """
@@ -67,6 +69,9 @@ def points(*studies: Results) -> pd.DataFrame:
         "with other held-out masks": every.masks != known["masks"],
         "of a size that is not known": every.layer_parameters.isna(),
         "taught for a share that is not known": every.taught.isna(),
+        "taught with weights that are not known": (every.taught > 0) & ~every.weights.astype(bool),
+        "grown from a teacher of a size that is not known": every.is_grown.astype(bool)
+        & every.teacher_parameters.isna(),
         "by a teacher whose loss is not known": has_teacher & every.teacher_heldout_loss.isna(),
     }.items():
         if num := int((good & fails).sum()):
@@ -80,8 +85,10 @@ def points(*studies: Results) -> pd.DataFrame:
         "text": text.fillna(math.inf),
         "new_tokens": np.fmin(every.tokens, text),
         "taught": every.taught,
+        "weight": [soft_share(each[1:] for each in of or ()) for of in every.weights],
         "grown": every.is_grown.astype(float),
         "teacher": every.teacher_heldout_loss.where(has_teacher),
+        "ratio": (every.teacher_parameters / every.parameters).clip(upper=1.0).where(has_teacher),
         "loss": every.heldout_loss,
         "seed": every.seed,
         "steps": every.steps.astype(int),
@@ -95,6 +102,12 @@ def points(*studies: Results) -> pd.DataFrame:
     return runs
 
 
+def soft_share(pairs: Iterable[Sequence[float]]) -> float:
+    """Return the soft loss's share of pairs (hard, soft) of weights, where it has one; or 0."""
+    shares = [soft / (hard + soft) for hard, soft in pairs if soft > 0]
+    return sum(shares) / len(shares) if shares else 0.0
+
+
 def alike(runs: pd.DataFrame) -> pd.Series:
     """Return of each run the fewest tokens of the runs that are as long as it, or nearly so."""
     first, named = 0.0, {}
@@ -102,6 +115,15 @@ def alike(runs: pd.DataFrame) -> pd.Series:
         first = first if tokens < first * _ALIKE else tokens
         named[tokens] = first
     return runs.tokens.map(named)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher of a student. loss: held-out, in nats. weight, ratio: as in `points`."""
+
+    loss: float
+    weight: float
+    ratio: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -121,52 +143,61 @@ class Law:
     def of(self, given: Sequence[Array]) -> Array:
         """Return the losses (R,) of the columns `GIVEN`, each (R,).
 
-        A grown student begins s times as far as a student alone is when it is as good as the
-        teacher; a teacher has as much less to teach it.
+        A teacher has as much less to teach a grown student as that begins ahead (`HEAD_START`).
         """
-        size, tokens, new_tokens, taught, grown, teacher = given
+        size, tokens, new_tokens, taught, weight, grown, teacher, ratio = given
         size, worth = size / self.size, _worth(tokens, new_tokens) / self.tokens
         has_teacher = taught + grown > 0
         level = np.where(has_teacher, self.alone.tokens(self.numbers, size, teacher), 0.0)
-        start = np.where(grown > 0, self.numbers.get("s", 1.0) * level, 0.0)
+        start = np.where(grown > 0, ratio ** self.numbers.get("q", 0.0) * level, 0.0)
         left = np.maximum(level - np.nan_to_num(start), 0.0)
-        counted = self.listening.tokens(self.numbers, taught * worth, (1 - taught) * worth, left)
+        read = taught * worth, (1 - taught) * worth
+        counted = self.listening.tokens(self.numbers, *read, left, weight)
         return self.alone.loss(self.numbers, size, start + np.maximum(counted, 0.01 * worth))
 
-    def level(self, size: float, teacher: float) -> float:
-        """Return the tokens after which a student alone is as good as a teacher; or infinity."""
-        found = self.alone.tokens(self.numbers, np.array([size / self.size]), np.array([teacher]))
+    def level(self, size: float, loss: float) -> float:
+        """Return the tokens after which a student alone has a loss; or infinity."""
+        found = self.alone.tokens(self.numbers, np.array([size / self.size]), np.array([loss]))
         return float(found[0] * self.tokens)
 
-    def heard(self, size: float, teacher: float) -> float:
+    def heard(self, size: float, teacher: Teacher) -> float:
         """Return the tokens for which listening is best; infinity: the more, the better."""
         left = self._left(size, teacher, grown=False)
         taught_F = left * np.append(0.0, np.geomspace(1e-3, 10.0, 2000))
-        counted = self.listening.tokens(self.numbers, taught_F, -taught_F, np.full(2001, left))
+        weight_F = np.full_like(taught_F, teacher.weight)
+        level_F = np.full_like(taught_F, left)
+        counted = self.listening.tokens(self.numbers, taught_F, -taught_F, level_F, weight_F)
         best = int(counted.argmax())
-        is_endless = best == len(taught_F) - 1 or math.isinf(self.level(size, teacher))
+        is_endless = best == len(taught_F) - 1 or math.isinf(self.level(size, teacher.loss))
         return math.inf if best and is_endless else float(taught_F[best])
 
-    def caught_up(self, size: float, teacher: float, grown: bool = False) -> float:
+    def caught_up(self, size: float, teacher: Teacher, grown: bool = False) -> float:
         """Return the tokens after which a taught student is as good as its teacher; or infinity."""
-        if math.isinf(self.level(size, teacher)):
+        if math.isinf(self.level(size, teacher.loss)):
             return math.inf
-        return self._left(size, teacher, grown) / self.numbers.get("k", 1.0)
+        return self._left(size, teacher, grown) / self.numbers.get("k", 1.0) ** teacher.weight
 
-    def _left(self, size: float, teacher: float, grown: bool) -> float:
+    def begun(self, size: float, teacher: Teacher) -> float:
+        """Return the tokens that a student alone needs to where a grown one begins; or infinity."""
+        return float(teacher.ratio ** self.numbers.get("q", 0.0) * self.level(size, teacher.loss))
+
+    def _left(self, size: float, teacher: Teacher, grown: bool) -> float:
         """Return the tokens that the student alone is behind its teacher, as it begins."""
-        level = min(self.level(size, teacher), _LATEST * self.tokens)
-        return level * max(0.0, 1 - self.numbers.get("s", 1.0)) if grown else level
+        most = _LATEST * self.tokens
+        level, begun = self.level(size, teacher.loss), self.begun(size, teacher) if grown else 0.0
+        return max(0.0, min(level, most) - min(begun, most))
 
-    def saved(self, size: float, teacher: float) -> float:
+    def saved(self, size: float, teacher: Teacher) -> float:
         """Return the tokens that a teacher saves at most; infinity: the longer a run, the more."""
-        taught, level = self.heard(size, teacher), self.level(size, teacher)
+        taught, level = self.heard(size, teacher), self.level(size, teacher.loss)
         if math.isinf(taught) or not taught:
             return taught
-        each = (np.array([number]) / self.tokens for number in (taught, -taught, level))
-        return float(self.listening.tokens(self.numbers, *each)[0] * self.tokens)
+        taught_1, level_1 = np.array([taught]) / self.tokens, np.array([level]) / self.tokens
+        weight_1 = np.array([teacher.weight])
+        found = self.listening.tokens(self.numbers, taught_1, -taught_1, level_1, weight_1)
+        return float(found[0] * self.tokens)
 
-    def until(self, size: float, teacher: float, cost: float = 1.0) -> float:
+    def until(self, size: float, teacher: Teacher, cost: float = 1.0) -> float:
         """Return the tokens from which on a teacher no longer pays that is always listened to.
 
         cost: of a taught token, in tokens alone. To one and a half per cent; infinity: it pays up
@@ -178,9 +209,8 @@ class Law:
         read = np.concatenate([places, places * cost])
         is_taught = np.repeat([1.0, 0.0], len(places))
         both = {"parameters": size, "tokens": read, "new_tokens": read, "taught": is_taught}
-        taught, alone = np.split(
-            self.losses(pd.DataFrame({**both, "grown": 0.0, "teacher": teacher})), 2
-        )
+        of = {"weight": teacher.weight, "grown": 0.0, "teacher": teacher.loss, "ratio": 1.0}
+        taught, alone = np.split(self.losses(pd.DataFrame(both | of)), 2)
         pays = np.flatnonzero(alone > taught)
         if not len(pays):
             return 0.0
@@ -224,8 +254,8 @@ def fitted(
     for everywhere, nevertheless: near a law of more runs it would know what they are.
     """
     ranges = {**alone.ranges, **listening.ranges}
-    if "s" in like.numbers if like else (runs.grown > 0).any():
-        ranges["s"] = HEAD_START
+    if "q" in like.numbers if like else (runs.grown > 0).any():
+        ranges["q"] = HEAD_START
     logs, lowest = np.log(runs.loss.to_numpy(float)), float(runs.loss.min())
     given = _given(runs)
     size, tokens = float(given[0].max()), float(_worth(given[1], given[2]).max())

@@ -19,14 +19,14 @@ from dwt_cli.base.errors import UserError
 from dwt_cli.base.templates import filled
 from dwt_cli.study.figures import legend
 from dwt_cli.study.forms import HEAD_START
-from dwt_cli.study.law import Choice, Law, choices, points, simplest
+from dwt_cli.study.law import Choice, Law, Teacher, choices, points, simplest
 from dwt_cli.study.outlook import CONFIDENCE, Outlook, longer, longest_left_out, naive
 from dwt_cli.study.report import page
 from dwt_cli.study.results import Results
 from dwt_cli.track.curves import BLUE, GREEN, GREY, ORANGE, finish, panels, save
 
 FORECASTS = "law.jsonl"
-_VERSION = 2  # lines of another are kept, and not read
+_VERSION = 3  # lines of another are kept, and not read
 _FORECAST = ("value", "low", "high", "power", "last")
 _AT_AN_END = 1e-3  # of its range, in its logarithm where that is above 0
 _COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
@@ -85,7 +85,7 @@ def write_law(
 def _numbers(outlook: Outlook) -> dict[str, str]:
     """Return each number of the law with the interval that seeds drawn anew give it."""
     law, found = outlook.law, {}
-    ranges = {**law.alone.ranges, **law.listening.ranges, "s": HEAD_START}
+    ranges = {**law.alone.ranges, **law.listening.ranges, "q": HEAD_START}
     for name, value in law.numbers.items():
         low, _, high = ranges[name]
         share = value / (outlook.runs.loss.min() if name == "E" else 1)
@@ -119,9 +119,10 @@ def _teachers(outlook: Outlook) -> Iterator[dict[str, str]]:
     runs = outlook.runs
     taught = _always(runs)
     for _, own in taught.groupby(["parameters", taught.teacher.round(1)]):
-        size, teacher, cost = own[["parameters", "teacher", "cost"]].mean()
+        size, *of, cost = own[["parameters", "teacher", "weight", "ratio", "cost"]].mean()
+        teacher = Teacher(*of)
         drawn = [_worth(law, size, teacher, cost) for law in outlook.drawn]
-        yield {"student": _short(size), "the teacher's loss": f"{teacher:.2f}"} | {
+        yield {"student": _short(size), "the teacher's loss": f"{teacher.loss:.2f}"} | {
             name: _tokens(value) + _between([each[name] for each in drawn], _tokens)
             for name, value in _worth(outlook.law, size, teacher, cost).items()
         }
@@ -132,12 +133,11 @@ def _always(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[(runs.taught > 0.99) & (runs.grown == 0)]
 
 
-def _worth(law: Law, size: float, teacher: float, cost: float) -> dict[str, float]:
+def _worth(law: Law, size: float, teacher: Teacher, cost: float) -> dict[str, float]:
     """Return what a teacher is worth by a law, in tokens."""
-    level = law.level(size, teacher)
-    start = {"saves as a start": law.numbers["s"] * level} if "s" in law.numbers else {}
+    start = {"saves as a start": law.begun(size, teacher)} if "q" in law.numbers else {}
     return {
-        "alone as good after": level,
+        "alone as good after": law.level(size, teacher.loss),
         "saves, let go of in time": law.saved(size, teacher),
         **start,
         "heard always, pays up to": law.until(size, teacher),
@@ -289,9 +289,9 @@ def _drawn(outlook: Outlook) -> Figure:
         low, high = teachers.min(), teachers.max()
         room = 0.5 * (high - low) or 0.3
         losses = np.linspace(low - room, high + room, 60)
-        costs = _always(runs).groupby("parameters").cost.mean()
-        for (size, cost), colour in zip(costs.items(), _COLOURS, strict=False):
-            tokens = [law.until(float(size), float(loss), float(cost)) for loss in losses]
+        always = _always(runs).groupby("parameters")[["cost", "weight"]].mean()
+        for (size, cost, weight), colour in zip(always.itertuples(), _COLOURS, strict=False):
+            tokens = [law.until(size, Teacher(float(loss), weight), cost) for loss in losses]
             known = [(x, y) for x, y in zip(losses, tokens, strict=True) if 0 < y < math.inf]
             if known:
                 label = f"{_short(float(size))} in its layers, {cost:.2f} times the FLOPs"

@@ -126,7 +126,8 @@ def longest_left_out(runs: pd.DataFrame) -> pd.DataFrame:
     said = out.copy()
     for (arm, steps), own in out.groupby(["arm", "steps"]):
         if len(shorter := before[before.arm == arm]):
-            said.loc[own.index, "taught"] = _longer(shorter, steps / shorter.steps.max()).taught
+            expected = _longer(shorter, steps / shorter.steps.max())
+            said.loc[own.index, ["taught", "weight"]] = expected[["taught", "weight"]].tolist()
     found = out.join(known.losses(said)).join(naive(before, out))
     found.attrs["not_forecast"] = len(longest) - len(out)
     return found

@@ -19,7 +19,7 @@ from scipy import optimize
 from dwt_cli.base.errors import UserError
 from dwt_cli.study.advice import GROWN, TAUGHT, Advice, Budget, Cost, forecasts
 from dwt_cli.study.forecast import Forecaster, Interval, Laws
-from dwt_cli.study.law import Law, alike, readings
+from dwt_cli.study.law import Law, Teacher, alike, readings
 from dwt_cli.study.outlook import Outlook, quantile, stand_alone
 from dwt_cli.study.results import Results
 
@@ -38,9 +38,14 @@ class Ends(Enum):
 
 @dataclass(frozen=True)
 class Listening:
-    """When a teacher is listened to. share: of a run of so many steps, where that is planned."""
+    """When a teacher is listened to, and how strongly.
+
+    weight: the soft loss's share of the two weights meanwhile, on average. share: of a run of so
+    many steps, where that is planned.
+    """
 
     ends: Ends
+    weight: float
     share: Callable[[float], float] = lambda steps: 1.0
 
 
@@ -49,13 +54,13 @@ class Arm:
     """What is known of an arm before it is run.
 
     parameters: those without the table of tokens. tokens: of a step. text: those that there are.
-    teacher: its held-out loss. own, passes: FLOPs of a step of the student, and of the teacher's.
+    own, passes: FLOPs of a step of the student, and of the teacher's.
     """
 
     parameters: float
     tokens: float
     text: float
-    teacher: float
+    teacher: Teacher
     own: float
     passes: float
     listening: Listening
@@ -72,7 +77,7 @@ class Arm:
             case Ends.overtaken:
                 tokens = law.caught_up(self.parameters, self.teacher, self.is_grown)
             case Ends.crossed:
-                tokens = law.level(self.parameters, self.teacher)
+                tokens = law.level(self.parameters, self.teacher.loss)
         return min(steps, readings(tokens, self.text) / self.tokens)
 
     def cost(self, law: Law) -> Cost:
@@ -90,8 +95,8 @@ class ArmLaws:
     def loss(self, arm: int, steps: float) -> float:
         of = self.arms[arm]
         read, share = of.tokens * steps, of.taught(self.law, steps) / steps
-        new = min(read, of.text)
-        given = (of.parameters, read, new, share, float(of.is_grown), of.teacher)
+        run = (of.parameters, read, min(read, of.text), share)
+        given = (*run, of.teacher.weight, float(of.is_grown), of.teacher.loss, of.teacher.ratio)
         return float(self.law.of([np.array([each]) for each in given])[0])
 
     def steps(self, arm: int, loss: float) -> float:
@@ -137,9 +142,9 @@ class Recorded(Forecaster):
             )
         if losses.empty:
             return "its students have no teacher"
-        if not losses.min() - _NEAR_LOSS <= of.teacher <= losses.max() + _NEAR_LOSS:
+        if not losses.min() - _NEAR_LOSS <= of.teacher.loss <= losses.max() + _NEAR_LOSS:
             ends = f"{losses.min():.2f} to {losses.max():.2f}"
-            return f"its teachers' losses are {ends}, and this one's is {of.teacher:.2f}"
+            return f"its teachers' losses are {ends}, and this one's is {of.teacher.loss:.2f}"
         return ""
 
     def interval(
@@ -217,7 +222,11 @@ def by_record(
         parameters=float(run.layer_parameters),
         tokens=float(run.tokens / run.steps),
         text=float(run.tokens / run.epochs),
-        teacher=float(run.teacher_heldout_loss),
+        teacher=Teacher(
+            float(run.teacher_heldout_loss),
+            listening.weight,
+            min(1.0, float(run.teacher_parameters / run.parameters)),
+        ),
         own=float(run.flops_student / run.steps),
         passes=float(run.flops_teacher_forward / (run.taught * run.steps)),
         listening=listening,
@@ -230,7 +239,7 @@ def by_record(
         recorded := Recorded(outlook, each, steps),
         sorted(map(int, outlook.runs.seed.unique())),
         forecasts(recorded, dict(zip(arms, costs, strict=True)), budget),
-        of_both.teacher,
+        of_both.teacher.loss,
         (
             float(steps * of_both.tokens / of_both.text),
             float((outlook.runs.tokens / outlook.runs.new_tokens).max()),

@@ -81,6 +81,20 @@ def test_a_teacher_that_is_let_go_of_takes_less_of_a_long_run(
     )
 
 
+def test_an_arm_that_is_likely_below_is_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, found = advised(tmp_path, monkeypatch, -0.4)
+    alone, taught = found.forecasts
+    for value, high, arm in ((-0.3, 0.42, "taught"), (-0.3, 0.44, "alone"), (0.1, 0.2, "alone")):
+        unsure = replace(taught, apart=forecast.Interval(value, -1.0, high))
+        of = replace(found, forecasts=[alone, unsure])  # 0.674 deviations of 1.645: a quarter
+        assert of.best.arm == arm
+        assert ("One time in four, or less often, that is chance." in answer(of)) == (
+            arm != "alone"
+        )
+
+
 @pytest.mark.parametrize(
     ("effect", "seeds", "why"),
     [(0.0, (0, 1), "No arm"), (0.3, (0, 1), "No arm"), (-0.4, (0,), "One seed")],

@@ -17,7 +17,17 @@ from dwt_cli.cli.report import main
 from dwt_cli.study import figures, law_page, outlook
 from dwt_cli.study import law as law_module
 from dwt_cli.study.forms import ALONE, LISTENING
-from dwt_cli.study.law import Choice, Law, alike, choices, fitted, points, simplest
+from dwt_cli.study.law import (
+    Choice,
+    Law,
+    Teacher,
+    alike,
+    choices,
+    fitted,
+    points,
+    simplest,
+    soft_share,
+)
 from dwt_cli.study.outlook import Outlook, longer, longest_left_out, naive
 from dwt_cli.study.results import read_results
 from tests.study import miniature
@@ -31,20 +41,21 @@ NUMBERS = {
     "B": 1.2,
     "b": 0.45,
     "g": 1.1,
-    "k": 2.0,
-    "j": 0.3,
-    "s": 1.1,
+    "k": 4.0,
+    "j": 0.09,
+    "q": 0.4,
 }
 TRUE = Law(ALONE[3], LISTENING[3], NUMBERS, 2.5e6, 4.9e6)
 TEACHERS = {
-    "alone": (0.0, 0.0, math.nan),
-    "weak": (1.0, 0.0, 5.1),
-    "good": (1.0, 0.0, 4.4),
-    "half": (0.5, 0.0, 5.1),
-    "grown": (0.0, 1.0, 5.1),
-    "both": (1.0, 1.0, 4.4),
+    "alone": (0.0, 0.0, 0.0, math.nan, math.nan),
+    "weak": (1.0, 0.5, 0.0, 5.1, 0.5),
+    "good": (1.0, 0.5, 0.0, 4.4, 0.5),
+    "half": (0.5, 0.8, 0.0, 5.1, 0.5),
+    "grown": (0.0, 0.0, 1.0, 5.1, 0.5),
+    "both": (1.0, 0.5, 1.0, 4.4, 1.0),
 }
-"""Of an arm: the share that is taught, whether it begins with the teacher's weights, its loss."""
+"""Of an arm: the share that is taught, the soft loss's share of the weights, whether it begins with
+the teacher's weights, the teacher's loss, and its parameters over the student's."""
 
 
 def record(
@@ -63,8 +74,10 @@ def record(
             "text": math.inf,
             "new_tokens": 2048.0 * length,
             "taught": taught,
+            "weight": weight,
             "grown": grown,
             "teacher": teacher,
+            "ratio": ratio,
             "seed": seed,
             "steps": length,
             "length": length,
@@ -72,7 +85,7 @@ def record(
             "cost": 1 + 0.25 * taught,
         }
         for size, length, seed in itertools.product(sizes, lengths, range(seeds))
-        for arm, (taught, grown, teacher) in TEACHERS.items()
+        for arm, (taught, weight, grown, teacher, ratio) in TEACHERS.items()
     ]
     runs = pd.DataFrame(rows)
     chance = np.exp(np.random.default_rng(luck).normal(0, noise, len(runs)))
@@ -102,6 +115,11 @@ def test_a_text_is_read_until_it_is_worth_so_much() -> None:
     assert law_module.readings(1e7, math.inf) == 1e7
 
 
+def test_the_soft_losses_share_is_a_mean_while_there_is_one() -> None:
+    assert soft_share([(1.0, 1.0), (1.0, 4.0), (1.0, 0.0), (0.0, 0.0)]) == pytest.approx(0.65)
+    assert soft_share([(1.0, 0.0)]) == soft_share([]) == 0
+
+
 @pytest.mark.parametrize("form", ALONE, ids=lambda form: form.formula)
 def test_a_student_alone_is_the_formula_and_its_inverse(form: Any) -> None:
     for size, tokens in ((0.1, 0.2), (1.0, 3.0)):
@@ -119,18 +137,24 @@ def test_a_student_alone_is_the_formula_and_its_inverse(form: Any) -> None:
 
 @pytest.mark.parametrize("form", LISTENING, ids=lambda form: form.formula)
 @pytest.mark.parametrize("level", [0.0, 0.31, 1.2, 100.0, math.inf])
-def test_what_taught_tokens_count_for_is_counted_one_by_one(form: Any, level: float) -> None:
+@pytest.mark.parametrize(
+    ("weight", "before", "after"), [(0.0, 1.0, 1.0), (0.5, 2.0, 0.3), (1.0, 4.0, 0.09)]
+)
+def test_what_taught_tokens_count_for_is_counted_one_by_one(
+    form: Any, level: float, weight: float, before: float, after: float
+) -> None:
     for share in (0.0, 0.4, 1.0):
         count, num = 0.0, 20_000  # of a run of one unit
         for _ in range(round(share * num)):
-            worth = {0: 1.0, 1: 2.0}.get(LISTENING.index(form))
+            worth = {0: 1.0, 1: before}.get(LISTENING.index(form))
             if worth is None:
-                later = 1.0 if LISTENING.index(form) == 2 else 0.3
-                worth = 2.0 if count < level else later
+                later = 1.0 if LISTENING.index(form) == 2 else after
+                worth = before if count < level else later
             count += worth / num
         count += 1 - share
-        found = form.tokens(NUMBERS, np.array([share]), np.array([1 - share]), np.array([level]))
-        assert found == pytest.approx([count], abs=3 / num)
+        given = (np.array([each]) for each in (share, 1 - share, level, weight))
+        found = form.tokens(NUMBERS, *given)
+        assert found == pytest.approx([count], abs=5 / num)
 
 
 def test_text_that_is_read_again_counts_less() -> None:
@@ -148,7 +172,7 @@ def test_text_that_is_read_again_counts_less() -> None:
 
 def objective(theta: Any, runs: pd.DataFrame) -> float:
     """What a fit minimises, run by run: Huber's loss over logarithms, in thousandths."""
-    e, a_height, a, b_height, b, k, j, s = theta
+    e, a_height, a, b_height, b, k, j, q = theta
     if min(a_height, b_height, k) <= 0 or min(a, b) <= 0 or e < 0:
         return math.inf
     size, most, total = runs.parameters.max(), runs.tokens.max(), 0.0
@@ -158,9 +182,10 @@ def objective(theta: Any, runs: pd.DataFrame) -> float:
         if run.taught or run.grown:
             above = run.teacher - e - a_height * n**-a
             level = (above / b_height) ** (-1 / b) if above > 0 else math.inf
-            start = s * level if run.grown else 0.0
-            first = min(run.taught * d, max(level - start, 0) / k)
-            count = (1 - run.taught) * d + k * first + j * (run.taught * d - first)
+            start = run.ratio**q * level if run.grown else 0.0
+            early, late = k**run.weight, j**run.weight
+            first = min(run.taught * d, max(level - start, 0) / early)
+            count = (1 - run.taught) * d + early * first + late * (run.taught * d - first)
         loss = e + a_height * n**-a + b_height * (start + max(count, 0.01 * d)) ** -b
         missed = (math.log(loss) - math.log(run.loss)) / 1e-3
         total += missed**2 if abs(missed) <= 1 else 2 * abs(missed) - 1
@@ -170,7 +195,7 @@ def objective(theta: Any, runs: pd.DataFrame) -> float:
 def test_a_fit_is_not_beaten_by_a_search() -> None:
     runs = record(noise=0.004, seeds=1)
     law = fitted(ALONE[3], LISTENING[3], runs)
-    theta = np.array([law.numbers[name] for name in ("E", "A", "a", "B", "b", "k", "j", "s")])
+    theta = np.array([law.numbers[name] for name in ("E", "A", "a", "B", "b", "k", "j", "q")])
     ours = objective(theta, runs)
     for scale in (1e-3, 0.05):
         start = theta * (1 + scale * np.random.default_rng(1).normal(size=len(theta)))
@@ -182,10 +207,11 @@ def test_a_law_is_found_again_with_its_horizon() -> None:
     law = fitted(ALONE[3], LISTENING[3], record())
     runs = record(lengths=(10_000,), sizes=(3e5, 1e7))
     assert law.losses(runs) == pytest.approx(runs.loss.to_numpy(), rel=1e-3)
-    for size, teacher, cost in itertools.product((1e5, 2.5e6), (4.4, 5.1), (1.0, 1.25)):
+    for size, loss, cost in itertools.product((1e5, 2.5e6), (4.4, 5.1), (1.0, 1.25)):
+        teacher = Teacher(loss, 0.5, 0.25)
         until = law.until(size, teacher, cost)
 
-        def gain(tokens: float, run: Any = (size, teacher, cost)) -> float:
+        def gain(tokens: float, run: Any = (size, loss, cost)) -> float:
             """Of a student alone, for as much: as the formulas say."""
             rest = 2 + 0.4 * (run[0] / 2.5e6) ** -0.3
             level = ((run[1] - rest) / 1.2) ** (-1 / 0.45)
@@ -196,22 +222,31 @@ def test_a_law_is_found_again_with_its_horizon() -> None:
 
         assert until == pytest.approx(optimize.brentq(gain, 1e4, 1e9), rel=0.03)
         rest = 2 + 0.4 * (size / 2.5e6) ** -0.3
-        level = 4.9e6 * ((teacher - rest) / 1.2) ** (-1 / 0.45)
-        assert law.level(size, teacher) == pytest.approx(level, rel=0.01)
+        level = 4.9e6 * ((loss - rest) / 1.2) ** (-1 / 0.45)
+        assert law.level(size, loss) == pytest.approx(level, rel=0.01)
         assert law.saved(size, teacher) == pytest.approx(level / 2, rel=0.01), "2 - 1 for each"
         assert law.caught_up(size, teacher) == pytest.approx(level / 2, rel=0.01)
-        assert law.caught_up(size, teacher, grown=True) == 0, "it begins 1.1 levels ahead"
-    assert law.level(2.5e6, 2.0) == law.saved(2.5e6, 2.0) == math.inf
-    assert law.caught_up(2.5e6, 2.0) == law.caught_up(2.5e6, 2.0, grown=True) == math.inf
+        begun = 0.25**0.4 * level
+        assert law.begun(size, teacher) == pytest.approx(begun, rel=0.01)
+        left = law.caught_up(size, teacher, grown=True)
+        assert left == pytest.approx((level - begun) / 2, rel=0.01)
+        as_large = replace(teacher, ratio=1.0)
+        assert law.caught_up(size, as_large, grown=True) == 0, "it begins as good as the teacher"
+        stronger = law.caught_up(size, replace(teacher, weight=0.8))
+        assert stronger == pytest.approx(level / 4**0.8, rel=0.01)
+    best, good, weak = (Teacher(loss, 0.5, 0.25) for loss in (2.0, 4.4, 5.1))
+    assert law.level(2.5e6, 2.0) == law.saved(2.5e6, best) == math.inf
+    assert law.caught_up(2.5e6, best) == law.caught_up(2.5e6, best, grown=True) == math.inf
     poor = replace(law, numbers={**law.numbers, "k": 0.5})
-    assert poor.heard(2.5e6, 2.0) == poor.saved(2.5e6, 2.0) == poor.until(2.5e6, 2.0) == 0
-    assert math.isnan(law.until(2.5e6, 4.4, cost=math.nan))
+    assert poor.heard(2.5e6, best) == poor.saved(2.5e6, best) == poor.until(2.5e6, best) == 0
+    assert math.isnan(law.until(2.5e6, good, cost=math.nan))
     always = replace(law, listening=LISTENING[1])
-    assert always.saved(2.5e6, 4.4) == math.inf
-    assert replace(law, listening=LISTENING[0]).saved(2.5e6, 4.4) == 0
-    assert law.until(2.5e6, 9.0) < law.until(2.5e6, 5.1) / 2, "a teacher that knows nothing"
-    assert law.until(2.5e6, 1.0) == math.inf, "one that is better than any student"
-    assert law.until(2.5e6, 4.4, cost=3.0) == 0.0, "one that costs more than it gives"
+    assert always.saved(2.5e6, good) == math.inf
+    assert replace(law, listening=LISTENING[0]).saved(2.5e6, good) == 0
+    nothing = law.until(2.5e6, replace(weak, loss=9.0))
+    assert nothing < law.until(2.5e6, weak) / 2, "a teacher that knows nothing"
+    assert law.until(2.5e6, replace(best, loss=1.0)) == math.inf, "one better than any student"
+    assert law.until(2.5e6, good, cost=3.0) == 0.0, "one that costs more than it gives"
 
 
 @pytest.mark.slow
@@ -287,7 +322,7 @@ def test_seeds_are_drawn_anew_where_there_are_several(few_forms: None) -> None:
     assert len(known.drawn) == 5
     for law in known.drawn:
         assert (law.size, law.tokens) == (known.law.size, known.law.tokens)
-        assert law.numbers["s"] == pytest.approx(known.law.numbers["s"], rel=0.1)
+        assert law.numbers["q"] == pytest.approx(known.law.numbers["q"], rel=0.1)
         assert law.losses(runs) == pytest.approx(runs.loss.to_numpy(), rel=0.03)
     assert not Outlook(known.choice, runs[runs.seed == 0]).drawn
 
@@ -475,9 +510,9 @@ def test_a_forecast_is_kept_once_and_beside_what_cannot_be_read(
 def test_a_number_at_an_end_of_its_range_is_marked() -> None:
     runs = record(seeds=1)
     law = fitted(TRUE.alone, TRUE.listening, runs)
-    law = replace(law, numbers={**law.numbers, "j": 0.3, "k": 20.0, "E": 0.0, "B": 0.04})
+    law = replace(law, numbers={**law.numbers, "j": 0.3, "k": 60.0, "E": 0.0, "B": 0.04})
     found = law_page._numbers(Outlook(Choice(law, np.zeros(len(runs)), 1e-4, 1e-5), runs))
-    assert found["k"] == "20 (at an end of its range)" and found["j"] == "0.3"
+    assert found["k"] == "60 (at an end of its range)" and found["j"] == "0.3"
     assert found["E"] == "0 (at an end of its range)" and found["B"] == "0.04"
 
 
@@ -497,6 +532,14 @@ def test_a_law_is_about_the_text_of_the_first_study(tmp_path: Path) -> None:
     unknown = first.runs.assign(layer_parameters=math.nan)
     object.__setattr__(first, "runs", unknown)
     assert points(first).attrs["left_out"] == {"of a size that is not known": 3}
+    unknown = others[1].runs.assign(weights=None, identity=None)
+    object.__setattr__(others[1], "runs", unknown)
+    left_out = points(others[1]).attrs["left_out"]
+    assert left_out == {"taught with weights that are not known": 4}
+    unknown = unknown.assign(teacher_parameters=math.nan, is_grown=True, taught=0.0)
+    object.__setattr__(others[1], "runs", unknown)
+    left_out = points(others[1]).attrs["left_out"]
+    assert left_out["grown from a teacher of a size that is not known"] > 0
     unknown = others[0].runs.assign(taught=math.nan, identity=None)
     object.__setattr__(others[0], "runs", unknown)
     assert points(others[0]).attrs["left_out"] == {"taught for a share that is not known": 6}

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,14 @@ from dwt_cli.config.compose import runs_of
 from dwt_cli.launch.recorded import listening
 from dwt_cli.study import outlook
 from dwt_cli.study.advice import Budget, answer, remarks, table
-from dwt_cli.study.law import Choice, readings
+from dwt_cli.study.law import Choice, Teacher, readings
 from dwt_cli.study.outlook import Outlook
 from dwt_cli.study.recorded import Arm, ArmLaws, Ends, Listening, Recorded, by_record
 from tests.study.test_law import TRUE, record
 
-OVERTAKE, ALWAYS = Listening(Ends.overtaken), Listening(Ends.planned)
-ARM = Arm(5e5, 2048.0, 4e6, 5.1, own=1e9, passes=2.5e8, listening=OVERTAKE)
+OVERTAKE, ALWAYS = Listening(Ends.overtaken, 0.5), Listening(Ends.planned, 0.5)
+TEACHER = Teacher(5.1, weight=0.5)
+ARM = Arm(5e5, 2048.0, 4e6, TEACHER, own=1e9, passes=2.5e8, listening=OVERTAKE)
 ARMS = {
     "alone": ARM,
     "taught": replace(ARM, is_taught=True),
@@ -35,6 +37,8 @@ PROBE = pd.DataFrame(
         "masks": "masks of 15%",
         "teacher_heldout_loss": 5.1,
         "layer_parameters": 5e5,
+        "parameters": 1e6,
+        "teacher_parameters": 2e6,
         "tokens": 2048.0 * 32,
         "steps": 32.0,
         "epochs": 2048 * 32 / 4e6,
@@ -68,8 +72,10 @@ def test_an_arm_is_a_run_as_the_law_knows_it(known: Outlook) -> None:
                 "tokens": 2048 * steps,
                 "new_tokens": min(2048 * steps, 4e6),
                 "taught": arm.taught(TRUE, steps) / steps,
+                "weight": 0.5,
                 "grown": float(arm.is_grown),
                 "teacher": 5.1,
+                "ratio": 1.0,
             }
             slow = TRUE.losses(pd.DataFrame([run]))[0]
             assert laws.loss(place, steps) == pytest.approx(slow)
@@ -77,14 +83,16 @@ def test_an_arm_is_a_run_as_the_law_knows_it(known: Outlook) -> None:
             assert arm.cost(TRUE).flops(steps) == pytest.approx(1e9 * steps + taught, rel=0.01)
     always = replace(ARM, is_taught=True, listening=ALWAYS)
     assert always.taught(TRUE, 5000) == 5000
-    fifth = Listening(Ends.planned, lambda steps: 0.2)
+    fifth = Listening(Ends.planned, 0.5, lambda steps: 0.2)
     assert replace(always, listening=fifth).taught(TRUE, 5000) == 1000
     scarce = replace(ARM, is_taught=True, text=1e5)
     assert scarce.taught(TRUE, 5000) * 2048 == pytest.approx(readings(level * 1024, 1e5))
     assert scarce.taught(TRUE, 5000) > 1.1 * level / 2, "text that is read again is worth less"
-    crossed = replace(always, listening=Listening(Ends.crossed))
+    crossed = replace(always, listening=Listening(Ends.crossed, 0.8))
     assert crossed.taught(TRUE, 5000) == pytest.approx(min(5000, level))
     assert replace(crossed, is_grown=True).taught(TRUE, 5000) == crossed.taught(TRUE, 5000)
+    small = replace(ARMS["both"], teacher=replace(TEACHER, ratio=0.25))
+    assert small.taught(TRUE, 5000) == pytest.approx((1 - 0.25**0.4) * level / 2)
     assert laws.steps(0, laws.loss(0, 700.0)) == pytest.approx(700)
     assert laws.steps(0, 0.1) == math.inf and laws.steps(0, 99.0) == 1
 
@@ -248,14 +256,18 @@ def test_a_schedule_says_when_a_teacher_is_let_go_of() -> None:
         return listening(run.alpha)
 
     assert heard("alpha=overtake").ends is Ends.overtaken
-    assert heard("alpha=crossover").ends is Ends.crossed
-    for words, steps, share in (
-        (["alpha=normal"], 500, 1.0),
-        (["alpha=decay"], 500, 1.0),
-        (["alpha=step"], 500, 0.2),
-        (["alpha=crossover", "alpha.until=100"], 500, 0.25),
-        (["alpha=crossover", "alpha.until=100"], 1000, 0.15),
+    falling = 1 - math.log(5) / 4  # the mean of 4x / (1 + 4x), x from 1 to 0
+    assert heard("alpha=overtake").weight == pytest.approx(falling, abs=0.01)
+    assert heard("alpha=crossover") == Listening(Ends.crossed, 0.8, ANY)
+    for words, steps, share, weight in (
+        (["alpha=normal"], 500, 1.0, 0.5),
+        (["alpha=strong"], 500, 1.0, 0.8),
+        (["alpha=decay"], 500, 1.0, 1 - math.log(2.5) / 3),  # of s / (1 + s), s from 4 to 1
+        (["alpha=step"], 500, 0.2, 0.5),
+        (["alpha=crossover", "alpha.until=100"], 500, 0.25, 0.75),
+        (["alpha=crossover", "alpha.until=100"], 1000, 0.15, 0.75),
     ):
         found = heard(*words)
         assert found.ends is Ends.planned
         assert found.share(steps) == pytest.approx(share, abs=0.01)
+        assert found.weight == pytest.approx(weight, abs=0.01)
