@@ -50,7 +50,10 @@ _NEEDED: dict[str, Settings] = {
     "teacher=made": {"teacher.num_layers": "1"},
     "signal=top_k": {"objective": "top_k"},
     "remap=ligo": {"remap.steps": "2"},
-    **{f"remap={name}": _NARROW for name in ("aki", "fpi", "lemon", "net2net", "tile")},
+    **{
+        f"remap={name}": _NARROW
+        for name in ("aki", "decorrelated", "fpi", "lemon", "net2net", "tile")
+    },
 }
 """What a choice asks for, or takes too long without."""
 

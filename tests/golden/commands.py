@@ -33,6 +33,7 @@ NEEDED = {
     "objective=alm": "task=clm",
     "objective=uld": "task=clm",
     "remap=aki": _NARROW_TEACHER,
+    "remap=decorrelated": _NARROW_TEACHER,
     "remap=fpi": _NARROW_TEACHER,
     "remap=lemon": _NARROW_TEACHER,
     "remap=ligo": _NARROW_TEACHER,

@@ -100,14 +100,35 @@ def lemon(piece: Piece) -> Tensor:
     grown = net2net(piece)
     for dim, axis in enumerate(piece.axes):
         if axis.read and axis.new > axis.old:
-            grown = grown + piece.fresh - _mean_over_copies(piece.fresh, dim, axis)
+            grown = grown + _unequal(piece.fresh, dim, axis)
     return grown
 
 
-RULES: dict[str, Rule] = {rule.__name__: rule for rule in (net2net, aki, tile, lemon)}
+def decorrelated(piece: Piece) -> Tensor:
+    """Widen as `lemon`, so unequally that the copies of a place are uncorrelated where it is read.
+
+    An initialisation is small beside trained weights, and copies that differ by so little learn
+    alike for long (arXiv 2510.00304). With c copies that share w, what is added to each has the
+    norm of sqrt(c - 1) w / c, and their products are 0, for c > 2 on average. A gain's copies are
+    equal. Ours.
+    """
+    grown = net2net(piece)
+    for dim, axis in enumerate(piece.axes):
+        others = [other for other in range(grown.ndim) if other != dim]
+        if axis.read and axis.new > axis.old and others:
+            added = _unequal(piece.fresh, dim, axis)
+            count = 1 / _share(dim, axis, grown)
+            wanted = (count - 1) * grown.square().sum(others, keepdim=True)
+            given = added.square().sum(others, keepdim=True)
+            given = _mean_over_copies(given, dim, axis).clamp_min(1e-30)
+            grown = grown + added * (wanted / given).sqrt()
+    return grown
+
+
+RULES: dict[str, Rule] = {rule.__name__: rule for rule in (net2net, aki, tile, lemon, decorrelated)}
 FROM_TWO_LAYERS = ("aki",)
 """Rules that make a layer of the teacher's layer and the one after it."""
-EXACT_OR_NOTHING = ("lemon",)
+EXACT_OR_NOTHING = ("lemon", "decorrelated")
 """Rules that are for multiples of the teacher's width alone."""
 
 
@@ -126,6 +147,11 @@ def _share(dim: int, axis: Axis, like: Tensor) -> Tensor:
     place = _places(axis, like)
     count = axis.new // axis.old + (place < axis.new % axis.old)
     return (1 / count.to(like.dtype)).view(-1, *[1] * (like.ndim - dim - 1))
+
+
+def _unequal(fresh: Tensor, dim: int, axis: Axis) -> Tensor:
+    """Return an initialisation less its mean over the copies of each place, which add up to 0."""
+    return fresh - _mean_over_copies(fresh, dim, axis)
 
 
 def _mean_over_copies(tensor: Tensor, dim: int, axis: Axis) -> Tensor:
