@@ -119,6 +119,11 @@ def _lines(summary: Summary, folder: Path, to_know: Mapping[str, str]) -> list[s
     if remap := summary.student.remap:
         losses = ", ".join(f"{name} {loss:.3f}" for name, loss in remap["losses"].items())
         lines.append(f"held-out loss before the first step: {losses}")
+        if (lost := summary.student.loss - remap["losses"]["remapped"]) > 0:
+            lines.append(
+                f"the student ends {lost:.3f} nats above where it began: a run so short undoes at "
+                "this rate what it took over; lower optim.lr (and optim.hidden_lr), or train longer"
+            )
         if tokens := remap.get("tokens"):
             kinds = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in tokens.items())
             lines.append(f"tokens of the new vocabulary, by what they began as: {kinds}")
