@@ -53,7 +53,7 @@ _LENGTHS = (
 )
 _NO_RESULT = ("run", "jobs", "tracker")
 _EVERY = "'${steps:${scale.max_steps},0.1666667}'"  # as in studies: at shares of the run
-_RULES = ("stack", "lemon", "aki", "net2net", "tile")  # the last four for a narrower teacher
+_RULES = ("stack", "decorrelated", "aki", "net2net", "tile")  # from the second on: of a narrower
 _NOMINAL = 1000  # steps of a run by which an arm is checked and charged
 _OF_MODELS = ("scale.vocab_size", "scale.block_length")  # taken from a teacher that is opened
 _VERSION = 1

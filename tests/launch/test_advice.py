@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow  # a ladder is 24 runs; what follows from one: tes
 @pytest.mark.parametrize(
     ("teacher", "rule"),
     [
-        ("teacher=narrow", "remap=lemon"),
+        ("teacher=narrow", "remap=decorrelated"),
         ("teacher=small", "remap=stack"),
         ("teacher=virtual", None),
     ],
