@@ -18,7 +18,10 @@ from dwt_cli.study.results import Results
 
 ALONE = "alone"
 A_STEP = "FLOPs a step"  # on average over the budget
-_THREE_TO_ONE = 0.41  # of the reach of a 90% interval, if errors are normal
+_THREE_TO_ONE = 0.41  # of the reach of a 90% interval: at most a quarter is above, by Student's t
+_CHANCE = (
+    " Of one arm that is chance one time in four or less, of the lowest of several more often."
+)
 WHAT = {
     ALONE: "do not distil: train alone",
     "taught": "listen to the teacher, and start at random",
@@ -89,7 +92,10 @@ class Forecast:
 
     @property
     def is_likely_below(self) -> bool:
-        """Whether three to one it ends below the student alone; one seed says nothing of it."""
+        """Whether at least three to one its mean over seeds is below the student alone's.
+
+        Of this arm alone: the lowest of several is below by chance more often.
+        """
         return self.apart.value + _THREE_TO_ONE * (self.apart.high - self.apart.value) < 0
 
 
@@ -241,7 +247,7 @@ def answer(advice: Advice) -> str:
         gap = best.apart
         more = best.as_far / alone.steps
         saved = f"alone it takes {more:.3g} times the steps" if more < 100 else "alone far longer"
-        chance = "" if gap.high < 0 else " One time in four, or less often, that is chance."
+        chance = "" if gap.high < 0 else _CHANCE
         return (
             f"{head} It is forecast to end at {ranged(best.loss)} nats, {-gap.value:.3f} below the "
             f"student alone [{-gap.high:.3f}, {-gap.low:.3f}]; to that loss {saved}.{chance}"

@@ -112,8 +112,9 @@ LISTENING = (
 )
 
 HEAD_START: Range = (0.0, 0.5, 5.0)
-"""The range of q: a student that begins with the weights of a teacher of r times its parameters (at
-most 1) begins r^q times as far as a student alone is when it is as good as that teacher. Ours."""
+"""The range of q: a student that begins with the weights of a teacher of r times its parameters
+(tables included, at most 1) begins r^q times as far as a student alone is when it is as good as
+that teacher. Ours."""
 
 
 def _by_level(before: Array, after: Array, taught: Array, level: Array) -> Array:

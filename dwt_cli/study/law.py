@@ -183,9 +183,9 @@ class Law:
 
     def _left(self, size: float, teacher: Teacher, grown: bool) -> float:
         """Return the tokens that the student alone is behind its teacher, as it begins."""
-        most = _LATEST * self.tokens
-        level, begun = self.level(size, teacher.loss), self.begun(size, teacher) if grown else 0.0
-        return max(0.0, min(level, most) - min(begun, most))
+        ahead = teacher.ratio ** self.numbers.get("q", 0.0) if grown else 0.0
+        level = min(self.level(size, teacher.loss), _LATEST * self.tokens)
+        return max(0.0, 1 - ahead) * level
 
     def saved(self, size: float, teacher: Teacher) -> float:
         """Return the tokens that a teacher saves at most; infinity: the longer a run, the more."""

@@ -26,7 +26,7 @@ from dwt_cli.study.results import Results
 from dwt_cli.track.curves import BLUE, GREEN, GREY, ORANGE, finish, panels, save
 
 FORECASTS = "law.jsonl"
-_VERSION = 3  # lines of another are kept, and not read
+_VERSION, _READ = 3, (2, 3)  # lines of others are kept, and not read
 _FORECAST = ("value", "low", "high", "power", "last")
 _AT_AN_END = 1e-3  # of its range, in its logarithm where that is above 0
 _COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
@@ -251,7 +251,7 @@ def _kept(
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, str]]]]:
     """Yield each forecast that was kept, and how the runs came out that began after it."""
     for said in _lines(folder / FORECASTS):
-        if said.get("version") != _VERSION:
+        if said.get("version") not in _READ:
             continue
         arms = pd.DataFrame(said["arms"]).set_index("arm")
         came = runs[(runs.length == said["length"]) & (runs.began.fillna("") >= said["when"])]

@@ -111,9 +111,10 @@ def stand_alone(runs: pd.DataFrame) -> pd.DataFrame:
 def longest_left_out(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the longest runs with what a law of the shorter ones alone forecasts of them.
 
-    Its form is chosen without them, too, and for how long they are taught is what their arms'
-    shorter runs let one expect: taught runs of arms that have none are not forecast, and attrs has
-    their number, not_forecast. Columns: those of the runs, value, low, high, power, last.
+    Its form is chosen without them, too, and how long and how strongly they are taught is what
+    their arms' shorter runs let one expect: taught runs of arms that have none are not forecast,
+    and attrs has their number, not_forecast. Columns: those of the runs, value, low, high, power,
+    last.
     Raises `UserError` where there are too few lengths.
     """
     is_last = alike(runs) == alike(runs).max()
@@ -154,9 +155,13 @@ def _longer(runs: pd.DataFrame, ratio: float) -> pd.Series:
 
     A teacher is as good as it was. The tokens that it is heard for grow with a power of the length,
     as between the arm's two longest lengths; with one length they are the same share. Text is read
-    again where there is no more.
+    again where there is no more. The weight is of taught tokens.
     """
-    means = runs.groupby("steps")[[*GIVEN, "text"]].mean()
+    heard_R = runs.taught * runs.tokens
+    both = runs.assign(heard=heard_R, weighed=heard_R * runs.weight).groupby("steps")
+    means = both[[*GIVEN, "text", "heard", "weighed"]].mean()
+    means["weight"] = (means.weighed / means.heard).where(means.heard > 0, 0.0)
+    means = means[[*GIVEN, "text"]]
     last, heard, power = means.iloc[-1], means.taught * means.tokens, 1.0
     if len(means) > 1 and (heard.iloc[-2:] > 0).all():
         known = math.log(means.index[-1] / means.index[-2])

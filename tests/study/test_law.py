@@ -234,6 +234,8 @@ def test_a_law_is_found_again_with_its_horizon() -> None:
         assert law.caught_up(size, as_large, grown=True) == 0, "it begins as good as the teacher"
         stronger = law.caught_up(size, replace(teacher, weight=0.8))
         assert stronger == pytest.approx(level / 4**0.8, rel=0.01)
+    for loss in (2.44, 2.41):  # alone it would take hundreds of times the longest run, or more
+        assert law.caught_up(2.5e6, Teacher(loss, 0.5, 0.25), grown=True) > 50 * 4.9e6
     best, good, weak = (Teacher(loss, 0.5, 0.25) for loss in (2.0, 4.4, 5.1))
     assert law.level(2.5e6, 2.0) == law.saved(2.5e6, best) == math.inf
     assert law.caught_up(2.5e6, best) == law.caught_up(2.5e6, best, grown=True) == math.inf
@@ -404,12 +406,17 @@ def test_forecasts_that_need_no_law() -> None:
 def test_longer_runs_are_taught_as_shorter_ones_let_one_expect() -> None:
     runs = record(lengths=(400, 800), sizes=(1e5,), seeds=1)
     runs.loc[(runs.arm == "100000 half") & (runs.steps == 800), "taught"] = 0.3
+    again = runs[(runs.arm == "100000 half") & (runs.steps == 800)].assign(taught=0.1, weight=0.9)
+    runs = pd.concat([runs, again], ignore_index=True)
+    runs.loc[(runs.arm == "100000 half") & (runs.seed == 0) & (runs.taught == 0.3), "weight"] = 0.5
     runs.loc[runs.arm == "100000 good", "new_tokens"] = 1e5
     runs.loc[runs.arm == "100000 good", "text"] = 1e5
     planned = longer(runs, 3200).set_index("arm")
     assert (planned.length == 3200).all() and (planned.tokens == 3200 * 2048).all()
-    power = math.log(0.3 * 800 / (0.5 * 400)) / math.log(2)
-    heard = 0.3 * 800 * 4**power
+    power = max(0.0, math.log(0.2 * 800 / (0.5 * 400)) / math.log(2))
+    heard = 0.2 * 800 * 4**power
+    assert planned.weight["100000 half"] == pytest.approx((0.3 * 0.5 + 0.1 * 0.9) / 0.4)
+    assert planned.weight["100000 alone"] == 0
     assert planned.taught["100000 half"] == pytest.approx(heard / 3200)
     assert planned.taught["100000 weak"] == 1 and planned.taught["100000 alone"] == 0
     assert planned.new_tokens["100000 good"] == 1e5
@@ -446,6 +453,7 @@ def test_what_a_law_is_about(tmp_path: Path) -> None:
     assert weak.tokens == 64 * 400 and weak.new_tokens == pytest.approx(64 * 150)
     assert weak.text == pytest.approx(64 * 150)
     assert weak.taught == 1 and weak.cost == 1.25
+    assert weak.weight == 0.5 and weak.ratio == 0.5
     assert weak.teacher == pytest.approx(miniature.loss_alone(400, 0) + 0.3)
     alone = runs[runs.arm == "alone"]
     assert (alone.taught == 0).all() and alone.teacher.isna().all()
